@@ -1,0 +1,1 @@
+"""The local backend of statepath: a store in a folder."""

@@ -1,0 +1,3 @@
+"""The one version of every distribution of the project."""
+
+__version__ = "0.1.0"

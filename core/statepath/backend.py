@@ -1,0 +1,291 @@
+"""The storage protocol: everything that a backend's author has to know, on one page.
+
+A backend keeps bytes under keys. It is five methods and a value that says what it can do. On top of them the core
+builds the commit log, transactions, snapshots, recovery, history and restore; a backend knows nothing of these.
+`statepath.testing.BackendContract` checks each promise made here; `docs/writing-a-backend.md` leads through it.
+
+Keys are what the core makes of ids: one or more segments joined by `/`, each segment of the characters
+`a-z 0-9 A-Z . _ - ~ %`, never empty, `.` or `..`; at most 512 characters in all. A backend stores them as they are.
+
+Every method may be called from many tasks of one event loop at once. A call that is cancelled may have been applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NewType, Protocol, TypeAlias, runtime_checkable
+
+from statepath.commit import (
+    Commit,
+    decode_commit,
+    encode_commit,
+    slot_key,
+)
+from statepath.url import StateURL
+
+__all__ = [
+    "ALWAYS",
+    "IF_ABSENT",
+    "Always",
+    "Backend",
+    "BackendFactory",
+    "Blob",
+    "Capabilities",
+    "Commit",
+    "CommitLog",
+    "ETag",
+    "Entry",
+    "IfAbsent",
+    "IfMatch",
+    "Span",
+    "StateURL",
+    "SupportsAppend",
+    "SupportsCommitLog",
+    "SupportsCopy",
+    "SupportsLazyWrites",
+    "SupportsSpace",
+    "SupportsStreams",
+    "When",
+    "decode_commit",
+    "encode_commit",
+    "slot_key",
+]
+
+ETag = NewType("ETag", str)
+"""An opaque token of one stored version of an object. Compared for equality only; never a clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A range of bytes, `start` up to but not including `stop` (`None`: to the end). Past the end is cut off."""
+
+    start: int
+    stop: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bytes and the version they are, from one response. `modified` is the storage's clock, aware, in UTC."""
+
+    data: bytes
+    etag: ETag
+    modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a listing. `modified` is when anyone last changed the object, on the storage's clock, in
+    seconds since 1970."""
+
+    key: str
+    size: int
+    modified: float
+
+
+@dataclass(frozen=True, slots=True)
+class Always:
+    """Write or delete whatever is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class IfAbsent:
+    """Only create: `AlreadyExistsError` if the key exists."""
+
+
+@dataclass(frozen=True, slots=True)
+class IfMatch:
+    """Only replace that version: `ConflictError` if another one, or none, is stored."""
+
+    etag: ETag
+
+
+When: TypeAlias = Always | IfAbsent | IfMatch
+ALWAYS: Final = Always()
+IF_ABSENT: Final = IfAbsent()
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend declares. What is not declared here is refused, or done by the core's portable way.
+
+    Attributes:
+        durable: a finished write survives the end of the process and the loss of power.
+        shared: another process that opens the same state path sees the same objects.
+        exclusive: connecting for writing takes a lock, and a second writer gets `StoreLockedError`.
+        editable: people open the objects as files: document views are on by default, and edits are adopted.
+        commit_log: `SupportsCommitLog` is implemented.
+        streams: `SupportsStreams` is implemented.
+        append: `SupportsAppend` is implemented.
+        lazy_writes: `SupportsLazyWrites` is implemented.
+        copy: `SupportsCopy` is implemented.
+        space: `SupportsSpace` is implemented.
+        max_object_bytes: a larger object is refused with `InvalidArgumentError`; `None`: no limit of its own.
+    """
+
+    durable: bool
+    shared: bool
+    exclusive: bool = False
+    editable: bool = False
+    commit_log: bool = False
+    streams: bool = False
+    append: bool = False
+    lazy_writes: bool = False
+    copy: bool = False
+    space: bool = False
+    max_object_bytes: int | None = None
+
+
+class Backend(Protocol):
+    """Bytes under keys. All conditional writes are mandatory: the core builds its commits on them.
+
+    Errors are those of `statepath.errors`: `NotFoundError`, `AlreadyExistsError`, `ConflictError`,
+    `AccessDeniedError`, `ThrottledError`, `UnavailableError`, and `ClosedError` after `close`. A backend does not retry
+    a conditional write whose outcome is open; it raises `UnavailableError`.
+    """
+
+    capabilities: Capabilities
+
+    url: str
+    """The state path as a person may see it: without credentials. `f"{url}/{key}"` tells where an object is."""
+
+    async def read(self, key: str, *, span: Span | None = None) -> Blob:
+        """The object's bytes (or the range of them) with the ETag of the version they were read from.
+
+        Raises:
+            NotFoundError: there is no such object.
+        """
+        ...
+
+    async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+        """Store the bytes under the key, all or nothing: no reader ever sees a part of them. When the call returns,
+        the object is as durable as `capabilities.durable` says, and the ETag is that of this very version.
+
+        Of several writers with `IF_ABSENT` on one key exactly one succeeds; so too with `IfMatch` on one ETag.
+
+        Raises:
+            AlreadyExistsError: `when` is `IF_ABSENT` and the key exists.
+            ConflictError: `when` is `IfMatch` and another version, or none, is stored.
+            UnavailableError: it may or may not have been applied.
+        """
+        ...
+
+    async def delete(self, key: str, *, when: When = ALWAYS) -> bool:
+        """Remove the object; whether there was one. `when` is `ALWAYS` or `IfMatch`.
+
+        Raises:
+            ConflictError: `when` is `IfMatch` and another version is stored.
+        """
+        ...
+
+    def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
+        """The objects whose keys begin with the prefix and sort after `after`, in byte order, across all pages.
+        An object that is written or deleted meanwhile may or may not be listed; all others are, once."""
+        ...
+
+    async def close(self) -> None:
+        """Release what the connection holds. May be called twice; any other call afterwards is `ClosedError`."""
+        ...
+
+
+class BackendFactory(Protocol):
+    """What an entry point of the group `statepath.backends` names; the entry point's name is the URL scheme."""
+
+    def parse(self, url: StateURL) -> Any:
+        """The backend's own configuration value, from the URL alone: no environment, no input or output.
+
+        Raises:
+            InvalidArgumentError: a part of the URL cannot be used. Unknown query parameters are errors.
+        """
+        ...
+
+    def with_env(self, config: Any, env: Mapping[str, str]) -> Any:
+        """The configuration completed from the environment, where the URL is silent."""
+        ...
+
+    async def connect(self, config: Any, *, readonly: bool = False) -> Backend:
+        """A connection. With `readonly` it takes no lock, creates nothing, and each change is `ReadOnlyError`.
+
+        Raises:
+            StoreLockedError: the backend is `exclusive` and another writer has the store; names the holder.
+        """
+        ...
+
+
+class CommitLog(Protocol):
+    """The log of commits. The core has a portable one, over `write(when=IF_ABSENT)`; a backend that can do better
+    offers its own (`SupportsCommitLog`)."""
+
+    async def append(self, after: int, commit: Commit) -> None:
+        """Make the commit durable right behind the seq `after`, which is the last seq of the newest commit.
+
+        Raises:
+            HeadMoved: another writer's commit is there already. Nothing was written.
+            OutcomeUnknownError: it may or may not be durable; no further append is taken.
+            UnavailableError: nothing was written (`disk_full`), and a later append may succeed.
+        """
+        ...
+
+    def read(self, after: int) -> AsyncIterator[Commit]:
+        """The durable commits whose last seq is higher than `after`, oldest first, each a whole, checked record,
+        ending at the head. The first may begin at or below `after`; the seqs have no gap between one and the next.
+
+        Raises:
+            CorruptionError: a commit that had been durable is damaged; raised after the last good one before it.
+            HistoryTrimmedError: the log begins later than `after + 1`.
+        """
+        ...
+
+    async def trim(self, upto: int) -> None:
+        """Forget commits whose last seq is `upto` or lower, as far as that is convenient. The floor was raised."""
+        ...
+
+    def follow(self, after: int) -> AsyncIterator[Commit]:
+        """As `read`, and then each further commit once it is durable, until the iterator is closed."""
+        ...
+
+
+@runtime_checkable
+class SupportsCommitLog(Protocol):
+    def commit_log(self) -> CommitLog:
+        """The native commit log of this connection; the same object at each call."""
+        ...
+
+
+@runtime_checkable
+class SupportsStreams(Protocol):
+    async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
+        """As `write`, for objects that should not be held in memory whole. The chunks are drawn in a worker thread,
+        and the writes are paced so that commits go on meanwhile."""
+        ...
+
+
+@runtime_checkable
+class SupportsAppend(Protocol):
+    async def write_at(self, key: str, offset: int, data: bytes) -> None:
+        """Write the bytes into the object at the offset and cut it off behind them; create it where it is missing.
+        Durable on return. A gap before the offset is filled with line ends."""
+        ...
+
+
+@runtime_checkable
+class SupportsLazyWrites(Protocol):
+    async def write_lazily(self, items: Sequence[tuple[str, bytes | None]]) -> None:
+        """Replace (or with `None` remove) many objects, each all or nothing, soon durable but not on return: for
+        views, which are rebuilt from the log."""
+        ...
+
+
+@runtime_checkable
+class SupportsCopy(Protocol):
+    async def copy(self, source: str, target: str) -> None:
+        """Make `target` what `source` is now, without moving the bytes; replaces. `NotFoundError` if missing."""
+        ...
+
+
+@runtime_checkable
+class SupportsSpace(Protocol):
+    async def free_bytes(self) -> int:
+        """How many bytes this process may still write to the storage."""
+        ...

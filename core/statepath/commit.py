@@ -1,0 +1,172 @@
+"""The commit record: what one line of the journal says, and how it is checked.
+
+A line is one JSON object. Its last member is `crc`, the CRC-32 (as zlib computes it, eight hex digits) of every
+byte before the comma in front of it; so a reader can check a line without parsing it, and `jq` can read it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final, Literal
+from zlib import crc32
+
+import msgspec
+from msgspec import Raw
+
+from statepath.errors import CorruptionError
+
+FORMAT: Final = 1
+"""The version of the journal's and the snapshot's format that this program writes."""
+
+MAX_COMMIT_BYTES: Final = 8 * 1024 * 1024
+"""A larger transaction writes its changes as an immutable body first, and commits the body's digest."""
+
+JOURNAL: Final = "journal/"
+FLOOR_KEY: Final = "journal/floor"
+
+
+class Put(msgspec.Struct, frozen=True, tag_field="op", tag="put", omit_defaults=True):
+    """A document as it is from now on. `base` is the version it was checked against (0: did not exist)."""
+
+    collection: str
+    id: str
+    document: Raw
+    base: int | None = None
+
+
+class Delete(msgspec.Struct, frozen=True, tag_field="op", tag="delete", omit_defaults=True):
+    """A document that no longer exists."""
+
+    collection: str
+    id: str
+    base: int | None = None
+
+
+class Append(msgspec.Struct, frozen=True, tag_field="op", tag="append", omit_defaults=True):
+    """One more element at the end of the list in a document's field."""
+
+    collection: str
+    id: str
+    field: str
+    value: Raw
+    base: int | None = None
+
+
+class WriteLog(msgspec.Struct, frozen=True, tag_field="op", tag="log"):
+    """Text of a session log, at an offset in bytes: writing it twice does no harm."""
+
+    id: str
+    offset: int
+    text: str
+
+
+class WriteReport(msgspec.Struct, frozen=True, tag_field="op", tag="report"):
+    """A report, replaced as a whole."""
+
+    id: str
+    document: Raw
+
+
+class Note(msgspec.Struct, frozen=True, tag_field="op", tag="note"):
+    """What the log should remember beside the documents: an import, a restore, an adopted edit."""
+
+    kind: Literal["imported", "restored", "adopted", "recovered"]
+    text: str
+
+
+Change = Put | Delete | Append | WriteLog | WriteReport | Note
+
+
+class Body(msgspec.Struct, frozen=True):
+    """Stands in a commit for a transaction that is too large for it: the changes are the object `key`."""
+
+    key: str
+    size: int
+    sha256: str
+
+
+Transaction = tuple[Change, ...]
+
+
+class Commit(msgspec.Struct, frozen=True, kw_only=True):
+    """One durable log record: whole transactions, the first of which has the seq `first`.
+
+    `prev` is the id of the commit before it (empty for the first of a store); `durable` is the highest seq known
+    durable when it was written; `time` never decreases along the log.
+    """
+
+    first: int
+    last: int
+    id: str
+    prev: str
+    writer: str
+    store: str
+    incarnation: str
+    time: datetime
+    durable: int
+    min_reader: int = FORMAT
+    min_writer: int = FORMAT
+    transactions: tuple[Transaction | Body, ...]
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Commit)
+_changes = msgspec.json.Decoder(Transaction)
+
+_CRC = b',"crc":"'
+_TAIL = len(_CRC) + 8 + len(b'"}')
+
+
+def encode_commit(commit: Commit) -> bytearray:
+    """The line of a commit, with its line end."""
+    line = bytearray()
+    _encoder.encode_into(commit, line)
+    del line[-1:]
+    check = crc32(line)
+    line += b'%s%08x"}\n' % (_CRC, check)
+    return line
+
+
+def decode_commit(line: bytes | bytearray | memoryview) -> Commit:
+    """The commit of a line, with or without its line end.
+
+    Raises:
+        CorruptionError: the line is cut, altered, or no commit record.
+    """
+    line = memoryview(line)
+    if line and line[-1] == 0x0A:
+        line = line[:-1]
+    tail = bytes(line[-_TAIL:])
+    if len(tail) < _TAIL or not tail.startswith(_CRC) or not tail.endswith(b'"}'):
+        raise CorruptionError("this is not a whole commit record: its checksum is missing")
+    if b"%08x" % crc32(line[:-_TAIL]) != tail[len(_CRC) : -2]:
+        raise CorruptionError("the commit record does not match its checksum")
+    try:
+        commit = _decoder.decode(line)
+    except msgspec.MsgspecError as error:
+        raise CorruptionError(f"the commit record is not one of format {FORMAT}: {error}") from error
+    if commit.last - commit.first + 1 != len(commit.transactions):
+        raise CorruptionError(f"commit {commit.first} says it ends at {commit.last}, and does not")
+    return commit
+
+
+def encode_changes(changes: Transaction) -> bytes:
+    """The changes of one transaction as JSON: what stands in a commit, or in a body."""
+    return _encoder.encode(changes)
+
+
+def decode_changes(data: bytes) -> Transaction:
+    """The changes that a body holds.
+
+    Raises:
+        CorruptionError: the bytes are not a list of changes.
+    """
+    try:
+        return _changes.decode(data)
+    except msgspec.MsgspecError as error:
+        raise CorruptionError(f"the body does not hold changes: {error}") from error
+
+
+def slot_key(first: int) -> str:
+    """The key of the journal object that begins with this seq."""
+    return f"{JOURNAL}{first:020d}.jsonl"
