@@ -27,7 +27,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class StateSaved(Event):
-    """A snapshot, `state.json`, shows all changes up to `seq`: so many documents and bytes, written in `seconds`."""
+    """A snapshot, `state.json`, shows all changes up to `seq`: so many documents and bytes, in `seconds`."""
 
     name: ClassVar[str] = "state:saved"
     seq: int
@@ -38,7 +38,7 @@ class StateSaved(Event):
 
 @dataclass(frozen=True, slots=True)
 class StateLoaded(Event):
-    """The store is open. `source` says what the state was read from: a snapshot, a backup, views, or nothing."""
+    """The store is open. `source` says what the state was read from."""
 
     name: ClassVar[str] = "state:loaded"
     seq: int
@@ -49,7 +49,7 @@ class StateLoaded(Event):
 
 @dataclass(frozen=True, slots=True)
 class SaveError(Event):
-    """A change or a snapshot could not be made durable. `key` is the document or object, where there is one."""
+    """A change or a snapshot is not durable. `key` is the document or object, where there is one."""
 
     name: ClassVar[str] = "state:save-error"
     error: BaseException
@@ -66,7 +66,7 @@ class AutosaveTriggered(Event):
 
 @dataclass(frozen=True, slots=True)
 class ShutdownSave(Event):
-    """The state is saved because the program ends: on a graceful shutdown, or on the signal of that number."""
+    """The state was saved because the program ends: by a shutdown, or by the signal of that number."""
 
     name: ClassVar[str] = "shutdown:save"
     seq: int
@@ -208,7 +208,7 @@ class Events:
     """
 
     def __init__(self) -> None:
-        # Tuples are replaced, never changed, so that a listener may subscribe and unsubscribe while it is called.
+        # Tuples are replaced, never changed: a listener may come and go while it is called.
         self._listeners: dict[str, tuple[Listener, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams: set[EventStream] = set()
@@ -261,10 +261,10 @@ class Events:
             self._call(listener, event)
 
     def stream(self, *events: type[Event] | str, limit: int = 1024) -> EventStream:
-        """The events as an asynchronous iterator, those named or all; `async with` begins and ends the subscription.
+        """The events named, or all, as an asynchronous iterator; `async with` begins and ends the subscription.
 
-        At most `limit` events wait for a slow reader: then the oldest are dropped, counted in `missed`, and the
-        first loss is logged. The iteration ends when the store closes.
+        At most `limit` events wait for a slow reader: then the oldest are dropped, counted in `missed`, and
+        the first loss is logged. The iteration ends when the store closes.
 
         Raises:
             InvalidArgumentError: there is no event of that name, or the limit is below 1.
@@ -273,20 +273,20 @@ class Events:
             raise InvalidArgumentError(f"a stream of events needs room for at least one, not {limit}")
         return EventStream(self, frozenset(_name(event) for event in events) or frozenset("*"), limit)
 
-    async def aclose(self, timeout: float = 10.0) -> None:
-        """End the streams and wait for asynchronous listeners, at most `timeout` seconds; then cancel them.
+    async def aclose(self, grace: float = 10.0) -> None:
+        """End the streams and wait for asynchronous listeners, at most `grace` seconds; then cancel them.
         Afterwards nobody is called any more. May be called twice, and by a listener."""
         self._closed = True
         self._listeners.clear()
         for stream in tuple(self._streams):
             stream.close()
         if tasks := self._tasks - {asyncio.current_task()}:
-            _, late = await asyncio.wait(tasks, timeout=timeout)
+            _, late = await asyncio.wait(tasks, timeout=grace)
             for task in late:
                 task.cancel()
-                logger.error("%s had not finished %g s after the store closed", task.get_name(), timeout)
+                logger.error("%s had not finished %g s after the store closed", task.get_name(), grace)
             if late:
-                await asyncio.wait(late, timeout=timeout)
+                await asyncio.wait(late, timeout=grace)
 
     def _call(self, listener: Listener, event: Event) -> None:
         try:
@@ -311,7 +311,7 @@ class Events:
 
 
 class EventStream:
-    """The events of one subscription, oldest first: `async with events.stream() as stream: async for event in stream`.
+    """The events of one subscription, oldest first; `Events.stream` makes it.
 
     Attributes:
         missed: how many events were dropped because they came faster than they were read.
