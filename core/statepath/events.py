@@ -261,7 +261,7 @@ class Events:
             self._call(listener, event)
 
     def stream(self, *events: type[Event] | str, limit: int = 1024) -> EventStream:
-        """The events named, or all, as an asynchronous iterator; `async with` begins and ends the subscription.
+        """The events named, or all, as an asynchronous iterator, subscribed by `async with`.
 
         At most `limit` events wait for a slow reader: then the oldest are dropped, counted in `missed`, and
         the first loss is logged. The iteration ends when the store closes.
