@@ -1,0 +1,125 @@
+"""The seed's documents as pydantic models: what is read is written again, whole.
+
+Fields that a model does not know are kept, and a field that was never given is not written, so a document
+that passes through its model comes out equal. Timestamps stay the ISO 8601 text that they were: a `Z` or a
+missing millisecond is not ours to change.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+def iso_now() -> str:
+    """The present in the form of the seed's timestamps: UTC with milliseconds, `2024-01-01T10:00:00.000Z`."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+class Model(BaseModel):
+    """The base of the seed's models: unknown fields are kept, and what is unset and `None` is not written."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def model_post_init(self, context: Any, /) -> None:
+        # `exclude_unset` would also leave out a list that was filled after it came from the default.
+        self.model_fields_set.update(name for name, value in self.__dict__.items() if value is not None)
+
+    def model_dump(self, *, exclude_unset: bool = True, **options: Any) -> dict[str, Any]:
+        """As pydantic's, without the fields that were never given."""
+        return super().model_dump(exclude_unset=exclude_unset, **options)
+
+    def model_dump_json(self, *, exclude_unset: bool = True, **options: Any) -> str:
+        """As pydantic's, without the fields that were never given."""
+        return super().model_dump_json(exclude_unset=exclude_unset, **options)
+
+
+class TaskLogEntry(Model):
+    """One line of a task's log.
+
+    Attributes:
+        timestamp: when, ISO 8601.
+        level: `info`, `warning`, `error`, …
+        type: who speaks: `system`, `agent`, `tool`, …
+        metadata: anything more that belongs to it.
+    """
+
+    timestamp: str | None = None
+    level: str = "info"
+    type: str = "system"
+    message: str = ""
+    metadata: Any = None
+
+
+class Task(Model):
+    """A piece of work for an agent; the document `tasks/<id>`.
+
+    Attributes:
+        id: names the task within the store.
+        status: `pending`, `waiting`, `in_progress`, `completed`, `failed`, `cancelled`, or a word of yours.
+        tool: the agent or program that does it.
+        updated_at: ISO 8601; `StatePersistence.save_state` skips what is older by it than the stored task.
+        result: what came out, any JSON value.
+        error: why it failed, any JSON value.
+    """
+
+    id: str
+    description: str = ""
+    status: str = "pending"
+    tool: str | None = None
+    created_at: str | None = None
+    updated_at: str | None = None
+    started_at: str | None = None
+    completed_at: str | None = None
+    logs: list[TaskLogEntry] = Field(default_factory=list)
+    result: Any = None
+    error: Any = None
+
+
+class SessionInfo(Model):
+    """An agent's session; the document `sessions/<id>`.
+
+    Attributes:
+        id: names the session within the store.
+        type: the kind of agent.
+        status: `active`, `busy`, `terminated`, or another word of yours.
+        task_id: the task it works on.
+    """
+
+    id: str
+    type: str | None = None
+    status: str | None = None
+    created_at: str | None = None
+    updated_at: str | None = None
+    task_id: str | None = None
+
+
+class StateMetrics(Model):
+    """Counts over all tasks.
+
+    Attributes:
+        average_completion_time: milliseconds from `created_at` to `completed_at`, over the completed tasks; 0
+            without any.
+    """
+
+    total_tasks: int = 0
+    completed_tasks: int = 0
+    failed_tasks: int = 0
+    average_completion_time: int | float = 0
+
+
+class PersistedState(Model):
+    """The complete application state, as `state.json` holds it.
+
+    Attributes:
+        last_saved: when it was saved, ISO 8601.
+        version: of the format, as the file says.
+    """
+
+    tasks: list[Task] = Field(default_factory=list)
+    sessions: list[SessionInfo] = Field(default_factory=list)
+    metrics: StateMetrics = Field(default_factory=StateMetrics)
+    last_saved: str | None = None
+    version: str | int | None = None
