@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NewType, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, NamedTuple, NewType, Protocol, TypeAlias, runtime_checkable
 
 from statepath.commit import (
     Commit,
@@ -39,6 +39,7 @@ __all__ = [
     "Entry",
     "IfAbsent",
     "IfMatch",
+    "LazyWrite",
     "Span",
     "StateURL",
     "SupportsAppend",
@@ -76,8 +77,8 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of a listing. `modified` is when anyone last changed the object, on the storage's clock, in
-    seconds since 1970."""
+    """One line of a listing. `modified` is when the object's content was last changed, in seconds since 1970, exact
+    to the microsecond: on the storage's clock, or as `LazyWrite` said."""
 
     key: str
     size: int
@@ -241,6 +242,11 @@ class CommitLog(Protocol):
         """Forget commits whose last seq is `upto` or lower, as far as that is convenient. The floor was raised."""
         ...
 
+    async def restart(self, after: int) -> list[str]:
+        """Move every commit aside, as `<key>.corrupt.<UTC time>`, and begin anew right behind the seq `after`: what
+        recovery does when the log is damaged and its state was saved otherwise. Returns the keys that were kept."""
+        ...
+
     def follow(self, after: int) -> AsyncIterator[Commit]:
         """As `read`, and then each further commit once it is durable, until the iterator is closed."""
         ...
@@ -269,11 +275,20 @@ class SupportsAppend(Protocol):
         ...
 
 
+class LazyWrite(NamedTuple):
+    """An object to be replaced, or with `data=None` removed. `modified`, in microseconds since 1970, is what a
+    listing shows for it from then on, until someone else changes it."""
+
+    key: str
+    data: bytes | None
+    modified: int
+
+
 @runtime_checkable
 class SupportsLazyWrites(Protocol):
-    async def write_lazily(self, items: Sequence[tuple[str, bytes | None]]) -> None:
-        """Replace (or with `None` remove) many objects, each all or nothing, soon durable but not on return: for
-        views, which are rebuilt from the log."""
+    async def write_lazily(self, items: Sequence[LazyWrite]) -> None:
+        """Replace or remove many objects, each all or nothing, soon durable but not on return: for views, which are
+        rebuilt from the log."""
         ...
 
 
