@@ -12,7 +12,7 @@ Every method may be called from many tasks of one event loop at once. A call tha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple, NewType, Protocol, TypeAlias, runtime_checkable
@@ -286,9 +286,9 @@ class LazyWrite(NamedTuple):
 
 @runtime_checkable
 class SupportsLazyWrites(Protocol):
-    async def write_lazily(self, items: Sequence[LazyWrite]) -> None:
+    async def write_lazily(self, items: Iterable[LazyWrite]) -> None:
         """Replace or remove many objects, each all or nothing, soon durable but not on return: for views, which are
-        rebuilt from the log."""
+        rebuilt from the log. The items are drawn in a worker thread, each right before it is written."""
         ...
 
 
