@@ -1,0 +1,382 @@
+"""JSON in and out: documents as bytes, checked where they enter.
+
+A document is stored as compact UTF-8 JSON. What `encode_*` and `parse_untrusted` let through is valid JSON
+with text keys, finite numbers and bounded depth and size, so nothing behind them needs to check again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+from pydantic import BaseModel, JsonValue
+from pydantic_core import PydanticSerializationError
+
+from statepath.engine.unknown import keep_unknown
+from statepath.errors import InvalidArgumentError
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "append_items",
+    "decode",
+    "encode_mapping",
+    "encode_model",
+    "encode_value",
+    "keep_unknown",
+    "parse_untrusted",
+    "pretty",
+]
+
+MAX_DEPTH: Final = 100
+"""Levels of objects and lists in a document. pydantic's JSON parser gives up near 200."""
+
+MAX_BYTES: Final = 64 * 1024 * 1024
+"""The size of a document, where the settings do not say."""
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder()
+_members = msgspec.json.Decoder(dict[str, Raw])
+_raw = msgspec.json.Decoder(Raw)
+
+
+def encode_mapping(value: Mapping[str, Any], *, key: str, limit: int = MAX_BYTES) -> bytes:
+    """A mapping of JSON values (`dict list tuple str int float bool None`) as a document.
+
+    Parameters:
+        key: the document's name, for messages.
+        limit: the most bytes it may have.
+
+    Raises:
+        InvalidArgumentError: a value is of another type, a key is not a `str`, a float is not finite, or the
+            document is too deep or too large. The message names the place.
+    """
+    if not isinstance(value, dict):
+        if not isinstance(value, Mapping):
+            raise _refuse(
+                key, f"a document is a JSON object, not {type(value).__name__}", "pass a dict or a model"
+            )
+        value = dict(value)
+    return _bounded(_encode_json(value, key), key, limit)
+
+
+def encode_model(model: BaseModel, *, key: str, limit: int = MAX_BYTES) -> bytes:
+    """A pydantic model as a document: by alias, without computed fields, so that it can be validated again.
+
+    Parameters and errors: as `encode_mapping`; a value that is not of its field's type is refused, too.
+    """
+    data = _encode_model(model, key)
+    if data[0] != 0x7B:
+        raise _refuse(
+            key, f"{type(model).__name__} is not stored as a JSON object", "wrap its value in a field"
+        )
+    return _bounded(data, key, limit)
+
+
+def encode_value(value: object, *, key: str, limit: int = MAX_BYTES) -> bytes:
+    """Any JSON value, or a pydantic model, as JSON: an element of a list, or a report.
+
+    Parameters and errors: as `encode_mapping`.
+    """
+    if isinstance(value, BaseModel):
+        return _bounded(_encode_model(value, key), key, limit)
+    if isinstance(value, Mapping) and not isinstance(value, dict):
+        value = dict(value)
+    return _bounded(_encode_json(value, key), key, limit)
+
+
+def decode(data: bytes | memoryview) -> JsonValue:
+    """The value of JSON that `encode_*` or `parse_untrusted` has let through."""
+    value: JsonValue = _decoder.decode(data)
+    return value
+
+
+def parse_untrusted(text: bytes, *, key: str, limit: int = MAX_BYTES) -> JsonValue:
+    """The value of JSON that somebody else has written: a file edited by hand, standard input, an import.
+
+    A byte order mark is skipped. Integers of any size are kept.
+
+    Raises:
+        InvalidArgumentError: it is not UTF-8 or not JSON, has a key twice in one object, a number that is not
+            finite or has too many digits, or is too deep or too large. The message names the line or the key.
+    """
+    if len(text) > limit:
+        raise _too_large(key, len(text), limit)
+    try:
+        decoded = text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _refuse(key, f"byte {error.start + 1} is not UTF-8", "save it as UTF-8") from None
+    if _depth(text) > MAX_DEPTH:
+        raise _too_deep(key)
+    reader = _Reader(key)
+    try:
+        value: JsonValue = json.loads(
+            decoded,
+            object_pairs_hook=reader.members,
+            parse_constant=reader.constant,
+            parse_float=reader.decimal,
+        )
+    except json.JSONDecodeError as error:
+        raise _refuse(
+            key, f"it is not JSON: {error.msg}, line {error.lineno}, column {error.colno}", "correct it there"
+        ) from None
+    except InvalidArgumentError:
+        raise
+    except ValueError:
+        # The one other ValueError is Python's limit on the digits of an int, which stops quadratic parsing.
+        raise _refuse(key, "an integer has too many digits", "write it as text") from None
+    return value
+
+
+class _Reader:
+    """What `json.loads` asks about the parts that JSON leaves open."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def members(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in members if names.count(name) > 1)
+            raise _refuse(self.key, f"the key {twice!r} occurs twice in one object", "remove one of them")
+        for name in members:
+            self.text(name)
+        for value in members.values():
+            if type(value) is str:
+                self.text(value)
+        return members
+
+    def text(self, value: str) -> None:
+        """JSON can escape half a surrogate pair, which no UTF-8 file can hold."""
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise _refuse(
+                    self.key, "a text has a lone surrogate (\\ud800 to \\udfff)", "remove it"
+                ) from None
+
+    def constant(self, name: str) -> float:
+        raise _refuse(
+            self.key, f"it has the number {name}, which JSON does not have", "write null, or leave it out"
+        )
+
+    def decimal(self, text: str) -> float:
+        value = float(text)
+        if math.isinf(value):
+            raise _refuse(self.key, f"the number {text[:40]} is too large for a float", "write it as text")
+        return value
+
+
+def append_items(document: bytes, field: str, values: Sequence[bytes]) -> bytes:
+    """The document with more elements at the end of a list; all other values stay byte for byte. A field that
+    is missing or null becomes a list.
+
+    Raises:
+        InvalidArgumentError: the field is something else than a list.
+    """
+    members = _members.decode(document)
+    held = members.get(field)
+    old = b"[]" if held is None or bytes(held) == b"null" else bytes(held)
+    if old[0] != 0x5B:
+        raise InvalidArgumentError(f"the field {field!r} is not a list: nothing can be appended to it")
+    body = old[1:-1].strip()
+    members[field] = Raw(b"[%s]" % b",".join((body, *values) if body else values))
+    return _encoder.encode(members)
+
+
+def pretty(data: bytes) -> bytes:
+    """The same JSON for people: a member a line, indented, with a line end. Numbers keep their text."""
+    return msgspec.json.format(data, indent=2) + b"\n"
+
+
+def _encode_json(value: object, key: str) -> bytes:
+    try:
+        data = _encoder.encode(value)
+    except RecursionError:
+        raise _too_deep(key) from None
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+        _check_json(value, key, "")
+        raise _refuse(key, f"it cannot be written as JSON: {error}", "change the value") from error
+    # msgspec also writes what JSON does not have: sets, bytes, dates, keys that are numbers. Its plain copy
+    # of such a value differs from the value, which is told faster than by a walk. NaN and Infinity it writes
+    # as null.
+    if b"null" in data or msgspec.to_builtins(value, str_keys=True) != value:
+        _check_json(value, key, "")
+    return data
+
+
+def _check_json(value: object, key: str, path: str, depth: int = 0) -> None:
+    """Refuse the first part of the value that JSON does not have."""
+    kind = type(value)
+    if kind is str:
+        try:
+            value.encode()  # type: ignore[attr-defined]  # narrowed by `kind`
+        except UnicodeEncodeError:
+            raise _refuse(
+                key, f"the text{_at(path)} has a lone surrogate", "remove it, or store the bytes as base64"
+            ) from None
+    elif isinstance(value, dict):
+        if depth == MAX_DEPTH:
+            raise _too_deep(key)
+        for name, member in value.items():
+            if not isinstance(name, str):
+                raise _refuse(
+                    key,
+                    f"the key {name!r}{_at(path)} is {type(name).__name__}, and JSON keys are text",
+                    "use a str",
+                )
+            _check_json(name, key, path)
+            _check_json(member, key, f"{path}.{name}" if path else name, depth + 1)
+    elif isinstance(value, list | tuple):
+        if depth == MAX_DEPTH:
+            raise _too_deep(key)
+        for place, element in enumerate(value):
+            _check_json(element, key, f"{path}[{place}]", depth + 1)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise _refuse(
+                key,
+                f"the number{_at(path)} is {value}, which JSON does not have",
+                "store null, or leave it out",
+            )
+    elif value is not None and not isinstance(value, str | int):
+        raise _refuse(
+            key,
+            f"the value{_at(path)} is of type {kind.__name__}, which JSON does not have",
+            "convert it, or use a model",
+        )
+
+
+def _encode_model(model: BaseModel, key: str) -> bytes:
+    try:
+        data = model.__pydantic_serializer__.to_json(model, by_alias=True, round_trip=True, warnings="error")
+    except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
+        raise _refuse(key, _unserializable(error), "assign a value of the field's type") from error
+    if b"null" in data and _may_hide_nonfinite(model):
+        _check_numbers(_as_python(model), key, "")
+    # A model may be set to write NaN and Infinity as such; the capitals are looked for first, as that costs
+    # nothing.
+    if b"N" in data or b"I" in data:
+        try:
+            _raw.decode(data)
+        except msgspec.MsgspecError:
+            _check_numbers(_as_python(model), key, "")
+            raise _refuse(
+                key, f"{type(model).__name__} does not write valid JSON", "check its serializers"
+            ) from None
+    return data
+
+
+def _as_python(model: BaseModel) -> object:
+    return model.__pydantic_serializer__.to_python(
+        model, mode="python", by_alias=True, round_trip=True, warnings=False
+    )
+
+
+def _may_hide_nonfinite(model: BaseModel) -> bool:
+    """Whether a null in the model's JSON may stand for a number that is not finite. False is certain."""
+    stack: list[Iterable[Any]] = [vars(model).values()]
+    if model.__pydantic_extra__:
+        stack.append(model.__pydantic_extra__.values())
+    for values in stack:
+        for value in values:
+            kind = type(value)
+            if kind is str or value is None or kind is int or kind is bool:
+                continue
+            if kind is float:
+                if not math.isfinite(value):
+                    return True
+            elif kind is dict:
+                stack.append(value.values())
+            elif kind is list or kind is tuple or kind is set:
+                stack.append(value)
+            elif isinstance(value, BaseModel):
+                stack.append(vars(value).values())
+                if value.__pydantic_extra__:
+                    stack.append(value.__pydantic_extra__.values())
+            elif kind.__module__ not in _SCALAR_MODULES:
+                return True
+    return False
+
+
+_SCALAR_MODULES: Final = frozenset({"datetime", "uuid", "decimal", "pathlib", "ipaddress", "re"})
+
+
+def _check_numbers(value: object, key: str, path: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _refuse(
+            key, f"the number{_at(path)} is {value}, which JSON does not have", "store None, or leave it out"
+        )
+    if isinstance(value, dict):
+        for name, member in value.items():
+            _check_numbers(member, key, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list | tuple):
+        for place, element in enumerate(value):
+            _check_numbers(element, key, f"{path}[{place}]")
+
+
+_UNEXPECTED = re.compile(r"Expected `([^`]+)`.*?\[field_name='([^']*)', .*input_type=([^\]]+)\]", re.DOTALL)
+
+
+def _unserializable(error: Exception) -> str:
+    """pydantic's own words, without the value that they quote."""
+    text = str(error)
+    if match := _UNEXPECTED.search(text):
+        return f"the field {match[2]!r} holds a value of type {match[3]}, and is declared as {match[1]}"
+    if "surrogates not allowed" in text:
+        return "a text has a lone surrogate, which UTF-8 cannot hold"
+    if "input_value" in text:
+        return "a field holds a value of another type than it is declared as"
+    return (
+        "it cannot be written as JSON: " + text.removeprefix("Error serializing to JSON: ").partition("\n")[0]
+    )
+
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_ONE_KIND = bytes.maketrans(b"[]", b"{}")
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+def _bounded(data: bytes, key: str, limit: int) -> bytes:
+    size = len(data)
+    if size > limit:
+        raise _too_large(key, size, limit)
+    # Shorter by its opening brackets: `replace` finds single bytes several times faster than `count` does.
+    if size - len(data.replace(b"{", b"").replace(b"[", b"")) > MAX_DEPTH and _depth(data) > MAX_DEPTH:
+        raise _too_deep(key)
+    return data
+
+
+def _depth(data: bytes) -> int:
+    """How deep objects and lists lie in each other: exact for valid JSON, never too low for other text."""
+    brackets = _STRING.sub(b"", data).translate(_ONE_KIND, _NO_BRACKETS)
+    depth = 0
+    while depth <= MAX_DEPTH and b"{}" in brackets:
+        brackets = brackets.replace(b"{}", b"")
+        depth += 1
+    return depth + brackets.count(b"{")
+
+
+def _at(path: str) -> str:
+    return f" at {path}" if path else ""
+
+
+def _refuse(key: str, cause: str, remedy: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{key}: {cause}; {remedy}", key=key)
+
+
+def _too_large(key: str, size: int, limit: int) -> InvalidArgumentError:
+    return _refuse(
+        key, f"it has {size:,} bytes, and the limit is {limit:,}", "split it, or raise STATE_MAX_DOCUMENT"
+    )
+
+
+def _too_deep(key: str) -> InvalidArgumentError:
+    return _refuse(key, f"it is deeper than {MAX_DEPTH} levels, or contains itself", "flatten it")

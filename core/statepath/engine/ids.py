@@ -1,0 +1,165 @@
+"""Ids and the keys made of them.
+
+An id is the caller's; a key is a path that every file system and object store takes. The encoding is
+reversible, and it writes lower case only, so two ids never meet in one file, on a case-insensitive disk
+either.
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+from typing import Final
+from unicodedata import category
+from urllib.parse import unquote_to_bytes
+
+from statepath.errors import InvalidArgumentError
+
+MAX_ID_BYTES: Final = 200
+MAX_NAME_BYTES: Final = 200
+MAX_COLLECTION: Final = 64
+
+RESERVED: Final = frozenset(
+    {
+        "version",
+        "seq",
+        "last_saved",
+        "metrics",
+        "state",
+        "journal",
+        "logs",
+        "reports",
+        "bodies",
+        "leases",
+    }
+)
+"""Names that `state.json` or the layout on storage needs for itself."""
+
+_BARE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-.")
+_TABLE: Final = tuple(chr(byte) if byte in _BARE else f"%{byte:02x}" for byte in range(256))
+_PLAIN: Final = re.compile(r"[a-z0-9_-]+")
+_COLLECTION: Final = re.compile(r"[a-z][a-z0-9_]*")
+_DEVICE: Final = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.DOTALL)
+
+
+def check_id(value: object) -> str:
+    """The id, if it is one: a non-empty `str` of at most 200 UTF-8 bytes without control characters.
+
+    Raises:
+        InvalidArgumentError: it is not; each cause has its own message.
+    """
+    # Printable ASCII, which nearly every id is, is decided without looking at each character here.
+    if type(value) is str and value.isascii() and value.isprintable() and 0 < len(value) <= MAX_ID_BYTES:
+        return value
+    return _check_slowly(value)
+
+
+def _check_slowly(value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"an id must be a str, not {type(value).__name__}; convert it first")
+    if not value:
+        raise InvalidArgumentError("an id must not be empty")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(
+            f"an id must not contain lone surrogates: character {error.start + 1} is one"
+        ) from None
+    if "\0" in value:
+        raise InvalidArgumentError(f"an id must not contain NUL: character {value.index(chr(0)) + 1} is one")
+    for place, char in enumerate(value, 1):
+        if category(char) == "Cc":
+            raise InvalidArgumentError(
+                f"an id must not contain control characters: character {place} is U+{ord(char):04X}"
+            )
+    if size > MAX_ID_BYTES:
+        raise InvalidArgumentError(f"an id has at most {MAX_ID_BYTES} UTF-8 bytes; this one has {size}")
+    # A subclass may compare or print as something else; the store keeps what the characters say.
+    return str.__str__(value)
+
+
+def check_collection(name: object) -> str:
+    """The collection's name, if it is one: `[a-z][a-z0-9_]*`, at most 64 characters, not reserved.
+
+    Raises:
+        InvalidArgumentError: it is not.
+    """
+    if not isinstance(name, str):
+        raise InvalidArgumentError(f"a collection's name must be a str, not {type(name).__name__}")
+    if not _COLLECTION.fullmatch(name):
+        raise InvalidArgumentError(
+            f"{name!r} cannot name a collection: begin with a letter a-z, go on with a-z, 0-9 and _"
+        )
+    if len(name) > MAX_COLLECTION:
+        raise InvalidArgumentError(
+            f"a collection's name has at most {MAX_COLLECTION} characters; this one has {len(name)}"
+        )
+    if name in RESERVED:
+        raise InvalidArgumentError(f"{name!r} cannot name a collection: the store uses that name itself")
+    if _DEVICE.fullmatch(name):
+        raise InvalidArgumentError(f"{name!r} cannot name a collection: it names a device on Windows")
+    return str.__str__(name)
+
+
+def encode_id(id: str) -> str:
+    """The name under which the id is stored: at most 200 characters of `a-z 0-9 _ - . % ~`.
+
+    Everything but `a-z 0-9 _ - .` is percent-encoded in lower case; so are a dot at either end and the first
+    letter of a Windows device's name. A name over 200 characters becomes its beginning, `~` and the id's
+    SHA-256.
+    """
+    if _PLAIN.fullmatch(id) and not _DEVICE.fullmatch(id):
+        return id
+    data = id.encode()
+    name = "".join([_TABLE[byte] for byte in data])
+    if name.startswith(".") or _DEVICE.fullmatch(name):
+        name = f"%{ord(name[0]):02x}{name[1:]}"
+    if name.endswith("."):
+        name = f"{name[:-1]}%2e"
+    if len(name) <= MAX_NAME_BYTES:
+        return name
+    beginning = name[: MAX_NAME_BYTES - 65]
+    cut = beginning.rfind("%", -2)
+    return f"{beginning if cut < 0 else beginning[:cut]}~{sha256(data).hexdigest()}"
+
+
+def decode_id(name: str) -> str | None:
+    """The id that is stored under the name; `None` where the name does not tell: it is a shortened one (its
+    document holds the id), or not a name that `encode_id` gives."""
+    if "~" in name:
+        return None
+    try:
+        id = check_id(unquote_to_bytes(name).decode())
+    except (UnicodeError, InvalidArgumentError):
+        return None
+    return id if encode_id(id) == name else None
+
+
+def document_key(collection: str, id: str) -> str:
+    """Where the document's view is kept: `tasks/task_1.json`."""
+    return f"{collection}/{encode_id(id)}.json"
+
+
+def log_key(id: str) -> str:
+    """Where a session's log is kept: `logs/session_1.log` for the session `1`."""
+    return f"logs/session_{encode_id(id)}.log"
+
+
+def report_key(id: str) -> str:
+    """Where a report is kept: `reports/report_1.json`."""
+    return f"reports/{encode_id(id)}.json"
+
+
+def parse_ref(text: str) -> tuple[str, str]:
+    """The collection and the id of a document as people write it: `tasks/task_1`. The id may contain `/`,
+    too.
+
+    Raises:
+        InvalidArgumentError: there is no `/`, or a part cannot be what it stands for.
+    """
+    collection, slash, id = text.partition("/")
+    if not slash:
+        raise InvalidArgumentError(
+            f"{text!r} names no document: write it as collection/id, such as tasks/task_1"
+        )
+    return check_collection(collection), check_id(id)
