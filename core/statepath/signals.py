@@ -1,0 +1,94 @@
+"""Saves before a signal ends the program: opt-in, and then the handler that was there before runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from types import FrameType
+from typing import Any, Final
+
+from statepath.errors import UnsupportedError
+
+logger = logging.getLogger("statepath.signals")
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class SignalSaver:
+    """While installed, the first signal awaits `save(number)` on the running loop; then the previous handlers
+    are put back, and the one of the signal runs. A second signal does not wait for the save.
+
+    A handler that was set by `loop.add_signal_handler` cannot be held back: the loop calls it at once, beside
+    the save, and it is not called again.
+
+    Raises:
+        UnsupportedError: this is not the main thread, which alone may handle signals, or a handler is in
+            place that is not Python's and so could not be put back.
+    """
+
+    def __init__(
+        self, save: Callable[[int], Awaitable[object]], signals: Iterable[signal.Signals] = SIGNALS
+    ) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise UnsupportedError(
+                "signals can be handled in the main thread only: "
+                "open the store there, or leave out handle_signals"
+            )
+        self._save = save
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._begun = False
+        self._previous: dict[int, Any] = {number: signal.getsignal(number) for number in signals}
+        for number, previous in self._previous.items():
+            if previous is None:
+                name = signal.Signals(number).name
+                raise UnsupportedError(
+                    f"{name} has a handler that is not Python's and could not be put back: "
+                    "leave out handle_signals"
+                )
+        for number in self._previous:
+            signal.signal(number, self._handle)
+
+    def uninstall(self) -> None:
+        """Put the previous handlers back, where nobody has installed others since. May be called twice."""
+        for number, previous in self._previous.items():
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, previous)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._begun:
+            try:
+                # This runs between any two instructions of the program, so it only leaves word.
+                self._loop.call_soon_threadsafe(self._begin, number)
+            except RuntimeError:
+                logger.warning("%s came when the event loop had ended", signal.Signals(number).name)
+            else:
+                self._begun = True
+                return
+        self._pass_on(number)
+
+    def _begin(self, number: int) -> None:
+        self._task = self._loop.create_task(self._run(number), name="statepath-save-on-signal")
+
+    async def _run(self, number: int) -> None:
+        name = signal.Signals(number).name
+        logger.info("saving because of %s", name)
+        try:
+            await self._save(number)
+        except Exception:
+            logger.exception("the save because of %s failed", name)
+        finally:
+            self._pass_on(number)
+
+    def _pass_on(self, number: int) -> None:
+        self.uninstall()
+        previous = self._previous[number]
+        if previous == signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        # asyncio's own is only a mark that the loop calls what `add_signal_handler` was given.
+        elif callable(previous) and getattr(previous, "__name__", "") != "_sighandler_noop":
+            previous(number, None)
