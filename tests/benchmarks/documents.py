@@ -47,8 +47,7 @@ def make_task(id: str, size: int, seed: int = 0) -> Task:
         result={"files_created": ["auth.js", "auth.test.js"], "tests_passed": True},
     )
     room = (size - len(task.model_dump_json())) // entries
-    overhead = len(_entry(random, 0).model_dump_json()) + 1
-    task.logs = [_entry(random, room - overhead) for _ in range(entries)]
+    task.logs = [make_entry(random.randrange(10**6), room - 1) for _ in range(entries)]
     return task
 
 
@@ -58,9 +57,11 @@ def make_tasks(count: int, size: int) -> list[Task]:
     return [shapes[n % len(shapes)].model_copy(update={"id": f"task_{n:08d}"}) for n in range(count)]
 
 
-def _entry(random: Random, length: int) -> LogEntry:
+def make_entry(seed: int, size: int) -> LogEntry:
+    """An entry of a task's log whose JSON is about `size` bytes long."""
+    random = Random(seed)
     when = START + timedelta(microseconds=random.randrange(10**9, 10**10))
-    return LogEntry(timestamp=when, level="info", type="system", message=_text(random, length))
+    return LogEntry(timestamp=when, level="info", type="system", message=_text(random, size - 85))
 
 
 def _text(random: Random, length: int) -> str:
