@@ -1,0 +1,335 @@
+"""The settings of a store: one model, filled from arguments, the environment and files.
+
+Arguments win over environment variables (`STATE_…`), these over the `.env` of the working directory, this
+over the file `statepath.toml` (or the one that `STATE_CONFIG` names), and that over the defaults.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from difflib import get_close_matches
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypedDict
+
+from dotenv import dotenv_values
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from typing_extensions import Unpack
+
+from statepath.errors import ConfigurationError, InvalidArgumentError
+from statepath.url import StateURL
+
+__all__ = ["Setting", "Settings", "SettingsArgs", "describe"]
+
+PREFIX: Final = "STATE_"
+CONFIG_VARIABLE: Final = "STATE_CONFIG"
+CONFIG_FILE: Final = "statepath.toml"
+ENV_FILE: Final = ".env"
+
+Kind: TypeAlias = Literal["argument", "environment", ".env", "file", "default"]
+
+
+class SettingsArgs(TypedDict, total=False):
+    """The settings that `statepath.open` takes by name. Durations are seconds, `timedelta` or text such as
+    "15m"; sizes are bytes or text such as "100MiB"."""
+
+    autosave: float | str | timedelta
+    backups: int
+    views: bool | None
+    history: float | str | timedelta
+    history_bytes: int | str | None
+    disk_low: int | str
+    deadline: float | str | timedelta
+    snapshot_age: float | str | timedelta
+    view_interval: float | str | timedelta
+    max_document: int | str
+
+
+_UNITS: Final = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_SIZES: Final = {"": 1, "b": 1} | {
+    f"{letter}{unit}": base**power
+    for power, letter in enumerate("kmgt", 1)
+    for unit, base in (("b", 1000), ("ib", 1024))
+}
+_QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+_LONGEST: Final = timedelta(days=36500)
+_NO_DURATION: Final = 'this is no duration: write "30s", "15m", "24h", "7d", or a number of seconds'
+_NO_SIZE: Final = 'this is no size: write "100MiB", "1GB", or a number of bytes'
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, str) and (match := _QUANTITY.fullmatch(value)) and match[2].lower() in _UNITS:
+        value = float(match[1]) * _UNITS[match[2].lower()]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(_NO_DURATION)  # noqa: TRY004 - pydantic collects ValueError only
+    if not 0 <= value <= _LONGEST.total_seconds():
+        raise ValueError("a duration is from 0 seconds to 100 years")
+    return float(value)
+
+
+def _duration(value: object) -> timedelta:
+    return timedelta(seconds=_seconds(value))
+
+
+def _bytes(value: object) -> int:
+    if isinstance(value, str) and (match := _QUANTITY.fullmatch(value)) and match[2].lower() in _SIZES:
+        value = int(Decimal(match[1]) * _SIZES[match[2].lower()])
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(_NO_SIZE)  # noqa: TRY004 - as above
+    if value < 0:
+        raise ValueError("a size is not negative")
+    return value
+
+
+def _auto(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() == "auto" else value
+
+
+def _bytes_or_auto(value: object) -> int | None:
+    value = _auto(value)
+    return None if value is None else _bytes(value)
+
+
+def _text(value: object) -> object:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+Seconds: TypeAlias = Annotated[float, BeforeValidator(_seconds)]
+Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_duration)]
+Size: TypeAlias = Annotated[int, BeforeValidator(_bytes)]
+
+
+class Settings(BaseSettings):
+    """How a store is kept. Each field is also the environment variable `STATE_<FIELD>`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    path: Annotated[str, BeforeValidator(_text)] = Field("./coding-agent-state", min_length=1)
+    """The state path: a folder or a URL."""
+
+    autosave: Seconds = 30.0
+    """Seconds between snapshots, where anything has changed; 0: none by time."""
+
+    backups: int = Field(10, ge=0)
+    """How many earlier snapshots are kept."""
+
+    views: Annotated[bool | None, BeforeValidator(_auto)] = None
+    """Whether each document is also kept as a file; `None` (or "auto"): where people can open the files."""
+
+    history: Duration = timedelta(hours=24)
+    """How far back the log is kept, for `restore` and `history`."""
+
+    history_bytes: Annotated[int | None, BeforeValidator(_bytes_or_auto)] = None
+    """The most bytes of log to keep; `None` (or "auto"): four times the snapshot, at least 1 GiB."""
+
+    disk_low: Size = 100 * 1024 * 1024
+    """Bytes of free space below which `disk:low` is told."""
+
+    deadline: Seconds = Field(30.0, gt=0)
+    """Seconds to find out whether a commit of unknown outcome is durable, before `OutcomeUnknownError`."""
+
+    snapshot_age: Duration = Field(timedelta(minutes=15), gt=timedelta(0))
+    """The longest that changes wait for a snapshot, however few they are."""
+
+    view_interval: Seconds = 0.2
+    """Seconds between two rounds of writing views."""
+
+    max_document: Size = Field(64 * 1024 * 1024, ge=1024)
+    """The most bytes of one document."""
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str] | None = None, **overrides: Unpack[SettingsArgs]) -> Settings:
+        """The settings from all sources; what is passed here wins.
+
+        Raises:
+            ConfigurationError: names every setting that cannot be used, where it comes from, and why; never
+            its value.
+        """
+        arguments: dict[str, Any] = dict(overrides)
+        if path is not None:
+            arguments["path"] = path
+        try:
+            return cls(**arguments)
+        except ValidationError as error:
+            raise ConfigurationError(_explain(error, _layers(arguments))) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The sources in the order of the design, in place of pydantic's own."""
+        return init_settings, *(_Source(settings_cls, layer.values) for layer in _layers({})[1:])
+
+    def __repr_args__(self) -> Any:
+        for name, value in super().__repr_args__():
+            yield name, (_shown("path", value) if name == "path" else value)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting as it may be shown.
+
+    Attributes:
+        name: the field, and `variable` its environment variable.
+        value: as it would be written in a file, `None` for "auto". A state path has no credentials here.
+        origin: what kind of source won.
+        source: the variable or the file that won, where it is one.
+    """
+
+    name: str
+    variable: str
+    value: str | int | float | bool | None
+    origin: Kind
+    source: str | None = None
+
+
+def describe(
+    path: str | os.PathLike[str] | None = None, **overrides: Unpack[SettingsArgs]
+) -> tuple[Setting, ...]:
+    """Every setting with its value and where that comes from. Parameters and errors: as `Settings.load`."""
+    settings = Settings.load(path, **overrides)
+    arguments: dict[str, Any] = dict(overrides)
+    if path is not None:
+        arguments["path"] = path
+    layers = _layers(arguments)
+    lines = []
+    for name in Settings.model_fields:
+        layer = next((layer for layer in layers if name in layer.values), None)
+        lines.append(
+            Setting(
+                name=name,
+                variable=PREFIX + name.upper(),
+                value=_shown(name, getattr(settings, name)),
+                origin="default" if layer is None else layer.kind,
+                source=None if layer is None else layer.name(name),
+            )
+        )
+    return tuple(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """The values of one source."""
+
+    kind: Kind
+    values: Mapping[str, Any]
+    file: str | None = None
+
+    def name(self, field: str) -> str | None:
+        """What to call the place of a value in a message."""
+        if self.kind == "argument":
+            return None
+        return self.file if self.kind == "file" else PREFIX + field.upper()
+
+
+class _Source(PydanticBaseSettingsSource):
+    """A layer, as pydantic-settings wants it."""
+
+    def __init__(self, settings_cls: type[BaseSettings], values: Mapping[str, Any]) -> None:
+        super().__init__(settings_cls)
+        self._values = values
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self._values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return dict(self._values)
+
+
+def _layers(arguments: Mapping[str, Any]) -> tuple[_Layer, ...]:
+    """The sources, the strongest first."""
+    env_file = _read_env_file()
+    config = os.environ.get(CONFIG_VARIABLE) or env_file.get(CONFIG_VARIABLE)
+    file = config or CONFIG_FILE
+    return (
+        _Layer("argument", arguments),
+        _Layer("environment", _fields(os.environ)),
+        _Layer(".env", _fields(env_file)),
+        _Layer("file", _read_toml(file, required=config is not None), file),
+    )
+
+
+def _fields(variables: Mapping[str, str | None]) -> dict[str, Any]:
+    """The settings among the variables. An empty variable is one that is not set."""
+    found = {name: variables.get(PREFIX + name.upper()) for name in Settings.model_fields}
+    return {name: value for name, value in found.items() if value}
+
+
+def _read_env_file() -> dict[str, str | None]:
+    if not os.path.isfile(ENV_FILE):
+        return {}
+    try:
+        return dotenv_values(ENV_FILE)
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"{ENV_FILE} in {os.getcwd()} cannot be read: {_plain(error)}") from None
+
+
+def _read_toml(file: str, *, required: bool) -> dict[str, Any]:
+    try:
+        with open(file, "rb") as stream:
+            return tomllib.load(stream)
+    except FileNotFoundError:
+        if required:
+            raise ConfigurationError(
+                f"{CONFIG_VARIABLE} names the file {file}, which does not exist"
+            ) from None
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{file} is not valid TOML: {error}") from None
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"{file} cannot be read: {_plain(error)}") from None
+
+
+def _plain(error: OSError | UnicodeError) -> str:
+    return "it is not UTF-8" if isinstance(error, UnicodeError) else error.strerror or type(error).__name__
+
+
+def _explain(error: ValidationError, layers: tuple[_Layer, ...]) -> str:
+    """All that is wrong, without the values: one of them may be a secret in the wrong place."""
+    lines = []
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        field = str(problem["loc"][0])
+        layer = next(layer for layer in layers if field in layer.values)
+        name = layer.name(field)
+        where = f"{field} ({layer.kind})" if name is None else f"{field} ({layer.kind}: {name})"
+        if problem["type"] == "extra_forbidden":
+            near = get_close_matches(field, Settings.model_fields, n=1)
+            cause = "there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
+        else:
+            cause = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{where}: {cause}")
+    if len(lines) == 1:
+        return f"a setting cannot be used: {lines[0]}"
+    return f"{len(lines)} settings cannot be used:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _shown(name: str, value: Any) -> Any:
+    if name == "path":
+        try:
+            return StateURL.parse(value).redacted()
+        except InvalidArgumentError:
+            return "(not a state path)"
+    if isinstance(value, timedelta):
+        return _duration_text(value)
+    return value
+
+
+def _duration_text(value: timedelta) -> str:
+    seconds = value.total_seconds()
+    for unit in ("d", "h", "m"):
+        if seconds and seconds % _UNITS[unit] == 0:
+            return f"{seconds / _UNITS[unit]:g}{unit}"
+    return f"{seconds:g}s"
