@@ -24,11 +24,13 @@ __all__ = [
     "MAX_BYTES",
     "MAX_DEPTH",
     "append_items",
+    "compact",
     "decode",
     "encode_mapping",
     "encode_model",
     "encode_value",
     "keep_unknown",
+    "list_fields",
     "parse_untrusted",
     "pretty",
 ]
@@ -189,6 +191,19 @@ def append_items(document: bytes, field: str, values: Sequence[bytes]) -> bytes:
     body = old[1:-1].strip()
     members[field] = Raw(b"[%s]" % b",".join((body, *values) if body else values))
     return _encoder.encode(members)
+
+
+def list_fields(document: bytes) -> dict[str, bool]:
+    """The document's members, and of each whether something can be appended to it: it is a list, or null."""
+    return {
+        name: (first := bytes(value)[:1]) == b"[" or first == b"n"
+        for name, value in _members.decode(document).items()
+    }
+
+
+def compact(data: bytes) -> bytes:
+    """The same JSON without white space between its parts. Numbers keep their text."""
+    return msgspec.json.format(data, indent=-1)
 
 
 def pretty(data: bytes) -> bytes:

@@ -101,6 +101,24 @@ def check_collection(name: object) -> str:
     return str.__str__(name)
 
 
+def is_id(value: object) -> bool:
+    """Whether `check_id` lets the value through."""
+    try:
+        check_id(value)
+    except InvalidArgumentError:
+        return False
+    return True
+
+
+def is_collection(name: str) -> bool:
+    """Whether `check_collection` lets the name through."""
+    try:
+        check_collection(name)
+    except InvalidArgumentError:
+        return False
+    return True
+
+
 def encode_id(id: str) -> str:
     """The name under which the id is stored: at most 200 characters of `a-z 0-9 _ - . % ~`.
 

@@ -1,0 +1,355 @@
+"""Group commit: what arrived while the previous commit was under way becomes the next one.
+
+There is no timer: at one save in flight a save is written at once (rule 11 of the commit protocol).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Final
+
+from statepath.backend import Backend, CommitLog
+from statepath.commit import (
+    MAX_COMMIT_BYTES,
+    Append,
+    Body,
+    Change,
+    Commit,
+    Delete,
+    Put,
+    Transaction,
+    WriteLog,
+    encode_changes,
+)
+from statepath.engine.documents import decode
+from statepath.engine.replica import Replica, Stage
+from statepath.errors import (
+    ClosedError,
+    ConflictError,
+    HeadMoved,
+    OutcomeUnknownError,
+    StateError,
+    UnavailableError,
+)
+
+_OVERLAP_BYTES: Final = 384 * 1024
+_BACKLOG_BYTES: Final = 64 * 1024 * 1024
+_OVERHEAD: Final = 256
+
+Read = tuple[str, str, int]
+"""A document that a transaction read, and the version it saw (0: it did not exist)."""
+
+
+class _Pending:
+    """One transaction on its way into the log."""
+
+    __slots__ = ("changes", "checked", "done", "reads", "size")
+
+    def __init__(
+        self,
+        changes: Transaction,
+        size: int,
+        done: asyncio.Future[int],
+        reads: Sequence[Read],
+        checked: bool,
+    ) -> None:
+        self.changes = changes
+        self.size = size
+        self.done = done
+        self.reads = reads
+        self.checked = checked
+
+
+class Committer:
+    """Takes transactions, makes them durable in groups, and shows them to readers once they are.
+
+    `committed` is called for every commit of this handle or another's that has become durable and visible.
+    `catch_up` reads what other writers committed and brings the replica up to it.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        log: CommitLog,
+        backend: Backend,
+        *,
+        store: str,
+        incarnation: str,
+        committed: Callable[[Commit, Sequence[Transaction], int], None],
+        catch_up: Callable[[], Awaitable[None]],
+        failed: Callable[[StateError], None],
+    ) -> None:
+        self._replica = replica
+        self._log = log
+        self._backend = backend
+        self._store = store
+        self._incarnation = incarnation
+        self._writer = f"{os.getpid():x}-{secrets.token_hex(6)}"
+        self._committed = committed
+        self._catch_up = catch_up
+        self._failed = failed
+        self._pending: deque[_Pending] = deque()
+        self._bytes = 0
+        self._loop = asyncio.get_running_loop()
+        self._wake: asyncio.Future[None] | None = None
+        self._room: asyncio.Event = asyncio.Event()
+        self._room.set()
+        self._failure: StateError | None = None
+        self._closing = False
+        self._busy = False
+        self._task = self._loop.create_task(self._run(), name="statepath-committer")
+
+    @property
+    def busy(self) -> bool:
+        """Whether a commit is under way or waiting."""
+        return self._busy or bool(self._pending)
+
+    @property
+    def failure(self) -> StateError | None:
+        """Why no further commits are taken, if so."""
+        return self._failure
+
+    @property
+    def incarnation(self) -> str:
+        return self._incarnation
+
+    def submit(
+        self, changes: Transaction, size: int, reads: Sequence[Read] = (), *, checked: bool = True
+    ) -> asyncio.Future[int]:
+        """Queue one transaction. The future gives its seq when it is durable, or 0 if it changes nothing.
+
+        `checked` says that a change has a base version, or depends on what is stored.
+        """
+        if self._failure is not None:
+            raise copy.copy(self._failure)
+        if self._closing:
+            raise ClosedError("the store is closed; open it again to save")
+        done: asyncio.Future[int] = self._loop.create_future()
+        self._pending.append(_Pending(changes, size, done, reads, checked))
+        self._bytes += size
+        if self._bytes > _BACKLOG_BYTES:
+            self._room.clear()
+        wake = self._wake
+        if wake is not None:
+            self._wake = None
+            wake.set_result(None)
+        return done
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits that a caller should `await room()` before it adds more."""
+        return not self._room.is_set()
+
+    async def room(self) -> None:
+        await self._room.wait()
+
+    async def drain(self) -> None:
+        """Wait until everything that was submitted so far is durable, or has failed."""
+        waiting = [pending.done for pending in self._pending]
+        if self._busy:
+            waiting.append(self.submit((), 0, checked=True))
+        if waiting:
+            await asyncio.wait(waiting)
+
+    async def close(self) -> None:
+        """Commit what is queued, then take no more."""
+        self._closing = True
+        wake = self._wake
+        if wake is not None:
+            self._wake = None
+            wake.set_result(None)
+        await self._task
+
+    def abandon(self) -> None:
+        """Stop at once: the process was forked, or the loop is going away."""
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            if not self._pending:
+                self._busy = False
+                if self._closing:
+                    return
+                self._wake = self._loop.create_future()
+                await self._wake
+                continue
+            self._busy = True
+            group = self._take()
+            try:
+                await self._commit(group)
+            except StateError as error:
+                self._refuse(group, error)
+            except Exception as error:
+                self._stop(OutcomeUnknownError(f"the commit log failed unexpectedly: {error!r}"), group)
+                raise
+
+    def _take(self) -> list[_Pending]:
+        group: list[_Pending] = []
+        size = 0
+        pending = self._pending
+        while pending:
+            size += pending[0].size + _OVERHEAD
+            if group and size > MAX_COMMIT_BYTES:
+                break
+            group.append(pending.popleft())
+        self._bytes -= sum(one.size for one in group)
+        if self._bytes <= _BACKLOG_BYTES:
+            self._room.set()
+        return group
+
+    async def _commit(self, group: list[_Pending]) -> None:
+        while True:
+            replica = self._replica
+            first = replica.head + 1
+            now = max(time.time_ns() // 1000, replica.time + 1)
+            stage = Stage(replica)
+            accepted, transactions = self._stage(group, stage, first, now)
+            if not transactions:
+                return
+            id = secrets.token_hex(12)
+            commit = Commit(
+                first=first,
+                last=first + len(transactions) - 1,
+                id=id,
+                prev=replica.commit,
+                writer=self._writer,
+                store=self._store,
+                incarnation=self._incarnation,
+                time=datetime.fromtimestamp(now / 1_000_000, UTC),
+                durable=replica.head,
+                transactions=await self._bodies(id, accepted, transactions),
+            )
+            try:
+                await self._log.append(replica.head, commit)
+            except HeadMoved:
+                group = accepted
+                await self._catch_up()
+                continue
+            except UnavailableError as error:
+                self._refuse(accepted, error)
+                return
+            except StateError as error:
+                self._stop(error, accepted)
+                return
+            stage.install(replica, commit.last, id, now)
+            self._acknowledge(accepted, first)
+            self._committed(commit, transactions, sum(one.size for one in accepted))
+            return
+
+    def _stage(
+        self, group: list[_Pending], stage: Stage, first: int, now: int
+    ) -> tuple[list[_Pending], list[Transaction]]:
+        accepted: list[_Pending] = []
+        transactions: list[Transaction] = []
+        seq = first
+        for pending in group:
+            changes = pending.changes
+            if pending.done.done():
+                continue
+            if pending.checked:
+                try:
+                    changes = self._check(pending, stage, seq, now)
+                except StateError as error:
+                    pending.done.set_exception(error)
+                    continue
+                if not changes:
+                    pending.done.set_result(0)
+                    continue
+            else:
+                for change in changes:
+                    stage.apply(change, seq, now)
+            accepted.append(pending)
+            transactions.append(changes)
+            seq += 1
+        return accepted, transactions
+
+    def _check(self, pending: _Pending, stage: Stage, seq: int, now: int) -> Transaction:
+        """The changes as they will stand in the log; all of them are staged, or none."""
+        for collection, id, version in pending.reads:
+            current = stage.version(collection, id)
+            if current != version:
+                raise _conflict(stage, collection, id, version, None)
+        trial = Stage(stage)
+        changes: list[Change] = []
+        for change in pending.changes:
+            if isinstance(change, Put | Delete | Append) and change.base is not None:
+                current = trial.version(change.collection, change.id)
+                if current != change.base:
+                    raise _conflict(trial, change.collection, change.id, change.base, change)
+            if isinstance(change, Delete) and trial.get(change.collection, change.id) is None:
+                continue
+            if isinstance(change, WriteLog):
+                change = WriteLog(change.id, max(change.offset, trial.log_size(change.id)), change.text)
+            trial.apply(change, seq, now)
+            changes.append(change)
+        trial.join(stage)
+        return tuple(changes)
+
+    async def _bodies(
+        self, id: str, accepted: list[_Pending], transactions: list[Transaction]
+    ) -> tuple[Transaction | Body, ...]:
+        stored: list[Transaction | Body] = []
+        for pending, changes in zip(accepted, transactions, strict=True):
+            if pending.size + _OVERHEAD <= MAX_COMMIT_BYTES:
+                stored.append(changes)
+                continue
+            data = encode_changes(changes)
+            body = Body(f"bodies/{id}/{len(stored)}", len(data), sha256(data).hexdigest())
+            await self._backend.write(body.key, data)
+            stored.append(body)
+        return tuple(stored)
+
+    def _acknowledge(self, accepted: list[_Pending], first: int) -> None:
+        # Large documents: answer one half a turn later, so that it is serialised while the other half syncs.
+        half = len(accepted)
+        if half > 1 and not self._pending and sum(one.size for one in accepted) > _OVERLAP_BYTES:
+            half //= 2
+            self._loop.call_soon(_answer, accepted[half:], first + half)
+        _answer(accepted[:half], first)
+
+    def _refuse(self, group: list[_Pending], error: StateError) -> None:
+        for pending in group:
+            if not pending.done.done():
+                pending.done.set_exception(copy.copy(error))
+
+    def _stop(self, error: StateError, group: list[_Pending]) -> None:
+        self._failure = error
+        self._failed(error)
+        self._refuse(group, error)
+        self._refuse(list(self._pending), error)
+        self._pending.clear()
+        self._bytes = 0
+        self._room.set()
+
+
+def _answer(accepted: list[_Pending], first: int) -> None:
+    for seq, pending in enumerate(accepted, first):
+        if not pending.done.done():
+            pending.done.set_result(seq)
+
+
+def _conflict(
+    stage: Stage, collection: str, id: str, base: int, change: Put | Delete | Append | None
+) -> ConflictError:
+    key = f"{collection}/{id}"
+    entry = stage.get(collection, id)
+    current = 0 if entry is None else entry.version
+    state = f"is at version {current} now" if current else "does not exist now"
+    return ConflictError(
+        f"{key} {state}, and the change was based on "
+        + (f"version {base}" if base else "its absence")
+        + "; read it again and repeat the change",
+        key=key,
+        base=base,
+        current=current,
+        theirs=None if entry is None else decode(entry.json()),
+        ours=decode(bytes(change.document)) if isinstance(change, Put) else None,
+    )

@@ -1,0 +1,113 @@
+"""The past: the state at an earlier seq or moment, and what has to change to be there again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+
+from msgspec import Raw
+
+from statepath.backend import Backend, CommitLog
+from statepath.commit import Change, Commit, Delete, Put, Transaction
+from statepath.engine.recovery import apply_commit, backup_keys, changes_of, microseconds
+from statepath.engine.replica import Replica, Stage
+from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, load_snapshot
+from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
+
+
+def moment(at: datetime) -> int:
+    """The datetime in microseconds since 1970.
+
+    Raises:
+        InvalidArgumentError: it does not say its time zone.
+    """
+    if at.tzinfo is None or at.utcoffset() is None:
+        raise InvalidArgumentError(
+            f"{at.isoformat()} has no time zone: give an aware datetime, for example with tzinfo=timezone.utc"
+        )
+    return microseconds(at)
+
+
+async def state_at(backend: Backend, log: CommitLog, at: int | datetime) -> Replica:
+    """The documents as of the end of the transaction `at`, or as of a moment by the commits' times.
+
+    Raises:
+        HistoryTrimmedError: neither a snapshot nor the log reaches back that far.
+        InvalidArgumentError: a negative seq, or a datetime without a time zone.
+    """
+    if isinstance(at, datetime):
+        until = moment(at)
+
+        def reached(seq: int, time: int) -> bool:
+            return time > until
+    else:
+        if at < 0:
+            raise InvalidArgumentError(f"{at} is no seq: seqs are 1, 2, 3, …, and 0 is the empty store")
+        until = at
+
+        def reached(seq: int, time: int) -> bool:
+            return seq > until
+
+    async for meta, replica in _bases(backend):
+        if not reached(meta.seq, meta.time):
+            return await _replay(backend, log, replica, reached)
+    return await _replay(backend, log, Replica(), reached)
+
+
+async def _bases(backend: Backend) -> AsyncIterator[tuple[SnapshotMeta, Replica]]:
+    """Good snapshots, newest first."""
+    for key in (STATE_KEY, *reversed(await backup_keys(backend))):
+        try:
+            yield load_snapshot((await backend.read(key)).data, key)
+        except (NotFoundError, CorruptionError):
+            continue
+
+
+async def _replay(backend: Backend, log: CommitLog, replica: Replica, reached: Callable[[int, int], bool]) -> Replica:
+    async for commit in log.read(replica.head):
+        time = microseconds(commit.time)
+        if reached(commit.first, time):
+            break
+        if not reached(commit.last, time):
+            await apply_commit(backend, replica, commit)
+            continue
+        for seq, transaction in enumerate(commit.transactions, commit.first):
+            if reached(seq, time):
+                break
+            stage = Stage(replica)
+            for change in await changes_of(backend, transaction):
+                stage.apply(change, seq, time)
+            stage.install(replica, seq, commit.id, time)
+        break
+    return replica
+
+
+def difference(now: Replica, then: Replica) -> list[Change]:
+    """The changes that turn the documents of `now` into those of `then`."""
+    changes: list[Change] = []
+    for collection, id, entry in then:
+        current = now.get(collection, id)
+        if current is None or not _same(current.json(), entry.json()):
+            changes.append(Put(collection, id, Raw(entry.json())))
+    changes += [Delete(collection, id) for collection, id, _ in now if then.get(collection, id) is None]
+    return changes
+
+
+def _same(one: bytes, other: bytes) -> bool:
+    return one == other or json.loads(one) == json.loads(other)
+
+
+async def transactions(
+    backend: Backend, log: CommitLog, after: int
+) -> AsyncIterator[tuple[Commit, int, Transaction]]:
+    """Every transaction behind the seq `after` that the log still has, with its commit and its own seq.
+
+    Raises:
+        HistoryTrimmedError: the log begins later.
+    """
+    async for commit in log.read(after):
+        for seq, transaction in enumerate(commit.transactions, commit.first):
+            if seq > after:
+                yield commit, seq, await changes_of(backend, transaction)
+

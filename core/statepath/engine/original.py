@@ -1,0 +1,154 @@
+"""A directory that the original TypeScript server wrote: no journal, no checksums, backups named by milliseconds.
+
+It is read whole, whatever is damaged in it, and then becomes the first commit of a store.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from msgspec import Raw
+
+from statepath.backend import Backend
+from statepath.commit import Change, Note, Put
+from statepath.engine.documents import encode_mapping, encode_value, parse_untrusted
+from statepath.engine.ids import document_key, is_collection, is_id
+from statepath.engine.recovery import Damage
+from statepath.engine.replica import MEMBERS
+from statepath.engine.snapshot import STATE_KEY
+from statepath.errors import InvalidArgumentError, NotFoundError
+
+PRE_MIGRATION_KEY: Final = "state.pre-migration.backup.json"
+BACKUP: Final = re.compile(r"state\.backup\.(\d{10,16})\.json")
+
+_ID_FIELDS: Final = ("id", "session_id")
+_OURS: Final = frozenset({"version", "seq", "last_saved", "_statepath"})
+
+
+@dataclass(slots=True)
+class Original:
+    """What an original directory holds.
+
+    Attributes:
+        source: the file that most of it was read from.
+        changes: the documents, as the changes of one transaction.
+        misnamed: files whose document gets a file of another name.
+        state: the bytes of the `state.json` that was used, where it was whole.
+    """
+
+    source: str
+    changes: list[Change] = field(default_factory=list)
+    damage: list[Damage] = field(default_factory=list)
+    misnamed: list[str] = field(default_factory=list)
+    state: bytes | None = None
+    documents: int = 0
+
+
+async def read_original(backend: Backend, *, limit: int) -> Original | None:
+    """Read the directory, or say that there is nothing to read. `limit` bounds a document's size, in bytes."""
+    original = Original("")
+    state = await _state(backend, original, limit)
+    documents: dict[tuple[str, str], dict[str, Any]] = {}
+    members: dict[str, Any] = {}
+    for name, value in state.items():
+        if name in _OURS:
+            continue
+        if isinstance(value, list) and is_collection(name):
+            rest = [one for one in value if not _take(documents, name, one)]
+            if not rest:
+                continue
+            # Not documents after all: kept under their own name, so that nothing is lost.
+            value = rest
+            original.damage.append(
+                Damage(original.source, f"{len(rest)} elements of {name!r} have no id and were kept as they are", aside=False)
+            )
+            name = f"{name}_without_id"
+        members[name] = value
+    await _files(backend, original, documents, limit)
+    if not documents and not members and not original.source:
+        return None if not original.damage else original
+    for (collection, id), document in documents.items():
+        data = encode_mapping(document, key=f"{collection}/{id}", limit=limit)
+        original.changes.append(Put(collection, id, Raw(data)))
+    for name, value in members.items():
+        original.changes.append(Put(MEMBERS, name, Raw(encode_value(value, key=name))))
+    original.documents = len(documents)
+    original.changes.append(Note("imported", f"{len(documents)} documents of an original directory"))
+    return original
+
+
+async def _state(backend: Backend, original: Original, limit: int) -> dict[str, Any]:
+    """`state.json`, or the newest backup that can be read."""
+    backups = sorted([
+        (int(match[1]), entry.key)
+        async for entry in backend.list_keys("state.backup.")
+        if (match := BACKUP.fullmatch(entry.key))
+    ])
+    for key in (STATE_KEY, *(key for _, key in reversed(backups))):
+        try:
+            data = (await backend.read(key)).data
+        except NotFoundError:
+            if backups:
+                original.damage.append(Damage(key, f"{key} is missing", aside=False))
+            continue
+        try:
+            state = parse_untrusted(data, key=key, limit=max(limit, len(data)))
+            if not isinstance(state, dict):
+                raise InvalidArgumentError(f"{key} holds no JSON object", key=key)
+        except InvalidArgumentError as error:
+            original.damage.append(Damage(key, str(error)))
+            continue
+        original.source = key
+        original.state = data
+        return state
+    return {}
+
+
+async def _files(
+    backend: Backend, original: Original, documents: dict[tuple[str, str], dict[str, Any]], limit: int
+) -> None:
+    """Documents of their own files: those that are missing from the state, or newer than in it."""
+    async for entry in backend.list_keys(""):
+        collection, _, name = entry.key.partition("/")
+        if not name.endswith(".json") or "/" in name or not is_collection(collection):
+            continue
+        try:
+            document = parse_untrusted((await backend.read(entry.key)).data, key=entry.key, limit=limit)
+        except InvalidArgumentError as error:
+            original.damage.append(Damage(entry.key, str(error)))
+            continue
+        id = _id(document)
+        if id is None:
+            original.damage.append(Damage(entry.key, f"{entry.key} holds no document with an id"))
+            continue
+        if document_key(collection, id) != entry.key:
+            original.misnamed.append(entry.key)
+        stored = documents.get((collection, id))
+        if stored is None or _updated(document) > _updated(stored):
+            documents[collection, id] = document
+            original.source = original.source or "the task files"
+
+
+def _take(documents: dict[tuple[str, str], dict[str, Any]], collection: str, document: object) -> bool:
+    id = _id(document)
+    if id is None or not isinstance(document, dict):
+        return False
+    stored = documents.get((collection, id))
+    if stored is None or _updated(document) >= _updated(stored):
+        documents[collection, id] = document
+    return True
+
+
+def _id(document: object) -> str | None:
+    if isinstance(document, dict):
+        for name in _ID_FIELDS:
+            if isinstance(id := document.get(name), str) and is_id(id):
+                return id
+    return None
+
+
+def _updated(document: dict[str, Any]) -> str:
+    updated = document.get("updated_at", "")
+    return updated if isinstance(updated, str) else ""

@@ -1,0 +1,222 @@
+"""The state in memory: every live document as its JSON bytes, at one seq.
+
+Entries are replaced, never changed, so that a list of them is a consistent cut that another thread may read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from statepath.commit import Append, Change, Delete, Put, WriteLog
+from statepath.engine.documents import append_items, list_fields
+from statepath.errors import InvalidArgumentError, NotFoundError
+
+MEMBERS = "_state"
+"""The collection that holds the members of `state.json` that are no collections, `metrics` above all."""
+
+_FOLD = 1024
+
+
+class _Appended:
+    """A document's content with one more list element: what keeps the cost of an append independent of its size."""
+
+    __slots__ = ("base", "before", "field", "length", "size", "value")
+
+    def __init__(self, before: bytes | _Appended, field: str, value: bytes) -> None:
+        self.before = before
+        self.field = field
+        self.value = value
+        if isinstance(before, bytes):
+            self.length, self.base, self.size = 1, len(before), len(before) + len(value)
+        else:
+            self.length, self.base, self.size = before.length + 1, before.base, before.size + len(value)
+
+    @property
+    def overgrown(self) -> bool:
+        """Whether folding now is paid for by what was appended since the last time."""
+        return self.length >= _FOLD and self.size >= 2 * self.base
+
+    def fold(self) -> bytes:
+        items: list[tuple[str, bytes]] = []
+        content: bytes | _Appended = self
+        while isinstance(content, _Appended):
+            items.append((content.field, content.value))
+            content = content.before
+        by_field: dict[str, list[bytes]] = {}
+        for field, value in reversed(items):
+            by_field.setdefault(field, []).append(value)
+        for field, values in by_field.items():
+            content = append_items(content, field, values)
+        return content
+
+
+class Entry:
+    """One version of one document.
+
+    Attributes:
+        version: the seq that made it.
+        modified: the time of that commit, in microseconds since 1970.
+        complete: the model class that wrote it whole, if that is known: putting one again can lose no field.
+    """
+
+    __slots__ = ("_content", "_lists", "complete", "modified", "version")
+
+    def __init__(
+        self, content: bytes | _Appended, version: int, modified: int, complete: type | None = None
+    ) -> None:
+        self._content = content
+        self._lists: frozenset[str] | None = None
+        self.version = version
+        self.modified = modified
+        self.complete = complete
+
+    def json(self) -> bytes:
+        """The document, compact JSON."""
+        content = self._content
+        if isinstance(content, _Appended):
+            content = self._content = content.fold()
+        return content
+
+    @property
+    def size(self) -> int:
+        content = self._content
+        return len(content) if isinstance(content, bytes) else content.size
+
+    def appended(self, key: str, field: str, value: bytes, version: int, modified: int) -> Entry:
+        """The next version, with one more element in the list.
+
+        Raises:
+            InvalidArgumentError: the field holds something that is not a list.
+        """
+        if self._lists is None or field not in self._lists:
+            fields = list_fields(self.json())
+            if not fields.get(field, True):
+                raise InvalidArgumentError(
+                    f"{key}: field {field!r} does not hold a list, so nothing can be appended to it", key=key
+                )
+            self._lists = frozenset(name for name, is_list in fields.items() if is_list) | {field}
+        if isinstance(self._content, _Appended) and self._content.overgrown:
+            self.json()
+        entry = Entry(_Appended(self._content, field, value), version, modified)
+        entry._lists = self._lists
+        return entry
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The whole state as of one seq: lists of entries that nothing changes any more."""
+
+    seq: int
+    commit: str
+    time: int
+    collections: dict[str, list[tuple[str, Entry]]]
+    logs: dict[str, int]
+
+    @property
+    def documents(self) -> int:
+        return sum(len(entries) for name, entries in self.collections.items() if name != MEMBERS)
+
+
+class Replica:
+    """The documents, and the sizes of the session logs, as of the seq `head`."""
+
+    def __init__(self) -> None:
+        self.collections: dict[str, dict[str, Entry]] = {}
+        self.logs: dict[str, int] = {}
+        self.head = 0
+        self.commit = ""
+        self.time = 0
+
+    def get(self, collection: str, id: str) -> Entry | None:
+        documents = self.collections.get(collection)
+        return None if documents is None else documents.get(id)
+
+    def set(self, collection: str, id: str, entry: Entry | None) -> None:
+        documents = self.collections.get(collection)
+        if documents is None:
+            if entry is None:
+                return
+            documents = self.collections[collection] = {}
+        if entry is None:
+            documents.pop(id, None)
+        else:
+            documents[id] = entry
+
+    def log_size(self, id: str) -> int:
+        return self.logs.get(id, 0)
+
+    def cut(self) -> Cut:
+        return Cut(
+            self.head,
+            self.commit,
+            self.time,
+            {name: list(documents.items()) for name, documents in self.collections.items() if documents},
+            dict(self.logs),
+        )
+
+    def __iter__(self) -> Iterator[tuple[str, str, Entry]]:
+        for collection, documents in self.collections.items():
+            for id, entry in documents.items():
+                yield collection, id, entry
+
+    def __len__(self) -> int:
+        return sum(len(documents) for documents in self.collections.values())
+
+
+class Stage:
+    """Changes that are not durable yet, laid over the replica or another stage: later ones see earlier ones,
+    readers see none."""
+
+    def __init__(self, below: Replica | Stage) -> None:
+        self._below = below
+        self.entries: dict[tuple[str, str], Entry | None] = {}
+        self.logs: dict[str, int] = {}
+
+    def get(self, collection: str, id: str) -> Entry | None:
+        try:
+            return self.entries[collection, id]
+        except KeyError:
+            return self._below.get(collection, id)
+
+    def version(self, collection: str, id: str) -> int:
+        entry = self.get(collection, id)
+        return 0 if entry is None else entry.version
+
+    def log_size(self, id: str) -> int:
+        size = self.logs.get(id)
+        return self._below.log_size(id) if size is None else size
+
+    def apply(self, change: Change, seq: int, time: int) -> None:
+        """Stage one change of the transaction `seq`.
+
+        Raises:
+            NotFoundError: an append to a document that does not exist.
+            InvalidArgumentError: an append to a field that holds no list.
+        """
+        if isinstance(change, Put):
+            self.entries[change.collection, change.id] = Entry(bytes(change.document), seq, time)
+        elif isinstance(change, Delete):
+            self.entries[change.collection, change.id] = None
+        elif isinstance(change, Append):
+            key = f"{change.collection}/{change.id}"
+            entry = self.get(change.collection, change.id)
+            if entry is None:
+                raise NotFoundError(f"{key} does not exist, so nothing can be appended to it", key=key)
+            self.entries[change.collection, change.id] = entry.appended(
+                key, change.field, bytes(change.value), seq, time
+            )
+        elif isinstance(change, WriteLog):
+            self.logs[change.id] = change.offset + len(change.text.encode())
+
+    def join(self, below: Stage) -> None:
+        """Hand everything to the stage below."""
+        below.entries.update(self.entries)
+        below.logs.update(self.logs)
+
+    def install(self, replica: Replica, head: int, commit: str, time: int) -> None:
+        """Show what was staged: the commit is durable."""
+        for (collection, id), entry in self.entries.items():
+            replica.set(collection, id, entry)
+        replica.logs.update(self.logs)
+        replica.head, replica.commit, replica.time = head, commit, time

@@ -1,0 +1,210 @@
+"""The format of a snapshot: the whole state as one JSON object that people, `jq` and the original server can read.
+
+Each document stands on a line of its own. The last member, `_statepath`, is ours: it says where each document is, so
+that opening a store slices the file and does not parse it, and it carries the SHA-256 of every byte before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+from statepath.commit import FORMAT
+from statepath.engine.replica import MEMBERS, Cut, Entry, Replica
+from statepath.errors import CorruptionError, UnsupportedError
+
+STATE_KEY: Final = "state.json"
+VERSION: Final = "1.0.0"
+SEED_COLLECTIONS: Final = ("tasks", "sessions")
+"""Collections that stand in every snapshot, even empty ones."""
+
+_MARK = b'\n"_statepath":'
+_CHUNK = 2 * 1024 * 1024
+
+
+class _Place(msgspec.Struct, array_like=True, frozen=True):
+    id: str
+    version: int
+    modified: int
+    length: int
+
+
+class _Index(msgspec.Struct, frozen=True):
+    start: int
+    documents: tuple[_Place, ...]
+
+
+class SnapshotMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """What a snapshot says of itself."""
+
+    store: str
+    incarnation: str
+    seq: int
+    commit: str
+    time: int
+    min_reader: int = FORMAT
+    min_writer: int = FORMAT
+    logs: dict[str, int]
+    collections: dict[str, _Index]
+    digest: str
+
+
+_meta_decoder = msgspec.json.Decoder(SnapshotMeta)
+_least_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class SnapshotStream:
+    """The chunks of a snapshot of one cut. When they have been drawn, `digest` is that of the first `body_size` bytes,
+    and `end` is what follows them."""
+
+    def __init__(self, cut: Cut, *, store: str, incarnation: str) -> None:
+        self._cut = cut
+        self._store = store
+        self._incarnation = incarnation
+        self.digest = ""
+        self.body_size = 0
+        self.end = b""
+
+    @property
+    def size(self) -> int:
+        return self.body_size + len(self.end)
+
+    def __iter__(self) -> Iterator[bytes]:
+        digest = sha256()
+        part: list[bytes] = []
+        held = 0
+        at = 0
+        for piece in self._pieces():
+            part.append(piece)
+            held += len(piece)
+            if held >= _CHUNK:
+                chunk = b"".join(part)
+                digest.update(chunk)
+                at += held
+                yield chunk
+                part.clear()
+                held = 0
+        chunk = b"".join(part)
+        digest.update(chunk)
+        self.digest = digest.hexdigest()
+        self.body_size = at + held
+        self.end = self._end()
+        yield chunk + self.end
+
+    def _pieces(self) -> Iterator[bytes]:
+        cut = self._cut
+        self._collections: dict[str, _Index] = {}
+        saved = datetime.fromtimestamp(cut.time / 1_000_000, UTC).isoformat().replace("+00:00", "Z")
+        head = b'{\n"version":"%s",\n"seq":%d,\n"last_saved":"%s"' % (
+            VERSION.encode(),
+            cut.seq,
+            saved.encode(),
+        )
+        yield head
+        at = len(head)
+        for name in dict.fromkeys((*SEED_COLLECTIONS, *sorted(cut.collections))):
+            if name == MEMBERS:
+                continue
+            opening = b',\n"%s":[\n' % name.encode()
+            yield opening
+            at += len(opening)
+            start, places, separator = at, [], b""
+            for id, entry in cut.collections.get(name, ()):
+                document = entry.json()
+                yield separator + document
+                places.append(_Place(id, entry.version, entry.modified, len(document)))
+                at += len(separator) + len(document)
+                separator = b",\n"
+            yield b"\n]"
+            at += 2
+            self._collections[name] = _Index(start, tuple(places))
+        for id, entry in cut.collections.get(MEMBERS, ()):
+            name_piece = b",\n%s:" % msgspec.json.encode(id)
+            document = entry.json()
+            yield name_piece + document
+            at += len(name_piece)
+            place = _Place(id, entry.version, entry.modified, len(document))
+            self._collections[f"{MEMBERS}/{id}"] = _Index(at, (place,))
+            at += len(document)
+        yield b","
+
+    def _end(self) -> bytes:
+        cut = self._cut
+        meta = msgspec.json.encode(
+            SnapshotMeta(
+                store=self._store,
+                incarnation=self._incarnation,
+                seq=cut.seq,
+                commit=cut.commit,
+                time=cut.time,
+                logs=cut.logs,
+                collections=self._collections,
+                digest=self.digest,
+            )
+        )[:-1]
+        return b'%s%s,"crc":"%08x"}\n}\n' % (_MARK, meta, crc32(meta))
+
+
+def is_ours(data: bytes) -> bool:
+    """Whether these bytes claim to be a snapshot written by statepath, whole or not."""
+    return _MARK in data
+
+
+def read_meta(data: bytes, key: str) -> SnapshotMeta:
+    """What the snapshot says of itself, once its bytes are known to be what was written.
+
+    Raises:
+        CorruptionError: the bytes are cut or altered; says where that was noticed.
+        UnsupportedError: a newer program wrote it (`newer_format`).
+    """
+    mark = data.rfind(_MARK)
+    if mark < 0:
+        raise CorruptionError(f"{key} is cut: its last member, _statepath, is missing", key=key)
+    line = data[mark + len(_MARK) :]
+    meta, comma, check = line.rpartition(b',"crc":"')
+    if not comma or check != b'%08x"}\n}\n' % crc32(meta):
+        raise CorruptionError(f"{key} is damaged: its last member does not match its checksum", key=key)
+    meta += b"}"
+    least = _least_decoder.decode(meta)
+    if (needed := int(bytes(least["min_reader"]))) > FORMAT:
+        raise newer_format(key, needed)
+    if sha256(memoryview(data)[:mark]).hexdigest() != bytes(least["digest"])[1:-1].decode():
+        raise CorruptionError(f"{key} is damaged: its documents do not match its digest", key=key)
+    return _meta_decoder.decode(meta)
+
+
+def load_snapshot(data: bytes, key: str) -> tuple[SnapshotMeta, Replica]:
+    """The state that a snapshot holds.
+
+    Raises:
+        CorruptionError, UnsupportedError: as `read_meta`.
+    """
+    meta = read_meta(data, key)
+    replica = Replica()
+    replica.head, replica.commit, replica.time = meta.seq, meta.commit, meta.time
+    replica.logs = dict(meta.logs)
+    for name, index in meta.collections.items():
+        at = index.start
+        if name.startswith(f"{MEMBERS}/"):
+            documents = replica.collections.setdefault(MEMBERS, {})
+        else:
+            documents = replica.collections.setdefault(name, {})
+        for place in index.documents:
+            end = at + place.length
+            documents[place.id] = Entry(data[at:end], place.version, place.modified)
+            at = end + 2
+    return meta, replica
+
+
+def newer_format(key: str, needed: int) -> UnsupportedError:
+    return UnsupportedError(
+        f"{key} needs format {needed} and this program knows format {FORMAT}: "
+        "install a newer statepath (pip install --upgrade statepath); nothing was changed",
+        key=key,
+        code="newer_format",
+    )

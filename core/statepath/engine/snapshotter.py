@@ -1,0 +1,296 @@
+"""Snapshots, backups and the trimming of the journal: written behind, at a cost that does not grow with use.
+
+A snapshot is due at each interval, but of a large store only once the journal has grown by a fair share of its size
+or the oldest change in it is old enough. Unchanged state makes neither snapshot nor backup.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Final
+
+from statepath.backend import (
+    IF_ABSENT,
+    Backend,
+    CommitLog,
+    ETag,
+    IfMatch,
+    Span,
+    SupportsCopy,
+    SupportsStreams,
+    When,
+)
+from statepath.commit import Body
+from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
+from statepath.engine.recovery import backup_keys
+from statepath.engine.replica import Cut, Replica
+from statepath.engine.snapshot import STATE_KEY, SnapshotStream, is_ours, read_meta
+from statepath.engine.views import ViewWriter
+from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError, StateError
+from statepath.events import BackupCreated, BackupError, EditConflict, Events, HistoryTrimmed, StateSaved
+
+logger = logging.getLogger("statepath.snapshots")
+
+_SMALL: Final = 4 * 1024 * 1024
+_SHARE: Final = 0.5
+_READ_BACK: Final = 4 * 1024 * 1024
+_HISTORY_SNAPSHOTS: Final = 4
+_HISTORY_LEAST: Final = 1024**3
+_MARKS: Final = 64
+KEEP_SECONDS: Final = 60.0
+"""No commit younger than this is ever trimmed; the portable log relies on it."""
+
+
+class Snapshotter:
+    """Writes `state.json` and the backups of one handle, and trims the journal behind them."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        log: CommitLog,
+        replica: Replica,
+        views: ViewWriter,
+        events: Events,
+        *,
+        floor: Floor,
+        floor_etag: ETag | None,
+        state_etag: ETag | None,
+        state_digest: str,
+        saved: int,
+        backups: int,
+        history: timedelta,
+        history_bytes: int | None,
+        max_age: timedelta,
+        journal_bytes: int,
+        put_aside: Callable[[str, str], Awaitable[str]],
+    ) -> None:
+        self._backend = backend
+        self._log = log
+        self._replica = replica
+        self._views = views
+        self._events = events
+        self.floor = floor
+        self._floor_etag = floor_etag
+        self._state_etag = state_etag
+        self._state_digest = state_digest
+        self._backups = backups
+        self._history = history
+        self._history_bytes = history_bytes
+        self._max_age = max_age.total_seconds()
+        self._put_aside = put_aside
+        self._lock = asyncio.Lock()
+        self.saved = saved
+        self.saved_at: float | None = None
+        self._size = 0
+        self._since = journal_bytes
+        self._total = floor.snapshots[-1].journal_bytes + journal_bytes if floor.snapshots else journal_bytes
+        self._oldest_change: float | None = time.monotonic() if journal_bytes else None
+
+    @property
+    def since(self) -> int:
+        """The bytes that were committed since the last snapshot."""
+        return self._since
+
+    def committed(self, size: int) -> None:
+        self._since += size
+        self._total += size
+        if self._oldest_change is None:
+            self._oldest_change = time.monotonic()
+
+    @property
+    def changed(self) -> bool:
+        return self._replica.head != self.saved
+
+    @property
+    def due(self) -> bool:
+        """Whether a snapshot now is worth what it costs."""
+        if not self.changed:
+            return False
+        if self._size <= _SMALL or self._since >= _SHARE * self._size:
+            return True
+        return self._oldest_change is not None and time.monotonic() - self._oldest_change >= self._max_age
+
+    async def snapshot(self) -> int:
+        """Write `state.json` as of now, keep the one before it as a backup, and trim; the seq that it shows.
+
+        Raises:
+            StateError: it could not be written, or was not what had been written when it was read back. The journal
+                still has everything.
+        """
+        async with self._lock:
+            if not self.changed:
+                return self.saved
+            began = time.monotonic()
+            cut = self._replica.cut()
+            since = self._since
+            await self._views.flush(files_only=True)
+            stream = SnapshotStream(cut, store=self.floor.store, incarnation=self.floor.incarnation)
+            await self._keep_backup()
+            await self._write(stream, cut)
+            await self._read_back(stream)
+            self._size = stream.size
+            self._since -= since
+            self._oldest_change = None if self._since <= 0 else time.monotonic()
+            self.saved, self.saved_at, self._state_digest = cut.seq, time.time(), stream.digest
+            mark = SnapshotMark(cut.seq, stream.digest, cut.time, self._total - self._since)
+            await self._mark(mark)
+            self._events.emit(
+                StateSaved(cut.seq, cut.documents, stream.size, time.monotonic() - began)
+            )
+            await self._prune_backups()
+            await self._trim()
+            return cut.seq
+
+    async def backup(self) -> str:
+        """Keep the present state as a backup of its own, whether or not it changed; the backup's key."""
+        await self.snapshot()
+        async with self._lock:
+            key = await self._copy_state()
+            await self._prune_backups()
+            return key
+
+    async def _keep_backup(self) -> None:
+        if not self._backups or not self._state_digest:
+            return
+        try:
+            await self._copy_state()
+        except StateError as error:
+            logger.warning("the backup could not be written: %s", error, extra={"code": error.code})
+            self._events.emit(BackupError(error))
+
+    async def _copy_state(self) -> str:
+        key = f"state.backup.{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}.json"
+        backend = self._backend
+        if backend.capabilities.copy and isinstance(backend, SupportsCopy):
+            await backend.copy(STATE_KEY, key)
+        else:
+            await backend.write(key, (await backend.read(STATE_KEY)).data)
+        self._events.emit(BackupCreated(key, self.saved))
+        return key
+
+    async def _write(self, stream: SnapshotStream, cut: Cut) -> None:
+        for _ in range(5):
+            when: When = IF_ABSENT if self._state_etag is None else IfMatch(self._state_etag)
+            try:
+                self._state_etag = await self._put(stream, when)
+            except (ConflictError, AlreadyExistsError):
+                await self._see_state(cut)
+            else:
+                return
+        raise ConflictError(f"{STATE_KEY} is changed all the time by someone else", key=STATE_KEY)
+
+    async def _put(self, stream: SnapshotStream, when: When) -> ETag:
+        backend = self._backend
+        if backend.capabilities.streams and isinstance(backend, SupportsStreams):
+            return await backend.write_stream(STATE_KEY, stream, when=when)
+        data = await asyncio.to_thread(lambda: b"".join(stream))
+        return await backend.write(STATE_KEY, data, when=when)
+
+    async def _see_state(self, cut: Cut) -> None:
+        """Someone else wrote `state.json`: keep theirs aside if it says anything, and learn its version."""
+        try:
+            blob = await self._backend.read(STATE_KEY)
+        except NotFoundError:
+            self._state_etag = None
+            return
+        try:
+            meta = read_meta(blob.data, STATE_KEY) if is_ours(blob.data) else None
+        except CorruptionError:
+            meta = None
+        if meta is not None and meta.store == self.floor.store and meta.seq > cut.seq:
+            raise ConflictError(f"{STATE_KEY} shows seq {meta.seq} already, later than {cut.seq}", key=STATE_KEY)
+        if meta is None or meta.digest != self._state_digest:
+            kept = await self._put_aside(STATE_KEY, "conflict")
+            self._events.emit(EditConflict(STATE_KEY, kept))
+        self._state_etag = blob.etag
+
+    async def _read_back(self, stream: SnapshotStream) -> None:
+        digest = sha256()
+        at = 0
+        while at < stream.body_size:
+            span = Span(at, min(at + _READ_BACK, stream.body_size))
+            data = (await self._backend.read(STATE_KEY, span=span)).data
+            if not data:
+                break
+            await asyncio.to_thread(digest.update, data)
+            at += len(data)
+        end = (await self._backend.read(STATE_KEY, span=Span(stream.body_size))).data
+        if digest.hexdigest() != stream.digest or end != stream.end:
+            raise CorruptionError(
+                f"{STATE_KEY} was not what had been written when it was read back; the journal has everything",
+                key=STATE_KEY,
+            )
+
+    async def _mark(self, mark: SnapshotMark) -> None:
+        marks = (*(m for m in self.floor.snapshots if m.seq < mark.seq), mark)
+        if len(marks) > _MARKS:
+            # Thin out the older half: a mark an hour is enough to trim by.
+            half = _MARKS // 2
+            marks = (*marks[:half:2], *marks[half:])
+        await self.save_floor(snapshots=marks)
+
+    async def save_floor(self, **changes: object) -> None:
+        """Replace the log's own record; its numbers only rise."""
+        import msgspec
+
+        floor = msgspec.structs.replace(self.floor, **changes)
+        try:
+            self._floor_etag = await write_floor(self._backend, floor, self._floor_etag)
+        except (ConflictError, AlreadyExistsError):
+            stored = await read_floor(self._backend)
+            if stored is not None and stored[0].store != floor.store:
+                raise
+            self._floor_etag = await write_floor(self._backend, floor, stored[1] if stored else None)
+        self.floor = floor
+
+    async def _prune_backups(self) -> None:
+        keys = await backup_keys(self._backend)
+        for key in keys[: max(0, len(keys) - self._backups)]:
+            await self._backend.delete(key)
+
+    async def _trim(self) -> None:
+        """Raise the floor to what two snapshots cover and history need not keep; then delete below it."""
+        marks = self.floor.snapshots
+        if len(marks) < 2:
+            return
+        covered = marks[-2].seq
+        now = time.time()
+        kept_bytes = self._history_bytes
+        if kept_bytes is None:
+            kept_bytes = max(_HISTORY_LEAST, _HISTORY_SNAPSHOTS * self._size)
+        floor, reason = self.floor.floor, ""
+        for mark in marks:
+            age = now - mark.time / 1_000_000
+            if mark.seq > covered or age < KEEP_SECONDS:
+                break
+            if age > self._history.total_seconds():
+                floor, reason = mark.seq + 1, "age"
+            elif self._total - mark.journal_bytes > kept_bytes:
+                floor, reason = mark.seq + 1, "bytes"
+        if floor <= self.floor.floor:
+            return
+        await self.save_floor(floor=floor)
+        await self._log.trim(floor - 1)
+        self._events.emit(HistoryTrimmed(floor, reason))
+        await self._collect_bodies()
+
+    async def _collect_bodies(self) -> None:
+        """Delete the bodies that no commit in the log names any more, unless they are about to be committed."""
+        bodies = [
+            entry.key
+            async for entry in self._backend.list_keys("bodies/")
+            if time.time() - entry.modified > KEEP_SECONDS
+        ]
+        if not bodies:
+            return
+        named: set[str] = set()
+        async for commit in self._log.read(self.floor.floor - 1):
+            named.update(body.key for body in commit.transactions if isinstance(body, Body))
+        for key in bodies:
+            if key not in named:
+                await self._backend.delete(key)

@@ -1,0 +1,294 @@
+"""Views: `tasks/<id>.json` and the files of logs and reports, written behind the commits.
+
+Document views may lag and are rebuilt from the log; they are coalesced and paced, so that saves do not wait for them.
+Logs and reports live in their files alone once the journal is trimmed: these are written durably, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+import msgspec
+
+from statepath.backend import Backend, LazyWrite, SupportsAppend, SupportsLazyWrites
+from statepath.commit import WriteLog, WriteReport
+from statepath.engine.documents import parse_untrusted, pretty
+from statepath.engine.ids import document_key, log_key, report_key
+from statepath.engine.replica import Replica
+from statepath.errors import InvalidArgumentError, StateError
+
+logger = logging.getLogger("statepath.views")
+
+_MARK: Final = b',\n  "_statepath": '
+_BATCH: Final = 256
+_BATCH_BYTES: Final = 1024 * 1024
+_LARGE: Final = 64 * 1024
+_LARGE_RATE: Final = 2 * 1024 * 1024
+_REST: Final = 4.0
+_RETRY: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a view's file says. `ours` means that nobody changed it; `seq` is the version that it shows or, where a
+    person changed it, the version that the change was based on."""
+
+    document: msgspec.Raw
+    store: str
+    seq: int
+    ours: bool
+
+
+class _Mark(msgspec.Struct, frozen=True):
+    store: str
+    seq: int
+    digest: str
+
+
+_mark = msgspec.json.Decoder(_Mark)
+
+
+def render_view(document: bytes, store: str, seq: int) -> bytes:
+    """The file of one document: pretty-printed, and signed with the store, the seq and a digest."""
+    shown = pretty(document)[:-3]
+    mark = msgspec.json.encode(_Mark(store, seq, _digest(shown)))
+    return b"%s%s%s\n}\n" % (shown, _MARK, mark)
+
+
+def parse_view(data: bytes, key: str, limit: int) -> View:
+    """What the file of a document says, whoever wrote it.
+
+    Raises:
+        InvalidArgumentError: it is not one JSON object that the store could hold; says why.
+    """
+    at = data.rfind(_MARK)
+    if at > 0 and data.endswith(b"\n}\n"):
+        with suppress(msgspec.MsgspecError):
+            mark = _mark.decode(data[at + len(_MARK) : -3])
+            if mark.digest == _digest(data[:at]):
+                return View(msgspec.Raw(data[:at] + b"\n}"), mark.store, mark.seq, ours=True)
+    document = parse_untrusted(data, key=key, limit=limit)
+    if not isinstance(document, dict):
+        raise InvalidArgumentError(f"{key} holds no JSON object", key=key)
+    store, seq = "", 0
+    with suppress(msgspec.MsgspecError):
+        found = msgspec.convert(document.pop("_statepath", None), _Mark)
+        store, seq = found.store, found.seq
+    return View(msgspec.Raw(msgspec.json.encode(document)), store, seq, ours=False)
+
+
+def _digest(shown: bytes) -> str:
+    return sha256(shown).hexdigest()[:32]
+
+
+class ViewWriter:
+    """Writes what commits have made out of date. `busy` tells whether commits are under way, so that it keeps out of
+    their way; `documents=False` leaves document views out."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        backend: Backend,
+        *,
+        store: str,
+        documents: bool,
+        interval: float,
+        busy: Callable[[], bool],
+        failed: Callable[[StateError], None],
+    ) -> None:
+        self._replica = replica
+        self._backend = backend
+        self._store = store
+        self._documents = documents
+        self._interval = interval
+        self._engine_busy = busy
+        self._failed = failed
+        self._dirty: dict[tuple[str, str], None] = {}
+        self._resting: dict[tuple[str, str], float] = {}
+        self._files: list[WriteLog | WriteReport] = []
+        self._writing = False
+        self._urgent = 0
+        self._error: StateError | None = None
+        self._work = asyncio.Event()
+        self._turn = asyncio.Condition()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="statepath-views")
+
+    @property
+    def lag(self) -> int:
+        """How many documents, logs and reports are ahead of their files."""
+        return len(self._dirty) + len(self._files)
+
+    def mark(self, collection: str, id: str) -> None:
+        """The document's view is out of date."""
+        if self._documents:
+            self._dirty[collection, id] = None
+            if not self._work.is_set():
+                self._work.set()
+
+    def mark_file(self, change: WriteLog | WriteReport) -> None:
+        """The change has to reach its file."""
+        self._files.append(change)
+        self._work.set()
+
+    async def flush(self, *, files_only: bool = False) -> None:
+        """Wait until every file shows what is committed now.
+
+        Raises:
+            StateError: a file could not be written; it is tried again in the background.
+        """
+        self._error = None
+        self._urgent += 1
+        self._work.set()
+        try:
+            async with self._turn:
+                self._turn.notify_all()
+                await self._turn.wait_for(lambda: self._error is not None or self._caught_up(files_only))
+        finally:
+            self._urgent -= 1
+        if self._error is not None:
+            raise self._error
+
+    async def close(self) -> None:
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+    def _caught_up(self, files_only: bool) -> bool:
+        if files_only:
+            return not self._files and not self._writing
+        return not self._dirty and not self._files and not self._writing
+
+    async def _run(self) -> None:
+        while True:
+            await self._work.wait()
+            if not self._urgent:
+                await self._rest(self._interval)
+            files, self._files = self._files, []
+            batch = self._batch()
+            self._writing = True
+            began = time.monotonic()
+            try:
+                await self._write_files(files)
+                await self._write_documents(batch)
+            except StateError as error:
+                self._files[:0] = files
+                self._dirty = dict.fromkeys(batch) | self._dirty
+                await self._trouble(error)
+                continue
+            finally:
+                self._writing = False
+            async with self._turn:
+                if not self._dirty and not self._files:
+                    self._work.clear()
+                self._turn.notify_all()
+            if self._dirty and self._engine_busy() and not self._urgent:
+                await self._rest((time.monotonic() - began) * _REST)
+
+    async def _rest(self, seconds: float) -> None:
+        """Leave the machine to the commits, unless someone waits for the files."""
+        async with self._turn:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._turn.wait_for(lambda: bool(self._urgent))
+
+    async def _trouble(self, error: StateError) -> None:
+        logger.warning("a view could not be written: %s", error, extra={"key": error.key, "code": error.code})
+        self._failed(error)
+        async with self._turn:
+            self._error = error
+            self._turn.notify_all()
+        await asyncio.sleep(_RETRY)
+
+    def _batch(self) -> list[tuple[str, str]]:
+        """The next documents, the longest waiting first; a large one waits in proportion to its size."""
+        now = time.monotonic()
+        batch: list[tuple[str, str]] = []
+        size = 0
+        for key in self._dirty:
+            if self._resting and not self._urgent and self._resting.get(key, 0.0) > now:
+                continue
+            batch.append(key)
+            entry = self._replica.get(*key)
+            if entry is not None:
+                size += entry.size
+                if entry.size > _LARGE:
+                    self._resting[key] = now + entry.size / _LARGE_RATE
+            if len(batch) == _BATCH or size > _BATCH_BYTES:
+                break
+        for key in batch:
+            del self._dirty[key]
+        return batch
+
+    async def _write_documents(self, batch: list[tuple[str, str]]) -> None:
+        if not batch:
+            if self._dirty:
+                await asyncio.sleep(self._interval)
+            return
+        entries = [(document_key(collection, id), self._replica.get(collection, id)) for collection, id in batch]
+
+        def items() -> Iterator[LazyWrite]:
+            for key, entry in entries:
+                if entry is None:
+                    yield LazyWrite(key, None, 0)
+                else:
+                    yield LazyWrite(key, render_view(entry.json(), self._store, entry.version), entry.modified)
+
+        backend = self._backend
+        if backend.capabilities.lazy_writes and isinstance(backend, SupportsLazyWrites):
+            await backend.write_lazily(items())
+            return
+        for item in items():
+            if item.data is None:
+                await backend.delete(item.key)
+            else:
+                await backend.write(item.key, item.data)
+
+    async def _write_files(self, files: list[WriteLog | WriteReport]) -> None:
+        """Logs and reports, in the order of the log; neighbouring pieces of one log in one write."""
+        reports: dict[str, WriteReport] = {}
+        logs: dict[str, list[tuple[int, bytearray]]] = {}
+        for change in files:
+            if isinstance(change, WriteReport):
+                reports[change.id] = change
+                continue
+            text = change.text.encode()
+            pieces = logs.setdefault(change.id, [])
+            if pieces and pieces[-1][0] + len(pieces[-1][1]) == change.offset:
+                pieces[-1][1].extend(text)
+            else:
+                pieces.append((change.offset, bytearray(text)))
+        for id, report in reports.items():
+            await self._backend.write(report_key(id), pretty(bytes(report.document)))
+        for id, pieces in logs.items():
+            for offset, text_bytes in pieces:
+                await write_log(self._backend, id, offset, bytes(text_bytes))
+
+
+async def write_log(backend: Backend, id: str, offset: int, data: bytes) -> None:
+    """Put a piece of a session log at its place: into one file, or as an object of its own where none can grow."""
+    if backend.capabilities.append and isinstance(backend, SupportsAppend):
+        await backend.write_at(log_key(id), offset, data)
+    else:
+        await backend.write(f"{log_key(id)}/{offset:020d}", data)
+
+
+async def read_log(backend: Backend, id: str) -> bytes:
+    """A session log as one piece of bytes.
+
+    Raises:
+        NotFoundError: there is none of that id.
+    """
+    if backend.capabilities.append:
+        return (await backend.read(log_key(id))).data
+    pieces = [entry.key async for entry in backend.list_keys(f"{log_key(id)}/")]
+    if not pieces:
+        return (await backend.read(log_key(id))).data
+    return b"".join([(await backend.read(key)).data for key in pieces])
+
