@@ -6,12 +6,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from statepath.errors import InvalidArgumentError
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+")
+_BEFORE_SLASHES = re.compile(r"([^/\\]*?):(/*)")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CREDENTIALS = re.compile(r":[^:@/\\]*@")
+_SECRET = re.compile(r"key|secret|token|pass|cred|sig", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +44,34 @@ class StateURL:
         """Parse a state path.
 
         Raises:
-            InvalidArgumentError: it is empty, has control characters, a bad port, or a parameter twice.
+            InvalidArgumentError: it is empty, has control characters, a bad port, a parameter twice, or is
+            nearly a
+                URL (`s3:bucket`). No message quotes it.
         """
         if not text or not text.strip():
-            raise InvalidArgumentError("the state path is empty; give a folder or a URL such as s3://bucket/agents")
-        if any(ord(char) < 32 or ord(char) == 127 for char in text):
-            raise InvalidArgumentError("the state path contains a control character; check for a stray line end")
-        match = _SCHEME.match(text)
+            raise InvalidArgumentError(
+                "the state path is empty; give a folder or a URL such as s3://bucket/agents"
+            )
+        if _CONTROL.search(text):
+            raise InvalidArgumentError(
+                "the state path contains a control character; check for a stray line end"
+            )
+        match = _BEFORE_SLASHES.match(text)
         if match is None or _DRIVE.match(text):
             return cls("file", text)
+        # A slip in a URL must not become a folder of that name in the working directory.
+        if not _SCHEME.fullmatch(match[1]):
+            if len(match[2]) < 2:
+                return cls("file", text)
+            raise InvalidArgumentError(
+                "what stands before '://' is no URL scheme; write a URL such as s3://bucket/agents,"
+                " or ./ before a folder of that name"
+            )
         scheme = match[1].lower()
+        if len(match[2]) < 2:
+            raise InvalidArgumentError(
+                f"write {scheme}:// with two slashes for a URL, or ./ before a folder of that name"
+            )
         try:
             parts = urlsplit(text)
             port = parts.port
@@ -57,6 +79,9 @@ class StateURL:
             raise InvalidArgumentError(f"the {scheme} URL is malformed: {_plain(error)}") from None
         if parts.fragment:
             raise InvalidArgumentError(f"the {scheme} URL has a '#': write it as %23")
+        path = unquote(parts.path)
+        if _CONTROL.search(path):
+            raise InvalidArgumentError(f"the path of the {scheme} URL contains an encoded control character")
         query: dict[str, str] = {}
         for name, value in parse_qsl(parts.query, keep_blank_values=True):
             if name in query:
@@ -64,7 +89,7 @@ class StateURL:
             query[name] = value
         return cls(
             scheme=scheme,
-            path=unquote(parts.path),
+            path=path,
             host=parts.hostname,
             port=port,
             user=unquote(parts.username) if parts.username is not None else None,
@@ -75,12 +100,21 @@ class StateURL:
 
     def redacted(self) -> str:
         """The URL as it may be shown: no password, and no value of any parameter."""
-        if self.scheme == "file":
-            return self.path
+        if self.scheme == "file" and not self.netloc:
+            return _CREDENTIALS.sub(":…@", self.path)
         user = f"{self.user}@" if self.user else ""
-        port = f":{self.port}" if self.port else ""
+        host = f"[{self.host}]" if self.host and ":" in self.host else self.host or ""
+        port = f":{self.port}" if self.port is not None else ""
         query = "?" + "&".join(f"{name}=…" for name in self.query) if self.query else ""
-        return f"{self.scheme}://{user}{self.host or ''}{port}{self.path}{query}"
+        return f"{self.scheme}://{user}{host}{port}{self.path}{query}"
+
+    def betrayed_by(self, error: BaseException) -> bool:
+        """Whether the error quotes the password, or the value of a parameter that is named like a secret."""
+        text = f"{error} {error!r}"
+        secrets = [value for name, value in self.query.items() if _SECRET.search(name)]
+        if self.password:
+            secrets += [self.password, quote(self.password, safe="")]
+        return any(secret in text for secret in secrets if secret)
 
     def only(self, *allowed: str) -> None:
         """Refuse query parameters that the backend does not know.
@@ -97,4 +131,6 @@ class StateURL:
 
 
 def _plain(error: ValueError) -> str:
-    return "the port is not a number from 0 to 65535" if "ort" in str(error) else "check the host and its brackets"
+    if "ort" in str(error):
+        return "the port is not a number from 0 to 65535"
+    return "check the host and its brackets"

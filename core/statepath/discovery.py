@@ -1,0 +1,194 @@
+"""From a state path to a backend.
+
+The scheme of the URL names an entry point of the group `statepath.backends`. Only that entry point is loaded,
+so a broken plugin can break nobody but itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import Distribution, EntryPoint, distributions
+from typing import Any, Final
+
+from statepath.backend import Backend, BackendFactory, StateURL
+from statepath.errors import (
+    BackendNotInstalledError,
+    ConfigurationError,
+    DuplicateSchemeError,
+    StateError,
+    UnknownSchemeError,
+)
+
+_log = logging.getLogger(__name__)
+
+GROUP: Final = "statepath.backends"
+
+_EXTRAS: Final = {
+    "s3": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "az": "azure",
+    "abfs": "azure",
+    "azblob": "azure",
+    "postgresql": "postgres",
+    "postgres": "postgres",
+}
+"""Schemes of our own distributions, and the extra that installs each."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """An installed backend, as its distribution announces it; nothing of it was imported.
+
+    Attributes:
+        scheme: what stands before `://` in a state path.
+        distribution: the installed package, and its `version`.
+        target: where its factory is: `package.module:name`.
+    """
+
+    scheme: str
+    distribution: str
+    version: str
+    target: str
+
+
+def backends() -> tuple[BackendInfo, ...]:
+    """The installed backends, by scheme and distribution. Imports none of them."""
+    found = {info: None for info, _ in _announced()}
+    return tuple(sorted(found, key=lambda info: (info.scheme, info.distribution)))
+
+
+def resolve(
+    state_path: str | os.PathLike[str], env: Mapping[str, str] | None = None
+) -> tuple[BackendFactory, Any, StateURL]:
+    """The factory that the state path names, its configuration, and the parsed path. Opens nothing.
+
+    Parameters:
+        env: the variables that complete the configuration; `None`: those of the process.
+
+    Raises:
+        InvalidArgumentError: the state path is malformed, or has a part that the backend does not know.
+        UnknownSchemeError: no backend has the scheme. Lists those that are installed.
+        BackendNotInstalledError: the scheme is one of ours, and its package is missing. Gives the install
+        line. DuplicateSchemeError: two distributions claim the scheme. ConfigurationError: the backend cannot
+        be loaded.
+    """
+    url = StateURL.parse(os.fspath(state_path))
+    factory, info = _load(url.scheme)
+    try:
+        config = factory.with_env(factory.parse(url), os.environ if env is None else env)
+    except Exception as error:
+        if isinstance(error, StateError) and not url.betrayed_by(error):
+            raise
+        raise _unfit(error, url, info) from None
+    return factory, config, url
+
+
+async def connect(
+    state_path: str | os.PathLike[str], *, readonly: bool = False, env: Mapping[str, str] | None = None
+) -> Backend:
+    """A connection to the backend that the state path names.
+
+    Parameters and errors: as `resolve`, and those of the backend's own `connect`. With `readonly` nothing is
+    locked, created or changed.
+    """
+    factory, config, url = resolve(state_path, env)
+    try:
+        return await factory.connect(config, readonly=readonly)
+    except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and quote the URL in it
+        if not url.betrayed_by(error):
+            raise
+        raise _unfit(error, url, None) from None
+
+
+def _unfit(error: Exception, url: StateURL, info: BackendInfo | None) -> ConfigurationError:
+    """What a backend made of the state path, without the secrets that the error may quote."""
+    author = f" of {_named(info)}" if info else ""
+    cause = type(error).__name__ if url.betrayed_by(error) else f"{type(error).__name__}: {error}"
+    return ConfigurationError(
+        f"the backend {url.scheme!r}{author} cannot use the state path {url.redacted()}: {cause}",
+        backend=url.scheme,
+    )
+
+
+def _announced() -> list[tuple[BackendInfo, EntryPoint]]:
+    """Every entry point of the group, with the distribution that announces it."""
+    found = []
+    for distribution in distributions():
+        try:
+            points = [point for point in distribution.entry_points if point.group == GROUP]
+        except Exception:  # one broken distribution on the path must not hide the others
+            _log.warning("skipped a distribution whose entry points cannot be read", exc_info=True)
+            continue
+        found += [(BackendInfo(point.name, *_identity(distribution), point.value), point) for point in points]
+    return found
+
+
+def _identity(distribution: Distribution) -> tuple[str, str]:
+    return distribution.metadata["Name"] or "an unnamed distribution", distribution.version or "?"
+
+
+def _load(scheme: str) -> tuple[BackendFactory, BackendInfo]:
+    announced = _announced()
+    # One distribution can be seen twice: installed, and by its checkout. The first on the path is the one
+    # imported.
+    claims: dict[tuple[str, str], tuple[BackendInfo, EntryPoint]] = {}
+    for info, point in announced:
+        if info.scheme == scheme:
+            claims.setdefault((_normal(info.distribution), info.target), (info, point))
+    if not claims:
+        raise _missing(scheme, tuple(sorted({info.scheme for info, _ in announced})))
+    if len(claims) > 1:
+        names = tuple(sorted(_named(info) for info, _ in claims.values()))
+        raise DuplicateSchemeError(
+            f"the scheme {scheme!r} is claimed by {' and by '.join(names)}; uninstall all but one of them",
+            distributions=names,
+            backend=scheme,
+        )
+    ((info, point),) = claims.values()
+    try:
+        factory = point.load()
+    except Exception as error:
+        raise ConfigurationError(
+            f"the backend {scheme!r} of {_named(info)} cannot be loaded from {info.target}:"
+            f" {type(error).__name__}: {error}; reinstall {info.distribution}",
+            backend=scheme,
+        ) from error
+    lacking = [
+        name for name in ("parse", "with_env", "connect") if not callable(getattr(factory, name, None))
+    ]
+    if lacking:
+        raise ConfigurationError(
+            f"{info.target} of {_named(info)} is not a backend factory: it has no {' and no '.join(lacking)}",
+            backend=scheme,
+        )
+    return factory, info
+
+
+def _missing(scheme: str, known: tuple[str, ...]) -> ConfigurationError:
+    if extra := _EXTRAS.get(scheme):
+        install = f"pip install 'statepath[{extra}]'"
+        return BackendNotInstalledError(
+            f"the backend for {scheme}:// is not installed; install it with: {install}",
+            install=install,
+            backend=scheme,
+        )
+    near = get_close_matches(scheme, {*known, *_EXTRAS}, n=1)
+    hint = f"; did you mean {near[0]}://?" if near else ""
+    return UnknownSchemeError(
+        f"no backend for {scheme}:// is installed{hint} (installed: {', '.join(known) or 'none'}",
+        known=known,
+        backend=scheme,
+    )
+
+
+def _named(info: BackendInfo) -> str:
+    return f"{info.distribution} {info.version}"
+
+
+def _normal(distribution: str) -> str:
+    return distribution.lower().replace("_", "-").replace(".", "-")
