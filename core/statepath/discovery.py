@@ -99,7 +99,7 @@ async def connect(
     factory, config, url = resolve(state_path, env)
     try:
         return await factory.connect(config, readonly=readonly)
-    except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and quote the URL in it
+    except Exception as error:
         if not url.betrayed_by(error):
             raise
         raise _unfit(error, url, None) from None
@@ -121,7 +121,7 @@ def _announced() -> list[tuple[BackendInfo, EntryPoint]]:
     for distribution in distributions():
         try:
             points = [point for point in distribution.entry_points if point.group == GROUP]
-        except Exception:  # one broken distribution on the path must not hide the others
+        except Exception:  # noqa: BLE001 - one broken distribution on the path must not hide the others
             _log.warning("skipped a distribution whose entry points cannot be read", exc_info=True)
             continue
         found += [(BackendInfo(point.name, *_identity(distribution), point.value), point) for point in points]
