@@ -118,7 +118,7 @@ class Settings(BaseSettings):
     autosave: Seconds = 30.0
     """Seconds between snapshots, where anything has changed; 0: none by time."""
 
-    backups: int = Field(10, ge=0)
+    backups: int = Field(10, ge=1)
     """How many earlier snapshots are kept."""
 
     views: Annotated[bool | None, BeforeValidator(_auto)] = None

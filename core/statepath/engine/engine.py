@@ -473,6 +473,11 @@ class Engine:
         if self._views is not None:
             await self._views.flush()
 
+    async def flush_files(self) -> None:
+        """Wait until the files of logs and reports have everything that is committed."""
+        if self._views is not None:
+            await self._views.flush(files_only=True)
+
     async def snapshot(self) -> int:
         """Bring `state.json` up to now; the seq that it shows."""
         return await self._writing_snapshotter().snapshot()

@@ -1,0 +1,277 @@
+"""Collections: documents of one kind, as pydantic models or as plain dicts."""
+
+from __future__ import annotations
+
+import random
+from asyncio import sleep
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from inspect import isawaitable
+from typing import Any, Final, Generic, TypeVar, cast
+
+from msgspec import Raw
+from pydantic import BaseModel, JsonValue, ValidationError
+
+from statepath.commit import Append, Delete, Put
+from statepath.engine.documents import decode, encode_mapping, encode_model, encode_value, keep_unknown
+from statepath.engine.engine import Engine
+from statepath.engine.ids import check_id
+from statepath.engine.replica import Entry
+from statepath.errors import AlreadyExistsError, ConflictError, InvalidArgumentError, NotFoundError
+from statepath.filters import Filter
+from statepath.query import Query
+
+T = TypeVar("T")
+Json = dict[str, JsonValue]
+
+_ATTEMPTS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Document(Generic[T]):
+    """A document with what the store knows of it: its id, its value, the seq that last changed it, and when."""
+
+    id: str
+    value: T
+    version: int
+    modified: datetime
+
+
+class Collection(Generic[T]):
+    """Documents of one kind in one store. Get one from `Store.collection`.
+
+    Reads are from memory, as of the newest commit that this handle knows to be durable, and always give fresh
+    objects. Every change returns the seq of its transaction once it is durable.
+    """
+
+    def __init__(self, engine: Engine, name: str, model: type[T] | None, id_field: str) -> None:
+        self._engine = engine
+        self.name = name
+        self.model = model
+        self.id_field = id_field
+        self._is_model = model is not None
+        self._keeps_all = model is None or cast(type[BaseModel], model).model_config.get("extra") == "allow"
+        if model is not None and id_field not in cast(type[BaseModel], model).model_fields:
+            raise InvalidArgumentError(
+                f"{model.__name__} has no field {id_field!r} to hold the id; name the field with id="
+            )
+
+    async def put(self, value: T, *, if_version: int | None = None) -> int:
+        """Store the document, whatever is stored under its id; its seq, when it is durable.
+
+        With `if_version` only if that is the stored version (0: only if there is none). Stored fields that the model
+        does not know are kept, unless the model allows extra fields and so holds them itself.
+
+        Raises:
+            InvalidArgumentError: not one of this collection's documents, or not JSON, too deep or too large.
+            ConflictError: another version is stored; nothing was changed.
+        """
+        change, size = self.encode(value, if_version)
+        engine = self._engine
+        while engine.crowded:
+            await engine.room()
+        return await engine.submit((change,), size, checked=if_version is not None)
+
+    async def create(self, value: T) -> int:
+        """Store a new document.
+
+        Raises:
+            AlreadyExistsError: there is a document of that id.
+        """
+        change, size = self.encode(value, 0)
+        try:
+            return await self._engine.submit((change,), size)
+        except ConflictError as error:
+            raise AlreadyExistsError(
+                f"{error.key} exists already, at version {error.current}", key=error.key
+            ) from None
+
+    async def get(self, id: str) -> T | None:
+        """The document, or `None` if there is none."""
+        entry = self._engine.get(self.name, check_id(id))
+        return None if entry is None else self.decode(id, entry)
+
+    async def get_document(self, id: str) -> Document[T] | None:
+        """The document with its version, or `None` if there is none."""
+        entry = self._engine.get(self.name, check_id(id))
+        return None if entry is None else self.document(id, entry)
+
+    async def delete(self, id: str, *, if_version: int | None = None) -> bool:
+        """Delete the document; whether there was one.
+
+        Raises:
+            ConflictError: `if_version` is given and another version is stored.
+        """
+        change = Delete(self.name, check_id(id), if_version)
+        return await self._engine.submit((change,), 0) != 0
+
+    async def append(self, id: str, field: str, item: object) -> int:
+        """Add an element to the end of the list in a field; its seq. The cost does not depend on the list's length.
+
+        Raises:
+            NotFoundError: there is no such document.
+            InvalidArgumentError: the field holds something else than a list, or the item is not JSON.
+        """
+        change, size = self.encode_append(id, field, item)
+        engine = self._engine
+        while engine.crowded:
+            await engine.room()
+        return await engine.submit((change,), size)
+
+    async def update(self, id: str, fn: Callable[[T], T | None] | Callable[[T], Awaitable[T | None]]) -> T:
+        """Read the document, let `fn` change it in place or return another one, and store it; what was stored.
+
+        If someone else changed it meanwhile, `fn` is called again with the new document.
+
+        Raises:
+            NotFoundError: there is no such document.
+            ConflictError: it changed again and again, in 32 attempts.
+        """
+        for attempt in range(_ATTEMPTS):
+            found = await self.get_document(id)
+            if found is None:
+                raise NotFoundError(f"{self.name}/{id} does not exist", key=f"{self.name}/{id}")
+            result = fn(found.value)
+            if isawaitable(result):
+                result = await result
+            value = found.value if result is None else cast(T, result)
+            if self.id_of(value) != id:
+                raise InvalidArgumentError(
+                    f"update of {self.name}/{id} must not change its id to {self.id_of(value)!r}",
+                    key=f"{self.name}/{id}",
+                )
+            try:
+                await self.put(value, if_version=found.version)
+            except ConflictError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                await sleep(random.random() * 0.001 * attempt)  # noqa: S311 - jitter, no secret
+            else:
+                return value
+        raise AssertionError
+
+    def find(
+        self,
+        where: Filter | None = None,
+        /,
+        *,
+        order_by: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+        **equals: Any,
+    ) -> Query[T]:
+        """The documents that match, as of one seq: iterate with `async for`, or use `all() first() count() page()`.
+
+        Parameters:
+            where: a filter made with `F`; `equals` are further fields that must have these values.
+            order_by: fields, separated by commas, a minus sign before those in descending order. Default: the id.
+            limit: the most documents to give. `after`: the cursor of an earlier page.
+
+        Raises:
+            InvalidArgumentError: a field that the model does not know.
+        """
+        return Query(
+            _Rows(self._engine, self.name),
+            self.decode,
+            model=cast("type[BaseModel] | None", self.model),
+            where=where,
+            order_by=order_by,
+            limit=limit,
+            after=after,
+            equals=equals,
+        )
+
+    async def count(self) -> int:
+        """How many documents there are."""
+        return len(self._engine.replica.collections.get(self.name, ()))
+
+    def __aiter__(self) -> Any:
+        return self.find().__aiter__()
+
+    # What transactions share
+
+    def id_of(self, value: T) -> str:
+        """The document's id.
+
+        Raises:
+            InvalidArgumentError: the value is not one of this collection's documents, or its id is not an id.
+        """
+        if self._is_model:
+            if not isinstance(value, cast(type, self.model)):
+                raise InvalidArgumentError(
+                    f"{self.name} holds {cast(type, self.model).__name__}, not {type(value).__name__}"
+                )
+            return check_id(getattr(value, self.id_field))
+        if not isinstance(value, Mapping):
+            raise InvalidArgumentError(f"{self.name} holds JSON objects: pass a dict, not {type(value).__name__}")
+        try:
+            return check_id(value[self.id_field])
+        except KeyError:
+            raise InvalidArgumentError(
+                f"the document has no {self.id_field!r}, which is to be its id in {self.name}"
+            ) from None
+
+    def encode(self, value: T, base: int | None) -> tuple[Put, int]:
+        """The change that stores the value, and its size in bytes."""
+        id = self.id_of(value)
+        limit = self._engine.settings.max_document
+        if not self._is_model:
+            data = encode_mapping(cast("Mapping[str, Any]", value), key=f"{self.name}/{id}", limit=limit)
+            return Put(self.name, id, Raw(data), base), len(data)
+        data = encode_model(cast(BaseModel, value), key=f"{self.name}/{id}", limit=limit)
+        if not self._keeps_all:
+            stored = self._engine.replica.get(self.name, id)
+            if stored is not None:
+                data = keep_unknown(data, stored.json(), cast("type[BaseModel]", self.model))
+        return Put(self.name, id, Raw(data), base), len(data)
+
+    def encode_append(self, id: str, field: str, item: object) -> tuple[Append, int]:
+        """The change that appends the item, and its size in bytes."""
+        if not isinstance(field, str) or not field:
+            raise InvalidArgumentError(f"{field!r} is no field name")
+        key = f"{self.name}/{check_id(id)}"
+        if self._is_model and field not in cast("type[BaseModel]", self.model).model_fields and not self._keeps_all:
+            raise InvalidArgumentError(f"{cast(type, self.model).__name__} has no field {field!r}", key=key)
+        data = encode_value(item, key=key)
+        return Append(self.name, id, field, Raw(data)), len(data)
+
+    def decode(self, id: str, entry: Entry) -> T:
+        """A fresh value of a stored version.
+
+        Raises:
+            InvalidArgumentError: the stored document does not fit the model (`model_mismatch`).
+        """
+        data = entry.json()
+        if self.model is None:
+            return cast(T, decode(data))
+        try:
+            return cast(T, cast("type[BaseModel]", self.model).model_validate_json(data))
+        except ValidationError as error:
+            key = f"{self.name}/{id}"
+            raise InvalidArgumentError(
+                f"{key} is stored in a form that {self.model.__name__} does not accept: "
+                + "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)),
+                key=key,
+                code="model_mismatch",
+            ) from None
+
+    def document(self, id: str, entry: Entry) -> Document[T]:
+        """A stored version with what the store knows of it."""
+        modified = datetime.fromtimestamp(entry.modified / 1_000_000, UTC)
+        return Document(id, self.decode(id, entry), entry.version, modified)
+
+
+class _Rows:
+    """The documents of a collection at one moment, for queries."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self._name = name
+
+    def rows(self) -> tuple[int, list[tuple[str, Entry]]]:
+        replica = self._engine.replica
+        return replica.head, list(replica.collections.get(self._name, {}).items())
+
+    def __iter__(self) -> Iterator[tuple[str, Entry]]:
+        return iter(self.rows()[1])

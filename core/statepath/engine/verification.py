@@ -1,0 +1,64 @@
+"""Verification: what is stored, checked against each other. It only reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from statepath.commit import FLOOR_KEY, JOURNAL
+from statepath.engine.adoption import examine
+from statepath.engine.engine import Engine
+from statepath.engine.floor import read_floor
+from statepath.engine.history import transactions
+from statepath.engine.recovery import backup_keys
+from statepath.engine.snapshot import STATE_KEY, read_meta
+from statepath.errors import NotFoundError, StateError
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something stored that is not as it should be. `severity` is `damage`, or `notice` for what mends itself."""
+
+    key: str
+    reason: str
+    severity: str = "damage"
+
+
+async def verify(engine: Engine) -> list[Finding]:
+    """Check the floor, the snapshot, the backups, the journal's chain and the views."""
+    findings: list[Finding] = []
+    backend = engine.backend
+    try:
+        floor = await read_floor(backend)
+        if floor is None and engine.replica.head:
+            findings.append(Finding(FLOOR_KEY, f"{FLOOR_KEY} is missing"))
+    except StateError as error:
+        findings.append(Finding(FLOOR_KEY, str(error)))
+    for key in (STATE_KEY, *await backup_keys(backend)):
+        try:
+            meta = read_meta((await backend.read(key)).data, key)
+        except NotFoundError:
+            continue
+        except StateError as error:
+            findings.append(Finding(key, str(error)))
+            continue
+        if meta.store != engine.store:
+            findings.append(Finding(key, f"{key} belongs to another store"))
+    try:
+        async for _ in transactions(backend, engine.log, engine.floor - 1):
+            pass
+    except StateError as error:
+        findings.append(Finding(error.key or JOURNAL, str(error)))
+    if backend.capabilities.editable and engine.settings.views is not False:
+        examined = await examine(
+            backend, engine.replica, engine.store, limit=engine.settings.max_document
+        )
+        findings += [Finding(key, reason) for key, reason in (*examined.broken, *examined.conflicts)]
+        findings += [
+            Finding(edit.key, "was edited by hand; it is adopted when the store is opened next", "notice")
+            for edit in examined.edits
+        ]
+        findings += [
+            Finding(f"{collection}/{id}", "its file is missing or shows another version", "notice")
+            for collection, id in examined.stale
+        ]
+    return findings

@@ -1,0 +1,442 @@
+"""A store: everything under one state path, open in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Self, TypeVar, overload
+
+from msgspec import Raw
+from pydantic import BaseModel, JsonValue
+from typing_extensions import Unpack
+
+from statepath.backend import Backend
+from statepath.collection import Collection, Json
+from statepath.commit import WriteLog, WriteReport
+from statepath.discovery import connect
+from statepath.engine.documents import decode, encode_value
+from statepath.engine.engine import Engine
+from statepath.engine.history import transactions
+from statepath.engine.ids import check_collection, check_id, decode_id, report_key
+from statepath.engine.recovery import backup_keys
+from statepath.engine.replica import MEMBERS
+from statepath.engine.verification import Finding, verify
+from statepath.engine.views import read_log
+from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, NotFoundError
+from statepath.events import Events
+from statepath.settings import Settings, SettingsArgs
+from statepath.transaction import Transaction
+from statepath.watch import StateChange, changes_in, position, watch
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R")
+
+_ATTEMPTS: Final = 32
+_LOG_PIECE: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a store does.
+
+    Attributes:
+        healthy: it takes commits (or, read-only, answers), and there is space.
+        problems: what is wrong, a sentence each.
+        last_saved: when this handle last wrote a snapshot; `last_commit`: when it last committed.
+        view_lag: files behind the log. `journal_bytes`: committed since the last snapshot.
+        free_bytes: space on the storage, where it can tell.
+        damage: what was found damaged when the store was opened, a sentence each.
+    """
+
+    healthy: bool
+    writable: bool
+    problems: tuple[str, ...]
+    seq: int
+    snapshot_seq: int
+    last_saved: datetime | None
+    last_commit: datetime | None
+    backups: int
+    view_lag: int
+    journal_bytes: int
+    free_bytes: int | None
+    damage: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a store holds: documents and their bytes by collection, session logs, and where the log stands."""
+
+    documents: dict[str, int]
+    bytes: dict[str, int]
+    logs: int
+    seq: int
+    floor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A restore: the seq whose state is the present one again, and the seq of the commit that made it so."""
+
+    to: int
+    seq: int
+
+
+class Store:
+    """One store. Get one from `statepath.open`; every method may be called from many tasks at once.
+
+    A change is durable when its `await` returns. Reads come from memory and show durable changes only.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def url(self) -> str:
+        """The state path, without credentials."""
+        return self._engine.backend.url
+
+    @property
+    def id(self) -> str:
+        return self._engine.store
+
+    @property
+    def incarnation(self) -> str:
+        """Renewed when the store's history was cut: by a recovery that lost commits, an import or a promotion."""
+        return self._engine.incarnation
+
+    @property
+    def seq(self) -> int:
+        """The head: the seq of the newest transaction that this handle knows to be durable."""
+        return self._engine.replica.head
+
+    @property
+    def readonly(self) -> bool:
+        return self._engine.readonly
+
+    @property
+    def closed(self) -> bool:
+        return self._engine.closed
+
+    @property
+    def events(self) -> Events:
+        return self._engine.events
+
+    @property
+    def settings(self) -> Settings:
+        return self._engine.settings
+
+    @overload
+    def collection(self, name: str, model: type[M], *, id: str = "id") -> Collection[M]: ...
+
+    @overload
+    def collection(self, name: str, model: None = None, *, id: str = "id") -> Collection[Json]: ...
+
+    def collection(self, name: str, model: type[Any] | None = None, *, id: str = "id") -> Collection[Any]:
+        """A collection of documents; it exists once it holds one.
+
+        Parameters:
+            name: `[a-z][a-z0-9_]*`.
+            model: the pydantic model of its documents; without one they are plain dicts.
+            id: the field that holds the document's id.
+
+        Raises:
+            InvalidArgumentError: the name cannot be used, the model has no such field or is no pydantic model.
+        """
+        if model is not None and not (isinstance(model, type) and issubclass(model, BaseModel)):
+            raise InvalidArgumentError(f"{model!r} is not a pydantic model class")
+        return Collection(self._engine, check_collection(name), model, id)
+
+    def collections(self) -> tuple[str, ...]:
+        """The names of the collections that hold documents."""
+        replica = self._engine.replica
+        return tuple(sorted(name for name, held in replica.collections.items() if held and name != MEMBERS))
+
+    def transaction(self) -> Transaction:
+        """A transaction, for `async with`: its changes are committed together at the end, all or none.
+
+        Raises (at the end):
+            ConflictError: a document that it had read was changed meanwhile.
+        """
+        if self._engine.closed:
+            raise ClosedError("the store is closed; open it again")
+        return Transaction(self._engine)
+
+    async def transact(self, fn: Callable[[Transaction], Awaitable[R]]) -> R:
+        """Call `fn` with a transaction and commit it; after a conflict, again with a new one. What `fn` returned.
+
+        Raises:
+            ConflictError: there was a conflict in each of 32 attempts.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                async with self.transaction() as tx:
+                    result = await fn(tx)
+            except ConflictError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                return result
+        raise AssertionError
+
+    async def get_member(self, name: str) -> JsonValue | None:
+        """A member of `state.json` that is no collection, such as `metrics`; `None` if there is none."""
+        entry = self._engine.get(MEMBERS, check_id(name))
+        return None if entry is None else decode(entry.json())
+
+    async def members(self) -> dict[str, JsonValue]:
+        """All members of `state.json` that are no collections."""
+        held = self._engine.replica.collections.get(MEMBERS, {})
+        return {name: decode(entry.json()) for name, entry in held.items()}
+
+    async def append_log(self, id: str, text: str) -> int:
+        """Add text to the end of a session's log; the seq, when it is durable."""
+        check_id(id)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgumentError(f"the text for the log of {id} has a lone surrogate", key=f"logs/{id}") from None
+        offset = await self._engine.log_offset(id)
+        seq = self.seq
+        for start in range(0, len(text), _LOG_PIECE):
+            seq = await self._engine.commit([WriteLog(id, offset, text[start : start + _LOG_PIECE])])
+        return seq
+
+    async def read_log(self, id: str) -> str:
+        """A session's log.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        check_id(id)
+        await self._flush_files()
+        try:
+            return (await read_log(self._engine.backend, id)).decode(errors="replace")
+        except NotFoundError:
+            raise NotFoundError(f"there is no log of session {id}", key=f"logs/{id}") from None
+
+    async def logs(self) -> list[str]:
+        """The sessions that have a log, sorted."""
+        await self._flush_files()
+        found: set[str] = set()
+        async for entry in self._engine.backend.list_keys("logs/session_"):
+            name = entry.key.removeprefix("logs/session_").partition("/")[0].removesuffix(".log")
+            if (id := decode_id(name)) is not None:
+                found.add(id)
+        return sorted(found | set(self._engine.replica.logs))
+
+    async def save_report(self, id: str, data: object) -> str:
+        """Store a report, a JSON value or a pydantic model, and write its file; where that is."""
+        key = report_key(check_id(id))
+        document = encode_value(data, key=f"reports/{id}")
+        await self._engine.commit([WriteReport(id, Raw(document))])
+        await self._flush_files()
+        return f"{self.url}/{key}"
+
+    async def read_report(self, id: str) -> JsonValue:
+        """A report.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        await self._flush_files()
+        try:
+            return decode((await self._engine.backend.read(report_key(check_id(id)))).data)
+        except NotFoundError:
+            raise NotFoundError(f"there is no report {id}", key=f"reports/{id}") from None
+
+    async def reports(self) -> list[str]:
+        """The ids of the reports, sorted."""
+        await self._flush_files()
+        found = [
+            decode_id(entry.key.removeprefix("reports/").removesuffix(".json"))
+            async for entry in self._engine.backend.list_keys("reports/")
+            if entry.key.endswith(".json")
+        ]
+        return sorted(id for id in found if id is not None)
+
+    async def watch(
+        self, *, since: int | str | None = None, collections: tuple[str, ...] = ()
+    ) -> AsyncIterator[StateChange]:
+        """Every change, once, in order, as it becomes durable, until the iterator or the store is closed.
+
+        Parameters:
+            since: a change's cursor or a seq: begin behind it. `None`: from now on.
+            collections: tell changes of these only.
+
+        Raises:
+            HistoryTrimmedError: the log does not reach back to `since`.
+            DivergedError: `since` belongs to another history of the store.
+        """
+        async for change in watch(self._engine, position(self._engine, since), frozenset(collections)):
+            yield change
+
+    async def history(self, key: str | None = None, *, since: int = 0, limit: int | None = None) -> list[StateChange]:
+        """What happened to one document (`tasks/task_1`), or to all, as far as the log reaches back; oldest first.
+
+        Parameters:
+            since: only behind this seq. `limit`: only so many of the newest.
+        """
+        engine = self._engine
+        if engine.closed:
+            raise ClosedError("the store is closed; open it again")
+        found: list[StateChange] = []
+        async for commit, seq, transaction in transactions(
+            engine.backend, engine.log, max(since, engine.floor - 1)
+        ):
+            found += [change for change in changes_in(commit, seq, transaction) if key is None or change.key == key]
+            if limit is not None and len(found) > 2 * limit:
+                del found[:-limit]
+        return found if limit is None else found[-limit:]
+
+    async def restore(self, *, at: int | datetime) -> Restored:
+        """Make the documents those of an earlier seq, or of a moment by the commits' times. That is a commit, too: it
+        can be undone by a restore to the seq before it. Logs and reports stay as they are.
+
+        Raises:
+            HistoryTrimmedError: it is too long ago.
+            InvalidArgumentError: a seq that is not there yet, or a datetime without a time zone.
+        """
+        return Restored(*await self._engine.restore(at))
+
+    async def snapshot(self) -> int:
+        """Bring `state.json` up to now; the seq that it shows. The one before it becomes a backup."""
+        return await self._engine.snapshot()
+
+    async def backup(self) -> str:
+        """Bring `state.json` up to now and keep a backup of it; the backup's key."""
+        return await self._engine.backup()
+
+    async def backups(self) -> list[str]:
+        """The keys of the backups, oldest first."""
+        return await backup_keys(self._engine.backend)
+
+    async def flush(self) -> None:
+        """Wait until everything saved so far is durable and the files that people read show it."""
+        await self._engine.flush()
+
+    async def sync(self, *, at_least: int | None = None) -> int:
+        """Bring reads up to the head of the log, and with `at_least` wait for that seq; the seq they show then."""
+        return await self._engine.sync(at_least)
+
+    async def verify(self) -> list[Finding]:
+        """Check snapshot, journal, backups and views against each other. An empty list: all is well."""
+        await self.flush()
+        return await verify(self._engine)
+
+    async def health(self) -> Health:
+        """How the store does, without writing anything."""
+        engine = self._engine
+        problems: list[str] = []
+        if engine.closed:
+            problems.append("the store is closed")
+        if engine.failure is not None:
+            problems.append(str(engine.failure))
+        free = None if engine.closed else await engine.free_bytes()
+        if free is not None and free < engine.settings.disk_low:
+            problems.append(f"{free:,} bytes are free, less than {engine.settings.disk_low:,}")
+        snapshot_seq, saved_at = engine.saved
+        return Health(
+            healthy=not problems,
+            writable=not engine.closed and not engine.readonly and engine.failure is None,
+            problems=tuple(problems),
+            seq=self.seq,
+            snapshot_seq=snapshot_seq,
+            last_saved=_moment(saved_at),
+            last_commit=_moment(engine.last_commit_at),
+            backups=0 if engine.closed else len(await self.backups()),
+            view_lag=engine.view_lag,
+            journal_bytes=engine.journal_bytes,
+            free_bytes=free,
+            damage=tuple(damage.reason for damage in engine.damage),
+        )
+
+    async def stats(self) -> Stats:
+        """What the store holds."""
+        replica = self._engine.replica
+        held = {name: docs for name, docs in replica.collections.items() if docs and name != MEMBERS}
+        return Stats(
+            documents={name: len(documents) for name, documents in held.items()},
+            bytes={name: sum(entry.size for entry in documents.values()) for name, documents in held.items()},
+            logs=len(replica.logs),
+            seq=replica.head,
+            floor=self._engine.floor,
+        )
+
+    async def aclose(self) -> None:
+        """Commit what is queued, bring files and snapshot up to date, and release the storage. May be called twice."""
+        await self._engine.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def _flush_files(self) -> None:
+        if self._engine.closed:
+            raise ClosedError("the store is closed; open it again")
+        if not self.readonly:
+            await self._engine.flush_files()
+
+
+class Opening:
+    """What `statepath.open` returns: `async with` it, or `await` it and call `aclose` yourself."""
+
+    def __init__(self, opened: Callable[[], Awaitable[Store]]) -> None:
+        self._opened = opened
+        self._store: Store | None = None
+
+    def __await__(self) -> Any:
+        return self._opened().__await__()
+
+    async def __aenter__(self) -> Store:
+        self._store = await self._opened()
+        return self._store
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._store is not None:
+            await self._store.aclose()
+
+
+def open(  # noqa: A001 - `statepath.open` is the public name
+    path: str | os.PathLike[str] | None = None,
+    *,
+    readonly: bool = False,
+    settings: Settings | None = None,
+    events: Events | None = None,
+    **overrides: Unpack[SettingsArgs],
+) -> Opening:
+    """Open a store: `async with statepath.open() as store: …`.
+
+    Parameters:
+        path: a folder or a URL. Default: `STATE_PATH`, else `./coding-agent-state`.
+        readonly: take no lock and write nothing; works beside a running server.
+        settings: instead of those from arguments, the environment and the configuration files.
+        events: the bus to tell events on, to hear those of opening, too.
+        overrides: settings by name, such as `autosave=5`.
+
+    Raises (when it is entered or awaited):
+        ConfigurationError: a setting cannot be used, or no backend is found (`UnknownSchemeError`,
+            `BackendNotInstalledError`, `DuplicateSchemeError`).
+        StoreLockedError: another process writes to the store; names it.
+        NotFoundError: read-only, and there is no store.
+        UnsupportedError: a newer program wrote the store.
+    """
+
+    async def opened() -> Store:
+        used = settings if settings is not None else Settings.load(path, **overrides)
+        state_path = used.path if path is None else path
+        backend: Backend = await connect(state_path, readonly=readonly)
+        return Store(await Engine.open(backend, used, events or Events(), readonly=readonly))
+
+    return Opening(opened)
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+__all__ = ["Health", "Opening", "Restored", "Stats", "Store", "open"]

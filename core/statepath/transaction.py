@@ -1,0 +1,122 @@
+"""Transactions: changes over several collections that are all made, or none."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from msgspec import Raw
+from pydantic import JsonValue
+
+from statepath.collection import Collection
+from statepath.commit import Append, Change, Delete, Put
+from statepath.engine.documents import append_items, decode, encode_value
+from statepath.engine.engine import Engine
+from statepath.engine.ids import check_id
+from statepath.engine.replica import MEMBERS, Entry
+from statepath.errors import ClosedError, NotFoundError
+
+T = TypeVar("T")
+
+
+class Transaction:
+    """Collects changes and commits them together when the `async with` block ends; an exception drops them.
+
+    What was read in it must still hold then: if someone else changed one of those documents meanwhile, nothing is
+    committed and `ConflictError` is raised. `seq` is the transaction's place in the log, once it is durable.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._changes: list[Change] = []
+        self._reads: dict[tuple[str, str], int] = {}
+        self._own: dict[tuple[str, str], Entry | None] = {}
+        self._ended = False
+        self.seq: int | None = None
+
+    async def get(self, collection: Collection[T], id: str) -> T | None:
+        """The document as this transaction sees it, its own changes included; `None` if there is none."""
+        self._check_open()
+        entry = self._entry(collection.name, check_id(id))
+        return None if entry is None else collection.decode(id, entry)
+
+    def put(self, collection: Collection[T], value: T) -> None:
+        """Store the document.
+
+        Raises:
+            InvalidArgumentError: as `Collection.put`.
+        """
+        self._check_open()
+        change, _ = collection.encode(value, None)
+        self._own[collection.name, change.id] = Entry(bytes(change.document), 0, 0)
+        self._changes.append(change)
+
+    def delete(self, collection: Collection[Any], id: str) -> None:
+        """Delete the document, if there is one."""
+        self._check_open()
+        self._own[collection.name, check_id(id)] = None
+        self._changes.append(Delete(collection.name, id))
+
+    def append(self, collection: Collection[Any], id: str, field: str, item: object) -> None:
+        """Add an element to the end of a list in a document.
+
+        Raises:
+            NotFoundError: there is no such document.
+            InvalidArgumentError: the field holds something else than a list.
+        """
+        self._check_open()
+        change, _ = collection.encode_append(id, field, item)
+        place = (collection.name, id)
+        entry = self._own[place] if place in self._own else self._engine.get(*place)
+        if entry is None:
+            key = f"{collection.name}/{id}"
+            raise NotFoundError(f"{key} does not exist, so nothing can be appended to it", key=key)
+        if place in self._own:
+            self._own[place] = Entry(append_items(entry.json(), field, [bytes(change.value)]), 0, 0)
+        else:
+            entry.appended(f"{collection.name}/{id}", field, bytes(change.value), 0, 0)
+        self._changes.append(change)
+
+    def get_member(self, name: str) -> JsonValue | None:
+        """A member of `state.json` that is no collection, such as `metrics`."""
+        self._check_open()
+        entry = self._entry(MEMBERS, check_id(name))
+        return None if entry is None else decode(entry.json())
+
+    def put_member(self, name: str, value: object) -> None:
+        """Store a member of `state.json` that is no collection."""
+        self._check_open()
+        data = encode_value(value, key=name)
+        self._own[MEMBERS, check_id(name)] = Entry(data, 0, 0)
+        self._changes.append(Put(MEMBERS, name, Raw(data)))
+
+    def delete_member(self, name: str) -> None:
+        """Remove a member of `state.json` that is no collection."""
+        self._check_open()
+        self._own[MEMBERS, check_id(name)] = None
+        self._changes.append(Delete(MEMBERS, name))
+
+    async def __aenter__(self) -> Transaction:
+        return self
+
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
+        self._check_open()
+        self._ended = True
+        if kind is None and self._changes:
+            self.seq = await self._engine.commit(
+                self._changes, [(collection, id, seq) for (collection, id), seq in self._reads.items()]
+            )
+
+    def _entry(self, collection: str, id: str) -> Entry | None:
+        place = (collection, id)
+        if place in self._own:
+            return self._own[place]
+        entry = self._engine.get(collection, id)
+        self._reads.setdefault(place, 0 if entry is None else entry.version)
+        for change in self._changes:
+            if isinstance(change, Append) and (change.collection, change.id) == place and entry is not None:
+                entry = Entry(append_items(entry.json(), change.field, [bytes(change.value)]), 0, 0)
+        return entry
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise ClosedError("the transaction has ended; begin another one")
