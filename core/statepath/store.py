@@ -257,7 +257,7 @@ class Store:
         ]
         return sorted(id for id in found if id is not None)
 
-    async def watch(
+    def watch(
         self, *, since: int | str | None = None, collections: tuple[str, ...] = ()
     ) -> AsyncIterator[StateChange]:
         """Every change, once, in order, as it becomes durable, until the iterator or the store is closed.
@@ -270,8 +270,7 @@ class Store:
             HistoryTrimmedError: the log does not reach back to `since`.
             DivergedError: `since` belongs to another history of the store.
         """
-        async for change in watch(self._engine, position(self._engine, since), frozenset(collections)):
-            yield change
+        return watch(self._engine, position(self._engine, since), frozenset(collections))
 
     async def history(self, key: str | None = None, *, since: int = 0, limit: int | None = None) -> list[StateChange]:
         """What happened to one document (`tasks/task_1`), or to all, as far as the log reaches back; oldest first.

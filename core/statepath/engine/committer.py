@@ -32,17 +32,20 @@ from statepath.commit import (
 from statepath.engine.documents import decode
 from statepath.engine.replica import Replica, Stage
 from statepath.errors import (
+    AccessDeniedError,
     ClosedError,
     ConflictError,
     HeadMoved,
     OutcomeUnknownError,
     StateError,
+    ThrottledError,
     UnavailableError,
 )
 
 _OVERLAP_BYTES: Final = 384 * 1024
 _BACKLOG_BYTES: Final = 64 * 1024 * 1024
 _OVERHEAD: Final = 256
+_NOTHING_WRITTEN: Final = (AccessDeniedError, ThrottledError, UnavailableError)
 
 Read = tuple[str, str, int]
 """A document that a transaction read, and the version it saw (0: it did not exist)."""
@@ -156,8 +159,8 @@ class Committer:
         waiting = [pending.done for pending in self._pending]
         if self._busy:
             waiting.append(self.submit((), 0, checked=True))
-        if waiting:
-            await asyncio.wait(waiting)
+        # Each failure reaches the caller that it belongs to.
+        await asyncio.gather(*waiting, return_exceptions=True)
 
     async def close(self) -> None:
         """Commit what is queued, then take no more."""
@@ -233,7 +236,7 @@ class Committer:
                 group = accepted
                 await self._catch_up()
                 continue
-            except UnavailableError as error:
+            except _NOTHING_WRITTEN as error:
                 self._refuse(accepted, error)
                 return
             except StateError as error:

@@ -60,6 +60,9 @@ logger = logging.getLogger("statepath.engine")
 
 _RECENT_BYTES: Final = 8 * 1024 * 1024
 _SPACE_OK: Final = 1.1
+_MANY: Final = 10_000
+_CHANGE_BYTES: Final = 128
+_FILES: Final = (WriteLog, WriteReport)
 
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -137,7 +140,8 @@ class Engine:
             self._show(found, original)
         else:
             await self._take_over(found, original)
-        gc.freeze()
+        if len(self.replica) >= _MANY:
+            gc.freeze()  # so many objects that live on need not be looked at by each full collection
         for damage in self.damage:
             logger.warning("damage found: %s", damage.reason, extra={"key": damage.key})
         self.events.emit(
@@ -174,9 +178,9 @@ class Engine:
         if original is not None and original.documents + len(original.changes) > 1:
             await self._back_up_original(original)
         elif found.foreign is not None:
-            kept = await self._put_aside(STATE_KEY, "conflict")
+            if kept := await self._put_aside(STATE_KEY, "conflict"):
+                self.events.emit(EditConflict(STATE_KEY, kept))
             found.state_etag = None
-            self.events.emit(EditConflict(STATE_KEY, kept))
         if found.broken:
             # Whatever was lost behind the head, its seqs are not given away again to this incarnation.
             self.incarnation = uuid4().hex
@@ -371,7 +375,7 @@ class Engine:
         assert views is not None
         for transaction in transactions:
             for change in transaction:
-                if isinstance(change, WriteLog | WriteReport):
+                if isinstance(change, _FILES):
                     views.mark_file(change)
                 elif not isinstance(change, Note):
                     views.mark(change.collection, change.id)
@@ -634,9 +638,10 @@ def _disowned(url: str) -> ClosedError:
 
 
 def _size(change: Change) -> int:
+    """The bytes of a change in a commit record, roughly, and rather too many."""
     if isinstance(change, Put | WriteReport):
-        return len(bytes(change.document))
+        return _CHANGE_BYTES + len(bytes(change.document))
     if isinstance(change, WriteLog | Note):
-        return 4 * len(change.text)
-    return 0 if isinstance(change, Delete) else len(bytes(change.value))
+        return _CHANGE_BYTES + 4 * len(change.text)
+    return _CHANGE_BYTES + len(change.id) + (0 if isinstance(change, Delete) else len(bytes(change.value)))
 

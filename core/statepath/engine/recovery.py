@@ -180,6 +180,10 @@ async def _continue(
 ) -> bool:
     """Replay the journal on the base; whether that gave a state. Without a base, from the very beginning."""
     replica = Replica() if base is None else base[1]
+    if found.floor is not None and found.floor[0].floor > replica.head + 1:
+        if base is not None:
+            found.damage.append(Damage(JOURNAL, f"the journal does not reach back to {key}", aside=False))
+        return False
     files: list[WriteLog | WriteReport] = []
     size = 0
     try:

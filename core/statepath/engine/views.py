@@ -177,10 +177,11 @@ class ViewWriter:
             try:
                 await self._write_files(files)
                 await self._write_documents(batch)
-            except StateError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the views go on and the caller is told
                 self._files[:0] = files
                 self._dirty = dict.fromkeys(batch) | self._dirty
-                await self._trouble(error)
+                trouble = error if isinstance(error, StateError) else StateError(f"a view failed: {error!r}")
+                await self._trouble(trouble)
                 continue
             finally:
                 self._writing = False
@@ -220,6 +221,8 @@ class ViewWriter:
                 size += entry.size
                 if entry.size > _LARGE:
                     self._resting[key] = now + entry.size / _LARGE_RATE
+                elif self._resting:
+                    self._resting.pop(key, None)
             if len(batch) == _BATCH or size > _BATCH_BYTES:
                 break
         for key in batch:
