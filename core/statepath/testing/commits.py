@@ -1,0 +1,360 @@
+"""Checks of the commit log: the backend's own where it declares one, else the portable one on top of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+from uuid import uuid4
+
+import msgspec
+import pytest
+
+from statepath.backend import Backend, Commit, CommitLog, SupportsCommitLog
+from statepath.commit import FLOOR_KEY, Delete, Put
+from statepath.errors import (
+    ClosedError,
+    HeadMoved,
+    HistoryTrimmedError,
+    OutcomeUnknownError,
+    ReadOnlyError,
+)
+from statepath.log import PortableCommitLog
+from statepath.testing.subject import Subject
+
+_START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def commit_log(backend: Backend) -> CommitLog:
+    """The log that the core would use on this connection."""
+    if backend.capabilities.commit_log:
+        return cast("SupportsCommitLog", backend).commit_log()
+    return PortableCommitLog(backend, review=0)
+
+
+@dataclass
+class Writer:
+    """Appends commits as the engine does: each continues the newest commit that this writer has seen."""
+
+    log: CommitLog
+    name: str = "w"
+    commits: list[Commit] = field(default_factory=list)
+
+    @property
+    def head(self) -> int:
+        return self.commits[-1].last if self.commits else 0
+
+    def make(self, *, transactions: int = 1, size: int = 10) -> Commit:
+        """A commit that fits behind the head, and was not appended."""
+        head = self.head
+        document = msgspec.json.encode({"id": "task_1", "text": "x" * size, "writer": self.name})
+        changes = (
+            Put(collection="tasks", id="task_1", document=msgspec.Raw(document)),
+            Delete(collection="tasks", id="ä/%2F", base=head),
+        )
+        return Commit(
+            first=head + 1,
+            last=head + transactions,
+            id=uuid4().hex,
+            prev=self.commits[-1].id if self.commits else "",
+            writer=self.name,
+            store="store",
+            incarnation="one",
+            time=_START + timedelta(microseconds=head),
+            durable=head,
+            transactions=(changes,) * transactions,
+        )
+
+    async def append(self, *, transactions: int = 1, size: int = 10) -> Commit:
+        commit = self.make(transactions=transactions, size=size)
+        await self.log.append(self.head, commit)
+        self.commits.append(commit)
+        return commit
+
+    async def catch_up(self) -> None:
+        self.commits += [commit async for commit in self.log.read(self.head)]
+
+
+class CommitLogChecks(Subject):
+    async def test_the_log_is_one_object_a_connection(self) -> None:
+        async with self.connection() as backend:
+            if backend.capabilities.commit_log:
+                native = cast("SupportsCommitLog", backend)
+                assert native.commit_log() is native.commit_log()
+
+    async def test_a_new_log_is_empty(self) -> None:
+        async with self.connection() as backend:
+            assert await _read(commit_log(backend), 0) == []
+
+    async def test_commits_are_read_as_they_were_written(self) -> None:
+        async with self.connection() as backend:
+            writer = Writer(commit_log(backend))
+            for transactions in (1, 3, 1, 40):
+                await writer.append(transactions=transactions)
+            assert await _read(writer.log, 0) == writer.commits
+
+    async def test_reading_begins_with_the_commit_that_holds_the_next_seq(self) -> None:
+        async with self.connection() as backend:
+            writer = Writer(commit_log(backend))
+            for transactions in (1, 3, 1, 40):
+                await writer.append(transactions=transactions)
+            for after in range(writer.head + 1):
+                expected = [commit for commit in writer.commits if commit.last > after]
+                assert await _read(writer.log, after) == expected, f"after {after}"
+
+    async def test_many_and_large_commits_are_read_in_order(self) -> None:
+        async with self.connection() as backend:
+            writer = Writer(commit_log(backend))
+            for number in range(60):
+                await writer.append(size=1_000_000 if number % 20 == 7 else 1)
+            assert await _read(writer.log, 0) == writer.commits
+
+    async def test_a_place_that_is_taken_is_not_given_again(self) -> None:
+        async with self.writers() as (one, other):
+            first, second = Writer(commit_log(one)), Writer(commit_log(other), "z")
+            for _ in range(3):
+                await first.append()
+            for behind in range(3):
+                second.commits = first.commits[:behind]
+                with pytest.raises(HeadMoved):
+                    await second.log.append(second.head, second.make())
+            assert await _read(first.log, 0) == first.commits
+            await second.catch_up()
+            await second.append()
+            assert await _read(first.log, 0) == second.commits
+
+    async def test_one_of_many_appends_wins(self) -> None:
+        async with self.writers() as handles:
+            writers = [Writer(commit_log(handles[number % 2]), str(number)) for number in range(8)]
+            tried = [writer.make() for writer in writers]
+            outcomes = await asyncio.gather(
+                *(writer.log.append(0, commit) for writer, commit in zip(writers, tried, strict=True)),
+                return_exceptions=True,
+            )
+            won = [commit for commit, outcome in zip(tried, outcomes, strict=True) if outcome is None]
+            assert len(won) == 1, outcomes
+            assert all(outcome is None or isinstance(outcome, HeadMoved) for outcome in outcomes), outcomes
+            assert await _read(writers[0].log, 0) == won
+
+    async def test_who_loses_a_place_takes_the_next(self) -> None:
+        async with self.writers() as handles:
+            writers = [Writer(commit_log(handles[number % 2]), str(number)) for number in range(4)]
+            acknowledged: list[Commit] = []
+
+            async def contend(writer: Writer) -> None:
+                for _ in range(4):
+                    while True:
+                        try:
+                            acknowledged.append(await writer.append())
+                            break
+                        except HeadMoved:
+                            await writer.catch_up()
+
+            await asyncio.gather(*map(contend, writers))
+            log = await _read(writers[0].log, 0)
+            assert log == sorted(acknowledged, key=lambda commit: commit.first)
+            _check_chain(log)
+
+    async def test_commits_outlive_the_connection(self) -> None:
+        path = self.new_store()
+        async with self.connection(path) as backend:
+            writer = Writer(commit_log(backend))
+            for _ in range(3):
+                await writer.append()
+        for _ in range(2):
+            async with self.connection(path) as backend:
+                writer.log = commit_log(backend)
+                assert await _read(writer.log, 0) == writer.commits
+                await writer.append()
+        async with self.connection(path, readonly=True) as reader:
+            assert await _read(commit_log(reader), 0) == writer.commits
+
+    async def test_a_reader_sees_whole_commits_in_order(self) -> None:
+        async with self.writer_and_reader() as (backend, reader):
+            writer, log = Writer(commit_log(backend)), commit_log(reader)
+            seen: list[list[Commit]] = []
+
+            async def watch() -> None:
+                while not writing.done():
+                    seen.append(await _read(log, 0))
+                    await asyncio.sleep(0)
+
+            async def write() -> None:
+                for _ in range(20):
+                    await writer.append(transactions=2, size=3_000)
+                    await asyncio.sleep(0)
+
+            writing = asyncio.create_task(write())
+            await asyncio.gather(watch(), watch())
+            await writing
+            for commits in seen:
+                assert commits == writer.commits[: len(commits)]
+            assert await _read(log, 0) == writer.commits
+
+    async def test_an_acknowledged_commit_is_seen_by_everybody(self) -> None:
+        async with self.writer_and_reader() as (backend, reader):
+            writer, log = Writer(commit_log(backend)), commit_log(reader)
+            for _ in range(5):
+                commit = await writer.append()
+                assert (await _read(log, 0))[-1] == commit
+
+    async def test_a_follower_gets_each_commit(self) -> None:
+        async with self.writer_and_reader() as (backend, reader):
+            writer = Writer(commit_log(backend))
+            for _ in range(3):
+                await writer.append(transactions=2)
+            for log, after in ((writer.log, 0), (commit_log(reader), 3)):
+                expected = [commit for commit in writer.commits if commit.last > after]
+                async with aclosing(_generator(log.follow(after))) as following:
+                    found = [await anext(following) for _ in expected]
+                    assert found == expected
+                    for _ in range(3):
+                        commit = await writer.append()
+                        assert await anext(following) == commit
+
+    async def test_a_follower_waits_for_the_first_commit(self) -> None:
+        async with self.writer_and_reader() as (backend, reader):
+            writer = Writer(commit_log(backend))
+            waiting = [asyncio.ensure_future(_first(log, 0)) for log in (writer.log, commit_log(reader))]
+            await asyncio.sleep(0)
+            commit = await writer.append()
+            assert await asyncio.gather(*waiting) == [commit, commit]
+
+    async def test_a_trimmed_log_goes_on(self) -> None:
+        path = self.new_store()
+        async with self.connection(path) as backend:
+            writer = Writer(commit_log(backend))
+            for _ in range(6):
+                await writer.append(transactions=2)
+            await _trim(backend, writer.log, 8)
+            await _check_trimmed(writer, floor=9)
+            await writer.append()
+            await _check_trimmed(writer, floor=9)
+        async with self.connection(path) as backend:
+            writer.log = commit_log(backend)
+            await _check_trimmed(writer, floor=9)
+            await writer.append()
+            await _trim(backend, writer.log, writer.head)
+            assert await _read(writer.log, writer.head) == []
+            await writer.append()
+            assert await _read(writer.log, writer.head - 1) == writer.commits[-1:]
+
+    async def test_a_writer_that_slept_while_the_log_was_trimmed_commits_nothing(self) -> None:
+        async with self.writers() as (one, other):
+            writer, zombie = Writer(commit_log(one)), Writer(commit_log(other), "zombie")
+            await writer.append()
+            await zombie.catch_up()
+            for _ in range(5):
+                await writer.append()
+            await _trim(one, writer.log, 5)
+            with pytest.raises((HeadMoved, OutcomeUnknownError)):
+                await zombie.append()
+            assert await _read(writer.log, 5) == writer.commits[5:]
+            await writer.append()
+            assert await _read(commit_log(other), 5) == writer.commits[5:]
+
+    async def test_an_abandoned_append_is_whole_or_absent(self) -> None:
+        for step in range(8):
+            path = self.new_store()
+            async with self.connection(path) as backend:
+                writer = Writer(commit_log(backend))
+                await writer.append()
+                commit = writer.make(size=50_000)
+                appending = asyncio.ensure_future(writer.log.append(1, commit))
+                for _ in range(step):
+                    await asyncio.sleep(0)
+                appending.cancel()
+                with suppress(asyncio.CancelledError):
+                    await appending
+            async with self.connection(path) as backend:
+                writer = Writer(commit_log(backend))
+                await writer.catch_up()
+                assert writer.commits[1:] in ([], [commit])
+                await writer.append()
+                assert await _read(writer.log, 0) == writer.commits
+                _check_chain(writer.commits)
+
+    async def test_a_restarted_log_begins_anew_and_keeps_the_old(self) -> None:
+        path = self.new_store()
+        async with self.connection(path) as backend:
+            writer = Writer(commit_log(backend))
+            for _ in range(3):
+                await writer.append()
+            kept = await writer.log.restart(10)
+            assert kept
+            for key in kept:
+                assert ".corrupt." in key
+                assert (await backend.read(key)).data
+            assert await _read(writer.log, 10) == []
+            old = writer.commits.pop()
+            writer.commits = [msgspec.structs.replace(old, first=10, last=10)]
+            newer = await writer.append()
+            assert await _read(writer.log, 10) == [newer]
+        async with self.connection(path) as backend:
+            assert await _read(commit_log(backend), 10) == [newer]
+
+    async def test_a_reading_connection_appends_nothing(self) -> None:
+        async with self.writer_and_reader() as (backend, reader):
+            writer = Writer(commit_log(backend))
+            await writer.append()
+            log = commit_log(reader)
+            with pytest.raises(ReadOnlyError):
+                await log.append(1, writer.make())
+            with pytest.raises(ReadOnlyError):
+                await log.restart(1)
+            assert await _read(log, 0) == writer.commits
+
+    async def test_a_closed_connection_appends_nothing(self) -> None:
+        async with self.connection() as backend:
+            writer = Writer(commit_log(backend))
+            await writer.append()
+            await backend.close()
+            with pytest.raises(ClosedError):
+                await writer.append()
+            with pytest.raises(ClosedError):
+                await _read(writer.log, 0)
+
+
+async def _read(log: CommitLog, after: int) -> list[Commit]:
+    return [commit async for commit in log.read(after)]
+
+
+async def _first(log: CommitLog, after: int) -> Commit:
+    async with aclosing(_generator(log.follow(after))) as following:
+        return await anext(following)
+
+
+def _generator(commits: AsyncIterator[Commit]) -> Any:
+    """What `follow` returns has `aclose`, as "until the iterator is closed" says."""
+    return commits
+
+
+async def _trim(backend: Backend, log: CommitLog, upto: int) -> None:
+    await backend.write(FLOOR_KEY, json.dumps({"floor": upto + 1}).encode())
+    await log.trim(upto)
+
+
+async def _check_trimmed(writer: Writer, floor: int) -> None:
+    """What is at or above the floor is there; what is below is there whole, or known to be trimmed."""
+    for after in range(writer.head + 1):
+        expected = [commit for commit in writer.commits if commit.last > after]
+        try:
+            found = await _read(writer.log, after)
+        except HistoryTrimmedError as error:
+            begins = error.floor
+        else:
+            begins = after + 1
+            assert found == expected, f"after {after}"
+        assert begins == after + 1 or after + 1 < begins <= floor, f"after {after}"
+
+
+def _check_chain(commits: list[Commit]) -> None:
+    last, previous = 0, ""
+    for commit in commits:
+        assert commit.first == last + 1
+        assert commit.prev == previous
+        last, previous = commit.last, commit.id

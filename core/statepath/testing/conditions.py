@@ -1,0 +1,183 @@
+"""Checks of conditional writes and deletions, alone and with many at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Iterable, Sequence
+
+import pytest
+
+from statepath.backend import ALWAYS, IF_ABSENT, Backend, ETag, IfMatch
+from statepath.errors import AlreadyExistsError, ConflictError, NotFoundError, StateError
+from statepath.testing.subject import Subject
+
+_CONTENDERS = 12
+_TURNS = 4
+
+
+class ConditionChecks(Subject):
+    async def test_create_refuses_what_exists(self) -> None:
+        async with self.connection() as backend:
+            etag = await backend.write("a", b"first", when=IF_ABSENT)
+            with pytest.raises(AlreadyExistsError):
+                await backend.write("a", b"second", when=IF_ABSENT)
+            assert await _stored(backend, "a") == (b"first", etag)
+
+    async def test_create_takes_the_place_of_what_was_deleted(self) -> None:
+        async with self.connection() as backend:
+            await backend.write("a", b"first", when=IF_ABSENT)
+            await backend.delete("a")
+            etag = await backend.write("a", b"second", when=IF_ABSENT)
+            assert await _stored(backend, "a") == (b"second", etag)
+
+    async def test_replace_takes_the_version_that_is_stored(self) -> None:
+        async with self.connection() as backend:
+            etag = await backend.write("a", b"0")
+            for turn in (b"1", b"2", b"3"):
+                etag = await backend.write("a", turn, when=IfMatch(etag))
+                assert await _stored(backend, "a") == (turn, etag)
+            await backend.write("a", b"4", when=IfMatch((await backend.read("a")).etag))
+            assert (await backend.read("a")).data == b"4"
+
+    async def test_replace_refuses_another_version(self) -> None:
+        async with self.connection() as backend:
+            stale = await backend.write("a", b"A")
+            current = await backend.write("a", b"B")
+            with pytest.raises(ConflictError):
+                await backend.write("a", b"C", when=IfMatch(stale))
+            assert await _stored(backend, "a") == (b"B", current)
+
+    async def test_replace_refuses_a_version_with_the_same_bytes(self) -> None:
+        async with self.connection() as backend:
+            stale = await backend.write("a", b"A")
+            await backend.write("a", b"B")
+            current = await backend.write("a", b"A")
+            with pytest.raises(ConflictError):
+                await backend.write("a", b"C", when=IfMatch(stale))
+            assert await _stored(backend, "a") == (b"A", current)
+
+    async def test_replace_refuses_what_is_missing(self) -> None:
+        async with self.connection() as backend:
+            etag = await backend.write("a", b"A")
+            await backend.delete("a")
+            with pytest.raises(ConflictError):
+                await backend.write("a", b"B", when=IfMatch(etag))
+            with pytest.raises(ConflictError):
+                await backend.write("never", b"B", when=IfMatch(etag))
+            for key in ("a", "never"):
+                with pytest.raises(NotFoundError):
+                    await backend.read(key)
+
+    async def test_delete_takes_only_the_version_it_names(self) -> None:
+        async with self.connection() as backend:
+            stale = await backend.write("a", b"A")
+            current = await backend.write("a", b"B")
+            with pytest.raises(ConflictError):
+                await backend.delete("a", when=IfMatch(stale))
+            assert await _stored(backend, "a") == (b"B", current)
+            assert await backend.delete("a", when=IfMatch(current)) is True
+            assert await backend.delete("a", when=IfMatch(current)) is False
+            with pytest.raises(NotFoundError):
+                await backend.read("a")
+
+    async def test_a_refused_change_creates_nothing(self) -> None:
+        async with self.connection() as backend:
+            etag = await backend.write("a", b"A")
+            with pytest.raises(ConflictError):
+                await backend.write("folder/new", b"B", when=IfMatch(etag))
+            assert [entry.key async for entry in backend.list_keys("")] == ["a"]
+
+    async def test_one_of_many_creates_wins(self) -> None:
+        async with self.writers() as handles:
+            for key in ("journal/00000000000000000001.jsonl", "leases/x"):
+                won = await _contend(
+                    handles[turn % 2].write(key, str(turn).encode(), when=IF_ABSENT)
+                    for turn in range(_CONTENDERS)
+                )
+                await _check_winner(handles[0], key, won)
+
+    async def test_one_of_many_replaces_wins(self) -> None:
+        async with self.writers() as handles:
+            etag = await handles[0].write("state.json", b"start")
+            for _ in range(3):
+                won = await _contend(
+                    handles[turn % 2].write("state.json", str(turn).encode(), when=IfMatch(etag))
+                    for turn in range(_CONTENDERS)
+                )
+                etag = await _check_winner(handles[1], "state.json", won)
+
+    async def test_one_of_many_deletions_wins(self) -> None:
+        async with self.writers() as handles:
+            etag = await handles[0].write("a", b"A")
+            won = await _contend(
+                handles[turn % 2].delete("a", when=IfMatch(etag)) for turn in range(_CONTENDERS)
+            )
+            assert [outcome for outcome in won if outcome is True] == [True]
+
+    async def test_a_deletion_and_a_replace_do_not_both_win(self) -> None:
+        async with self.writers() as (one, other):
+            for turn in range(10):
+                etag = await one.write("a", b"A", when=ALWAYS)
+                deletion, write = await asyncio.gather(
+                    one.delete("a", when=IfMatch(etag)),
+                    other.write("a", b"B", when=IfMatch(etag)),
+                    return_exceptions=True,
+                )
+                won = (deletion is True) + isinstance(write, str)
+                assert won == 1, f"turn {turn}: {deletion!r}, {write!r}"
+
+    async def test_no_replace_is_lost(self) -> None:
+        """Each contender adds its tokens to a list by read and replace; each token must be there once."""
+        async with self.writers() as handles:
+            await handles[0].write("list", b"[]")
+
+            async def add(backend: Backend, token: str) -> None:
+                while True:
+                    blob = await backend.read("list")
+                    tokens = json.loads(blob.data)
+                    if token in tokens:
+                        return
+                    try:
+                        await backend.write(
+                            "list", json.dumps([*tokens, token]).encode(), when=IfMatch(blob.etag)
+                        )
+                    except ConflictError:
+                        continue
+                    except StateError as error:
+                        if not error.retryable:
+                            raise
+
+            async def contend(number: int) -> None:
+                for turn in range(_TURNS):
+                    await add(handles[number % 2], f"{number}-{turn}")
+
+            await asyncio.gather(*(contend(number) for number in range(8)))
+            tokens = json.loads((await handles[0].read("list")).data)
+            assert sorted(tokens) == sorted(
+                f"{number}-{turn}" for number in range(8) for turn in range(_TURNS)
+            )
+
+
+async def _stored(backend: Backend, key: str) -> tuple[bytes, ETag]:
+    blob = await backend.read(key)
+    return blob.data, blob.etag
+
+
+async def _contend(attempts: Iterable[Awaitable[object]]) -> list[object]:
+    """What became of the attempts, made at once; those that lost were refused as they may be."""
+    outcomes = await asyncio.gather(*attempts, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            lost = isinstance(outcome, AlreadyExistsError | ConflictError)
+            assert lost or (isinstance(outcome, StateError) and outcome.retryable), repr(outcome)
+    return outcomes
+
+
+async def _check_winner(backend: Backend, key: str, outcomes: Sequence[object]) -> ETag:
+    data, etag = await _stored(backend, key)
+    won = [turn for turn, outcome in enumerate(outcomes) if isinstance(outcome, str)]
+    assert len(won) == 1, f"{len(won)} of {len(outcomes)} at once were told that they had won {key}"
+    assert data == str(won[0]).encode(), "what is stored is not the winner's"
+    assert etag == outcomes[won[0]], "the ETag is not the winner's"
+    return etag

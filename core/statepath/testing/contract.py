@@ -1,0 +1,32 @@
+"""All checks in one class."""
+
+from __future__ import annotations
+
+from statepath.testing.accelerators import AcceleratorChecks
+from statepath.testing.atomicity import AtomicityChecks
+from statepath.testing.commits import CommitLogChecks
+from statepath.testing.conditions import ConditionChecks
+from statepath.testing.configuration import ConfigurationChecks
+from statepath.testing.lifecycle import LifecycleChecks
+from statepath.testing.listing import ListingChecks
+from statepath.testing.machine import MachineChecks
+from statepath.testing.objects import ObjectChecks
+
+
+class BackendContract(
+    ConfigurationChecks,
+    LifecycleChecks,
+    ObjectChecks,
+    ListingChecks,
+    ConditionChecks,
+    AtomicityChecks,
+    AcceleratorChecks,
+    CommitLogChecks,
+    MachineChecks,
+):
+    """What every backend promises. Subclass it, name the factory, and say where a new store may be.
+
+    Set `examples` for more or fewer runs of the state machine, and `page` to how many entries a page of a
+    listing holds at most, if that is not 1,000. Override `raw_read` and `raw_write` to reach the stored
+    bytes around the backend: that catches what two of its connections would agree to get wrong.
+    """

@@ -1,0 +1,136 @@
+"""Checks of connections: read-only ones, exclusive ones, closed ones, and the errors they raise."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from statepath.backend import IF_ABSENT, ETag, IfMatch
+from statepath.errors import (
+    AlreadyExistsError,
+    ClosedError,
+    ConflictError,
+    NotFoundError,
+    ReadOnlyError,
+    StateError,
+    StoreLockedError,
+)
+from statepath.testing.subject import Subject
+
+
+class LifecycleChecks(Subject):
+    async def test_a_reading_connection_refuses_changes(self) -> None:
+        async with self.writer_and_reader() as (writer, reader):
+            etag = await writer.write("a", b"A")
+            changes: tuple[Callable[[], Awaitable[object]], ...] = (
+                lambda: reader.write("a", b"B"),
+                lambda: reader.write("a", b"B", when=IfMatch(etag)),
+                lambda: reader.write("a", b"B", when=IF_ABSENT),
+                lambda: reader.write("new", b"B", when=IF_ABSENT),
+                lambda: reader.delete("a"),
+                lambda: reader.delete("a", when=IfMatch(etag)),
+                lambda: reader.delete("missing"),
+            )
+            for change in changes:
+                with pytest.raises(ReadOnlyError):
+                    await change()
+            assert [entry.key async for entry in writer.list_keys("")] == ["a"]
+            assert (await reader.read("a")).data == b"A"
+
+    async def test_a_reading_connection_creates_nothing(self) -> None:
+        path = self.new_store()
+        before = sorted(self.root.rglob("*"))
+        async with self.connection(path, readonly=True) as reader:
+            assert [entry.key async for entry in reader.list_keys("")] == []
+            with pytest.raises(NotFoundError):
+                await reader.read("state.json")
+        assert sorted(self.root.rglob("*")) == before
+
+    async def test_a_reading_connection_sees_what_comes_later(self) -> None:
+        path = self.new_store()
+        async with self.connection(path, readonly=True) as reader:
+            async with self.connection(path) as writer:
+                await writer.write("tasks/a", b"A")
+                assert (await reader.read("tasks/a")).data == b"A"
+            assert [entry.key async for entry in reader.list_keys("")] == ["tasks/a"]
+
+    async def test_a_second_writer_is_admitted_or_told_who_writes(self) -> None:
+        path = self.new_store()
+        async with self.connection(path) as first:
+            if not first.capabilities.exclusive:
+                async with self.connection(path) as second:
+                    await second.write("a", b"A")
+                assert (await first.read("a")).data == b"A"
+                return
+            with pytest.raises(StoreLockedError) as caught:
+                await self.factory.connect(self.config(path))
+            assert caught.value.holder, "the error does not name the holder"
+            await first.write("a", b"A")
+        async with self.connection(path) as second:
+            assert (await second.read("a")).data == b"A"
+
+    async def test_a_closed_connection_refuses_everything(self) -> None:
+        for readonly in (False, True):
+            path = self.new_store()
+            async with self.connection(path) as writer:
+                await writer.write("a", b"A")
+            async with self.connection(path, readonly=readonly) as backend:
+                await backend.close()
+                await backend.close()
+                with pytest.raises(ClosedError):
+                    await backend.read("a")
+                with pytest.raises(ClosedError):
+                    await backend.write("a", b"B")
+                with pytest.raises(ClosedError):
+                    await backend.write("a", b"B", when=IF_ABSENT)
+                with pytest.raises(ClosedError):
+                    await backend.delete("a")
+                with pytest.raises(ClosedError):
+                    _ = [entry async for entry in backend.list_keys("")]
+            assert await self.raw_read(path, "a") == b"A"
+
+    async def test_closing_one_connection_leaves_the_other(self) -> None:
+        async with self.writer_and_reader() as (writer, reader):
+            await writer.write("a", b"A")
+            await writer.close()
+            assert (await reader.read("a")).data == b"A"
+            assert [entry.key async for entry in reader.list_keys("")] == ["a"]
+
+    async def test_an_error_names_its_key_and_can_be_pickled(self) -> None:
+        path = self.new_store()
+        async with self.connection(path) as backend:
+            stale = await backend.write("folder/a", b"A")
+            await backend.write("folder/a", b"B")
+            await _check_error(NotFoundError, "folder/x", lambda: backend.read("folder/x"))
+            await _check_error(
+                AlreadyExistsError, "folder/a", lambda: backend.write("folder/a", b"", when=IF_ABSENT)
+            )
+            await _check_error(
+                ConflictError, "folder/a", lambda: backend.write("folder/a", b"", when=IfMatch(stale))
+            )
+            await _check_error(
+                ConflictError, "folder/a", lambda: backend.delete("folder/a", when=IfMatch(ETag(stale)))
+            )
+        await _check_error(ClosedError, "folder/a", lambda: backend.read("folder/a"))
+        async with self.connection(path, readonly=True) as reader:
+            await _check_error(ReadOnlyError, "folder/a", lambda: reader.write("folder/a", b""))
+
+    async def test_many_connections_come_and_go(self) -> None:
+        path = self.new_store()
+        for turn in range(10):
+            async with self.connection(path) as backend:
+                await backend.write("turn", str(turn).encode())
+        assert await self.raw_read(path, "turn") == b"9"
+
+
+async def _check_error(kind: type[StateError], key: str, call: Callable[[], Awaitable[object]], /) -> None:
+    with pytest.raises(kind) as caught:
+        await call()
+    error = caught.value
+    assert error.key == key
+    assert error.code == kind.default_code
+    assert str(error)
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert (type(copy), str(copy), copy.__dict__) == (type(error), str(error), error.__dict__)

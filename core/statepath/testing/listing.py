@@ -1,0 +1,159 @@
+"""Checks of listings: order, pages, prefixes, `after`, and what happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import Any, cast
+
+from statepath.backend import Backend
+from statepath.testing.subject import Subject
+
+SORTS_AWKWARDLY = (
+    "a%b",
+    "a-/x",
+    "a-b/x",
+    "a.b/x",
+    "a./x",
+    "a/A",
+    "a/_",
+    "a/a",
+    "a/a.b",
+    "a/a/b/c",
+    "a/ab",
+    "a/x",
+    "a0/x",
+    "aB/x",
+    "a_b/x",
+    "aa/x",
+    "a~/x",
+    "A/x",
+    "B",
+    "Z/x",
+    "_/x",
+    "~/x",
+    "%/x",
+    "10",
+    "9",
+    "b",
+)
+"""Keys that a listing folder by folder, or one that ignores case, puts into another order than the bytes'."""
+
+
+class ListingChecks(Subject):
+    async def test_a_listing_is_in_byte_order(self) -> None:
+        async with self.connection() as backend:
+            await fill(backend, reversed(SORTS_AWKWARDLY))
+            assert await keys(backend, "") == sorted(SORTS_AWKWARDLY)
+
+    async def test_an_empty_store_lists_nothing(self) -> None:
+        async with self.connection() as backend:
+            assert await keys(backend, "") == []
+            assert await keys(backend, "tasks/") == []
+
+    async def test_a_prefix_is_compared_byte_by_byte(self) -> None:
+        async with self.connection() as backend:
+            await fill(backend, SORTS_AWKWARDLY)
+            for prefix in (
+                "a",
+                "a/",
+                "a/a",
+                "a_",
+                "a%",
+                "a.",
+                "a-",
+                "A",
+                "A/",
+                "9",
+                "a/x",
+                "a/xx",
+                "b/",
+                "%",
+                "_",
+            ):
+                expected = sorted(key for key in SORTS_AWKWARDLY if key.startswith(prefix))
+                assert await keys(backend, prefix) == expected, f"prefix {prefix!r}"
+
+    async def test_a_listing_begins_after_the_key_that_is_named(self) -> None:
+        async with self.connection() as backend:
+            await fill(backend, SORTS_AWKWARDLY)
+            for prefix in ("", "a", "a/"):
+                among = sorted(key for key in SORTS_AWKWARDLY if key.startswith(prefix))
+                for after in (*SORTS_AWKWARDLY, "a", "a/", "a/m", "0", "~~"):
+                    expected = [key for key in among if key > after]
+                    assert await keys(backend, prefix, after) == expected, (
+                        f"prefix {prefix!r} after {after!r}"
+                    )
+
+    async def test_a_listing_goes_on_across_pages(self) -> None:
+        async with self.connection() as backend:
+            names = [f"journal/{number:020d}.jsonl" for number in range(self.page + 23)]
+            await fill(backend, names)
+            assert await keys(backend, "journal/") == names
+            assert await keys(backend, "journal/", names[10]) == names[11:]
+
+    async def test_an_entry_tells_size_and_time(self) -> None:
+        async with self.connection() as backend:
+            await backend.write("a", b"12345")
+            await backend.write("b/c", b"")
+            entries = [entry async for entry in backend.list_keys("")]
+            assert [(entry.key, entry.size) for entry in entries] == [("a", 5), ("b/c", 0)]
+            modified = (await backend.read("a")).modified.timestamp()
+            assert abs(entries[0].modified - modified) < 2, "a listing and a read tell different times"
+
+    async def test_a_listing_shows_each_write_and_deletion_before_it(self) -> None:
+        async with self.connection() as backend:
+            expected: list[str] = []
+            for name in ("c", "a", "d", "b"):
+                await backend.write(name, b"x")
+                expected = sorted([*expected, name])
+                assert await keys(backend, "") == expected
+            await backend.delete("b")
+            assert await keys(backend, "") == ["a", "c", "d"]
+
+    async def test_a_listing_lists_once_what_stays(self) -> None:
+        async with self.writers() as (one, other):
+            stay = [f"stay/{number:03d}" for number in range(50)]
+            await fill(one, stay)
+
+            async def disturb() -> None:
+                for number in range(40):
+                    await other.write(f"stay/{number:03d}-", b"x")
+                    await other.write("stay/025", b"again")
+                    await asyncio.sleep(0)
+                    await other.delete(f"stay/{number:03d}-")
+                    await asyncio.sleep(0)
+
+            disturbing = asyncio.create_task(disturb())
+            while not disturbing.done():
+                listed = await keys(one, "stay/")
+                assert listed == sorted(set(listed))
+                assert [key for key in listed if not key.endswith("-")] == stay
+                await asyncio.sleep(0)
+            await disturbing
+
+    async def test_a_listing_may_be_left_early(self) -> None:
+        async with self.connection() as backend:
+            await fill(backend, ("a", "b", "c"))
+            async with aclosing(cast("Any", backend.list_keys(""))) as listing:
+                async for entry in listing:
+                    assert entry.key == "a"
+                    await backend.delete("c")
+                    break
+            assert await keys(backend, "") == ["a", "b"]
+
+
+async def keys(backend: Backend, prefix: str, after: str = "") -> list[str]:
+    """The keys that the backend lists."""
+    return [entry.key async for entry in backend.list_keys(prefix, after=after)]
+
+
+async def fill(backend: Backend, names: Any) -> None:
+    """Write a small object under each name, some at once."""
+    waiting = iter(names)
+
+    async def work() -> None:
+        for name in waiting:
+            await backend.write(name, b"x")
+
+    await asyncio.gather(*(work() for _ in range(16)))
