@@ -8,9 +8,9 @@ missing millisecond is not ours to change.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 def iso_now() -> str:
@@ -22,6 +22,7 @@ class Model(BaseModel):
     """The base of the seed's models: unknown fields are kept, and what is unset and `None` is not written."""
 
     model_config = ConfigDict(extra="allow")
+    __omit_unset__: ClassVar[bool] = True
 
     def model_post_init(self, context: Any, /) -> None:
         # `exclude_unset` would also leave out a list that was filled after it came from the default.
@@ -79,7 +80,7 @@ class Task(Model):
 
 
 class SessionInfo(Model):
-    """An agent's session; the document `sessions/<id>`.
+    """An agent's session; the document `sessions/<id>`. Where only a `session_id` is given, that is the id.
 
     Attributes:
         id: names the session within the store.
@@ -94,6 +95,13 @@ class SessionInfo(Model):
     created_at: str | None = None
     updated_at: str | None = None
     task_id: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_session_id(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "id" not in data and "session_id" in data:
+            return {"id": data["session_id"], **data}
+        return data
 
 
 class StateMetrics(Model):

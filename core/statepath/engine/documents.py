@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -271,7 +272,13 @@ def _check_json(value: object, key: str, path: str, depth: int = 0) -> None:
 
 def _encode_model(model: BaseModel, key: str) -> bytes:
     try:
-        data = model.__pydantic_serializer__.to_json(model, by_alias=True, round_trip=True, warnings="error")
+        data = model.__pydantic_serializer__.to_json(
+            model,
+            by_alias=True,
+            exclude_unset=_omits_unset(type(model)),
+            round_trip=True,
+            warnings="error",
+        )
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise _refuse(key, _unserializable(error), "assign a value of the field's type") from error
     if b"null" in data and _may_hide_nonfinite(model):
@@ -287,6 +294,12 @@ def _encode_model(model: BaseModel, key: str) -> bytes:
                 key, f"{type(model).__name__} does not write valid JSON", "check its serializers"
             ) from None
     return data
+
+
+@cache
+def _omits_unset(model: type[BaseModel]) -> bool:
+    """Whether the class has `__omit_unset__`: what was never given is not written, not even as null."""
+    return bool(getattr(model, "__omit_unset__", False))
 
 
 def _as_python(model: BaseModel) -> object:
