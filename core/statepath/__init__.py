@@ -1,5 +1,44 @@
-"""statepath keeps the state of long-lived servers safe, on any storage."""
+"""statepath keeps the state of long-lived agent and orchestration servers safe, on any storage.
+
+    async with statepath.open() as store:
+        tasks = store.collection("tasks", Task)
+        await tasks.put(task)  # durable when it returns
+"""
 
 from statepath._version import __version__
+from statepath.collection import Collection, Document
+from statepath.errors import StateError
+from statepath.events import Events
+from statepath.filters import F, Filter
+from statepath.models import PersistedState, SessionInfo, StateMetrics, Task, TaskLogEntry
+from statepath.query import Page, Query
+from statepath.settings import Settings, SettingsArgs
+from statepath.store import Health, Restored, Stats, Store, open  # noqa: A004 - the public name
+from statepath.transaction import Transaction
+from statepath.watch import StateChange
 
-__all__ = ["__version__"]
+__all__ = [
+    "Collection",
+    "Document",
+    "Events",
+    "F",
+    "Filter",
+    "Health",
+    "Page",
+    "PersistedState",
+    "Query",
+    "Restored",
+    "SessionInfo",
+    "Settings",
+    "SettingsArgs",
+    "StateChange",
+    "StateError",
+    "StateMetrics",
+    "Stats",
+    "Store",
+    "Task",
+    "TaskLogEntry",
+    "Transaction",
+    "__version__",
+    "open",
+]
