@@ -1,0 +1,212 @@
+"""The local backend: objects are files below one folder, changed by one process at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from typing import TypeVar
+
+from statepath.backend import ALWAYS, Blob, Capabilities, Entry, ETag, Span, StateURL, When
+from statepath.errors import ClosedError, ReadOnlyError
+
+from statepath_local.config import LocalConfig, parse
+from statepath_local.failures import SCHEME, failing
+from statepath_local.journal import LocalCommitLog
+from statepath_local.lock import WriterLock
+from statepath_local.objects import PAUSE, Objects
+from statepath_local.port import Port
+from statepath_local.root import Root
+from statepath_local.tree import LOCK, Tree
+
+T = TypeVar("T")
+
+_THREADS = 4
+_PAGE = 512
+_CLOSED = "the store is closed"
+_FORKED = "this handle belongs to the process that this one was forked from; open the store again here"
+
+
+class LocalBackend:
+    """One opened state path. Every call runs in a thread of its own small pool, never on the event loop."""
+
+    capabilities = Capabilities(
+        durable=True,
+        shared=True,
+        exclusive=True,
+        editable=True,
+        commit_log=True,
+        streams=True,
+        append=True,
+        lazy_writes=True,
+        copy=True,
+        space=True,
+    )
+
+    def __init__(self, path: str, tree: Tree, lock: WriterLock | None, pool: ThreadPoolExecutor) -> None:
+        self.url = path
+        self._tree = tree
+        self._lock = lock
+        self._pool = pool
+        self._closed: str | None = None
+        self._objects = Objects(tree)
+        self._log = LocalCommitLog(tree, self, lock)
+        _handles.add(self)
+
+    async def read(self, key: str, *, span: Span | None = None) -> Blob:
+        return await self.run(partial(self._objects.read, key, span))
+
+    async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+        return await self._change(partial(self._objects.write, key, (data,), when))
+
+    async def delete(self, key: str, *, when: When = ALWAYS) -> bool:
+        return await self._change(partial(self._objects.delete, key, when))
+
+    async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
+        entries = self._objects.entries(prefix, after)
+        try:
+            while page := await self.run(lambda: list(islice(entries, _PAGE))):
+                for entry in page:
+                    yield entry
+        finally:
+            entries.close()
+
+    async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
+        return await self._change(partial(self._objects.write, key, chunks, when, pause=PAUSE))
+
+    async def write_at(self, key: str, offset: int, data: bytes) -> None:
+        await self._change(partial(self._objects.write_at, key, offset, data))
+
+    async def write_lazily(self, items: Sequence[tuple[str, bytes | None]]) -> None:
+        await self._change(partial(self._objects.write_lazily, items))
+
+    async def copy(self, source: str, target: str) -> None:
+        await self._change(partial(self._objects.copy, source, target))
+
+    async def free_bytes(self) -> int:
+        return await self.run(self._objects.free_bytes)
+
+    def commit_log(self) -> LocalCommitLog:
+        self.check_open()
+        return self._log
+
+    async def close(self) -> None:
+        if self._closed is None:
+            self._closed = _CLOSED
+            await asyncio.to_thread(self.release)
+
+    def release(self) -> None:
+        """Let running calls end, then give everything back, the lock last. Blocking."""
+        self._closed = self._closed or _CLOSED
+        self._log.close()
+        self._pool.shutdown()
+        self._tree.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def check_open(self) -> None:
+        if self._closed is not None:
+            raise ClosedError(self._closed, backend=SCHEME)
+
+    def submit(self, call: Callable[[], object]) -> None:
+        """Run the call in the background; used by the log while it is open."""
+        self._pool.submit(call)
+
+    async def run(self, call: Callable[[], T]) -> T:
+        self.check_open()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    async def _change(self, call: Callable[[], T]) -> T:
+        self.check_open()
+        if self._lock is None:
+            raise ReadOnlyError("the store was opened with readonly=True", backend=SCHEME)
+        return await self.run(call)
+
+    def disown(self) -> None:
+        """In a forked child: its threads are gone, and the lock is the parent's."""
+        if self._closed is None:
+            self._closed = _FORKED
+            if self._lock is not None:
+                self._lock.release()
+
+
+_handles: weakref.WeakSet[LocalBackend] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for handle in list(_handles):
+        handle.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)
+
+
+class LocalFactory:
+    """Finds the folder that a state path names, and opens it."""
+
+    def __init__(self, port: Port | None = None) -> None:
+        self._port = port or Port()
+
+    def parse(self, url: StateURL) -> LocalConfig:
+        """The configuration of a plain path or a file URL.
+
+        Raises:
+            InvalidArgumentError: the URL names no folder of this machine, or has parameters.
+        """
+        return parse(url)
+
+    def with_env(self, config: LocalConfig, env: Mapping[str, str]) -> LocalConfig:
+        """The configuration itself: nothing of it comes from the environment."""
+        return config
+
+    async def connect(self, config: LocalConfig, *, readonly: bool = False) -> LocalBackend:
+        """Open the folder, as a writer made where it is missing. What fails leaves nothing behind.
+
+        Raises:
+            InvalidArgumentError: the path is a file, or a link that leads nowhere.
+            NotFoundError: `readonly`, and there is no such folder.
+            AccessDeniedError: the folder may not be read, or not be written.
+            StoreLockedError: another writer has it.
+            UnavailableError: the disk is full (`disk_full`), or failed.
+        """
+        path = config.resolve()
+        pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="statepath-local")
+        opening = pool.submit(_open, path, self._port, pool, readonly=readonly)
+        try:
+            return await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_abandon)
+            raise
+        except BaseException:
+            pool.shutdown(wait=False)
+            raise
+
+
+def _abandon(opening: Future[LocalBackend]) -> None:
+    """Give back what was opened for a caller that has gone."""
+    if not opening.cancelled() and opening.exception() is None:
+        threading.Thread(target=opening.result().release, name="statepath-abandon").start()
+
+
+def _open(path: str, port: Port, pool: ThreadPoolExecutor, *, readonly: bool) -> LocalBackend:
+    root = Root(port, path)
+    tree = Tree(port, root.open(create=not readonly))
+    lock: WriterLock | None = None
+    try:
+        if not readonly:
+            with failing(f"{path}/{LOCK}"):
+                lock = WriterLock.acquire(tree)
+            with failing(path):
+                tree.remove_stale_temporaries()
+        return LocalBackend(path, tree, lock, pool)
+    except BaseException:
+        if lock is not None:
+            lock.abandon(tree)
+        tree.close()
+        root.take_back()
+        raise

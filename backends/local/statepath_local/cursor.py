@@ -1,0 +1,186 @@
+"""A place in the journal, and the way from there to its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from statepath.errors import CorruptionError, HistoryTrimmedError
+
+from statepath_local.failures import SCHEME, failing
+from statepath_local.segments import (
+    JOURNAL,
+    Record,
+    later_records,
+    list_segments,
+    read_block,
+    segment_name,
+)
+from statepath_local.tree import Tree
+
+_FIRST_READ = 64 * 1024
+_LARGEST_READ = 4 * 1024 * 1024
+
+Limit = Callable[[], int | None]
+"""The highest seq that may be served now; `None`: whatever is valid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A record and the segment it was read from."""
+
+    segment: int
+    record: Record
+
+
+class Cursor:
+    """Reads on from a seq, a batch at a time. Blocking, and used by one thread at a time.
+
+    Segments overlap after a crash (a tail that was copied, and not yet cut off): what was read is skipped.
+    """
+
+    def __init__(self, tree: Tree, after: int, limit: Limit) -> None:
+        self._tree = tree
+        self._port = tree.port
+        self._limit = limit
+        self._journal = -1
+        self._fd = -1
+        self._segment = -1
+        self._offset = 0
+        self._size = _FIRST_READ
+        self.last = after
+        self.id: str | None = None
+        """The id of the commit that ends at `last`, where it was seen."""
+
+    def next(self) -> list[Found]:
+        """The next commits; empty where the log ends for now.
+
+        Raises:
+            HistoryTrimmedError: the log begins later than this place.
+        """
+        with failing(JOURNAL):
+            while self._fd >= 0 or self._enter():
+                found, moved = self._read()
+                if found:
+                    return found
+                if not moved and not self._enter():
+                    break
+            return []
+
+    def _read(self) -> tuple[list[Found], bool]:
+        block = read_block(self._port, self._fd, self._offset, self._size)
+        # Asked after the bytes were read: what they hold up to the limit was durable by then.
+        limit = self._limit() if block.records else None
+        found: list[Found] = []
+        offset = self._offset
+        for record in block.records:
+            commit = record.commit
+            if commit.last > self.last:
+                if not self._continues(record) or (limit is not None and commit.last > limit):
+                    break
+                found.append(Found(self._segment, record))
+                self.last = commit.last
+            if commit.last == self.last:
+                self.id = commit.id
+            self._offset = record.stop
+        if self._offset - offset >= self._size // 2:
+            self._size = min(2 * self._size, _LARGEST_READ)
+        return found, self._offset > offset
+
+    def _continues(self, record: Record) -> bool:
+        if self.id is None:
+            return record.commit.first <= self.last + 1
+        return record.commit.first == self.last + 1 and record.commit.prev == self.id
+
+    def _enter(self) -> bool:
+        """Open the segment where the next commit has to be; whether that is another one than before."""
+        if not self._open_journal():
+            return False
+        while True:
+            firsts = list_segments(self._port, self._journal)
+            here = [first for first in firsts if first <= self.last + 1]
+            if not here:
+                if firsts:
+                    raise self._trimmed(firsts[0])
+                return False
+            try:
+                fd = self._port.open(segment_name(here[-1]), os.O_RDONLY, within=self._journal)
+            except FileNotFoundError:
+                continue
+            if self._fd >= 0 and _same_file(self._port.fstat(fd), self._port.fstat(self._fd)):
+                self._port.close(fd)
+                return False
+            if self._fd >= 0:
+                self._port.close(self._fd)
+            self._fd, self._segment, self._offset = fd, here[-1], 0
+            return True
+
+    def _open_journal(self) -> bool:
+        if self._journal < 0:
+            try:
+                self._journal = self._tree.folder([JOURNAL])
+            except FileNotFoundError:
+                return False
+        return True
+
+    def _trimmed(self, first: int) -> HistoryTrimmedError:
+        return HistoryTrimmedError(
+            f"the journal begins with seq {first}; what followed seq {self.last} has been trimmed",
+            floor=first,
+            backend=SCHEME,
+        )
+
+    def damage(self) -> CorruptionError | None:
+        """Why the log may not end here: a later record knows that the next one had been durable.
+
+        A live writer may have rotated since this place was read: it is so only if `next` finds nothing again.
+        """
+        missing = self.last + 1
+        if self._fd < 0:
+            return None
+        with failing(JOURNAL):
+            segments = [(self._fd, self._offset)]
+            opened: list[int] = []
+            try:
+                for first in list_segments(self._port, self._journal):
+                    if first > self._segment:
+                        try:
+                            fd = self._port.open(segment_name(first), os.O_RDONLY, within=self._journal)
+                        except FileNotFoundError:
+                            continue
+                        opened.append(fd)
+                        segments.append((fd, 0))
+                if not any(
+                    commit.durable >= missing
+                    for fd, offset in segments
+                    for commit in later_records(self._port, fd, offset)
+                ):
+                    return None
+            finally:
+                for fd in opened:
+                    self._port.close(fd)
+            block = read_block(self._port, self._fd, self._offset, _FIRST_READ)
+            if block.records and self._continues(block.records[0]):
+                return None
+        name = segment_name(self._segment)
+        return CorruptionError(
+            f"{JOURNAL}/{name} is damaged at byte {self._offset}: seq {missing} had been durable, "
+            "and cannot be read",
+            key=f"{JOURNAL}/{name}",
+            backend=SCHEME,
+        )
+
+    def has_later_segments(self) -> bool:
+        with failing(JOURNAL):
+            return self._fd >= 0 and list_segments(self._port, self._journal)[-1:] > [self._segment]
+
+    def close(self) -> None:
+        for fd in (self._fd, self._journal):
+            if fd >= 0:
+                self._port.close(fd)
+        self._fd = self._journal = -1
+
+
+def _same_file(one: os.stat_result, other: os.stat_result) -> bool:
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)

@@ -1,0 +1,61 @@
+"""From the system's error numbers to statepath's errors."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from statepath.errors import (
+    AccessDeniedError,
+    InvalidArgumentError,
+    NotFoundError,
+    StateError,
+    UnavailableError,
+)
+
+SCHEME = "file"
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+def state_error(error: OSError, what: str, key: str | None = None) -> StateError:
+    """What a caller is told about a failed call. `what` names the file or folder."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in FULL:
+        return UnavailableError(
+            f"no space left to write {what}; free some, then try again",
+            key=key,
+            backend=SCHEME,
+            code="disk_full",
+        )
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+        return NotFoundError(f"there is no {what}", key=key, backend=SCHEME)
+    if error.errno == errno.ELOOP:
+        return AccessDeniedError(
+            f"{what} is a symbolic link, and links inside the state path are not followed; "
+            "put the file itself there",
+            key=key,
+            backend=SCHEME,
+        )
+    if error.errno in _DENIED:
+        return AccessDeniedError(
+            f"{what}: {reason}; check its owner and permissions", key=key, backend=SCHEME
+        )
+    if error.errno == errno.ENAMETOOLONG:
+        return InvalidArgumentError(
+            f"the name of {what} is too long for this file system", key=key, backend=SCHEME
+        )
+    return UnavailableError(f"{what}: {reason}", key=key, backend=SCHEME)
+
+
+@contextmanager
+def failing(what: str, key: str | None = None) -> Iterator[None]:
+    """Turn what the system raises inside into `StateError`s."""
+    try:
+        yield
+    except OSError as error:
+        raise state_error(error, what, key) from error

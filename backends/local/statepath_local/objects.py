@@ -1,0 +1,386 @@
+"""Objects as files: what the methods of the backend do, blocking, in a worker thread.
+
+A file comes in under a temporary name, is synced, and takes its place by `rename` or `link`, so that no reader
+sees a part of it. What decides on a condition and what changes a name happens under one lock; the writer's lock on
+the state path keeps other processes out.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+
+from statepath.backend import ALWAYS, Blob, Entry, ETag, IfAbsent, IfMatch, Span, When
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    StateError,
+)
+
+from statepath_local.failures import NO_LINKS, SCHEME, failing, state_error
+from statepath_local.port import read_all, write_all
+from statepath_local.tree import LOCK, TEMPORARY, Tree, is_name, split_key
+
+BLOCK = 2 * 1024 * 1024
+PAUSE = 0.005
+_MOST_BUFFERS = 512
+
+
+class Objects:
+    """The objects of one state path."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._port = tree.port
+        self._names = threading.Lock()
+        self._last_time = 0
+
+    def read(self, key: str, span: Span | None) -> Blob:
+        folders, name = split_key(key)
+        port = self._port
+        with failing(key, key):
+            folder = self._tree.folder(folders)
+            try:
+                # Opening a pipe without O_NONBLOCK would wait for its other end.
+                fd = port.open(name, os.O_RDONLY | os.O_NONBLOCK, within=folder)
+            finally:
+                port.close(folder)
+            try:
+                return self._read_version(fd, key, span or Span(0))
+            finally:
+                port.close(fd)
+
+    def _read_version(self, fd: int, key: str, span: Span) -> Blob:
+        before = self._port.fstat(fd)
+        if not stat.S_ISREG(before.st_mode):
+            raise NotFoundError(f"there is no {key}", key=key, backend=SCHEME)
+        while True:
+            stop = before.st_size if span.stop is None else min(span.stop, before.st_size)
+            data = read_all(self._port, fd, span.start, stop)
+            after = self._port.fstat(fd)
+            # A person may be writing into the file: the bytes and the ETag have to be of one moment.
+            if _etag(after) == _etag(before):
+                return Blob(data, _etag(after), datetime.fromtimestamp(after.st_ctime, UTC))
+            before = after
+
+    def write(self, key: str, chunks: Iterable[bytes], when: When, *, pause: float = 0.0) -> ETag:
+        folders, name = split_key(key)
+        port = self._port
+        with failing(key, key):
+            folder = self._tree.folder(folders, create=True)
+            try:
+                if when is not ALWAYS:
+                    self._check(name, folder, when, key)
+                within, temporary, fd = self._tree.create_temporary()
+                try:
+                    try:
+                        _write_chunks(self._tree, fd, chunks, pause)
+                        etag = self._stamp(fd)
+                        port.fsync(fd)
+                    finally:
+                        port.close(fd)
+                    self._publish(temporary, within, name, folder, when, key)
+                except BaseException:
+                    self._tree.discard(within, temporary)
+                    raise
+                self._sync_names(folder, key)
+                return etag
+            finally:
+                port.close(folder)
+
+    def _publish(self, temporary: str, within: int, name: str, folder: int, when: When, key: str) -> None:
+        port = self._port
+        with self._names:
+            if when is not ALWAYS:
+                self._check(name, folder, when, key)
+            if not isinstance(when, IfAbsent):
+                port.rename(temporary, name, within=within, into=folder)
+                return
+            try:
+                port.link(temporary, name, within=within, into=folder)
+            except FileExistsError:
+                raise AlreadyExistsError(f"{key} exists already", key=key, backend=SCHEME) from None
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                port.rename(temporary, name, within=within, into=folder)
+                return
+        self._tree.discard(within, temporary)
+
+    def _check(self, name: str, folder: int, when: When, key: str) -> None:
+        try:
+            found = self._port.stat(name, within=folder)
+        except FileNotFoundError:
+            if isinstance(when, IfMatch):
+                raise ConflictError(f"{key} does not exist", key=key, backend=SCHEME) from None
+            return
+        if isinstance(when, IfAbsent):
+            raise AlreadyExistsError(f"{key} exists already", key=key, backend=SCHEME)
+        if isinstance(when, IfMatch) and when.etag != _etag(found):
+            raise ConflictError(f"{key} is another version than expected", key=key, backend=SCHEME)
+
+    def _stamp(self, fd: int) -> ETag:
+        """Give the file a time that no other version has. The system's own clock ticks too slowly for that, and the
+        number of an inode is used again."""
+        with self._names:
+            self._last_time = moment = max(time.time_ns(), self._last_time + 1)
+        self._port.utime(fd, moment)
+        return _etag(self._port.fstat(fd))
+
+    def _sync_names(self, folder: int, key: str) -> None:
+        try:
+            self._port.fsync_dir(folder)
+        except OSError as error:
+            failure = state_error(error, key, key)
+            # The name has changed already: this must not read as "nothing was written".
+            failure.code = failure.default_code
+            raise failure from error
+
+    def delete(self, key: str, when: When) -> bool:
+        if isinstance(when, IfAbsent):
+            raise InvalidArgumentError("delete takes ALWAYS or IfMatch", key=key, backend=SCHEME)
+        folders, name = split_key(key)
+        port = self._port
+        try:
+            with failing(key, key):
+                folder = self._tree.folder(folders)
+                try:
+                    with self._names:
+                        if when is not ALWAYS:
+                            self._check(name, folder, when, key)
+                        port.unlink(name, within=folder)
+                    self._sync_names(folder, key)
+                finally:
+                    port.close(folder)
+        except NotFoundError:
+            if isinstance(when, IfMatch):
+                raise ConflictError(f"{key} does not exist", key=key, backend=SCHEME) from None
+            return False
+        if len(folders) > 1:
+            self._remove_if_empty(folders)
+        return True
+
+    def _remove_if_empty(self, folders: list[str]) -> None:
+        try:
+            above = self._tree.folder(folders[:-1])
+        except (OSError, StateError):
+            return
+        try:
+            self._port.rmdir(folders[-1], within=above)
+        except OSError:
+            return
+        finally:
+            self._port.close(above)
+
+    def write_at(self, key: str, offset: int, data: bytes) -> None:
+        folders, name = split_key(key)
+        port = self._port
+        with failing(key, key):
+            folder = self._tree.folder(folders, create=True)
+            try:
+                try:
+                    fd = port.open(name, os.O_RDWR | os.O_NONBLOCK, within=folder)
+                    created = False
+                except FileNotFoundError:
+                    fd = port.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, within=folder)
+                    created = True
+                try:
+                    found = port.fstat(fd)
+                    if not stat.S_ISREG(found.st_mode):
+                        raise NotFoundError(f"{key} is not a file", key=key, backend=SCHEME)
+                    if found.st_nlink == 1:
+                        gap = b"\n" * max(offset - found.st_size, 0)
+                        write_all(port, fd, gap + data, offset - len(gap))
+                        port.ftruncate(fd, offset + len(data))
+                        self._stamp(fd)
+                        port.fdatasync(fd)
+                        shared = None
+                    else:
+                        shared = read_all(port, fd, 0, min(offset, found.st_size))
+                finally:
+                    port.close(fd)
+                if created:
+                    self._sync_names(folder, key)
+            finally:
+                port.close(folder)
+        if shared is not None:
+            # A copy shares the file: it must stay as it is.
+            self.write(key, [shared, b"\n" * (offset - len(shared)), data], ALWAYS)
+
+    def write_lazily(self, items: Sequence[tuple[str, bytes | None]]) -> None:
+        port = self._port
+        open_folders: dict[str, int] = {}
+        try:
+            for key, data in items:
+                folders, name = split_key(key)
+                place = "/".join(folders)
+                try:
+                    folder = open_folders.get(place)
+                    if folder is None:
+                        folder = open_folders[place] = self._tree.folder(folders, create=data is not None)
+                    if data is None:
+                        with self._names:
+                            port.unlink(name, within=folder)
+                    else:
+                        self._replace_lazily(name, folder, data)
+                except OSError as error:
+                    if data is not None or not isinstance(error, FileNotFoundError):
+                        raise state_error(error, key, key) from error
+        finally:
+            for folder in open_folders.values():
+                port.close(folder)
+
+    def _replace_lazily(self, name: str, folder: int, data: bytes) -> None:
+        port = self._port
+        within, temporary, fd = self._tree.create_temporary()
+        try:
+            try:
+                write_all(port, fd, data, 0)
+                with self._names:
+                    self._last_time = moment = max(time.time_ns(), self._last_time + 1)
+                port.utime(fd, moment)
+            finally:
+                port.close(fd)
+            with self._names:
+                port.rename(temporary, name, within=within, into=folder)
+        except BaseException:
+            self._tree.discard(within, temporary)
+            raise
+
+    def copy(self, source: str, target: str) -> None:
+        folders, name = split_key(source)
+        target_folders, target_name = split_key(target)
+        port = self._port
+        with failing(source, source):
+            folder = self._tree.folder(folders)
+            try:
+                fd = port.open(name, os.O_RDONLY | os.O_NONBLOCK, within=folder)
+                try:
+                    if not stat.S_ISREG(port.fstat(fd).st_mode):
+                        raise NotFoundError(f"there is no {source}", key=source, backend=SCHEME)
+                    port.fsync(fd)
+                    linked = self._link(name, folder, target_name, target_folders, target)
+                    if not linked:
+                        self.write(target, _blocks(self._tree, fd), ALWAYS)
+                finally:
+                    port.close(fd)
+            finally:
+                port.close(folder)
+
+    def _link(self, name: str, folder: int, target: str, target_folders: list[str], key: str) -> bool:
+        port = self._port
+        into = self._tree.folder(target_folders, create=True)
+        within = self._tree.folder([TEMPORARY], create=True)
+        temporary = self._tree.temporary_name()
+        try:
+            try:
+                port.link(name, temporary, within=folder, into=within)
+            except OSError as error:
+                if error.errno in NO_LINKS:
+                    return False
+                raise
+            with self._names:
+                port.rename(temporary, target, within=within, into=into)
+            # A rename between two links of one file does nothing, and leaves both.
+            self._tree.discard(within, temporary)
+            self._sync_names(into, key)
+            return True
+        finally:
+            port.close(within)
+            port.close(into)
+
+    def entries(self, prefix: str, after: str) -> Generator[Entry, None, None]:
+        folders = prefix.split("/")[:-1]
+        if not all(is_name(part) for part in folders) or folders[:1] == [LOCK]:
+            return
+        try:
+            with failing(prefix, prefix):
+                folder = self._tree.folder(folders)
+        except NotFoundError:
+            return
+        yield from self._entries(folder, "".join(f"{part}/" for part in folders), prefix, after)
+
+    def _entries(self, folder: int, base: str, prefix: str, after: str) -> Iterator[Entry]:
+        port = self._port
+        try:
+            with failing(base, base):
+                names = sorted(filter(None, map(_sortable, port.scandir(folder))))
+            for name in names:
+                key = base + name
+                if not (key.startswith(prefix) or prefix.startswith(key)) or key == LOCK:
+                    continue
+                if not name.endswith("/"):
+                    if key > after and (entry := self._entry(name, folder, key)) is not None:
+                        yield entry
+                elif key > after or after.startswith(key):
+                    try:
+                        below = port.open_folder(name[:-1], within=folder)
+                    except OSError:
+                        continue
+                    yield from self._entries(below, key, prefix, after)
+        finally:
+            port.close(folder)
+
+    def _entry(self, name: str, folder: int, key: str) -> Entry | None:
+        try:
+            found = self._port.stat(name, within=folder)
+        except FileNotFoundError:
+            return None
+        return Entry(key, found.st_size, found.st_ctime)
+
+    def free_bytes(self) -> int:
+        with failing("the state path"):
+            space = self._port.statvfs(self._tree.root)
+        return space.f_bavail * space.f_frsize
+
+
+def _etag(found: os.stat_result) -> ETag:
+    return ETag(f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}")
+
+
+def _sortable(entry: os.DirEntry[str]) -> str:
+    """The name as it stands in the keys below it, or nothing for what is no object and no folder."""
+    if not is_name(entry.name):
+        return ""
+    if entry.is_file(follow_symlinks=False):
+        return entry.name
+    return f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else ""
+
+
+def _write_chunks(tree: Tree, fd: int, chunks: Iterable[bytes], pause: float) -> None:
+    port = tree.port
+    waiting: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        waiting.append(chunk)
+        size += len(chunk)
+        if size >= BLOCK or len(waiting) == _MOST_BUFFERS:
+            _write_buffers(tree, fd, waiting)
+            if size >= BLOCK and pause:
+                port.fdatasync(fd)
+                time.sleep(pause)
+                size = 0
+            waiting.clear()
+    _write_buffers(tree, fd, waiting)
+
+
+def _write_buffers(tree: Tree, fd: int, buffers: list[bytes]) -> None:
+    if not buffers:
+        return
+    written = tree.port.writev(fd, buffers)
+    rest = memoryview(b"".join(buffers))[written:] if written < sum(map(len, buffers)) else memoryview(b"")
+    while rest:
+        rest = rest[tree.port.writev(fd, [rest]) :]
+
+
+def _blocks(tree: Tree, fd: int) -> Iterator[bytes]:
+    offset = 0
+    while block := tree.port.pread(fd, BLOCK, offset):
+        yield block
+        offset += len(block)

@@ -1,0 +1,123 @@
+"""The port: every call of this backend that touches storage goes through one small class.
+
+A test replaces it to fail the n-th call, or to record all calls and enumerate the states a crash could leave.
+Files are created 0600 and folders 0700, descriptors are not inherited, and a link in the last place of a name is
+never followed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Sequence
+from typing import TypeAlias
+
+Bytes: TypeAlias = bytes | bytearray | memoryview
+
+_NEVER_FOLLOW = os.O_CLOEXEC | os.O_NOFOLLOW
+_FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None) if sys.platform == "darwin" else None
+
+
+class Port:
+    """The operating system's own calls, by descriptor and relative name."""
+
+    def open_root(self, path: str) -> int:
+        """The state path itself: the one place where a link to a folder is followed."""
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def open_folder(self, name: str, *, within: int) -> int:
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | _NEVER_FOLLOW, dir_fd=within)
+
+    def open(self, name: str, flags: int, *, within: int) -> int:
+        return os.open(name, flags | _NEVER_FOLLOW, 0o600, dir_fd=within)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        return os.pread(fd, size, offset)
+
+    def pwrite(self, fd: int, data: Bytes, offset: int) -> int:
+        return os.pwrite(fd, data, offset)
+
+    def writev(self, fd: int, buffers: Sequence[Bytes]) -> int:
+        return os.writev(fd, buffers)
+
+    def ftruncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    def fallocate(self, fd: int, size: int) -> None:
+        if sys.platform != "darwin":
+            os.posix_fallocate(fd, 0, size)
+
+    def fsync(self, fd: int) -> None:
+        if _FULL_SYNC is not None:
+            fcntl.fcntl(fd, _FULL_SYNC)
+        else:
+            os.fsync(fd)
+
+    def fdatasync(self, fd: int) -> None:
+        if sys.platform == "darwin":
+            self.fsync(fd)
+        else:
+            os.fdatasync(fd)
+
+    def fsync_dir(self, fd: int) -> None:
+        os.fsync(fd)
+
+    def utime(self, fd: int, nanoseconds: int) -> None:
+        os.utime(fd, ns=(nanoseconds, nanoseconds))
+
+    def rename(self, source: str, target: str, *, within: int, into: int) -> None:
+        os.rename(source, target, src_dir_fd=within, dst_dir_fd=into)
+
+    def link(self, source: str, target: str, *, within: int, into: int) -> None:
+        os.link(source, target, src_dir_fd=within, dst_dir_fd=into, follow_symlinks=False)
+
+    def unlink(self, name: str, *, within: int) -> None:
+        os.unlink(name, dir_fd=within)
+
+    def mkdir(self, name: str, *, within: int) -> None:
+        os.mkdir(name, 0o700, dir_fd=within)
+
+    def rmdir(self, name: str, *, within: int) -> None:
+        os.rmdir(name, dir_fd=within)
+
+    def scandir(self, fd: int) -> list[os.DirEntry[str]]:
+        with os.scandir(fd) as entries:
+            return list(entries)
+
+    def stat(self, name: str, *, within: int) -> os.stat_result:
+        return os.stat(name, dir_fd=within, follow_symlinks=False)
+
+    def fstat(self, fd: int) -> os.stat_result:
+        return os.fstat(fd)
+
+    def statvfs(self, fd: int) -> os.statvfs_result:
+        return os.statvfs(fd)
+
+    def flock(self, fd: int, operation: int) -> None:
+        fcntl.flock(fd, operation)
+
+
+def write_all(port: Port, fd: int, data: Bytes, offset: int) -> None:
+    """Write every byte, however many calls the system takes for it."""
+    written = port.pwrite(fd, data, offset)
+    if written < len(data):
+        rest = memoryview(data)
+        while written < len(rest):
+            written += port.pwrite(fd, rest[written:], offset + written)
+
+
+def read_all(port: Port, fd: int, start: int, stop: int) -> bytes:
+    """The bytes from `start` to `stop`, or to the end of the file where that comes first."""
+    data = port.pread(fd, max(stop - start, 0), start)
+    if len(data) in (0, stop - start):
+        return data
+    parts = [data]
+    start += len(data)
+    while start < stop and (data := port.pread(fd, stop - start, start)):
+        parts.append(data)
+        start += len(data)
+    return b"".join(parts)

@@ -1,0 +1,132 @@
+"""What a writer does with the journal before it serves it.
+
+Records behind the highest seq known durable are in the page cache, perhaps nowhere else: a failed sync may have been
+the reason why the last writer ended. They are copied into a new, synced segment before the old one is cut off.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from dataclasses import dataclass
+
+from statepath_local.cursor import Cursor, Found
+from statepath_local.segments import JOURNAL, create_filled, list_segments, segment_name
+from statepath_local.tree import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a journal ends. `id` is empty and `segment` is `None` where no commit is there yet."""
+
+    seq: int
+    id: str
+    segment: int | None
+    end: int
+
+
+@dataclass(slots=True)
+class _Scan:
+    head: Found | None
+    tail: deque[Found]
+    known: int
+
+
+def repair(tree: Tree, published: int) -> Head | None:
+    """Make the journal end behind its last valid record, all of it durable. `published` is the seq that the last
+    writer had told its readers. `None`: there is no commit.
+
+    Raises:
+        CorruptionError: a commit that had been durable is damaged near the end. Nothing was changed.
+    """
+    try:
+        journal = tree.folder([JOURNAL])
+    except FileNotFoundError:
+        return None
+    try:
+        firsts = list_segments(tree.port, journal)
+        scan = _scan_back(tree, firsts, published)
+        if scan.head is None:
+            for first in firsts:
+                tree.port.unlink(segment_name(first), within=journal)
+            return None
+        commit = scan.head.record.commit
+        if not scan.tail:
+            segment, end = scan.head.segment, scan.head.record.stop
+            _cut(tree, journal, segment, end)
+        else:
+            start = scan.tail[0]
+            segment, end = _copy_tail(tree, journal, scan.tail)
+            if start.segment != segment:
+                _cut(tree, journal, start.segment, start.record.start)
+        _remove_behind(tree, journal, firsts, segment)
+        return Head(commit.last, commit.id, segment, end)
+    finally:
+        tree.port.close(journal)
+
+
+def _scan_back(tree: Tree, firsts: list[int], published: int) -> _Scan:
+    """Read from the last segment, or from as many as hold what is not known to be durable."""
+    scan = _Scan(None, deque(), 0)
+    for first in reversed(firsts):
+        scan = _scan_from(tree, first, published)
+        if scan.head is not None and first <= scan.known + 1:
+            break
+    return scan
+
+
+def _scan_from(tree: Tree, first: int, published: int) -> _Scan:
+    scan = _Scan(None, deque(), first - 1)
+    cursor = Cursor(tree, first - 1, lambda: None)
+    try:
+        while found := cursor.next():
+            scan.head = found[-1]
+            scan.tail.extend(found)
+            _drop_known(scan, max(each.record.commit.durable for each in found))
+        damage = cursor.damage()
+    finally:
+        cursor.close()
+    if damage is not None:
+        raise damage
+    # A seq above the head was published for another history of this folder.
+    if scan.head is not None and published <= scan.head.record.commit.last:
+        _drop_known(scan, published)
+    return scan
+
+
+def _drop_known(scan: _Scan, durable: int) -> None:
+    scan.known = max(scan.known, durable)
+    while scan.tail and scan.tail[0].record.commit.last <= scan.known:
+        scan.tail.popleft()
+
+
+def _copy_tail(tree: Tree, journal: int, tail: deque[Found]) -> tuple[int, int]:
+    data = b"".join(b"%b\n" % found.record.line for found in tail)
+    first = tail[0].record.commit.first
+    within, name, fd = create_filled(tree, len(data), data)
+    tree.port.close(fd)
+    tree.port.rename(name, segment_name(first), within=within, into=journal)
+    tree.port.fsync_dir(journal)
+    return first, len(data)
+
+
+def _cut(tree: Tree, journal: int, segment: int, end: int) -> None:
+    """Cut a segment off; remove it where nothing is left."""
+    port = tree.port
+    if end == 0:
+        port.unlink(segment_name(segment), within=journal)
+        return
+    fd = port.open(segment_name(segment), os.O_RDWR, within=journal)
+    try:
+        if port.fstat(fd).st_size > end:
+            port.ftruncate(fd, end)
+            port.fsync(fd)
+    finally:
+        port.close(fd)
+
+
+def _remove_behind(tree: Tree, journal: int, firsts: list[int], segment: int) -> None:
+    """Segments that were begun behind the head hold no commit, or what the tail's copy holds."""
+    for first in firsts:
+        if first > segment:
+            tree.port.unlink(segment_name(first), within=journal)

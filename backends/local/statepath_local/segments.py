@@ -1,0 +1,198 @@
+"""Segments: the journal's files, how they are named, made and filled, and how their lines are checked.
+
+A segment is filled with spaces before it gets its name, so that a commit's sync has no metadata to write. The
+commits stand one behind the other from its beginning; the first space or NUL in a line's place ends them.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from statepath.backend import Commit, decode_commit
+from statepath.errors import CorruptionError
+
+from statepath_local.port import Bytes, Port, read_all, write_all
+from statepath_local.tree import Tree
+
+JOURNAL = "journal"
+SMALLEST = 1024 * 1024
+LARGEST = 64 * 1024 * 1024
+
+_NAME = re.compile(r"([0-9]{20})\.jsonl")
+_READ = 4 * 1024 * 1024
+_LONGEST_LINE = 64 * 1024 * 1024
+_FILL = b" " * (1024 * 1024)
+_FILL_PAUSE = 0.005
+
+
+def segment_name(first: int) -> str:
+    return f"{first:020d}.jsonl"
+
+
+def list_segments(port: Port, journal: int) -> list[int]:
+    """The first seqs that the segments are named after, in order."""
+    matches = (_NAME.fullmatch(entry.name) for entry in port.scandir(journal))
+    return sorted(int(match[1]) for match in matches if match is not None)
+
+
+class Record(NamedTuple):
+    """A valid commit record, its line without the line end, and where it stands in its segment."""
+
+    commit: Commit
+    line: bytes
+    start: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.line) + 1
+
+
+class Block(NamedTuple):
+    """Records that stand one behind the other. `intact` says whether what follows may be read on."""
+
+    records: list[Record]
+    intact: bool
+
+
+def read_block(port: Port, fd: int, offset: int, size: int = _READ) -> Block:
+    """The valid records from the offset on, about `size` bytes of them; none at the end of them.
+
+    A record counts only with its line end: without it the write did not finish.
+    """
+    while True:
+        data = read_all(port, fd, offset, offset + size)
+        if not data or data[0] in b" \0":
+            return Block([], intact=False)
+        end = data.rfind(b"\n") + 1
+        if end or len(data) < size or size >= _LONGEST_LINE:
+            break
+        size *= 4
+    records: list[Record] = []
+    start = offset
+    for line in data[:end].split(b"\n")[:-1]:
+        try:
+            records.append(Record(decode_commit(line), line, start))
+        except CorruptionError:
+            return Block(records, intact=False)
+        start += len(line) + 1
+    return Block(records, intact=end > 0)
+
+
+def later_records(port: Port, fd: int, offset: int) -> Iterator[Commit]:
+    """The valid commits anywhere behind the offset, whatever stands between them."""
+    rest = b""
+    while data := read_all(port, fd, offset, offset + _READ):
+        offset += len(data)
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            try:
+                yield decode_commit(line.lstrip(b" \0"))
+            except CorruptionError:
+                continue
+        if len(rest) > _LONGEST_LINE or not rest.strip(b" \0"):
+            rest = b""
+
+
+@dataclass(slots=True)
+class Segment:
+    """The segment that commits go into. `end` is behind its last commit; up to `size` it is filled."""
+
+    first: int
+    name: str
+    fd: int
+    end: int
+    size: int
+    limit: int
+    """Up to here it may grow before the next attempt to begin another one."""
+
+
+def create_filled(
+    tree: Tree, size: int, carry: Bytes = b"", *, pause: float = 0.0, stopped: Callable[[], bool] = bool
+) -> tuple[int, str, int]:
+    """A synced file off the path: `carry`, then spaces up to the size. Returns as `create_temporary`."""
+    port = tree.port
+    within, name, fd = tree.create_temporary()
+    try:
+        if carry:
+            write_all(port, fd, carry, 0)
+        if size > len(carry):
+            port.fallocate(fd, size)
+        for offset in range(len(carry), size, len(_FILL)):
+            write_all(port, fd, memoryview(_FILL)[: size - offset], offset)
+            if pause:
+                port.fdatasync(fd)
+                time.sleep(pause)
+                if stopped():
+                    break
+        port.fsync(fd)
+    except BaseException:
+        port.close(fd)
+        tree.discard(within, name)
+        raise
+    return within, name, fd
+
+
+class Spares:
+    """Prepares the next segment in the background, and seals the last one."""
+
+    def __init__(self, tree: Tree, submit: Callable[[Callable[[], None]], object]) -> None:
+        self._tree = tree
+        self._submit = submit
+        self._lock = threading.Lock()
+        self._spare: tuple[int, str, int, int] | None = None
+        self._busy = False
+        self._closed = False
+
+    def request(self, size: int) -> None:
+        """Have a spare of the size made, unless there is one or one is on its way."""
+        if self._busy or self._spare is not None or self._closed:
+            return
+        self._busy = True
+        self._submit(lambda: self._make(size))
+
+    def seal(self, segment: Segment) -> None:
+        """Cut the segment off behind its last commit, in the background."""
+        self._submit(lambda: seal(self._tree.port, segment))
+
+    def _make(self, size: int) -> None:
+        made = None
+        # Without a spare the segment grows, and the commit that finds no space says so.
+        with suppress(OSError):
+            made = create_filled(self._tree, size, pause=_FILL_PAUSE, stopped=lambda: self._closed)
+        with self._lock:
+            self._busy = False
+            if made is not None and not self._closed:
+                self._spare, made = (*made, size), None
+        if made is not None:
+            self._discard(made)
+
+    def take(self) -> tuple[int, str, int, int] | None:
+        """The spare, if it is ready: its folder, name, descriptor and size."""
+        with self._lock:
+            spare, self._spare = self._spare, None
+        return spare
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+        spare = self.take()
+        if spare is not None:
+            self._discard(spare[:3])
+
+    def _discard(self, made: tuple[int, str, int]) -> None:
+        within, name, fd = made
+        self._tree.port.close(fd)
+        self._tree.discard(within, name)
+
+
+def seal(port: Port, segment: Segment) -> None:
+    """Cut off what is filled but not used, and close the file. Unsealed it reads the same."""
+    with suppress(OSError):
+        port.ftruncate(segment.fd, segment.end)
+    port.close(segment.fd)

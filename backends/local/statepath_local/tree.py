@@ -1,0 +1,149 @@
+"""The folder of one store, walked by descriptors, so that no link can lead out of it.
+
+Names that no key can have are the backend's own: `.tmp+/` holds files on their way in, `lock` is the lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import stat
+from collections.abc import Sequence
+from itertools import count
+
+from statepath.errors import AccessDeniedError, InvalidArgumentError
+
+from statepath_local.failures import SCHEME
+from statepath_local.port import Port
+
+LOCK = "lock"
+TEMPORARY = ".tmp+"
+
+_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~%-]+")
+_KEY = re.compile(r"[A-Za-z0-9._~%-]+(?:/[A-Za-z0-9._~%-]+)*")
+_MAX_KEY = 512
+_TEMPORARY_NAME = re.compile(r"tmp-[0-9a-f]{8}-[0-9]+")
+
+
+def is_name(name: str) -> bool:
+    """Whether a file of this name can be a part of a key."""
+    return _NAME.fullmatch(name) is not None
+
+
+def split_key(key: str) -> tuple[list[str], str]:
+    """The folders and the file's name of a key.
+
+    Raises:
+        InvalidArgumentError: it is no key, or names a file of the backend's own.
+    """
+    if len(key) > _MAX_KEY or _KEY.fullmatch(key) is None:
+        raise InvalidArgumentError(f"{key[:80]!r} is not a key", key=key, backend=SCHEME)
+    *folders, name = key.split("/")
+    if "." in folders or ".." in folders or name in {".", ".."} or (folders or [name])[0] == LOCK:
+        raise InvalidArgumentError(f"{key!r} is not a key that a file can have", key=key, backend=SCHEME)
+    return folders, name
+
+
+class Tree:
+    """Descriptors into the state path. Blocking; used from worker threads."""
+
+    def __init__(self, port: Port, root: int) -> None:
+        self.port = port
+        self.root = root
+        self._temporary: list[int] = []
+        self._token = secrets.token_hex(4)
+        self._numbers = count()
+
+    def folder(self, parts: Sequence[str], *, create: bool = False) -> int:
+        """A descriptor of the folder, which the caller closes. With `create`, missing ones are made, durably.
+
+        Raises:
+            FileNotFoundError: it does not exist.
+            AccessDeniedError: a part of the way is a link.
+        """
+        port = self.port
+        fd = self.root
+        try:
+            for part in parts or (".",):
+                try:
+                    below = self._enter(part, fd)
+                except FileNotFoundError:
+                    if not create:
+                        raise
+                    self._make(part, fd)
+                    below = self._enter(part, fd)
+                if fd != self.root:
+                    port.close(fd)
+                fd = below
+        except BaseException:
+            if fd != self.root:
+                port.close(fd)
+            raise
+        return fd
+
+    def _make(self, name: str, within: int) -> None:
+        try:
+            self.port.mkdir(name, within=within)
+        except FileExistsError:
+            return
+        self.port.fsync_dir(within)
+
+    def _enter(self, name: str, within: int) -> int:
+        try:
+            return self.port.open_folder(name, within=within)
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            if stat.S_ISLNK(self.port.stat(name, within=within).st_mode):
+                raise AccessDeniedError(
+                    f"the folder {name!r} in the state path is a symbolic link, and links there are not "
+                    "followed; move the folder itself there, or make the state path the link",
+                    backend=SCHEME,
+                ) from None
+            raise FileNotFoundError(errno.ENOENT, "not a folder", name) from None
+
+    def create_temporary(self) -> tuple[int, str, int]:
+        """A new file that is never listed: its folder's descriptor, its name, its own descriptor."""
+        name = self.temporary_name()
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        if self._temporary:
+            try:
+                within = self._temporary[-1]
+                return within, name, self.port.open(name, flags, within=within)
+            except FileNotFoundError:
+                # Someone removed the folder. Other threads may use the descriptor: it is closed at the end.
+                pass
+        within = self.folder([TEMPORARY], create=True)
+        self._temporary.append(within)
+        return within, name, self.port.open(name, flags, within=within)
+
+    def temporary_name(self) -> str:
+        return f"tmp-{self._token}-{next(self._numbers)}"
+
+    def discard(self, within: int, name: str) -> None:
+        """Remove a temporary file, if that is possible; the next opener removes it otherwise."""
+        try:
+            self.port.unlink(name, within=within)
+        except OSError:
+            return
+
+    def remove_stale_temporaries(self) -> None:
+        """What a writer left that was killed. Only the one that holds the lock calls this."""
+        try:
+            within = self.folder([TEMPORARY])
+        except FileNotFoundError:
+            return
+        try:
+            for entry in self.port.scandir(within):
+                if _TEMPORARY_NAME.fullmatch(entry.name):
+                    self.port.unlink(entry.name, within=within)
+        finally:
+            self.port.close(within)
+
+    def close(self) -> None:
+        for fd in (*self._temporary, self.root):
+            self.port.close(fd)
+        self._temporary.clear()
+        self.root = -1

@@ -1,0 +1,242 @@
+"""The one thread that writes the journal: one pwrite and one data sync a commit."""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from statepath.backend import Commit, encode_commit
+from statepath.errors import (
+    CorruptionError,
+    DivergedError,
+    HeadMoved,
+    InvalidArgumentError,
+    OutcomeUnknownError,
+    StateError,
+)
+
+from statepath_local.failures import FULL, SCHEME, failing, state_error
+from statepath_local.lock import WriterLock
+from statepath_local.port import read_all, write_all
+from statepath_local.repair import Head, repair
+from statepath_local.segments import (
+    JOURNAL,
+    LARGEST,
+    SMALLEST,
+    Segment,
+    Spares,
+    create_filled,
+    list_segments,
+    seal,
+    segment_name,
+)
+from statepath_local.tree import Tree
+
+T = TypeVar("T")
+Settle = Callable[[Any, BaseException | None], None]
+
+
+class Writer:
+    """Holds the head of the journal. `append` and `restart` run in its thread, handed over by `submit`."""
+
+    def __init__(
+        self, tree: Tree, lock: WriterLock, background: Callable[[Callable[[], None]], object]
+    ) -> None:
+        self._tree = tree
+        self._port = tree.port
+        self._lock = lock
+        self._spares = Spares(tree, background)
+        self._journal = -1
+        self._segment: Segment | None = None
+        self._refusal: StateError | None = None
+        self._head = self._open()
+        self._durable = self._head.seq if self._head is not None else 0
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], Settle] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="statepath-journal", daemon=True)
+        self._thread.start()
+
+    def _open(self) -> Head | None:
+        try:
+            with failing(JOURNAL):
+                head = repair(self._tree, self._lock.durable)
+        except CorruptionError as error:
+            self._refusal = error
+            return None
+        self._lock.publish(0 if head is None else head.seq)
+        return head
+
+    def limit(self) -> int | None:
+        """The highest seq that may be served; of a damaged journal, which is not written, whatever is valid."""
+        return None if isinstance(self._refusal, CorruptionError) else self._durable
+
+    def submit(self, call: Callable[[], T], settle: Settle) -> None:
+        """Run the call in the writer's thread, which then calls `settle(result, error)`."""
+        self._jobs.put((call, settle))
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            call, settle = job
+            result, failure = None, None
+            try:
+                result = call()
+            except BaseException as error:  # noqa: BLE001 - it belongs to the one who waits, whatever it is
+                failure = error
+            settle(result, failure)
+            if self._lock.durable != self._durable:
+                # Readers merely lag behind when this fails.
+                with suppress(OSError):
+                    self._lock.publish(self._durable)
+
+    def append(self, after: int, commit: Commit) -> None:
+        if self._refusal is not None:
+            raise copy.copy(self._refusal)
+        self._check_place(after, commit)
+        line = encode_commit(commit)
+        segment = self._room(commit.first, len(line))
+        try:
+            write_all(self._port, segment.fd, line, segment.end)
+        except OSError as error:
+            if error.errno in FULL and self._take_back(segment):
+                raise state_error(error, f"{JOURNAL}/{segment.name}") from error
+            raise self._poison(error) from error
+        try:
+            self._port.fdatasync(segment.fd)
+        except OSError as error:
+            raise self._poison(error) from error
+        segment.end += len(line)
+        self._head = Head(commit.last, commit.id, segment.first, segment.end)
+        self._durable = commit.last
+        if segment.end > segment.size // 8:
+            self._spares.request(min(2 * segment.size, LARGEST))
+
+    def _check_place(self, after: int, commit: Commit) -> None:
+        head = self._head
+        if commit.first != after + 1:
+            raise InvalidArgumentError(f"commit {commit.first} does not follow seq {after}", backend=SCHEME)
+        if head is None:
+            return
+        if after != head.seq:
+            raise HeadMoved
+        if head.id and commit.prev != head.id:
+            raise DivergedError(
+                f"commit {commit.first} follows {commit.prev or 'nothing'}, and the log ends with {head.id}",
+                backend=SCHEME,
+            )
+
+    def _take_back(self, segment: Segment) -> bool:
+        """Remove the beginning of a record that found no space."""
+        try:
+            self._port.ftruncate(segment.fd, segment.end)
+        except OSError:
+            return False
+        segment.size = segment.limit = segment.end
+        return True
+
+    def _poison(self, error: OSError) -> StateError:
+        """After a failed sync the system may count lost pages as written: that file is not tried again."""
+        self._refusal = OutcomeUnknownError(
+            f"writing the journal failed ({os.strerror(error.errno or 0)}): whether the last commit is durable "
+            "is not known; check the disk, then open the store again to see what holds",
+            backend=SCHEME,
+        )
+        return copy.copy(self._refusal)
+
+    def _room(self, first: int, need: int) -> Segment:
+        """A segment with room for the record. An error here means that nothing of it was written."""
+        segment = self._segment
+        if segment is not None and segment.end + need <= segment.limit:
+            return segment
+        try:
+            if segment is None:
+                return self._begin(first)
+            spare = self._spares.take()
+            if spare is not None:
+                return self._install(spare[:3], first, size=spare[3], end=0)
+            if segment.end + need <= 2 * LARGEST:
+                # Without a spare yet the segment grows: slower to sync, but nobody waits.
+                self._spares.request(min(2 * segment.size, LARGEST))
+                segment.limit = segment.end + need + SMALLEST
+                return segment
+            return self._install(create_filled(self._tree, 0), first, size=0, end=0)
+        except OSError as error:
+            raise state_error(error, JOURNAL) from error
+
+    def _begin(self, first: int) -> Segment:
+        """The first segment of this handle. It takes over a small last one, so that opening often makes few."""
+        head = self._head
+        carry = b""
+        self._journal = self._tree.folder([JOURNAL], create=True)
+        if head is not None and head.segment is not None and head.end < SMALLEST // 2:
+            first = head.segment
+            carry = self._read_segment(first, head.end)
+        return self._install(create_filled(self._tree, SMALLEST, carry), first, size=SMALLEST, end=len(carry))
+
+    def _read_segment(self, first: int, end: int) -> bytes:
+        fd = self._port.open(segment_name(first), os.O_RDONLY, within=self._journal)
+        try:
+            return read_all(self._port, fd, 0, end)
+        finally:
+            self._port.close(fd)
+
+    def _install(self, made: tuple[int, str, int], first: int, *, size: int, end: int) -> Segment:
+        within, temporary, fd = made
+        name = segment_name(first)
+        try:
+            self._port.rename(temporary, name, within=within, into=self._journal)
+        except OSError:
+            self._port.close(fd)
+            self._tree.discard(within, temporary)
+            raise
+        last, self._segment = self._segment, Segment(first, name, fd, end, size, size)
+        if last is not None:
+            self._spares.seal(last)
+        try:
+            self._port.fsync_dir(self._journal)
+        except OSError as error:
+            raise self._poison(error) from error
+        return self._segment
+
+    def restart(self, after: int) -> list[str]:
+        if self._refusal is not None and not isinstance(self._refusal, CorruptionError):
+            raise copy.copy(self._refusal)
+        kept: list[str] = []
+        with failing(JOURNAL):
+            if self._journal < 0:
+                self._journal = self._tree.folder([JOURNAL], create=True)
+            if self._segment is not None:
+                self._port.close(self._segment.fd)
+                self._segment = None
+            moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+            # The newest first: what a crash leaves behind is then the beginning of the log, without a gap.
+            for first in reversed(list_segments(self._port, self._journal)):
+                name = segment_name(first)
+                aside = f"{name}.corrupt.{moment}"
+                self._port.rename(name, aside, within=self._journal, into=self._journal)
+                kept.append(f"{JOURNAL}/{aside}")
+            self._port.fsync_dir(self._journal)
+            self._lock.withdraw(after)
+        self._refusal = None
+        self._head = Head(after, "", None, 0)
+        self._durable = after
+        return kept[::-1]
+
+    def close(self) -> None:
+        """Finish what was handed in, cut the segment off where its commits end, and stop. Blocking."""
+        self._jobs.put(None)
+        self._thread.join()
+        self._spares.close()
+        segment, self._segment = self._segment, None
+        if segment is not None:
+            if self._refusal is None and segment.end > 0:
+                seal(self._port, segment)
+            else:
+                self._port.close(segment.fd)
+        if self._journal >= 0:
+            self._port.close(self._journal)
+            self._journal = -1
