@@ -1,0 +1,334 @@
+"""Queries: the documents of a collection that match, in order, as of one seq."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from asyncio import sleep
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from heapq import merge, nsmallest
+from operator import attrgetter
+from types import SimpleNamespace
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import UNSET
+from pydantic import BaseModel
+
+from statepath.engine.schema import stored_path
+from statepath.errors import InvalidArgumentError
+from statepath.filters import F, Filter, Getter, Path, order_key, parse_path, reader
+
+__all__ = ["Page", "Query", "Row", "Source"]
+
+T = TypeVar("T")
+
+DEFAULT_PAGE: Final = 100
+
+_PAUSE_ROWS: Final = 256
+_PAUSE_BYTES: Final = 512 * 1024
+
+
+class Row(Protocol):
+    """A stored document at one version; `modified` is in microseconds since 1970."""
+
+    version: int
+    modified: int
+
+    def json(self) -> bytes: ...
+
+
+class Source(Protocol):
+    """Where a query finds its documents."""
+
+    def rows(self) -> tuple[int, list[tuple[str, Any]]]:
+        """The seq, and all ids with their rows, of one moment."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A part of the documents that match.
+
+    Attributes:
+        next: the cursor to pass as `after` for the following page; `None`: there is none.
+        seq: the seq that the page is as of. A later page may be as of a later one.
+    """
+
+    items: list[T]
+    next: str | None
+    seq: int
+
+
+_Kinds: TypeAlias = tuple[tuple[int, Any], ...]
+_NULL: Final = order_key(None)[0]
+
+
+class _Hit(NamedTuple):
+    """A document that matches. Hits compare by their place and id, which differ always."""
+
+    place: tuple[Any, ...]
+    id: str
+    kinds: _Kinds
+    row: Any
+
+
+class _Reversed:
+    """A text that sorts the other way round."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __lt__(self, other: _Reversed) -> bool:
+        return other.text < self.text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Reversed) and other.text == self.text
+
+    __hash__ = None  # type: ignore[assignment]  # only compared
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """The fields that a query is ordered by, and whether each descends."""
+
+    fields: tuple[tuple[Path, bool], ...]
+
+    @classmethod
+    def parse(cls, text: str | None) -> _Order:
+        if text is None:
+            return cls(())
+        if not isinstance(text, str):
+            raise InvalidArgumentError(
+                f"order_by is a text such as '-updated_at,id', not {type(text).__name__}"
+            )
+        names = [name.strip() for name in text.split(",")]
+        return cls(tuple((parse_path(name.removeprefix("-")), name.startswith("-")) for name in names))
+
+    def place(self, kinds: _Kinds) -> tuple[Any, ...]:
+        """What sorts documents so: null and missing last, whichever the direction."""
+        return tuple(
+            [
+                (True,)
+                if kind == _NULL
+                else (False, -kind, _turned(value))
+                if falls
+                else (False, kind, value)
+                for (kind, value), (_, falls) in zip(kinds, self.fields, strict=True)
+            ]
+        )
+
+    def cursor(self, hit: _Hit) -> str:
+        """The place of a document, as text that a caller can keep."""
+        return (
+            base64.urlsafe_b64encode(msgspec.json.encode((self._text(), hit.kinds, hit.id)))
+            .decode()
+            .rstrip("=")
+        )
+
+    def read_cursor(self, text: str) -> tuple[tuple[Any, ...], str]:
+        """The place that a cursor stands for.
+
+        Raises:
+            InvalidArgumentError: it is no cursor, or one of a query in another order.
+        """
+        try:
+            data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+            order, kinds, id = _cursors.decode(data)
+            if order == self._text():
+                return self.place(kinds), id
+        except (TypeError, ValueError, binascii.Error, msgspec.MsgspecError):
+            raise InvalidArgumentError("after is not a cursor: pass the next of an earlier page") from None
+        raise InvalidArgumentError(
+            f"after is a cursor of a query with order_by={order!r}; pages need one order"
+        )
+
+    def _text(self) -> str:
+        return ",".join(f"{'-' if falls else ''}{'.'.join(path)}" for path, falls in self.fields)
+
+
+_cursors = msgspec.json.Decoder(tuple[str, tuple[tuple[int, int | float | str], ...], str])
+
+
+def _turned(value: Any) -> Any:
+    return _Reversed(value) if isinstance(value, str) else -value
+
+
+class _Projection:
+    """Decodes of each document only the members that the query looks at."""
+
+    def __init__(self, names: set[str]) -> None:
+        self._slots = {name: f"f{place}" for place, name in enumerate(sorted(names))}
+        self.decode = _decoder(tuple(self._slots))
+
+    def reader(self, path: Path) -> Getter:
+        get = attrgetter(self._slots[path[0]])
+        if len(path) == 1:
+            return get
+        inner = reader(path[1:])
+        return lambda document: inner(get(document))
+
+
+@lru_cache(maxsize=128)
+def _decoder(names: tuple[str, ...]) -> Callable[[bytes], Any]:
+    """Into attributes `f0`, `f1`, … in the order of the names; `UNSET` where the document has no such
+    member."""
+    slots = [f"f{place}" for place in range(len(names))]
+    try:
+        struct = msgspec.defstruct(
+            "Projection", [(slot, Any, UNSET) for slot in slots], rename=dict(zip(slots, names, strict=True))
+        )
+    except ValueError:
+        # msgspec takes no quotes, backslashes or control characters in a name.
+        decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+        def select(data: bytes) -> SimpleNamespace:
+            document = decode(data)
+            return SimpleNamespace(
+                **{slot: document.get(name, UNSET) for slot, name in zip(slots, names, strict=True)}
+            )
+
+        return select
+    return msgspec.json.Decoder(struct).decode
+
+
+class _Pause:
+    """Tells when other tasks should run."""
+
+    __slots__ = ("_bytes", "_rows")
+
+    def __init__(self) -> None:
+        self._rows = self._bytes = 0
+
+    def due(self, size: int) -> bool:
+        """Whether enough rows or bytes have passed since the last time, this one of `size` bytes included."""
+        self._rows += 1
+        self._bytes += size
+        if self._rows < _PAUSE_ROWS and self._bytes < _PAUSE_BYTES:
+            return False
+        self._rows = self._bytes = 0
+        return True
+
+
+class Query(Generic[T]):
+    """Documents that match. Nothing is read before it is iterated, or one of its methods is awaited; each of
+    these sees the documents as of one seq. Long ones let other tasks run meanwhile.
+
+    Parameters:
+        source: where the documents are; `decode` makes the value of one that matches. model: the class of the
+        documents, whose field names are checked; `None`: any field. where: a filter; `equals` are further
+        fields that must have these values. order_by: fields joined by commas, `-` before those in descending
+        order. Null and missing come last. Ties, and
+            a query without it, are in the order of ids.
+        limit: the most documents to give.
+        after: the cursor of a page: documents behind it only.
+
+    Raises:
+        InvalidArgumentError: a field that the model does not know, or an argument that cannot be used.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        decode: Callable[[str, Any], T],
+        *,
+        model: type[BaseModel] | None = None,
+        where: Filter | None = None,
+        order_by: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+        equals: Mapping[str, object] | None = None,
+    ) -> None:
+        if where is not None and not isinstance(where, Filter):
+            raise InvalidArgumentError(
+                f"find takes a filter such as F('status') == 'done', not {type(where).__name__}"
+            )
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise InvalidArgumentError("limit is a whole number from 1, or None")
+        filters = [] if where is None else [where]
+        filters += [F((name,)) == value for name, value in (equals or {}).items()]
+        self._source = source
+        self._decode = decode
+        self._limit = limit
+        self._order = _Order.parse(order_by)
+        self._after = None if after is None else self._order.read_cursor(after)
+        paths = {path for part in filters for path in part.paths()} | {path for path, _ in self._order.fields}
+        stored = {path: path if model is None else stored_path(model, path) for path in paths}
+        projection = _Projection({path[0] for path in stored.values()})
+        self._project = projection.decode
+        self._tests = [part.compile(lambda path: projection.reader(stored[path])) for part in filters]
+        self._keys = [projection.reader(stored[path]) for path, _ in self._order.fields]
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self._values(self._source.rows()[1], self._limit)
+
+    async def all(self) -> list[T]:
+        """All of them."""
+        return [value async for value in self]
+
+    async def first(self) -> T | None:
+        """The first one, or `None` if none matches."""
+        async for value in self._values(self._source.rows()[1], 1):
+            return value
+        return None
+
+    async def count(self) -> int:
+        """How many `all` would give."""
+        count = 0
+        async for hits in self._hits(self._source.rows()[1]):
+            count += len(hits)
+            if self._limit is not None and count >= self._limit:
+                return self._limit
+        return count
+
+    async def page(self) -> Page[T]:
+        """At most `limit` (if there is none, 100) of them, and the cursor behind which the next page
+        begins."""
+        limit = self._limit or DEFAULT_PAGE
+        seq, rows = self._source.rows()
+        hits = [hit async for hit in self._sorted(rows, limit + 1)]
+        items = [self._decode(hit.id, hit.row) for hit in hits[:limit]]
+        return Page(items, self._order.cursor(hits[limit - 1]) if len(hits) > limit else None, seq)
+
+    async def _values(self, rows: list[tuple[str, Any]], limit: int | None) -> AsyncIterator[T]:
+        pause = _Pause()
+        async for hit in self._sorted(rows, limit):
+            yield self._decode(hit.id, hit.row)
+            if pause.due(len(hit.row.json())):
+                await sleep(0)
+
+    async def _sorted(self, rows: list[tuple[str, Any]], limit: int | None) -> AsyncIterator[_Hit]:
+        if limit is None:
+            runs = [sorted(hits) async for hits in self._hits(rows)]
+            found: Iterator[_Hit] = merge(*runs)
+        else:
+            best: list[_Hit] = []
+            async for hits in self._hits(rows):
+                best = nsmallest(limit, best + hits)
+            found = iter(best)
+        for hit in found:
+            yield hit
+
+    async def _hits(self, rows: list[tuple[str, Any]]) -> AsyncIterator[list[_Hit]]:
+        """The documents that match, in parts, between which other tasks run."""
+        reads = bool(self._tests or self._keys)
+        pause, hits = _Pause(), []
+        for id, row in rows:
+            document, size = None, 0
+            if reads:
+                data = row.json()
+                document, size = self._project(data), len(data)
+            if all(test(document) for test in self._tests):
+                kinds = tuple([order_key(get(document)) for get in self._keys])
+                place = self._order.place(kinds)
+                if self._after is None or (place, id) > self._after:
+                    hits.append(_Hit(place, id, kinds, row))
+            if pause.due(size):
+                yield hits
+                hits = []
+                await sleep(0)
+        yield hits
