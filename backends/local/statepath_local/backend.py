@@ -6,13 +6,13 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-from statepath.backend import ALWAYS, Blob, Capabilities, Entry, ETag, Span, StateURL, When
+from statepath.backend import ALWAYS, Blob, Capabilities, Entry, ETag, LazyWrite, Span, StateURL, When
 from statepath.errors import ClosedError, ReadOnlyError
 
 from statepath_local.config import LocalConfig, parse
@@ -82,7 +82,7 @@ class LocalBackend:
     async def write_at(self, key: str, offset: int, data: bytes) -> None:
         await self._change(partial(self._objects.write_at, key, offset, data))
 
-    async def write_lazily(self, items: Sequence[tuple[str, bytes | None]]) -> None:
+    async def write_lazily(self, items: Iterable[LazyWrite]) -> None:
         await self._change(partial(self._objects.write_lazily, items))
 
     async def copy(self, source: str, target: str) -> None:

@@ -1,8 +1,7 @@
 """Objects as files: what the methods of the backend do, blocking, in a worker thread.
 
-A file comes in under a temporary name, is synced, and takes its place by `rename` or `link`, so that no reader
-sees a part of it. What decides on a condition and what changes a name happens under one lock; the writer's lock on
-the state path keeps other processes out.
+A file comes in under a temporary name, is synced, and takes its place by `rename` or `link`, so no reader sees a
+part of it. Conditions are decided and names changed under one lock; the writer's lock keeps other processes out.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from datetime import UTC, datetime
 
-from statepath.backend import ALWAYS, Blob, Entry, ETag, IfAbsent, IfMatch, Span, When
+from statepath.backend import ALWAYS, Blob, Entry, ETag, IfAbsent, IfMatch, LazyWrite, Span, When
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -126,8 +125,8 @@ class Objects:
             raise ConflictError(f"{key} is another version than expected", key=key, backend=SCHEME)
 
     def _stamp(self, fd: int) -> ETag:
-        """Give the file a time that no other version has. The system's own clock ticks too slowly for that, and the
-        number of an inode is used again."""
+        """Give the file a time that no other version has: the system's clock ticks too slowly, and numbers of
+        inodes are used again."""
         with self._names:
             self._last_time = moment = max(time.time_ns(), self._last_time + 1)
         self._port.utime(fd, moment)
@@ -213,11 +212,11 @@ class Objects:
             # A copy shares the file: it must stay as it is.
             self.write(key, [shared, b"\n" * (offset - len(shared)), data], ALWAYS)
 
-    def write_lazily(self, items: Sequence[tuple[str, bytes | None]]) -> None:
+    def write_lazily(self, items: Iterable[LazyWrite]) -> None:
         port = self._port
         open_folders: dict[str, int] = {}
         try:
-            for key, data in items:
+            for key, data, modified in items:
                 folders, name = split_key(key)
                 place = "/".join(folders)
                 try:
@@ -228,7 +227,7 @@ class Objects:
                         with self._names:
                             port.unlink(name, within=folder)
                     else:
-                        self._replace_lazily(name, folder, data)
+                        self._replace_lazily(name, folder, data, modified)
                 except OSError as error:
                     if data is not None or not isinstance(error, FileNotFoundError):
                         raise state_error(error, key, key) from error
@@ -236,15 +235,13 @@ class Objects:
             for folder in open_folders.values():
                 port.close(folder)
 
-    def _replace_lazily(self, name: str, folder: int, data: bytes) -> None:
+    def _replace_lazily(self, name: str, folder: int, data: bytes, modified: int) -> None:
         port = self._port
         within, temporary, fd = self._tree.create_temporary()
         try:
             try:
                 write_all(port, fd, data, 0)
-                with self._names:
-                    self._last_time = moment = max(time.time_ns(), self._last_time + 1)
-                port.utime(fd, moment)
+                port.utime(fd, modified * 1000)
             finally:
                 port.close(fd)
             with self._names:
@@ -332,7 +329,7 @@ class Objects:
             found = self._port.stat(name, within=folder)
         except FileNotFoundError:
             return None
-        return Entry(key, found.st_size, found.st_ctime)
+        return Entry(key, found.st_size, found.st_mtime)
 
     def free_bytes(self) -> int:
         with failing("the state path"):
