@@ -21,7 +21,7 @@ from statepath.backend import Backend, LazyWrite, SupportsAppend, SupportsLazyWr
 from statepath.commit import WriteLog, WriteReport
 from statepath.engine.documents import parse_untrusted, pretty
 from statepath.engine.ids import document_key, log_key, report_key
-from statepath.engine.replica import Replica
+from statepath.engine.replica import MEMBERS, Replica
 from statepath.errors import InvalidArgumentError, StateError
 
 logger = logging.getLogger("statepath.views")
@@ -127,7 +127,7 @@ class ViewWriter:
 
     def mark(self, collection: str, id: str) -> None:
         """The document's view is out of date."""
-        if self._documents:
+        if self._documents and collection != MEMBERS:
             self._dirty[collection, id] = None
             if not self._work.is_set():
                 self._work.set()
