@@ -1,0 +1,24 @@
+"""statepath's conformance kit, run on this backend."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from statepath.testing import BackendContract
+from statepath_sqlite import factory
+
+
+class TestSqlite(BackendContract):
+    factory = factory
+
+    def state_path(self, folder: Path) -> str:
+        return f"sqlite://{folder}/state.db"
+
+    async def raw_read(self, state_path: str, key: str) -> bytes | None:
+        with closing(sqlite3.connect(state_path.removeprefix("sqlite://"))) as connection:
+            row = connection.execute("SELECT data FROM objects WHERE key = ?", (key,)).fetchone()
+        return None if row is None else row[0]
+
+    async def raw_write(self, state_path: str, key: str, data: bytes) -> None:
+        with closing(sqlite3.connect(state_path.removeprefix("sqlite://"))) as connection, connection:
+            connection.execute("REPLACE INTO objects (key, data, modified) VALUES (?, ?, 0)", (key, data))
