@@ -27,7 +27,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class StateSaved(Event):
-    """A snapshot, `state.json`, shows all changes up to `seq`: so many documents and bytes, in `seconds`."""
+    """The whole state up to `seq` is saved, by a snapshot of so many documents and bytes in so many seconds,
+    or by `save_state`, which put so many."""
 
     name: ClassVar[str] = "state:saved"
     seq: int
@@ -71,6 +72,15 @@ class ShutdownSave(Event):
     name: ClassVar[str] = "shutdown:save"
     seq: int
     signal: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmergencySave(Event):
+    """The state could not be saved at the end, because of `error`; all of it is in the local file `path`."""
+
+    name: ClassVar[str] = "emergency:save"
+    path: str
+    error: BaseException
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +191,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
         SaveError,
         AutosaveTriggered,
         ShutdownSave,
+        EmergencySave,
         BackupCreated,
         BackupError,
         CorruptionDetected,

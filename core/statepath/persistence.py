@@ -1,0 +1,428 @@
+"""The seed's API on top of a store: saves and loads a server's state, tasks, session logs and reports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Self, TypeVar, overload
+
+from pydantic import BaseModel, ValidationError
+from typing_extensions import Unpack
+
+from statepath import store as stores
+from statepath.collection import Collection
+from statepath.emergency import write_emergency
+from statepath.engine.documents import decode
+from statepath.engine.replica import MEMBERS, Cut, Entry
+from statepath.engine.snapshot import VERSION, SnapshotStream
+from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, ReadOnlyError, StateError
+from statepath.events import (
+    AutosaveTriggered,
+    CorruptionDetected,
+    E,
+    EmergencySave,
+    Event,
+    Events,
+    Listener,
+    SaveError,
+    ShutdownSave,
+    StateSaved,
+)
+from statepath.models import PersistedState, SessionInfo, StateMetrics, Task
+from statepath.settings import Settings, SettingsArgs
+from statepath.signals import SignalSaver
+from statepath.state_save import DERIVED, METRICS, Plan, StateSave
+from statepath.store import Store
+from statepath.tally import Tally
+
+logger = logging.getLogger("statepath.persistence")
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+_ATTEMPTS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """What `save_state` did.
+
+    Attributes:
+        seq: the whole state is durable as of this seq.
+        saved: the documents that were put, as `tasks/task_1`.
+        deleted: those that were deleted.
+        skipped: those that were left out, because the stored ones have a later `updated_at`.
+    """
+
+    seq: int
+    saved: tuple[str, ...]
+    deleted: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+class StatePersistence:
+    """Keeps a server's tasks, sessions, metrics, logs and reports.
+
+    `async with StatePersistence.open(path) as p` opens a store, and closes it at the end.
+    `StatePersistence(store)` works on a store that is open, beside its other users, and leaves it open.
+
+    A save is durable when its `await` returns; one that fails raises, and emits `state:save-error`. Metrics are
+    counted again at each autosave and at the end.
+
+    Parameters:
+        handle_signals: at SIGTERM and SIGINT save everything, then let the previous handler run.
+
+    Raises:
+        UnsupportedError: signals are to be handled, and this is not the main thread.
+    """
+
+    def __init__(self, store: Store, *, handle_signals: bool = False) -> None:
+        self.store = store
+        self._engine = store._engine  # noqa: SLF001 - one package: whole cuts, and versions of members
+        self._tasks = store.collection("tasks", Task)
+        self._sessions = store.collection("sessions", SessionInfo)
+        self._tally = Tally()
+        self._owned = False
+        self._closing = False
+        self._ended_at = -1
+        self._ending = asyncio.Lock()
+        self._counting = asyncio.Lock()
+        self._signals = SignalSaver(self._end) if handle_signals else None
+        self.events.on(AutosaveTriggered, self._autosave)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        handle_signals: bool = False,
+        readonly: bool = False,
+        settings: Settings | None = None,
+        events: Events | None = None,
+        **overrides: Unpack[SettingsArgs],
+    ) -> OpeningPersistence:
+        """Open the store of a state path: `async with` it, or `await` it and call `shutdown` yourself.
+
+        Parameters and errors: as `statepath.open`, and `handle_signals` as above.
+        """
+
+        async def opened() -> StatePersistence:
+            store = await stores.open(path, readonly=readonly, settings=settings, events=events, **overrides)
+            try:
+                persistence = cls(store, handle_signals=handle_signals)
+            except BaseException:
+                await store.aclose()
+                raise
+            persistence._owned = True
+            return persistence
+
+        return OpeningPersistence(opened)
+
+    @property
+    def events(self) -> Events:
+        return self.store.events
+
+    # Saving
+
+    async def save_state(
+        self, state: PersistedState | Mapping[str, Any], *, replace: bool = False
+    ) -> SavedState:
+        """Save the whole state as one transaction: all of it, or nothing.
+
+        Only what differs from the stored is written. A document that is older than the stored one, by
+        `updated_at`, is skipped with a warning. Nothing is deleted. Metrics that are all zero are counted
+        from the tasks. Members that the model does not know are kept; a list of objects with ids is a
+        collection of that name.
+
+        Parameters:
+            replace: make each collection of the state equal to it. Older documents are put, too, and what is
+                missing is deleted, if it is among what `load_state` gives.
+
+        Raises:
+            InvalidArgumentError: a part of the state cannot be stored; the message names it.
+        """
+        began = time.monotonic()
+        with self._saving("state"):
+            save = StateSave(self.store, _model(PersistedState, state), replace=replace)
+            plan, seq = await self._commit(save)
+        for key in plan.skipped:
+            logger.warning("%s was not saved: the stored one has a later updated_at", key, extra={"key": key})
+        self.events.emit(StateSaved(seq, len(plan.saved), plan.size, time.monotonic() - began))
+        return SavedState(seq, tuple(plan.saved), tuple(plan.deleted), tuple(plan.skipped))
+
+    async def save_task(self, task: Task | Mapping[str, Any]) -> int:
+        """Save one task, whatever is stored under its id; the seq.
+
+        Raises:
+            InvalidArgumentError: it is not a task, or cannot be stored as JSON.
+        """
+        with self._saving("tasks"):
+            return await self._tasks.put(_model(Task, task))
+
+    async def delete_task(self, task_id: str) -> bool:
+        """Delete a task; whether there was one."""
+        with self._saving(f"tasks/{task_id}"):
+            return await self._tasks.delete(task_id)
+
+    async def save_session_log(self, session_id: str, content: str) -> int:
+        """Append text, as it is, to the end of a session's log; the seq."""
+        with self._saving(f"logs/{session_id}"):
+            return await self.store.append_log(session_id, content)
+
+    async def save_report(self, report_id: str, data: object) -> str:
+        """Save a report, a JSON value or a pydantic model, in the place of an earlier one; where it is."""
+        with self._saving(f"reports/{report_id}"):
+            return await self.store.save_report(report_id, data)
+
+    # Loading
+
+    async def load_state(self) -> PersistedState | None:
+        """The whole state as of one seq, further collections included; `None` while nothing was ever saved.
+
+        A stored document that the models do not accept is left out, told by `corruption:detected` and in the
+        log, and stays stored.
+        """
+        self._check_open()
+        cut = self._cut()
+        if not cut.collections:
+            return None
+        members = {name: decode(entry.json()) for name, entry in cut.collections.get(MEMBERS, ())}
+        others = {
+            name: [decode(entry.json()) for _, entry in entries]
+            for name, entries in cut.collections.items()
+            if name not in (MEMBERS, "tasks", "sessions")
+        }
+        metrics, _ = self._count(cut)
+        return PersistedState(
+            **{name: value for name, value in members.items() if name not in DERIVED | {METRICS}},
+            **others,
+            tasks=self._load(self._tasks, cut),
+            sessions=self._load(self._sessions, cut),
+            metrics=StateMetrics.model_validate(metrics),
+            last_saved=_iso(cut.time),
+            version=VERSION,
+        )
+
+    async def load_tasks(self) -> list[Task]:
+        """All tasks as of one seq. What the model does not accept is treated as by `load_state`."""
+        self._check_open()
+        return self._load(self._tasks, self._cut())
+
+    # Events
+
+    @overload
+    def on(self, event: type[E], listener: Callable[[E], object]) -> Callable[[], object]: ...
+    @overload
+    def on(self, event: str, listener: Listener) -> Callable[[], object]: ...
+    def on(self, event: type[Event] | str, listener: Listener) -> Callable[[], object]:
+        """Call the listener at each such event of the store; as `Events.on`."""
+        return self.events.on(event, listener)
+
+    @overload
+    def off(self, event: type[E], listener: Callable[[E], object]) -> bool: ...
+    @overload
+    def off(self, event: str, listener: Listener) -> bool: ...
+    def off(self, event: type[Event] | str, listener: Listener) -> bool:
+        """Stop calling the listener; whether it was registered."""
+        return self.events.off(event, listener)
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """All events from now on, until the store closes."""
+        async with self.events.stream() as stream:
+            async for event in stream:
+                yield event
+
+    # Ending
+
+    async def shutdown(self) -> None:
+        """Bring metrics, files and snapshot up to date, emit `shutdown:save`, and close the store if `open`
+        opened it. May be called twice; every other call afterwards is `ClosedError`.
+
+        Raises:
+            StateError: the snapshot could not be written. What was saved is in the journal, and in an
+                emergency file.
+        """
+        self._closing = True
+        try:
+            await self._end(None)
+        finally:
+            self.events.off(AutosaveTriggered, self._autosave)
+            if self._signals is not None:
+                self._signals.uninstall()
+            if self._owned:
+                await self.store.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            await self.shutdown()
+        except StateError as failure:
+            if error is None:
+                raise
+            error.add_note(f"The state could not be saved afterwards: {failure}")
+
+    async def _end(self, signal: int | None) -> None:
+        """Save everything because the program ends, once for each state."""
+        async with self._ending:
+            if self.store.readonly or self.store.closed or self._ended_at == self.store.seq:
+                return
+            try:
+                await self._update_metrics()
+                await self.store.flush()
+                seq = await self.store.snapshot()
+            except StateError as error:
+                self.events.emit(SaveError(error, error.key))
+                await self._write_emergency(error)
+                raise
+            self._ended_at = self.store.seq
+            self.events.emit(ShutdownSave(seq, signal))
+
+    async def _write_emergency(self, error: StateError) -> None:
+        stream = SnapshotStream(
+            self._engine.replica.cut(), store=self.store.id, incarnation=self.store.incarnation
+        )
+        try:
+            path = await asyncio.to_thread(write_emergency, stream)
+        except OSError:
+            logger.critical("the state could be saved neither to %s nor to a local file", self.store.url)
+            return
+        logger.error("the state could not be saved to %s; it is in %s: %s", self.store.url, path, error)
+        self.events.emit(EmergencySave(path, error))
+
+    # Metrics
+
+    async def _autosave(self, event: AutosaveTriggered) -> None:
+        try:
+            await self._update_metrics()
+        except ClosedError:
+            # The store was closed meanwhile; whoever did it has saved.
+            return
+        except StateError as error:
+            logger.warning("the metrics could not be saved: %s", error, extra={"code": error.code})
+            self.events.emit(SaveError(error, METRICS))
+
+    async def _update_metrics(self) -> None:
+        async with self._counting:
+            cut = self._cut()
+            if not cut.collections.get("tasks") and not _find(cut, MEMBERS, METRICS):
+                return
+            metrics, fresh = self._count(cut)
+            if not fresh:
+                async with self.store.transaction() as tx:
+                    tx.put_member(METRICS, metrics)
+
+    def _count(self, cut: Cut) -> tuple[dict[str, Any], bool]:
+        """The metrics of a cut, and whether they are those that are stored: no task has changed since."""
+        tasks = cut.collections.get("tasks", [])
+        entry = _find(cut, MEMBERS, METRICS)
+        stored = None if entry is None else decode(entry.json())
+        lost = self._tally.lost(tasks)
+        if (
+            entry is not None
+            and isinstance(stored, dict)
+            and not lost
+            and all(task.version <= entry.version for _, task in tasks)
+        ):
+            return stored, True
+        counted = self._tally.count(tasks)
+        known = stored if isinstance(stored, dict) else {}
+        metrics = {**known, **counted}
+        return metrics, metrics == known
+
+    # Parts
+
+    async def _commit(self, save: StateSave) -> tuple[Plan, int]:
+        for attempt in range(1, _ATTEMPTS + 1):
+            cut = self._cut()
+            plan = save.plan(cut, self._tally)
+            if not plan.changes:
+                return plan, cut.seq
+            try:
+                return plan, await self._engine.commit(plan.changes)
+            except ConflictError:
+                if attempt == _ATTEMPTS:
+                    raise
+                # What changed meanwhile may be newer than the state: decide again, once the queue is through.
+                await self.store.sync()
+        raise AssertionError
+
+    def _cut(self) -> Cut:
+        if self.store.closed:
+            raise ClosedError("the store is closed; open it again")
+        return self._engine.replica.cut()
+
+    def _load(self, collection: Collection[T], cut: Cut) -> list[T]:
+        found: list[T] = []
+        for id, entry in cut.collections.get(collection.name, ()):
+            try:
+                found.append(collection.decode(id, entry))
+            except InvalidArgumentError as error:
+                logger.error("a document was left out: %s", error, extra={"key": error.key})  # noqa: TRY400 - no fault here
+                self.events.emit(CorruptionDetected(f"{collection.name}/{id}", str(error)))
+        return found
+
+    def _check_open(self) -> None:
+        if self._closing or self.store.closed:
+            raise ClosedError("this was shut down; open the state path again")
+
+    @contextmanager
+    def _saving(self, key: str) -> Iterator[None]:
+        self._check_open()
+        try:
+            yield
+        except (InvalidArgumentError, ReadOnlyError, ClosedError):
+            # Nothing was tried: the caller is told, and nobody needs to be woken up for it.
+            raise
+        except StateError as error:
+            self.events.emit(SaveError(error, error.key or key))
+            raise
+
+
+class OpeningPersistence:
+    """What `StatePersistence.open` returns: `async with` it, or `await` it."""
+
+    def __init__(self, opened: Callable[[], Awaitable[StatePersistence]]) -> None:
+        self._opened = opened
+        self._persistence: StatePersistence | None = None
+
+    def __await__(self) -> Generator[Any, None, StatePersistence]:
+        return self._opened().__await__()
+
+    async def __aenter__(self) -> StatePersistence:
+        self._persistence = await self._opened()
+        return self._persistence
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self._persistence is not None:
+            await self._persistence.__aexit__(kind, error, traceback)
+
+
+def _model(kind: type[M], value: M | Mapping[str, Any]) -> M:
+    if isinstance(value, kind):
+        return value
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            for fault in error.errors(include_input=False)
+        )
+        raise InvalidArgumentError(f"this is no {kind.__name__}: {faults}") from None
+
+
+def _find(cut: Cut, collection: str, id: str) -> Entry | None:
+    return next((entry for other, entry in cut.collections.get(collection, ()) if other == id), None)
+
+
+def _iso(micros: int) -> str | None:
+    if not micros:
+        return None
+    return datetime.fromtimestamp(micros / 1_000_000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
