@@ -292,11 +292,10 @@ def parse_path(path: str | Sequence[str]) -> Path:
     Raises:
         InvalidArgumentError: it is empty, or one of its names is.
     """
-    names = path.split(".") if isinstance(path, str) else path
-    if (
-        not isinstance(names, Sequence)
-        or not all(isinstance(name, str) and name for name in names)
-        or not names
+    given: Any = path
+    names = given.split(".") if isinstance(given, str) else given
+    if not (
+        isinstance(names, list | tuple) and names and all(isinstance(name, str) and name for name in names)
     ):
         raise InvalidArgumentError(
             f"{path!r} is no path of a field: write names joined by dots, such as result.score"
