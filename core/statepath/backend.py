@@ -5,7 +5,8 @@ builds the commit log, transactions, snapshots, recovery, history and restore; a
 `statepath.testing.BackendContract` checks each promise made here; `docs/writing-a-backend.md` leads through it.
 
 Keys are what the core makes of ids: one or more segments joined by `/`, each segment of the characters
-`a-z 0-9 A-Z . _ - ~ %`, never empty, `.` or `..`; at most 512 characters in all. A backend stores them as they are.
+`a-z 0-9 A-Z . _ - ~ %`, never empty, `.` or `..`; at most 512 characters in all. No key continues another one behind
+a `/`, so that each may be a file in a folder. The key `lock` is never used. A backend stores keys as they are.
 
 Every method may be called from many tasks of one event loop at once. A call that is cancelled may have been applied.
 """

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TypeVar
 
 from statepath.backend import ALWAYS, Blob, Capabilities, Entry, ETag, LazyWrite, Span, StateURL, When
-from statepath.errors import ClosedError, ReadOnlyError
+from statepath.errors import ClosedError, NotFoundError, ReadOnlyError
 
 from statepath_local.config import LocalConfig, parse
 from statepath_local.failures import SCHEME, failing
@@ -59,13 +59,13 @@ class LocalBackend:
         _handles.add(self)
 
     async def read(self, key: str, *, span: Span | None = None) -> Blob:
-        return await self.run(partial(self._objects.read, key, span))
+        return await self.run(partial(self._objects.read, key, span), key)
 
     async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
-        return await self._change(partial(self._objects.write, key, (data,), when))
+        return await self._change(partial(self._objects.write, key, (data,), when), key)
 
     async def delete(self, key: str, *, when: When = ALWAYS) -> bool:
-        return await self._change(partial(self._objects.delete, key, when))
+        return await self._change(partial(self._objects.delete, key, when), key)
 
     async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
         entries = self._objects.entries(prefix, after)
@@ -77,16 +77,16 @@ class LocalBackend:
             entries.close()
 
     async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
-        return await self._change(partial(self._objects.write, key, chunks, when, pause=PAUSE))
+        return await self._change(partial(self._objects.write, key, chunks, when, pause=PAUSE), key)
 
     async def write_at(self, key: str, offset: int, data: bytes) -> None:
-        await self._change(partial(self._objects.write_at, key, offset, data))
+        await self._change(partial(self._objects.write_at, key, offset, data), key)
 
     async def write_lazily(self, items: Iterable[LazyWrite]) -> None:
         await self._change(partial(self._objects.write_lazily, items))
 
     async def copy(self, source: str, target: str) -> None:
-        await self._change(partial(self._objects.copy, source, target))
+        await self._change(partial(self._objects.copy, source, target), source)
 
     async def free_bytes(self) -> int:
         return await self.run(self._objects.free_bytes)
@@ -109,22 +109,22 @@ class LocalBackend:
         if self._lock is not None:
             self._lock.release()
 
-    def check_open(self) -> None:
+    def check_open(self, key: str | None = None) -> None:
         if self._closed is not None:
-            raise ClosedError(self._closed, backend=SCHEME)
+            raise ClosedError(self._closed, key=key, backend=SCHEME)
 
     def submit(self, call: Callable[[], object]) -> None:
         """Run the call in the background; used by the log while it is open."""
         self._pool.submit(call)
 
-    async def run(self, call: Callable[[], T]) -> T:
-        self.check_open()
+    async def run(self, call: Callable[[], T], key: str | None = None) -> T:
+        self.check_open(key)
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
-    async def _change(self, call: Callable[[], T]) -> T:
-        self.check_open()
+    async def _change(self, call: Callable[[], T], key: str | None = None) -> T:
+        self.check_open(key)
         if self._lock is None:
-            raise ReadOnlyError("the store was opened with readonly=True", backend=SCHEME)
+            raise ReadOnlyError("the store was opened with readonly=True", key=key, backend=SCHEME)
         return await self.run(call)
 
     def disown(self) -> None:
@@ -165,11 +165,11 @@ class LocalFactory:
         return config
 
     async def connect(self, config: LocalConfig, *, readonly: bool = False) -> LocalBackend:
-        """Open the folder, as a writer made where it is missing. What fails leaves nothing behind.
+        """Open the folder. A writer makes it where it is missing, and leaves nothing behind if that fails. To
+        a reader a missing folder is an empty store.
 
         Raises:
             InvalidArgumentError: the path is a file, or a link that leads nowhere.
-            NotFoundError: `readonly`, and there is no such folder.
             AccessDeniedError: the folder may not be read, or not be written.
             StoreLockedError: another writer has it.
             UnavailableError: the disk is full (`disk_full`), or failed.
@@ -195,7 +195,12 @@ def _abandon(opening: Future[LocalBackend]) -> None:
 
 def _open(path: str, port: Port, pool: ThreadPoolExecutor, *, readonly: bool) -> LocalBackend:
     root = Root(port, path)
-    tree = Tree(port, root.open(create=not readonly))
+    try:
+        tree = Tree(port, path, root.open(create=not readonly))
+    except NotFoundError:
+        if not readonly:
+            raise
+        tree = Tree(port, path, None)
     lock: WriterLock | None = None
     try:
         if not readonly:

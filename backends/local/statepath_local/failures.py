@@ -32,8 +32,12 @@ def state_error(error: OSError, what: str, key: str | None = None) -> StateError
             backend=SCHEME,
             code="disk_full",
         )
-    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+    if error.errno == errno.ENOENT:
         return NotFoundError(f"there is no {what}", key=key, backend=SCHEME)
+    if error.errno in (errno.ENOTDIR, errno.EISDIR):
+        return InvalidArgumentError(
+            f"{what} cannot be a file: its name, or the beginning of it, is taken", key=key, backend=SCHEME
+        )
     if error.errno == errno.ELOOP:
         return AccessDeniedError(
             f"{what} is a symbolic link, and links inside the state path are not followed; "

@@ -36,7 +36,7 @@ class Worker(Protocol):
 
 
 class LocalCommitLog:
-    """The journal of one state path. With a `lock` it can be written; without, it is read beside its writer."""
+    """The journal of one state path. With a `lock` it can be written, else it is read beside its writer."""
 
     def __init__(self, tree: Tree, worker: Worker, lock: WriterLock | None) -> None:
         self._tree = tree
@@ -51,7 +51,7 @@ class LocalCommitLog:
         await done
 
     async def restart(self, after: int) -> list[str]:
-        """Give up what the journal holds, and begin anew behind the seq. The old segments are kept aside under the
+        """Give up what the journal holds, and begin anew behind the seq. The old segments are kept under the
         keys that are returned."""
         writer = self._writable()
         done: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()

@@ -1,7 +1,7 @@
 """The writer's lock: `flock` on the file `lock`, which ends with the process that holds it.
 
-The file's first line is the last durable seq, twice, so that a reader sees when it read half of an update;
-then comes what the holder says of itself. The file is never removed: a lock on a removed file would exclude nobody.
+The file's first line is the last durable seq, twice, so that a reader notices half an update;
+then what the holder says of itself. The file is never removed: a lock on a removed file would exclude nobody.
 """
 
 from __future__ import annotations

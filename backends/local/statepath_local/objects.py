@@ -1,7 +1,7 @@
 """Objects as files: what the methods of the backend do, blocking, in a worker thread.
 
-A file comes in under a temporary name, is synced, and takes its place by `rename` or `link`, so no reader sees a
-part of it. Conditions are decided and names changed under one lock; the writer's lock keeps other processes out.
+A file comes in under a temporary name, is synced, and takes its place by `rename` or `link`: no reader sees a
+part of it. Conditions are decided and names changed under one lock; the writer's lock keeps others out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import count
 
 from statepath.backend import ALWAYS, Blob, Entry, ETag, IfAbsent, IfMatch, LazyWrite, Span, When
 from statepath.errors import (
@@ -39,6 +40,7 @@ class Objects:
         self._port = tree.port
         self._names = threading.Lock()
         self._last_time = 0
+        self._numbers = count()
 
     def read(self, key: str, span: Span | None) -> Blob:
         folders, name = split_key(key)
@@ -65,7 +67,7 @@ class Objects:
             after = self._port.fstat(fd)
             # A person may be writing into the file: the bytes and the ETag have to be of one moment.
             if _etag(after) == _etag(before):
-                return Blob(data, _etag(after), datetime.fromtimestamp(after.st_ctime, UTC))
+                return Blob(data, _etag(after), datetime.fromtimestamp(_modified(after), UTC))
             before = after
 
     def write(self, key: str, chunks: Iterable[bytes], when: When, *, pause: float = 0.0) -> ETag:
@@ -122,7 +124,7 @@ class Objects:
         if isinstance(when, IfAbsent):
             raise AlreadyExistsError(f"{key} exists already", key=key, backend=SCHEME)
         if isinstance(when, IfMatch) and when.etag != _etag(found):
-            raise ConflictError(f"{key} is another version than expected", key=key, backend=SCHEME)
+            raise _conflict(key)
 
     def _stamp(self, fd: int) -> ETag:
         """Give the file a time that no other version has: the system's clock ticks too slowly, and numbers of
@@ -151,15 +153,16 @@ class Objects:
                 folder = self._tree.folder(folders)
                 try:
                     with self._names:
-                        if when is not ALWAYS:
-                            self._check(name, folder, when, key)
+                        found = port.stat(name, within=folder)
+                        if stat.S_ISDIR(found.st_mode):
+                            return False
+                        if isinstance(when, IfMatch) and when.etag != _etag(found):
+                            raise _conflict(key)
                         port.unlink(name, within=folder)
                     self._sync_names(folder, key)
                 finally:
                     port.close(folder)
         except NotFoundError:
-            if isinstance(when, IfMatch):
-                raise ConflictError(f"{key} does not exist", key=key, backend=SCHEME) from None
             return False
         if len(folders) > 1:
             self._remove_if_empty(folders)
@@ -241,7 +244,8 @@ class Objects:
         try:
             try:
                 write_all(port, fd, data, 0)
-                port.utime(fd, modified * 1000)
+                # Below the microsecond a number that differs from write to write, for the ETag.
+                port.utime(fd, modified * 1000 + next(self._numbers) % 1000)
             finally:
                 port.close(fd)
             with self._names:
@@ -310,10 +314,11 @@ class Objects:
                 names = sorted(filter(None, map(_sortable, port.scandir(folder))))
             for name in names:
                 key = base + name
-                if not (key.startswith(prefix) or prefix.startswith(key)) or key == LOCK:
+                is_folder = name.endswith("/")
+                if not key.startswith(prefix) and not (is_folder and prefix.startswith(key)):
                     continue
-                if not name.endswith("/"):
-                    if key > after and (entry := self._entry(name, folder, key)) is not None:
+                if not is_folder:
+                    if key > after and key != LOCK and (entry := self._entry(name, folder, key)) is not None:
                         yield entry
                 elif key > after or after.startswith(key):
                     try:
@@ -329,7 +334,7 @@ class Objects:
             found = self._port.stat(name, within=folder)
         except FileNotFoundError:
             return None
-        return Entry(key, found.st_size, found.st_mtime)
+        return Entry(key, found.st_size, _modified(found))
 
     def free_bytes(self) -> int:
         with failing("the state path"):
@@ -337,8 +342,16 @@ class Objects:
         return space.f_bavail * space.f_frsize
 
 
+def _conflict(key: str) -> ConflictError:
+    return ConflictError(f"{key} is another version than expected", key=key, backend=SCHEME)
+
+
 def _etag(found: os.stat_result) -> ETag:
     return ETag(f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}")
+
+
+def _modified(found: os.stat_result) -> float:
+    return found.st_mtime_ns // 1000 / 1e6
 
 
 def _sortable(entry: os.DirEntry[str]) -> str:

@@ -1,8 +1,7 @@
 """The port: every call of this backend that touches storage goes through one small class.
 
 A test replaces it to fail the n-th call, or to record all calls and enumerate the states a crash could leave.
-Files are created 0600 and folders 0700, descriptors are not inherited, and a link in the last place of a name is
-never followed.
+Files are created 0600 and folders 0700. Descriptors are not inherited. A name that is a link is not followed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a writer does with the journal before it serves it.
 
-Records behind the highest seq known durable are in the page cache, perhaps nowhere else: a failed sync may have been
-the reason why the last writer ended. They are copied into a new, synced segment before the old one is cut off.
+Records behind the highest seq known durable may be in the page cache only: perhaps a failed sync ended the
+last writer. They are copied into a new, synced segment before the old one is cut off.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class _Scan:
 
 
 def repair(tree: Tree, published: int) -> Head | None:
-    """Make the journal end behind its last valid record, all of it durable. `published` is the seq that the last
-    writer had told its readers. `None`: there is no commit.
+    """Make the journal end behind its last valid record, all of it durable; `None`: it holds no commit.
+    `published` is the seq that the last writer had told its readers.
 
     Raises:
         CorruptionError: a commit that had been durable is damaged near the end. Nothing was changed.
@@ -47,8 +47,6 @@ def repair(tree: Tree, published: int) -> Head | None:
         firsts = list_segments(tree.port, journal)
         scan = _scan_back(tree, firsts, published)
         if scan.head is None:
-            for first in firsts:
-                tree.port.unlink(segment_name(first), within=journal)
             return None
         commit = scan.head.record.commit
         if not scan.tail:
@@ -59,7 +57,6 @@ def repair(tree: Tree, published: int) -> Head | None:
             segment, end = _copy_tail(tree, journal, scan.tail)
             if start.segment != segment:
                 _cut(tree, journal, start.segment, start.record.start)
-        _remove_behind(tree, journal, firsts, segment)
         return Head(commit.last, commit.id, segment, end)
     finally:
         tree.port.close(journal)
@@ -123,10 +120,3 @@ def _cut(tree: Tree, journal: int, segment: int, end: int) -> None:
             port.fsync(fd)
     finally:
         port.close(fd)
-
-
-def _remove_behind(tree: Tree, journal: int, firsts: list[int], segment: int) -> None:
-    """Segments that were begun behind the head hold no commit, or what the tail's copy holds."""
-    for first in firsts:
-        if first > segment:
-            tree.port.unlink(segment_name(first), within=journal)

@@ -24,8 +24,8 @@ class Root:
         """A descriptor of the folder, which may be reached by a link.
 
         Raises:
-            InvalidArgumentError: the path, or one above it, is a file, or a link that leads nowhere.
             NotFoundError: it does not exist, and is not to be created.
+            InvalidArgumentError: the path, or one above it, is a file, or a link that leads nowhere.
             AccessDeniedError: it may not be entered, or not be created.
             UnavailableError: there is no space for it, or the disk failed.
         """
@@ -63,7 +63,7 @@ class Root:
             )
         if error.errno == errno.ELOOP or (error.errno == errno.ENOENT and os.path.islink(path)):
             return InvalidArgumentError(
-                f"the state path {path} is a link that leads nowhere; make the folder it names, or remove the link",
+                f"the state path {path} is a link that leads nowhere; make the folder it names, or remove it",
                 backend=SCHEME,
                 code="dangling_link",
             )
@@ -71,8 +71,8 @@ class Root:
             return NotFoundError(f"there is no store at {path}: the folder does not exist", backend=SCHEME)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return AccessDeniedError(
-                f"the state path {path} cannot be opened: {os.strerror(error.errno)}; check its owner and permissions, "
-                "and those of the folders above it",
+                f"the state path {path} cannot be opened: {os.strerror(error.errno)}; check its owner and "
+                "permissions, and those of the folders above it",
                 backend=SCHEME,
             )
         return state_error(error, path)

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import stat
+import threading
 from collections.abc import Sequence
 from itertools import count
 
@@ -47,14 +48,28 @@ def split_key(key: str) -> tuple[list[str], str]:
 
 
 class Tree:
-    """Descriptors into the state path. Blocking; used from worker threads."""
+    """Descriptors into the state path. Blocking; used from worker threads.
 
-    def __init__(self, port: Port, root: int) -> None:
+    A reader may be there before the folder is: then it is opened once there is one.
+    """
+
+    def __init__(self, port: Port, path: str, root: int | None) -> None:
         self.port = port
-        self.root = root
+        self._path = path
+        self._root = root
+        self._opening = threading.Lock()
         self._temporary: list[int] = []
         self._token = secrets.token_hex(4)
         self._numbers = count()
+
+    @property
+    def root(self) -> int:
+        """The descriptor of the state path. `FileNotFoundError` while it does not exist."""
+        if self._root is None:
+            with self._opening:
+                if self._root is None:
+                    self._root = self.port.open_root(self._path)
+        return self._root
 
     def folder(self, parts: Sequence[str], *, create: bool = False) -> int:
         """A descriptor of the folder, which the caller closes. With `create`, missing ones are made, durably.
@@ -64,21 +79,21 @@ class Tree:
             AccessDeniedError: a part of the way is a link.
         """
         port = self.port
-        fd = self.root
+        root = fd = self.root
         try:
             for part in parts or (".",):
                 try:
                     below = self._enter(part, fd)
-                except FileNotFoundError:
+                except (FileNotFoundError, NotADirectoryError) as error:
                     if not create:
-                        raise
+                        raise FileNotFoundError(errno.ENOENT, "no such folder", part) from error
                     self._make(part, fd)
                     below = self._enter(part, fd)
-                if fd != self.root:
+                if fd != root:
                     port.close(fd)
                 fd = below
         except BaseException:
-            if fd != self.root:
+            if fd != root:
                 port.close(fd)
             raise
         return fd
@@ -102,7 +117,7 @@ class Tree:
                     "followed; move the folder itself there, or make the state path the link",
                     backend=SCHEME,
                 ) from None
-            raise FileNotFoundError(errno.ENOENT, "not a folder", name) from None
+            raise NotADirectoryError(errno.ENOTDIR, "not a folder", name) from None
 
     def create_temporary(self) -> tuple[int, str, int]:
         """A new file that is never listed: its folder's descriptor, its name, its own descriptor."""
@@ -143,7 +158,9 @@ class Tree:
             self.port.close(within)
 
     def close(self) -> None:
-        for fd in (*self._temporary, self.root):
+        for fd in self._temporary:
             self.port.close(fd)
         self._temporary.clear()
-        self.root = -1
+        if self._root is not None:
+            self.port.close(self._root)
+            self._root = -1

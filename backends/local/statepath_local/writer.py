@@ -72,7 +72,7 @@ class Writer:
         return head
 
     def limit(self) -> int | None:
-        """The highest seq that may be served; of a damaged journal, which is not written, whatever is valid."""
+        """The highest seq that may be served; `None` for a damaged journal, which is not written."""
         return None if isinstance(self._refusal, CorruptionError) else self._durable
 
     def submit(self, call: Callable[[], T], settle: Settle) -> None:
@@ -87,11 +87,11 @@ class Writer:
                 result = call()
             except BaseException as error:  # noqa: BLE001 - it belongs to the one who waits, whatever it is
                 failure = error
-            settle(result, failure)
             if self._lock.durable != self._durable:
-                # Readers merely lag behind when this fails.
+                # Before the acknowledgement: who hears of it may look with another handle at once.
                 with suppress(OSError):
                     self._lock.publish(self._durable)
+            settle(result, failure)
 
     def append(self, after: int, commit: Commit) -> None:
         if self._refusal is not None:
@@ -141,8 +141,8 @@ class Writer:
     def _poison(self, error: OSError) -> StateError:
         """After a failed sync the system may count lost pages as written: that file is not tried again."""
         self._refusal = OutcomeUnknownError(
-            f"writing the journal failed ({os.strerror(error.errno or 0)}): whether the last commit is durable "
-            "is not known; check the disk, then open the store again to see what holds",
+            f"writing the journal failed ({os.strerror(error.errno or 0)}): whether the last commit is "
+            "durable is not known; check the disk, then open the store again to see what holds",
             backend=SCHEME,
         )
         return copy.copy(self._refusal)
@@ -168,14 +168,21 @@ class Writer:
             raise state_error(error, JOURNAL) from error
 
     def _begin(self, first: int) -> Segment:
-        """The first segment of this handle. It takes over a small last one, so that opening often makes few."""
+        """The first segment of this handle. It takes over a small last one: many openings make few files."""
         head = self._head
         carry = b""
         self._journal = self._tree.folder([JOURNAL], create=True)
+        self._remove_behind(-1 if head is None or head.segment is None else head.segment)
         if head is not None and head.segment is not None and head.end < SMALLEST // 2:
             first = head.segment
             carry = self._read_segment(first, head.end)
         return self._install(create_filled(self._tree, SMALLEST, carry), first, size=SMALLEST, end=len(carry))
+
+    def _remove_behind(self, segment: int) -> None:
+        """Segments that were begun behind the head hold no commit, or what a copied tail holds, too."""
+        for first in list_segments(self._port, self._journal):
+            if first > segment:
+                self._port.unlink(segment_name(first), within=self._journal)
 
     def _read_segment(self, first: int, end: int) -> bytes:
         fd = self._port.open(segment_name(first), os.O_RDONLY, within=self._journal)

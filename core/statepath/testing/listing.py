@@ -19,7 +19,7 @@ SORTS_AWKWARDLY = (
     "a/_",
     "a/a",
     "a/a.b",
-    "a/a/b/c",
+    "a/ac/b/c",
     "a/ab",
     "a/x",
     "a0/x",

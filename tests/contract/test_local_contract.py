@@ -1,0 +1,28 @@
+"""The local backend keeps the contract."""
+
+from pathlib import Path
+
+from statepath.testing import BackendContract
+from statepath_local import factory
+
+
+class TestLocal(BackendContract):
+    factory = factory
+
+    def state_path(self, folder: Path) -> str:
+        return f"file://{folder}/store"
+
+    async def raw_read(self, state_path: str, key: str) -> bytes | None:
+        try:
+            return _path(state_path, key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    async def raw_write(self, state_path: str, key: str, data: bytes) -> None:
+        path = _path(state_path, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def _path(state_path: str, key: str) -> Path:
+    return Path(state_path.removeprefix("file://"), key)
