@@ -14,6 +14,7 @@ from statepath.models import PersistedState, SessionInfo, StateMetrics, Task, Ta
 from statepath.query import Page, Query
 from statepath.settings import Settings, SettingsArgs
 from statepath.store import Health, Restored, Stats, Store, open  # noqa: A004 - the public name
+from statepath.sync import SyncStore, open_sync
 from statepath.transaction import Transaction
 from statepath.watch import StateChange
 
@@ -36,9 +37,11 @@ __all__ = [
     "StateMetrics",
     "Stats",
     "Store",
+    "SyncStore",
     "Task",
     "TaskLogEntry",
     "Transaction",
     "__version__",
     "open",
+    "open_sync",
 ]

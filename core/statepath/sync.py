@@ -1,0 +1,573 @@
+"""The blocking facade: the same store for programs without an event loop.
+
+    with statepath.open_sync() as store:
+        tasks = store.collection("tasks", Task)
+        tasks.put(task)  # durable when it returns
+
+Each method hands its asynchronous namesake to the one event loop of this process, which runs in a thread of
+its own while any of these stores is open. The thread is a daemon: a program that forgets to close a store
+ends all the same, and finds everything that was acknowledged when it opens the store again.
+
+A store may be used from many threads at once. A call that Ctrl-C interrupts may or may not be applied, but
+never half, and the store can be used on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import warnings
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack
+from datetime import datetime
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
+
+from anyio.from_thread import BlockingPortalProvider
+from pydantic import BaseModel, JsonValue
+from typing_extensions import Unpack
+
+from statepath.collection import Collection, Document, Json
+from statepath.engine.verification import Finding
+from statepath.errors import ClosedError, UnsupportedError
+from statepath.events import Events
+from statepath.filters import Filter
+from statepath.query import Page, Query
+from statepath.settings import Settings, SettingsArgs
+from statepath.store import Health, Opening, Restored, Stats, Store, open
+from statepath.transaction import Transaction
+from statepath.watch import StateChange
+
+A = TypeVar("A")
+M = TypeVar("M", bound=BaseModel)
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_READ_AHEAD: Final = 256
+
+_portals = BlockingPortalProvider()
+
+
+def _start_anew_after_fork() -> None:
+    global _portals  # noqa: PLW0603 - the thread behind it, and perhaps its lock's owner, stayed in the parent
+    _portals = BlockingPortalProvider()
+
+
+os.register_at_fork(after_in_child=_start_anew_after_fork)
+
+
+class _Loop:
+    """The way into the event loop, for the objects of one store."""
+
+    def __init__(self, url: str = "") -> None:
+        self.url = url
+        self._pid = os.getpid()
+
+    @property
+    def forked(self) -> bool:
+        return os.getpid() != self._pid
+
+    @overload
+    def run(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def run(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Call the function in the event loop's thread and wait for its result."""
+        self.check()
+        with _portals as portal:
+            future: Future[Any] = portal.start_task_soon(partial(fn, *args, **kwargs))
+            try:
+                return future.result()
+            finally:
+                future.cancel()
+
+    def run_asking(
+        self, fn: Callable[[A], R], start: Callable[[Callable[[A], Awaitable[R]]], Awaitable[T]]
+    ) -> T:
+        """Run `start(ask)` in the event loop's thread; what it asks, `fn` answers in the caller's thread."""
+        self.check()
+        questions: SimpleQueue[tuple[A, Future[R]] | None] = SimpleQueue()
+
+        async def ask(value: A) -> R:
+            answer: Future[R] = Future()
+            questions.put((value, answer))
+            return await asyncio.wrap_future(answer)
+
+        with _portals as portal:
+            future = portal.start_task_soon(start, ask)
+            future.add_done_callback(lambda _: questions.put(None))
+            try:
+                while (question := questions.get()) is not None:
+                    _answer(fn, *question)
+                return future.result()
+            finally:
+                future.cancel()
+
+    def check(self) -> None:
+        """
+        Raises:
+            ClosedError: this process was forked from the one that opened the store.
+            UnsupportedError: an event loop runs in this thread (`in_event_loop`).
+        """
+        if self.forked:
+            raise ClosedError(
+                f"this handle on {self.url} belongs to the process that this one was forked from; "
+                "open the store again here"
+            )
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        raise UnsupportedError(
+            "an event loop runs in this thread, and a blocking call would stop it: use the async API "
+            "(async with statepath.open() as store), or make the call in another thread (asyncio.to_thread)",
+            code="in_event_loop",
+        )
+
+
+def _answer(fn: Callable[[A], R], value: A, answer: Future[R]) -> None:
+    try:
+        result = fn(value)
+    except StopIteration as error:
+        # No future takes a StopIteration; coroutines turn it into a RuntimeError, too.
+        failure = RuntimeError("the function raised StopIteration")
+        failure.__cause__ = error
+        answer.set_exception(failure)
+    except Exception as error:  # noqa: BLE001 - it is raised again where it was asked for
+        answer.set_exception(error)
+    else:
+        answer.set_result(result)
+
+
+class _Attempt:
+    """One attempt to open a store, which may be interrupted at any moment."""
+
+    def __init__(self, opening: Opening) -> None:
+        self._opening = opening
+        self._store: Store | None = None
+        self._begun = False
+        self._ended = asyncio.Event()
+
+    async def open(self) -> Store:
+        self._begun = True
+        try:
+            store: Store = await self._opening
+            self._store = store
+        finally:
+            self._ended.set()
+        return store
+
+    async def undo(self) -> None:
+        if self._begun:
+            await self._ended.wait()
+        if self._store is not None:
+            await self._store.aclose()
+
+
+def open_sync(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    readonly: bool = False,
+    settings: Settings | None = None,
+    events: Events | None = None,
+    **overrides: Unpack[SettingsArgs],
+) -> SyncStore:
+    """Open a store: `with statepath.open_sync() as store: …`, or call `close` yourself.
+
+    Parameters and errors: as `statepath.open`. Listeners of `events` are called in the event loop's thread,
+    where they must not use the blocking API.
+
+    Raises:
+        UnsupportedError: an event loop runs in this thread (`in_event_loop`): use `statepath.open`.
+    """
+    loop = _Loop()
+    loop.check()
+    attempt = _Attempt(open(path, readonly=readonly, settings=settings, events=events, **overrides))
+    with ExitStack() as lease:
+        lease.enter_context(_portals)
+        try:
+            store = loop.run(attempt.open)
+        except BaseException:
+            loop.run(attempt.undo)
+            raise
+        loop.url = store.url
+        return SyncStore(store, loop, lease.pop_all())
+
+
+class SyncStore:
+    """One store. Get one from `statepath.open_sync`; every method may be called from many threads at once.
+
+    A change is durable when its method returns. Reads come from memory and show durable changes only.
+    """
+
+    def __init__(self, store: Store, loop: _Loop, lease: ExitStack) -> None:
+        self._store = store
+        self._loop = loop
+        self._lease = lease
+
+    @property
+    def url(self) -> str:
+        """The state path, without credentials."""
+        return self._store.url
+
+    @property
+    def id(self) -> str:
+        return self._store.id
+
+    @property
+    def incarnation(self) -> str:
+        """As `Store.incarnation`."""
+        return self._store.incarnation
+
+    @property
+    def seq(self) -> int:
+        """The head: the seq of the newest transaction that this handle knows to be durable."""
+        return self._store.seq
+
+    @property
+    def readonly(self) -> bool:
+        return self._store.readonly
+
+    @property
+    def closed(self) -> bool:
+        return self._store.closed
+
+    @property
+    def events(self) -> Events:
+        """The bus; its listeners are called in the event loop's thread, and must not use the blocking API."""
+        return self._store.events
+
+    @property
+    def settings(self) -> Settings:
+        return self._store.settings
+
+    @overload
+    def collection(self, name: str, model: type[M], *, id: str = "id") -> SyncCollection[M]: ...
+    @overload
+    def collection(self, name: str, model: None = None, *, id: str = "id") -> SyncCollection[Json]: ...
+    def collection(self, name: str, model: type[Any] | None = None, *, id: str = "id") -> SyncCollection[Any]:
+        """As `Store.collection`."""
+        return SyncCollection(self._store.collection(name, cast("Any", model), id=id), self._loop)
+
+    def collections(self) -> tuple[str, ...]:
+        """As `Store.collections`."""
+        return self._loop.run(self._store.collections)
+
+    def transaction(self) -> SyncTransaction:
+        """A transaction, for `with`; as `Store.transaction`."""
+        return SyncTransaction(self._store.transaction(), self._loop)
+
+    def transact(self, fn: Callable[[SyncTransaction], R]) -> R:
+        """As `Store.transact`. The function is called in this thread."""
+        return self._loop.run_asking(
+            fn, lambda ask: self._store.transact(lambda tx: ask(SyncTransaction(tx, self._loop)))
+        )
+
+    def get_member(self, name: str) -> JsonValue | None:
+        """As `Store.get_member`."""
+        return self._loop.run(self._store.get_member, name)
+
+    def members(self) -> dict[str, JsonValue]:
+        """As `Store.members`."""
+        return self._loop.run(self._store.members)
+
+    def append_log(self, id: str, text: str) -> int:
+        """As `Store.append_log`."""
+        return self._loop.run(self._store.append_log, id, text)
+
+    def read_log(self, id: str) -> str:
+        """As `Store.read_log`."""
+        return self._loop.run(self._store.read_log, id)
+
+    def logs(self) -> list[str]:
+        """As `Store.logs`."""
+        return self._loop.run(self._store.logs)
+
+    def save_report(self, id: str, data: object) -> str:
+        """As `Store.save_report`."""
+        return self._loop.run(self._store.save_report, id, data)
+
+    def read_report(self, id: str) -> JsonValue:
+        """As `Store.read_report`."""
+        return self._loop.run(self._store.read_report, id)
+
+    def reports(self) -> list[str]:
+        """As `Store.reports`."""
+        return self._loop.run(self._store.reports)
+
+    def watch(
+        self, *, since: int | str | None = None, collections: tuple[str, ...] = ()
+    ) -> SyncIterator[StateChange]:
+        """As `Store.watch`. The iterator waits for the next change; `close` it from any thread to end it."""
+        return SyncIterator(self._loop, partial(self._store.watch, since=since, collections=collections))
+
+    def history(
+        self, key: str | None = None, *, since: int = 0, limit: int | None = None
+    ) -> list[StateChange]:
+        """As `Store.history`."""
+        return self._loop.run(self._store.history, key, since=since, limit=limit)
+
+    def restore(self, *, at: int | datetime) -> Restored:
+        """As `Store.restore`."""
+        return self._loop.run(self._store.restore, at=at)
+
+    def snapshot(self) -> int:
+        """As `Store.snapshot`."""
+        return self._loop.run(self._store.snapshot)
+
+    def backup(self) -> str:
+        """As `Store.backup`."""
+        return self._loop.run(self._store.backup)
+
+    def backups(self) -> list[str]:
+        """As `Store.backups`."""
+        return self._loop.run(self._store.backups)
+
+    def flush(self) -> None:
+        """As `Store.flush`."""
+        self._loop.run(self._store.flush)
+
+    def sync(self, *, at_least: int | None = None) -> int:
+        """As `Store.sync`."""
+        return self._loop.run(self._store.sync, at_least=at_least)
+
+    def verify(self) -> list[Finding]:
+        """As `Store.verify`."""
+        return self._loop.run(self._store.verify)
+
+    def health(self) -> Health:
+        """As `Store.health`."""
+        return self._loop.run(self._store.health)
+
+    def stats(self) -> Stats:
+        """As `Store.stats`."""
+        return self._loop.run(self._store.stats)
+
+    def close(self) -> None:
+        """Commit what is queued, bring files and snapshot up to date, and release the storage. May be called
+        twice. After Ctrl-C it still finishes, and only then lets the interrupt through; a second one ends it.
+        """
+        if self._loop.forked or self._store.closed:
+            return
+        self._loop.check()
+        with self._lease, _portals as portal:
+            portal.call(self._store.aclose)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not self._store.closed and not self._loop.forked:
+            warnings.warn(f"the store {self.url} was not closed", ResourceWarning, stacklevel=2, source=self)
+
+
+class SyncCollection(Generic[T]):
+    """Documents of one kind in one store. Get one from `SyncStore.collection`; as `Collection`."""
+
+    def __init__(self, collection: Collection[T], loop: _Loop) -> None:
+        self._collection = collection
+        self._loop = loop
+        self.name = collection.name
+        self.model = collection.model
+        self.id_field = collection.id_field
+
+    def put(self, value: T, *, if_version: int | None = None) -> int:
+        """As `Collection.put`."""
+        return self._loop.run(self._collection.put, value, if_version=if_version)
+
+    def create(self, value: T) -> int:
+        """As `Collection.create`."""
+        return self._loop.run(self._collection.create, value)
+
+    def get(self, id: str) -> T | None:
+        """As `Collection.get`."""
+        return self._loop.run(self._collection.get, id)
+
+    def get_document(self, id: str) -> Document[T] | None:
+        """As `Collection.get_document`."""
+        return self._loop.run(self._collection.get_document, id)
+
+    def delete(self, id: str, *, if_version: int | None = None) -> bool:
+        """As `Collection.delete`."""
+        return self._loop.run(self._collection.delete, id, if_version=if_version)
+
+    def append(self, id: str, field: str, item: object) -> int:
+        """As `Collection.append`."""
+        return self._loop.run(self._collection.append, id, field, item)
+
+    def update(self, id: str, fn: Callable[[T], T | None]) -> T:
+        """As `Collection.update`. The function is called in this thread."""
+        return self._loop.run_asking(fn, lambda ask: self._collection.update(id, ask))
+
+    def find(
+        self,
+        where: Filter | None = None,
+        /,
+        *,
+        order_by: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+        **equals: Any,
+    ) -> SyncQuery[T]:
+        """As `Collection.find`: iterate with `for`, or use `all() first() count() page()`."""
+        query = self._collection.find(where, order_by=order_by, limit=limit, after=after, **equals)
+        return SyncQuery(query, self._loop)
+
+    def count(self) -> int:
+        """As `Collection.count`."""
+        return self._loop.run(self._collection.count)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.find())
+
+
+def _inner(collection: SyncCollection[T]) -> Collection[T]:
+    return collection._collection  # noqa: SLF001 - one idea in several classes
+
+
+class SyncQuery(Generic[T]):
+    """Documents that match. Get one from `SyncCollection.find`; as `Query`."""
+
+    def __init__(self, query: Query[T], loop: _Loop) -> None:
+        self._query = query
+        self._loop = loop
+
+    def all(self) -> list[T]:
+        """As `Query.all`."""
+        return self._loop.run(self._query.all)
+
+    def first(self) -> T | None:
+        """As `Query.first`."""
+        return self._loop.run(self._query.first)
+
+    def count(self) -> int:
+        """As `Query.count`."""
+        return self._loop.run(self._query.count)
+
+    def page(self) -> Page[T]:
+        """As `Query.page`."""
+        return self._loop.run(self._query.page)
+
+    def __iter__(self) -> Iterator[T]:
+        return SyncIterator(self._loop, self._query.__aiter__, ahead=_READ_AHEAD)
+
+
+class SyncTransaction:
+    """Collects changes and commits them together when the `with` block ends; an exception drops them.
+
+    As `Transaction`. Get one from `SyncStore.transaction`.
+    """
+
+    def __init__(self, transaction: Transaction, loop: _Loop) -> None:
+        self._transaction = transaction
+        self._loop = loop
+
+    @property
+    def seq(self) -> int | None:
+        """The transaction's place in the log, once it is durable."""
+        return self._transaction.seq
+
+    def get(self, collection: SyncCollection[T], id: str) -> T | None:
+        """As `Transaction.get`."""
+        return self._loop.run(self._transaction.get, _inner(collection), id)
+
+    def put(self, collection: SyncCollection[T], value: T) -> None:
+        """As `Transaction.put`."""
+        self._loop.run(self._transaction.put, _inner(collection), value)
+
+    def delete(self, collection: SyncCollection[Any], id: str) -> None:
+        """As `Transaction.delete`."""
+        self._loop.run(self._transaction.delete, _inner(collection), id)
+
+    def append(self, collection: SyncCollection[Any], id: str, field: str, item: object) -> None:
+        """As `Transaction.append`."""
+        self._loop.run(self._transaction.append, _inner(collection), id, field, item)
+
+    def get_member(self, name: str) -> JsonValue | None:
+        """As `Transaction.get_member`."""
+        return self._loop.run(self._transaction.get_member, name)
+
+    def put_member(self, name: str, value: object) -> None:
+        """As `Transaction.put_member`."""
+        self._loop.run(self._transaction.put_member, name, value)
+
+    def delete_member(self, name: str) -> None:
+        """As `Transaction.delete_member`."""
+        self._loop.run(self._transaction.delete_member, name)
+
+    def __enter__(self) -> Self:
+        self._loop.run(self._transaction.__aenter__)
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self._loop.run(self._transaction.__aexit__, kind, error, traceback)
+
+
+class SyncIterator(Iterator[T]):
+    """What an asynchronous iterator gives, one by one. Any thread may close it, even while another waits."""
+
+    def __init__(self, loop: _Loop, source: Callable[[], Any], *, ahead: int = 1) -> None:
+        self._loop = loop
+        self._source = cast("AsyncGenerator[T]", loop.run(source))
+        self._ahead = ahead
+        self._size = 1
+        self._ready: deque[T] = deque()
+        self._end: Exception | None = None
+        self._closing = False
+        self._turn = asyncio.Lock()
+        self._waiting: asyncio.Task[Any] | None = None
+
+    def __next__(self) -> T:
+        if not self._ready and self._end is None:
+            self._loop.run(self._fetch)
+        if self._ready:
+            return self._ready.popleft()
+        end, self._end = self._end, StopAsyncIteration()
+        if end is None or isinstance(end, StopAsyncIteration):
+            raise StopIteration
+        raise end
+
+    def close(self) -> None:
+        """End the iteration, here and in a thread that waits for the next item. May be called twice."""
+        if not self._loop.forked:
+            self._loop.run(self._close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def _fetch(self) -> None:
+        async with self._turn:
+            self._waiting = asyncio.current_task()
+            try:
+                for _ in range(self._size):
+                    self._ready.append(await anext(self._source))
+                self._size = min(2 * self._size, self._ahead)
+            except asyncio.CancelledError:
+                if not self._closing:
+                    raise
+            except Exception as error:  # noqa: BLE001 - raised by `__next__`, behind what came before it
+                self._end = error
+            finally:
+                self._waiting = None
+
+    async def _close(self) -> None:
+        self._closing = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+        async with self._turn:
+            self._ready.clear()
+            self._end = StopAsyncIteration()
+            await self._source.aclose()
+
+
+__all__ = ["SyncCollection", "SyncIterator", "SyncQuery", "SyncStore", "SyncTransaction", "open_sync"]
