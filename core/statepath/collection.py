@@ -262,6 +262,27 @@ class Collection(Generic[T]):
         return Document(id, self.decode(id, entry), entry.version, modified)
 
 
+def documents(
+    collection: Collection[T],
+    where: Filter | None = None,
+    /,
+    *,
+    order_by: str | None = None,
+    limit: int | None = None,
+    after: str | None = None,
+) -> Query[Document[T]]:
+    """As `collection.find`, but each result is a `Document`: with its id, its version, and when it was changed."""
+    return Query(
+        _Rows(collection._engine, collection.name),  # noqa: SLF001 - same module
+        collection.document,
+        model=cast("type[BaseModel] | None", collection.model),
+        where=where,
+        order_by=order_by,
+        limit=limit,
+        after=after,
+    )
+
+
 class _Rows:
     """The documents of a collection at one moment, for queries."""
 

@@ -30,6 +30,7 @@ class StateChange:
         key: as people write it: `tasks/task_1`.
         time: of the commit. `writer`: the handle that made it.
         cursor: pass it to `watch(since=…)` to go on behind this change's transaction.
+        offset: of a `log`, where in the session's log the text stands, in bytes; else `None`.
     """
 
     seq: int
@@ -41,6 +42,7 @@ class StateChange:
     time: datetime
     writer: str
     cursor: str
+    offset: int | None = None
 
     @property
     def key(self) -> str:
@@ -53,7 +55,7 @@ def changes_in(commit: Commit, seq: int, transaction: Sequence[Change]) -> list[
     told: list[StateChange] = []
     for change in transaction:
         kind: Kind
-        collection, field, value = "", None, None
+        collection, field, value, offset = "", None, None, None
         if isinstance(change, Put):
             kind, collection, value = "put", change.collection, decode(bytes(change.document))
         elif isinstance(change, Delete):
@@ -61,7 +63,7 @@ def changes_in(commit: Commit, seq: int, transaction: Sequence[Change]) -> list[
         elif isinstance(change, Append):
             kind, collection, field, value = "append", change.collection, change.field, decode(bytes(change.value))
         elif isinstance(change, WriteLog):
-            kind, collection, value = "log", "logs", change.text
+            kind, collection, value, offset = "log", "logs", change.text, change.offset
         elif isinstance(change, WriteReport):
             kind, collection, value = "report", "reports", decode(bytes(change.document))
         else:
@@ -69,7 +71,7 @@ def changes_in(commit: Commit, seq: int, transaction: Sequence[Change]) -> list[
         if collection == MEMBERS:
             continue
         told.append(
-            StateChange(seq, kind, collection, change.id, field, value, commit.time, commit.writer, cursor)
+            StateChange(seq, kind, collection, change.id, field, value, commit.time, commit.writer, cursor, offset)
         )
     return told
 

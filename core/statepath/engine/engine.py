@@ -93,6 +93,7 @@ class Engine:
         self.damage: list[Damage] = []
         self.closed = False
         self.last_commit_at: float | None = None
+        self._found_floor = Floor(store="", incarnation="")
         self.disk_low = False
         self._committer: Committer | None = None
         self._views: ViewWriter | None = None
@@ -156,6 +157,9 @@ class Engine:
                 key=self.backend.url,
             )
         self.store, self.incarnation = found.store, found.incarnation
+        if found.floor is not None:
+            self._found_floor = found.floor[0]
+        self.last_commit_at = self.replica.time / 1_000_000 or None
         if original is not None:
             stage = Stage(self.replica)
             for change in original.changes:
@@ -537,13 +541,17 @@ class Engine:
 
     @property
     def saved(self) -> tuple[int, float | None]:
-        """The seq of the last snapshot and when this handle wrote it, in seconds since 1970."""
-        return (0, None) if self._snapshotter is None else (self._snapshotter.saved, self._snapshotter.saved_at)
+        """The seq of the last snapshot and when this handle wrote it, in seconds since 1970; of one that was found, the
+        time of its last commit."""
+        if self._snapshotter is not None:
+            return self._snapshotter.saved, self._snapshotter.saved_at
+        marks = self._found_floor.snapshots
+        return (marks[-1].seq, marks[-1].time / 1_000_000) if marks else (0, None)
 
     @property
     def floor(self) -> int:
         """The lowest seq that the log still has."""
-        return 1 if self._snapshotter is None else self._snapshotter.floor.floor
+        return self._found_floor.floor if self._snapshotter is None else self._snapshotter.floor.floor
 
     @property
     def failure(self) -> StateError | None:
