@@ -133,7 +133,13 @@ def parse_untrusted(text: bytes, *, key: str, limit: int = MAX_BYTES) -> JsonVal
     except ValueError:
         # The one other ValueError is Python's limit on the digits of an int, which stops quadratic parsing.
         raise _refuse(key, "an integer has too many digits", "write it as text") from None
+    # JSON can escape half a surrogate pair, which no UTF-8 file can hold.
+    if _SURROGATE.search(text):
+        _check_json(value, key, "")
     return value
+
+
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class _Reader:
@@ -148,22 +154,7 @@ class _Reader:
             names = [name for name, _ in pairs]
             twice = next(name for name in members if names.count(name) > 1)
             raise _refuse(self.key, f"the key {twice!r} occurs twice in one object", "remove one of them")
-        for name in members:
-            self.text(name)
-        for value in members.values():
-            if type(value) is str:
-                self.text(value)
         return members
-
-    def text(self, value: str) -> None:
-        """JSON can escape half a surrogate pair, which no UTF-8 file can hold."""
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise _refuse(
-                    self.key, "a text has a lone surrogate (\\ud800 to \\udfff)", "remove it"
-                ) from None
 
     def constant(self, name: str) -> float:
         raise _refuse(
