@@ -1,0 +1,585 @@
+"""The portable commit log: what it makes of lost answers, trimmed and damaged slots."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, suppress
+from typing import Any
+
+import msgspec
+import pytest
+import statepath.log
+from statepath.backend import ALWAYS, Blob, Commit, ETag, Span, When, decode_commit, encode_commit, slot_key
+from statepath.commit import FLOOR_KEY
+from statepath.errors import (
+    AccessDeniedError,
+    CorruptionError,
+    HeadMoved,
+    HistoryTrimmedError,
+    InvalidArgumentError,
+    NotFoundError,
+    OutcomeUnknownError,
+    StateError,
+    ThrottledError,
+    UnavailableError,
+)
+from statepath.log import PortableCommitLog
+from statepath.memory import MemoryBackend, MemoryConfig
+from statepath.testing.commits import Writer
+
+LOST_BEFORE = UnavailableError("the connection was reset")
+LOST_AFTER = UnavailableError("the connection was reset after the write")
+HANGS = "hangs"
+
+
+class Storage(MemoryBackend):
+    """A store whose next writes and reads fare as a test says, and which writes down what was asked of it."""
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__(MemoryConfig(name))
+        self.fates: list[StateError | str | None] = []
+        self.read_fates: list[StateError] = []
+        self.sent: list[tuple[str, bytes]] = []
+        self.asked: list[str] = []
+        self.reading = 0
+        self.most_reading = 0
+
+    async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+        self.sent.append((key, data))
+        fate = self.fates.pop(0) if self.fates else None
+        if fate == HANGS:
+            await asyncio.Event().wait()
+        if isinstance(fate, StateError) and fate is not LOST_AFTER:
+            raise fate
+        etag = await super().write(key, data, when=when)
+        if fate is LOST_AFTER:
+            raise LOST_AFTER
+        return etag
+
+    async def read(self, key: str, *, span: Span | None = None) -> Blob:
+        self.asked.append(key)
+        if self.read_fates:
+            raise self.read_fates.pop(0)
+        self.reading += 1
+        self.most_reading = max(self.most_reading, self.reading)
+        await asyncio.sleep(0)
+        self.reading -= 1
+        return await super().read(key, span=span)
+
+
+@pytest.fixture
+def storage() -> Storage:
+    return Storage()
+
+
+@pytest.fixture
+def log(storage: Storage) -> PortableCommitLog:
+    return PortableCommitLog(storage)
+
+
+@pytest.fixture
+def writer(log: PortableCommitLog) -> Writer:
+    return Writer(log)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statepath.log, "_SOONEST", 0.0001)
+    monkeypatch.setattr(statepath.log, "_LATEST", 0.001)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    now = [1000.0]
+    monkeypatch.setattr(statepath.log, "_clock", lambda: now[0])
+    return iter([now])
+
+
+async def read(log: PortableCommitLog, after: int = 0) -> list[Commit]:
+    return [commit async for commit in log.read(after)]
+
+
+async def read_until_damaged(log: PortableCommitLog) -> tuple[list[Commit], str | None]:
+    """The commits before the damage, and the key that is named as damaged."""
+    found: list[Commit] = []
+    try:
+        async for commit in log.read(0):
+            found.append(commit)  # noqa: PERF401 - what was read before the error counts
+    except CorruptionError as error:
+        return found, error.key
+    return found, None
+
+
+async def slots(storage: Storage) -> list[int]:
+    return [int(entry.key[8:28]) async for entry in storage.list_keys("journal/0")]
+
+
+async def raise_floor(storage: Storage, floor: int) -> None:
+    await storage.write(FLOOR_KEY, json.dumps({"floor": floor, "by": "the engine"}).encode())
+
+
+class TestAppend:
+    async def test_a_commit_is_one_object(self, storage: Storage, writer: Writer) -> None:
+        commit = await writer.append(transactions=3)
+        assert storage.sent == [(slot_key(1), bytes(encode_commit(commit)))]
+        assert decode_commit((await storage.read(slot_key(1))).data) == commit
+
+    async def test_a_lost_answer_is_found_to_be_yes(self, storage: Storage, writer: Writer) -> None:
+        storage.fates = [LOST_AFTER]
+        commit = await writer.append()
+        assert storage.sent == [(slot_key(1), bytes(encode_commit(commit)))] * 2
+        assert await read(writer.log) == [commit]
+
+    async def test_a_request_that_never_arrived_is_sent_again(self, storage: Storage, writer: Writer) -> None:
+        storage.fates = [LOST_BEFORE, ThrottledError("slow down"), LOST_BEFORE]
+        commit = await writer.append()
+        assert storage.sent == [(slot_key(1), bytes(encode_commit(commit)))] * 4
+
+    async def test_a_request_that_never_arrived_may_lose_the_place(
+        self, storage: Storage, writer: Writer
+    ) -> None:
+        other = Writer(PortableCommitLog(Storage("other")), "other")
+        commit, theirs = writer.make(), other.make()
+
+        class Overtaken(Storage):
+            async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+                if not self.sent:
+                    self.sent.append((key, data))
+                    await super().write(key, bytes(encode_commit(theirs)))
+                    raise LOST_BEFORE
+                return await super().write(key, data, when=when)
+
+        log = PortableCommitLog(Overtaken())
+        with pytest.raises(HeadMoved):
+            await log.append(0, commit)
+        assert await read(log) == [theirs]
+
+    async def test_what_stays_open_past_the_deadline_is_said_to_be_unknown(self, storage: Storage) -> None:
+        storage.fates = [LOST_AFTER] + [LOST_BEFORE] * 100_000
+        log = PortableCommitLog(storage, deadline=0.02)
+        writer = Writer(log)
+        with pytest.raises(OutcomeUnknownError) as caught:
+            await writer.append()
+        assert caught.value.key == slot_key(1)
+
+    async def test_a_storage_that_hangs_is_left_at_the_deadline(self, storage: Storage) -> None:
+        storage.fates = [HANGS]
+        with pytest.raises(OutcomeUnknownError):
+            await Writer(PortableCommitLog(storage, deadline=0.01)).append()
+
+    async def test_no_other_commit_is_taken_while_an_outcome_is_open(self, storage: Storage) -> None:
+        storage.fates = [HANGS]
+        writer = Writer(PortableCommitLog(storage, deadline=0.01))
+        commit = writer.make()
+        with pytest.raises(OutcomeUnknownError):
+            await writer.log.append(0, commit)
+        with pytest.raises(OutcomeUnknownError):
+            await writer.log.append(0, writer.make())
+        assert len(storage.sent) == 1
+        await writer.log.append(0, commit)
+        writer.commits.append(commit)
+        await writer.append()
+        assert await read(writer.log) == writer.commits
+
+    async def test_an_abandoned_append_is_an_open_outcome(self, storage: Storage, writer: Writer) -> None:
+        storage.fates = [HANGS]
+        commit = writer.make()
+        appending = asyncio.create_task(writer.log.append(0, commit))
+        await asyncio.sleep(0)
+        appending.cancel()
+        with suppress(asyncio.CancelledError):
+            await appending
+        with pytest.raises(OutcomeUnknownError):
+            await writer.append()
+        await writer.log.append(0, commit)
+
+    async def test_an_open_outcome_may_turn_out_to_be_a_lost_race(self, storage: Storage) -> None:
+        storage.fates = [HANGS]
+        writer = Writer(PortableCommitLog(storage, deadline=0.01))
+        commit = writer.make()
+        with pytest.raises(OutcomeUnknownError):
+            await writer.log.append(0, commit)
+        theirs = await Writer(PortableCommitLog(storage), "other").append()
+        with pytest.raises(HeadMoved):
+            await writer.log.append(0, commit)
+        await writer.catch_up()
+        assert writer.commits == [theirs]
+        await writer.append()
+
+    async def test_a_storage_that_only_throttles_wrote_nothing(self, storage: Storage) -> None:
+        storage.fates = [ThrottledError("slow down")] * 100_000
+        writer = Writer(PortableCommitLog(storage, deadline=0.01))
+        with pytest.raises(UnavailableError):
+            await writer.append()
+        storage.fates.clear()
+        await writer.append()
+
+    async def test_a_full_disk_is_told_at_once(self, storage: Storage, writer: Writer) -> None:
+        storage.fates = [UnavailableError("no space", code="disk_full")]
+        with pytest.raises(UnavailableError) as caught:
+            await writer.append()
+        assert caught.value.code == "disk_full"
+        assert len(storage.sent) == 1
+        await writer.append()
+
+    async def test_a_full_disk_settles_no_earlier_attempt(self, storage: Storage, writer: Writer) -> None:
+        storage.fates = [LOST_AFTER, UnavailableError("no space", code="disk_full")]
+        commit = await writer.append()
+        assert await read(writer.log) == [commit]
+
+    async def test_a_refusal_is_told_as_it_is(self, storage: Storage, writer: Writer) -> None:
+        storage.fates = [AccessDeniedError("no")]
+        with pytest.raises(AccessDeniedError):
+            await writer.append()
+        await writer.append()
+
+    async def test_a_refusal_settles_no_earlier_attempt(self, storage: Storage, writer: Writer) -> None:
+        storage.fates = [LOST_AFTER, AccessDeniedError("the token has expired")]
+        with pytest.raises(OutcomeUnknownError) as caught:
+            await writer.append()
+        assert isinstance(caught.value.__cause__, AccessDeniedError)
+
+    async def test_an_error_that_nobody_knows_leaves_the_outcome_open(self, writer: Writer) -> None:
+        class Odd(Storage):
+            async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+                raise RuntimeError
+
+        with pytest.raises(OutcomeUnknownError):
+            await Writer(PortableCommitLog(Odd())).append()
+
+    async def test_a_place_that_is_taken_is_not_touched(self, storage: Storage, writer: Writer) -> None:
+        commit = await writer.append()
+        with pytest.raises(HeadMoved):
+            await Writer(PortableCommitLog(storage), "other").append()
+        assert await read(writer.log) == [commit]
+
+    async def test_a_damaged_slot_is_reported_and_not_touched(self, storage: Storage, writer: Writer) -> None:
+        await storage.write(slot_key(1), b"garbage")
+        with pytest.raises(CorruptionError) as caught:
+            await writer.append()
+        assert caught.value.key == slot_key(1)
+        assert (await storage.read(slot_key(1))).data == b"garbage"
+
+    async def test_a_commit_follows_right_behind(self, writer: Writer) -> None:
+        with pytest.raises(InvalidArgumentError):
+            await writer.log.append(3, writer.make())
+
+
+class TestFloor:
+    async def test_a_slot_below_the_floor_did_not_commit(self, storage: Storage, writer: Writer) -> None:
+        await raise_floor(storage, 5)
+        with pytest.raises(OutcomeUnknownError):
+            await writer.append()
+
+    async def test_a_slot_below_the_floor_counts_if_the_log_continues_it(
+        self, storage: Storage, writer: Writer
+    ) -> None:
+        commit, following = writer.make(), None
+        writer.commits = [commit]
+        following = writer.make()
+        await storage.write(slot_key(2), bytes(encode_commit(following)))
+        await raise_floor(storage, 2)
+        await writer.log.append(0, commit)
+
+    async def test_a_lost_answer_about_a_trimmed_slot_stays_unknown(
+        self, storage: Storage, writer: Writer
+    ) -> None:
+        """The slot was won, continued, trimmed, and then taken by another who had slept."""
+        theirs = Writer(writer.log, "zombie").make()
+        await storage.write(slot_key(1), bytes(encode_commit(theirs)))
+        await raise_floor(storage, 5)
+        storage.fates = [LOST_BEFORE]
+        with pytest.raises(OutcomeUnknownError):
+            await writer.append()
+
+    async def test_the_floor_is_asked_for_again_when_it_does_not_answer(
+        self, storage: Storage, writer: Writer
+    ) -> None:
+        storage.read_fates = [UnavailableError("later"), ThrottledError("later")]
+        await writer.append()
+        assert storage.asked == [FLOOR_KEY] * 3
+
+    async def test_a_floor_that_never_answers_leaves_the_outcome_open(self, storage: Storage) -> None:
+        storage.read_fates = [UnavailableError("later")] * 100_000
+        with pytest.raises(OutcomeUnknownError):
+            await Writer(PortableCommitLog(storage, deadline=0.01)).append()
+
+    async def test_a_writer_that_saw_the_head_lately_does_not_ask(
+        self, storage: Storage, clock: Iterator[list[float]]
+    ) -> None:
+        now = next(clock)
+        writer = Writer(PortableCommitLog(storage, window=100))
+        await writer.append()
+        assert storage.asked == [FLOOR_KEY]
+        now[0] += 49
+        await writer.append()
+        assert storage.asked == [FLOOR_KEY]
+        now[0] += 50
+        await writer.append()
+        assert storage.asked == [FLOOR_KEY] * 2
+
+    async def test_reading_to_the_head_is_seeing_it(
+        self, storage: Storage, clock: Iterator[list[float]]
+    ) -> None:
+        next(clock)
+        writer = Writer(PortableCommitLog(storage, window=100))
+        await read(writer.log)
+        storage.asked.clear()
+        await writer.append()
+        assert storage.asked == []
+
+    async def test_another_place_than_the_head_that_was_seen_is_checked(
+        self, storage: Storage, clock: Iterator[list[float]]
+    ) -> None:
+        next(clock)
+        writer = Writer(PortableCommitLog(storage, window=100))
+        for _ in range(2):
+            await writer.append()
+        await storage.delete(slot_key(2))
+        await raise_floor(storage, 3)
+        writer.commits.pop()
+        with pytest.raises(OutcomeUnknownError):
+            await writer.append()
+
+    async def test_a_floor_that_cannot_be_read_is_corruption(self, storage: Storage, writer: Writer) -> None:
+        await storage.write(FLOOR_KEY, b'{"floor": ')
+        with pytest.raises(CorruptionError) as caught:
+            await read(writer.log)
+        assert caught.value.key == FLOOR_KEY
+
+
+class TestRead:
+    async def test_slots_below_the_floor_are_not_read(self, storage: Storage, writer: Writer) -> None:
+        for _ in range(4):
+            await writer.append()
+        await raise_floor(storage, 3)
+        await storage.write(slot_key(1), b"left by one who slept")
+        assert await read(writer.log, 2) == writer.commits[2:]
+        with pytest.raises(HistoryTrimmedError) as caught:
+            await read(writer.log, 1)
+        assert caught.value.floor == 3
+
+    async def test_a_log_without_a_slot_may_be_trimmed(
+        self, storage: Storage, log: PortableCommitLog
+    ) -> None:
+        await raise_floor(storage, 5)
+        assert await read(log, 4) == []
+        with pytest.raises(HistoryTrimmedError):
+            await read(log, 3)
+
+    async def test_what_is_trimmed_during_a_read_is_told(self, storage: Storage, writer: Writer) -> None:
+        for _ in range(30):
+            await writer.append()
+        reading = writer.log.read(0)
+        async with aclosing(_generator(reading)) as commits:
+            assert await anext(commits) == writer.commits[0]
+            await raise_floor(storage, 30)
+            await writer.log.trim(29)
+            with pytest.raises(HistoryTrimmedError):
+                _ = [commit async for commit in commits]
+
+    async def test_a_missing_durable_slot_is_corruption(self, storage: Storage, writer: Writer) -> None:
+        for _ in range(5):
+            await writer.append()
+        await storage.delete(slot_key(3))
+        assert await read_until_damaged(writer.log) == (writer.commits[:2], slot_key(3))
+
+    async def test_a_missing_first_slot_is_corruption(self, storage: Storage, writer: Writer) -> None:
+        for _ in range(3):
+            await writer.append()
+        await storage.delete(slot_key(1))
+        with pytest.raises(CorruptionError):
+            await read(writer.log)
+
+    async def test_a_damaged_slot_does_not_hide_that_another_was_durable(
+        self, storage: Storage, writer: Writer
+    ) -> None:
+        for _ in range(5):
+            await writer.append()
+        await storage.delete(slot_key(2))
+        await storage.write(slot_key(5), b"garbage")
+        with pytest.raises(CorruptionError) as caught:
+            await read(writer.log)
+        assert caught.value.key == slot_key(2)
+
+    async def test_a_gap_that_nobody_saw_durable_ends_the_log(self, storage: Storage, writer: Writer) -> None:
+        for _ in range(4):
+            await writer.append()
+        for commit in writer.commits[2:]:
+            never = msgspec.structs.replace(commit, durable=2)
+            await storage.write(slot_key(commit.first), bytes(encode_commit(never)))
+        await storage.delete(slot_key(3))
+        assert await read(writer.log) == writer.commits[:2]
+
+    @pytest.mark.parametrize(
+        "damage",
+        [lambda line: line[:-5], lambda line: line.replace(b"tasks", b"tusks"), lambda line: b""],
+        ids=["cut", "altered", "emptied"],
+    )
+    async def test_a_damaged_slot_is_corruption(
+        self, storage: Storage, writer: Writer, damage: Callable[[bytes], bytes]
+    ) -> None:
+        for _ in range(3):
+            await writer.append()
+        blob = await storage.read(slot_key(3))
+        await storage.write(slot_key(3), damage(blob.data))
+        assert await read_until_damaged(writer.log) == (writer.commits[:2], slot_key(3))
+
+    async def test_a_commit_in_another_slot_is_corruption(self, storage: Storage, writer: Writer) -> None:
+        await writer.append()
+        await storage.write(slot_key(2), (await storage.read(slot_key(1))).data)
+        with pytest.raises(CorruptionError):
+            await read(writer.log)
+
+    async def test_a_commit_of_another_chain_is_corruption(self, storage: Storage, writer: Writer) -> None:
+        await writer.append()
+        forked = msgspec.structs.replace(writer.make(), prev="another")
+        await storage.write(slot_key(2), bytes(encode_commit(forked)))
+        with pytest.raises(CorruptionError):
+            await read(writer.log)
+
+    async def test_a_long_commit_is_found_from_within(self, writer: Writer) -> None:
+        commit = await writer.append(transactions=3000)
+        for after in (0, 1, 1500, 2999):
+            assert await read(writer.log, after) == [commit]
+        assert await read(writer.log, 3000) == []
+
+    async def test_what_else_lies_in_the_journal_is_no_slot(self, storage: Storage, writer: Writer) -> None:
+        await writer.append()
+        for name in ("1.jsonl", f"{slot_key(2)}.corrupt.now", "note", f"{2:021d}.jsonl"):
+            await storage.write(f"journal/{name}".replace("journal/journal/", "journal/"), b"x")
+        assert await read(writer.log) == writer.commits
+
+    async def test_slots_are_read_ahead_but_not_without_bound(self, storage: Storage, writer: Writer) -> None:
+        for _ in range(40):
+            await writer.append()
+        await read(writer.log)
+        assert 2 <= storage.most_reading <= 8
+
+    async def test_leaving_a_read_leaves_no_task(self) -> None:
+        class Stuck(Storage):
+            async def read(self, key: str, *, span: Span | None = None) -> Blob:
+                if slot_key(2) < key < FLOOR_KEY:
+                    await asyncio.Event().wait()
+                return await super().read(key, span=span)
+
+        writer = Writer(PortableCommitLog(Stuck(), window=3600))
+        for _ in range(20):
+            await writer.append()
+        async with aclosing(_generator(writer.log.read(0))) as commits:
+            await anext(commits)
+            await anext(commits)
+            assert len(asyncio.all_tasks()) > 1
+        assert len(asyncio.all_tasks()) == 1
+
+
+class TestTrim:
+    async def test_commits_below_go_and_the_newest_stays(self, storage: Storage, writer: Writer) -> None:
+        for transactions in (1, 2, 3, 1):
+            await writer.append(transactions=transactions)
+        await raise_floor(storage, 5)
+        await writer.log.trim(4)
+        assert await slots(storage) == [4, 7]
+        await raise_floor(storage, 8)
+        await writer.log.trim(7)
+        assert await slots(storage) == [7]
+
+    async def test_what_a_sleeper_left_below_the_floor_goes(self, storage: Storage, writer: Writer) -> None:
+        for _ in range(4):
+            await writer.append()
+        await raise_floor(storage, 4)
+        await writer.log.trim(3)
+        await storage.write(slot_key(2), b"left by one who slept")
+        await writer.log.trim(3)
+        assert await slots(storage) == [4]
+
+
+class TestFollow:
+    async def test_an_append_on_this_log_wakes_its_followers(
+        self, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(statepath.log, "_SOONEST", 3600.0)
+        async with aclosing(_generator(writer.log.follow(0))) as commits:
+            for _ in range(3):
+                waiting = asyncio.ensure_future(anext(commits))
+                await _until(lambda: not _loop_is_busy())
+                commit = await writer.append()
+                assert await waiting == commit
+
+    async def test_only_the_next_slot_is_asked_for(self, storage: Storage) -> None:
+        log = PortableCommitLog(storage, review=3600)
+        writer = Writer(PortableCommitLog(storage))
+        await writer.append()
+        async with aclosing(_generator(log.follow(0))) as commits:
+            await anext(commits)
+            storage.asked.clear()
+            waiting = asyncio.ensure_future(anext(commits))
+            await _until(lambda: len(storage.asked) >= 5)
+            assert set(storage.asked) == {slot_key(2)}
+            assert await writer.append() == await waiting
+
+    async def test_a_follower_is_told_when_what_it_needs_was_trimmed(self, storage: Storage) -> None:
+        log = PortableCommitLog(storage, review=0)
+        async with aclosing(_generator(log.follow(2))) as commits:
+            waiting = asyncio.ensure_future(anext(commits))
+            await asyncio.sleep(0)
+            await raise_floor(storage, 5)
+            with pytest.raises(HistoryTrimmedError):
+                await waiting
+
+    @pytest.mark.parametrize("review", [0.0, 3600.0])
+    async def test_a_follower_checks_the_chain(self, storage: Storage, review: float) -> None:
+        writer = Writer(PortableCommitLog(storage))
+        await writer.append()
+        async with aclosing(_generator(PortableCommitLog(storage, review=review).follow(0))) as commits:
+            await anext(commits)
+            forked = msgspec.structs.replace(writer.make(), prev="another")
+            await storage.write(slot_key(2), bytes(encode_commit(forked)))
+            with pytest.raises(CorruptionError):
+                await anext(commits)
+
+
+class TestRestart:
+    async def test_each_slot_is_kept_aside_byte_for_byte(self, storage: Storage, writer: Writer) -> None:
+        for _ in range(3):
+            await writer.append()
+        await storage.write(slot_key(2), b"garbage")
+        before = [(await storage.read(slot_key(first))).data for first in (1, 2, 3)]
+        kept = await writer.log.restart(3)
+        assert [(await storage.read(key)).data for key in kept] == before
+        assert [key.rpartition(".corrupt.")[0] for key in kept] == [slot_key(first) for first in (1, 2, 3)]
+        for first in (1, 2, 3):
+            with pytest.raises(NotFoundError):
+                await storage.read(slot_key(first))
+
+    async def test_what_was_kept_stays_the_next_time(self, storage: Storage, writer: Writer) -> None:
+        await writer.append()
+        first = await writer.log.restart(1)
+        commit = writer.commits.pop()
+        await writer.append()
+        second = await writer.log.restart(1)
+        assert not set(first) & set(second)
+        assert decode_commit((await storage.read(first[0])).data) == commit
+
+    async def test_an_open_outcome_ends_with_the_journal(self, storage: Storage) -> None:
+        storage.fates = [HANGS]
+        writer = Writer(PortableCommitLog(storage, deadline=0.01))
+        with pytest.raises(OutcomeUnknownError):
+            await writer.append()
+        assert await writer.log.restart(0) == []
+        await writer.append()
+
+
+def _generator(commits: AsyncIterator[Commit]) -> Any:
+    return commits
+
+
+def _loop_is_busy() -> bool:
+    """Whether anything will happen before a timer or the caller acts."""
+    loop: Any = asyncio.get_running_loop()
+    return bool(loop._ready)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - the code under test tells nobody that it sleeps
+        await asyncio.sleep(0)
