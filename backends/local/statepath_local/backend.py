@@ -105,6 +105,7 @@ class LocalBackend:
         self._closed = self._closed or _CLOSED
         self._log.close()
         self._pool.shutdown()
+        self._objects.close()
         self._tree.close()
         if self._lock is not None:
             self._lock.release()

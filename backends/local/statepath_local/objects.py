@@ -11,6 +11,7 @@ import stat
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import count
 
@@ -25,6 +26,7 @@ from statepath.errors import (
 
 from statepath_local.failures import NO_LINKS, SCHEME, failing, state_error
 from statepath_local.port import read_all, write_all
+from statepath_local.recycling import Recycler
 from statepath_local.tree import LOCK, TEMPORARY, Tree, is_name, split_key
 
 BLOCK = 2 * 1024 * 1024
@@ -41,6 +43,8 @@ class Objects:
         self._names = threading.Lock()
         self._last_time = 0
         self._numbers = count()
+        self._lazily = threading.Lock()
+        self._recycler = Recycler(tree)
 
     def read(self, key: str, span: Span | None) -> Blob:
         folders, name = split_key(key)
@@ -216,6 +220,10 @@ class Objects:
             self.write(key, [shared, b"\n" * (offset - len(shared)), data], ALWAYS)
 
     def write_lazily(self, items: Iterable[LazyWrite]) -> None:
+        with self._lazily:
+            self._write_lazily(items)
+
+    def _write_lazily(self, items: Iterable[LazyWrite]) -> None:
         port = self._port
         open_folders: dict[str, int] = {}
         try:
@@ -240,19 +248,31 @@ class Objects:
 
     def _replace_lazily(self, name: str, folder: int, data: bytes, modified: int) -> None:
         port = self._port
-        within, temporary, fd = self._tree.create_temporary()
+        within, temporary, fd = self._recycler.take()
         try:
             try:
                 write_all(port, fd, data, 0)
+                port.ftruncate(fd, len(data))
                 # Below the microsecond a number that differs from write to write, for the ETag.
                 port.utime(fd, modified * 1000 + next(self._numbers) % 1000)
             finally:
                 port.close(fd)
             with self._names:
-                port.rename(temporary, name, within=within, into=folder)
+                replaced = self._exchange(temporary, name, within, folder)
+            if replaced:
+                self._recycler.retire(within, temporary)
         except BaseException:
             self._tree.discard(within, temporary)
             raise
+
+    def _exchange(self, temporary: str, name: str, within: int, folder: int) -> bool:
+        """Put the file in its place; whether what was there has the temporary name now."""
+        port = self._port
+        with suppress(FileNotFoundError):
+            if port.exchange(temporary, name, within=within, into=folder):
+                return True
+        port.rename(temporary, name, within=within, into=folder)
+        return False
 
     def copy(self, source: str, target: str) -> None:
         folders, name = split_key(source)
@@ -335,6 +355,11 @@ class Objects:
         except FileNotFoundError:
             return None
         return Entry(key, found.st_size, _modified(found))
+
+    def close(self) -> None:
+        """Remove the temporary files that were kept for use."""
+        with self._lazily:
+            self._recycler.clear()
 
     def free_bytes(self) -> int:
         with failing("the state path"):

@@ -6,6 +6,8 @@ Files are created 0600 and folders 0700. Descriptors are not inherited. A name t
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import os
 import sys
@@ -13,6 +15,10 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
+
+_RENAME_EXCHANGE = 2
+_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+_renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
 
 _NEVER_FOLLOW = os.O_CLOEXEC | os.O_NOFOLLOW
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None) if sys.platform == "darwin" else None
@@ -70,6 +76,17 @@ class Port:
 
     def rename(self, source: str, target: str, *, within: int, into: int) -> None:
         os.rename(source, target, src_dir_fd=within, dst_dir_fd=into)
+
+    def exchange(self, source: str, target: str, *, within: int, into: int) -> bool:
+        """Swap two files, atomically; `False` where the system has no such call."""
+        if _renameat2 is None:
+            return False
+        if _renameat2(within, os.fsencode(source), into, os.fsencode(target), _RENAME_EXCHANGE) == 0:
+            return True
+        error = ctypes.get_errno()
+        if error in _NO_EXCHANGE:
+            return False
+        raise OSError(error, os.strerror(error), target)
 
     def link(self, source: str, target: str, *, within: int, into: int) -> None:
         os.link(source, target, src_dir_fd=within, dst_dir_fd=into, follow_symlinks=False)
