@@ -72,8 +72,8 @@ class StatePersistence:
     `async with StatePersistence.open(path) as p` opens a store, and closes it at the end.
     `StatePersistence(store)` works on a store that is open, beside its other users, and leaves it open.
 
-    A save is durable when its `await` returns; one that fails raises, and emits `state:save-error`. Metrics are
-    counted again at each autosave and at the end.
+    A save is durable when its `await` returns; one that fails raises and emits `state:save-error`. Metrics
+    are counted again at each autosave and at the end.
 
     Parameters:
         handle_signals: at SIGTERM and SIGINT save everything, then let the previous handler run.
@@ -148,7 +148,7 @@ class StatePersistence:
             InvalidArgumentError: a part of the state cannot be stored; the message names it.
         """
         began = time.monotonic()
-        with self._saving("state"):
+        with self._saving("state.json"):
             save = StateSave(self.store, _model(PersistedState, state), replace=replace)
             plan, seq = await self._commit(save)
         for key in plan.skipped:
@@ -162,8 +162,9 @@ class StatePersistence:
         Raises:
             InvalidArgumentError: it is not a task, or cannot be stored as JSON.
         """
-        with self._saving("tasks"):
-            return await self._tasks.put(_model(Task, task))
+        given = _model(Task, task)
+        with self._saving(f"tasks/{given.id}"):
+            return await self._tasks.put(given)
 
     async def delete_task(self, task_id: str) -> bool:
         """Delete a task; whether there was one."""
@@ -276,12 +277,12 @@ class StatePersistence:
                 return
             try:
                 await self._update_metrics()
-                await self.store.flush()
                 seq = await self.store.snapshot()
             except StateError as error:
                 self.events.emit(SaveError(error, error.key))
                 await self._write_emergency(error)
                 raise
+            await self.store.flush()
             self._ended_at = self.store.seq
             self.events.emit(ShutdownSave(seq, signal))
 

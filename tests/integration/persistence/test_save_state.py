@@ -1,0 +1,239 @@
+"""`save_state`: one transaction that puts what differs, skips what is older, and deletes only when told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from statepath.errors import ConflictError, InvalidArgumentError
+from statepath.models import PersistedState, SessionInfo, StateMetrics, Task
+from statepath.persistence import StatePersistence
+
+MakeTask = Callable[..., Task]
+EARLY, LATE = "2024-01-01T10:00:00Z", "2024-01-01T11:30:00.000Z"
+
+
+async def test_what_was_saved_is_loaded(p: StatePersistence, task: MakeTask) -> None:
+    state = PersistedState(
+        tasks=[task("a", status="failed", error="no space"), task("b")],
+        sessions=[SessionInfo(id="s", status="busy", task_id="a")],
+        metrics=StateMetrics(total_tasks=2, completed_tasks=0, failed_tasks=1, average_completion_time=17.5),
+    )
+    await p.save_state(state)
+    loaded = await p.load_state()
+    assert loaded is not None
+    assert loaded.tasks == state.tasks
+    assert loaded.sessions == state.sessions
+    assert loaded.metrics == state.metrics
+
+
+async def test_a_plain_mapping_is_taken_too(p: StatePersistence, original: dict[str, Any]) -> None:
+    result = await p.save_state(original)
+    loaded = await p.load_state()
+    assert loaded is not None
+    written = loaded.model_dump(mode="json")
+    assert {name: written[name] for name in ("tasks", "sessions", "metrics")} == {
+        name: original[name] for name in ("tasks", "sessions", "metrics")
+    }
+    assert len(result.saved) == len(original["tasks"]) + len(original["sessions"])
+
+
+async def test_the_whole_state_is_one_transaction(p: StatePersistence, original: dict[str, Any]) -> None:
+    before = p.store.seq
+    result = await p.save_state({**original, "theme": "dark"})
+    assert result.seq == p.store.seq == before + 1
+
+
+async def test_a_state_with_one_bad_document_changes_nothing(p: StatePersistence, task: MakeTask) -> None:
+    await p.save_task(task("a"))
+    before = await p.load_state()
+    bad = task("b", result={"ratio": float("nan")})
+    with pytest.raises(InvalidArgumentError, match=r"tasks/b.*nan"):
+        await p.save_state(PersistedState(tasks=[task("a", status="failed"), bad]))
+    assert await p.load_state() == before
+
+
+async def test_a_state_that_is_none_is_refused_with_its_faults(p: StatePersistence) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"tasks\.0\.id: Field required"):
+        await p.save_state({"tasks": [{"description": "no id"}]})
+
+
+async def test_a_document_given_twice_is_refused(p: StatePersistence, task: MakeTask) -> None:
+    with pytest.raises(InvalidArgumentError, match="tasks/a is twice"):
+        await p.save_state(PersistedState(tasks=[task("a"), task("b"), task("a")]))
+    assert p.store.seq == 0
+
+
+async def test_only_what_differs_is_put(p: StatePersistence, task: MakeTask) -> None:
+    await p.save_state(PersistedState(tasks=[task("a"), task("b")]))
+    result = await p.save_state(PersistedState(tasks=[task("a"), task("b", status="failed"), task("c")]))
+    assert result.saved == ("tasks/b", "tasks/c")
+
+
+async def test_an_equal_state_makes_no_commit(p: StatePersistence, original: dict[str, Any]) -> None:
+    first = await p.save_state(original)
+    reordered = {
+        **original,
+        "tasks": [dict(reversed(one.items())) for one in reversed(original["tasks"])],
+    }
+    again = await p.save_state(reordered)
+    assert (again.seq, again.saved, again.deleted, again.skipped) == (first.seq, (), (), ())
+    assert p.store.seq == first.seq
+
+
+async def test_a_number_that_only_compares_equal_is_a_difference(p: StatePersistence, task: MakeTask) -> None:
+    await p.save_state(PersistedState(tasks=[task("a", result={"tests_passed": True})]))
+    result = await p.save_state(PersistedState(tasks=[task("a", result={"tests_passed": 1})]))
+    assert result.saved == ("tasks/a",)
+
+
+async def test_what_is_older_than_the_stored_is_skipped_with_a_warning(
+    p: StatePersistence, task: MakeTask, caplog: pytest.LogCaptureFixture
+) -> None:
+    await p.save_task(task("a", updated_at=LATE, status="completed"))
+    state = PersistedState(tasks=[task("a", updated_at=EARLY), task("b", updated_at=EARLY)])
+    with caplog.at_level(logging.WARNING):
+        result = await p.save_state(state)
+    assert (result.saved, result.skipped) == (("tasks/b",), ("tasks/a",))
+    assert [one.status for one in await p.load_tasks()] == ["completed", "pending"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "tasks/a was not saved: the stored one has a later updated_at"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stored", "given"),
+    [
+        (LATE, LATE),
+        (EARLY, LATE),
+        (LATE, None),
+        (None, EARLY),
+        (LATE, "yesterday"),
+        ("2024-01-01T11:30:00+02:00", EARLY),
+        ("2024-01-01T09:59:59.999999", EARLY),
+    ],
+)
+async def test_what_is_not_older_is_put(
+    p: StatePersistence, task: MakeTask, stored: str | None, given: str | None
+) -> None:
+    await p.save_task(task("a", updated_at=stored, status="pending"))
+    result = await p.save_state(PersistedState(tasks=[task("a", updated_at=given, status="failed")]))
+    assert (result.saved, result.skipped) == (("tasks/a",), ())
+
+
+async def test_an_older_session_is_skipped_too(p: StatePersistence) -> None:
+    await p.save_state(PersistedState(sessions=[SessionInfo(id="s", status="done", updated_at=LATE)]))
+    result = await p.save_state(PersistedState(sessions=[SessionInfo(id="s", updated_at=EARLY)]))
+    assert result.skipped == ("sessions/s",)
+
+
+async def test_nothing_is_deleted(p: StatePersistence, task: MakeTask) -> None:
+    await p.save_state(PersistedState(tasks=[task("a"), task("b")], sessions=[SessionInfo(id="s")]))
+    result = await p.save_state(PersistedState(tasks=[task("b")]))
+    assert result.deleted == ()
+    assert [one.id for one in await p.load_tasks()] == ["a", "b"]
+
+
+async def test_replace_makes_the_collections_equal_to_the_state(p: StatePersistence, task: MakeTask) -> None:
+    await p.save_state(
+        PersistedState(tasks=[task("a", updated_at=LATE), task("b")], sessions=[SessionInfo(id="s")])
+    )
+    older = task("a", updated_at=EARLY, status="failed")
+    result = await p.save_state(PersistedState(tasks=[older]), replace=True)
+    assert (result.saved, result.deleted, result.skipped) == (
+        ("tasks/a",),
+        ("tasks/b", "sessions/s"),
+        (),
+    )
+    loaded = await p.load_state()
+    assert loaded is not None
+    assert (loaded.tasks, loaded.sessions, loaded.metrics.total_tasks) == ([older], [], 1)
+
+
+async def test_replace_leaves_collections_alone_that_the_state_does_not_name(
+    p: StatePersistence, task: MakeTask
+) -> None:
+    await p.store.collection("agents").put({"id": "agent_1"})
+    await p.save_state(PersistedState(tasks=[task("a")]), replace=True)
+    assert p.store.collections() == ("agents", "tasks")
+
+
+async def test_replace_does_not_delete_what_load_state_left_out(p: StatePersistence, task: MakeTask) -> None:
+    await p.store.collection("tasks").put({"id": "odd", "logs": "none yet"})
+    state = await p.load_state()
+    assert state is not None
+    result = await p.save_state(state, replace=True)
+    assert result.deleted == ()
+    assert await p.store.collection("tasks").get("odd") == {"id": "odd", "logs": "none yet"}
+
+
+async def test_members_that_the_model_does_not_know_are_kept(p: StatePersistence) -> None:
+    state = PersistedState.model_validate(
+        {"theme": {"dark": True}, "order": ["b", "a"], "note": None, "ratio": 1.0, "leases": 3}
+    )
+    await p.save_state(state)
+    await p.save_state(PersistedState())
+    loaded = await p.load_state()
+    assert loaded is not None
+    assert loaded.model_extra == state.model_extra
+
+
+async def test_a_list_of_objects_with_ids_is_a_collection(p: StatePersistence) -> None:
+    agents = [{"id": "agent_1", "port": 8080}, {"id": "agent_2"}]
+    await p.save_state({"agents": agents})
+    assert await p.store.collection("agents").get("agent_1") == agents[0]
+    loaded = await p.load_state()
+    assert loaded is not None
+    assert loaded.model_extra == {"agents": agents}
+
+
+async def test_a_member_cannot_take_the_name_of_a_collection(p: StatePersistence) -> None:
+    await p.store.collection("agents").put({"id": "agent_1"})
+    with pytest.raises(InvalidArgumentError, match="'agents' is a collection"):
+        await p.save_state({"agents": "none"})
+
+
+async def test_a_state_json_can_be_saved_as_it_stands(p: StatePersistence, task: MakeTask) -> None:
+    """What the store itself adds to `state.json` is not taken for the application's."""
+    state = PersistedState.model_validate(
+        {"version": "0.9", "seq": 12, "last_saved": LATE, "_statepath": {"store": "x"}, "tasks": [task("a")]}
+    )
+    await p.save_state(state)
+    assert await p.store.members() == {"metrics": state.metrics.model_dump() | {"total_tasks": 1}}
+
+
+async def test_a_save_between_the_decision_and_the_commit_is_seen(
+    p: StatePersistence, task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await p.save_task(task("a", updated_at=EARLY))
+    engine = p.store._engine
+    commit = engine.commit
+
+    async def raced(changes: Any, *rest: Any) -> int:
+        monkeypatch.setattr(engine, "commit", commit)
+        await p.save_task(task("a", updated_at=LATE, status="completed"))
+        return await commit(changes, *rest)
+
+    monkeypatch.setattr(engine, "commit", raced)
+    middle = "2024-01-01T11:00:00Z"
+    result = await p.save_state(PersistedState(tasks=[task("a", updated_at=middle), task("b")]))
+    assert (result.saved, result.skipped) == (("tasks/b",), ("tasks/a",))
+    assert [one.status for one in await p.load_tasks()] == ["completed", "pending"]
+
+
+async def test_a_conflict_at_every_attempt_is_raised_at_last(
+    p: StatePersistence, task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = 0
+
+    async def refuse(*_: Any) -> int:
+        nonlocal attempts
+        attempts += 1
+        raise ConflictError("it changed", key="tasks/a")
+
+    monkeypatch.setattr(p.store._engine, "commit", refuse)
+    with pytest.raises(ConflictError):
+        await p.save_state(PersistedState(tasks=[task("a")]))
+    assert attempts == 32
