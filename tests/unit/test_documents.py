@@ -115,6 +115,12 @@ def test_tuples_and_text_enums_are_what_json_makes_of_them() -> None:
     assert put({"a": (1, (2,)), "status": Status.DONE}) == b'{"a":[1,[2]],"status":"done"}'
 
 
+@pytest.mark.parametrize("kind", [str, int, float])
+def test_a_subclass_of_a_json_type_counts_as_that_type(kind: type) -> None:
+    value = type("Own", (kind,), {})(1)
+    assert decode(put({"a": [value]})) == {"a": [kind(1)]}
+
+
 def test_integers_of_any_size_are_kept() -> None:
     assert decode(put({"a": 2**200, "b": -(2**64)})) == {"a": 2**200, "b": -(2**64)}
 

@@ -208,9 +208,10 @@ def _encode_json(value: object, key: str) -> bytes:
         data = _encoder.encode(value)
     except RecursionError:
         raise _too_deep(key) from None
-    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
         _check_json(value, key, "")
-        raise _refuse(key, f"it cannot be written as JSON: {error}", "change the value") from error
+        # What remains are subclasses of str, int and float, such as numpy's, which count as what they are.
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     # msgspec also writes what JSON does not have: sets, bytes, dates, keys that are numbers. Its plain copy
     # of such a value differs from the value, which is told faster than by a walk. NaN and Infinity it writes
     # as null.
