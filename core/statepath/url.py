@@ -14,7 +14,6 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+")
 _BEFORE_SLASHES = re.compile(r"([^/\\]*?):(/*)")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_CREDENTIALS = re.compile(r":[^:@/\\]*@")
 _SECRET = re.compile(r"key|secret|token|pass|cred|sig", re.IGNORECASE)
 
 
@@ -101,7 +100,7 @@ class StateURL:
     def redacted(self) -> str:
         """The URL as it may be shown: no password, and no value of any parameter."""
         if self.scheme == "file" and not self.netloc:
-            return _CREDENTIALS.sub(":…@", self.path)
+            return self.path
         user = f"{self.user}@" if self.user else ""
         host = f"[{self.host}]" if self.host and ":" in self.host else self.host or ""
         port = f":{self.port}" if self.port is not None else ""
