@@ -1,0 +1,161 @@
+"""The API is specified on the reference backend, `memory://`, and on one that fails where it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+import statepath
+from statepath.backend import Backend, Blob, Entry
+from statepath.commit import decode_commit
+from statepath.engine.engine import Engine
+from statepath.events import Events
+from statepath.memory import factory
+from statepath.settings import Settings
+from statepath.store import Store
+from statepath.url import StateURL
+
+
+@dataclass
+class Fault:
+    """What happens to the calls of one method under a prefix: `times` of them fail, or wait at the gate."""
+
+    method: str
+    prefix: str
+    error: BaseException | None = None
+    times: int = 1
+    applied: bool = False
+    gate: Gate | None = None
+
+    def takes(self, method: str, key: str) -> bool:
+        return self.times > 0 and method == self.method and key.startswith(self.prefix)
+
+
+@dataclass
+class Gate:
+    """Where a call waits until the test lets it through."""
+
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def open(self) -> None:
+        self.opened.set()
+
+
+class FaultyBackend:
+    """A backend laid over another one, which does as it is told first."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.capabilities = backend.capabilities
+        self.url = backend.url
+        self.closed = False
+        self._backend = backend
+        self._faults: list[Fault] = []
+
+    def fail(
+        self, method: str, prefix: str, error: BaseException, *, times: int = 1, applied: bool = False
+    ) -> Fault:
+        """The next calls raise; `applied` says that they had been carried out before."""
+        self._faults.append(fault := Fault(method, prefix, error, times, applied))
+        return fault
+
+    def hold(self, method: str, prefix: str) -> Gate:
+        """The next call waits until its gate is opened."""
+        gate = Gate()
+        self._faults.append(Fault(method, prefix, gate=gate))
+        return gate
+
+    async def read(self, key: str, **options: Any) -> Blob:
+        return await self._call("read", key, lambda: self._backend.read(key, **options))
+
+    async def write(self, key: str, data: bytes, **options: Any) -> Any:
+        return await self._call("write", key, lambda: self._backend.write(key, data, **options))
+
+    async def delete(self, key: str, **options: Any) -> bool:
+        return await self._call("delete", key, lambda: self._backend.delete(key, **options))
+
+    def list_keys(self, prefix: str, **options: Any) -> AsyncIterator[Entry]:
+        return self._backend.list_keys(prefix, **options)
+
+    async def close(self) -> None:
+        self.closed = True
+        await self._backend.close()
+
+    async def _call(self, method: str, key: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        for fault in self._faults:
+            if not fault.takes(method, key):
+                continue
+            fault.times -= 1
+            if fault.gate is not None:
+                fault.gate.reached.set()
+                await fault.gate.opened.wait()
+            if fault.error is not None:
+                if fault.applied:
+                    await call()
+                raise fault.error
+        return await call()
+
+
+@pytest.fixture
+def url() -> str:
+    """A state path that no other test uses."""
+    return f"memory://{uuid4().hex}"
+
+
+@pytest.fixture
+async def memory(url: str) -> AsyncIterator[Backend]:
+    """A look at what is stored, around the store."""
+    backend = await factory.connect(factory.parse(StateURL.parse(url)))
+    yield backend
+    await backend.close()
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[Store]:
+    async with statepath.open(url, autosave=0) as store:
+        yield store
+
+
+@pytest.fixture
+async def faulty(url: str) -> FaultyBackend:
+    return FaultyBackend(await factory.connect(factory.parse(StateURL.parse(url))))
+
+
+@pytest.fixture
+async def open_on() -> AsyncIterator[Callable[..., Awaitable[Store]]]:
+    """Opens a store on a backend; it is closed at the end."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(backend: Backend, *, readonly: bool = False, **settings: Any) -> Store:
+            used = Settings(path=backend.url, **{"autosave": 0, "deadline": 0.3, **settings})
+            engine = await Engine.open(backend, used, Events(), readonly=readonly)
+            return await stack.enter_async_context(Store(engine))
+
+        yield opened
+
+
+@pytest.fixture
+def keys(memory: Backend) -> Callable[[str], Awaitable[list[str]]]:
+    """The keys of the stored objects under a prefix."""
+
+    async def listed(prefix: str) -> list[str]:
+        return [entry.key async for entry in memory.list_keys(prefix)]
+
+    return listed
+
+
+@pytest.fixture
+def commits(memory: Backend, keys: Any) -> Callable[[], Awaitable[list[Any]]]:
+    """The commit records that are stored, oldest first."""
+
+    async def read() -> list[Any]:
+        slots = [key for key in await keys("journal/") if key.endswith(".jsonl")]
+        return [decode_commit((await memory.read(key)).data) for key in slots]
+
+    return read

@@ -1,0 +1,74 @@
+"""Members: what stands in `state.json` beside the collections, such as the metrics."""
+
+import json
+
+import pytest
+
+import statepath
+from statepath.errors import ConflictError, InvalidArgumentError
+
+
+async def test_a_member_is_stored_and_read(store):
+    async with store.transaction() as tx:
+        tx.put_member("metrics", {"total_tasks": 3})
+        assert tx.get_member("metrics") == {"total_tasks": 3}
+    assert await store.get_member("metrics") == {"total_tasks": 3}
+    assert await store.members() == {"metrics": {"total_tasks": 3}}
+
+
+async def test_a_missing_member_is_none(store):
+    assert await store.get_member("metrics") is None
+    assert await store.members() == {}
+
+
+async def test_members_are_no_collection(store):
+    async with store.transaction() as tx:
+        tx.put_member("metrics", 1)
+    assert store.collections() == ()
+    assert (await store.stats()).documents == {}
+
+
+async def test_a_member_can_be_removed(store):
+    async with store.transaction() as tx:
+        tx.put_member("metrics", 1)
+    async with store.transaction() as tx:
+        tx.delete_member("metrics")
+        assert tx.get_member("metrics") is None
+    assert await store.members() == {}
+
+
+async def test_a_member_that_was_read_must_still_hold(store):
+    with pytest.raises(ConflictError):
+        async with store.transaction() as tx:
+            tx.get_member("metrics")
+            async with store.transaction() as other:
+                other.put_member("metrics", 1)
+            tx.put_member("metrics", 2)
+    assert await store.get_member("metrics") == 1
+
+
+async def test_members_and_documents_are_one_transaction(store):
+    tasks = store.collection("tasks")
+    with pytest.raises(InvalidArgumentError):
+        async with store.transaction() as tx:
+            tx.put_member("metrics", 1)
+            tx.put(tasks, {"no": "id"})
+    assert await store.members() == {}
+
+
+async def test_members_survive_reopening_and_stand_in_the_snapshot(store, url, memory):
+    async with store.transaction() as tx:
+        tx.put_member("metrics", {"n": 1})
+    await store.aclose()
+    assert json.loads((await memory.read("state.json")).data)["metrics"] == {"n": 1}
+    async with statepath.open(url) as again:
+        assert await again.members() == {"metrics": {"n": 1}}
+
+
+async def test_members_are_restored_with_the_documents(store):
+    async with store.transaction() as tx:
+        tx.put_member("metrics", 1)
+    async with store.transaction() as tx:
+        tx.put_member("metrics", 2)
+    await store.restore(at=1)
+    assert await store.get_member("metrics") == 1

@@ -1,0 +1,187 @@
+"""Updates and appends: changes of what is stored, safe beside other changes."""
+
+import asyncio
+
+import pytest
+from pydantic import BaseModel
+
+from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError
+
+
+class Task(BaseModel):
+    id: str
+    n: int = 0
+    logs: list[str] = []
+    owner: str | None = None
+
+
+@pytest.fixture
+async def tasks(store):
+    tasks = store.collection("tasks", Task)
+    await tasks.put(Task(id="a"))
+    return tasks
+
+
+async def test_update_stores_what_the_function_changed_in_place(tasks):
+    def bump(task):
+        task.n += 1
+
+    assert (await tasks.update("a", bump)).n == 1
+    assert (await tasks.get("a")).n == 1
+
+
+async def test_update_stores_what_the_function_returns(tasks):
+    await tasks.update("a", lambda task: task.model_copy(update={"n": 7}))
+    assert (await tasks.get("a")).n == 7
+
+
+async def test_update_awaits_an_asynchronous_function(tasks):
+    async def bump(task):
+        await asyncio.sleep(0)
+        task.n += 1
+
+    await tasks.update("a", bump)
+    assert (await tasks.get("a")).n == 1
+
+
+async def test_concurrent_updates_all_count(tasks):
+    def bump(task):
+        task.n += 1
+
+    await asyncio.gather(*(tasks.update("a", bump) for _ in range(10)))
+    assert (await tasks.get("a")).n == 10
+
+
+async def test_update_calls_the_function_again_with_what_someone_else_stored(tasks):
+    seen = []
+
+    async def claim(task):
+        seen.append(task.n)
+        if len(seen) == 1:
+            await tasks.put(Task(id="a", n=5))
+        task.n += 1
+
+    await tasks.update("a", claim)
+    assert seen == [0, 5]
+    assert (await tasks.get("a")).n == 6
+
+
+async def test_update_gives_up_after_32_conflicts(tasks):
+    calls = []
+
+    async def always_late(task):
+        calls.append(task.n)
+        await tasks.put(Task(id="a", n=len(calls)))
+
+    with pytest.raises(ConflictError):
+        await tasks.update("a", always_late)
+    assert len(calls) == 32
+
+
+async def test_update_of_nothing_is_not_found(tasks):
+    with pytest.raises(NotFoundError) as caught:
+        await tasks.update("nobody", lambda task: None)
+    assert caught.value.key == "tasks/nobody"
+
+
+async def test_update_must_not_change_the_id(tasks):
+    with pytest.raises(InvalidArgumentError, match="must not change its id"):
+        await tasks.update("a", lambda task: task.model_copy(update={"id": "b"}))
+    assert await tasks.count() == 1
+
+
+async def test_a_function_that_raises_changes_nothing(tasks, store):
+    head = store.seq
+
+    def fail(task):
+        task.n = 99
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await tasks.update("a", fail)
+    assert (store.seq, (await tasks.get("a")).n) == (head, 0)
+
+
+async def test_update_keeps_unknown_fields(store, tasks):
+    await store.collection("tasks").put({"id": "a", "n": 0, "unknown": [1]})
+    await tasks.update("a", lambda task: setattr(task, "n", 1))
+    assert (await store.collection("tasks").get("a"))["unknown"] == [1]
+
+
+async def test_append_adds_to_the_end_of_the_list(tasks):
+    await tasks.append("a", "logs", "one")
+    seq = await tasks.append("a", "logs", "two")
+    document = await tasks.get_document("a")
+    assert (document.value.logs, document.version) == (["one", "two"], seq)
+
+
+async def test_concurrent_appends_all_arrive(tasks):
+    await asyncio.gather(*(tasks.append("a", "logs", str(n)) for n in range(50)))
+    assert (await tasks.get("a")).logs == [str(n) for n in range(50)]
+
+
+async def test_an_append_makes_a_missing_or_null_field_a_list(store):
+    raw = store.collection("raw")
+    await raw.put({"id": "a", "null": None})
+    await raw.append("a", "null", 1)
+    await raw.append("a", "missing", {"x": 2})
+    assert await raw.get("a") == {"id": "a", "null": [1], "missing": [{"x": 2}]}
+
+
+async def test_append_takes_models(store):
+    class Entry(BaseModel):
+        message: str
+
+    raw = store.collection("raw")
+    await raw.put({"id": "a"})
+    await raw.append("a", "logs", Entry(message="hi"))
+    assert (await raw.get("a"))["logs"] == [{"message": "hi"}]
+
+
+async def test_append_to_nothing_is_not_found(tasks):
+    with pytest.raises(NotFoundError, match="tasks/nobody"):
+        await tasks.append("nobody", "logs", "x")
+
+
+async def test_append_to_what_is_no_list_is_refused(tasks, store):
+    head = store.seq
+    with pytest.raises(InvalidArgumentError, match="'n' does not hold a list"):
+        await tasks.append("a", "n", 1)
+    assert store.seq == head
+
+
+async def test_append_to_a_field_that_the_model_does_not_know_is_refused(tasks):
+    with pytest.raises(InvalidArgumentError, match="no field 'log'"):
+        await tasks.append("a", "log", "typo")
+
+
+async def test_append_of_what_is_not_json_is_refused(tasks):
+    with pytest.raises(InvalidArgumentError):
+        await tasks.append("a", "logs", object())
+
+
+async def test_puts_and_appends_take_turns(tasks):
+    await tasks.append("a", "logs", "one")
+    await tasks.put(Task(id="a", logs=["anew"]))
+    await tasks.append("a", "logs", "two")
+    assert (await tasks.get("a")).logs == ["anew", "two"]
+
+
+async def test_an_append_writes_the_element_and_not_the_document(store, commits):
+    raw = store.collection("raw")
+    await raw.put({"id": "a", "logs": ["x" * 10_000]})
+    await raw.append("a", "logs", "y")
+    last = (await commits())[-1]
+    ((change,),) = last.transactions
+    assert (change.field, bytes(change.value)) == ("logs", b'"y"')
+
+
+async def test_many_appends_keep_their_order_and_the_rest_of_the_document(store):
+    raw = store.collection("raw")
+    await raw.put({"id": "a", "name": "kept", "logs": [], "other": []})
+    for n in range(1500):
+        await raw.append("a", "logs" if n % 3 else "other", n)
+    document = await raw.get("a")
+    assert document["name"] == "kept"
+    assert document["logs"] == [n for n in range(1500) if n % 3]
+    assert document["other"] == [n for n in range(1500) if not n % 3]
