@@ -12,6 +12,12 @@ from statepath.models import Task
 from statepath.persistence import StatePersistence
 
 
+@pytest.fixture(autouse=True)
+def _emergencies_stay_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that fails at its end writes an emergency file."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
 @pytest.fixture
 async def p() -> AsyncIterator[StatePersistence]:
     async with StatePersistence.open("memory://", autosave=0) as persistence:
