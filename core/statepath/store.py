@@ -277,7 +277,12 @@ class Store:
 
         Parameters:
             since: only behind this seq. `limit`: only so many of the newest.
+
+        Raises:
+            InvalidArgumentError: a negative limit.
         """
+        if limit is not None and limit < 0:
+            raise InvalidArgumentError(f"limit is how many changes to tell, not {limit}")
         engine = self._engine
         if engine.closed:
             raise ClosedError("the store is closed; open it again")
@@ -287,8 +292,8 @@ class Store:
         ):
             found += [change for change in changes_in(commit, seq, transaction) if key is None or change.key == key]
             if limit is not None and len(found) > 2 * limit:
-                del found[:-limit]
-        return found if limit is None else found[-limit:]
+                del found[: len(found) - limit]
+        return found if limit is None else found[len(found) - min(limit, len(found)) :]
 
     async def restore(self, *, at: int | datetime) -> Restored:
         """Make the documents those of an earlier seq, or of a moment by the commits' times. That is a commit, too: it

@@ -103,6 +103,7 @@ class Engine:
         self._recent: deque[tuple[Commit, Sequence[Transaction], int]] = deque()
         self._recent_bytes = 0
         self._watchers = 0
+        self._catching_up = asyncio.Lock()
         self._news = asyncio.Event()
 
     @classmethod
@@ -400,17 +401,19 @@ class Engine:
 
     async def _catch_up(self) -> None:
         """Apply what other writers committed behind the head."""
-        async for commit in self.log.read(self.replica.head):
-            if commit.store != self.store or commit.incarnation != self.incarnation:
-                raise DivergedError(
-                    f"{self.backend.url} was promoted, imported or replaced while it was open; open it again"
-                )
-            size = await apply_commit(self.backend, self.replica, commit)
-            transactions = [await changes_of(self.backend, one) for one in commit.transactions]
-            if self._views is not None:
-                self._committed(commit, transactions, size)
-            else:
-                self._tell_watchers(commit, transactions, size)
+        async with self._catching_up:
+            async for commit in self.log.read(self.replica.head):
+                if commit.store != self.store or commit.incarnation != self.incarnation:
+                    raise DivergedError(
+                        f"{self.backend.url} was promoted, imported or replaced while it was open; open it again"
+                    )
+                # Read first: nothing may come between applying the commit and telling of it.
+                transactions = [await changes_of(self.backend, one) for one in commit.transactions]
+                size = await apply_commit(self.backend, self.replica, commit)
+                if self._views is not None:
+                    self._committed(commit, transactions, size)
+                else:
+                    self._tell_watchers(commit, transactions, size)
 
     # Reading beside the replica
 
@@ -426,10 +429,9 @@ class Engine:
         elif not self.closed and not self._disowned:
             await self._catch_up()
             while at_least is not None and self.replica.head < at_least:
-                async for commit in self.log.follow(self.replica.head):
-                    await apply_commit(self.backend, self.replica, commit)
-                    if self.replica.head >= at_least:
-                        break
+                async for _ in self.log.follow(self.replica.head):
+                    await self._catch_up()
+                    break
         return self.replica.head
 
     async def follow(self, after: int) -> AsyncIterator[tuple[Commit, Sequence[Transaction]]]:
@@ -458,6 +460,9 @@ class Engine:
                     return
                 if self.replica.head <= after:
                     await self._wait_for_news(after)
+        except ClosedError:
+            if not self.closed:
+                raise
         finally:
             self._watchers -= 1
             if not self._watchers:
@@ -468,9 +473,16 @@ class Engine:
         if self._committer is not None:
             await self._news.wait()
             return
-        async for _ in self.log.follow(after):
-            await self._catch_up()
-            return
+        news = asyncio.ensure_future(self._news.wait())
+        arrival = asyncio.ensure_future(anext(self.log.follow(after)))
+        try:
+            await asyncio.wait((news, arrival), return_when=asyncio.FIRST_COMPLETED)
+            if arrival.done():
+                arrival.result()
+                await self._catch_up()
+        finally:
+            news.cancel()
+            arrival.cancel()
 
     # Snapshots, views, restore
 

@@ -50,6 +50,8 @@ async def state_at(backend: Backend, log: CommitLog, at: int | datetime) -> Repl
             return seq > until
 
     async for meta, replica in _bases(backend):
+        if meta.seq == at:
+            return replica  # which needs no log, should it begin later
         if not reached(meta.seq, meta.time):
             return await _replay(backend, log, replica, reached)
     return await _replay(backend, log, Replica(), reached)

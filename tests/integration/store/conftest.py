@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
-
 import statepath
 from statepath.backend import Backend, Blob, Entry
 from statepath.commit import decode_commit
@@ -159,3 +159,16 @@ def commits(memory: Backend, keys: Any) -> Callable[[], Awaitable[list[Any]]]:
         return [decode_commit((await memory.read(key)).data) for key in slots]
 
     return read
+
+
+@pytest.fixture
+async def trimmed(store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store whose log has been trimmed: three snapshots, of seq 1 to 3, then seq 4."""
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    store._engine._snapshotter._history = timedelta(seconds=-1)  # type: ignore[union-attr]  # it is open
+    raw = store.collection("raw")
+    for n in range(1, 4):
+        await raw.put({"id": "a", "n": n})
+        await store.snapshot()
+    await raw.put({"id": "a", "n": 4})
+    return store

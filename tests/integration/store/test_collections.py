@@ -3,9 +3,8 @@
 from datetime import UTC, datetime
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
-
 import statepath
+from pydantic import BaseModel, ConfigDict, Field
 from statepath.errors import AlreadyExistsError, ConflictError, InvalidArgumentError
 
 

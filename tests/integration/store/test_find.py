@@ -2,7 +2,6 @@
 
 import pytest
 from pydantic import BaseModel
-
 from statepath import F
 from statepath.errors import InvalidArgumentError
 

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-
 import statepath
 from statepath.errors import ConflictError, InvalidArgumentError
 
@@ -38,7 +37,7 @@ async def test_a_member_can_be_removed(store):
 
 
 async def test_a_member_that_was_read_must_still_hold(store):
-    with pytest.raises(ConflictError):
+    with pytest.raises(ConflictError):  # noqa: PT012 - raised at the end of the block
         async with store.transaction() as tx:
             tx.get_member("metrics")
             async with store.transaction() as other:
@@ -49,7 +48,7 @@ async def test_a_member_that_was_read_must_still_hold(store):
 
 async def test_members_and_documents_are_one_transaction(store):
     tasks = store.collection("tasks")
-    with pytest.raises(InvalidArgumentError):
+    with pytest.raises(InvalidArgumentError):  # noqa: PT012 - raised at the end of the block
         async with store.transaction() as tx:
             tx.put_member("metrics", 1)
             tx.put(tasks, {"no": "id"})

@@ -3,9 +3,8 @@
 import asyncio
 
 import pytest
-from pydantic import BaseModel
-
 import statepath
+from pydantic import BaseModel
 from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, NotFoundError
 
 
@@ -53,7 +52,7 @@ async def test_nobody_sees_a_change_before_the_end(store, tasks):
 
 
 async def test_an_exception_drops_all_changes(store, tasks):
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012 - raised at the end of the block
         async with store.transaction() as tx:
             tx.put(tasks, Task(id="task_2"))
             raise ZeroDivisionError
@@ -84,7 +83,7 @@ async def test_later_changes_of_one_document_build_on_earlier_ones(store, tasks)
 
 
 async def test_what_it_read_must_still_hold_at_the_end(store, tasks, sessions):
-    with pytest.raises(ConflictError) as caught:
+    with pytest.raises(ConflictError) as caught:  # noqa: PT012 - raised at the end of the block
         async with store.transaction() as tx:
             task = await tx.get(tasks, "task_1")
             await tasks.put(Task(id="task_1", status="changed by someone else"))
@@ -95,7 +94,7 @@ async def test_what_it_read_must_still_hold_at_the_end(store, tasks, sessions):
 
 
 async def test_what_it_read_as_missing_must_still_be_missing(store, tasks):
-    with pytest.raises(ConflictError) as caught:
+    with pytest.raises(ConflictError) as caught:  # noqa: PT012 - raised at the end of the block
         async with store.transaction() as tx:
             assert await tx.get(tasks, "task_2") is None
             await tasks.put(Task(id="task_2", status="theirs"))
@@ -135,7 +134,7 @@ async def test_a_transaction_cannot_be_used_after_its_end(store, tasks):
         tx.put(tasks, Task(id="x"))
     with pytest.raises(ClosedError):
         await tx.get(tasks, "task_1")
-    with pytest.raises(ClosedError):
+    with pytest.raises(ClosedError):  # noqa: PT012 - raised at the end of the block
         async with tx:
             pass
 
@@ -154,7 +153,7 @@ async def test_a_bad_change_is_told_where_it_is_made(store, tasks):
 
 
 async def test_an_append_to_what_someone_deletes_meanwhile_refuses_the_whole(store, tasks, sessions):
-    with pytest.raises(NotFoundError):
+    with pytest.raises(NotFoundError):  # noqa: PT012 - raised at the end of the block
         async with store.transaction() as tx:
             tx.put(sessions, Session(id="s"))
             tx.append(tasks, "task_1", "logs", "x")

@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 from pydantic import BaseModel
-
 from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError
 
 

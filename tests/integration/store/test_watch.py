@@ -1,0 +1,207 @@
+"""The change feed: every change, once, in order, as it becomes durable."""
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+import statepath
+from statepath.errors import DivergedError, HistoryTrimmedError, InvalidArgumentError
+
+
+@pytest.fixture
+def raw(store):
+    return store.collection("raw")
+
+
+async def take(changes, count):
+    return [await anext(changes) for _ in range(count)]
+
+
+async def test_it_begins_with_what_changes_from_the_call_on(store, raw):
+    await raw.put({"id": "before"})
+    async with aclosing(store.watch()) as changes:
+        await raw.put({"id": "after"})
+        assert (await anext(changes)).id == "after"
+
+
+async def test_a_change_says_what_happened(store, raw):
+    async with aclosing(store.watch()) as changes:
+        await raw.put({"id": "a", "logs": []})
+        await raw.append("a", "logs", {"n": 1})
+        await raw.delete("a")
+        await store.append_log("s1", "text\n")
+        await store.save_report("r1", {"total": 3})
+        told = await take(changes, 5)
+    assert [(change.seq, change.kind, change.key, change.field, change.value) for change in told] == [
+        (1, "put", "raw/a", None, {"id": "a", "logs": []}),
+        (2, "append", "raw/a", "logs", {"n": 1}),
+        (3, "delete", "raw/a", None, None),
+        (4, "log", "logs/s1", None, "text\n"),
+        (5, "report", "reports/r1", None, {"total": 3}),
+    ]
+    assert told == await store.history()
+
+
+async def test_the_changes_of_a_transaction_follow_each_other_with_one_seq(store, raw):
+    async with aclosing(store.watch()) as changes:
+        async with store.transaction() as tx:
+            tx.put(raw, {"id": "a"})
+            tx.put(raw, {"id": "b"})
+        await raw.put({"id": "c"})
+        assert [(change.seq, change.id) for change in await take(changes, 3)] == [
+            (1, "a"),
+            (1, "b"),
+            (2, "c"),
+        ]
+
+
+async def test_it_waits_for_the_next_change(store, raw):
+    async with aclosing(store.watch()) as changes:
+        waiting = asyncio.ensure_future(anext(changes))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await raw.put({"id": "a"})
+        assert (await waiting).id == "a"
+
+
+async def test_a_cursor_goes_on_behind_its_change(store, raw):
+    async with aclosing(store.watch()) as changes:
+        for id in "abc":
+            await raw.put({"id": id})
+        cursor = (await anext(changes)).cursor
+    async with aclosing(store.watch(since=cursor)) as changes:
+        assert [change.id for change in await take(changes, 2)] == ["b", "c"]
+
+
+async def test_a_cursor_goes_on_in_the_next_process(store, raw, url):
+    await raw.put({"id": "a"})
+    cursor = (await store.history())[0].cursor
+    await raw.put({"id": "b"})
+    await store.aclose()
+    async with statepath.open(url) as again, aclosing(again.watch(since=cursor)) as changes:
+        assert (await anext(changes)).id == "b"
+
+
+async def test_a_seq_goes_on_behind_it_and_zero_begins_at_the_beginning(store, raw):
+    for id in "abc":
+        await raw.put({"id": id})
+    async with aclosing(store.watch(since=0)) as changes:
+        assert [change.id for change in await take(changes, 3)] == ["a", "b", "c"]
+    async with aclosing(store.watch(since=2)) as changes:
+        assert (await anext(changes)).id == "c"
+
+
+async def test_a_seq_in_the_middle_of_a_commit_goes_on_behind_it(store, raw):
+    await asyncio.gather(*(raw.put({"id": id}) for id in "abcd"))
+    async with aclosing(store.watch(since=2)) as changes:
+        assert [change.seq for change in await take(changes, 2)] == [3, 4]
+
+
+async def test_only_the_collections_asked_for_are_told(store, raw):
+    async with aclosing(store.watch(collections=("raw",))) as changes:
+        await store.collection("other").put({"id": "x"})
+        await raw.put({"id": "a"})
+        assert (await anext(changes)).key == "raw/a"
+
+
+async def test_two_watchers_are_told_the_same(store, raw):
+    async with aclosing(store.watch()) as one, aclosing(store.watch()) as two:
+        waiting = asyncio.gather(take(one, 3), take(two, 3))
+        for id in "abc":
+            await raw.put({"id": id})
+        first, second = await waiting
+    assert [change.id for change in first] == ["a", "b", "c"]
+    assert first == second
+
+
+async def test_a_slow_watcher_misses_nothing(store, raw, monkeypatch):
+    monkeypatch.setattr("statepath.engine.engine._RECENT_BYTES", 200)
+    async with aclosing(store.watch()) as changes:
+        await raw.put({"id": "0"})
+        seen = [(await anext(changes)).id]
+        for n in range(1, 50):
+            await raw.put({"id": str(n)})
+        seen += [change.id for change in await take(changes, 49)]
+    assert seen == [str(n) for n in range(50)]
+
+
+async def test_it_is_told_only_what_is_durable(open_on, faulty):
+    store = await open_on(faulty)
+    gate = faulty.hold("write", "journal/0")
+    async with aclosing(store.watch()) as changes:
+        saving = asyncio.ensure_future(store.collection("raw").put({"id": "a"}))
+        waiting = asyncio.ensure_future(anext(changes))
+        await gate.reached.wait()
+        assert (waiting.done(), await store.collection("raw").get("a")) == (False, None)
+        gate.open()
+        assert (await waiting).seq == await saving
+
+
+async def test_the_iteration_ends_when_the_store_closes(store, raw):
+    async def watch_all():
+        return [change.id async for change in store.watch(since=0)]
+
+    watching = asyncio.ensure_future(watch_all())
+    await raw.put({"id": "a"})
+    await store.aclose()
+    assert await watching == ["a"]
+
+
+async def test_closing_the_iterator_leaves_the_store_alone(store, raw):
+    changes = store.watch()
+    await raw.put({"id": "a"})
+    await anext(changes)
+    await changes.aclose()
+    await raw.put({"id": "b"})
+    assert await raw.count() == 2
+
+
+async def test_a_cursor_of_the_future_or_of_another_incarnation_is_refused(store, raw):
+    await raw.put({"id": "a"})
+    cursor = (await store.history())[0].cursor
+    with pytest.raises(DivergedError):
+        store.watch(since=2)
+    with pytest.raises(DivergedError, match="another incarnation"):
+        store.watch(since="f" * 32 + cursor[32:])
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "x:y", ":", -1])
+async def test_what_is_no_cursor_is_refused(store, cursor):
+    with pytest.raises(InvalidArgumentError):
+        store.watch(since=cursor)
+
+
+async def test_a_cursor_that_the_log_does_not_reach_back_to_is_refused(trimmed):
+    with pytest.raises(HistoryTrimmedError) as caught:
+        await anext(trimmed.watch(since=0))
+    assert caught.value.floor == (await trimmed.stats()).floor > 1
+
+
+async def test_a_readonly_handle_watches_what_another_one_writes(store, raw, url):
+    await raw.put({"id": "a"})
+    async with statepath.open(url, readonly=True) as reader, aclosing(reader.watch()) as changes:
+        waiting = asyncio.ensure_future(anext(changes))
+        await raw.put({"id": "b"})
+        assert (await waiting).id == "b"
+        assert await reader.collection("raw").get("b") is not None
+
+
+async def test_many_watchers_of_a_readonly_handle_are_all_told(store, raw, url):
+    await raw.put({"id": "a"})
+    async with statepath.open(url, readonly=True) as reader:
+        watching = [asyncio.ensure_future(take(reader.watch(since=0), 20)) for _ in range(3)]
+        for n in range(19):
+            await raw.put({"id": str(n)})
+        for told in await asyncio.gather(*watching):
+            assert [change.seq for change in told] == list(range(1, 21))
+
+
+async def test_a_readonly_watch_ends_when_its_handle_closes(store, raw, url):
+    await raw.put({"id": "a"})
+    reader = await statepath.open(url, readonly=True)
+    changes = reader.watch(since=0)
+    assert (await anext(changes)).id == "a"
+    waiting = asyncio.ensure_future(anext(changes, None))
+    await asyncio.sleep(0)
+    await reader.aclose()
+    assert await waiting is None
