@@ -180,7 +180,7 @@ def _missing(scheme: str, known: tuple[str, ...]) -> ConfigurationError:
     near = get_close_matches(scheme, {*known, *_EXTRAS}, n=1)
     hint = f"; did you mean {near[0]}://?" if near else ""
     return UnknownSchemeError(
-        f"no backend for {scheme}:// is installed{hint} (installed: {', '.join(known) or 'none'}",
+        f"no backend for {scheme}:// is installed{hint} (installed: {', '.join(known) or 'none'})",
         known=known,
         backend=scheme,
     )

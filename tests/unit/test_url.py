@@ -111,7 +111,7 @@ def test_a_state_path_without_secrets_is_shown_as_it_is(text: str, shown: str) -
     assert StateURL.parse(text).redacted() == shown
 
 
-@given(st.text(min_size=6).filter(lambda word: word.isprintable() and word.isascii() and word.isalnum()))
+@given(st.text("abcXYZ0123456789", min_size=6))
 def test_a_password_is_never_shown(password: str) -> None:
     url = StateURL.parse(f"zz://user:{password}QQ@host/path?k={password}QQ")
     assert password + "QQ" not in url.redacted() + repr(url)
