@@ -275,9 +275,7 @@ def _encode_model(model: BaseModel, key: str) -> bytes:
         raise _refuse(key, _unserializable(error), "assign a value of the field's type") from error
     if b"null" in data and _may_hide_nonfinite(model):
         _check_numbers(_as_python(model), key, "")
-    # A model may be set to write NaN and Infinity as such; the capitals are looked for first, as that costs
-    # nothing.
-    if b"N" in data or b"I" in data:
+    if _may_write_nonfinite(type(model)):
         try:
             _raw.decode(data)
         except msgspec.MsgspecError:
@@ -286,6 +284,13 @@ def _encode_model(model: BaseModel, key: str) -> bytes:
                 key, f"{type(model).__name__} does not write valid JSON", "check its serializers"
             ) from None
     return data
+
+
+@cache
+def _may_write_nonfinite(model: type[BaseModel]) -> bool:
+    """Whether the class, or one inside it, is set to write NaN and Infinity as such, or writes JSON of its own."""
+    schema = repr(model.__pydantic_core_schema__)
+    return "ser_json_inf_nan" in schema or "'serialization'" in schema
 
 
 @cache
