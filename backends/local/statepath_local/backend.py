@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -68,13 +68,13 @@ class LocalBackend:
         return await self._change(partial(self._objects.delete, key, when), key)
 
     async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
-        entries = self._objects.entries(prefix, after)
+        pages = _Pages(self._objects.entries(prefix, after))
         try:
-            while page := await self.run(lambda: list(islice(entries, _PAGE))):
+            while page := await self.run(pages.next):
                 for entry in page:
                     yield entry
         finally:
-            entries.close()
+            self.finish(pages.close)
 
     async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
         return await self._change(partial(self._objects.write, key, chunks, when, pause=PAUSE), key)
@@ -98,6 +98,7 @@ class LocalBackend:
     async def close(self) -> None:
         if self._closed is None:
             self._closed = _CLOSED
+            self._log.wake()
             await asyncio.to_thread(self.release)
 
     def release(self) -> None:
@@ -118,6 +119,13 @@ class LocalBackend:
         """Run the call in the background; used by the log while it is open."""
         self._pool.submit(call)
 
+    def finish(self, call: Callable[[], object]) -> None:
+        """Run the call as the end of something, which may come after the end of the handle."""
+        try:
+            self._pool.submit(call)
+        except RuntimeError:
+            call()
+
     async def run(self, call: Callable[[], T], key: str | None = None) -> T:
         self.check_open(key)
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
@@ -134,6 +142,22 @@ class LocalBackend:
             self._closed = _FORKED
             if self._lock is not None:
                 self._lock.release()
+
+
+class _Pages:
+    """A listing, drawn in worker threads. One that was cancelled may still be drawing when it is closed."""
+
+    def __init__(self, entries: Generator[Entry, None, None]) -> None:
+        self._entries = entries
+        self._drawing = threading.Lock()
+
+    def next(self) -> list[Entry]:
+        with self._drawing:
+            return list(islice(self._entries, _PAGE))
+
+    def close(self) -> None:
+        with self._drawing:
+            self._entries.close()
 
 
 _handles: weakref.WeakSet[LocalBackend] = weakref.WeakSet()

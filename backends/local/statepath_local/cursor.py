@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from statepath.backend import Commit
 from statepath.errors import CorruptionError, HistoryTrimmedError
 
 from statepath_local.failures import SCHEME, failing
@@ -35,7 +37,7 @@ class Found:
 
 
 class Cursor:
-    """Reads on from a seq, a batch at a time. Blocking, and used by one thread at a time.
+    """Reads on from a seq, a batch at a time. Blocking. `close` may come while another thread reads.
 
     Segments overlap after a crash (a tail that was copied, and not yet cut off): what was read is skipped.
     """
@@ -51,6 +53,9 @@ class Cursor:
         self._size = _FIRST_READ
         self.last = after
         self.id: str | None = None
+        self.behind = False
+        """Whether there were segments behind this one when its end was reached."""
+        self._using = threading.Lock()
         """The id of the commit that ends at `last`, where it was seen."""
 
     def next(self) -> list[Found]:
@@ -59,7 +64,7 @@ class Cursor:
         Raises:
             HistoryTrimmedError: the log begins later than this place.
         """
-        with failing(JOURNAL):
+        with self._using, failing(JOURNAL):
             while self._fd >= 0 or self._enter():
                 found, moved = self._read()
                 if found:
@@ -108,6 +113,7 @@ class Cursor:
                 fd = self._port.open(segment_name(here[-1]), os.O_RDONLY, within=self._journal)
             except FileNotFoundError:
                 continue
+            self.behind = firsts[-1] > here[-1]
             if self._fd >= 0 and _same_file(self._port.fstat(fd), self._port.fstat(self._fd)):
                 self._port.close(fd)
                 return False
@@ -136,50 +142,47 @@ class Cursor:
 
         A live writer may have rotated since this place was read: it is so only if `next` finds nothing again.
         """
-        missing = self.last + 1
-        if self._fd < 0:
-            return None
-        with failing(JOURNAL):
-            segments = [(self._fd, self._offset)]
-            opened: list[int] = []
-            try:
-                for first in list_segments(self._port, self._journal):
-                    if first > self._segment:
-                        try:
-                            fd = self._port.open(segment_name(first), os.O_RDONLY, within=self._journal)
-                        except FileNotFoundError:
-                            continue
-                        opened.append(fd)
-                        segments.append((fd, 0))
-                if not any(
-                    commit.durable >= missing
-                    for fd, offset in segments
-                    for commit in later_records(self._port, fd, offset)
-                ):
-                    return None
-            finally:
-                for fd in opened:
-                    self._port.close(fd)
+        with self._using, failing(JOURNAL):
+            if self._fd < 0 or not self._knows_later(self.last + 1):
+                return None
             block = read_block(self._port, self._fd, self._offset, _FIRST_READ)
             if block.records and self._continues(block.records[0]):
                 return None
         name = segment_name(self._segment)
         return CorruptionError(
-            f"{JOURNAL}/{name} is damaged at byte {self._offset}: seq {missing} had been durable, "
+            f"{JOURNAL}/{name} is damaged at byte {self._offset}: seq {self.last + 1} had been durable, "
             "and cannot be read",
             key=f"{JOURNAL}/{name}",
             backend=SCHEME,
         )
 
-    def has_later_segments(self) -> bool:
-        with failing(JOURNAL):
-            return self._fd >= 0 and list_segments(self._port, self._journal)[-1:] > [self._segment]
+    def _knows_later(self, missing: int) -> bool:
+        """Whether a commit behind this place, wherever it stands, says that the seq had been durable."""
+        if _any_durable(later_records(self._port, self._fd, self._offset), missing):
+            return True
+        for first in list_segments(self._port, self._journal):
+            if first > self._segment:
+                try:
+                    fd = self._port.open(segment_name(first), os.O_RDONLY, within=self._journal)
+                except FileNotFoundError:
+                    continue
+                try:
+                    if _any_durable(later_records(self._port, fd, 0), missing):
+                        return True
+                finally:
+                    self._port.close(fd)
+        return False
 
     def close(self) -> None:
-        for fd in (self._fd, self._journal):
-            if fd >= 0:
-                self._port.close(fd)
-        self._fd = self._journal = -1
+        with self._using:
+            for fd in (self._fd, self._journal):
+                if fd >= 0:
+                    self._port.close(fd)
+            self._fd = self._journal = -1
+
+
+def _any_durable(commits: Iterable[Commit], seq: int) -> bool:
+    return any(commit.durable >= seq for commit in commits)
 
 
 def _same_file(one: os.stat_result, other: os.stat_result) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
 from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol, TypeVar
@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from statepath.backend import Commit
 from statepath.errors import ReadOnlyError
 
-from statepath_local.cursor import Cursor
+from statepath_local.cursor import Cursor, Found
 from statepath_local.failures import SCHEME, failing
 from statepath_local.lock import WriterLock, durable_limit
 from statepath_local.segments import JOURNAL, list_segments, segment_name
@@ -32,6 +32,8 @@ class Worker(Protocol):
 
     def run(self, call: Callable[[], T]) -> Awaitable[T]: ...
 
+    def finish(self, call: Callable[[], object]) -> None: ...
+
     def check_open(self) -> None: ...
 
 
@@ -41,7 +43,7 @@ class LocalCommitLog:
     def __init__(self, tree: Tree, worker: Worker, lock: WriterLock | None) -> None:
         self._tree = tree
         self._worker = worker
-        self._followers: set[asyncio.Future[None]] = set()
+        self._news: asyncio.Event | None = None
         self._writer = None if lock is None else Writer(tree, lock, worker.submit)
 
     async def append(self, after: int, commit: Commit) -> None:
@@ -75,8 +77,9 @@ class LocalCommitLog:
                 done.set_result(result)
             else:
                 done.set_exception(error)
-        for follower in self._followers:
-            _wake(follower)
+        if self._news is not None:
+            self._news.set()
+            self._news = None
 
     def _limit(self) -> int | None:
         return durable_limit(self._tree) if self._writer is None else self._writer.limit()
@@ -84,60 +87,58 @@ class LocalCommitLog:
     async def read(self, after: int) -> AsyncIterator[Commit]:
         cursor = Cursor(self._tree, after, self._limit)
         try:
-            async for commit in self._read(cursor):
-                yield commit
+            async with aclosing(self._to_the_end(cursor, thorough=True)) as batches:
+                async for batch in batches:
+                    for found in batch:
+                        yield found.record.commit
         finally:
-            cursor.close()
-
-    async def _read(self, cursor: Cursor) -> AsyncIterator[Commit]:
-        while True:
-            while found := await self._worker.run(cursor.next):
-                for each in found:
-                    yield each.record.commit
-            damage = await self._worker.run(cursor.damage)
-            if damage is None:
-                return
-            found = await self._worker.run(cursor.next)
-            if not found:
-                raise damage
-            for each in found:
-                yield each.record.commit
+            self._worker.finish(cursor.close)
 
     async def follow(self, after: int) -> AsyncIterator[Commit]:
         cursor = Cursor(self._tree, after, self._limit)
         pause = _SHORTEST_POLL
+        thorough = True
         try:
-            async for commit in self._read(cursor):
-                yield commit
             while True:
-                woken = self._wake_up_call()
-                found = await self._worker.run(cursor.next)
-                if found:
-                    pause = _SHORTEST_POLL
-                    for each in found:
-                        yield each.record.commit
-                    continue
-                if await self._worker.run(cursor.has_later_segments):
-                    async for commit in self._read(cursor):
-                        yield commit
-                await self._wait(woken, pause)
-                pause = min(2 * pause, _LONGEST_POLL)
+                # Taken before the look, so that what comes behind it is not missed.
+                news = self._next_news()
+                async with aclosing(self._to_the_end(cursor, thorough=thorough)) as batches:
+                    async for batch in batches:
+                        pause = _SHORTEST_POLL
+                        for found in batch:
+                            yield found.record.commit
+                thorough = False
+                if news is None:
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_POLL)
+                else:
+                    await news.wait()
         finally:
-            cursor.close()
+            self._worker.finish(cursor.close)
 
-    def _wake_up_call(self) -> asyncio.Future[None] | None:
+    async def _to_the_end(self, cursor: Cursor, *, thorough: bool) -> AsyncGenerator[list[Found], None]:
+        """What can be read now. `thorough`: look for records behind a place that cannot be read, even if no later
+        segment suggests it."""
+        while True:
+            while batch := await self._worker.run(cursor.next):
+                yield batch
+            if not thorough and not cursor.behind:
+                return
+            damage = await self._worker.run(cursor.damage)
+            if damage is None:
+                return
+            batch = await self._worker.run(cursor.next)
+            if not batch:
+                raise damage
+            yield batch
+
+    def _next_news(self) -> asyncio.Event | None:
+        """What is set at the next commit of this handle; readers have to look now and then."""
         if self._writer is None:
             return None
-        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._followers.add(woken)
-        woken.add_done_callback(self._followers.discard)
-        return woken
-
-    async def _wait(self, woken: asyncio.Future[None] | None, pause: float) -> None:
-        if woken is None:
-            await asyncio.sleep(pause)
-        else:
-            await woken
+        if self._news is None:
+            self._news = asyncio.Event()
+        return self._news
 
     async def trim(self, upto: int) -> None:
         self._writable()
@@ -164,11 +165,9 @@ class LocalCommitLog:
         """Finish what was handed in, cut the segment off, stop the thread. Blocking."""
         if self._writer is not None:
             self._writer.close()
-        for follower in list(self._followers):
-            with suppress(RuntimeError):
-                follower.get_loop().call_soon_threadsafe(_wake, follower)
 
-
-def _wake(follower: asyncio.Future[None]) -> None:
-    if not follower.done():
-        follower.set_result(None)
+    def wake(self) -> None:
+        """Let followers notice that the handle is closed."""
+        if self._news is not None:
+            self._news.set()
+            self._news = None

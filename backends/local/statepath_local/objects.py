@@ -22,6 +22,7 @@ from statepath.errors import (
     InvalidArgumentError,
     NotFoundError,
     StateError,
+    UnavailableError,
 )
 
 from statepath_local.failures import NO_LINKS, SCHEME, failing, state_error
@@ -32,6 +33,7 @@ from statepath_local.tree import LOCK, TEMPORARY, Tree, is_name, split_key
 BLOCK = 2 * 1024 * 1024
 PAUSE = 0.005
 _MOST_BUFFERS = 512
+_ATTEMPTS = 100
 
 
 class Objects:
@@ -52,27 +54,31 @@ class Objects:
         with failing(key, key):
             folder = self._tree.folder(folders)
             try:
-                # Opening a pipe without O_NONBLOCK would wait for its other end.
-                fd = port.open(name, os.O_RDONLY | os.O_NONBLOCK, within=folder)
+                for _ in range(_ATTEMPTS):
+                    blob = self._read_version(name, folder, key, span or Span(0))
+                    if blob is not None:
+                        return blob
             finally:
                 port.close(folder)
-            try:
-                return self._read_version(fd, key, span or Span(0))
-            finally:
-                port.close(fd)
+        raise UnavailableError(f"{key} changes while it is read; try again", key=key, backend=SCHEME)
 
-    def _read_version(self, fd: int, key: str, span: Span) -> Blob:
-        before = self._port.fstat(fd)
-        if not stat.S_ISREG(before.st_mode):
-            raise NotFoundError(f"there is no {key}", key=key, backend=SCHEME)
-        while True:
-            stop = before.st_size if span.stop is None else min(span.stop, before.st_size)
-            data = read_all(self._port, fd, span.start, stop)
-            after = self._port.fstat(fd)
-            # A person may be writing into the file: the bytes and the ETag have to be of one moment.
-            if _etag(after) == _etag(before):
-                return Blob(data, _etag(after), datetime.fromtimestamp(_modified(after), UTC))
-            before = after
+    def _read_version(self, name: str, folder: int, key: str, span: Span) -> Blob | None:
+        """The bytes of one version; `None` if another one took its place meanwhile."""
+        port = self._port
+        # Opening a pipe without O_NONBLOCK would wait for its other end.
+        fd = port.open(name, os.O_RDONLY | os.O_NONBLOCK, within=folder)
+        try:
+            found = port.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise NotFoundError(f"there is no {key}", key=key, backend=SCHEME)
+            stop = found.st_size if span.stop is None else min(span.stop, found.st_size)
+            data = read_all(port, fd, span.start, stop)
+        finally:
+            port.close(fd)
+        # A person may be writing into the file, and a file that was replaced is used again for another object.
+        if _etag(port.stat(name, within=folder)) != _etag(found):
+            return None
+        return Blob(data, _etag(found), datetime.fromtimestamp(_modified(found), UTC))
 
     def write(self, key: str, chunks: Iterable[bytes], when: When, *, pause: float = 0.0) -> ETag:
         folders, name = split_key(key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 
 from statepath_local.cursor import Cursor, Found
@@ -108,15 +109,16 @@ def _copy_tail(tree: Tree, journal: int, tail: deque[Found]) -> tuple[int, int]:
 
 
 def _cut(tree: Tree, journal: int, segment: int, end: int) -> None:
-    """Cut a segment off; remove it where nothing is left."""
+    """Cut a segment off; remove it where nothing is left. If that fails, what is left is skipped by readers."""
     port = tree.port
-    if end == 0:
-        port.unlink(segment_name(segment), within=journal)
-        return
-    fd = port.open(segment_name(segment), os.O_RDWR, within=journal)
-    try:
-        if port.fstat(fd).st_size > end:
-            port.ftruncate(fd, end)
-            port.fsync(fd)
-    finally:
-        port.close(fd)
+    with suppress(OSError):
+        if end == 0:
+            port.unlink(segment_name(segment), within=journal)
+            return
+        fd = port.open(segment_name(segment), os.O_RDWR, within=journal)
+        try:
+            if port.fstat(fd).st_size > end:
+                port.ftruncate(fd, end)
+                port.fsync(fd)
+        finally:
+            port.close(fd)

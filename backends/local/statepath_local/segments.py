@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from statepath.backend import Commit, decode_commit
-from statepath.errors import CorruptionError
+from statepath.errors import CorruptionError, StateError
 
+from statepath_local.failures import FULL
 from statepath_local.port import Bytes, Port, read_all, write_all
 from statepath_local.tree import Tree
 
@@ -111,6 +112,9 @@ class Segment:
     limit: int
     """Up to here it may grow before the next attempt to begin another one."""
 
+    def next_size(self) -> int:
+        return min(max(2 * self.size, SMALLEST), LARGEST)
+
 
 def create_filled(
     tree: Tree, size: int, carry: Bytes = b"", *, pause: float = 0.0, stopped: Callable[[], bool] = bool
@@ -122,7 +126,7 @@ def create_filled(
         if carry:
             write_all(port, fd, carry, 0)
         if size > len(carry):
-            port.fallocate(fd, size)
+            _reserve(port, fd, size)
         for offset in range(len(carry), size, len(_FILL)):
             write_all(port, fd, memoryview(_FILL)[: size - offset], offset)
             if pause:
@@ -136,6 +140,15 @@ def create_filled(
         tree.discard(within, name)
         raise
     return within, name, fd
+
+
+def _reserve(port: Port, fd: int, size: int) -> None:
+    """Ask for the space in one piece, where the file system can do that."""
+    try:
+        port.fallocate(fd, size)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
 
 
 class Spares:
@@ -163,7 +176,7 @@ class Spares:
     def _make(self, size: int) -> None:
         made = None
         # Without a spare the segment grows, and the commit that finds no space says so.
-        with suppress(OSError):
+        with suppress(OSError, StateError):
             made = create_filled(self._tree, size, pause=_FILL_PAUSE, stopped=lambda: self._closed)
         with self._lock:
             self._busy = False

@@ -153,7 +153,7 @@ class Tree:
         try:
             for entry in self.port.scandir(within):
                 if _TEMPORARY_NAME.fullmatch(entry.name):
-                    self.port.unlink(entry.name, within=within)
+                    self.discard(within, entry.name)
         finally:
             self.port.close(within)
 

@@ -113,7 +113,7 @@ class Writer:
         self._head = Head(commit.last, commit.id, segment.first, segment.end)
         self._durable = commit.last
         if segment.end > segment.size // 8:
-            self._spares.request(min(2 * segment.size, LARGEST))
+            self._spares.request(segment.next_size())
 
     def _check_place(self, after: int, commit: Commit) -> None:
         head = self._head
@@ -160,7 +160,7 @@ class Writer:
                 return self._install(spare[:3], first, size=spare[3], end=0)
             if segment.end + need <= 2 * LARGEST:
                 # Without a spare yet the segment grows: slower to sync, but nobody waits.
-                self._spares.request(min(2 * segment.size, LARGEST))
+                self._spares.request(segment.next_size())
                 segment.limit = segment.end + need + SMALLEST
                 return segment
             return self._install(create_filled(self._tree, 0), first, size=0, end=0)
