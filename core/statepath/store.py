@@ -198,11 +198,11 @@ class Store:
             text.encode()
         except UnicodeEncodeError:
             raise InvalidArgumentError(f"the text for the log of {id} has a lone surrogate", key=f"logs/{id}") from None
+        if not text:
+            return self.seq
         offset = await self._engine.log_offset(id)
-        seq = self.seq
-        for start in range(0, len(text), _LOG_PIECE):
-            seq = await self._engine.commit([WriteLog(id, offset, text[start : start + _LOG_PIECE])])
-        return seq
+        pieces = range(0, len(text), _LOG_PIECE)
+        return await self._engine.commit([WriteLog(id, offset, text[at : at + _LOG_PIECE]) for at in pieces])
 
     async def read_log(self, id: str) -> str:
         """A session's log.

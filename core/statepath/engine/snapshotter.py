@@ -10,9 +10,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from hashlib import sha256
 from typing import Final
+
+from msgspec.structs import replace
 
 from statepath.backend import (
     IF_ABSENT,
@@ -26,8 +28,8 @@ from statepath.backend import (
     When,
 )
 from statepath.commit import Body
+from statepath.engine.backups import backup_key, backup_keys
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
-from statepath.engine.recovery import backup_keys
 from statepath.engine.replica import Cut, Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream, is_ours, read_meta
 from statepath.engine.views import ViewWriter
@@ -59,8 +61,8 @@ class Snapshotter:
         *,
         floor: Floor,
         floor_etag: ETag | None,
+        state: SnapshotMark | None,
         state_etag: ETag | None,
-        state_digest: str,
         saved: int,
         backups: int,
         history: timedelta,
@@ -76,8 +78,8 @@ class Snapshotter:
         self._events = events
         self.floor = floor
         self._floor_etag = floor_etag
+        self._state = state
         self._state_etag = state_etag
-        self._state_digest = state_digest
         self._backups = backups
         self._history = history
         self._history_bytes = history_bytes
@@ -132,46 +134,57 @@ class Snapshotter:
             stream = SnapshotStream(cut, store=self.floor.store, incarnation=self.floor.incarnation)
             await self._keep_backup()
             await self._write(stream, cut)
+            # Until it was read back it is no snapshot, and will not become a backup.
+            self._state = None
             await self._read_back(stream)
             self._size = stream.size
             self._since -= since
             self._oldest_change = None if self._since <= 0 else time.monotonic()
-            self.saved, self.saved_at, self._state_digest = cut.seq, time.time(), stream.digest
             mark = SnapshotMark(cut.seq, stream.digest, cut.time, self._total - self._since)
+            self._state = mark
             await self._mark(mark)
-            self._events.emit(
-                StateSaved(cut.seq, cut.documents, stream.size, time.monotonic() - began)
-            )
+            self.saved, self.saved_at = cut.seq, time.time()
+            self._events.emit(StateSaved(cut.seq, cut.documents, stream.size, time.monotonic() - began))
             await self._prune_backups()
             await self._trim()
             return cut.seq
 
     async def backup(self) -> str:
-        """Keep the present state as a backup of its own, whether or not it changed; the backup's key."""
+        """Keep the present state as a backup; the backup's key. A state that is kept already is not kept twice."""
         await self.snapshot()
         async with self._lock:
-            key = await self._copy_state()
+            state = self._state
+            if state is None:
+                raise NotFoundError("the store is empty, so there is nothing to keep", key=STATE_KEY)
+            key = backup_key(state.time)
+            # A copy that shares nothing with `state.json`, whatever `copy` does: a person may write into either.
+            await self._backend.write(key, (await self._backend.read(STATE_KEY)).data)
+            self._events.emit(BackupCreated(key, state.seq))
             await self._prune_backups()
             return key
 
     async def _keep_backup(self) -> None:
-        if not self._backups or not self._state_digest:
+        """Keep the snapshot that is about to be replaced, unless an earlier attempt did."""
+        state = self._state
+        if not self._backups or state is None:
             return
+        key = backup_key(state.time)
         try:
-            await self._copy_state()
+            if key in await backup_keys(self._backend):
+                return
+            await self._copy_state(key)
         except StateError as error:
             logger.warning("the backup could not be written: %s", error, extra={"code": error.code})
             self._events.emit(BackupError(error))
+        else:
+            self._events.emit(BackupCreated(key, state.seq))
 
-    async def _copy_state(self) -> str:
-        key = f"state.backup.{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}.json"
+    async def _copy_state(self, key: str) -> None:
         backend = self._backend
         if backend.capabilities.copy and isinstance(backend, SupportsCopy):
             await backend.copy(STATE_KEY, key)
         else:
             await backend.write(key, (await backend.read(STATE_KEY)).data)
-        self._events.emit(BackupCreated(key, self.saved))
-        return key
 
     async def _write(self, stream: SnapshotStream, cut: Cut) -> None:
         for _ in range(5):
@@ -203,8 +216,10 @@ class Snapshotter:
         except CorruptionError:
             meta = None
         if meta is not None and meta.store == self.floor.store and meta.seq > cut.seq:
-            raise ConflictError(f"{STATE_KEY} shows seq {meta.seq} already, later than {cut.seq}", key=STATE_KEY)
-        if meta is None or meta.digest != self._state_digest:
+            raise ConflictError(
+                f"{STATE_KEY} shows seq {meta.seq} already, later than {cut.seq}", key=STATE_KEY
+            )
+        if meta is None or self._state is None or meta.digest != self._state.digest:
             kept = await self._put_aside(STATE_KEY, "conflict")
             self._events.emit(EditConflict(STATE_KEY, kept))
         self._state_etag = blob.etag
@@ -236,15 +251,15 @@ class Snapshotter:
 
     async def save_floor(self, **changes: object) -> None:
         """Replace the log's own record; its numbers only rise."""
-        import msgspec
-
-        floor = msgspec.structs.replace(self.floor, **changes)
+        floor = replace(self.floor, **changes)
         try:
             self._floor_etag = await write_floor(self._backend, floor, self._floor_etag)
         except (ConflictError, AlreadyExistsError):
             stored = await read_floor(self._backend)
             if stored is not None and stored[0].store != floor.store:
                 raise
+            if stored is not None:
+                floor = replace(floor, floor=max(floor.floor, stored[0].floor))
             self._floor_etag = await write_floor(self._backend, floor, stored[1] if stored else None)
         self.floor = floor
 
@@ -256,9 +271,7 @@ class Snapshotter:
     async def _trim(self) -> None:
         """Raise the floor to what two snapshots cover and history need not keep; then delete below it."""
         marks = self.floor.snapshots
-        if len(marks) < 2:
-            return
-        covered = marks[-2].seq
+        covered = await self._covered()
         now = time.time()
         kept_bytes = self._history_bytes
         if kept_bytes is None:
@@ -278,6 +291,14 @@ class Snapshotter:
         await self._log.trim(floor - 1)
         self._events.emit(HistoryTrimmed(floor, reason))
         await self._collect_bodies()
+
+    async def _covered(self) -> int:
+        """The seq that `state.json` and a backup both cover."""
+        earlier = self.floor.snapshots[:-1]
+        if not self._backups:
+            return earlier[-1].seq if earlier else 0
+        kept = set(await backup_keys(self._backend))
+        return max((mark.seq for mark in earlier if backup_key(mark.time) in kept), default=0)
 
     async def _collect_bodies(self) -> None:
         """Delete the bodies that no commit in the log names any more, unless they are about to be committed."""

@@ -134,7 +134,7 @@ async def test_a_transaction_cannot_be_used_after_its_end(store, tasks):
         tx.put(tasks, Task(id="x"))
     with pytest.raises(ClosedError):
         await tx.get(tasks, "task_1")
-    with pytest.raises(ClosedError):  # noqa: PT012 - raised at the end of the block
+    with pytest.raises(ClosedError):
         async with tx:
             pass
 

@@ -1,0 +1,123 @@
+"""Session logs and reports: files that the log orders but does not keep."""
+
+import asyncio
+
+import pytest
+import statepath
+from pydantic import BaseModel
+from statepath.errors import InvalidArgumentError, NotFoundError, UnavailableError
+
+
+async def test_a_log_grows_at_its_end(store):
+    await store.append_log("s1", "one\n")
+    seq = await store.append_log("s1", "two é\n")
+    assert seq == store.seq == 2
+    assert await store.read_log("s1") == "one\ntwo é\n"
+
+
+async def test_concurrent_pieces_all_arrive_whole(store):
+    await asyncio.gather(*(store.append_log("s1", f"line {n}\n") for n in range(50)))
+    assert await store.read_log("s1") == "".join(f"line {n}\n" for n in range(50))
+
+
+async def test_a_long_piece_stays_in_one_piece_beside_another_writer(store):
+    long, short = "é" * 1_500_000, "short\n"
+    await asyncio.gather(store.append_log("s1", long), store.append_log("s1", short))
+    assert await store.read_log("s1") == long + short
+
+
+async def test_a_log_goes_on_after_reopening(store, url):
+    await store.append_log("s1", "one\n")
+    await store.aclose()
+    async with statepath.open(url) as again:
+        await again.append_log("s1", "two\n")
+        assert await again.read_log("s1") == "one\ntwo\n"
+
+
+async def test_what_the_file_lacks_after_a_crash_is_written_again(store, url, memory, keys):
+    await store.append_log("s1", "one\n")
+    await store.save_report("r1", {"n": 1})
+    await store.flush()
+    for key in (*await keys("logs/"), *await keys("reports/")):
+        await memory.delete(key)
+    async with statepath.open(url) as again:
+        assert await again.read_log("s1") == "one\n"
+        assert await again.read_report("r1") == {"n": 1}
+
+
+async def test_an_unknown_log_or_report_is_not_found(store):
+    with pytest.raises(NotFoundError, match="no log of session nobody"):
+        await store.read_log("nobody")
+    with pytest.raises(NotFoundError, match="no report nobody"):
+        await store.read_report("nobody")
+
+
+async def test_the_sessions_with_a_log_are_listed(store):
+    for id in ("s2", "s1", "a/b"):
+        await store.append_log(id, "x")
+    assert await store.logs() == ["a/b", "s1", "s2"]
+
+
+@pytest.mark.parametrize("id", ["", 7, "a\0", "x" * 201])
+async def test_what_is_no_id_is_refused(store, id):
+    with pytest.raises(InvalidArgumentError):
+        await store.append_log(id, "x")
+    with pytest.raises(InvalidArgumentError):
+        await store.save_report(id, 1)
+
+
+async def test_a_lone_surrogate_in_a_log_is_refused(store):
+    with pytest.raises(InvalidArgumentError, match="surrogate"):
+        await store.append_log("s1", "\ud800")
+    assert store.seq == 0
+
+
+async def test_an_empty_piece_changes_nothing(store):
+    await store.append_log("s1", "")
+    assert (store.seq, await store.logs()) == (0, [])
+
+
+async def test_a_report_is_replaced_as_a_whole(store):
+    await store.save_report("r1", {"a": 1})
+    await store.save_report("r1", [1, 2])
+    assert await store.read_report("r1") == [1, 2]
+    assert await store.reports() == ["r1"]
+
+
+async def test_a_report_may_be_a_model_or_any_json(store):
+    class Report(BaseModel):
+        total: int
+
+    await store.save_report("model", Report(total=3))
+    await store.save_report("text", "plain")
+    assert await store.read_report("model") == {"total": 3}
+    assert await store.read_report("text") == "plain"
+
+
+async def test_saving_a_report_says_where_it_is(store, memory):
+    location = await store.save_report("r1", {"a": 1})
+    assert location == f"{store.url}/reports/r1.json"
+    assert (await memory.read("reports/r1.json")).data == b'{\n  "a": 1\n}\n'
+
+
+async def test_a_report_that_is_not_json_is_refused(store):
+    with pytest.raises(InvalidArgumentError):
+        await store.save_report("r1", object())
+    assert await store.reports() == []
+
+
+async def test_a_file_that_cannot_be_written_is_told_to_who_reads_and_written_later(
+    open_on, faulty, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.views._RETRY", 0)
+    store = await open_on(faulty, view_interval=0)
+    faulty.fail("write", "logs/", UnavailableError("no space", code="disk_full"))
+    assert await store.append_log("s1", "one\n") == 1
+    with pytest.raises(UnavailableError, match="no space"):
+        await store.read_log("s1")
+    assert await store.read_log("s1") == "one\n"
+
+
+async def test_logs_are_counted(store):
+    await store.append_log("s1", "x")
+    assert (await store.stats()).logs == 1

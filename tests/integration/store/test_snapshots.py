@@ -1,0 +1,242 @@
+"""Snapshots and backups: written behind, at a cost that does not grow with use."""
+
+import asyncio
+import json
+
+import pytest
+import statepath
+from statepath.errors import CorruptionError, UnavailableError
+from statepath.events import AutosaveTriggered, BackupCreated, BackupError, SaveError, StateSaved
+
+
+@pytest.fixture
+def raw(store):
+    return store.collection("raw")
+
+
+def told(store, *kinds):
+    """The events of these kinds, as they come."""
+    events = []
+    for kind in kinds:
+        store.events.on(kind, events.append)
+    return events
+
+
+async def test_a_snapshot_is_the_whole_state_that_people_can_read(store, raw, memory):
+    await raw.put({"id": "a", "n": 1})
+    await store.collection("tasks").put({"id": "t"})
+    async with store.transaction() as tx:
+        tx.put_member("metrics", {"total_tasks": 1})
+    assert await store.snapshot() == 3
+    state = json.loads((await memory.read("state.json")).data)
+    assert (state["version"], state["seq"]) == ("1.0.0", 3)
+    assert state["tasks"] == [{"id": "t"}]
+    assert state["raw"] == [{"id": "a", "n": 1}]
+    assert (state["sessions"], state["metrics"]) == ([], {"total_tasks": 1})
+
+
+async def test_each_document_stands_on_a_line_of_its_own(store, raw, memory):
+    await raw.put({"id": "a", "n": 1})
+    await store.snapshot()
+    assert b'\n{"id":"a","n":1}\n' in (await memory.read("state.json")).data
+
+
+async def test_the_snapshot_before_becomes_a_backup(store, raw, memory):
+    events = told(store, BackupCreated)
+    await raw.put({"id": "a"})
+    await store.snapshot()
+    before = (await memory.read("state.json")).data
+    assert await store.backups() == []
+    await raw.put({"id": "b"})
+    await store.snapshot()
+    (key,) = await store.backups()
+    assert (await memory.read(key)).data == before
+    assert events == [BackupCreated(key, 1)]
+
+
+async def test_unchanged_state_makes_neither_snapshot_nor_backup(store, raw):
+    events = told(store, StateSaved, BackupCreated)
+    await raw.put({"id": "a"})
+    for _ in range(5):
+        assert await store.snapshot() == 1
+    assert [type(event) for event in events] == [StateSaved]
+    assert await store.backups() == []
+
+
+async def test_opening_and_closing_again_and_again_keeps_the_backups(url, memory, keys):
+    async with statepath.open(url) as store:
+        await store.collection("raw").put({"id": "a"})
+        await store.snapshot()
+        await store.collection("raw").put({"id": "b"})
+    before = [(key, (await memory.read(key)).etag) for key in await keys("state.")]
+    assert len(before) == 2
+    for _ in range(12):
+        async with statepath.open(url):
+            pass
+    assert [(key, (await memory.read(key)).etag) for key in await keys("state.")] == before
+
+
+async def test_the_last_ten_backups_are_kept(store, raw):
+    made = []
+    store.events.on(BackupCreated, lambda event: made.append(event.key))
+    for n in range(14):
+        await raw.put({"id": "a", "n": n})
+        await store.snapshot()
+    assert len(made) == 13
+    assert await store.backups() == made[-10:]
+
+
+async def test_how_many_backups_are_kept_is_a_setting(url):
+    async with statepath.open(url, backups=2) as store:
+        for n in range(5):
+            await store.collection("raw").put({"id": "a", "n": n})
+            await store.snapshot()
+        assert len(await store.backups()) == 2
+
+
+async def test_a_backup_can_be_asked_for(store, raw, memory):
+    await raw.put({"id": "a"})
+    key = await store.backup()
+    assert await store.backups() == [key]
+    assert (await memory.read(key)).data == (await memory.read("state.json")).data
+
+
+async def test_a_backup_of_an_empty_store_can_be_asked_for(store, url, memory):
+    key = await store.backup()
+    assert json.loads((await memory.read(key)).data)["tasks"] == []
+    await store.collection("raw").put({"id": "a"})
+    await store.aclose()
+    async with statepath.open(url) as again:
+        assert (await again.collection("raw").count(), await again.verify()) == (1, [])
+
+
+async def test_a_backup_is_named_by_its_utc_time(store, raw):
+    await raw.put({"id": "a"})
+    key = await store.backup()
+    assert key.startswith("state.backup.20")
+    assert key.endswith("Z.json")
+
+
+async def test_a_snapshot_is_told(store, raw, memory):
+    events = told(store, StateSaved)
+    await raw.put({"id": "a"})
+    await store.snapshot()
+    ((event,)) = events
+    assert (event.seq, event.documents) == (1, 1)
+    assert event.bytes == len((await memory.read("state.json")).data)
+
+
+async def test_a_snapshot_is_taken_of_one_moment_while_saves_go_on(open_on, faulty, memory):
+    store = await open_on(faulty)
+    raw = store.collection("raw")
+    await raw.put({"id": "a", "n": 1})
+    gate = faulty.hold("write", "state.json")
+    snapshot = asyncio.ensure_future(store.snapshot())
+    await gate.reached.wait()
+    await raw.put({"id": "a", "n": 2})
+    await raw.put({"id": "b"})
+    gate.open()
+    assert await snapshot == 1
+    assert json.loads((await memory.read("state.json")).data)["raw"] == [{"id": "a", "n": 1}]
+
+
+async def test_closing_writes_a_snapshot_of_what_changed(store, raw, memory):
+    await raw.put({"id": "a"})
+    await store.aclose()
+    assert json.loads((await memory.read("state.json")).data)["seq"] == 1
+
+
+async def test_the_state_is_read_from_the_snapshot_and_the_log_behind_it(store, raw, url):
+    await raw.put({"id": "a"})
+    await store.snapshot()
+    await raw.put({"id": "b"})
+    async with statepath.open(url, readonly=True) as reader:
+        assert await reader.collection("raw").count() == 2
+        assert (await reader.collection("raw").get_document("a")).version == 1
+        assert (await reader.collection("raw").get_document("b")).version == 2
+
+
+async def test_a_snapshot_that_cannot_be_written_loses_nothing(open_on, faulty, url):
+    store = await open_on(faulty)
+    await store.collection("raw").put({"id": "a"})
+    faulty.fail("write", "state.json", UnavailableError("no space", code="disk_full"))
+    with pytest.raises(UnavailableError, match="no space"):
+        await store.snapshot()
+    await store.collection("raw").put({"id": "b"})
+    assert await store.snapshot() == 2
+    async with statepath.open(url, readonly=True) as reader:
+        assert await reader.collection("raw").count() == 2
+
+
+async def test_a_snapshot_is_read_back(open_on, faulty, memory):
+    store = await open_on(faulty)
+    await store.collection("raw").put({"id": "a"})
+    write = memory.write
+
+    async def garbled(key, data, **options):
+        return await write(key, data.replace(b'"a"', b'"x"') if key == "state.json" else data, **options)
+
+    faulty._backend.write = garbled
+    with pytest.raises(CorruptionError, match="read back"):
+        await store.snapshot()
+    faulty._backend.write = write
+    assert await store.snapshot() == 1
+
+
+async def test_a_backup_that_cannot_be_written_is_told_and_the_snapshot_is_written(open_on, faulty):
+    store = await open_on(faulty)
+    events = told(store, BackupError)
+    await store.collection("raw").put({"id": "a"})
+    await store.snapshot()
+    error = UnavailableError("no space", code="disk_full")
+    faulty.fail("write", "state.backup.", error)
+    await store.collection("raw").put({"id": "b"})
+    assert await store.snapshot() == 2
+    assert events == [BackupError(error)]
+
+
+async def test_autosave_makes_snapshots_of_what_changed(url):
+    async with statepath.open(url, autosave=0.001) as store:
+        saved = asyncio.Event()
+        triggered = told(store, AutosaveTriggered)
+        store.events.on(StateSaved, lambda event: saved.set())
+        await store.collection("raw").put({"id": "a"})
+        await saved.wait()
+        assert triggered[0] == AutosaveTriggered(1)
+        assert (await store.health()).snapshot_seq == 1
+
+
+async def test_autosave_that_fails_is_told_and_goes_on(open_on, faulty):
+    error = UnavailableError("no space", code="disk_full")
+    faulty.fail("write", "state.json", error)
+    store = await open_on(faulty, autosave=0.001)
+    failed, saved = told(store, SaveError), asyncio.Event()
+    store.events.on(StateSaved, lambda event: saved.set())
+    await store.collection("raw").put({"id": "a"})
+    await saved.wait()
+    assert [event.error for event in failed] == [error]
+
+
+async def test_a_large_store_is_written_only_when_enough_has_changed(store, raw, monkeypatch):
+    monkeypatch.setattr("statepath.engine.snapshotter._SMALL", 0)
+    snapshotter = store._engine._snapshotter
+    for n in range(20):
+        await raw.put({"id": str(n), "text": "x" * 1000})
+    assert snapshotter.due
+    await store.snapshot()
+    assert not snapshotter.due
+    await raw.put({"id": "0", "text": "y"})
+    assert (snapshotter.changed, snapshotter.due) == (True, False)
+    for n in range(14):
+        await raw.put({"id": str(n), "text": "z" * 1000})
+    assert snapshotter.due
+
+
+async def test_a_few_changes_are_written_once_they_are_old_enough(url, monkeypatch):
+    monkeypatch.setattr("statepath.engine.snapshotter._SMALL", 0)
+    async with statepath.open(url, autosave=0, snapshot_age=0.000001) as store:
+        raw = store.collection("raw")
+        await raw.put({"id": "a", "text": "x" * 1000})
+        await store.snapshot()
+        await raw.put({"id": "b"})
+        assert store._engine._snapshotter.due
