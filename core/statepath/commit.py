@@ -13,7 +13,7 @@ from zlib import crc32
 import msgspec
 from msgspec import Raw
 
-from statepath.errors import CorruptionError
+from statepath.errors import CorruptionError, UnsupportedError
 
 FORMAT: Final = 1
 """The version of the journal's and the snapshot's format that this program writes."""
@@ -109,9 +109,16 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     transactions: tuple[Transaction | Body, ...]
 
 
+class _Needs(msgspec.Struct):
+    """What any later format keeps to, so that an older program knows that it is one."""
+
+    min_reader: int = FORMAT
+
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Commit)
 _changes = msgspec.json.Decoder(Transaction)
+_needs = msgspec.json.Decoder(_Needs)
 
 _CRC = b',"crc":"'
 _TAIL = len(_CRC) + 8 + len(b'"}')
@@ -132,6 +139,7 @@ def decode_commit(line: bytes | bytearray | memoryview) -> Commit:
 
     Raises:
         CorruptionError: the line is cut, altered, or no commit record.
+        UnsupportedError: it is whole, and needs a newer program (`newer_format`).
     """
     line = memoryview(line)
     if line and line[-1] == 0x0A:
@@ -144,10 +152,25 @@ def decode_commit(line: bytes | bytearray | memoryview) -> Commit:
     try:
         commit = _decoder.decode(line)
     except msgspec.MsgspecError as error:
+        _check_format(line)
         raise CorruptionError(f"the commit record is not one of format {FORMAT}: {error}") from error
+    if commit.min_reader > FORMAT:
+        _check_format(line)
     if commit.last - commit.first + 1 != len(commit.transactions):
         raise CorruptionError(f"commit {commit.first} says it ends at {commit.last}, and does not")
     return commit
+
+
+def _check_format(line: memoryview) -> None:
+    try:
+        needed = _needs.decode(line).min_reader
+    except msgspec.MsgspecError:
+        return
+    if needed > FORMAT:
+        raise UnsupportedError(
+            f"the journal needs a program that reads format {needed}, and this one reads {FORMAT}; update statepath",
+            code="newer_format",
+        )
 
 
 def encode_changes(changes: Transaction) -> bytes:
