@@ -67,11 +67,11 @@ class Collection(Generic[T]):
             InvalidArgumentError: not one of this collection's documents, or not JSON, too deep or too large.
             ConflictError: another version is stored; nothing was changed.
         """
-        change, size = self.encode(value, if_version)
-        engine = self._engine
-        while engine.crowded:
-            await engine.room()
-        return await engine.submit((change,), size, checked=if_version is not None)
+        change, size, complete = self.encode(value, if_version)
+        committer = self._engine.committer
+        if committer.crowded:
+            await committer.room()
+        return await committer.submit((change,), size, checked=if_version is not None, complete=complete)
 
     async def create(self, value: T) -> int:
         """Store a new document.
@@ -79,9 +79,9 @@ class Collection(Generic[T]):
         Raises:
             AlreadyExistsError: there is a document of that id.
         """
-        change, size = self.encode(value, 0)
+        change, size, _ = self.encode(value, 0)
         try:
-            return await self._engine.submit((change,), size)
+            return await self._engine.committer.submit((change,), size)
         except ConflictError as error:
             raise AlreadyExistsError(
                 f"{error.key} exists already, at version {error.current}", key=error.key
@@ -104,7 +104,7 @@ class Collection(Generic[T]):
             ConflictError: `if_version` is given and another version is stored.
         """
         change = Delete(self.name, check_id(id), if_version)
-        return await self._engine.submit((change,), 0) != 0
+        return await self._engine.committer.submit((change,), 0) != 0
 
     async def append(self, id: str, field: str, item: object) -> int:
         """Add an element to the end of the list in a field; its seq. The cost does not depend on the list's length.
@@ -114,10 +114,10 @@ class Collection(Generic[T]):
             InvalidArgumentError: the field holds something else than a list, or the item is not JSON.
         """
         change, size = self.encode_append(id, field, item)
-        engine = self._engine
-        while engine.crowded:
-            await engine.room()
-        return await engine.submit((change,), size)
+        committer = self._engine.committer
+        if committer.crowded:
+            await committer.room()
+        return await committer.submit((change,), size)
 
     async def update(self, id: str, fn: Callable[[T], T | None] | Callable[[T], Awaitable[T | None]]) -> T:
         """Read the document, let `fn` change it in place or return another one, and store it; what was stored.
@@ -197,11 +197,10 @@ class Collection(Generic[T]):
         Raises:
             InvalidArgumentError: the value is not one of this collection's documents, or its id is not an id.
         """
-        if self._is_model:
-            if not isinstance(value, cast(type, self.model)):
-                raise InvalidArgumentError(
-                    f"{self.name} holds {cast(type, self.model).__name__}, not {type(value).__name__}"
-                )
+        model = self.model
+        if model is not None:
+            if type(value) is not model and not isinstance(value, model):
+                raise InvalidArgumentError(f"{self.name} holds {model.__name__}, not {type(value).__name__}")
             return check_id(getattr(value, self.id_field))
         if not isinstance(value, Mapping):
             raise InvalidArgumentError(f"{self.name} holds JSON objects: pass a dict, not {type(value).__name__}")
@@ -212,19 +211,23 @@ class Collection(Generic[T]):
                 f"the document has no {self.id_field!r}, which is to be its id in {self.name}"
             ) from None
 
-    def encode(self, value: T, base: int | None) -> tuple[Put, int]:
-        """The change that stores the value, and its size in bytes."""
+    def encode(self, value: T, base: int | None) -> tuple[Put, int, type | None]:
+        """The change that stores the value, its size in bytes, and the model if it knows every field of the document."""
         id = self.id_of(value)
-        limit = self._engine.settings.max_document
-        if not self._is_model:
+        engine, model = self._engine, self.model
+        limit = engine.settings.max_document
+        if model is None:
             data = encode_mapping(cast("Mapping[str, Any]", value), key=f"{self.name}/{id}", limit=limit)
-            return Put(self.name, id, Raw(data), base), len(data)
+            return Put(self.name, id, Raw(data), base), len(data), None
         data = encode_model(cast(BaseModel, value), key=f"{self.name}/{id}", limit=limit)
+        complete: type | None = model
         if not self._keeps_all:
-            stored = self._engine.replica.get(self.name, id)
-            if stored is not None:
-                data = keep_unknown(data, stored.json(), cast("type[BaseModel]", self.model))
-        return Put(self.name, id, Raw(data), base), len(data)
+            stored = engine.replica.get(self.name, id)
+            if stored is not None and stored.complete is not model:
+                kept = keep_unknown(data, stored.json(), cast("type[BaseModel]", model))
+                if kept is not data:
+                    data, complete = kept, None
+        return Put(self.name, id, Raw(data), base), len(data), complete
 
     def encode_append(self, id: str, field: str, item: object) -> tuple[Append, int]:
         """The change that appends the item, and its size in bytes."""

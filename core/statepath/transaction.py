@@ -46,7 +46,7 @@ class Transaction:
             InvalidArgumentError: as `Collection.put`.
         """
         self._check_open()
-        change, _ = collection.encode(value, None)
+        change, _, _ = collection.encode(value, None)
         self._own[collection.name, change.id] = Entry(bytes(change.document), 0, 0)
         self._changes.append(change)
 

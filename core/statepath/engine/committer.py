@@ -54,7 +54,7 @@ Read = tuple[str, str, int]
 class _Pending:
     """One transaction on its way into the log."""
 
-    __slots__ = ("changes", "checked", "done", "reads", "size")
+    __slots__ = ("changes", "checked", "complete", "done", "reads", "size")
 
     def __init__(
         self,
@@ -63,12 +63,14 @@ class _Pending:
         done: asyncio.Future[int],
         reads: Sequence[Read],
         checked: bool,
+        complete: type | None,
     ) -> None:
         self.changes = changes
         self.size = size
         self.done = done
         self.reads = reads
         self.checked = checked
+        self.complete = complete
 
 
 class Committer:
@@ -103,8 +105,8 @@ class Committer:
         self._bytes = 0
         self._loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] | None = None
-        self._room: asyncio.Event = asyncio.Event()
-        self._room.set()
+        self.crowded = False
+        self._room = asyncio.Event()
         self._failure: StateError | None = None
         self._closing = False
         self._busy = False
@@ -125,20 +127,28 @@ class Committer:
         return self._incarnation
 
     def submit(
-        self, changes: Transaction, size: int, reads: Sequence[Read] = (), *, checked: bool = True
+        self,
+        changes: Transaction,
+        size: int,
+        reads: Sequence[Read] = (),
+        *,
+        checked: bool = True,
+        complete: type | None = None,
     ) -> asyncio.Future[int]:
         """Queue one transaction. The future gives its seq when it is durable, or 0 if it changes nothing.
 
-        `checked` says that a change has a base version, or depends on what is stored.
+        `checked` says that a change has a base version, or depends on what is stored; `complete` is the model class
+        that wrote the document of a put whole.
         """
         if self._failure is not None:
             raise copy.copy(self._failure)
         if self._closing:
             raise ClosedError("the store is closed; open it again to save")
         done: asyncio.Future[int] = self._loop.create_future()
-        self._pending.append(_Pending(changes, size, done, reads, checked))
+        self._pending.append(_Pending(changes, size, done, reads, checked, complete))
         self._bytes += size
         if self._bytes > _BACKLOG_BYTES:
+            self.crowded = True
             self._room.clear()
         wake = self._wake
         if wake is not None:
@@ -146,13 +156,10 @@ class Committer:
             wake.set_result(None)
         return done
 
-    @property
-    def crowded(self) -> bool:
-        """Whether so much waits that a caller should `await room()` before it adds more."""
-        return not self._room.is_set()
-
     async def room(self) -> None:
-        await self._room.wait()
+        """Wait while so much is queued (`crowded`) that more should not be added."""
+        while self.crowded:
+            await self._room.wait()
 
     async def drain(self) -> None:
         """Wait until everything that was submitted so far is durable, or has failed."""
@@ -205,6 +212,7 @@ class Committer:
             group.append(pending.popleft())
         self._bytes -= sum(one.size for one in group)
         if self._bytes <= _BACKLOG_BYTES:
+            self.crowded = False
             self._room.set()
         return group
 
@@ -268,7 +276,7 @@ class Committer:
                     continue
             else:
                 for change in changes:
-                    stage.apply(change, seq, now)
+                    stage.apply(change, seq, now, pending.complete)
             accepted.append(pending)
             transactions.append(changes)
             seq += 1
@@ -330,6 +338,7 @@ class Committer:
         self._refuse(list(self._pending), error)
         self._pending.clear()
         self._bytes = 0
+        self.crowded = False
         self._room.set()
 
 

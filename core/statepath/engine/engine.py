@@ -19,13 +19,14 @@ from msgspec import Raw
 
 from statepath.backend import IF_ABSENT, Backend, CommitLog, SupportsCommitLog, SupportsSpace
 from statepath.commit import Change, Commit, Delete, Note, Put, Transaction, WriteLog, WriteReport
-from statepath.engine.adoption import examine
+from statepath.engine.adoption import Examined
 from statepath.engine.committer import Committer, Read
 from statepath.engine.floor import Floor, write_floor
 from statepath.engine.history import difference, state_at
-from statepath.engine.ids import log_key
+from statepath.engine.ids import document_key, log_key
 from statepath.engine.original import PRE_MIGRATION_KEY, Original, read_original
-from statepath.engine.recovery import Damage, Recovered, apply_commit, changes_of, recover
+from statepath.engine.recovery import Recovered, recover
+from statepath.engine.replay import Damage, apply_commit, changes_of
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.snapshotter import KEEP_SECONDS, Snapshotter
@@ -100,6 +101,7 @@ class Engine:
         self._snapshotter: Snapshotter | None = None
         self._autosave: asyncio.Task[None] | None = None
         self._disowned = False
+        self._document_views = False
         self._recent: deque[tuple[Commit, Sequence[Transaction], int]] = deque()
         self._recent_bytes = 0
         self._watchers = 0
@@ -131,12 +133,23 @@ class Engine:
 
     async def _open(self) -> None:
         began = time.monotonic()
-        found = await recover(self.backend, self.log, limit=self.settings.max_document)
+        settings, capabilities = self.settings, self.backend.capabilities
+        self._document_views = settings.views if settings.views is not None else capabilities.editable
+        found = await recover(
+            self.backend,
+            self.log,
+            limit=settings.max_document,
+            editable=self._document_views and capabilities.editable and not self.readonly,
+        )
         original: Original | None = None
-        if found.replica.head == 0 and not found.broken and not _has_snapshots(found):
-            original = await read_original(self.backend, limit=self.settings.max_document)
+        if not found.broken and not found.marks and (found.imported or not found.replica.head):
+            original = await read_original(self.backend, limit=settings.max_document)
         self.replica = found.replica
-        self.damage = found.damage + (original.damage if original else [])
+        known = {damage.key for damage in found.damage}
+        self.damage = [
+            *found.damage,
+            *(damage for damage in (original.damage if original else ()) if damage.key not in known),
+        ]
         self.source = original.source if original and original.source else found.source
         if self.readonly:
             self._show(found, original)
@@ -173,37 +186,23 @@ class Engine:
         settings, backend = self.settings, self.backend
         self.store = found.store or uuid4().hex
         self.incarnation = found.incarnation or uuid4().hex
-        stored = found.floor
-        floor = stored[0] if stored else Floor(store=self.store, incarnation=self.incarnation)
         for damage in self.damage:
-            kept = await self._put_aside(damage.key, "corrupt") if damage.aside else None
-            if damage.key == STATE_KEY:
-                found.state_etag = None if kept else found.state_etag
-            self.events.emit(CorruptionDetected(damage.key, damage.reason, kept))
+            kept = await self._put_aside(damage.key, "corrupt") if damage.aside else ""
+            if damage.key == STATE_KEY and kept:
+                found.state = found.state_etag = None
+            self.events.emit(CorruptionDetected(damage.key, damage.reason, kept or None))
         if original is not None and original.documents + len(original.changes) > 1:
             await self._back_up_original(original)
         elif found.foreign is not None:
             if kept := await self._put_aside(STATE_KEY, "conflict"):
                 self.events.emit(EditConflict(STATE_KEY, kept))
             found.state_etag = None
-        if found.broken:
-            # Whatever was lost behind the head, its seqs are not given away again to this incarnation.
-            self.incarnation = uuid4().hex
-            await self.log.restart(self.replica.head)
-            floor = Floor(
-                store=self.store, incarnation=self.incarnation, floor=self.replica.head + 1, snapshots=()
-            )
-        etag = stored[1] if stored else None
-        if found.broken or not stored:
-            if any(damage.key == "journal/floor" for damage in self.damage):
-                etag = None
-            etag = await write_floor(backend, floor, etag)
-        documents = settings.views if settings.views is not None else backend.capabilities.editable
+        floor, etag = await self._floor(found)
         self._views = ViewWriter(
             self.replica,
             backend,
             store=self.store,
-            documents=documents,
+            documents=self._document_views,
             interval=settings.view_interval,
             busy=lambda: self._committer is not None and self._committer.busy,
             failed=lambda error: self.events.emit(SaveError(error, error.key)),
@@ -216,8 +215,8 @@ class Engine:
             self.events,
             floor=floor,
             floor_etag=etag,
+            state=found.state,
             state_etag=found.state_etag,
-            state_digest=found.state_digest if found.state_etag is not None else "",
             saved=self._saved_seq(found, floor),
             backups=settings.backups,
             history=settings.history,
@@ -237,38 +236,64 @@ class Engine:
             failed=lambda error: self.events.emit(SaveError(error)),
         )
         _open_engines.add(self)
-        await self._settle(found, original, documents)
+        await self._settle(found, original)
         self._autosave = asyncio.get_running_loop().create_task(self._save_regularly(), name="statepath-autosave")
+
+    async def _floor(self, found: Recovered) -> tuple[Floor, ETag | None]:
+        """The log's own record as it has to be from now on, and the version of it that is stored."""
+        floor, etag = found.floor or (None, None)
+        if found.broken:
+            # Whatever was lost behind the head, its seqs are not given away again in this incarnation. The snapshot
+            # is still to be written, and this is stored after it: until then all of it can be done again.
+            self.incarnation = uuid4().hex
+            return Floor(store=self.store, incarnation=self.incarnation, floor=self.replica.head + 1), etag
+        if floor is None:
+            floor = Floor(
+                store=self.store,
+                incarnation=self.incarnation,
+                floor=found.begins,
+                snapshots=() if found.state is None else (found.state,),
+            )
+            etag = await write_floor(self.backend, floor, None)
+        return floor, etag
 
     def _saved_seq(self, found: Recovered, floor: Floor) -> int:
         """The seq that `state.json` shows; -1 makes the next snapshot due although nothing changes."""
-        if found.broken or found.restore is not None or found.state_etag is None:
-            return 0 if not self.replica.head and not len(self.replica) else -1
-        for mark in floor.snapshots:
-            if mark.digest == found.state_digest:
-                return mark.seq
-        return -1
+        if found.broken or found.restore is not None or found.state is None:
+            return 0 if not found.broken and not self.replica.head and not len(self.replica) else -1
+        return found.state.seq if any(mark.digest == found.state.digest for mark in floor.snapshots) else -1
 
-    async def _settle(self, found: Recovered, original: Original | None, documents: bool) -> None:
+    async def _settle(self, found: Recovered, original: Original | None) -> None:
         """Commit what follows from what was found, so that the store is whole before anyone uses it."""
         assert self._views is not None
-        for change in found.files:
-            self._views.mark_file(change)
+        for change in found.beside:
+            if not isinstance(change, Note):
+                self._views.mark_file(change)
+        if found.broken:
+            await self.snapshot()
+            await self.log.restart(self.replica.head)
         for key in found.recovered:
             self.events.emit(DocumentRecovered(key, "its own file"))
         if original is not None and original.changes:
-            await self.commit(original.changes)
-            for key in original.misnamed:
-                await self.backend.delete(key)
-        elif documents and self.backend.capabilities.editable:
-            await self._adopt_edits()
+            await self._import(original)
+        elif found.examined is not None:
+            await self._adopt_edits(found.examined)
         if found.restore is not None:
             await self._restore_snapshot(found)
-        if original is not None and original.documents:
-            await self.snapshot()
+
+    async def _import(self, original: Original) -> None:
+        """Make an original directory a store. Each step may be the last one before a crash: then it is done again."""
+        assert self._views is not None
+        if missing := original.missing_in(self.replica):
+            await self.commit(missing)
+        for collection, id, _ in self.replica:
+            self._views.mark(collection, id)
+        await self.flush()
+        for key in original.misnamed:
+            await self.backend.delete(key)
+        await self.snapshot()
+        if original.documents:
             self.events.emit(StoreUpgraded(original.source, original.documents, PRE_MIGRATION_KEY))
-        elif found.broken:
-            await self.snapshot()
 
     async def _back_up_original(self, original: Original) -> None:
         """The pre-migration backup: the `state.json` that was used, as it was. An earlier one is never replaced."""
@@ -298,11 +323,11 @@ class Engine:
             self.events.emit(StateRestored(meta.seq, seq, undo))
         await self.snapshot()
 
-    async def _adopt_edits(self) -> None:
+    async def _adopt_edits(self, examined: Examined) -> None:
         assert self._views is not None
-        examined = await examine(self.backend, self.replica, self.store, limit=self.settings.max_document)
         for key, reason in examined.broken:
             kept = await self._put_aside(key, "corrupt")
+            self.damage.append(Damage(key, reason))
             logger.warning("a file is not valid JSON and was kept aside: %s", reason, extra={"key": key})
             self.events.emit(CorruptionDetected(key, reason, kept))
         for key, reason in examined.conflicts:
@@ -316,6 +341,8 @@ class Engine:
         for edit in examined.edits:
             put = Put(edit.collection, edit.id, Raw(edit.document), edit.base)
             seq = await self.commit([put, Note("adopted", edit.key)])
+            if edit.key != document_key(edit.collection, edit.id):
+                await self.backend.delete(edit.key)
             logger.info("adopted the edited file %s as seq %d", edit.key, seq, extra={"key": edit.key})
             self.events.emit(EditAdopted(edit.key, seq))
 
@@ -333,35 +360,24 @@ class Engine:
 
     # Changing
 
-    def submit(
-        self, changes: Transaction, size: int, reads: Sequence[Read] = (), *, checked: bool = True
-    ) -> asyncio.Future[int]:
-        """Queue one transaction; the future gives its seq once it is durable (0: it changed nothing).
+    @property
+    def committer(self) -> Committer:
+        """What takes changes.
 
         Raises:
-            ReadOnlyError, ClosedError: the handle takes no changes.
-            OutcomeUnknownError: an earlier commit failed in a way that could not be resolved.
+            ReadOnlyError, ClosedError: the handle takes none.
         """
         committer = self._committer
         if committer is None:
             raise self._cannot_write()
-        return committer.submit(changes, size, reads, checked=checked)
-
-    @property
-    def crowded(self) -> bool:
-        return self._committer is not None and self._committer.crowded
-
-    async def room(self) -> None:
-        """Wait while too much is queued."""
-        if self._committer is not None:
-            await self._committer.room()
+        return committer
 
     async def commit(self, changes: Sequence[Change], reads: Sequence[Read] = ()) -> int:
         """Commit one transaction, all or nothing; its seq."""
-        size = sum(_size(change) for change in changes)
-        while self.crowded:
-            await self.room()
-        return await self.submit(tuple(changes), size, reads)
+        committer = self.committer
+        if committer.crowded:
+            await committer.room()
+        return await committer.submit(tuple(changes), sum(_size(change) for change in changes), reads)
 
     def _cannot_write(self) -> StateError:
         if self._disowned:
@@ -645,10 +661,6 @@ class Engine:
         if self._views is not None:
             await self._views.close()
         await self.backend.close()
-
-
-def _has_snapshots(found: Recovered) -> bool:
-    return found.floor is not None and bool(found.floor[0].snapshots)
 
 
 def _disowned(url: str) -> ClosedError:

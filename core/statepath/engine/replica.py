@@ -57,7 +57,7 @@ class Entry:
     Attributes:
         version: the seq that made it.
         modified: the time of that commit, in microseconds since 1970.
-        complete: the model class that wrote it whole, if that is known: putting one again can lose no field.
+        complete: the model class that wrote it, if it has no field that the class does not know.
     """
 
     __slots__ = ("_content", "_lists", "complete", "modified", "version")
@@ -187,15 +187,15 @@ class Stage:
         size = self.logs.get(id)
         return self._below.log_size(id) if size is None else size
 
-    def apply(self, change: Change, seq: int, time: int) -> None:
-        """Stage one change of the transaction `seq`.
+    def apply(self, change: Change, seq: int, time: int, complete: type | None = None) -> None:
+        """Stage one change of the transaction `seq`. `complete` is as in `Entry`.
 
         Raises:
             NotFoundError: an append to a document that does not exist.
             InvalidArgumentError: an append to a field that holds no list.
         """
         if isinstance(change, Put):
-            self.entries[change.collection, change.id] = Entry(bytes(change.document), seq, time)
+            self.entries[change.collection, change.id] = Entry(bytes(change.document), seq, time, complete)
         elif isinstance(change, Delete):
             self.entries[change.collection, change.id] = None
         elif isinstance(change, Append):
