@@ -1,0 +1,129 @@
+"""Backups: `backup create`, `backup list`, `backup restore`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+import statepath
+from statepath.backend import Backend
+from statepath.cli.opening import reading
+from statepath.cli.options import DryRun, Json, StatePath, Yes
+from statepath.cli.output import Output, amount, moment
+from statepath.cli.recovery import restore_to
+from statepath.cli.running import asynchronous
+from statepath.discovery import connect
+from statepath.engine.snapshot import SnapshotMeta, read_meta
+from statepath.errors import CorruptionError, DivergedError, NotFoundError
+from statepath.settings import Settings
+
+group = typer.Typer(help="Keep the state of now, and go back to one that was kept.", no_args_is_help=True)
+
+
+@group.command()
+@asynchronous
+async def create(state_path: StatePath = None, as_json: Json = False) -> None:
+    """Bring state.json up to now and keep it as a backup."""
+    output = Output(as_json=as_json)
+    async with reading(state_path):
+        pass  # a missing store is not to be created by its backup
+    with output.progress("writing the backup"):
+        async with statepath.open(state_path) as store:
+            key = await store.backup()
+            seq = store.seq
+    output.result({"key": key, "seq": seq}, f"{key} shows seq {seq}")
+
+
+@group.command("list")
+@asynchronous
+async def list_backups(state_path: StatePath = None, as_json: Json = False) -> None:
+    """List the backups, oldest first."""
+    output = Output(as_json=as_json)
+    async with reading(state_path) as store:
+        keys = await store.backups()
+    with output.progress("reading the backups"):
+        async with _objects(state_path) as backend:
+            rows = [_described(key, (await backend.read(key)).data) for key in keys]
+    if as_json:
+        for row in rows:
+            output.json(row)
+    elif rows:
+        output.table(
+            ("KEY", "SEQ#", "LAST CHANGE", "DOCUMENTS#", "SIZE#"),
+            [
+                (row["key"], "damaged", row["damage"], "", amount(row["size"]))
+                if row["damage"]
+                else (
+                    row["key"],
+                    row["seq"],
+                    moment(row["last_change"]),
+                    row["documents"],
+                    amount(row["size"]),
+                )
+                for row in rows
+            ],
+        )
+    else:
+        output.note("there are no backups; to make one: statepath backup create")
+
+
+@group.command()
+@asynchronous
+async def restore(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="As `backup list` names it.", show_default=False)],
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    state_path: StatePath = None,
+    as_json: Json = False,
+) -> None:
+    """Make the documents those of a backup. That is a change like any other, and can be undone."""
+    output = Output(as_json=as_json)
+    with output.progress("reading the backup"):
+        meta = await _read(key, state_path)
+    await restore_to(meta.seq, state_path, output, yes=yes, dry_run=dry_run)
+
+
+@asynccontextmanager
+async def _objects(state_path: str | None) -> AsyncIterator[Backend]:
+    """What is stored, below the store."""
+    backend = await connect(Settings.load(state_path).path, readonly=True)
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+async def _read(key: str, state_path: str | None) -> SnapshotMeta:
+    """What the backup says of itself, once it is known to be whole and of this history."""
+    async with reading(state_path) as store:
+        incarnation, kept = store.incarnation, await store.backups()
+    if key not in kept:
+        raise NotFoundError(
+            f"there is no backup {key}", key=key if key.startswith("state.backup.") else "state.backup."
+        )
+    async with _objects(state_path) as backend:
+        meta = read_meta((await backend.read(key)).data, key)
+    if meta.incarnation != incarnation:
+        raise DivergedError(
+            f"{key} is of another incarnation of the store, before a recovery that lost commits: "
+            "its seq means something else now. To use it, close the store and copy it over state.json",
+            key=key,
+        )
+    return meta
+
+
+def _described(key: str, data: bytes) -> dict[str, Any]:
+    row: dict[str, Any] = {"key": key, "size": len(data), "damage": None}
+    try:
+        meta = read_meta(data, key)
+    except CorruptionError as error:
+        return row | {"seq": None, "last_change": None, "documents": None, "damage": str(error)}
+    return row | {
+        "seq": meta.seq,
+        "last_change": datetime.fromtimestamp(meta.time / 1_000_000, UTC),
+        "documents": sum(len(index.documents) for name, index in meta.collections.items() if "/" not in name),
+    }

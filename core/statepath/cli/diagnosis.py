@@ -1,0 +1,191 @@
+"""How a store and the installation do: `status`, `doctor`, `version`."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from typing import Annotated, Any, Final
+
+import typer
+
+import statepath
+from statepath.backend import Capabilities
+from statepath.cli.exits import Exit
+from statepath.cli.opening import reading
+from statepath.cli.options import Json, StatePath
+from statepath.cli.output import Output, amount, moment
+from statepath.cli.running import asynchronous, shown
+from statepath.discovery import backends, connect
+from statepath.errors import NotFoundError, StateError
+from statepath.settings import Settings
+
+group = typer.Typer()
+
+PACKAGES: Final = (
+    "statepath",
+    "anyio",
+    "msgspec",
+    "pydantic",
+    "pydantic-settings",
+    "rich",
+    "tenacity",
+    "typer",
+)
+
+
+@group.command()
+@asynchronous
+async def status(state_path: StatePath = None, as_json: Json = False) -> None:
+    """Tell how the store does. Exits with 0 if all is well, with 6 on damage, with 11 if it is unhealthy."""
+    output = Output(as_json=as_json)
+    async with reading(state_path) as store:
+        health, stats = await store.health(), await store.stats()
+        kept, url, id, incarnation = await store.backups(), store.url, store.id, store.incarnation
+    well = health.healthy and not health.damage
+    if as_json:
+        output.json(
+            {
+                "ok": well,
+                "url": url,
+                "id": id,
+                "incarnation": incarnation,
+                "seq": health.seq,
+                "floor": stats.floor,
+                "snapshot_seq": health.snapshot_seq,
+                "last_saved": health.last_saved,
+                "last_commit": health.last_commit,
+                "documents": stats.documents,
+                "bytes": stats.bytes,
+                "logs": stats.logs,
+                "backups": len(kept),
+                "free_bytes": health.free_bytes,
+                "problems": health.problems,
+                "damage": health.damage,
+            }
+        )
+    else:
+        held = ", ".join(f"{count} {name}" for name, count in sorted(stats.documents.items())) or "none"
+        output.facts(
+            [
+                ("store", url),
+                ("id", id),
+                ("health", "well" if well else "; ".join((*health.problems, *health.damage))),
+                ("head", f"seq {health.seq}, {moment(health.last_commit)}"),
+                ("snapshot", f"seq {health.snapshot_seq}" if health.snapshot_seq else "none yet"),
+                ("backups", f"{len(kept)}{f', the newest {kept[-1]}' if kept else ''}"),
+                ("history", f"from seq {stats.floor}"),
+                ("documents", f"{held} ({amount(sum(stats.bytes.values()))})"),
+                ("logs", stats.logs),
+                ("free space", amount(health.free_bytes)),
+            ]
+        )
+    if health.damage:
+        output.note("next: statepath verify")
+        raise typer.Exit(Exit.DAMAGED)
+    if not health.healthy:
+        raise typer.Exit(Exit.UNHEALTHY)
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What `doctor` found out about one state path."""
+
+    state_path: str
+    capabilities: Capabilities | None = None
+    store: str = "unknown"
+    seq: int | None = None
+    error: StateError | None = None
+
+
+@group.command()
+@asynchronous
+async def doctor(
+    url: Annotated[
+        str | None,
+        typer.Argument(metavar="[URL]", help="A state path to examine instead.", show_default=False),
+    ] = None,
+    state_path: StatePath = None,
+    as_json: Json = False,
+) -> None:
+    """Examine the installation and the state path, without changing anything."""
+    output = Output(as_json=as_json)
+    found = await _examine(url if url is not None else state_path)
+    versions = {name: _version(name) for name in PACKAGES}
+    system = {"python": platform.python_version(), "platform": platform.platform()}
+    if as_json:
+        output.json(
+            {
+                "ok": found.error is None,
+                "state_path": found.state_path,
+                "store": found.store,
+                "seq": found.seq,
+                "capabilities": None if found.capabilities is None else asdict(found.capabilities),
+                "backends": [asdict(info) for info in backends()],
+                "versions": versions,
+                **system,
+            }
+        )
+    else:
+        output.facts([*system.items(), *versions.items()])
+        output.text("\n")
+        output.table(
+            ("SCHEME", "DISTRIBUTION", "VERSION", "FACTORY"),
+            [(info.scheme, info.distribution, info.version, info.target) for info in backends()],
+        )
+        output.text("\n")
+        output.facts(
+            [("state path", found.state_path), ("store", found.store), *_abilities(found.capabilities)]
+        )
+    if found.error is not None:
+        raise found.error
+
+
+async def _examine(path: str | None) -> Examination:
+    place = "unknown" if path is None else shown(path)
+    try:
+        settings = Settings.load(path)
+        place = shown(settings.path)
+        backend = await connect(settings.path, readonly=True)
+    except NotFoundError:
+        return Examination(place, store="none yet: the first save creates it")
+    except StateError as error:
+        return Examination(place, error=error)
+    capabilities = backend.capabilities
+    await backend.close()
+    try:
+        async with reading(path) as store:
+            return Examination(place, capabilities, f"{store.id}, at seq {store.seq}", store.seq)
+    except NotFoundError:
+        return Examination(place, capabilities, "none yet: the first save creates it")
+    except StateError as error:
+        return Examination(place, capabilities, error=error)
+
+
+def _abilities(capabilities: Capabilities | None) -> list[tuple[str, Any]]:
+    if capabilities is None:
+        return []
+    return [
+        (name.replace("_", " "), {True: "yes", False: "no", None: "no limit"}.get(value, value))
+        for name, value in asdict(capabilities).items()
+    ]
+
+
+def _version(distribution: str) -> str:
+    try:
+        return installed_version(distribution)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+@group.command()
+def version(as_json: Json = False) -> None:
+    """Show the version."""
+    Output(as_json=as_json).result({"version": statepath.__version__}, f"statepath {statepath.__version__}")
+
+
+def print_version(ctx: typer.Context, value: bool) -> None:
+    if value:
+        typer.echo(f"statepath {statepath.__version__}")
+        raise typer.Exit

@@ -1,0 +1,85 @@
+"""A text in a person's editor, in a private place, and not lost when it cannot be stored."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Self
+
+from statepath.cli.output import Output
+from statepath.engine.ids import encode_id
+from statepath.errors import InvalidArgumentError, StateError
+
+VARIABLES: Final = ("VISUAL", "EDITOR")
+DEFAULT: Final = "vi"
+
+
+class Draft:
+    """A document being edited: a file of mode 0600 in a folder of mode 0700, where the editor's own copies stay
+    private, too. It is removed at the end, unless it could not be stored."""
+
+    def __init__(self, document: str, text: bytes) -> None:
+        self._document = document
+        self._text = text
+        self._kept = False
+        self._folder = tempfile.mkdtemp(prefix="statepath-")
+        self.path = os.path.join(self._folder, f"{encode_id(document)}.json")
+        with open(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(text)
+
+    def edit(self) -> None:
+        """Run the editor and wait for its end.
+
+        Raises:
+            InvalidArgumentError: it cannot be started, or ended with an error; nothing is to be stored then.
+        """
+        command = next((os.environ[name] for name in VARIABLES if os.environ.get(name)), DEFAULT)
+        try:
+            done = subprocess.run([*shlex.split(command), self.path], check=False)  # noqa: S603 - the user's editor
+        except (OSError, ValueError) as error:
+            raise InvalidArgumentError(
+                f"the editor {command!r} cannot be started: {error}; name another one in EDITOR"
+            ) from None
+        if done.returncode:
+            raise InvalidArgumentError(
+                f"the editor {command!r} ended with {done.returncode}: nothing was changed"
+            )
+
+    @property
+    def changed(self) -> bool:
+        return self.read() != self._text
+
+    def read(self) -> bytes:
+        """The text as it is now."""
+        try:
+            with open(self.path, "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            raise InvalidArgumentError("the editor removed the file: nothing was changed") from None
+
+    @contextmanager
+    def kept_on_failure(self, output: Output) -> Iterator[None]:
+        """Keep the text where it is if it cannot be stored, and say where."""
+        try:
+            yield
+        except BaseException as error:
+            self._kept = True
+            os.chmod(self.path, 0o600)
+            output.note(f"your text is kept in {self.path}")
+            if isinstance(error, StateError):
+                output.note(
+                    f"to store it later: {shlex.join(['statepath', 'put', self._document, self.path])}"
+                )
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._kept:
+            shutil.rmtree(self._folder, ignore_errors=True)

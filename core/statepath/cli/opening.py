@@ -1,0 +1,28 @@
+"""Opening a store to look at it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import statepath
+from statepath import Settings, Store
+from statepath.cli.running import shown
+from statepath.errors import NotFoundError
+
+
+@asynccontextmanager
+async def reading(path: str | None) -> AsyncIterator[Store]:
+    """The store, read-only: works beside a running server, and creates nothing.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    settings = Settings.load(path)
+    try:
+        store = await statepath.open(readonly=True, settings=settings)
+    except NotFoundError:
+        place = shown(settings.path)
+        raise NotFoundError(f"there is no store at {place}; the first save creates it", key=place) from None
+    async with store:
+        yield store

@@ -1,0 +1,42 @@
+"""The options that commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+
+def inherited(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
+    """Let an option stand before the command or behind it: the last one counts, for the whole command line."""
+    if value in (None, False):
+        return ctx.meta.get(f"statepath.{param.name}", value)
+    ctx.meta[f"statepath.{param.name}"] = value
+    return value
+
+
+def given(ctx: typer.Context, name: str) -> Any:
+    """What was given for the option, wherever it stood; `None` if nothing was."""
+    return ctx.meta.get(f"statepath.{name}")
+
+
+StatePath = Annotated[
+    str | None,
+    typer.Option(
+        "--state-path",
+        "-s",
+        metavar="PATH|URL",
+        help="Which store. Default: STATE_PATH, else ./coding-agent-state.",
+        callback=inherited,
+        show_default=False,
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Write JSON: one object, or one a line.", callback=inherited)
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what would happen; change nothing.")]
+Reference = Annotated[
+    str,
+    typer.Argument(metavar="COLLECTION/ID", help="The document, such as tasks/task_1.", show_default=False),
+]

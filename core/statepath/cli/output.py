@@ -1,0 +1,129 @@
+"""What a command says: data on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO
+
+import msgspec
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from statepath.engine.documents import pretty
+
+_WIDE: Final = 1_000_000
+"""Columns of what is not a terminal: nothing is cut or wrapped there."""
+
+PREVIEW: Final = 100
+
+
+class Output:
+    """Where one command writes. With `as_json` all data is JSON, an object a line."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self._data = _console(sys.stdout)
+        self._notes = _console(sys.stderr)
+
+    def json(self, value: Any) -> None:
+        """One JSON object, on a line of its own."""
+        self.text(msgspec.json.encode(value).decode() + "\n")
+
+    def result(self, facts: Any, text: str) -> None:
+        """What was done: the facts as JSON, or the text."""
+        if self.as_json:
+            self.json(facts)
+        else:
+            self.text(f"{text}\n")
+
+    def document(self, value: Any) -> None:
+        """A JSON value, for people; still JSON."""
+        text = pretty(msgspec.json.encode(value)).decode()
+        if self._data.is_terminal:
+            self._data.print_json(text)
+        else:
+            self.text(text)
+
+    def text(self, text: str) -> None:
+        """The text as it is, at once, to whoever reads on."""
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def show(self, what: RenderableType) -> None:
+        """Something for people."""
+        self._data.print(what)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table; columns whose names end with `#` hold numbers."""
+        table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+        for column in columns:
+            table.add_column(column.removesuffix("#"), justify="right" if column.endswith("#") else "left")
+        for row in rows:
+            table.add_row(*(cell if isinstance(cell, Text) else str(cell) for cell in row))
+        self.show(table)
+
+    def facts(self, facts: Sequence[tuple[str, Any]]) -> None:
+        """Names and values, a line each."""
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        for name, value in facts:
+            table.add_row(name, value if isinstance(value, Text) else str(value))
+        self.show(table)
+
+    def note(self, text: str) -> None:
+        """A remark, on stderr."""
+        self._notes.print(text, soft_wrap=True)
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[None]:
+        """Show on a terminal that something takes its time."""
+        if self._notes.is_terminal and not self.as_json:
+            with self._notes.status(what):
+                yield
+        else:
+            yield
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is destroyed; goes on only after a yes.
+
+    Raises:
+        typer.Abort: the answer is no, or nobody is there to answer.
+    """
+    if not yes:
+        typer.confirm(f"{question} Go on?", abort=True, err=True)
+
+
+def preview(value: Any) -> str:
+    """The beginning of the value's JSON, on one line."""
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= PREVIEW else f"{text[: PREVIEW - 1]}…"
+
+
+def moment(at: datetime | None) -> str:
+    """A time for people: UTC, to the second."""
+    return "never" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def amount(size: int | None) -> str:
+    """A number of bytes for people."""
+    if size is None:
+        return "unknown"
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def _console(file: TextIO) -> Console:
+    # Stored text is shown as it is: it may hold what looks like markup.
+    terminal = file.isatty()
+    return Console(file=file, markup=False, highlight=False, emoji=False, width=None if terminal else _WIDE)

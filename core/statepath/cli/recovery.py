@@ -1,0 +1,165 @@
+"""Back to an earlier state, and whether what is stored is sound: `restore`, `verify`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+import statepath
+from statepath import Store
+from statepath.cli.exits import Exit
+from statepath.cli.opening import reading
+from statepath.cli.options import DryRun, Json, StatePath, Yes
+from statepath.cli.output import Output, confirm, moment
+from statepath.cli.running import asynchronous
+from statepath.engine.verification import Finding
+from statepath.errors import HistoryTrimmedError, InvalidArgumentError, ReadOnlyError
+
+group = typer.Typer()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a restore would undo: the changes behind a seq or a moment, as far as the log tells them.
+
+    Attributes:
+        at: the seq or the moment; head: the seq that the plan was made at.
+        changes: how many changes of documents have been made since; documents: of how many documents.
+        needed: whether the documents differ at all.
+    """
+
+    at: int | datetime
+    head: int
+    changes: int
+    documents: int
+    needed: bool
+
+    @property
+    def moment(self) -> str:
+        return f"seq {self.at}" if isinstance(self.at, int) else moment(self.at)
+
+    def __str__(self) -> str:
+        return f"{self.changes} changes of {self.documents} documents since {self.moment}"
+
+
+@group.command()
+@asynchronous
+async def restore(
+    at: Annotated[
+        str,
+        typer.Option(
+            "--at",
+            metavar="SEQ|TIME",
+            help="A seq, or a time such as 2024-05-01T12:00:00Z.",
+            show_default=False,
+        ),
+    ],
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    state_path: StatePath = None,
+    as_json: Json = False,
+) -> None:
+    """Make the documents what they were. That is a change like any other, and can be undone."""
+    await restore_to(_place(at), state_path, Output(as_json=as_json), yes=yes, dry_run=dry_run)
+
+
+async def restore_to(
+    at: int | datetime, state_path: str | None, output: Output, *, yes: bool, dry_run: bool
+) -> None:
+    """Say what a restore would undo, ask, and do it."""
+    with output.progress("reading the log"):
+        async with reading(state_path) as store:
+            plan = await _plan(store, at)
+    facts = {"at": at, "changes": plan.changes, "documents": plan.documents, "dry_run": dry_run}
+    if not plan.needed:
+        output.result(
+            facts | {"restored": False, "to": None, "seq": plan.head, "undo": None},
+            f"the documents are those of {plan.moment} already",
+        )
+        return
+    if dry_run:
+        output.result(
+            facts | {"restored": False, "to": None, "seq": plan.head, "undo": None}, f"would undo {plan}"
+        )
+        return
+    confirm(f"This undoes {plan}.", yes=yes)
+    with output.progress("restoring"):
+        async with statepath.open(state_path) as store:
+            before = store.seq
+            restored = await store.restore(at=at)
+    undo = f"statepath restore --at {before}"
+    output.result(
+        facts | {"restored": True, "to": restored.to, "seq": restored.seq, "undo": undo},
+        f"restored seq {restored.to} as seq {restored.seq}; to undo it: {undo}",
+    )
+
+
+async def _plan(store: Store, at: int | datetime) -> Plan:
+    needed = True
+    try:
+        # A read-only handle looks the past up and then stops short of the commit, if one is needed.
+        await store.restore(at=at)
+        needed = False
+    except ReadOnlyError:
+        pass
+    try:
+        changes = await store.history(since=at if isinstance(at, int) else 0)
+    except HistoryTrimmedError:
+        changes = await store.history(since=(await store.stats()).floor - 1)
+    undone = [
+        change.key
+        for change in changes
+        if change.kind in ("put", "delete", "append") and (isinstance(at, int) or change.time > at)
+    ]
+    return Plan(at, store.seq, len(undone), len(set(undone)), needed)
+
+
+def _place(text: str) -> int | datetime:
+    """The seq or the moment that the text names.
+
+    Raises:
+        InvalidArgumentError: it is neither, or a time without its zone.
+    """
+    if text.isdecimal():
+        return int(text)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidArgumentError(
+            f"--at takes a seq such as 42, or a time such as 2024-05-01T12:00:00Z, not {text!r}"
+        ) from None
+    if at.tzinfo is None:
+        raise InvalidArgumentError(
+            f"the time {text} has no time zone: write {text}Z for UTC, or {text}+02:00"
+        )
+    return at
+
+
+@group.command()
+@asynchronous
+async def verify(state_path: StatePath = None, as_json: Json = False) -> None:
+    """Check snapshot, journal, backups and files against each other. Changes nothing; exits with 6 on damage."""
+    output = Output(as_json=as_json)
+    with output.progress("checking"):
+        async with reading(state_path) as store:
+            found = await store.verify()
+            health = await store.health()
+            known = {finding.reason for finding in found}
+            found += [Finding("", reason) for reason in health.damage if reason not in known]
+            seq = store.seq
+    damaged = sum(finding.severity == "damage" for finding in found)
+    if as_json:
+        output.json(
+            {"ok": not damaged, "seq": seq, "damage": damaged, "findings": [asdict(one) for one in found]}
+        )
+    else:
+        for finding in found:
+            key = "" if not finding.key or finding.key in finding.reason else f"{finding.key}: "
+            output.text(f"{finding.severity}: {key}{finding.reason}\n")
+        output.text(f"{damaged} damaged, up to seq {seq}\n" if damaged else f"all is well, up to seq {seq}\n")
+    if damaged:
+        output.note("what is damaged is kept aside and rebuilt when the store is opened for writing next")
+        raise typer.Exit(Exit.DAMAGED)

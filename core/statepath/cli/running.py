@@ -1,0 +1,178 @@
+"""Running a command: its event loop, its log, and what becomes of an error."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec
+
+import msgspec
+import typer
+from typer.core import TyperGroup
+
+from statepath.cli.exits import exit_of
+from statepath.cli.options import given
+from statepath.debug import EVERYTHING, LOGGER, enable_debug
+from statepath.errors import (
+    AccessDeniedError,
+    BackendNotInstalledError,
+    ConfigurationError,
+    ConflictError,
+    CorruptionError,
+    DivergedError,
+    DuplicateSchemeError,
+    HistoryTrimmedError,
+    NotFoundError,
+    OutcomeUnknownError,
+    StateError,
+    StoreLockedError,
+    UnavailableError,
+    UnknownSchemeError,
+    UnsupportedError,
+)
+from statepath.settings import Settings
+from statepath.url import StateURL
+
+P = ParamSpec("P")
+
+logger = logging.getLogger("statepath.cli")
+
+
+def asynchronous(command: Callable[P, Awaitable[None]]) -> Callable[P, None]:
+    """A command that runs in an event loop of its own."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        async def awaited() -> None:
+            await command(*args, **kwargs)
+
+        asyncio.run(awaited())
+
+    return run
+
+
+class Commands(TyperGroup):
+    """The commands. An error of ours becomes a message on stderr and an exit code, never a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except StateError as error:
+            logger.debug("the command failed", exc_info=True, extra={"code": error.code})
+            told = Failure(error, given(ctx, "state_path"))
+            print(told.json() if given(ctx, "as_json") else told.text(), file=sys.stderr)
+            raise typer.Exit(exit_of(error)) from None
+
+
+class Failure:
+    """An error as it is told: where, why, and what to do next."""
+
+    def __init__(self, error: StateError, path: str | None) -> None:
+        self.error = error
+        self._path = path
+        self.place = _place(path)
+
+    @property
+    def next(self) -> str | None:
+        """The command to go on with."""
+        error, key = self.error, self.error.key or ""
+        match error:
+            case BackendNotInstalledError(install=install):
+                return install or None
+            case UnknownSchemeError() | DuplicateSchemeError():
+                return "statepath doctor"
+            case ConfigurationError():
+                return "statepath config show"
+            case StoreLockedError():
+                return self._command("status")
+            case NotFoundError() if key == self.place or not key:
+                return self._command("config", "show")
+            case NotFoundError() if key.startswith("logs/"):
+                return self._command("logs")
+            case NotFoundError() if key.startswith("state.backup."):
+                return self._command("backup", "list")
+            case NotFoundError() if "/" in key:
+                return self._command("ls", key.partition("/")[0])
+            case ConflictError() if "/" in key:
+                return self._command("show", key)
+            case HistoryTrimmedError():
+                return self._command("backup", "list")
+            case CorruptionError():
+                return self._command("verify")
+            case DivergedError() | OutcomeUnknownError():
+                return self._command("history", "--limit", "10")
+            case AccessDeniedError() | UnavailableError():
+                return self._command("doctor")
+            case UnsupportedError(code="newer_format"):
+                return "pip install --upgrade statepath"
+            case _:
+                return None
+
+    def text(self) -> str:
+        lines = [f"error: {self.error}"]
+        if self.place is not None and self.place not in lines[0]:
+            lines.append(f"  state path: {self.place}")
+        if self.next is not None and self.next not in lines[0]:
+            lines.append(f"  next: {self.next}")
+        return "\n".join(lines)
+
+    def json(self) -> str:
+        facts = {
+            "code": self.error.code,
+            "message": str(self.error),
+            "key": self.error.key,
+            "state_path": self.place,
+            "next": self.next,
+            "retryable": self.error.retryable,
+            "exit": int(exit_of(self.error)),
+        }
+        return msgspec.json.encode({"error": facts}).decode()
+
+    def _command(self, *words: str) -> str:
+        path = [] if self._path is None or self._path != self.place else ["-s", self._path]
+        return shlex.join(["statepath", *words, *path])
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """The state path without its secrets."""
+    try:
+        return StateURL.parse(os.fspath(path)).redacted()
+    except StateError:
+        return "(not a state path)"
+
+
+def _place(path: str | None) -> str | None:
+    try:
+        return shown(path if path is not None else Settings.load().path)
+    except StateError:
+        return None
+
+
+@contextmanager
+def logging_to_stderr(*, debug: bool) -> Iterator[None]:
+    """Warnings for people; and what `--debug` or the variable `DEBUG` asks for."""
+    warnings = logging.StreamHandler()
+    warnings.setLevel(logging.WARNING)
+    warnings.setFormatter(_Remark())
+    root = logging.getLogger(LOGGER)
+    disable = enable_debug(EVERYTHING if debug else None)
+    if root.level != logging.DEBUG:
+        root.addHandler(warnings)
+    try:
+        yield
+    finally:
+        root.removeHandler(warnings)
+        disable()
+
+
+class _Remark(logging.Formatter):
+    """What a record says, without a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
