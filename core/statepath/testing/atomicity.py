@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+import pytest
+
 from statepath.backend import ALWAYS, IF_ABSENT, Backend, ETag, IfMatch, When
 from statepath.errors import ConflictError, NotFoundError
+from statepath.testing.meanwhile import meanwhile
 from statepath.testing.subject import Subject
 
 _LARGE = 300_000
@@ -39,12 +42,14 @@ class AtomicityChecks(Subject):
     async def test_what_is_in_the_storage_is_read(self) -> None:
         path = self.new_store()
         async with self.connection(path) as backend:
-            await backend.write("tasks/a.json", b"ours")
+            etag = await backend.write("tasks/a.json", b"ours")
         await self.raw_write(path, "tasks/a.json", b"theirs")
         await self.raw_write(path, "tasks/b.json", b"new")
         async with self.connection(path) as backend:
             assert (await backend.read("tasks/a.json")).data == b"theirs"
             assert (await backend.read("tasks/b.json")).data == b"new"
+            with pytest.raises(ConflictError):
+                await backend.write("tasks/a.json", b"ours again", when=IfMatch(etag))
             assert [entry.key async for entry in backend.list_keys("tasks/")] == [
                 "tasks/a.json",
                 "tasks/b.json",
@@ -75,18 +80,18 @@ class AtomicityChecks(Subject):
                     values[await writer.write("a", data)] = data
                     await asyncio.sleep(0)
 
-            async def read(backend: Backend) -> None:
+            async def read(backend: Backend, writing: asyncio.Task[None]) -> None:
                 while not writing.done():
                     blob = await backend.read("a")
                     seen.append((blob.etag, blob.data))
                     await asyncio.sleep(0)
 
-            writing = asyncio.create_task(write())
-            await asyncio.gather(read(writer), read(reader), read(reader))
-            await writing
+            async with meanwhile(write()) as writing:
+                await asyncio.gather(*(read(backend, writing) for backend in (writer, reader, reader)))
             for etag, data in seen:
                 assert etag in values, "a reader saw a version that nobody wrote"
-                assert data == values[etag], "a reader saw other bytes than were written as that version"
+                whole = data == values[etag]
+                assert whole, "a reader saw other bytes than were written as that version"
 
     async def test_a_write_that_is_abandoned_is_whole_or_absent(self) -> None:
         for condition in ("always", "create", "replace"):

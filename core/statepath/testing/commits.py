@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 import msgspec
@@ -24,7 +24,13 @@ from statepath.errors import (
     ReadOnlyError,
 )
 from statepath.log import PortableCommitLog
+from statepath.testing.meanwhile import meanwhile
 from statepath.testing.subject import Subject
+
+T = TypeVar("T")
+
+PATIENCE = 30.0
+"""For how many seconds a follower may keep a check waiting."""
 
 _START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -178,7 +184,7 @@ class CommitLogChecks(Subject):
             writer, log = Writer(commit_log(backend)), commit_log(reader)
             seen: list[list[Commit]] = []
 
-            async def watch() -> None:
+            async def watch(writing: asyncio.Task[None]) -> None:
                 while not writing.done():
                     seen.append(await _read(log, 0))
                     await asyncio.sleep(0)
@@ -188,9 +194,8 @@ class CommitLogChecks(Subject):
                     await writer.append(transactions=2, size=3_000)
                     await asyncio.sleep(0)
 
-            writing = asyncio.create_task(write())
-            await asyncio.gather(watch(), watch())
-            await writing
+            async with meanwhile(write()) as writing:
+                await asyncio.gather(watch(writing), watch(writing))
             for commits in seen:
                 assert commits == writer.commits[: len(commits)]
             assert await _read(log, 0) == writer.commits
@@ -210,19 +215,22 @@ class CommitLogChecks(Subject):
             for log, after in ((writer.log, 0), (commit_log(reader), 3)):
                 expected = [commit for commit in writer.commits if commit.last > after]
                 async with aclosing(_generator(log.follow(after))) as following:
-                    found = [await anext(following) for _ in expected]
+                    found = [await _soon(anext(following)) for _ in expected]
                     assert found == expected
                     for _ in range(3):
                         commit = await writer.append()
-                        assert await anext(following) == commit
+                        assert await _soon(anext(following)) == commit
 
     async def test_a_follower_waits_for_the_first_commit(self) -> None:
         async with self.writer_and_reader() as (backend, reader):
             writer = Writer(commit_log(backend))
-            waiting = [asyncio.ensure_future(_first(log, 0)) for log in (writer.log, commit_log(reader))]
-            await asyncio.sleep(0)
-            commit = await writer.append()
-            assert await asyncio.gather(*waiting) == [commit, commit]
+            async with (
+                meanwhile(_first(writer.log, 0)) as ours,
+                meanwhile(_first(commit_log(reader), 0)) as theirs,
+            ):
+                await asyncio.sleep(0)
+                commit = await writer.append()
+                assert await _soon(asyncio.gather(ours, theirs)) == [commit, commit]
 
     async def test_a_trimmed_log_goes_on(self) -> None:
         path = self.new_store()
@@ -321,6 +329,12 @@ class CommitLogChecks(Subject):
 
 async def _read(log: CommitLog, after: int) -> list[Commit]:
     return [commit async for commit in log.read(after)]
+
+
+async def _soon(awaitable: Awaitable[T]) -> T:
+    """What a sound log gives at once must not hang the tests of another."""
+    async with asyncio.timeout(PATIENCE):
+        return await awaitable
 
 
 async def _first(log: CommitLog, after: int) -> Commit:

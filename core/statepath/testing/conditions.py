@@ -138,6 +138,7 @@ class ConditionChecks(Subject):
                     tokens = json.loads(blob.data)
                     if token in tokens:
                         return
+                    await asyncio.sleep(0)
                     try:
                         await backend.write(
                             "list", json.dumps([*tokens, token]).encode(), when=IfMatch(blob.etag)

@@ -26,7 +26,7 @@ class BackendContract(
 ):
     """What every backend promises. Subclass it, name the factory, and say where a new store may be.
 
-    Set `examples` for more or fewer runs of the state machine, and `page` to how many entries a page of a
+    Set `machine_settings` for other runs of the state machine, and `page` to how many entries a page of a
     listing holds at most, if that is not 1,000. Override `raw_read` and `raw_write` to reach the stored
     bytes around the backend: that catches what two of its connections would agree to get wrong.
     """

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any, cast
 
 from statepath.backend import Backend
+from statepath.testing.meanwhile import meanwhile
 from statepath.testing.subject import Subject
 
 SORTS_AWKWARDLY = (
@@ -124,13 +125,12 @@ class ListingChecks(Subject):
                     await other.delete(f"stay/{number:03d}-")
                     await asyncio.sleep(0)
 
-            disturbing = asyncio.create_task(disturb())
-            while not disturbing.done():
-                listed = await keys(one, "stay/")
-                assert listed == sorted(set(listed))
-                assert [key for key in listed if not key.endswith("-")] == stay
-                await asyncio.sleep(0)
-            await disturbing
+            async with meanwhile(disturb()) as disturbing:
+                while not disturbing.done():
+                    listed = await keys(one, "stay/")
+                    assert listed == sorted(set(listed))
+                    assert [key for key in listed if not key.endswith("-")] == stay
+                    await asyncio.sleep(0)
 
     async def test_a_listing_may_be_left_early(self) -> None:
         async with self.connection() as backend:

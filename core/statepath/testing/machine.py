@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -44,6 +44,15 @@ _PLACES = st.integers(0, 30)
 
 
 class MachineChecks(Subject):
+    machine_settings: ClassVar[settings] = settings(
+        max_examples=25,
+        stateful_step_count=30,
+        deadline=None,
+        database=None,
+        suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large),
+    )
+    """How Hypothesis runs the state machine."""
+
     async def test_any_sequence_of_operations_agrees_with_a_dictionary(self) -> None:
         subject = self
 
@@ -51,17 +60,7 @@ class MachineChecks(Subject):
             def __init__(self) -> None:
                 super().__init__(subject)
 
-        await asyncio.to_thread(
-            run_state_machine_as_test,
-            Machine,
-            settings=settings(
-                max_examples=self.examples,
-                stateful_step_count=30,
-                deadline=None,
-                database=None,
-                suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large),
-            ),
-        )
+        await asyncio.to_thread(run_state_machine_as_test, Machine, settings=self.machine_settings)
 
 
 class BackendMachine(RuleBasedStateMachine):
@@ -118,13 +117,13 @@ class BackendMachine(RuleBasedStateMachine):
     @rule(key=_KEYS)
     def delete(self, key: str) -> None:
         assert self.run(self.backend.delete(key)) is (key in self.model)
-        self.deleted(key)
+        self.forget(key)
 
     @rule(key=_KEYS)
     def delete_version(self, key: str) -> None:
         if key in self.model:
             assert self.run(self.backend.delete(key, when=IfMatch(self.model[key][1]))) is True
-            self.deleted(key)
+            self.forget(key)
 
     @precondition(lambda self: self.stale)
     @rule(choice=st.data())
@@ -177,10 +176,12 @@ class BackendMachine(RuleBasedStateMachine):
     def stored(self, key: str, data: bytes, etag: ETag) -> None:
         assert etag not in self.stale.get(key, ()), "a new version has the ETag of an earlier one"
         assert key not in self.model or self.model[key][1] != etag, "a write did not change the ETag"
-        self.deleted(key)
+        self.forget(key)
         self.model[key] = (data, etag)
+        blob = self.run(self.reader.read(key))
+        assert (blob.data, blob.etag) == (data, etag)
 
-    def deleted(self, key: str) -> None:
+    def forget(self, key: str) -> None:
         gone = self.model.pop(key, None)
         if gone is not None:
             self.stale.setdefault(key, set()).add(gone[1])

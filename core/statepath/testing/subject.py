@@ -24,9 +24,6 @@ class Subject(ABC):
     factory: BackendFactory
     """The object that the entry point names."""
 
-    examples: ClassVar[int] = 25
-    """How many runs the state machine makes."""
-
     page: ClassVar[int] = 1000
     """How many entries one page of the storage's listing holds at most."""
 

@@ -1,0 +1,237 @@
+"""Backends whose own commit log breaks a promise of the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+import msgspec
+from broken.sound import Sound, caught_by
+from statepath.backend import ALWAYS, IF_ABSENT, Commit, CommitLog, encode_commit, slot_key
+from statepath.commit import JOURNAL
+from statepath.errors import AlreadyExistsError, HeadMoved, NotFoundError
+from statepath.log import PortableCommitLog
+from statepath.memory import MemoryBackend, MemoryConfig
+
+
+class Log(PortableCommitLog):
+    """A sound log of a backend that is at hand."""
+
+    def __init__(self, backend: Sound) -> None:
+        super().__init__(backend, review=0)
+        self.backend = backend
+
+
+def logs(kind: type[Log]) -> Callable[[Sound], CommitLog]:
+    return lambda backend: kind(backend)  # noqa: PLW0108 - a class would not get `self`
+
+
+@caught_by("test_the_log_is_one_object_a_connection")
+class NewLogEachTime(Sound):
+    def commit_log(self) -> CommitLog:
+        return self.make_log()
+
+
+class MissesTheStart(Log):
+    async def read(self, after: int) -> AsyncIterator[Commit]:
+        if not [entry async for entry in self.backend.list_keys(JOURNAL)]:
+            raise NotFoundError("there is no journal")
+        async for commit in super().read(after):
+            yield commit
+
+
+@caught_by("test_a_new_log_is_empty")
+class NoJournal(Sound):
+    make_log = logs(MissesTheStart)
+
+
+class Rounds(Log):
+    async def append(self, after: int, commit: Commit) -> None:
+        await super().append(after, msgspec.structs.replace(commit, time=commit.time.replace(microsecond=0)))
+
+
+@caught_by("test_commits_are_read_as_they_were_written")
+class RoundsTimes(Sound):
+    make_log = logs(Rounds)
+
+
+class BeginsBehind(Log):
+    async def read(self, after: int) -> AsyncIterator[Commit]:
+        async for commit in super().read(after):
+            if commit.first > after:
+                yield commit
+
+
+@caught_by("test_reading_begins_with_the_commit_that_holds_the_next_seq")
+class SkipsTheFirst(Sound):
+    make_log = logs(BeginsBehind)
+
+
+class Stops(Log):
+    async def read(self, after: int) -> AsyncIterator[Commit]:
+        count = 0
+        async for commit in super().read(after):
+            count += 1
+            if count <= 50:
+                yield commit
+
+
+@caught_by("test_many_and_large_commits_are_read_in_order")
+class FirstFifty(Sound):
+    make_log = logs(Stops)
+
+
+class Overwrites(Log):
+    async def append(self, after: int, commit: Commit) -> None:
+        await self.backend.write(slot_key(commit.first), bytes(encode_commit(commit)))
+
+
+@caught_by("test_a_place_that_is_taken_is_not_given_again", "test_one_of_many_appends_wins")
+class GivesPlacesTwice(Sound):
+    make_log = logs(Overwrites)
+
+
+class Forgets(Log):
+    async def append(self, after: int, commit: Commit) -> None:
+        if commit.first != 7:
+            await super().append(after, commit)
+        elif [entry async for entry in self.backend.list_keys(slot_key(7))]:
+            raise HeadMoved
+
+
+@caught_by("test_who_loses_a_place_takes_the_next", "test_many_and_large_commits_are_read_in_order")
+class LosesTheSeventh(Sound):
+    make_log = logs(Forgets)
+
+
+class OfThisConnection(Log):
+    """Keeps the commits in the object."""
+
+    def __init__(self, backend: Sound) -> None:
+        own = Sound(replace(backend.config, name=""))
+        super().__init__(own)
+
+
+@caught_by("test_commits_outlive_the_connection", "test_an_acknowledged_commit_is_seen_by_everybody")
+class LogOfTheConnection(Sound):
+    def make_log(self) -> CommitLog:
+        return OfThisConnection(self) if type(self) is LogOfTheConnection else super().make_log()
+
+
+class AsTheyArrive(Log):
+    async def read(self, after: int) -> AsyncIterator[Commit]:
+        commits = [commit async for commit in super().read(after)]
+        if len(commits) == 10:
+            commits.reverse()
+        for commit in commits:
+            yield commit
+
+
+@caught_by("test_a_reader_sees_whole_commits_in_order")
+class ReordersTen(Sound):
+    make_log = logs(AsTheyArrive)
+
+
+class ReadsOnce(Log):
+    seen: list[Commit] | None = None
+
+    async def read(self, after: int) -> AsyncIterator[Commit]:
+        if self.seen is None or not self.seen:
+            self.seen = [commit async for commit in super().read(0)]
+        for commit in self.seen:
+            if commit.last > after:
+                yield commit
+
+
+@caught_by("test_an_acknowledged_commit_is_seen_by_everybody")
+class ReadsOnceOnly(Sound):
+    make_log = logs(ReadsOnce)
+
+
+class FromNowOn(Log):
+    async def follow(self, after: int) -> AsyncIterator[Commit]:
+        async for commit in self.read(after):
+            after = commit.last
+        async for commit in super().follow(after):
+            yield commit
+
+
+@caught_by("test_a_follower_gets_each_commit")
+class FollowsFromNow(Sound):
+    make_log = logs(FromNowOn)
+
+
+class UntilTheHead(Log):
+    def follow(self, after: int) -> AsyncIterator[Commit]:
+        return self.read(after)
+
+
+@caught_by("test_a_follower_waits_for_the_first_commit", "test_a_follower_gets_each_commit")
+class FollowsToTheHead(Sound):
+    make_log = logs(UntilTheHead)
+
+
+class TrimsTooMuch(Log):
+    async def trim(self, upto: int) -> None:
+        await super().trim(upto)
+        async for entry in self.backend.list_keys(slot_key(upto), after=slot_key(upto)):
+            await self.backend.delete(entry.key)
+        await self.backend.delete(slot_key(upto + 1))
+
+
+@caught_by("test_a_trimmed_log_goes_on")
+class TrimsOneMore(Sound):
+    make_log = logs(TrimsTooMuch)
+
+
+class NeverAsks(Log):
+    async def _passed(self, commit: Commit) -> bool:
+        return False
+
+
+@caught_by("test_a_writer_that_slept_while_the_log_was_trimmed_commits_nothing")
+class KnowsNoFloor(Sound):
+    make_log = logs(NeverAsks)
+
+
+class InTwoWrites(Log):
+    async def append(self, after: int, commit: Commit) -> None:
+        line = bytes(encode_commit(commit))
+        try:
+            await self.backend.write(slot_key(commit.first), line[: len(line) // 2], when=IF_ABSENT)
+        except AlreadyExistsError:
+            raise HeadMoved from None
+        await asyncio.sleep(0)
+        await self.backend.write(slot_key(commit.first), line, when=ALWAYS)
+
+
+@caught_by("test_an_abandoned_append_is_whole_or_absent")
+class HalfCommits(Sound):
+    make_log = logs(InTwoWrites)
+
+
+class ThrowsAway(Log):
+    async def restart(self, after: int) -> list[str]:
+        kept = await super().restart(after)
+        for key in kept:
+            await self.backend.delete(key)
+        return kept
+
+
+@caught_by("test_a_restarted_log_begins_anew_and_keeps_the_old")
+class KeepsNothing(Sound):
+    make_log = logs(ThrowsAway)
+
+
+class Around(Log):
+    """Writes past the connection, which would have refused."""
+
+    def __init__(self, backend: Sound) -> None:
+        super().__init__(backend)
+        self._backend = MemoryBackend(MemoryConfig(backend.config.name))
+
+
+@caught_by("test_a_reading_connection_appends_nothing", "test_a_closed_connection_appends_nothing")
+class LogWithAKeyOfItsOwn(Sound):
+    make_log = logs(Around)

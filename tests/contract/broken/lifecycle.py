@@ -1,0 +1,117 @@
+"""Backends whose connections do too much or too little, and whose errors say too little."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+from broken.sound import Config, Sound, caught_by
+from statepath.backend import ALWAYS, Blob, Entry, Span, When
+from statepath.errors import NotFoundError, StoreLockedError, UnavailableError
+
+_open: defaultdict[str, int] = defaultdict(int)
+_closed: set[str] = set()
+
+
+@caught_by("test_a_reading_connection_refuses_changes")
+class ReadonlyDeletes(Sound):
+    async def delete(self, key: str, *, when: When = ALWAYS) -> bool:
+        self._readonly, before = False, self._readonly
+        try:
+            return await super().delete(key, when=when)
+        finally:
+            self._readonly = before
+
+
+@caught_by("test_a_reading_connection_creates_nothing")
+class PreparesItsFolder(Sound):
+    def __init__(self, config: Config, *, readonly: bool = False) -> None:
+        super().__init__(config, readonly=readonly)
+        (Path(config.name) / "format").touch()
+
+
+@caught_by("test_a_reading_connection_sees_what_comes_later")
+class ReadsTheStartOnly(Sound):
+    def __init__(self, config: Config, *, readonly: bool = False) -> None:
+        super().__init__(config, readonly=readonly)
+        if readonly:
+            now = type(self._objects)()
+            now.update(self._objects)
+            self._objects = now
+
+
+@caught_by("test_a_second_writer_is_admitted_or_told_who_writes")
+class ExclusiveByWord(Sound):
+    capabilities = replace(Sound.capabilities, exclusive=True)
+
+
+@caught_by("test_a_second_writer_is_admitted_or_told_who_writes")
+class NamesNobody(Sound):
+    capabilities = replace(Sound.capabilities, exclusive=True)
+
+    def __init__(self, config: Config, *, readonly: bool = False) -> None:
+        if not readonly and _open[config.name]:
+            raise StoreLockedError("someone has it")
+        super().__init__(config, readonly=readonly)
+        if not readonly:
+            _open[config.name] += 1
+
+    async def close(self) -> None:
+        if not self.readonly and not self._closed:
+            _open[self.config.name] -= 1
+        await super().close()
+
+
+@caught_by("test_a_closed_connection_refuses_everything")
+class ListsWhenClosed(Sound):
+    async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
+        for key, blob in sorted(self._objects.items()):
+            if key.startswith(prefix) and key > after:
+                yield Entry(key, len(blob.data), blob.modified.timestamp())
+
+
+@caught_by("test_a_closed_connection_refuses_everything", "test_a_closed_connection_appends_nothing")
+class NeverCloses(Sound):
+    async def close(self) -> None:
+        pass
+
+
+@caught_by("test_closing_one_connection_leaves_the_other")
+class ClosesForAll(Sound):
+    async def read(self, key: str, *, span: Span | None = None) -> Blob:
+        if self.config.name in _closed:
+            raise UnavailableError("the pool is closed", key=key)
+        return await super().read(key, span=span)
+
+    async def close(self) -> None:
+        _closed.add(self.config.name)
+        await super().close()
+
+
+@caught_by("test_an_error_names_its_key_and_can_be_pickled")
+class NamelessErrors(Sound):
+    async def read(self, key: str, *, span: Span | None = None) -> Blob:
+        if key not in self._objects:
+            raise NotFoundError("there is no such object")
+        return await super().read(key, span=span)
+
+
+@caught_by("test_an_error_names_its_key_and_can_be_pickled")
+class ErrorsWithHandles(Sound):
+    async def read(self, key: str, *, span: Span | None = None) -> Blob:
+        try:
+            return await super().read(key, span=span)
+        except NotFoundError as error:
+            error.response = self  # type: ignore[attr-defined]
+            raise
+
+
+@caught_by("test_many_connections_come_and_go")
+class LeaksConnections(Sound):
+    def __init__(self, config: Config, *, readonly: bool = False) -> None:
+        super().__init__(config, readonly=readonly)
+        _open[config.name] += 1
+        if _open[config.name] > 5:
+            raise UnavailableError("too many connections")

@@ -1,0 +1,138 @@
+"""A backend in memory that keeps every promise, the optional ones included; the others here break one each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, TypeVar
+
+from statepath.backend import (
+    ALWAYS,
+    Backend,
+    Blob,
+    Capabilities,
+    CommitLog,
+    ETag,
+    LazyWrite,
+    StateURL,
+    When,
+)
+from statepath.errors import InvalidArgumentError
+from statepath.log import PortableCommitLog
+from statepath.memory import MemoryBackend, MemoryConfig
+
+LIMIT = 8 * 1024 * 1024
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+K = TypeVar("K", bound=type)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where the store is, and who asks."""
+
+    name: str
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    region: str | None = None
+
+
+class Sound(MemoryBackend):
+    """Every capability but `exclusive`."""
+
+    capabilities: Capabilities = Capabilities(
+        durable=False,
+        shared=False,
+        commit_log=True,
+        streams=True,
+        append=True,
+        lazy_writes=True,
+        copy=True,
+        space=True,
+        max_object_bytes=LIMIT,
+    )
+
+    def __init__(self, config: Config, *, readonly: bool = False) -> None:
+        super().__init__(MemoryConfig(config.name), readonly=readonly)
+        self.config = config
+        self.readonly = readonly
+        self.log: CommitLog = self.make_log()
+
+    def make_log(self) -> CommitLog:
+        return PortableCommitLog(self, review=0)
+
+    def commit_log(self) -> CommitLog:
+        return self.log
+
+    async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+        limit = self.capabilities.max_object_bytes
+        if limit is not None and len(data) > limit:
+            raise InvalidArgumentError(f"{key} is too large", key=key)
+        return await super().write(key, data, when=when)
+
+    async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
+        return await self.write(key, b"".join(chunks), when=when)
+
+    async def write_at(self, key: str, offset: int, data: bytes) -> None:
+        self._check_writable(key)
+        stored = self._objects[key].data if key in self._objects else b""
+        await self.write(key, stored[:offset].ljust(offset, b"\n") + data)
+
+    async def write_lazily(self, items: Iterable[LazyWrite]) -> None:
+        for key, data, modified in items:
+            if data is None:
+                await self.delete(key)
+            else:
+                await self.write(key, data)
+                self.put(key, modified=EPOCH + timedelta(microseconds=modified))
+
+    async def copy(self, source: str, target: str) -> None:
+        await self.write(target, (await self.read(source)).data)
+
+    async def free_bytes(self) -> int:
+        return LIMIT
+
+    def put(self, key: str, **changes: Any) -> None:
+        """Change the stored object behind everybody's back."""
+        blob = self._objects.get(key, Blob(b"", ETag(""), datetime.now(UTC)))
+        self._objects[key] = replace(blob, **changes)
+
+
+class SoundFactory:
+    """Connects to a kind of backend; the state path has a password, which nobody may see."""
+
+    def __init__(self, kind: type[Sound] = Sound) -> None:
+        self.kind = kind
+
+    def parse(self, url: StateURL) -> Config:
+        url.only()
+        return Config(url.path, url.user, url.password)
+
+    def with_env(self, config: Config, env: Mapping[str, str]) -> Config:
+        return config if config.region else replace(config, region=env.get("SOUND_REGION"))
+
+    async def connect(self, config: Config, *, readonly: bool = False) -> Backend:
+        return self.kind(config, readonly=readonly)
+
+
+class Fault(NamedTuple):
+    """A broken backend, and a check that must notice."""
+
+    name: str
+    check: str
+    factory: Any
+
+
+FAULTS: list[Fault] = []
+
+
+def caught_by(*checks: str) -> Callable[[K], K]:
+    """Enter a kind of backend, or a factory, as broken."""
+
+    def enter(kind: K) -> K:
+        factory = kind() if issubclass(kind, SoundFactory) else SoundFactory(kind)
+        FAULTS.extend(Fault(kind.__name__, check, factory) for check in checks)
+        return kind
+
+    return enter
