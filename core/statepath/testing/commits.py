@@ -230,7 +230,7 @@ class CommitLogChecks(Subject):
             ):
                 await asyncio.sleep(0)
                 commit = await writer.append()
-                assert await _soon(asyncio.gather(ours, theirs)) == [commit, commit]
+                assert list(await _soon(asyncio.gather(ours, theirs))) == [commit, commit]
 
     async def test_a_trimmed_log_goes_on(self) -> None:
         path = self.new_store()
