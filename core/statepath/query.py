@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 from asyncio import sleep
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import merge, nsmallest
@@ -264,7 +265,7 @@ class Query(Generic[T]):
         self._keys = [projection.reader(stored[path]) for path, _ in self._order.fields]
 
     def __aiter__(self) -> AsyncIterator[T]:
-        return self._values(self._source.rows()[1], self._limit)
+        return self._values(self._source.rows()[1])
 
     async def all(self) -> list[T]:
         """All of them."""
@@ -272,17 +273,18 @@ class Query(Generic[T]):
 
     async def first(self) -> T | None:
         """The first one, or `None` if none matches."""
-        async for value in self._values(self._source.rows()[1], 1):
-            return value
+        for hit in await self._best(self._source.rows()[1], 1):
+            return self._decode(hit.id, hit.row)
         return None
 
     async def count(self) -> int:
         """How many `all` would give."""
         count = 0
-        async for hits in self._hits(self._source.rows()[1]):
-            count += len(hits)
-            if self._limit is not None and count >= self._limit:
-                return self._limit
+        async with aclosing(self._hits(self._source.rows()[1])) as parts:
+            async for hits in parts:
+                count += len(hits)
+                if self._limit is not None and count >= self._limit:
+                    return self._limit
         return count
 
     async def page(self) -> Page[T]:
@@ -290,30 +292,30 @@ class Query(Generic[T]):
         begins."""
         limit = self._limit or DEFAULT_PAGE
         seq, rows = self._source.rows()
-        hits = [hit async for hit in self._sorted(rows, limit + 1)]
+        hits = await self._best(rows, limit + 1)
         items = [self._decode(hit.id, hit.row) for hit in hits[:limit]]
         return Page(items, self._order.cursor(hits[limit - 1]) if len(hits) > limit else None, seq)
 
-    async def _values(self, rows: list[tuple[str, Any]], limit: int | None) -> AsyncIterator[T]:
+    async def _values(self, rows: list[tuple[str, Any]]) -> AsyncIterator[T]:
+        if self._limit is None:
+            runs = [sorted(hits) async for hits in self._hits(rows)]
+            found: Iterable[_Hit] = merge(*runs)
+        else:
+            found = await self._best(rows, self._limit)
         pause = _Pause()
-        async for hit in self._sorted(rows, limit):
+        for hit in found:
             yield self._decode(hit.id, hit.row)
             if pause.due(len(hit.row.json())):
                 await sleep(0)
 
-    async def _sorted(self, rows: list[tuple[str, Any]], limit: int | None) -> AsyncIterator[_Hit]:
-        if limit is None:
-            runs = [sorted(hits) async for hits in self._hits(rows)]
-            found: Iterator[_Hit] = merge(*runs)
-        else:
-            best: list[_Hit] = []
-            async for hits in self._hits(rows):
-                best = nsmallest(limit, best + hits)
-            found = iter(best)
-        for hit in found:
-            yield hit
+    async def _best(self, rows: list[tuple[str, Any]], limit: int) -> list[_Hit]:
+        """The first documents that match, in order."""
+        best: list[_Hit] = []
+        async for hits in self._hits(rows):
+            best = nsmallest(limit, best + hits)
+        return best
 
-    async def _hits(self, rows: list[tuple[str, Any]]) -> AsyncIterator[list[_Hit]]:
+    async def _hits(self, rows: list[tuple[str, Any]]) -> AsyncGenerator[list[_Hit], None]:
         """The documents that match, in parts, between which other tasks run."""
         reads = bool(self._tests or self._keys)
         pause, hits = _Pause(), []
