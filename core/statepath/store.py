@@ -20,7 +20,7 @@ from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
 from statepath.engine.ids import check_collection, check_id, decode_id, report_key
-from statepath.engine.recovery import backup_keys
+from statepath.engine.backups import backup_keys
 from statepath.engine.replica import MEMBERS
 from statepath.engine.verification import Finding, verify
 from statepath.engine.views import read_log

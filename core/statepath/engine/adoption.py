@@ -1,25 +1,38 @@
-"""Hand-edited files: what a person did with `nano tasks/task_123.json` while no server ran.
+"""The documents' own files beside the state: what a person did with `nano tasks/task_123.json` while no server ran,
+and what only the files still know when the log was damaged.
 
 A view's file carries its document's own modification time, so a listing alone tells which files were touched.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from statepath.backend import Backend
+from pydantic import JsonValue
+
+from statepath.backend import Backend, Entry
 from statepath.engine.documents import decode, encode_mapping
-from statepath.engine.ids import decode_id, document_key, is_collection
-from statepath.engine.recovery import view_id
+from statepath.engine.ids import decode_id, document_key, encode_id, is_collection, is_id
 from statepath.engine.replica import MEMBERS, Replica
-from statepath.engine.views import parse_view
+from statepath.engine.views import View, parse_view
 from statepath.errors import InvalidArgumentError, NotFoundError
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """A file that lies where a document's view would, and what it says or why it says nothing. `modified` is in
+    microseconds since 1970."""
+
+    collection: str
+    key: str
+    modified: int
+    view: View | InvalidArgumentError
+
+
+@dataclass(frozen=True, slots=True)
 class Edit:
-    """A document as a person left it, and the version that they edited (0: a new one)."""
+    """A document as a person left it, and the version to replace (0: a new one)."""
 
     collection: str
     id: str
@@ -35,6 +48,8 @@ class Examined:
     Attributes:
         edits: to be committed.
         conflicts: files to be kept aside, with the reason.
+        broken: files that hold no document, to be kept aside, with the reason.
+        newer: files of later versions than the state has, whoever wrote them last.
         stale: documents whose file is missing, or shows another version.
         orphans: files of documents that no longer exist.
     """
@@ -42,6 +57,7 @@ class Examined:
     edits: list[Edit] = field(default_factory=list)
     conflicts: list[tuple[str, str]] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
+    newer: list[tuple[File, View]] = field(default_factory=list)
     stale: list[tuple[str, str]] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
 
@@ -51,11 +67,8 @@ async def examine(backend: Backend, replica: Replica, store: str, *, limit: int)
     found = Examined()
     seen: set[tuple[str, str]] = set()
     long_names: dict[str, str] | None = None
-    async for listed in backend.list_keys(""):
-        collection, _, name = listed.key.partition("/")
-        if not name.endswith(".json") or "/" in name or not is_collection(collection):
-            continue
-        id = decode_id(name[:-5])
+    async for collection, listed in _listed(backend):
+        id = decode_id(listed.key.rpartition("/")[2].removesuffix(".json"))
         if id is None:
             if long_names is None:
                 long_names = {
@@ -67,9 +80,10 @@ async def examine(backend: Backend, replica: Replica, store: str, *, limit: int)
         entry = None if id is None else replica.get(collection, id)
         if entry is not None and id is not None:
             seen.add((collection, id))
-            if round(listed.modified * 1_000_000) == entry.modified:
+            if _modified(listed) == entry.modified:
                 continue
-        await _judge(backend, replica, store, collection, id, listed.key, found, limit)
+        if (file := await _read(backend, collection, listed, limit)) is not None:
+            _judge(replica, store, id, file, found, limit)
     if len(seen) < len(replica):
         found.stale += [
             (collection, id)
@@ -79,53 +93,94 @@ async def examine(backend: Backend, replica: Replica, store: str, *, limit: int)
     return found
 
 
-async def _judge(
-    backend: Backend,
-    replica: Replica,
-    store: str,
-    collection: str,
-    id: str | None,
-    key: str,
-    found: Examined,
-    limit: int,
-) -> None:
-    entry = None if id is None else replica.get(collection, id)
+async def read_views(backend: Backend, limit: int) -> AsyncIterator[File]:
+    """Every file that lies where a document's view would."""
+    async for collection, listed in _listed(backend):
+        if (file := await _read(backend, collection, listed, limit)) is not None:
+            yield file
+
+
+def view_id(key: str, document: Mapping[str, JsonValue]) -> str | None:
+    """The id that the document in a file says it has: the member that gives the file its name, else `id`."""
+    name = key.rpartition("/")[2].removesuffix(".json")
+    for value in document.values():
+        if isinstance(value, str) and is_id(value) and encode_id(value) == name:
+            return value
+    id = document.get("id")
+    return id if isinstance(id, str) and is_id(id) else None
+
+
+async def _listed(backend: Backend) -> AsyncIterator[tuple[str, Entry]]:
+    async for entry in backend.list_keys(""):
+        collection, _, name = entry.key.partition("/")
+        if name.endswith(".json") and "/" not in name and is_collection(collection):
+            yield collection, entry
+
+
+async def _read(backend: Backend, collection: str, listed: Entry, limit: int) -> File | None:
     try:
-        view = parse_view((await backend.read(key)).data, key, limit)
+        data = (await backend.read(listed.key)).data
     except NotFoundError:
-        return
+        return None
+    view: View | InvalidArgumentError
+    try:
+        view = parse_view(data, listed.key, limit)
     except InvalidArgumentError as error:
-        found.broken.append((key, str(error)))
+        view = error
+    return File(collection, listed.key, _modified(listed), view)
+
+
+def _judge(replica: Replica, store: str, id: str | None, file: File, found: Examined, limit: int) -> None:
+    collection, key, view = file.collection, file.key, file.view
+    entry = None if id is None else replica.get(collection, id)
+    if isinstance(view, InvalidArgumentError):
+        found.broken.append((key, str(view)))
         if entry is not None and id is not None:
             found.stale.append((collection, id))
         return
-    if view.ours and view.store == store:
-        if entry is None:
-            found.orphans.append(key)
-        elif id is not None:
-            found.stale.append((collection, id))
+    based_here = view.store == store
+    if based_here and view.seq > replica.head:
+        found.newer.append((file, view))
         return
-    document: dict[str, Any] = decode(bytes(view.document))
+    document = view.decode()
     if entry is not None and id is not None:
         found.stale.append((collection, id))
-        if decode(entry.json()) == document:
+        if (based_here and view.ours) or decode(entry.json()) == document:
             return
-        base = view.seq if view.store == store else None
-        if base != entry.version:
-            found.conflicts.append((key, f"{collection}/{id} was changed after the version that this file is based on"))
+        if not based_here or view.seq != entry.version:
+            found.conflicts.append(
+                (key, f"{collection}/{id} was changed after the version that this file is based on")
+            )
         elif view_id(key, document) != id:
-            found.conflicts.append((key, f"the file's document has another id than its name, {id}"))
+            found.conflicts.append((key, f"the document in the file has another id than its name, {id}"))
         else:
             found.edits.append(Edit(collection, id, key, _encode(document, key, limit), entry.version))
         return
     id = view_id(key, document)
-    if id is None or document_key(collection, id) != key:
-        found.conflicts.append((key, "the file's name does not belong to the id in it"))
-    elif view.store == store:
-        found.conflicts.append((key, f"{collection}/{id} was deleted after the version that this file is based on"))
-    else:
+    if id is None:
+        found.conflicts.append((key, "the document in the file does not say its id"))
+    elif replica.get(collection, id) is not None:
+        found.conflicts.append((key, f"the file holds {collection}/{id}, whose own file is another one"))
+    elif not based_here or _is_copy(replica, collection, view):
         found.edits.append(Edit(collection, id, key, _encode(document, key, limit), 0))
+    elif view.ours and document_key(collection, id) == key:
+        found.orphans.append(key)
+    else:
+        found.conflicts.append(
+            (key, f"{collection}/{id} was deleted after the version that this file is based on")
+        )
 
 
-def _encode(document: dict[str, Any], key: str, limit: int) -> bytes:
+def _is_copy(replica: Replica, collection: str, view: View) -> bool:
+    """Whether a person seems to have begun a new document with a copy of another one's file."""
+    return not view.ours and any(
+        entry.version == view.seq for entry in replica.collections.get(collection, {}).values()
+    )
+
+
+def _modified(listed: Entry) -> int:
+    return round(listed.modified * 1_000_000)
+
+
+def _encode(document: Mapping[str, JsonValue], key: str, limit: int) -> bytes:
     return encode_mapping(document, key=key, limit=limit)

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from msgspec import Raw
 
-from statepath.backend import IF_ABSENT, Backend, CommitLog, SupportsCommitLog, SupportsSpace
+from statepath.backend import IF_ABSENT, Backend, CommitLog, ETag, SupportsCommitLog, SupportsSpace
 from statepath.commit import Change, Commit, Delete, Note, Put, Transaction, WriteLog, WriteReport
 from statepath.engine.adoption import Examined
 from statepath.engine.committer import Committer, Read
@@ -142,7 +142,8 @@ class Engine:
             editable=self._document_views and capabilities.editable and not self.readonly,
         )
         original: Original | None = None
-        if not found.broken and not found.marks and (found.imported or not found.replica.head):
+        unfinished = found.imported and not self.readonly
+        if not found.broken and not found.marks and (unfinished or not found.replica.head):
             original = await read_original(self.backend, limit=settings.max_document)
         self.replica = found.replica
         known = {damage.key for damage in found.damage}
@@ -191,7 +192,7 @@ class Engine:
             if damage.key == STATE_KEY and kept:
                 found.state = found.state_etag = None
             self.events.emit(CorruptionDetected(damage.key, damage.reason, kept or None))
-        if original is not None and original.documents + len(original.changes) > 1:
+        if original is not None and (original.changes or original.state is not None):
             await self._back_up_original(original)
         elif found.foreign is not None:
             if kept := await self._put_aside(STATE_KEY, "conflict"):
@@ -236,8 +237,10 @@ class Engine:
             failed=lambda error: self.events.emit(SaveError(error)),
         )
         _open_engines.add(self)
-        await self._settle(found, original)
-        self._autosave = asyncio.get_running_loop().create_task(self._save_regularly(), name="statepath-autosave")
+        await self._settle(found, original, self._views)
+        self._autosave = asyncio.get_running_loop().create_task(
+            self._save_regularly(), name="statepath-autosave"
+        )
 
     async def _floor(self, found: Recovered) -> tuple[Floor, ETag | None]:
         """The log's own record as it has to be from now on, and the version of it that is stored."""
@@ -263,31 +266,29 @@ class Engine:
             return 0 if not found.broken and not self.replica.head and not len(self.replica) else -1
         return found.state.seq if any(mark.digest == found.state.digest for mark in floor.snapshots) else -1
 
-    async def _settle(self, found: Recovered, original: Original | None) -> None:
+    async def _settle(self, found: Recovered, original: Original | None, views: ViewWriter) -> None:
         """Commit what follows from what was found, so that the store is whole before anyone uses it."""
-        assert self._views is not None
         for change in found.beside:
             if not isinstance(change, Note):
-                self._views.mark_file(change)
+                views.mark_file(change)
         if found.broken:
             await self.snapshot()
             await self.log.restart(self.replica.head)
         for key in found.recovered:
             self.events.emit(DocumentRecovered(key, "its own file"))
         if original is not None and original.changes:
-            await self._import(original)
+            await self._import(original, views)
         elif found.examined is not None:
-            await self._adopt_edits(found.examined)
+            await self._adopt_edits(found.examined, views)
         if found.restore is not None:
             await self._restore_snapshot(found)
 
-    async def _import(self, original: Original) -> None:
+    async def _import(self, original: Original, views: ViewWriter) -> None:
         """Make an original directory a store. Each step may be the last one before a crash: then it is done again."""
-        assert self._views is not None
         if missing := original.missing_in(self.replica):
             await self.commit(missing)
         for collection, id, _ in self.replica:
-            self._views.mark(collection, id)
+            views.mark(collection, id)
         await self.flush()
         for key in original.misnamed:
             await self.backend.delete(key)
@@ -323,8 +324,7 @@ class Engine:
             self.events.emit(StateRestored(meta.seq, seq, undo))
         await self.snapshot()
 
-    async def _adopt_edits(self, examined: Examined) -> None:
-        assert self._views is not None
+    async def _adopt_edits(self, examined: Examined, views: ViewWriter) -> None:
         for key, reason in examined.broken:
             kept = await self._put_aside(key, "corrupt")
             self.damage.append(Damage(key, reason))
@@ -337,7 +337,7 @@ class Engine:
         for key in examined.orphans:
             await self.backend.delete(key)
         for collection, id in examined.stale:
-            self._views.mark(collection, id)
+            views.mark(collection, id)
         for edit in examined.edits:
             put = Put(edit.collection, edit.id, Raw(edit.document), edit.base)
             seq = await self.commit([put, Note("adopted", edit.key)])
@@ -676,4 +676,3 @@ def _size(change: Change) -> int:
     if isinstance(change, WriteLog | Note):
         return _CHANGE_BYTES + 4 * len(change.text)
     return _CHANGE_BYTES + len(change.id) + (0 if isinstance(change, Delete) else len(bytes(change.value)))
-

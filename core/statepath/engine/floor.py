@@ -5,6 +5,8 @@ It is raised by compare-and-swap before anything below it is deleted, and its nu
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import msgspec
 
 from statepath.backend import IF_ABSENT, Backend, ETag, IfMatch
@@ -40,18 +42,23 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(Floor)
 _least = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
+_CRC = b',\n  "crc": "'
+
 
 async def read_floor(backend: Backend) -> tuple[Floor, ETag] | None:
     """The stored record, or `None` if the store has none yet.
 
     Raises:
-        CorruptionError: it cannot be read.
+        CorruptionError: it cannot be read, or is not what was written.
         UnsupportedError: the store needs a newer program (`newer_format`).
     """
     try:
         blob = await backend.read(FLOOR_KEY)
     except NotFoundError:
         return None
+    body, _, check = blob.data.rpartition(_CRC)
+    if check != _check(body):
+        raise CorruptionError(f"{FLOOR_KEY} is damaged: it does not match its checksum", key=FLOOR_KEY)
     try:
         needed = int(bytes(_least.decode(blob.data)["min_reader"]))
         if needed > FORMAT:
@@ -67,5 +74,11 @@ async def write_floor(backend: Backend, floor: Floor, etag: ETag | None) -> ETag
     Raises:
         ConflictError, AlreadyExistsError: someone else wrote it since.
     """
-    data = msgspec.json.format(msgspec.json.encode(floor), indent=2) + b"\n"
+    body = msgspec.json.format(msgspec.json.encode(floor), indent=2)[:-2]
+    data = b"".join((body, _CRC, _check(body)))
     return await backend.write(FLOOR_KEY, data, when=IF_ABSENT if etag is None else IfMatch(etag))
+
+
+def _check(body: bytes) -> bytes:
+    """How the record ends: the CRC-32 of every byte before its last member."""
+    return b'%08x"\n}\n' % crc32(body)

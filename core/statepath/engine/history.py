@@ -10,7 +10,8 @@ from msgspec import Raw
 
 from statepath.backend import Backend, CommitLog
 from statepath.commit import Change, Commit, Delete, Put, Transaction
-from statepath.engine.recovery import apply_commit, backup_keys, changes_of, microseconds
+from statepath.engine.backups import backup_keys
+from statepath.engine.replay import apply_commit, changes_of, microseconds
 from statepath.engine.replica import Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, load_snapshot
 from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
@@ -66,7 +67,9 @@ async def _bases(backend: Backend) -> AsyncIterator[tuple[SnapshotMeta, Replica]
             continue
 
 
-async def _replay(backend: Backend, log: CommitLog, replica: Replica, reached: Callable[[int, int], bool]) -> Replica:
+async def _replay(
+    backend: Backend, log: CommitLog, replica: Replica, reached: Callable[[int, int], bool]
+) -> Replica:
     async for commit in log.read(replica.head):
         time = microseconds(commit.time)
         if reached(commit.first, time):
@@ -112,4 +115,3 @@ async def transactions(
         for seq, transaction in enumerate(commit.transactions, commit.first):
             if seq > after:
                 yield commit, seq, await changes_of(backend, transaction)
-

@@ -15,9 +15,10 @@ from statepath.backend import Backend
 from statepath.commit import Change, Note, Put
 from statepath.engine.documents import encode_mapping, encode_value, parse_untrusted
 from statepath.engine.ids import document_key, is_collection, is_id
-from statepath.engine.recovery import Damage
-from statepath.engine.replica import MEMBERS
+from statepath.engine.replay import Damage
+from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.snapshot import STATE_KEY
+from statepath.engine.views import parse_view
 from statepath.errors import InvalidArgumentError, NotFoundError
 
 PRE_MIGRATION_KEY: Final = "state.pre-migration.backup.json"
@@ -45,6 +46,19 @@ class Original:
     state: bytes | None = None
     documents: int = 0
 
+    def missing_in(self, replica: Replica) -> list[Change]:
+        """The changes that are still to be committed: all of them or, after a crash, none."""
+        missing: list[Change] = []
+        for change in self.changes:
+            if isinstance(change, Put):
+                entry = replica.get(change.collection, change.id)
+                if entry is None or entry.json() != bytes(change.document):
+                    missing.append(change)
+        return missing and [
+            *missing,
+            Note("imported", f"{self.documents} documents of an original directory"),
+        ]
+
 
 async def read_original(backend: Backend, *, limit: int) -> Original | None:
     """Read the directory, or say that there is nothing to read. `limit` bounds a document's size, in bytes."""
@@ -56,16 +70,13 @@ async def read_original(backend: Backend, *, limit: int) -> Original | None:
         if name in _OURS:
             continue
         if isinstance(value, list) and is_collection(name):
-            rest = [one for one in value if not _take(documents, name, one)]
-            if not rest:
-                continue
-            # Not documents after all: kept under their own name, so that nothing is lost.
-            value = rest
-            original.damage.append(
-                Damage(original.source, f"{len(rest)} elements of {name!r} have no id and were kept as they are", aside=False)
-            )
-            name = f"{name}_without_id"
-        members[name] = value
+            if rest := [one for one in value if not _take(documents, name, one)]:
+                # Not documents after all: kept under a name of their own, so that nothing is lost.
+                reason = f"{len(rest)} elements of {name!r} have no id and were kept as they are"
+                original.damage.append(Damage(original.source, reason, aside=False))
+                members[f"{name}_without_id"] = rest
+        else:
+            members[name] = value
     await _files(backend, original, documents, limit)
     if not documents and not members and not original.source:
         return None if not original.damage else original
@@ -75,17 +86,18 @@ async def read_original(backend: Backend, *, limit: int) -> Original | None:
     for name, value in members.items():
         original.changes.append(Put(MEMBERS, name, Raw(encode_value(value, key=name))))
     original.documents = len(documents)
-    original.changes.append(Note("imported", f"{len(documents)} documents of an original directory"))
     return original
 
 
 async def _state(backend: Backend, original: Original, limit: int) -> dict[str, Any]:
     """`state.json`, or the newest backup that can be read."""
-    backups = sorted([
-        (int(match[1]), entry.key)
-        async for entry in backend.list_keys("state.backup.")
-        if (match := BACKUP.fullmatch(entry.key))
-    ])
+    backups = sorted(
+        [
+            (int(match[1]), entry.key)
+            async for entry in backend.list_keys("state.backup.")
+            if (match := BACKUP.fullmatch(entry.key))
+        ]
+    )
     for key in (STATE_KEY, *(key for _, key in reversed(backups))):
         try:
             data = (await backend.read(key)).data
@@ -115,10 +127,11 @@ async def _files(
         if not name.endswith(".json") or "/" in name or not is_collection(collection):
             continue
         try:
-            document = parse_untrusted((await backend.read(entry.key)).data, key=entry.key, limit=limit)
+            view = parse_view((await backend.read(entry.key)).data, entry.key, limit)
         except InvalidArgumentError as error:
             original.damage.append(Damage(entry.key, str(error)))
             continue
+        document = view.decode()
         id = _id(document)
         if id is None:
             original.damage.append(Damage(entry.key, f"{entry.key} holds no document with an id"))

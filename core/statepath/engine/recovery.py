@@ -8,36 +8,23 @@ says what was found, and the engine writes down what follows from it.
 from __future__ import annotations
 
 import gc
-import logging
-import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
-from hashlib import sha256
-from typing import Any, Final
+from uuid import uuid4
 
 from statepath.backend import Backend, CommitLog, ETag
-from statepath.commit import (
-    FORMAT,
-    JOURNAL,
-    Append,
-    Body,
-    Commit,
-    Delete,
-    Note,
-    Put,
-    Transaction,
-    WriteLog,
-    WriteReport,
-    decode_changes,
-)
-from statepath.engine.documents import compact, decode
-from statepath.engine.floor import Floor, read_floor
-from statepath.engine.ids import decode_id, encode_id, is_collection, is_id
+from statepath.commit import FLOOR_KEY, JOURNAL, Append, Commit, Note, WriteLog, WriteReport
+from statepath.engine.adoption import Examined, File, examine, read_views, view_id
+from statepath.engine.backups import backup_keys
+from statepath.engine.documents import compact, parse_untrusted
+from statepath.engine.floor import Floor, SnapshotMark, read_floor
+from statepath.engine.ids import decode_id, document_key
+from statepath.engine.replay import Beside, Damage, apply_commit, changes_of, microseconds
 from statepath.engine.replica import Entry, Replica, Stage
-from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, is_ours, load_snapshot, newer_format
-from statepath.engine.views import View, parse_view
+from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, is_ours, load_snapshot
+from statepath.engine.views import View
 from statepath.errors import (
     CorruptionError,
     DivergedError,
@@ -47,20 +34,6 @@ from statepath.errors import (
     StateError,
 )
 
-logger = logging.getLogger("statepath.recovery")
-
-BACKUP: Final = re.compile(r"state\.backup\.(\d{8}T\d{6}\.\d{6}Z)\.json")
-"""Our backups. The original server's have milliseconds since 1970 in that place."""
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """Something stored was not what had been written. `aside` says that it should be kept aside."""
-
-    key: str
-    reason: str
-    aside: bool = True
-
 
 @dataclass(slots=True)
 class Recovered:
@@ -69,11 +42,15 @@ class Recovered:
     Attributes:
         source: which step of the ladder gave the state, in words.
         floor: the log's own record, with the version it was read from; `None` where there was none.
-        state_etag: the version of `state.json` that was read; `None` where there was none.
+        begins: where the log begins, if its own record is lost.
+        state: the snapshot that `state.json` holds, if it is one of this store; `state_etag` is its version, and
+            `None` where there is no such file.
         restore: a state that an operator put in the place of `state.json`, to be committed.
         broken: the log cannot be continued; it must begin anew behind `replica.head`.
-        files: changes to logs and reports that may not have reached their files.
+        imported: the log holds nothing but the import of an original directory, which may not have been finished.
+        beside: changes to logs and reports that may not have reached their files.
         foreign: a `state.json` that statepath did not write.
+        examined: what the documents' own files say, where people may edit them.
     """
 
     replica: Replica
@@ -81,23 +58,31 @@ class Recovered:
     incarnation: str = ""
     source: str = "nothing"
     floor: tuple[Floor, ETag] | None = None
+    begins: int = 1
+    state: SnapshotMark | None = None
     state_etag: ETag | None = None
-    state_digest: str = ""
     journal_bytes: int = 0
     restore: tuple[SnapshotMeta, Replica] | None = None
     broken: bool = False
-    files: list[WriteLog | WriteReport] = field(default_factory=list)
+    imported: bool = False
+    beside: list[Beside] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
     recovered: list[str] = field(default_factory=list)
     foreign: bytes | None = None
+    examined: Examined | None = None
 
     @property
     def exists(self) -> bool:
         return bool(self.store)
 
+    @property
+    def marks(self) -> tuple[SnapshotMark, ...]:
+        return self.floor[0].snapshots if self.floor else ()
 
-async def recover(backend: Backend, log: CommitLog, *, limit: int) -> Recovered:
-    """Read what the store holds. `limit` bounds a document's size, in bytes.
+
+async def recover(backend: Backend, log: CommitLog, *, limit: int, editable: bool) -> Recovered:
+    """Read what the store holds. `limit` bounds a document's size, in bytes. `editable` says that people may have
+    changed the documents' own files, and that no other process writes them now.
 
     Raises:
         UnsupportedError: a newer program wrote the store (`newer_format`).
@@ -107,59 +92,81 @@ async def recover(backend: Backend, log: CommitLog, *, limit: int) -> Recovered:
     try:
         found.floor = await read_floor(backend)
     except CorruptionError as error:
-        found.damage.append(Damage(error.key or "", str(error)))
+        found.damage.append(Damage(FLOOR_KEY, str(error)))
     if found.floor is not None:
         found.store, found.incarnation = found.floor[0].store, found.floor[0].incarnation
     with _no_collections():
-        await _climb_down(backend, log, found, limit)
-        if found.broken and not found.recovered:
-            await _from_newer_views(backend, found, limit)
+        base = await _climb_down(backend, log, found, limit)
+        if found.exists and found.floor is None:
+            await _without_floor(log, found, base)
+        if found.exists and (editable or found.damage):
+            examined = await examine(backend, found.replica, found.store, limit=limit)
+            _take_newer(found, examined)
+            found.examined = examined if editable else None
+        if found.broken:
+            await _measure_logs(backend, found.replica)
+            # Snapshots are told apart by their time, and the lost commits may have had the next ones.
+            found.replica.time = max(found.replica.time + 1, time.time_ns() // 1000)
+    found.damage = list(dict.fromkeys(found.damage))
     return found
 
 
-async def _climb_down(backend: Backend, log: CommitLog, found: Recovered, limit: int) -> None:
-    marks = found.floor[0].snapshots if found.floor else ()
+async def _climb_down(backend: Backend, log: CommitLog, found: Recovered, limit: int) -> int:
+    """Find the state; the seq of the snapshot that it is based on."""
     current = await _current_snapshot(backend, found)
-    if current is not None and marks and current[0].seq < marks[-1].seq:
+    if current is not None and found.marks and current[0].seq < found.marks[-1].seq:
         found.restore, current = current, None
-    if current is not None and await _continue(log, backend, found, current, STATE_KEY):
-        return
+    if current is not None:
+        base = current[0].seq
+        # A recovery that began the log anew was interrupted: it is not finished before the floor says so.
+        found.broken = found.floor is not None and current[0].incarnation != found.incarnation
+        if await _continue(log, backend, found, current, STATE_KEY):
+            return base
     async for key, data in _backups(backend):
         try:
             backup = load_snapshot(data, key)
         except CorruptionError as error:
             found.damage.append(Damage(key, str(error)))
             continue
+        base = backup[0].seq
         if _belongs(found, backup[0], key) and await _continue(log, backend, found, backup, key):
-            return
+            return base
     if await _continue(log, backend, found, None, "the journal"):
-        return
+        return 0
     if found.restore is not None:
         meta, found.replica = found.restore
         found.restore, found.broken, found.source = None, True, STATE_KEY
-        found.replica.head = max(meta.seq, marks[-1].seq)
-        return
-    await _from_views(backend, log, found, limit)
+        found.replica.head = max(meta.seq, found.marks[-1].seq)
+    else:
+        await _from_views(backend, log, found, limit)
+    return found.replica.head
 
 
 async def _current_snapshot(backend: Backend, found: Recovered) -> tuple[SnapshotMeta, Replica] | None:
     try:
         blob = await backend.read(STATE_KEY)
     except NotFoundError:
-        if found.floor is not None and found.floor[0].snapshots:
+        if found.marks:
             found.damage.append(Damage(STATE_KEY, f"{STATE_KEY} is missing", aside=False))
         return None
     found.state_etag = blob.etag
     if not is_ours(blob.data):
-        found.foreign = blob.data
+        try:
+            parse_untrusted(blob.data, key=STATE_KEY, limit=len(blob.data))
+        except InvalidArgumentError as error:
+            found.damage.append(Damage(STATE_KEY, str(error)))
+        else:
+            found.foreign = blob.data
         return None
     try:
-        snapshot = load_snapshot(blob.data, STATE_KEY)
+        meta, replica = load_snapshot(blob.data, STATE_KEY)
     except CorruptionError as error:
         found.damage.append(Damage(STATE_KEY, str(error)))
         return None
-    found.state_digest = snapshot[0].digest
-    return snapshot if _belongs(found, snapshot[0], STATE_KEY) else None
+    if not _belongs(found, meta, STATE_KEY):
+        return None
+    found.state = SnapshotMark(meta.seq, meta.digest, meta.time)
+    return meta, replica
 
 
 def _belongs(found: Recovered, meta: SnapshotMeta, key: str) -> bool:
@@ -184,96 +191,60 @@ async def _continue(
         if base is not None:
             found.damage.append(Damage(JOURNAL, f"the journal does not reach back to {key}", aside=False))
         return False
-    files: list[WriteLog | WriteReport] = []
+    incarnation = "" if base is None else base[0].incarnation
+    beside: list[Beside] = []
+    lost: list[Damage] = []
     size = 0
+    broken = False
     try:
         async for commit in log.read(replica.head):
+            incarnation = incarnation or commit.incarnation
+            if commit.incarnation != incarnation:
+                broken = True
+                break
             if not found.store:
                 found.store, found.incarnation = commit.store, commit.incarnation
-            size += await apply_commit(backend, replica, commit, files)
+            size += await apply_commit(backend, replica, commit, beside, lost)
     except HistoryTrimmedError as error:
         if base is not None:
-            found.damage.append(Damage(JOURNAL, f"the journal does not reach back to {key}: {error}", aside=False))
+            found.damage.append(
+                Damage(JOURNAL, f"the journal does not reach back to {key}: {error}", aside=False)
+            )
         return False
     except DivergedError as error:
-        found.damage.append(Damage(key, str(error)))
+        found.damage.append(Damage(JOURNAL if base is None else key, str(error), aside=base is not None))
         return False
     except CorruptionError as error:
-        if base is None and replica.head == 0:
-            return False
         found.damage.append(Damage(error.key or JOURNAL, str(error), aside=False))
-        found.broken = True
+        broken = True
     if base is None and replica.head == 0:
+        found.broken = found.broken or broken
         return False
-    found.replica, found.files, found.journal_bytes = replica, files, size
+    found.damage += lost
+    found.broken = found.broken or broken or bool(lost)
+    found.replica, found.journal_bytes = replica, size
+    found.imported = base is None and replica.head == 1 and any(_is_import(change) for change in beside)
+    found.beside = beside
     found.source = key if base is None or not size else f"{key} and the journal"
     return True
 
 
-async def apply_commit(
-    backend: Backend, replica: Replica, commit: Commit, files: list[WriteLog | WriteReport] | None = None
-) -> int:
-    """Bring the replica to the end of a commit read from the log; the bytes of its changes, roughly.
-
-    Raises:
-        DivergedError: the commit does not follow what the replica holds.
-        CorruptionError: a body of the commit is missing or altered.
-        UnsupportedError: a newer program wrote it (`newer_format`).
-    """
-    if commit.min_reader > FORMAT:
-        raise newer_format(f"commit {commit.first}", commit.min_reader)
-    if commit.first != replica.head + 1 or (replica.commit and commit.prev != replica.commit):
-        raise DivergedError(
-            f"commit {commit.first} follows {commit.prev or 'nothing'}, and the state at hand ends at seq "
-            f"{replica.head} with {replica.commit or 'nothing'}: they belong to two histories"
-        )
-    stage = Stage(replica)
-    time = microseconds(commit.time)
-    size = 0
-    for seq, transaction in enumerate(commit.transactions, commit.first):
-        for change in await changes_of(backend, transaction):
-            try:
-                stage.apply(change, seq, time)
-            except StateError as error:
-                raise CorruptionError(f"commit {commit.first} cannot be replayed: {error}") from error
-            if isinstance(change, Put):
-                size += len(bytes(change.document))
-            elif isinstance(change, Append):
-                size += len(bytes(change.value))
-            elif isinstance(change, WriteLog | WriteReport) and files is not None:
-                files.append(change)
-            size += 128
-    stage.install(replica, commit.last, commit.id, time)
-    return size
+def _is_import(change: Beside) -> bool:
+    return isinstance(change, Note) and change.kind == "imported"
 
 
-async def changes_of(backend: Backend, transaction: Transaction | Body) -> Transaction:
-    """The changes of a transaction, from the commit itself or from its body.
-
-    Raises:
-        CorruptionError: the body is missing or altered.
-    """
-    if not isinstance(transaction, Body):
-        return transaction
+async def _without_floor(log: CommitLog, found: Recovered, base: int) -> None:
+    """The log's own record is lost: find out again where the log begins."""
+    if not any(damage.key == FLOOR_KEY for damage in found.damage):
+        found.damage.append(Damage(FLOOR_KEY, f"{FLOOR_KEY} is missing", aside=False))
     try:
-        data = (await backend.read(transaction.key)).data
-    except NotFoundError as error:
-        raise CorruptionError(f"{transaction.key} is missing, and a commit needs it", key=transaction.key) from error
-    if sha256(data).hexdigest() != transaction.sha256:
-        raise CorruptionError(f"{transaction.key} does not match its digest", key=transaction.key)
-    return decode_changes(data)
-
-
-def microseconds(time: datetime) -> int:
-    """A commit's time as whole microseconds since 1970."""
-    return int(time.timestamp()) * 1_000_000 + time.microsecond
-
-
-async def backup_keys(backend: Backend) -> list[str]:
-    """The keys of our backups, oldest first."""
-    return [
-        entry.key async for entry in backend.list_keys("state.backup.") if BACKUP.fullmatch(entry.key) is not None
-    ]
+        first = await anext(aiter(log.read(0)), None)
+        found.begins = first.first if first is not None else base + 1
+    except HistoryTrimmedError as error:
+        found.begins = min(error.floor, base + 1)
+    except StateError:
+        # What is wrong behind the snapshot was seen before; what lies before it is history, and given up.
+        found.begins = base + 1
 
 
 async def _backups(backend: Backend) -> AsyncIterator[tuple[str, bytes]]:
@@ -285,52 +256,25 @@ async def _backups(backend: Backend) -> AsyncIterator[tuple[str, bytes]]:
         yield key, data
 
 
-async def read_views(backend: Backend, limit: int) -> AsyncIterator[tuple[str, str, View | InvalidArgumentError]]:
-    """Every file that lies where a document's view would: its collection, its key, and what it says."""
-    async for entry in backend.list_keys(""):
-        collection, _, name = entry.key.partition("/")
-        if not name.endswith(".json") or "/" in name or not is_collection(collection):
-            continue
-        try:
-            data = (await backend.read(entry.key)).data
-        except NotFoundError:
-            continue
-        try:
-            yield collection, entry.key, parse_view(data, entry.key, limit)
-        except InvalidArgumentError as error:
-            yield collection, entry.key, error
-
-
-def view_id(key: str, document: dict[str, Any]) -> str | None:
-    """The id of the document that a file holds: the member that gave the file its name, else the name itself."""
-    name = key.rpartition("/")[2].removesuffix(".json")
-    for value in (document.get("id"), *document.values()):
-        if isinstance(value, str) and is_id(value) and encode_id(value) == name:
-            return value
-    return decode_id(name)
-
-
 async def _from_views(backend: Backend, log: CommitLog, found: Recovered, limit: int) -> None:
     """The last step: the documents' own files, and on top of them whatever the journal still has."""
-    views: list[tuple[str, str, View]] = []
-    damage: list[Damage] = []
-    async for collection, key, view in read_views(backend, limit):
-        if isinstance(view, InvalidArgumentError):
-            damage.append(Damage(key, str(view)))
-        else:
-            views.append((collection, key, view))
-    marks = found.floor[0].snapshots if found.floor else ()
-    if not marks and not any(view.store for _, _, view in views):
+    views = [file async for file in read_views(backend, limit)]
+    signed = [file.view for file in views if isinstance(file.view, View) and file.view.store]
+    if not found.marks and not signed and not found.broken:
         return  # nothing here was written by statepath
-    found.damage += damage
+    found.store = found.store or (signed[0].store if signed else uuid4().hex)
+    found.incarnation = found.incarnation or uuid4().hex
     replica = Replica()
-    for collection, key, view in views:
-        _take_view(found, replica, collection, key, view)
-    head = max((marks[-1].seq if marks else 0, *(view.seq for _, _, view in views)))
+    head = found.marks[-1].seq if found.marks else 0
+    for file in views:
+        if not isinstance(file.view, View):
+            found.damage.append(Damage(file.key, str(file.view)))
+        elif file.view.store == found.store:
+            _take_view(found, replica, file, file.view)
+            head = max(head, file.view.seq)
     try:
         async for commit in log.read(found.floor[0].floor - 1 if found.floor else 0):
-            found.store = found.store or commit.store
-            await _overlay(backend, replica, commit)
+            await _overlay(backend, replica, commit, found)
             head = max(head, commit.last)
     except StateError as error:
         found.damage.append(Damage(error.key or JOURNAL, str(error), aside=False))
@@ -339,40 +283,54 @@ async def _from_views(backend: Backend, log: CommitLog, found: Recovered, limit:
     found.source = "the documents' own files"
 
 
-async def _from_newer_views(backend: Backend, found: Recovered, limit: int) -> None:
-    """What a damaged journal lost may stand in the views: take those that show a later version."""
-    async for collection, key, view in read_views(backend, limit):
-        if isinstance(view, View) and view.store == found.store and view.seq > found.replica.head:
-            _take_view(found, found.replica, collection, key, view)
-    found.replica.head = max(found.replica.head, *(entry.version for _, _, entry in found.replica), 0)
-
-
-def _take_view(found: Recovered, replica: Replica, collection: str, key: str, view: View) -> None:
-    document = bytes(view.document)
-    id = view_id(key, decode(document))
-    if id is None:
-        found.damage.append(Damage(key, f"{key} does not say which document it is"))
+def _take_newer(found: Recovered, examined: Examined) -> None:
+    """What the log has lost may stand in the documents' own files: take those that show a later version."""
+    if not examined.newer:
         return
-    found.store = found.store or view.store
-    replica.set(collection, id, Entry(compact(document), view.seq, 0))
-    found.recovered.append(f"{collection}/{id}")
+    for file, view in examined.newer:
+        _take_view(found, found.replica, file, view)
+    found.replica.head = max(found.replica.head, *(entry.version for _, _, entry in found.replica))
+    if not found.broken:
+        found.broken = True
+        reason = (
+            f"{JOURNAL} has lost its end: the files of {len(examined.newer)} documents show later versions"
+        )
+        found.damage.append(Damage(JOURNAL, reason, aside=False))
 
 
-async def _overlay(backend: Backend, replica: Replica, commit: Commit) -> None:
+def _take_view(found: Recovered, replica: Replica, file: File, view: View) -> None:
+    document = bytes(view.document)
+    id = view_id(file.key, view.decode())
+    if id is None or document_key(file.collection, id) != file.key:
+        found.damage.append(Damage(file.key, f"{file.key} does not say which document it is"))
+        return
+    replica.set(file.collection, id, Entry(compact(document), view.seq, file.modified))
+    found.recovered.append(f"{file.collection}/{id}")
+
+
+async def _overlay(backend: Backend, replica: Replica, commit: Commit, found: Recovered) -> None:
     """Apply those changes of a commit that are newer than the documents they meet."""
     time = microseconds(commit.time)
     for seq, transaction in enumerate(commit.transactions, commit.first):
         stage = Stage(replica)
         for change in await changes_of(backend, transaction):
-            if isinstance(change, Note | WriteReport):
-                continue
-            if isinstance(change, Put | Delete | Append) and (
-                stage.version(change.collection, change.id) >= seq
-                or (isinstance(change, Append) and stage.get(change.collection, change.id) is None)
+            if isinstance(change, WriteLog | WriteReport | Note):
+                found.beside.append(change)
+            elif stage.version(change.collection, change.id) >= seq or (
+                isinstance(change, Append) and stage.get(change.collection, change.id) is None
             ):
                 continue
             stage.apply(change, seq, time)
         stage.install(replica, commit.last, commit.id, time)
+
+
+async def _measure_logs(backend: Backend, replica: Replica) -> None:
+    """The session logs' own files may be ahead of what is left of the log: nothing in them is written over."""
+    async for entry in backend.list_keys("logs/session_"):
+        name, _, offset = entry.key.removeprefix("logs/session_").partition("/")
+        id = decode_id(name.removesuffix(".log"))
+        if id is not None and (not offset or offset.isdigit()):
+            replica.logs[id] = max(replica.log_size(id), int(offset or 0) + entry.size)
 
 
 @contextmanager

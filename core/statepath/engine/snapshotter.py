@@ -166,11 +166,13 @@ class Snapshotter:
     async def _keep_backup(self) -> None:
         """Keep the snapshot that is about to be replaced, unless an earlier attempt did."""
         state = self._state
-        if not self._backups or state is None:
+        if state is None:
             return
         key = backup_key(state.time)
         try:
             if key in await backup_keys(self._backend):
+                return
+            if (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag != self._state_etag:
                 return
             await self._copy_state(key)
         except StateError as error:
@@ -219,7 +221,9 @@ class Snapshotter:
             raise ConflictError(
                 f"{STATE_KEY} shows seq {meta.seq} already, later than {cut.seq}", key=STATE_KEY
             )
-        if meta is None or self._state is None or meta.digest != self._state.digest:
+        # An attempt of ours whose outcome stayed open shows a later state than the last one that is marked.
+        marked = self.floor.snapshots[-1].seq if self.floor.snapshots else 0
+        if meta is None or meta.store != self.floor.store or meta.seq < marked:
             kept = await self._put_aside(STATE_KEY, "conflict")
             self._events.emit(EditConflict(STATE_KEY, kept))
         self._state_etag = blob.etag
@@ -294,10 +298,8 @@ class Snapshotter:
 
     async def _covered(self) -> int:
         """The seq that `state.json` and a backup both cover."""
-        earlier = self.floor.snapshots[:-1]
-        if not self._backups:
-            return earlier[-1].seq if earlier else 0
         kept = set(await backup_keys(self._backend))
+        earlier = self.floor.snapshots[:-1]
         return max((mark.seq for mark in earlier if backup_key(mark.time) in kept), default=0)
 
     async def _collect_bodies(self) -> None:

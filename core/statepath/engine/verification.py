@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from statepath.commit import FLOOR_KEY, JOURNAL
 from statepath.engine.adoption import examine
+from statepath.engine.backups import backup_keys
 from statepath.engine.engine import Engine
 from statepath.engine.floor import read_floor
 from statepath.engine.history import transactions
-from statepath.engine.recovery import backup_keys
 from statepath.engine.snapshot import STATE_KEY, read_meta
 from statepath.errors import NotFoundError, StateError
 
@@ -49,9 +49,7 @@ async def verify(engine: Engine) -> list[Finding]:
     except StateError as error:
         findings.append(Finding(error.key or JOURNAL, str(error)))
     if backend.capabilities.editable and engine.settings.views is not False:
-        examined = await examine(
-            backend, engine.replica, engine.store, limit=engine.settings.max_document
-        )
+        examined = await examine(backend, engine.replica, engine.store, limit=engine.settings.max_document)
         findings += [Finding(key, reason) for key, reason in (*examined.broken, *examined.conflicts)]
         findings += [
             Finding(edit.key, "was edited by hand; it is adopted when the store is opened next", "notice")

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Final, cast
 
 import msgspec
+from pydantic import JsonValue
 
 from statepath.backend import Backend, LazyWrite, SupportsAppend, SupportsLazyWrites
 from statepath.commit import WriteLog, WriteReport
-from statepath.engine.documents import parse_untrusted, pretty
+from statepath.engine.documents import decode, parse_untrusted, pretty
 from statepath.engine.ids import document_key, log_key, report_key
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.errors import InvalidArgumentError, StateError
@@ -44,6 +45,9 @@ class View:
     store: str
     seq: int
     ours: bool
+
+    def decode(self) -> dict[str, JsonValue]:
+        return cast("dict[str, JsonValue]", decode(bytes(self.document)))
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -234,14 +238,18 @@ class ViewWriter:
             if self._dirty:
                 await asyncio.sleep(self._interval)
             return
-        entries = [(document_key(collection, id), self._replica.get(collection, id)) for collection, id in batch]
+        entries = [
+            (document_key(collection, id), self._replica.get(collection, id)) for collection, id in batch
+        ]
 
         def items() -> Iterator[LazyWrite]:
             for key, entry in entries:
                 if entry is None:
                     yield LazyWrite(key, None, 0)
                 else:
-                    yield LazyWrite(key, render_view(entry.json(), self._store, entry.version), entry.modified)
+                    yield LazyWrite(
+                        key, render_view(entry.json(), self._store, entry.version), entry.modified
+                    )
 
         backend = self._backend
         if backend.capabilities.lazy_writes and isinstance(backend, SupportsLazyWrites):
@@ -294,4 +302,3 @@ async def read_log(backend: Backend, id: str) -> bytes:
     if not pieces:
         return (await backend.read(log_key(id))).data
     return b"".join([(await backend.read(key)).data for key in pieces])
-

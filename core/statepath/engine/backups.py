@@ -1,0 +1,27 @@
+"""The names of backups: `state.backup.<UTC time>.json`, after the time of the last commit that they show.
+
+So the names sort as the states do, and keeping one state twice gives one backup.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+from statepath.backend import Backend
+
+_PREFIX: Final = "state.backup."
+_OURS: Final = re.compile(r"state\.backup\.\d{8}T\d{6}\.\d{6}Z\.json")
+"""The original server's have milliseconds since 1970 in that place."""
+
+
+def backup_key(time: int) -> str:
+    """The key of the backup of a state. `time` is that of its last commit, in microseconds since 1970."""
+    moment = datetime.fromtimestamp(time // 1_000_000, UTC)
+    return f"{_PREFIX}{moment:%Y%m%dT%H%M%S}.{time % 1_000_000:06d}Z.json"
+
+
+async def backup_keys(backend: Backend) -> list[str]:
+    """The keys of our backups, oldest first."""
+    return [entry.key async for entry in backend.list_keys(_PREFIX) if _OURS.fullmatch(entry.key)]

@@ -1,0 +1,114 @@
+"""From the log's commits to the state: what recovery, followers and the past have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+
+from statepath.backend import Backend
+from statepath.commit import (
+    JOURNAL,
+    Append,
+    Body,
+    Commit,
+    Note,
+    Put,
+    Transaction,
+    WriteLog,
+    WriteReport,
+    decode_changes,
+)
+from statepath.engine.replica import Replica, Stage
+from statepath.errors import CorruptionError, DivergedError, NotFoundError, StateError
+
+Beside = WriteLog | WriteReport | Note
+"""A change that concerns no document."""
+
+_CHANGE_BYTES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something stored was not what had been written. `aside` says that it should be kept aside."""
+
+    key: str
+    reason: str
+    aside: bool = True
+
+
+async def apply_commit(
+    backend: Backend,
+    replica: Replica,
+    commit: Commit,
+    beside: list[Beside] | None = None,
+    lost: list[Damage] | None = None,
+) -> int:
+    """Bring the replica to the end of a commit read from the log; the bytes of its changes, roughly.
+
+    Parameters:
+        beside: takes the changes that concern no document.
+        lost: takes what cannot be had any more of a transaction. Without it that is an error.
+
+    Raises:
+        DivergedError: the commit does not follow what the replica holds.
+        CorruptionError: a body of the commit is missing or altered, or a change does not fit the state.
+    """
+    if commit.first != replica.head + 1 or (replica.commit and commit.prev != replica.commit):
+        raise DivergedError(
+            f"commit {commit.first} follows {commit.prev or 'nothing'}, and the state at hand ends at seq "
+            f"{replica.head} with {replica.commit or 'nothing'}: they belong to two histories"
+        )
+    stage = Stage(replica)
+    time = microseconds(commit.time)
+    size = 0
+    for seq, transaction in enumerate(commit.transactions, commit.first):
+        try:
+            changes = await changes_of(backend, transaction)
+        except CorruptionError as error:
+            if lost is None:
+                raise
+            lost.append(Damage(error.key or JOURNAL, f"seq {seq} is lost: {error}"))
+            continue
+        for change in changes:
+            try:
+                stage.apply(change, seq, time)
+            except StateError as error:
+                reason = f"seq {seq} cannot be replayed: {error}"
+                if not lost:
+                    raise CorruptionError(reason, key=error.key) from error
+                lost.append(Damage(JOURNAL, reason, aside=False))
+                continue
+            if isinstance(change, Put):
+                size += len(bytes(change.document))
+            elif isinstance(change, Append):
+                size += len(bytes(change.value))
+            elif isinstance(change, Beside) and beside is not None:
+                beside.append(change)
+            size += _CHANGE_BYTES
+    stage.install(replica, commit.last, commit.id, time)
+    return size
+
+
+async def changes_of(backend: Backend, transaction: Transaction | Body) -> Transaction:
+    """The changes of a transaction, from the commit itself or from its body.
+
+    Raises:
+        CorruptionError: the body is missing or altered.
+    """
+    if not isinstance(transaction, Body):
+        return transaction
+    try:
+        data = (await backend.read(transaction.key)).data
+    except NotFoundError as error:
+        raise CorruptionError(
+            f"{transaction.key} is missing, and a commit needs it", key=transaction.key
+        ) from error
+    if sha256(data).hexdigest() != transaction.sha256:
+        raise CorruptionError(f"{transaction.key} does not match its digest", key=transaction.key)
+    return decode_changes(data)
+
+
+def microseconds(time: datetime) -> int:
+    """A commit's time as whole microseconds since 1970."""
+    return int(time.timestamp()) * 1_000_000 + time.microsecond
