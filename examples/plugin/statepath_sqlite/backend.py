@@ -72,7 +72,7 @@ class SqliteBackend:
             query = "SELECT coalesce(substr(data, ?, ?), x''), version, modified FROM objects WHERE key = ?"
             row = connection.execute(query, (start + 1, length, key)).fetchone()
             if row is None:
-                raise NotFoundError(f"there is no object {key} in {self.url}", key=key, backend="sqlite")
+                raise self._nothing(key)
             data, version, modified = row
             return Blob(data, ETag(str(version)), _EPOCH + timedelta(microseconds=modified))
 
@@ -147,21 +147,32 @@ class SqliteBackend:
     def _connect(self, key: str | None) -> sqlite3.Connection:
         path = self._config.path
         timeout = DEFAULT_TIMEOUT if self._config.timeout is None else self._config.timeout
-        if self._readonly:
-            if not os.path.exists(path):
-                raise NotFoundError(f"there is no file {path}", key=key, backend="sqlite")
-            return sqlite3.connect(f"file:{quote(path)}?mode=ro", timeout, isolation_level=None, uri=True)
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        connection = sqlite3.connect(path, timeout, isolation_level=None)
+        if not self._readonly:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        elif not os.path.exists(path):
+            raise self._nothing(key)
+        mode = "ro" if self._readonly else "rw"
+        connection = sqlite3.connect(
+            f"file://{quote(path)}?mode={mode}", timeout, isolation_level=None, uri=True
+        )
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute(_SCHEMA)
+            self._prepare(connection, key)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _prepare(self, connection: sqlite3.Connection, key: str | None) -> None:
+        if not self._readonly:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(_SCHEMA)
+        elif not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'objects'").fetchone():
+            raise self._nothing(key)
+
+    def _nothing(self, key: str | None) -> NotFoundError:
+        return NotFoundError(f"there is no object {key} in {self.url}", key=key, backend="sqlite")
 
     def _disconnect(self) -> None:
         if self._connection is not None:

@@ -22,12 +22,13 @@ class SqliteConfig:
 def parse(url: StateURL) -> SqliteConfig:
     """The configuration that a URL `sqlite:///path/to/file.db?timeout=10` says."""
     url.only("timeout")
-    if url.netloc or url.path in {"", "/"} or url.path.endswith("/"):
+    path = "/" + url.path.lstrip("/")
+    if url.netloc or path.endswith("/"):
         raise InvalidArgumentError(
             "a sqlite URL names a file by its absolute path; write sqlite:///path/to/file.db"
         )
     timeout = url.query.get("timeout")
-    return SqliteConfig(url.path, None if timeout is None else _seconds("timeout", timeout))
+    return SqliteConfig(path, None if timeout is None else _seconds("timeout", timeout))
 
 
 def complete(config: SqliteConfig, env: Mapping[str, str]) -> SqliteConfig:

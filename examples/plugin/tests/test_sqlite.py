@@ -1,0 +1,139 @@
+"""What is this backend's own: its URL, its file, and what SQLite's errors become."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import statepath
+from statepath.backend import StateURL
+from statepath.errors import (
+    CorruptionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ThrottledError,
+    UnavailableError,
+)
+from statepath_sqlite import SqliteBackend, SqliteConfig, factory
+
+pytestmark = pytest.mark.asyncio
+
+
+def below(folder: Path) -> dict[str, Path]:
+    return {path.name: path for path in folder.rglob("*")}
+
+
+async def limit_pages(backend: SqliteBackend, pages: int) -> None:
+    """Make the file as large as the disk. The limit is the connection's, so it has to be set through it."""
+    await backend._run(None, lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}"))  # noqa: SLF001
+
+
+@pytest.mark.parametrize(
+    ("url", "config"),
+    [
+        ("sqlite:///var/state.db", SqliteConfig("/var/state.db")),
+        ("sqlite:////var/state.db", SqliteConfig("/var/state.db")),
+        ("sqlite:///var/my%20state%3F.db?timeout=2.5", SqliteConfig("/var/my state?.db", 2.5)),
+    ],
+)
+async def test_a_url_names_a_file(url: str, config: SqliteConfig) -> None:
+    assert factory.parse(StateURL.parse(url)) == config
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://state.db",
+        "sqlite://host/state.db",
+        "sqlite:///",
+        "sqlite:///folder/",
+        "sqlite:///a.db?timeout=soon",
+        "sqlite:///a.db?timeout=-1",
+        "sqlite:///a.db?timeout=nan",
+    ],
+)
+async def test_a_url_that_names_no_file_is_refused(url: str) -> None:
+    with pytest.raises(InvalidArgumentError):
+        factory.parse(StateURL.parse(url))
+
+
+async def test_the_url_wins_over_the_environment() -> None:
+    env = {"STATE_SQLITE_TIMEOUT": "3"}
+    assert factory.with_env(SqliteConfig("/a"), env) == SqliteConfig("/a", 3.0)
+    assert factory.with_env(SqliteConfig("/a", 2.0), env) == SqliteConfig("/a", 2.0)
+
+
+async def test_file_and_folder_are_for_their_owner_only(tmp_path: Path) -> None:
+    backend = await factory.connect(SqliteConfig(f"{tmp_path}/new/state.db"))
+    await backend.write("a", b"A")
+    modes = {name: path.stat().st_mode & 0o777 for name, path in below(tmp_path).items()}
+    await backend.close()
+    assert modes == {"new": 0o700, "state.db": 0o600, "state.db-wal": 0o600, "state.db-shm": 0o600}
+
+
+async def test_a_name_with_odd_characters_is_one_file(tmp_path: Path) -> None:
+    path = f"{tmp_path}/50% of a?b#c.db"
+    for readonly in (False, True):
+        backend = await factory.connect(SqliteConfig(path), readonly=readonly)
+        if not readonly:
+            await backend.write("a", b"A")
+        assert (await backend.read("a")).data == b"A"
+        await backend.close()
+    assert {name for name in below(tmp_path) if "-" not in name} == {"50% of a?b#c.db"}
+
+
+async def test_a_file_that_is_being_made_is_read_as_an_empty_store(tmp_path: Path) -> None:
+    (tmp_path / "state.db").touch()
+    backend = await factory.connect(SqliteConfig(f"{tmp_path}/state.db"), readonly=True)
+    assert [entry async for entry in backend.list_keys("")] == []
+    with pytest.raises(NotFoundError):
+        await backend.read("a")
+    await backend.close()
+
+
+async def test_another_program_that_writes_is_waited_for_only_so_long(tmp_path: Path) -> None:
+    backend = await factory.connect(SqliteConfig(f"{tmp_path}/state.db", timeout=0.0))
+    with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ThrottledError):
+            await backend.write("a", b"A")
+        other.execute("ROLLBACK")
+    await backend.write("a", b"A")
+    await backend.close()
+
+
+async def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
+    backend = await factory.connect(SqliteConfig(f"{tmp_path}/state.db"))
+    await backend.write("a", b"A")
+    await limit_pages(backend, 10)
+    with pytest.raises(UnavailableError) as caught:
+        await backend.write("a", bytes(1_000_000))
+    assert caught.value.code == "disk_full"
+    assert (await backend.read("a")).data == b"A"
+    await limit_pages(backend, 100_000)
+    await backend.write("a", bytes(1_000_000))
+    await backend.close()
+
+
+async def test_another_kind_of_file_is_not_touched(tmp_path: Path) -> None:
+    text = "These are notes, and no database. " * 100
+    (tmp_path / "notes.txt").write_text(text)
+    with pytest.raises(CorruptionError):
+        await factory.connect(SqliteConfig(f"{tmp_path}/notes.txt"))
+    assert (tmp_path / "notes.txt").read_text() == text
+
+
+async def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError):
+        await factory.connect(SqliteConfig(str(tmp_path)))
+
+
+async def test_a_state_path_finds_this_backend(tmp_path: Path) -> None:
+    path = f"sqlite://{tmp_path}/state.db"
+    async with statepath.open(path) as store:
+        tasks = store.collection("tasks")
+        async with store.transaction() as tx:
+            tx.put(tasks, {"id": "task_1", "status": "running"})
+            tx.put(tasks, {"id": "task_2", "status": "waiting"})
+    async with statepath.open(path, readonly=True) as store:
+        assert [task["id"] async for task in store.collection("tasks").find(status="running")] == ["task_1"]
