@@ -55,6 +55,6 @@ def parse(url: StateURL) -> LocalConfig:
             f"{url.path!r} has a drive letter, and this system has none; give a path such as /srv/agents",
             backend=SCHEME,
         )
-    if not url.path or "\0" in url.path:
+    if not url.path:
         raise InvalidArgumentError("the file URL names no folder; write file:///path", backend=SCHEME)
     return LocalConfig(url.path)

@@ -1,0 +1,160 @@
+"""One writer at a time, and who it is."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from statepath.errors import ClosedError, StoreLockedError
+
+Connect = Callable[..., Any]
+
+HOLD = """
+import asyncio, sys
+from statepath.url import StateURL
+from statepath_local import factory
+
+async def main():
+    backend = await factory.connect(factory.parse(StateURL.parse(sys.argv[1])))
+    print("open", flush=True)
+    sys.stdin.read()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_second_writer_is_told_who_holds_the_lock(connect: Connect) -> None:
+    await connect()
+    with pytest.raises(StoreLockedError, match=f"pid {os.getpid()}") as caught:
+        await connect()
+    holder = caught.value.holder
+    assert holder["pid"] == os.getpid()
+    assert holder.keys() == {"pid", "host", "started", "program"}
+
+
+async def test_closing_gives_the_lock_back(connect: Connect) -> None:
+    for _ in range(3):
+        await (await connect()).close()
+
+
+async def test_another_process_is_named_and_its_end_frees_the_lock(connect: Connect, path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        await asyncio.to_thread(child.stdout.readline)
+        with pytest.raises(StoreLockedError) as caught:
+            await connect()
+        assert caught.value.holder["pid"] == child.pid
+        child.kill()
+        child.wait()
+        await (await connect()).write("state.json", b"{}")
+
+
+async def test_a_brief_look_does_not_turn_a_writer_away(connect: Connect, path: Path) -> None:
+    await (await connect()).close()
+    looking = os.open(path / "lock", os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    asyncio.get_running_loop().call_later(0.05, os.close, looking)
+    await connect()
+
+
+async def test_a_program_that_is_started_does_not_inherit_the_lock(connect: Connect) -> None:
+    backend = await connect()
+    with subprocess.Popen(["sleep", "60"], close_fds=False) as child:
+        await backend.close()
+        await connect()
+        child.kill()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+async def test_a_forked_child_cannot_use_the_handle(connect: Connect, chain: Any) -> None:
+    backend = await connect()
+    log = chain(backend.commit_log())
+    await log.append()
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        told_all = all(_is_refused(call) for call in (lambda: backend.read("a"), log.append))
+        os.write(tell, b"refused" if told_all else b"not refused")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(told, 100) == b"refused"
+    os.close(told)
+    os.close(tell)
+    await log.append()
+    with pytest.raises(StoreLockedError):
+        await connect()
+
+
+def _is_refused(call: Callable[[], Any]) -> bool:
+    try:
+        call().send(None)
+    except ClosedError as error:
+        return "forked" in str(error)
+    return False
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+async def test_a_forked_child_does_not_keep_the_lock(connect: Connect) -> None:
+    backend = await connect()
+    wait, go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(go)
+        os.read(wait, 1)
+        os._exit(0)
+    os.close(wait)
+    try:
+        await backend.close()
+        await connect()
+    finally:
+        os.close(go)
+        os.waitpid(child, 0)
+
+
+async def test_a_lock_on_a_file_that_was_removed_excludes_nobody(
+    connect: Connect, port: Any, path: Path
+) -> None:
+    await (await connect()).close()
+    removed: list[bool] = []
+
+    def remove_once(fd: int, operation: int) -> bool:
+        if not removed and operation == fcntl.LOCK_EX | fcntl.LOCK_NB:
+            removed.append(True)
+            (path / "lock").unlink()
+        return False
+
+    port.fail("flock", chosen=remove_once)
+    await connect()
+    assert removed
+    with pytest.raises(StoreLockedError):
+        await connect()
+
+
+async def test_a_failure_to_lock_is_not_taken_for_a_holder(connect: Connect, port: Any) -> None:
+    port.fail("flock", errno.ENOLCK)
+    with pytest.raises(Exception, match="lock") as caught:
+        await connect()
+    assert not isinstance(caught.value, StoreLockedError)
+
+
+async def test_an_abandoned_opening_gives_the_lock_back(connect: Connect, path: Path) -> None:
+    for steps in range(6):
+        opening = asyncio.ensure_future(connect())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        opening.cancel()
+        outcome = (await asyncio.gather(opening, return_exceptions=True))[0]
+        if not isinstance(outcome, asyncio.CancelledError):
+            await outcome.close()
+    await connect()
