@@ -4,14 +4,13 @@
 backend that answers queries itself has to keep:
 
 - A missing field counts as null. Only `exists` tells the two apart.
-- `==` compares values of one kind; of different kinds (a number and a text, `1` and `true`) they differ. `!=`
-is its
-  opposite, and so true for missing fields, too.
-- `< <= > >=` order numbers by value and texts by code point; texts that are ISO 8601 dates with a time are
-ordered as
-  instants. Between different kinds, and for null, booleans, lists and objects, they are false.
-- A `datetime` or `date` stands for an instant (UTC where it names no zone) and is compared with texts that
-are ISO 8601.
+- `==` compares values of one kind; of different kinds (a number and a text, `1` and `true`) they differ.
+  `!=` is its opposite, and so true for missing fields, too.
+- `< <= > >=` order numbers by value and texts by code point. Between different kinds, and for null, booleans,
+  lists and objects, they are false.
+- A `datetime`, a `date` (its midnight) and, for `< <= > >=`, a text that is an ISO 8601 date with a time
+  stand for an instant, in UTC where they name no zone. They are compared with texts that are ISO 8601; for
+  all others `==` and the four are false.
 """
 
 from __future__ import annotations
@@ -176,21 +175,30 @@ class Ordered(_OfField):
     value: str | int | float | datetime
 
     def compile(self, read: Callable[[Path], Getter]) -> Test:
-        get, compare, value = read(self.path), _SIGNS[self.sign], self.value
-        if isinstance(value, datetime):
+        get, compare, wanted = read(self.path), _SIGNS[self.sign], self.value
+        if isinstance(wanted, str):
+            instant = _instant(wanted) if _DATE_AND_TIME.match(wanted) else None
+            if instant is None:
+
+                def test_text(document: Any) -> bool:
+                    value = get(document)
+                    return type(value) is str and compare(value, wanted)
+
+                return test_text
+            wanted = instant
+        if isinstance(wanted, datetime):
 
             def test_instant(document: Any) -> bool:
-                instant = _instant(get(document))
-                return instant is not None and compare(instant, value)
+                value = _instant(get(document))
+                return value is not None and compare(value, wanted)
 
             return test_instant
-        rank, mine = order_key(value)
 
-        def test(document: Any) -> bool:
-            kind, theirs = order_key(get(document))
-            return kind == rank and compare(theirs, mine)
+        def test_number(document: Any) -> bool:
+            value = get(document)
+            return (type(value) is int or type(value) is float) and compare(value, wanted)
 
-        return test
+        return test_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,23 +399,27 @@ _DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-
 
 
 def order_key(value: Any) -> tuple[int, Any]:
-    """The kind of a value, as a number, and what orders it among its kind: booleans, numbers, texts, all
-    else, null.
+    """The kind of a value, as a number, and what orders it among its kind.
 
-    Texts that are ISO 8601 dates with a time are ordered by their instant.
+    The kinds in their order: booleans, numbers, texts that are ISO 8601 dates with a time, other texts, lists
+    and objects (which have no order), null and missing.
     """
     kind = type(value)
     if kind is str:
         if _DATE_AND_TIME.match(value):
             instant = _instant(value)
             if instant is not None:
-                return 2, instant.isoformat(timespec="microseconds")
-        return 2, value
+                since = instant - _EPOCH
+                return 2, (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
+        return 3, value
     if kind is int or kind is float:
         return 1, value
     if kind is bool:
         return 0, int(value)
-    return (4 if value is None or value is UNSET else 3), 0
+    return (5 if value is None or value is UNSET else 4), 0
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _instant(value: Any) -> datetime | None:
