@@ -341,6 +341,7 @@ class StatePersistence:
     # Parts
 
     async def _commit(self, save: StateSave) -> tuple[Plan, int]:
+        # After a conflict it is decided again: what changed meanwhile may be newer than the state.
         for attempt in range(1, _ATTEMPTS + 1):
             cut = self._cut()
             plan = save.plan(cut, self._tally)
@@ -351,8 +352,6 @@ class StatePersistence:
             except ConflictError:
                 if attempt == _ATTEMPTS:
                     raise
-                # What changed meanwhile may be newer than the state: decide again, once the queue is through.
-                await self.store.sync()
         raise AssertionError
 
     def _cut(self) -> Cut:

@@ -89,6 +89,5 @@ class SignalSaver:
         if previous == signal.SIG_DFL:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        # asyncio's own is only a mark that the loop calls what `add_signal_handler` was given.
-        elif callable(previous) and getattr(previous, "__name__", "") != "_sighandler_noop":
+        elif callable(previous):
             previous(number, None)

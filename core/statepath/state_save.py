@@ -143,7 +143,7 @@ class StateSave:
 def _part(collection: Collection[Any], values: list[Any]) -> Part:
     documents: dict[str, bytes] = {}
     for value in values:
-        change, _ = collection.encode(value, None)
+        change = collection.encode(value, None)[0]
         if change.id in documents:
             key = f"{collection.name}/{change.id}"
             raise InvalidArgumentError(f"{key} is twice in the state; leave one of them out", key=key)

@@ -253,6 +253,7 @@ async def test_a_stream_yields_what_it_names_while_it_is_entered() -> None:
         for event in (LOW, AutosaveTriggered(seq=1), OK):
             events.emit(event)
         assert [await anext(stream), await anext(stream)] == [LOW, OK]
+        events.emit(LOW)
     events.emit(LOW)
     with pytest.raises(StopAsyncIteration):
         await anext(stream)

@@ -168,7 +168,7 @@ async def test_a_store_of_ones_own_stays_open(task: MakeTask) -> None:
         assert heard == [ShutdownSave(seq=store.seq, signal=None)]
         with pytest.raises(ClosedError):
             await p.save_task(task("b"))
-        assert await store.collection("tasks").count() == 1
+        assert not store.closed
 
 
 async def test_an_exception_that_leaves_the_block_passes_after_the_save(

@@ -48,6 +48,12 @@ async def test_given_metrics_are_stored_as_given_until_a_task_changes(
     )
 
 
+async def test_equal_metrics_given_with_a_changed_task_stand(p: StatePersistence, task: MakeTask) -> None:
+    await p.save_state(PersistedState(tasks=[task("a")], metrics=GIVEN))
+    await p.save_state(PersistedState(tasks=[task("a", status="failed")], metrics=GIVEN))
+    assert await metrics(p) == GIVEN
+
+
 async def test_a_deleted_task_changes_them(p: StatePersistence, task: MakeTask) -> None:
     await p.save_state(PersistedState(tasks=[task("a"), task("b", status="failed")]))
     await p.delete_task("b")
@@ -70,6 +76,7 @@ async def test_fields_of_ones_own_stay_when_they_are_counted_again(
     p: StatePersistence, task: MakeTask
 ) -> None:
     await p.save_state({"metrics": {"uptime": 17}})
+    await p.save_state({})
     await p.save_task(task("a"))
     assert (await metrics(p)).model_dump() == {
         "total_tasks": 1,
@@ -97,6 +104,14 @@ async def test_autosave_commits_nothing_when_they_are_the_same(p: StatePersisten
     seq = await p.save_task(task("a", tool="CLAUDECODE"))
     await autosave(p)
     assert p.store.seq == seq
+
+
+async def test_a_task_that_changes_again_is_counted_again(p: StatePersistence, task: MakeTask) -> None:
+    await p.save_task(task("a", status="failed"))
+    assert (await metrics(p)).failed_tasks == 1
+    await p.save_task(task("a", status="completed"))
+    assert (await metrics(p)).failed_tasks == 0
+    assert (await metrics(p)).completed_tasks == 1
 
 
 async def test_autosave_of_a_store_without_tasks_commits_nothing(p: StatePersistence) -> None:

@@ -73,9 +73,10 @@ async def test_only_what_differs_is_put(p: StatePersistence, task: MakeTask) -> 
 
 
 async def test_an_equal_state_makes_no_commit(p: StatePersistence, original: dict[str, Any]) -> None:
-    first = await p.save_state(original)
+    first = await p.save_state(original | {"theme": {"dark": True, "size": 1}})
     reordered = {
         **original,
+        "theme": {"size": 1, "dark": True},
         "tasks": [dict(reversed(one.items())) for one in reversed(original["tasks"])],
     }
     again = await p.save_state(reordered)

@@ -71,6 +71,8 @@ async def test_the_state_is_saved_before_the_previous_handler_runs(tmp_path: Pat
             # The metrics were saved, too.
             assert (first.seq, first.signal, second) == (seq + 1, signal.SIGTERM, signal.SIGTERM)
             assert signal.getsignal(signal.SIGTERM) is previous
+    # Nothing was new at the end of the block, so nothing was saved once more.
+    assert order.empty()
 
 
 async def test_the_second_signal_does_not_wait_for_the_save(
