@@ -51,8 +51,8 @@ class Collection(Generic[T]):
         self.model = model
         self.id_field = id_field
         self._is_model = model is not None
-        self._keeps_all = model is None or cast(type[BaseModel], model).model_config.get("extra") == "allow"
-        if model is not None and id_field not in cast(type[BaseModel], model).model_fields:
+        self._keeps_all = model is None or cast("type[BaseModel]", model).model_config.get("extra") == "allow"
+        if model is not None and id_field not in cast("type[BaseModel]", model).model_fields:
             raise InvalidArgumentError(
                 f"{model.__name__} has no field {id_field!r} to hold the id; name the field with id="
             )
@@ -80,8 +80,11 @@ class Collection(Generic[T]):
             AlreadyExistsError: there is a document of that id.
         """
         change, size, _ = self.encode(value, 0)
+        committer = self._engine.committer
+        if committer.crowded:
+            await committer.room()
         try:
-            return await self._engine.committer.submit((change,), size)
+            return await committer.submit((change,), size)
         except ConflictError as error:
             raise AlreadyExistsError(
                 f"{error.key} exists already, at version {error.current}", key=error.key
@@ -135,7 +138,7 @@ class Collection(Generic[T]):
             result = fn(found.value)
             if isawaitable(result):
                 result = await result
-            value = found.value if result is None else cast(T, result)
+            value = found.value if result is None else cast("T", result)
             if self.id_of(value) != id:
                 raise InvalidArgumentError(
                     f"update of {self.name}/{id} must not change its id to {self.id_of(value)!r}",
@@ -219,7 +222,7 @@ class Collection(Generic[T]):
         if model is None:
             data = encode_mapping(cast("Mapping[str, Any]", value), key=f"{self.name}/{id}", limit=limit)
             return Put(self.name, id, Raw(data), base), len(data), None
-        data = encode_model(cast(BaseModel, value), key=f"{self.name}/{id}", limit=limit)
+        data = encode_model(cast("BaseModel", value), key=f"{self.name}/{id}", limit=limit)
         complete: type | None = model
         if not self._keeps_all:
             stored = engine.replica.get(self.name, id)
@@ -235,7 +238,7 @@ class Collection(Generic[T]):
             raise InvalidArgumentError(f"{field!r} is no field name")
         key = f"{self.name}/{check_id(id)}"
         if self._is_model and field not in cast("type[BaseModel]", self.model).model_fields and not self._keeps_all:
-            raise InvalidArgumentError(f"{cast(type, self.model).__name__} has no field {field!r}", key=key)
+            raise InvalidArgumentError(f"{cast('type', self.model).__name__} has no field {field!r}", key=key)
         data = encode_value(item, key=key)
         return Append(self.name, id, field, Raw(data)), len(data)
 
@@ -247,9 +250,9 @@ class Collection(Generic[T]):
         """
         data = entry.json()
         if self.model is None:
-            return cast(T, decode(data))
+            return cast("T", decode(data))
         try:
-            return cast(T, cast("type[BaseModel]", self.model).model_validate_json(data))
+            return cast("T", cast("type[BaseModel]", self.model).model_validate_json(data))
         except ValidationError as error:
             key = f"{self.name}/{id}"
             raise InvalidArgumentError(

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import statepath
-from statepath.errors import CorruptionError, UnavailableError
+from statepath.errors import CorruptionError, NotFoundError, UnavailableError
 from statepath.events import AutosaveTriggered, BackupCreated, BackupError, SaveError, StateSaved
 
 
@@ -101,13 +101,15 @@ async def test_a_backup_can_be_asked_for(store, raw, memory):
     assert (await memory.read(key)).data == (await memory.read("state.json")).data
 
 
-async def test_a_backup_of_an_empty_store_can_be_asked_for(store, url, memory):
-    key = await store.backup()
-    assert json.loads((await memory.read(key)).data)["tasks"] == []
-    await store.collection("raw").put({"id": "a"})
-    await store.aclose()
-    async with statepath.open(url) as again:
-        assert (await again.collection("raw").count(), await again.verify()) == (1, [])
+async def test_a_state_that_is_kept_already_is_not_kept_twice(store, raw):
+    await raw.put({"id": "a"})
+    assert await store.backup() == await store.backup()
+    assert len(await store.backups()) == 1
+
+
+async def test_there_is_no_backup_of_an_empty_store(store):
+    with pytest.raises(NotFoundError, match="the store is empty"):
+        await store.backup()
 
 
 async def test_a_backup_is_named_by_its_utc_time(store, raw):

@@ -1,0 +1,165 @@
+"""Losing the race for a place in the log is normal: the loser reads what came first and goes on.
+
+`memory://` takes no lock, so two handles can write to one store; so can a writer that was thought dead.
+"""
+
+import asyncio
+
+import pytest
+import statepath
+from statepath.errors import AlreadyExistsError, ConflictError, DivergedError, OutcomeUnknownError
+from statepath.events import SaveError
+
+
+@pytest.fixture
+async def zombie(store, url):
+    """Another handle on the store, which does not know yet what `store` writes from now on."""
+    await store.collection("raw").put({"id": "shared", "n": 0, "logs": []})
+    async with statepath.open(url, autosave=0) as zombie:
+        yield zombie
+
+
+async def contents(store):
+    return {document["id"]: document async for document in store.collection("raw")}
+
+
+async def test_an_unchecked_save_goes_on_behind_the_other_writers_commits(store, zombie):
+    await store.collection("raw").put({"id": "a"})
+    await store.collection("raw").put({"id": "b"})
+    assert await zombie.collection("raw").put({"id": "z"}) == 4
+    assert await contents(zombie) == await contents(store) | {"z": {"id": "z"}}
+
+
+async def test_the_loser_of_the_race_fails_only_what_conflicts(store, zombie):
+    ours, theirs = store.collection("raw"), zombie.collection("raw")
+    await ours.put({"id": "shared", "n": 1})
+    await ours.put({"id": "new"})
+    outcomes = await asyncio.gather(
+        theirs.put({"id": "shared", "n": 9}, if_version=1),
+        theirs.create({"id": "new"}),
+        theirs.create({"id": "other"}),
+        theirs.put({"id": "unchecked"}),
+        theirs.append("shared", "logs", "x"),
+        return_exceptions=True,
+    )
+    assert [type(outcome) for outcome in outcomes] == [ConflictError, AlreadyExistsError, int, int, int]
+    assert outcomes[0].theirs == {"id": "shared", "n": 1}
+    assert (await theirs.get("shared")) == {"id": "shared", "n": 1, "logs": ["x"]}
+
+
+async def test_a_transaction_that_read_what_changed_is_refused_whole(store, zombie):
+    theirs = zombie.collection("raw")
+    with pytest.raises(ConflictError):  # noqa: PT012 - raised at the end of the block
+        async with zombie.transaction() as tx:
+            shared = await tx.get(theirs, "shared")
+            await store.collection("raw").put({"id": "shared", "n": 1})
+            tx.put(theirs, {**shared, "n": shared["n"] + 10})
+            tx.put(theirs, {"id": "beside"})
+    assert await contents(zombie) == await contents(store) == {"shared": {"id": "shared", "n": 1}}
+
+
+async def test_updates_through_two_handles_all_count(store, zombie):
+    def bump(document):
+        document["n"] += 1
+
+    handles = [store.collection("raw"), zombie.collection("raw")]
+    await asyncio.gather(*(handle.update("shared", bump) for handle in handles for _ in range(5)))
+    async with statepath.open(store.url, readonly=True) as reader:
+        assert (await reader.collection("raw").get("shared"))["n"] == 10
+
+
+async def test_appends_through_two_handles_all_arrive_once(store, zombie):
+    handles = [store.collection("raw"), zombie.collection("raw")]
+    await asyncio.gather(*(handles[n % 2].append("shared", "logs", n) for n in range(40)))
+    async with statepath.open(store.url, readonly=True) as reader:
+        assert sorted((await reader.collection("raw").get("shared"))["logs"]) == list(range(40))
+
+
+async def test_log_texts_through_two_handles_all_arrive_once(store, zombie):
+    await asyncio.gather(*((store, zombie)[n % 2].append_log("s", f"{n}\n") for n in range(20)))
+    await store.flush()
+    await zombie.flush()
+    assert sorted((await store.read_log("s")).split(), key=int) == [str(n) for n in range(20)]
+
+
+async def test_both_handles_end_with_the_same_state(store, zombie, url):
+    for n in range(20):
+        handle = (store, zombie)[n % 3 == 0]
+        await handle.collection("raw").put({"id": str(n % 7), "n": n})
+        if n % 5 == 0:
+            await handle.collection("raw").delete(str((n + 3) % 7))
+    for last in (store, zombie, store):
+        await last.collection("raw").put({"id": "shared"})
+        async with statepath.open(url, readonly=True) as reader:
+            assert (await contents(reader), reader.seq) == (await contents(last), last.seq)
+
+
+async def test_the_change_feed_tells_the_other_writers_changes_in_order(store, zombie):
+    changes = zombie.watch()
+    await store.collection("raw").put({"id": "theirs"})
+    await zombie.collection("raw").put({"id": "ours"})
+    told = [await anext(changes), await anext(changes)]
+    assert [(change.seq, change.id) for change in told] == [(2, "theirs"), (3, "ours")]
+    assert told[0].writer != told[1].writer
+    await changes.aclose()
+
+
+async def test_a_snapshot_of_one_handle_does_not_harm_the_other(store, zombie, url, keys):
+    failed = []
+    for handle in (store, zombie):
+        handle.events.on(SaveError, failed.append)
+    for n in range(4):
+        handle = (store, zombie)[n % 2]
+        await handle.collection("raw").put({"id": str(n)})
+        await handle.snapshot()
+    assert [key for key in await keys("state.") if "conflict" in key] == []
+    assert failed == []
+    async with statepath.open(url, readonly=True) as reader:
+        assert await contents(reader) == await contents(zombie)
+
+
+async def test_the_snapshots_seq_never_decreases(store, zombie):
+    await store.collection("raw").put({"id": "a"})
+    await store.collection("raw").put({"id": "b"})
+    await store.snapshot()
+    with pytest.raises(ConflictError, match="shows seq 3 already"):
+        zombie._engine._snapshotter.saved = 0
+        await zombie.snapshot()
+
+
+async def test_a_place_in_the_log_that_was_trimmed_never_commits(trimmed, url, memory):
+    head = trimmed.seq
+    async with statepath.open(url, autosave=0) as sleeper:
+        for n in range(3):
+            await trimmed.collection("raw").put({"id": "a", "n": n})
+            await trimmed.snapshot()
+        assert (await trimmed.stats()).floor > head + 1
+        sleeper._engine.log._window = 0  # as if it had slept for longer than commits are kept
+        with pytest.raises(OutcomeUnknownError):
+            await sleeper.collection("raw").put({"id": "z"})
+    assert await contents(trimmed) == {"a": {"id": "a", "n": 2}}
+    async with statepath.open(url, readonly=True) as reader:
+        assert await contents(reader) == await contents(trimmed)
+
+
+async def test_the_floor_never_decreases(trimmed, url):
+    async with statepath.open(url, autosave=0) as other:
+        for n in range(3):
+            await trimmed.collection("raw").put({"id": "a", "n": n})
+            await trimmed.snapshot()
+        floor = (await trimmed.stats()).floor
+        assert floor > (await other.stats()).floor
+        await other._engine._snapshotter.save_floor()
+    async with statepath.open(url, readonly=True) as reader:
+        assert (await reader.stats()).floor == floor
+
+
+async def test_a_handle_on_a_store_that_was_replaced_stops(store, zombie, memory, keys, url):
+    for key in await keys(""):
+        await memory.delete(key)
+    async with statepath.open(url) as other:
+        for n in range(3):
+            await other.collection("raw").put({"id": f"other {n}"})
+        with pytest.raises(DivergedError):
+            await zombie.collection("raw").put({"id": "z"})
+        assert "z" not in await contents(other)
