@@ -25,7 +25,7 @@ JOURNAL: Final = "journal/"
 FLOOR_KEY: Final = "journal/floor"
 
 
-class Put(msgspec.Struct, frozen=True, tag_field="op", tag="put", omit_defaults=True):
+class Put(msgspec.Struct, frozen=True, tag_field="op", tag="put", omit_defaults=True, gc=False):
     """A document as it is from now on. `base` is the version it was checked against (0: did not exist)."""
 
     collection: str
@@ -34,7 +34,7 @@ class Put(msgspec.Struct, frozen=True, tag_field="op", tag="put", omit_defaults=
     base: int | None = None
 
 
-class Delete(msgspec.Struct, frozen=True, tag_field="op", tag="delete", omit_defaults=True):
+class Delete(msgspec.Struct, frozen=True, tag_field="op", tag="delete", omit_defaults=True, gc=False):
     """A document that no longer exists."""
 
     collection: str
@@ -42,7 +42,7 @@ class Delete(msgspec.Struct, frozen=True, tag_field="op", tag="delete", omit_def
     base: int | None = None
 
 
-class Append(msgspec.Struct, frozen=True, tag_field="op", tag="append", omit_defaults=True):
+class Append(msgspec.Struct, frozen=True, tag_field="op", tag="append", omit_defaults=True, gc=False):
     """One more element at the end of the list in a document's field."""
 
     collection: str

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Final
 
+import msgspec
+
 from statepath.backend import Backend, CommitLog
 from statepath.commit import (
     MAX_COMMIT_BYTES,
@@ -51,26 +53,15 @@ Read = tuple[str, str, int]
 """A document that a transaction read, and the version it saw (0: it did not exist)."""
 
 
-class _Pending:
+class _Pending(msgspec.Struct, frozen=True, gc=False):
     """One transaction on its way into the log."""
 
-    __slots__ = ("changes", "checked", "complete", "done", "reads", "size")
-
-    def __init__(
-        self,
-        changes: Transaction,
-        size: int,
-        done: asyncio.Future[int],
-        reads: Sequence[Read],
-        checked: bool,
-        complete: type | None,
-    ) -> None:
-        self.changes = changes
-        self.size = size
-        self.done = done
-        self.reads = reads
-        self.checked = checked
-        self.complete = complete
+    changes: Transaction
+    size: int
+    done: asyncio.Future[int]
+    reads: Sequence[Read]
+    checked: bool
+    complete: type | None
 
 
 class Committer:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from statepath.commit import Append, Change, Delete, Put, WriteLog
 from statepath.engine.documents import append_items, list_fields
 from statepath.errors import InvalidArgumentError, NotFoundError
@@ -18,19 +20,18 @@ MEMBERS = "_state"
 _FOLD = 1024
 
 
-class _Appended:
-    """A document's content with one more list element: what keeps the cost of an append independent of its size."""
+class _Appended(msgspec.Struct, frozen=True, gc=False):
+    """A document's content with one more list element: what keeps the cost of an append independent of its size.
 
-    __slots__ = ("base", "before", "field", "length", "size", "value")
+    `base` and `size` are the bytes below all the appended elements, and with them.
+    """
 
-    def __init__(self, before: bytes | _Appended, field: str, value: bytes) -> None:
-        self.before = before
-        self.field = field
-        self.value = value
-        if isinstance(before, bytes):
-            self.length, self.base, self.size = 1, len(before), len(before) + len(value)
-        else:
-            self.length, self.base, self.size = before.length + 1, before.base, before.size + len(value)
+    before: bytes | _Appended
+    field: str
+    value: bytes
+    length: int
+    base: int
+    size: int
 
     @property
     def overgrown(self) -> bool:
@@ -51,8 +52,8 @@ class _Appended:
         return content
 
 
-class Entry:
-    """One version of one document.
+class Entry(msgspec.Struct, gc=False):
+    """One version of one document. The garbage collector need not know the many that there are: none is in a cycle.
 
     Attributes:
         version: the seq that made it.
@@ -60,16 +61,11 @@ class Entry:
         complete: the model class that wrote it, if it has no field that the class does not know.
     """
 
-    __slots__ = ("_content", "_lists", "complete", "modified", "version")
-
-    def __init__(
-        self, content: bytes | _Appended, version: int, modified: int, complete: type | None = None
-    ) -> None:
-        self._content = content
-        self._lists: frozenset[str] | None = None
-        self.version = version
-        self.modified = modified
-        self.complete = complete
+    _content: bytes | _Appended
+    version: int
+    modified: int
+    complete: type | None = None
+    _lists: frozenset[str] | None = None
 
     def json(self) -> bytes:
         """The document, compact JSON."""
@@ -98,9 +94,13 @@ class Entry:
             self._lists = frozenset(name for name, is_list in fields.items() if is_list) | {field}
         if isinstance(self._content, _Appended) and self._content.overgrown:
             self.json()
-        entry = Entry(_Appended(self._content, field, value), version, modified)
-        entry._lists = self._lists
-        return entry
+        content = self._content
+        if isinstance(content, bytes):
+            length, base, size = 0, len(content), len(content)
+        else:
+            length, base, size = content.length, content.base, content.size
+        more = _Appended(content, field, value, length + 1, base, size + len(value))
+        return Entry(more, version, modified, None, self._lists)
 
 
 @dataclass(frozen=True, slots=True)
