@@ -91,6 +91,8 @@ class LocalCommitLog:
                 async for batch in batches:
                     for found in batch:
                         yield found.record.commit
+            if self._writer is not None and (damage := self._writer.damage(after)) is not None:
+                raise damage
         finally:
             self._worker.finish(cursor.close)
 

@@ -75,6 +75,19 @@ class Writer:
         """The highest seq that may be served; `None` for a damaged journal, which is not written."""
         return None if isinstance(self._refusal, CorruptionError) else self._durable
 
+    def damage(self, after: int) -> CorruptionError | None:
+        """Why no commit can follow the seq, although whoever reads behind it may have noticed nothing."""
+        if isinstance(self._refusal, CorruptionError):
+            return copy.copy(self._refusal)
+        head = self._head
+        if head is None or head.seq >= after:
+            return None
+        return CorruptionError(
+            f"{JOURNAL} ends with seq {head.seq}, and seq {after} had been durable: its end is missing",
+            key=JOURNAL,
+            backend=SCHEME,
+        )
+
     def submit(self, call: Callable[[], T], settle: Settle) -> None:
         """Run the call in the writer's thread, which then calls `settle(result, error)`."""
         self._jobs.put((call, settle))
