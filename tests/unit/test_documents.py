@@ -246,14 +246,37 @@ def test_numbers_in_a_model_that_are_not_finite_are_refused(task: Task, place: s
         save(task)
 
 
-def test_numbers_that_a_model_would_write_as_they_are_must_be_finite_too() -> None:
-    class Constants(BaseModel):
-        model_config = ConfigDict(ser_json_inf_nan="constants")
-        a: float
+class Constants(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+    a: float
 
-    with refused("the number at result.a is nan"):
-        save(Task(result=Constants(a=math.nan)))
-    assert save(Task(result="NaN Infinity"))
+
+class Anything(BaseModel):
+    held: Any
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+@pytest.mark.parametrize(
+    ("model", "place"),
+    [
+        (Constants(a=math.nan), "a"),
+        (Constants(a=-math.inf), "a"),
+        (Anything(held=Constants(a=math.inf)), r"held\.a"),
+        (Open(held=Constants(a=math.nan)), r"held\.a"),  # type: ignore[call-arg]  # an extra field
+    ],
+)
+def test_numbers_that_a_model_would_write_as_they_are_must_be_finite_too(
+    model: BaseModel, place: str
+) -> None:
+    with refused(f"the number at {place} is"):
+        save(model)
+
+
+def test_the_words_for_such_numbers_may_stand_in_texts() -> None:
+    assert save(Anything(held="NaN Infinity")) == b'{"held":"NaN Infinity"}'
 
 
 def test_null_beside_objects_that_are_no_models_is_no_obstacle() -> None:
@@ -534,6 +557,11 @@ def test_a_changed_element_is_recognised_by_its_place_in_a_list_of_the_same_leng
     assert kept({"steps": [{"name": "a"}, {"name": "c"}]}, old) == {
         "steps": [{"name": "a", "x": 1}, {"name": "c", "x": 2}]
     }
+
+
+def test_an_element_of_a_list_that_became_shorter_gets_nothing_by_its_place() -> None:
+    old = {"steps": [{"name": "a", "x": 1}, {"name": "b", "x": 2}]}
+    assert kept({"steps": [{"name": "c"}]}, old) == {"steps": [{"name": "c"}]}
 
 
 def test_elements_are_recognised_however_their_text_was_written() -> None:

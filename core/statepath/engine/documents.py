@@ -275,7 +275,7 @@ def _encode_model(model: BaseModel, key: str) -> bytes:
         raise _refuse(key, _unserializable(error), "assign a value of the field's type") from error
     if b"null" in data and _may_hide_nonfinite(model):
         _check_numbers(_as_python(model), key, "")
-    if _may_write_nonfinite(type(model)):
+    if _may_write_nonfinite(type(model)) and (b"N" in data or b"I" in data):
         try:
             _raw.decode(data)
         except msgspec.MsgspecError:
@@ -288,9 +288,9 @@ def _encode_model(model: BaseModel, key: str) -> bytes:
 
 @cache
 def _may_write_nonfinite(model: type[BaseModel]) -> bool:
-    """Whether the class, or one inside it, is set to write NaN and Infinity as such, or writes JSON of its own."""
+    """Whether NaN and Infinity may be written as such: by a class that is set so, or that holds any other."""
     schema = repr(model.__pydantic_core_schema__)
-    return "ser_json_inf_nan" in schema or "'serialization'" in schema
+    return any(word in schema for word in ("ser_json_inf_nan", "'serialization'", "'any'", "'allow'"))
 
 
 @cache

@@ -144,8 +144,6 @@ def encode_id(id: str) -> str:
 def decode_id(name: str) -> str | None:
     """The id that is stored under the name; `None` where the name does not tell: it is a shortened one (its
     document holds the id), or not a name that `encode_id` gives."""
-    if "~" in name:
-        return None
     try:
         id = check_id(unquote_to_bytes(name).decode())
     except (UnicodeError, InvalidArgumentError):
