@@ -126,12 +126,7 @@ _TAIL = len(_CRC) + 8 + len(b'"}')
 
 def encode_commit(commit: Commit) -> bytearray:
     """The line of a commit, with its line end."""
-    line = bytearray()
-    _encoder.encode_into(commit, line)
-    del line[-1:]
-    check = crc32(line)
-    line += b'%s%08x"}\n' % (_CRC, check)
-    return line
+    return seal(commit)
 
 
 def decode_commit(line: bytes | bytearray | memoryview) -> Commit:
@@ -141,14 +136,7 @@ def decode_commit(line: bytes | bytearray | memoryview) -> Commit:
         CorruptionError: the line is cut, altered, or no commit record.
         UnsupportedError: it is whole, and needs a newer program (`newer_format`).
     """
-    line = memoryview(line)
-    if line and line[-1] == 0x0A:
-        line = line[:-1]
-    tail = bytes(line[-_TAIL:])
-    if len(tail) < _TAIL or not tail.startswith(_CRC) or not tail.endswith(b'"}'):
-        raise CorruptionError("this is not a whole commit record: its checksum is missing")
-    if b"%08x" % crc32(line[:-_TAIL]) != tail[len(_CRC) : -2]:
-        raise CorruptionError("the commit record does not match its checksum")
+    line = unseal(line, "commit record")
     try:
         commit = _decoder.decode(line)
     except msgspec.MsgspecError as error:
@@ -159,6 +147,33 @@ def decode_commit(line: bytes | bytearray | memoryview) -> Commit:
     if commit.last - commit.first + 1 != len(commit.transactions):
         raise CorruptionError(f"commit {commit.first} says it ends at {commit.last}, and does not")
     return commit
+
+
+def seal(record: object) -> bytearray:
+    """The record as a line of JSON whose last member is its checksum."""
+    line = bytearray()
+    _encoder.encode_into(record, line)
+    del line[-1:]
+    check = crc32(line)
+    line += b'%s%08x"}\n' % (_CRC, check)
+    return line
+
+
+def unseal(line: bytes | bytearray | memoryview, what: str) -> memoryview:
+    """The line without its line end, once it is known to be what was written. `what` names it in messages.
+
+    Raises:
+        CorruptionError: it is cut or altered.
+    """
+    line = memoryview(line)
+    if line and line[-1] == 0x0A:
+        line = line[:-1]
+    tail = bytes(line[-_TAIL:])
+    if len(tail) < _TAIL or not tail.startswith(_CRC) or not tail.endswith(b'"}'):
+        raise CorruptionError(f"this is not a whole {what}: its checksum is missing")
+    if b"%08x" % crc32(line[:-_TAIL]) != tail[len(_CRC) : -2]:
+        raise CorruptionError(f"the {what} does not match its checksum")
+    return line
 
 
 def _check_format(line: memoryview) -> None:

@@ -10,17 +10,16 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Final
 
 import msgspec
-from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 
 from statepath.backend import IF_ABSENT, Backend
-from statepath.commit import FLOOR_KEY, JOURNAL, Commit, decode_commit, encode_commit, slot_key
+from statepath.commit import FLOOR_KEY, JOURNAL, Commit, decode_commit, encode_commit, slot_key, unseal
 from statepath.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -161,28 +160,39 @@ class PortableCommitLog:
 
     async def _place(self, commit: Commit) -> bool:
         """Send the commit to its slot until the storage has answered; whether it stands in the log."""
-
-        def again(error: BaseException) -> bool:
-            if isinstance(error, UnavailableError):
-                return error.code != "disk_full" or self._unresolved is not None
-            return isinstance(error, ThrottledError)
-
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(again),
-            wait=wait_random_exponential(_SOONEST, _LATEST),
-            reraise=True,
-        )
-        ours: bool = await retrying(self._send, commit, bytes(encode_commit(commit)))
+        ours = await self._insist(self._send, commit)
         if not ours and self._unresolved is None:
             return False
         self._unresolved = commit
         seen_lately = self._head == commit.first - 1 and _clock() - self._head_seen < self._window / 2
         if ours and seen_lately:
             return True
-        return await retrying(self._passed, commit) or ours
+        return await self._insist(self._passed, commit) or ours
 
-    async def _send(self, commit: Commit, line: bytes) -> bool:
+    async def _insist(self, call: Callable[[Commit], Awaitable[bool]], commit: Commit) -> bool:
+        """Call again and again, with growing pauses, until the storage answers."""
+        try:
+            return await call(commit)
+        except StateError as error:
+            if not self._worth_repeating(error):
+                raise
+        from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(self._worth_repeating),
+            wait=wait_random_exponential(_SOONEST, _LATEST),
+            reraise=True,
+        )
+        return await retrying(call, commit)
+
+    def _worth_repeating(self, error: BaseException) -> bool:
+        if isinstance(error, UnavailableError):
+            return error.code != "disk_full" or self._unresolved is not None
+        return isinstance(error, ThrottledError)
+
+    async def _send(self, commit: Commit) -> bool:
         """Whether the slot holds the commit now."""
+        line = bytes(encode_commit(commit))
         try:
             await self._backend.write(slot_key(commit.first), line, when=IF_ABSENT)
         except AlreadyExistsError:
@@ -198,7 +208,7 @@ class PortableCommitLog:
         begun = _clock()
         slots = await self._slots(after)
         # Read after the listing: had a later slot been there and trimmed, the floor would say so.
-        floor = await self._floor()
+        floor = await self._known_floor()
         if floor > after + 1:
             raise _trimmed(floor)
         begin = max((first for first in slots if floor <= first <= after + 1), default=after + 1)
@@ -272,9 +282,16 @@ class PortableCommitLog:
         except NotFoundError:
             return 0
         try:
-            return _decode_floor(blob.data).floor
-        except msgspec.MsgspecError as error:
+            return _decode_floor(unseal(blob.data, "record")).floor
+        except (CorruptionError, msgspec.MsgspecError) as error:
             raise CorruptionError(f"{FLOOR_KEY} does not say where the log begins", key=FLOOR_KEY) from error
+
+    async def _known_floor(self) -> int:
+        """Readers take the slots as they find them if the record is damaged: whoever opens the store mends it."""
+        try:
+            return await self._floor()
+        except CorruptionError:
+            return 0
 
     async def _passed(self, commit: Commit) -> bool:
         """Whether the floor has passed the commit, and the log shows that it had been committed before.
@@ -294,7 +311,7 @@ class PortableCommitLog:
 
     async def _explain_gap(self, missing: int, slots: Sequence[int]) -> None:
         """Return if nothing says that the missing commit had been durable."""
-        floor = await self._floor()
+        floor = await self._known_floor()
         if missing < floor:
             raise _trimmed(floor)
         for first in reversed(slots):

@@ -5,12 +5,10 @@ It is raised by compare-and-swap before anything below it is deleted, and its nu
 
 from __future__ import annotations
 
-from zlib import crc32
-
 import msgspec
 
 from statepath.backend import IF_ABSENT, Backend, ETag, IfMatch
-from statepath.commit import FLOOR_KEY, FORMAT
+from statepath.commit import FLOOR_KEY, FORMAT, seal, unseal
 from statepath.engine.snapshot import newer_format
 from statepath.errors import CorruptionError, NotFoundError
 
@@ -42,8 +40,6 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(Floor)
 _least = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
-_CRC = b',\n  "crc": "'
-
 
 async def read_floor(backend: Backend) -> tuple[Floor, ETag] | None:
     """The stored record, or `None` if the store has none yet.
@@ -56,15 +52,13 @@ async def read_floor(backend: Backend) -> tuple[Floor, ETag] | None:
         blob = await backend.read(FLOOR_KEY)
     except NotFoundError:
         return None
-    body, _, check = blob.data.rpartition(_CRC)
-    if check != _check(body):
-        raise CorruptionError(f"{FLOOR_KEY} is damaged: it does not match its checksum", key=FLOOR_KEY)
     try:
-        needed = int(bytes(_least.decode(blob.data)["min_reader"]))
+        line = unseal(blob.data, "record of where the log begins")
+        needed = int(bytes(_least.decode(line)["min_reader"]))
         if needed > FORMAT:
             raise newer_format(FLOOR_KEY, needed)
-        return _decoder.decode(blob.data), blob.etag
-    except (msgspec.MsgspecError, KeyError, ValueError) as error:
+        return _decoder.decode(line), blob.etag
+    except (CorruptionError, msgspec.MsgspecError, KeyError, ValueError) as error:
         raise CorruptionError(f"{FLOOR_KEY} is damaged: {error}", key=FLOOR_KEY) from error
 
 
@@ -74,11 +68,6 @@ async def write_floor(backend: Backend, floor: Floor, etag: ETag | None) -> ETag
     Raises:
         ConflictError, AlreadyExistsError: someone else wrote it since.
     """
-    body = msgspec.json.format(msgspec.json.encode(floor), indent=2)[:-2]
-    data = b"".join((body, _CRC, _check(body)))
-    return await backend.write(FLOOR_KEY, data, when=IF_ABSENT if etag is None else IfMatch(etag))
-
-
-def _check(body: bytes) -> bytes:
-    """How the record ends: the CRC-32 of every byte before its last member."""
-    return b'%08x"\n}\n' % crc32(body)
+    return await backend.write(
+        FLOOR_KEY, bytes(seal(floor)), when=IF_ABSENT if etag is None else IfMatch(etag)
+    )

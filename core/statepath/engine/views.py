@@ -301,4 +301,11 @@ async def read_log(backend: Backend, id: str) -> bytes:
     pieces = [entry.key async for entry in backend.list_keys(f"{log_key(id)}/")]
     if not pieces:
         return (await backend.read(log_key(id))).data
-    return b"".join([(await backend.read(key)).data for key in pieces])
+    log = bytearray()
+    for key in pieces:
+        # A piece that was written again after a crash may have been joined with those behind it.
+        offset = int(key.rpartition("/")[2])
+        log.extend(b"\n" * (offset - len(log)))
+        data = (await backend.read(key)).data
+        log[offset : offset + len(data)] = data
+    return bytes(log)
