@@ -187,6 +187,7 @@ class Collection(Generic[T]):
 
     async def count(self) -> int:
         """How many documents there are."""
+        self._engine.check_open()
         return len(self._engine.replica.collections.get(self.name, ()))
 
     def __aiter__(self) -> Any:
@@ -297,6 +298,7 @@ class _Rows:
         self._name = name
 
     def rows(self) -> tuple[int, list[tuple[str, Entry]]]:
+        self._engine.check_open()
         replica = self._engine.replica
         return replica.head, list(replica.collections.get(self._name, {}).items())
 

@@ -16,15 +16,15 @@ from statepath.backend import Backend
 from statepath.collection import Collection, Json
 from statepath.commit import WriteLog, WriteReport
 from statepath.discovery import connect
+from statepath.engine.backups import backup_keys
 from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
 from statepath.engine.ids import check_collection, check_id, decode_id, report_key
-from statepath.engine.backups import backup_keys
 from statepath.engine.replica import MEMBERS
 from statepath.engine.verification import Finding, verify
 from statepath.engine.views import read_log
-from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, NotFoundError
+from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError
 from statepath.events import Events
 from statepath.settings import Settings, SettingsArgs
 from statepath.transaction import Transaction
@@ -90,8 +90,9 @@ class Store:
     A change is durable when its `await` returns. Reads come from memory and show durable changes only.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, owns_events: bool = False) -> None:
         self._engine = engine
+        self._owns_events = owns_events
 
     @property
     def url(self) -> str:
@@ -151,6 +152,7 @@ class Store:
 
     def collections(self) -> tuple[str, ...]:
         """The names of the collections that hold documents."""
+        self._engine.check_open()
         replica = self._engine.replica
         return tuple(sorted(name for name, held in replica.collections.items() if held and name != MEMBERS))
 
@@ -160,8 +162,7 @@ class Store:
         Raises (at the end):
             ConflictError: a document that it had read was changed meanwhile.
         """
-        if self._engine.closed:
-            raise ClosedError("the store is closed; open it again")
+        self._engine.check_open()
         return Transaction(self._engine)
 
     async def transact(self, fn: Callable[[Transaction], Awaitable[R]]) -> R:
@@ -188,6 +189,7 @@ class Store:
 
     async def members(self) -> dict[str, JsonValue]:
         """All members of `state.json` that are no collections."""
+        self._engine.check_open()
         held = self._engine.replica.collections.get(MEMBERS, {})
         return {name: decode(entry.json()) for name, entry in held.items()}
 
@@ -270,6 +272,7 @@ class Store:
             HistoryTrimmedError: the log does not reach back to `since`.
             DivergedError: `since` belongs to another history of the store.
         """
+        self._engine.check_open()
         return watch(self._engine, position(self._engine, since), frozenset(collections))
 
     async def history(self, key: str | None = None, *, since: int = 0, limit: int | None = None) -> list[StateChange]:
@@ -284,8 +287,7 @@ class Store:
         if limit is not None and limit < 0:
             raise InvalidArgumentError(f"limit is how many changes to tell, not {limit}")
         engine = self._engine
-        if engine.closed:
-            raise ClosedError("the store is closed; open it again")
+        engine.check_open()
         found: list[StateChange] = []
         async for commit, seq, transaction in transactions(
             engine.backend, engine.log, max(since, engine.floor - 1)
@@ -315,6 +317,7 @@ class Store:
 
     async def backups(self) -> list[str]:
         """The keys of the backups, oldest first."""
+        self._engine.check_open()
         return await backup_keys(self._engine.backend)
 
     async def flush(self) -> None:
@@ -359,6 +362,7 @@ class Store:
 
     async def stats(self) -> Stats:
         """What the store holds."""
+        self._engine.check_open()
         replica = self._engine.replica
         held = {name: docs for name, docs in replica.collections.items() if docs and name != MEMBERS}
         return Stats(
@@ -370,8 +374,13 @@ class Store:
         )
 
     async def aclose(self) -> None:
-        """Commit what is queued, bring files and snapshot up to date, and release the storage. May be called twice."""
+        """Commit what is queued, bring files and snapshot up to date, and release the storage. May be called twice.
+
+        Streams of `events` end, unless the bus was passed to `open`: then it is the caller's.
+        """
         await self._engine.close()
+        if self._owns_events:
+            await self.events.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -380,10 +389,7 @@ class Store:
         await self.aclose()
 
     async def _flush_files(self) -> None:
-        if self._engine.closed:
-            raise ClosedError("the store is closed; open it again")
-        if not self.readonly:
-            await self._engine.flush_files()
+        await self._engine.flush_files()
 
 
 class Opening:
@@ -405,7 +411,7 @@ class Opening:
             await self._store.aclose()
 
 
-def open(  # noqa: A001 - `statepath.open` is the public name
+def open(
     path: str | os.PathLike[str] | None = None,
     *,
     readonly: bool = False,
@@ -434,7 +440,8 @@ def open(  # noqa: A001 - `statepath.open` is the public name
         used = settings if settings is not None else Settings.load(path, **overrides)
         state_path = used.path if path is None else path
         backend: Backend = await connect(state_path, readonly=readonly)
-        return Store(await Engine.open(backend, used, events or Events(), readonly=readonly))
+        bus = Events() if events is None else events
+        return Store(await Engine.open(backend, used, bus, readonly=readonly), owns_events=events is None)
 
     return Opening(opened)
 

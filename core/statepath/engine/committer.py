@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import os
 import secrets
 import time
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -44,6 +45,8 @@ from statepath.errors import (
     UnavailableError,
 )
 
+logger = logging.getLogger("statepath.engine")
+
 _OVERLAP_BYTES: Final = 384 * 1024
 _BACKLOG_BYTES: Final = 64 * 1024 * 1024
 _OVERHEAD: Final = 256
@@ -62,6 +65,10 @@ class _Pending(msgspec.Struct, frozen=True, gc=False):
     reads: Sequence[Read]
     checked: bool
     complete: type | None
+
+
+_Refused: TypeAlias = tuple[_Pending, StateError | None]
+"""A transaction that is not committed, and why; `None`: it changes nothing."""
 
 
 class Committer:
@@ -157,8 +164,8 @@ class Committer:
         waiting = [pending.done for pending in self._pending]
         if self._busy:
             waiting.append(self.submit((), 0, checked=True))
-        # Each failure reaches the caller that it belongs to.
-        await asyncio.gather(*waiting, return_exceptions=True)
+        # Each failure reaches the caller that it belongs to; and who waits here may be cancelled, they may not.
+        await asyncio.gather(*map(asyncio.shield, waiting), return_exceptions=True)
 
     async def close(self) -> None:
         """Commit what is queued, then take no more."""
@@ -167,30 +174,36 @@ class Committer:
         if wake is not None:
             self._wake = None
             wake.set_result(None)
-        await self._task
+        await asyncio.wait([self._task])
 
-    def abandon(self) -> None:
-        """Stop at once: the process was forked, or the loop is going away."""
+    async def abandon(self) -> None:
+        """Stop at once. Whoever still waits is told that the outcome is unknown."""
         self._task.cancel()
+        await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        while True:
-            if not self._pending:
-                self._busy = False
-                if self._closing:
-                    return
-                self._wake = self._loop.create_future()
-                await self._wake
-                continue
-            self._busy = True
-            group = self._take()
-            try:
-                await self._commit(group)
-            except StateError as error:
-                self._refuse(group, error)
-            except Exception as error:
-                self._stop(OutcomeUnknownError(f"the commit log failed unexpectedly: {error!r}"), group)
-                raise
+        group: list[_Pending] = []
+        try:
+            while self._pending or not self._closing:
+                if not self._pending:
+                    self._busy = False
+                    self._wake = self._loop.create_future()
+                    await self._wake
+                    continue
+                self._busy = True
+                group = self._take()
+                try:
+                    await self._commit(group)
+                except StateError as error:
+                    self._refuse(group, error)
+        except asyncio.CancelledError:
+            if self.busy:
+                self._stop(OutcomeUnknownError("the store was closed in the middle of a commit"), group)
+            raise
+        except Exception as error:
+            logger.exception("the commit log failed unexpectedly")
+            self._stop(OutcomeUnknownError(f"the commit log failed unexpectedly: {error!r}"), group)
+        self._busy = False
 
     def _take(self) -> list[_Pending]:
         group: list[_Pending] = []
@@ -213,8 +226,9 @@ class Committer:
             first = replica.head + 1
             now = max(time.time_ns() // 1000, replica.time + 1)
             stage = Stage(replica)
-            accepted, transactions = self._stage(group, stage, first, now)
+            accepted, transactions, refused = self._stage(group, stage, first, now)
             if not transactions:
+                _decline(refused)
                 return
             id = secrets.token_hex(12)
             commit = Commit(
@@ -232,25 +246,28 @@ class Committer:
             try:
                 await self._log.append(replica.head, commit)
             except HeadMoved:
-                group = accepted
                 await self._catch_up()
                 continue
             except _NOTHING_WRITTEN as error:
-                self._refuse(accepted, error)
+                self._refuse(group, error)
                 return
             except StateError as error:
-                self._stop(error, accepted)
+                self._stop(error, group)
                 return
             stage.install(replica, commit.last, id, now)
             self._acknowledge(accepted, first)
+            _decline(refused)
             self._committed(commit, transactions, sum(one.size for one in accepted))
             return
 
     def _stage(
         self, group: list[_Pending], stage: Stage, first: int, now: int
-    ) -> tuple[list[_Pending], list[Transaction]]:
+    ) -> tuple[list[_Pending], list[Transaction], list[_Refused]]:
+        """What goes into the commit, and what does not. The latter is told only when the commit is durable: it may
+        have met nothing but a change that stands in the same commit."""
         accepted: list[_Pending] = []
         transactions: list[Transaction] = []
+        refused: list[_Refused] = []
         seq = first
         for pending in group:
             changes = pending.changes
@@ -260,10 +277,10 @@ class Committer:
                 try:
                     changes = self._check(pending, stage, seq, now)
                 except StateError as error:
-                    pending.done.set_exception(error)
+                    refused.append((pending, error))
                     continue
                 if not changes:
-                    pending.done.set_result(0)
+                    refused.append((pending, None))
                     continue
             else:
                 for change in changes:
@@ -271,7 +288,7 @@ class Committer:
             accepted.append(pending)
             transactions.append(changes)
             seq += 1
-        return accepted, transactions
+        return accepted, transactions, refused
 
     def _check(self, pending: _Pending, stage: Stage, seq: int, now: int) -> Transaction:
         """The changes as they will stand in the log; all of them are staged, or none."""
@@ -337,6 +354,16 @@ def _answer(accepted: list[_Pending], first: int) -> None:
     for seq, pending in enumerate(accepted, first):
         if not pending.done.done():
             pending.done.set_result(seq)
+
+
+def _decline(refused: list[_Refused]) -> None:
+    for pending, error in refused:
+        if pending.done.done():
+            continue
+        if error is None:
+            pending.done.set_result(0)
+        else:
+            pending.done.set_exception(error)
 
 
 def _conflict(

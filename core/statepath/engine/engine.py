@@ -101,6 +101,8 @@ class Engine:
         self._snapshotter: Snapshotter | None = None
         self._autosave: asyncio.Task[None] | None = None
         self._disowned = False
+        self._closing = asyncio.Lock()
+        self._released = False
         self._document_views = False
         self._recent: deque[tuple[Commit, Sequence[Transaction], int]] = deque()
         self._recent_bytes = 0
@@ -133,6 +135,7 @@ class Engine:
 
     async def _open(self) -> None:
         began = time.monotonic()
+        _open_engines.add(self)
         settings, capabilities = self.settings, self.backend.capabilities
         self._document_views = settings.views if settings.views is not None else capabilities.editable
         found = await recover(
@@ -236,7 +239,6 @@ class Engine:
             catch_up=self._catch_up,
             failed=lambda error: self.events.emit(SaveError(error)),
         )
-        _open_engines.add(self)
         await self._settle(found, original, self._views)
         self._autosave = asyncio.get_running_loop().create_task(
             self._save_regularly(), name="statepath-autosave"
@@ -387,8 +389,8 @@ class Engine:
         return ReadOnlyError(f"{self.backend.url} was opened with readonly=True: this handle changes nothing")
 
     def disown(self) -> None:
-        """This process was forked from the one that opened the store: nothing may be written here."""
-        self._disowned = True
+        """This process was forked from the one that opened the store: the handle is of no use here."""
+        self._disowned = self.closed = True
         self._committer = None
 
     def _committed(self, commit: Commit, transactions: Sequence[Transaction], size: int) -> None:
@@ -435,14 +437,25 @@ class Engine:
 
     def get(self, collection: str, id: str) -> Entry | None:
         if self.closed:
-            raise ClosedError("the store is closed; open it again to read")
+            self.check_open()
         return self.replica.get(collection, id)
+
+    def check_open(self) -> None:
+        """
+        Raises:
+            ClosedError: the handle is closed, or belongs to the process that this one was forked from.
+        """
+        if self._disowned:
+            raise _disowned(self.backend.url)
+        if self.closed:
+            raise ClosedError("the store is closed; open it again")
 
     async def sync(self, at_least: int | None = None) -> int:
         """Bring the replica up to the head of the log; its seq. A writer's own replica is there already."""
+        self.check_open()
         if self._committer is not None:
             await self._committer.drain()
-        elif not self.closed and not self._disowned:
+        else:
             await self._catch_up()
             while at_least is not None and self.replica.head < at_least:
                 async for _ in self.log.follow(self.replica.head):
@@ -504,6 +517,7 @@ class Engine:
 
     async def flush(self) -> None:
         """Wait until everything submitted is durable and every view shows it."""
+        self.check_open()
         if self._committer is not None:
             await self._committer.drain()
         if self._views is not None:
@@ -511,6 +525,7 @@ class Engine:
 
     async def flush_files(self) -> None:
         """Wait until the files of logs and reports have everything that is committed."""
+        self.check_open()
         if self._views is not None:
             await self._views.flush(files_only=True)
 
@@ -545,6 +560,7 @@ class Engine:
 
     async def past(self, at: int | datetime) -> Replica:
         """The documents as they were."""
+        self.check_open()
         if isinstance(at, int) and at > self.replica.head:
             raise InvalidArgumentError(f"seq {at} is not there yet: the head is {self.replica.head}")
         return await state_at(self.backend, self.log, at)
@@ -633,31 +649,36 @@ class Engine:
 
         Closing never fails for a view or a snapshot: the journal has everything, and the failure is told by an event.
         """
-        if self.closed:
-            return
         self.closed = True
         if self._disowned:
             return
-        committer, views = self._committer, self._views
-        if committer is not None and views is not None:
-            await committer.close()
-            try:
-                await views.flush()
-            except StateError as error:
-                self.events.emit(SaveError(error, error.key))
-            if self._snapshotter is not None and self._snapshotter.changed:
-                await self._try_snapshot()
-        await self._release()
+        async with self._closing:
+            if not self._released:
+                try:
+                    await self._finish()
+                finally:
+                    await self._release()
+
+    async def _finish(self) -> None:
+        if self._committer is None or self._views is None:
+            return
+        await self._committer.close()
+        try:
+            await self._views.flush()
+        except StateError as error:
+            self.events.emit(SaveError(error, error.key))
+        if self._snapshotter is not None and self._snapshotter.changed:
+            await self._try_snapshot()
 
     async def _release(self) -> None:
-        self.closed = True
+        self.closed = self._released = True
         self._news.set()
         if self._autosave is not None:
             self._autosave.cancel()
             with suppress(asyncio.CancelledError):
                 await self._autosave
         if self._committer is not None:
-            self._committer.abandon()
+            await self._committer.abandon()
         if self._views is not None:
             await self._views.close()
         await self.backend.close()

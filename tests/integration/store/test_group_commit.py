@@ -1,6 +1,7 @@
 """Group commit: what arrived while the previous commit was under way becomes the next one."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 import statepath
@@ -53,7 +54,7 @@ async def test_the_commits_are_a_chain(store, commits):
         await asyncio.gather(*(raw.put({"id": str(n)}) for n in range(3)))
     chain = await commits()
     assert chain[0].prev == ""
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in pairwise(chain):
         assert (after.prev, after.first, after.durable) == (before.id, before.last + 1, before.last)
         assert after.time > before.time
     assert {(commit.store, commit.incarnation) for commit in chain} == {(store.id, store.incarnation)}

@@ -122,8 +122,8 @@ async def test_the_snapshots_seq_never_decreases(store, zombie):
     await store.collection("raw").put({"id": "a"})
     await store.collection("raw").put({"id": "b"})
     await store.snapshot()
+    zombie._engine._snapshotter.saved = 0
     with pytest.raises(ConflictError, match="shows seq 3 already"):
-        zombie._engine._snapshotter.saved = 0
         await zombie.snapshot()
 
 

@@ -1,0 +1,314 @@
+"""The end of a handle: closed, cancelled, or left behind by a fork."""
+
+import asyncio
+import json
+import os
+
+import pytest
+import statepath
+from statepath.errors import ClosedError, OutcomeUnknownError
+from statepath.events import StateLoaded, StateSaved
+
+
+@pytest.fixture
+def raw(store):
+    return store.collection("raw")
+
+
+async def stored(url):
+    """What another process would find."""
+    async with statepath.open(url, readonly=True) as reader:
+        return [document["id"] async for document in reader.collection("raw")]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store: store.collection("raw").put({"id": "x"}),
+        lambda store: store.collection("raw").create({"id": "x"}),
+        lambda store: store.collection("raw").get("a"),
+        lambda store: store.collection("raw").get_document("a"),
+        lambda store: store.collection("raw").delete("a"),
+        lambda store: store.collection("raw").append("a", "logs", 1),
+        lambda store: store.collection("raw").update("a", lambda document: None),
+        lambda store: store.collection("raw").count(),
+        lambda store: store.collection("raw").find().all(),
+        lambda store: store.get_member("metrics"),
+        lambda store: store.members(),
+        lambda store: store.append_log("s", "x"),
+        lambda store: store.read_log("s"),
+        lambda store: store.logs(),
+        lambda store: store.save_report("r", 1),
+        lambda store: store.read_report("r"),
+        lambda store: store.reports(),
+        lambda store: store.history(),
+        lambda store: store.restore(at=0),
+        lambda store: store.snapshot(),
+        lambda store: store.backup(),
+        lambda store: store.backups(),
+        lambda store: store.flush(),
+        lambda store: store.sync(),
+        lambda store: store.verify(),
+        lambda store: store.stats(),
+    ],
+)
+@pytest.mark.parametrize("readonly", [False, True])
+async def test_after_closing_every_use_is_a_closed_error(store, raw, url, use, readonly):
+    await raw.put({"id": "a", "logs": []})
+    if readonly:
+        store = await statepath.open(url, readonly=True)
+    await store.aclose()
+    with pytest.raises(ClosedError):
+        await use(store)
+
+
+async def test_after_closing_there_are_no_transactions_and_no_watchers(store, raw):
+    await store.aclose()
+    assert store.closed
+    with pytest.raises(ClosedError):
+        store.transaction()
+    with pytest.raises(ClosedError):
+        store.watch()
+    with pytest.raises(ClosedError):
+        store.collections()
+
+
+async def test_health_tells_that_it_is_closed(store):
+    await store.aclose()
+    health = await store.health()
+    assert (health.healthy, health.writable) == (False, False)
+    assert health.problems == ("the store is closed",)
+
+
+async def test_it_may_be_closed_twice(store):
+    await store.aclose()
+    await store.aclose()
+
+
+async def test_who_closes_it_at_the_same_time_waits_for_the_end(open_on, faulty):
+    store = await open_on(faulty)
+    await store.collection("raw").put({"id": "a"})
+    gate = faulty.hold("write", "state.json")
+    first = asyncio.ensure_future(store.aclose())
+    await gate.reached.wait()
+    second = asyncio.ensure_future(store.aclose())
+    await asyncio.sleep(0)
+    assert not second.done()
+    gate.open()
+    await asyncio.gather(first, second)
+    assert faulty.closed
+
+
+async def test_closing_that_is_cancelled_releases_the_storage(open_on, faulty, url):
+    store = await open_on(faulty)
+    await store.collection("raw").put({"id": "a"})
+    gate = faulty.hold("write", "state.json")
+    closing = asyncio.ensure_future(store.aclose())
+    await gate.reached.wait()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert faulty.closed
+    assert await stored(url) == ["a"]
+
+
+async def test_what_is_queued_is_committed(open_on, faulty, url):
+    store = await open_on(faulty)
+    raw = store.collection("raw")
+    gate = faulty.hold("write", "journal/0")
+    saving = [asyncio.ensure_future(raw.put({"id": "0"}))]
+    await gate.reached.wait()
+    saving += [asyncio.ensure_future(raw.put({"id": str(n)})) for n in range(1, 5)]
+    await asyncio.sleep(0)
+    closing = asyncio.ensure_future(store.aclose())
+    await asyncio.sleep(0)
+    with pytest.raises(ClosedError):
+        await raw.put({"id": "too late"})
+    gate.open()
+    await closing
+    assert await asyncio.gather(*saving) == [1, 2, 3, 4, 5]
+    assert await stored(url) == ["0", "1", "2", "3", "4"]
+
+
+async def test_everything_is_there_after_reopening(store, raw, url):
+    await raw.put({"id": "a", "n": 1})
+    await raw.append("a", "logs", "x")
+    version = (await raw.get_document("a")).version
+    identity = (store.id, store.incarnation)
+    await store.aclose()
+    async with statepath.open(url) as again:
+        document = await again.collection("raw").get_document("a")
+        assert (document.value, document.version) == ({"id": "a", "n": 1, "logs": ["x"]}, version)
+        assert (again.id, again.incarnation) == identity
+        assert await again.collection("raw").put({"id": "b"}) == version + 1
+
+
+async def test_a_handle_that_is_never_closed_loses_nothing_acknowledged(url):
+    left_behind = await statepath.open(url)
+    await left_behind.collection("raw").put({"id": "a"})
+    async with statepath.open(url) as store:
+        assert await store.collection("raw").get("a") == {"id": "a"}
+    left_behind._engine._snapshotter.saved = left_behind.seq
+    await left_behind.aclose()
+
+
+async def test_a_store_can_be_opened_with_await_or_async_with(url):
+    store = await statepath.open(url)
+    await store.collection("raw").put({"id": "a"})
+    async with store:
+        pass
+    assert store.closed
+
+
+async def test_opening_and_closing_are_told(url):
+    events, told = statepath.Events(), []
+    events.on("*", told.append)
+    async with statepath.open(url, events=events) as store:
+        assert store.events is events
+        await store.collection("raw").put({"id": "a"})
+    assert [type(event) for event in told] == [StateLoaded, StateSaved]
+    assert (told[0].seq, told[0].documents) == (0, 0)
+
+
+async def test_a_stream_of_the_stores_own_events_ends_when_it_closes(store, raw):
+    async with store.events.stream() as stream:
+        await raw.put({"id": "a"})
+        await store.aclose()
+        assert [type(event) async for event in stream] == [StateSaved]
+
+
+async def test_a_cancelled_save_never_disturbs_the_others(open_on, faulty, url):
+    store = await open_on(faulty)
+    raw = store.collection("raw")
+    gate = faulty.hold("write", "journal/0")
+    under_way = asyncio.ensure_future(raw.put({"id": "under way"}))
+    await gate.reached.wait()
+    queued = asyncio.ensure_future(raw.put({"id": "queued"}))
+    other = asyncio.ensure_future(raw.put({"id": "other"}))
+    await asyncio.sleep(0)
+    under_way.cancel()
+    queued.cancel()
+    gate.open()
+    assert await other == 2
+    outcomes = await asyncio.gather(under_way, queued, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 2
+    assert await stored(url) == ["other", "under way"]
+    assert await raw.put({"id": "later"}) == 3
+
+
+async def test_a_cancelled_transaction_is_made_whole_or_not_at_all(open_on, faulty, url):
+    store = await open_on(faulty)
+    raw = store.collection("raw")
+
+    async def save(n):
+        async with store.transaction() as tx:
+            tx.put(raw, {"id": f"{n} left"})
+            tx.put(raw, {"id": f"{n} right"})
+
+    for n in range(10):
+        saving = asyncio.ensure_future(save(n))
+        for _ in range(n):
+            await asyncio.sleep(0)
+        saving.cancel()
+        await asyncio.gather(saving, return_exceptions=True)
+    await raw.put({"id": "end"})
+    found = await stored(url)
+    for n in range(10):
+        assert (f"{n} left" in found) == (f"{n} right" in found)
+
+
+async def test_a_cancelled_flush_cancels_nobodys_saves(open_on, faulty):
+    store = await open_on(faulty)
+    gate = faulty.hold("write", "journal/0")
+    saving = asyncio.ensure_future(store.collection("raw").put({"id": "a"}))
+    await gate.reached.wait()
+    queued = asyncio.ensure_future(store.collection("raw").put({"id": "b"}))
+    await asyncio.sleep(0)
+    flushing = asyncio.ensure_future(store.flush())
+    await asyncio.sleep(0)
+    flushing.cancel()
+    await asyncio.gather(flushing, return_exceptions=True)
+    gate.open()
+    assert await asyncio.gather(saving, queued) == [1, 2]
+
+
+async def test_who_waits_when_closing_is_cancelled_is_told(open_on, faulty):
+    store = await open_on(faulty)
+    gate = faulty.hold("write", "journal/0")
+    saving = asyncio.ensure_future(store.collection("raw").put({"id": "a"}))
+    await gate.reached.wait()
+    closing = asyncio.ensure_future(store.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
+    with pytest.raises(OutcomeUnknownError, match="in the middle of a commit"):
+        await saving
+    assert faulty.closed
+
+
+async def test_cancelling_everyone_of_a_group_leaves_the_committer_running(open_on, faulty):
+    store = await open_on(faulty)
+    raw = store.collection("raw")
+    saving = [asyncio.ensure_future(raw.put({"id": str(n)})) for n in range(5)]
+    await asyncio.sleep(0)
+    for one in saving:
+        one.cancel()
+    await asyncio.gather(*saving, return_exceptions=True)
+    assert isinstance(await raw.put({"id": "later"}), int)
+
+
+def in_a_fork(use):
+    """What the coroutine function gives in a child process."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            asyncio.events._set_running_loop(None)
+            told = asyncio.new_event_loop().run_until_complete(use())
+            os.write(theirs, json.dumps(told).encode())
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    with open(ours, "rb") as pipe:
+        told = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("readonly", [False, True])
+async def test_a_forked_handle_is_refused_in_the_child(store, raw, url, readonly):
+    await raw.put({"id": "a", "logs": []})
+    handle = await statepath.open(url, readonly=True) if readonly else store
+    uses = {
+        "put": lambda: handle.collection("raw").put({"id": "x"}),
+        "append": lambda: handle.collection("raw").append("a", "logs", 1),
+        "append_log": lambda: handle.append_log("s", "x"),
+        "save_report": lambda: handle.save_report("r", 1),
+        "restore": lambda: handle.restore(at=0),
+        "snapshot": handle.snapshot,
+        "flush": handle.flush,
+        "sync": handle.sync,
+        "read_log": lambda: handle.read_log("s"),
+        "history": handle.history,
+    }
+
+    async def use_all():
+        told = {}
+        for name, use in uses.items():
+            try:
+                told[name] = repr(await asyncio.wait_for(use(), 5))
+            except Exception as error:  # noqa: BLE001 - told to the parent
+                told[name] = f"{type(error).__name__}: {error}"
+        await handle.aclose()
+        return told
+
+    told = in_a_fork(use_all)
+    assert told.keys() == uses.keys()
+    for name, outcome in told.items():
+        assert outcome.startswith("ClosedError"), f"{name}: {outcome}"
+        assert "forked" in outcome, f"{name}: {outcome}"
+    assert await raw.put({"id": "b"}) == 2
+    assert await handle.sync() == 2
+    await handle.aclose()
+    assert await stored(url) == ["a", "b"]
