@@ -221,8 +221,6 @@ class PortableCommitLog:
                     return
                 _check_chain(commit, previous)
                 last, previous = commit.last, commit.id
-                if self._unresolved is not None and self._unresolved.first == first:
-                    self._unresolved = None
                 if last > after:
                     yield commit
         self._saw(last, begun)

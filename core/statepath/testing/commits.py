@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import msgspec
 import pytest
 
 from statepath.backend import Backend, Commit, CommitLog, SupportsCommitLog
-from statepath.commit import FLOOR_KEY, Delete, Put
+from statepath.commit import FLOOR_KEY, Delete, Put, seal
 from statepath.errors import (
     ClosedError,
     HeadMoved,
@@ -33,6 +32,12 @@ PATIENCE = 30.0
 """For how many seconds a follower may keep a check waiting."""
 
 _START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+class _Floor(msgspec.Struct, frozen=True):
+    """As much of the record as a log reads."""
+
+    floor: int
 
 
 def commit_log(backend: Backend) -> CommitLog:
@@ -348,7 +353,7 @@ def _generator(commits: AsyncIterator[Commit]) -> Any:
 
 
 async def _trim(backend: Backend, log: CommitLog, upto: int) -> None:
-    await backend.write(FLOOR_KEY, json.dumps({"floor": upto + 1}).encode())
+    await backend.write(FLOOR_KEY, bytes(seal(_Floor(upto + 1))))
     await log.trim(upto)
 
 
