@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterable
@@ -41,6 +42,7 @@ class SignalSaver:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._begun = False
+        self._process = os.getpid()
         self._previous: dict[int, Any] = {number: signal.getsignal(number) for number in signals}
         for number, previous in self._previous.items():
             if previous is None:
@@ -59,7 +61,8 @@ class SignalSaver:
                 signal.signal(number, previous)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._begun:
+        # A forked child inherits the handler, and has nothing to save.
+        if not self._begun and os.getpid() == self._process:
             try:
                 # This runs between any two instructions of the program, so it only leaves word.
                 self._loop.call_soon_threadsafe(self._begin, number)

@@ -173,6 +173,23 @@ def test_sigint_saves_and_then_interrupts_as_asyncio_does(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_a_forked_child_dies_of_a_signal_as_ever(tmp_path: Path) -> None:
+    server = serve(
+        tmp_path,
+        wait="""
+        import os, time
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+        os.kill(child, signal.SIGTERM)
+        print("child died of", os.WTERMSIG(os.waitpid(child, 0)[1]), flush=True)
+""",
+    )
+    out, _ = server.communicate(timeout=30)
+    assert out == "child died of 15\nsaved because of None\nleft\n"
+
+
+@pytest.mark.slow
 def test_an_ignored_signal_saves_and_the_server_goes_on(tmp_path: Path) -> None:
     server = serve(
         tmp_path,
