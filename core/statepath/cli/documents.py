@@ -15,7 +15,7 @@ from statepath.cli.editor import Draft
 from statepath.cli.opening import reading
 from statepath.cli.options import DryRun, Json, Reference, StatePath, Yes
 from statepath.cli.output import Output, amount, confirm, moment, preview
-from statepath.cli.running import asynchronous
+from statepath.cli.running import asynchronous, command_line
 from statepath.collection import Document, documents
 from statepath.collection import Json as JsonObject
 from statepath.discovery import connect
@@ -176,7 +176,7 @@ async def edit(document: Reference, state_path: StatePath = None, as_json: Json 
         if not draft.changed:
             output.result(_stored(document, before.version, changed=False), f"{document} is as it was")
             return
-        with draft.kept_on_failure(output):
+        with draft.kept_on_failure(output, state_path):
             text = parse_untrusted(draft.read(), key=document, limit=settings.max_document)
             value = _identified(text, document)
             async with statepath.open(state_path, settings=settings) as store:
@@ -210,7 +210,7 @@ async def delete(
         before = store.seq - 1
     output.result(
         facts | {"deleted": True, "dry_run": False},
-        f"deleted {document}; to bring it back: statepath restore --at {before}",
+        f"deleted {document}; to bring it back: {command_line(state_path, 'restore', '--at', str(before))}",
     )
 
 

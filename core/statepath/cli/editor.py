@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Final, Self
 
 from statepath.cli.output import Output
-from statepath.engine.ids import encode_id
+from statepath.cli.running import command_line
+from statepath.engine.ids import encode_id, parse_ref
 from statepath.errors import InvalidArgumentError, StateError
 
 VARIABLES: Final = ("VISUAL", "EDITOR")
@@ -28,7 +29,7 @@ class Draft:
         self._text = text
         self._kept = False
         self._folder = tempfile.mkdtemp(prefix="statepath-")
-        self.path = os.path.join(self._folder, f"{encode_id(document)}.json")
+        self.path = os.path.join(self._folder, f"{encode_id(parse_ref(document)[1])}.json")
         with open(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(text)
 
@@ -63,7 +64,7 @@ class Draft:
             raise InvalidArgumentError("the editor removed the file: nothing was changed") from None
 
     @contextmanager
-    def kept_on_failure(self, output: Output) -> Iterator[None]:
+    def kept_on_failure(self, output: Output, state_path: str | None) -> Iterator[None]:
         """Keep the text where it is if it cannot be stored, and say where."""
         try:
             yield
@@ -72,9 +73,8 @@ class Draft:
             os.chmod(self.path, 0o600)
             output.note(f"your text is kept in {self.path}")
             if isinstance(error, StateError):
-                output.note(
-                    f"to store it later: {shlex.join(['statepath', 'put', self._document, self.path])}"
-                )
+                again = command_line(state_path, "put", self._document, self.path)
+                output.note(f"to store it in place of what is there: {again}")
             raise
 
     def __enter__(self) -> Self:

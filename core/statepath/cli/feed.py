@@ -44,7 +44,7 @@ async def logs(
 
 
 class Tail:
-    """A session's log, shown once and in order, from its file and then from the log of commits."""
+    """A session's log, each piece once and in order: from its file, and from the log of commits where the file lags."""
 
     def __init__(self, store: Store, id: str, output: Output) -> None:
         self._store = store
@@ -54,28 +54,32 @@ class Tail:
         self._shown = 0
 
     async def show(self, *, required: bool) -> None:
-        """The file as it is."""
+        """All there is.
+
+        Raises:
+            NotFoundError: there is no such log, and it is required.
+        """
+        missing: NotFoundError | None = None
         try:
-            text = await self._store.read_log(self._id)
-        except NotFoundError:
-            if required:
-                raise
-            return
-        self._tell(0, text)
+            self._tell(0, await self._store.read_log(self._id))
+        except NotFoundError as error:
+            missing = error
+        # Before each snapshot the files are brought up to date, so what they lack was committed behind it.
+        for change in await self._store.history(
+            f"logs/{self._id}", since=(await self._store.health()).snapshot_seq
+        ):
+            self._add(change)
+        if required and missing is not None and not self._shown:
+            raise missing
 
     async def follow(self) -> None:
         """What is added, as it becomes durable."""
         async for change in self._store.watch(since=self._since, collections=("logs",)):
             if change.id == self._id:
-                await self._add(change)
+                self._add(change)
 
-    async def _add(self, change: StateChange) -> None:
-        offset = change.offset or 0
-        if offset > self._shown:
-            # The file lagged behind the log when it was read.
-            for earlier in await self._store.history(change.key):
-                self._tell(earlier.offset or 0, str(earlier.value))
-        self._tell(offset, str(change.value))
+    def _add(self, change: StateChange) -> None:
+        self._tell(change.offset or 0, str(change.value))
 
     def _tell(self, offset: int, text: str) -> None:
         data = text.encode()

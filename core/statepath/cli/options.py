@@ -15,6 +15,11 @@ def inherited(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any
     return value
 
 
+def about(ctx: typer.Context, path: str) -> None:
+    """Errors from here on are about this store."""
+    ctx.meta["statepath.state_path"] = path
+
+
 def given(ctx: typer.Context, name: str) -> Any:
     """What was given for the option, wherever it stood; `None` if nothing was."""
     return ctx.meta.get(f"statepath.{name}")

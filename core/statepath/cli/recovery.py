@@ -14,7 +14,7 @@ from statepath.cli.exits import Exit
 from statepath.cli.opening import reading
 from statepath.cli.options import DryRun, Json, StatePath, Yes
 from statepath.cli.output import Output, confirm, moment
-from statepath.cli.running import asynchronous
+from statepath.cli.running import asynchronous, command_line
 from statepath.engine.verification import Finding
 from statepath.errors import HistoryTrimmedError, InvalidArgumentError, ReadOnlyError
 
@@ -90,7 +90,7 @@ async def restore_to(
         async with statepath.open(state_path) as store:
             before = store.seq
             restored = await store.restore(at=at)
-    undo = f"statepath restore --at {before}"
+    undo = command_line(state_path, "restore", "--at", str(before))
     output.result(
         facts | {"restored": True, "to": restored.to, "seq": restored.seq, "undo": undo},
         f"restored seq {restored.to} as seq {restored.seq}; to undo it: {undo}",

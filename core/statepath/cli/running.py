@@ -135,8 +135,14 @@ class Failure:
         return msgspec.json.encode({"error": facts}).decode()
 
     def _command(self, *words: str) -> str:
-        path = [] if self._path is None or self._path != self.place else ["-s", self._path]
-        return shlex.join(["statepath", *words, *path])
+        return command_line(self._path, *words)
+
+
+def command_line(path: str | None, *words: str) -> str:
+    """The command to go on with, for the store that was given; without it, if it has secrets."""
+    return shlex.join(
+        ["statepath", *words, *(["-s", path] if path is not None and shown(path) == path else [])]
+    )
 
 
 def shown(path: str | os.PathLike[str]) -> str:

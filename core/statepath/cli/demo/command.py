@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -17,9 +16,9 @@ from rich.tree import Tree
 from statepath.backend import Entry
 from statepath.cli.demo.trial import Outcome, Trial
 from statepath.cli.exits import Exit
-from statepath.cli.options import Json, StatePath
+from statepath.cli.options import Json, StatePath, about
 from statepath.cli.output import Output, amount
-from statepath.cli.running import asynchronous
+from statepath.cli.running import asynchronous, command_line
 from statepath.discovery import connect
 from statepath.errors import AlreadyExistsError, NotFoundError, UnsupportedError
 
@@ -29,6 +28,7 @@ group = typer.Typer()
 @group.command()
 @asynchronous
 async def demo(
+    ctx: typer.Context,
     tasks: Annotated[
         int, typer.Option("--tasks", min=1, help="How many tasks the server begins, at least.")
     ] = 600,
@@ -45,6 +45,7 @@ async def demo(
     """
     output = Output(as_json=as_json)
     async with _place(state_path, keep=keep) as path:
+        about(ctx, path)
         trial = Trial(path)
         began = time.perf_counter()
         for number in range(kills):
@@ -58,9 +59,7 @@ async def demo(
         else:
             _show(output, trial, layout, seconds)
             if kept:
-                output.text(
-                    f"\nThe store is kept. Look around: {shlex.join(['statepath', 'status', '-s', path])}\n"
-                )
+                output.text(f"\nThe store is kept. Look around: {command_line(path, 'status')}\n")
     if not all(outcome.well for outcome in trial.outcomes):
         raise typer.Exit(Exit.ERROR)
 

@@ -1,0 +1,113 @@
+"""`status`, `doctor`, `config show`, `version`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import statepath
+from statepath.settings import Settings
+
+Run = Callable[..., Any]
+
+
+def test_status_tells_how_the_store_does(on: Run, filled: str) -> None:
+    answer = on("status", "--json")
+    facts = answer.json
+    assert answer.code == 0
+    assert (facts["ok"], facts["url"], facts["seq"], facts["floor"]) == (True, filled, 7, 1)
+    assert facts["documents"] == {"counters": 1, "tasks": 3}
+    assert (facts["snapshot_seq"], facts["logs"], facts["problems"], facts["damage"]) == (7, 1, [], [])
+    assert facts["free_bytes"] > 0
+    assert facts["last_commit"] is not None
+
+
+def test_status_is_for_people_too(on: Run, filled: str) -> None:
+    told = on("status").out
+    assert "well" in told
+    assert "1 counters, 3 tasks" in told
+
+
+def test_status_of_a_damaged_store_exits_with_6(on: Run, filled: str) -> None:
+    Path(filled, "state.json").write_text('{"\n"_statepath":{}')
+    answer = on("status", "--json")
+    assert answer.code == 6
+    assert answer.json["damage"]
+
+
+def test_status_of_an_unhealthy_store_exits_with_11(on: Run, filled: str) -> None:
+    answer = on("status", env={"STATE_DISK_LOW": str(2**60)})
+    assert answer.code == 11
+    assert "are free" in answer.out
+
+
+def test_status_changes_nothing(on: Run, filled: str, files: Run) -> None:
+    before = files()
+    on("status")
+    assert files() == before
+
+
+def test_a_missing_store_is_an_error_with_the_next_command(on: Run, path: str) -> None:
+    answer = on("status")
+    assert answer.code == 3
+    assert f"error: there is no store at {path}" in answer.err
+    assert f"next: statepath config show -s {path}" in answer.err
+    assert not Path(path).exists()
+
+
+def test_doctor_lists_backends_and_what_this_one_can_do(on: Run, filled: str) -> None:
+    facts = on("doctor", "--json").json
+    assert facts["ok"] is True
+    assert {"file", "memory"} <= {backend["scheme"] for backend in facts["backends"]}
+    assert facts["capabilities"]["durable"] is True
+    assert facts["versions"]["statepath"] == statepath.__version__
+    assert facts["seq"] == 7
+
+
+def test_doctor_examines_the_state_path_that_it_is_given(cli: Run, filled: str) -> None:
+    facts = cli("doctor", "memory://x", "-s", filled, "--json").json
+    assert facts["state_path"] == "memory://x"
+    assert facts["capabilities"]["durable"] is False
+    assert facts["store"].startswith("none yet")
+
+
+def test_doctor_tells_what_it_can_of_a_state_path_that_leads_nowhere(cli: Run) -> None:
+    answer = cli("doctor", "nosuch://host/x")
+    assert answer.code == 7
+    assert "statepath.memory:factory" in answer.out
+    assert "no backend for nosuch://" in answer.err
+
+
+def test_doctor_creates_nothing(on: Run, path: str) -> None:
+    assert on("doctor").code == 0
+    assert not Path(path).exists()
+
+
+def test_config_show_tells_every_setting_and_its_origin(on: Run, path: str) -> None:
+    facts = on("config", "show", "--json", env={"STATE_BACKUPS": "3"}).json
+    assert facts.keys() == set(Settings.model_fields)
+    assert facts["path"] == {"value": path, "variable": "STATE_PATH", "origin": "argument", "source": None}
+    assert facts["backups"] == {
+        "value": 3,
+        "variable": "STATE_BACKUPS",
+        "origin": "environment",
+        "source": "STATE_BACKUPS",
+    }
+    assert facts["autosave"]["origin"] == "default"
+
+
+def test_config_show_names_the_setting_that_cannot_be_used(cli: Run) -> None:
+    answer = cli("config", "show", env={"STATE_BACKUPS": "many"})
+    assert answer.code == 7
+    assert "STATE_BACKUPS" in answer.err
+
+
+@pytest.mark.parametrize("words", [("--version",), ("version",)])
+def test_the_version_is_told(cli: Run, words: tuple[str, ...]) -> None:
+    assert cli(*words).out == f"statepath {statepath.__version__}\n"
+
+
+def test_the_version_is_told_in_json(cli: Run) -> None:
+    assert cli("version", "--json").json == {"version": statepath.__version__}

@@ -1,0 +1,155 @@
+"""Errors: exit codes, messages, and what they must not show."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from statepath import errors
+from statepath.cli.exits import EXITS, Exit, exit_of
+from statepath.errors import StateError
+
+Run = Callable[..., Any]
+
+DOCS = Path(__file__).parents[3] / "docs" / "cli.md"
+CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, StateError)]
+CANARY = "kanarienvogel"
+
+
+def rows() -> list[list[str]]:
+    """The table of exit codes in the documentation."""
+    lines = DOCS.read_text().partition("## Exit codes")[2].partition("\n## ")[0].splitlines()
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if re.match(r"\| \d", line)]
+
+
+def test_every_error_has_an_exit_code() -> None:
+    assert all(exit_of(kind("why")) is not Exit.OK for kind in CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.NotFoundError("x"), 3),
+        (errors.StoreLockedError("x"), 5),
+        (errors.UnknownSchemeError("x"), 7),
+        (errors.ReadOnlyError("x"), 1),
+    ],
+)
+def test_the_nearest_class_decides(error: StateError, code: int) -> None:
+    assert exit_of(error) == code
+
+
+def test_the_documentation_has_the_table() -> None:
+    assert {(int(code), name.strip("`")) for code, name, *_ in rows()} == {
+        (int(code), code.name) for code in Exit
+    }
+
+
+def test_the_documentation_has_the_errors_of_each_code() -> None:
+    told = {name: int(code) for code, _, _, names in rows() for name in re.findall(r"`(\w+)`", names)}
+    assert told == {kind.__name__: int(code) for kind, code in EXITS.items()}
+
+
+def test_the_documentation_has_every_command(cli: Run) -> None:
+    told = set(re.findall(r"^\| `([a-z]+)", DOCS.read_text(), re.MULTILINE))
+    listed = set(re.findall(r"^│ ([a-z]+)  ", cli("--help").out.partition("Commands")[2], re.MULTILINE))
+    assert listed
+    assert told == listed
+
+
+def test_an_error_is_a_message_on_stderr_and_no_traceback(on: Run, filled: str) -> None:
+    answer = on("show", "tasks/task_9")
+    assert (answer.code, answer.out) == (3, "")
+    assert answer.err.splitlines() == [
+        "error: tasks/task_9 does not exist",
+        f"  state path: {filled}",
+        f"  next: statepath ls tasks -s {filled}",
+    ]
+
+
+def test_an_error_in_json_is_one_object_on_stderr(on: Run, filled: str) -> None:
+    answer = on("show", "tasks/task_9", "--json")
+    assert (answer.code, answer.out) == (3, "")
+    assert answer.error == {
+        "code": "not_found",
+        "message": "tasks/task_9 does not exist",
+        "key": "tasks/task_9",
+        "state_path": filled,
+        "next": f"statepath ls tasks -s {filled}",
+        "retryable": False,
+        "exit": 3,
+    }
+
+
+@pytest.mark.parametrize("words", [("show", "tasks"), ("show", "Tasks/a"), ("put", "metrics/a", "-")])
+def test_a_reference_that_names_no_document_is_a_usage_error(
+    on: Run, filled: str, words: tuple[str, ...]
+) -> None:
+    assert on(*words, stdin="{}").code == 2
+
+
+def test_the_state_path_may_stand_before_the_command(cli: Run, filled: str) -> None:
+    assert cli("-s", filled, "--json", "status").json["url"] == filled
+
+
+def test_the_last_state_path_counts(cli: Run, filled: str, tmp_path: Path) -> None:
+    assert cli("-s", str(tmp_path / "other"), "status", "-s", filled).code == 0
+
+
+def test_the_state_path_comes_from_the_environment_else(cli: Run, filled: str) -> None:
+    assert cli("status", "--json", env={"STATE_PATH": filled}).json["url"] == filled
+
+
+def test_a_path_that_is_a_file_is_an_error(cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    answer = cli("status", "-s", str(tmp_path / "file"))
+    assert answer.code not in (0, 1)
+    assert str(tmp_path / "file") in answer.err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+COMMANDS = [
+    ("status",),
+    ("ls",),
+    ("show", "tasks/a"),
+    ("put", "tasks/a", "-"),
+    ("edit", "tasks/a"),
+    ("delete", "tasks/a", "--yes"),
+    ("logs",),
+    ("watch",),
+    ("history",),
+    ("restore", "--at", "1", "--yes"),
+    ("verify",),
+    ("backup", "create"),
+    ("backup", "list"),
+    ("backup", "restore", "x", "--yes"),
+    ("config", "show"),
+    ("doctor",),
+]
+
+
+@pytest.mark.parametrize("json", [(), ("--json",)])
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"nosuch://user:{CANARY}@host/x?token={CANARY}",
+        f"s3://user:{CANARY}@bucket/x",
+        f"file://user:{CANARY}@localhost/x",
+        f"memory://x?password={CANARY}",
+    ],
+)
+def test_no_command_shows_the_secrets_of_a_state_path(
+    cli: Run, words: tuple[str, ...], json: tuple[str, ...], url: str
+) -> None:
+    answers = [
+        cli("--debug", *words, *json, "-s", url, stdin="{}"),
+        cli("--debug", *words, *json, stdin="{}", env={"STATE_PATH": url}),
+    ]
+    for answer in answers:
+        assert CANARY not in answer.out + answer.err
+        assert answer.out + answer.err
+    assert all(answer.code != 0 for answer in answers) or words == ("config", "show")

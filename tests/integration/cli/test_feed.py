@@ -1,0 +1,69 @@
+"""`logs`, `watch` and `history`, without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Run = Callable[..., Any]
+
+
+def test_logs_shows_a_log_as_it_is(on: Run, filled: str) -> None:
+    assert on("logs", "s1").out == "hello\n"
+
+
+def test_logs_in_json_tells_where_the_text_stands(on: Run, filled: str) -> None:
+    assert on("logs", "s1", "--json").json == {"id": "s1", "offset": 0, "text": "hello\n"}
+
+
+def test_logs_without_a_session_lists_them(on: Run, filled: str) -> None:
+    assert on("logs", "--json").lines == [{"id": "s1"}]
+
+
+def test_logs_of_an_unknown_session_points_to_the_list(on: Run, filled: str) -> None:
+    answer = on("logs", "s2")
+    assert answer.code == 3
+    assert f"next: statepath logs -s {filled}" in answer.err
+
+
+def test_history_tells_what_happened_to_a_document(on: Run, filled: str) -> None:
+    changes = on("history", "tasks/task_1", "--json").lines
+    assert [(one["seq"], one["kind"], one["value"]["status"]) for one in changes] == [
+        (1, "put", "pending"),
+        (5, "put", "completed"),
+    ]
+
+
+def test_history_tells_of_logs_and_reports_too(on: Run, filled: str) -> None:
+    changes = on("history", "--json").lines
+    assert [one["key"] for one in changes[-2:]] == ["logs/s1", "reports/r1"]
+    assert on("history", "logs/s1", "--json").json["value"] == "hello\n"
+
+
+def test_history_gives_the_newest_up_to_the_limit(on: Run, filled: str) -> None:
+    assert [one["seq"] for one in on("history", "--limit", "2", "--json").lines] == [6, 7]
+
+
+def test_history_begins_behind_a_seq(on: Run, filled: str) -> None:
+    assert [one["seq"] for one in on("history", "--since", "5", "--json").lines] == [6, 7]
+
+
+def test_history_shows_a_line_a_change(on: Run, filled: str) -> None:
+    lines = on("history", "tasks/task_1").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["1", "5"]
+    assert all("tasks/task_1" in line for line in lines)
+
+
+def test_history_of_something_unknown_is_empty(on: Run, filled: str) -> None:
+    answer = on("history", "tasks/task_9")
+    assert (answer.code, answer.out) == (0, "")
+
+
+def test_watch_refuses_what_is_no_cursor(on: Run, filled: str) -> None:
+    assert on("watch", "--since", "yesterday").code == 2
+
+
+def test_watch_refuses_a_cursor_of_another_history(on: Run, filled: str) -> None:
+    answer = on("watch", "--since", "0123456789abcdef:3")
+    assert answer.code == 4
+    assert "another incarnation" in answer.err

@@ -1,0 +1,145 @@
+"""`restore`, `verify` and `backup`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+
+def status(on: Run, document: str = "tasks/task_1") -> str:
+    found: str = json.loads(on("show", document).out)["status"]
+    return found
+
+
+def test_restore_makes_the_documents_what_they_were_at_a_seq(on: Run, filled: str) -> None:
+    facts = on("restore", "--at", "2", "--yes", "--json").json
+    assert (facts["restored"], facts["to"], facts["seq"]) == (True, 2, 8)
+    assert status(on) == "pending"
+    assert on("show", "tasks/task_3").code == 3
+
+
+def test_restore_prints_the_command_that_undoes_it(on: Run, cli: Run, filled: str) -> None:
+    told = on("restore", "--at", "2", "--yes").out
+    undo = re.search(r"statepath (restore --at 7 .*)", told)
+    assert undo is not None
+    assert cli(*undo[1].split(), "--yes").code == 0
+    assert status(on) == "completed"
+
+
+def test_restore_takes_a_time(on: Run, filled: str) -> None:
+    time = on("history", "tasks/task_1", "--json").lines[0]["time"]
+    assert on("restore", "--at", time, "--yes").code == 0
+    assert status(on) == "pending"
+
+
+@pytest.mark.parametrize(
+    ("at", "reason"),
+    [("2024-05-01T12:00:00", "has no time zone"), ("yesterday", "a seq such as 42"), ("8", "not there yet")],
+)
+def test_restore_refuses_what_is_no_place_in_the_history(
+    on: Run, filled: str, files: Run, at: str, reason: str
+) -> None:
+    before = files()
+    answer = on("restore", "--at", at, "--yes")
+    assert answer.code == 2
+    assert reason in answer.err
+    assert files() == before
+
+
+def test_restore_tells_what_it_undoes_and_asks(on: Run, filled: str, files: Run) -> None:
+    before = files()
+    answer = on("restore", "--at", "2", stdin="n\n")
+    assert answer.code == 1
+    assert "This undoes 3 changes of 3 documents since seq 2." in answer.err
+    assert files() == before
+
+
+def test_restore_with_dry_run_changes_nothing(on: Run, filled: str, files: Run) -> None:
+    before = files()
+    facts = on("restore", "--at", "2", "--dry-run", "--json").json
+    assert (facts["changes"], facts["documents"], facts["restored"]) == (3, 3, False)
+    assert files() == before
+
+
+def test_restore_to_the_present_does_nothing(on: Run, filled: str, files: Run) -> None:
+    before = files()
+    assert on("restore", "--at", "7", "--json").json["restored"] is False
+    assert files() == before
+
+
+def test_verify_finds_nothing_in_a_sound_store(on: Run, filled: str) -> None:
+    assert on("verify", "--json").json == {"ok": True, "seq": 7, "damage": 0, "findings": []}
+
+
+def test_verify_names_what_is_damaged_and_exits_with_6(on: Run, filled: str, files: Run) -> None:
+    state = Path(filled, "state.json")
+    state.write_bytes(state.read_bytes().replace(b"failed", b"fooled"))
+    before = files()
+    answer = on("verify", "--json")
+    assert answer.code == 6
+    assert answer.json["damage"] > 0
+    assert "state.json" in {one["key"] for one in answer.json["findings"]}
+    assert files() == before
+
+
+def test_verify_takes_a_file_edited_by_hand_for_a_notice(on: Run, filled: str) -> None:
+    view = Path(filled, "tasks/task_1.json")
+    view.write_text(view.read_text().replace("completed", "edited"))
+    answer = on("verify", "--json")
+    assert answer.code == 0
+    assert {one["severity"] for one in answer.json["findings"]} == {"notice"}
+
+
+def test_backup_create_keeps_the_state_of_now(on: Run, filled: str) -> None:
+    made = on("backup", "create", "--json").json
+    assert made["seq"] == 7
+    listed = on("backup", "list", "--json").lines[-1]
+    assert (listed["key"], listed["seq"], listed["documents"], listed["damage"]) == (made["key"], 7, 4, None)
+
+
+def test_backup_restore_makes_the_documents_those_of_the_backup(on: Run, filled: str) -> None:
+    key = on("backup", "create", "--json").json["key"]
+    on("put", "tasks/task_1", "-", stdin='{"status": "later"}')
+    facts = on("backup", "restore", key, "--yes", "--json").json
+    assert (facts["restored"], facts["to"]) == (True, 7)
+    assert status(on) == "completed"
+
+
+def test_backup_restore_asks_and_can_be_tried(on: Run, filled: str, files: Run) -> None:
+    key = on("backup", "create", "--json").json["key"]
+    on("put", "tasks/task_1", "-", stdin='{"status": "later"}')
+    before = files()
+    assert (
+        on("backup", "restore", key, "--dry-run").out == "would undo 1 changes of 1 documents since seq 7\n"
+    )
+    assert on("backup", "restore", key, stdin="n\n").code == 1
+    assert files() == before
+
+
+@pytest.mark.parametrize("key", ["state.backup.20200101T000000.000000Z.json", "../secret", "state.json"])
+def test_backup_restore_takes_listed_keys_only(on: Run, filled: str, key: str) -> None:
+    answer = on("backup", "restore", key, "--yes")
+    assert answer.code == 3
+    assert f"next: statepath backup list -s {filled}" in answer.err
+
+
+def test_backup_list_shows_a_damaged_one_as_such(on: Run, filled: str) -> None:
+    key = on("backup", "create", "--json").json["key"]
+    backup = Path(filled, key)
+    backup.write_bytes(backup.read_bytes()[:-20])
+    listed = on("backup", "list", "--json")
+    assert listed.code == 0
+    assert key in listed.lines[-1]["damage"]
+    assert on("backup", "restore", key, "--yes").code == 6
+
+
+def test_backup_create_creates_no_store(on: Run, path: str) -> None:
+    assert on("backup", "create").code == 3
+    assert not Path(path).exists()
