@@ -47,6 +47,8 @@ M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 _ATTEMPTS: Final = 32
+_BREATH: Final = 128
+"""After so many documents other tasks of the event loop have a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +205,8 @@ class StatePersistence:
         return PersistedState(
             **{name: value for name, value in members.items() if name not in DERIVED | {METRICS}},
             **others,
-            tasks=self._load(self._tasks, cut),
-            sessions=self._load(self._sessions, cut),
+            tasks=await self._load(self._tasks, cut),
+            sessions=await self._load(self._sessions, cut),
             metrics=StateMetrics.model_validate(metrics),
             last_saved=_iso(cut.time),
             version=VERSION,
@@ -213,7 +215,7 @@ class StatePersistence:
     async def load_tasks(self) -> list[Task]:
         """All tasks as of one seq. What the model does not accept is treated as by `load_state`."""
         self._check_open()
-        return self._load(self._tasks, self._cut())
+        return await self._load(self._tasks, self._cut())
 
     # Events
 
@@ -359,9 +361,11 @@ class StatePersistence:
             raise ClosedError("the store is closed; open it again")
         return self._engine.replica.cut()
 
-    def _load(self, collection: Collection[T], cut: Cut) -> list[T]:
+    async def _load(self, collection: Collection[T], cut: Cut) -> list[T]:
         found: list[T] = []
-        for id, entry in cut.collections.get(collection.name, ()):
+        for place, (id, entry) in enumerate(cut.collections.get(collection.name, ()), 1):
+            if not place % _BREATH:
+                await asyncio.sleep(0)
             try:
                 found.append(collection.decode(id, entry))
             except InvalidArgumentError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -14,7 +15,7 @@ import pytest
 from pydantic import JsonValue
 from statepath.errors import InvalidArgumentError, ReadOnlyError
 from statepath.events import CorruptionDetected, Event
-from statepath.models import Task
+from statepath.models import PersistedState, Task
 from statepath.persistence import StatePersistence
 
 MakeTask = Callable[..., Task]
@@ -141,6 +142,13 @@ async def test_a_loaded_task_is_the_callers_own(p: StatePersistence, task: MakeT
     [loaded] = await p.load_tasks()
     loaded.status = "failed"
     assert await p.load_tasks() == [task("a")]
+
+
+async def test_loading_many_tasks_gives_others_a_turn(p: StatePersistence, task: MakeTask) -> None:
+    await p.save_state(PersistedState(tasks=[task(str(number)) for number in range(300)]))
+    other = asyncio.create_task(asyncio.sleep(0))
+    assert len(await p.load_tasks()) == 300
+    assert other.done()
 
 
 async def test_an_original_directory_is_loaded_whole(tmp_path: Path, original: dict[str, Any]) -> None:
