@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from asyncio import sleep
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from inspect import isawaitable
@@ -190,7 +190,7 @@ class Collection(Generic[T]):
         self._engine.check_open()
         return len(self._engine.replica.collections.get(self.name, ()))
 
-    def __aiter__(self) -> Any:
+    def __aiter__(self) -> AsyncIterator[T]:
         return self.find().__aiter__()
 
     # What transactions share

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Self, TypeVar, overload
@@ -261,7 +261,7 @@ class Store:
 
     def watch(
         self, *, since: int | str | None = None, collections: tuple[str, ...] = ()
-    ) -> AsyncIterator[StateChange]:
+    ) -> AsyncGenerator[StateChange]:
         """Every change, once, in order, as it becomes durable, until the iterator or the store is closed.
 
         Parameters:

@@ -18,7 +18,7 @@ import asyncio
 import os
 import warnings
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from datetime import datetime
@@ -354,8 +354,11 @@ class SyncStore:
         if self._loop.forked or self._store.closed:
             return
         self._loop.check()
-        with self._lease, _portals as portal:
-            portal.call(self._store.aclose)
+        try:
+            with _portals as portal:
+                portal.call(self._store.aclose)
+        finally:
+            self._lease.close()
 
     def __enter__(self) -> Self:
         return self
@@ -513,9 +516,9 @@ class SyncTransaction:
 class SyncIterator(Iterator[T]):
     """What an asynchronous iterator gives, one by one. Any thread may close it, even while another waits."""
 
-    def __init__(self, loop: _Loop, source: Callable[[], Any], *, ahead: int = 1) -> None:
+    def __init__(self, loop: _Loop, source: Callable[[], AsyncIterator[T]], *, ahead: int = 1) -> None:
         self._loop = loop
-        self._source = cast("AsyncGenerator[T]", loop.run(source))
+        self._source = loop.run(source)
         self._ahead = ahead
         self._size = 1
         self._ready: deque[T] = deque()
@@ -567,7 +570,8 @@ class SyncIterator(Iterator[T]):
         async with self._turn:
             self._ready.clear()
             self._end = StopAsyncIteration()
-            await self._source.aclose()
+            if isinstance(self._source, AsyncGenerator):
+                await self._source.aclose()
 
 
 __all__ = ["SyncCollection", "SyncIterator", "SyncQuery", "SyncStore", "SyncTransaction", "open_sync"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -102,13 +103,14 @@ def position(engine: Engine, since: int | str | None) -> int:
     return since
 
 
-async def watch(engine: Engine, after: int, only: frozenset[str]) -> AsyncIterator[StateChange]:
+async def watch(engine: Engine, after: int, only: frozenset[str]) -> AsyncGenerator[StateChange]:
     """Every change behind `after`; of the named collections only, if any are named."""
-    async for commit, transactions in engine.follow(after):
-        for seq, transaction in enumerate(transactions, commit.first):
-            if seq <= after:
-                continue
-            for change in changes_in(commit, seq, transaction):
-                if not only or change.collection in only:
-                    yield change
+    async with aclosing(engine.follow(after)) as commits:
+        async for commit, transactions in commits:
+            for seq, transaction in enumerate(transactions, commit.first):
+                if seq <= after:
+                    continue
+                for change in changes_in(commit, seq, transaction):
+                    if not only or change.collection in only:
+                        yield change
 

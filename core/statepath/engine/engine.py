@@ -9,7 +9,7 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
@@ -463,7 +463,7 @@ class Engine:
                     break
         return self.replica.head
 
-    async def follow(self, after: int) -> AsyncIterator[tuple[Commit, Sequence[Transaction]]]:
+    async def follow(self, after: int) -> AsyncGenerator[tuple[Commit, Sequence[Transaction]]]:
         """Every commit behind the seq `after`, from the log and then as they become visible to this handle.
 
         Raises:
@@ -616,6 +616,8 @@ class Engine:
             if not interval or self._snapshotter is None or not self._snapshotter.changed:
                 continue
             self.events.emit(AutosaveTriggered(self.replica.head))
+            await asyncio.sleep(0)  # what a listener saves now belongs into this snapshot
+            await self.committer.drain()
             if self._snapshotter.due:
                 await self._try_snapshot()
 

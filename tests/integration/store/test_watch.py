@@ -152,6 +152,7 @@ async def test_closing_the_iterator_leaves_the_store_alone(store, raw):
     await raw.put({"id": "a"})
     await anext(changes)
     await changes.aclose()
+    assert store._engine._watchers == 0
     await raw.put({"id": "b"})
     assert await raw.count() == 2
 
