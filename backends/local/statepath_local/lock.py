@@ -78,14 +78,12 @@ class WriterLock:
         self._port.ftruncate(self._fd, len(text))
 
     def publish(self, seq: int) -> None:
-        """Tell readers how far the log is durable. Not synced: it stays true whenever it is read."""
-        self.durable = seq
+        """Tell readers how far the log is durable. What was true stays true, so it is synced only if it is lowered:
+        then the log is another one."""
+        before, self.durable = self.durable, seq
         self._port.pwrite(self._fd, _durable_line(seq), 0)
-
-    def withdraw(self, seq: int) -> None:
-        """Publish a lower seq, so that it holds after a power failure, too."""
-        self.publish(seq)
-        self._port.fsync(self._fd)
+        if seq < before:
+            self._port.fsync(self._fd)
 
     def abandon(self, tree: Tree) -> None:
         """Let go, and remove the file if this opener made it: the store did not come to be."""

@@ -65,11 +65,11 @@ class Writer:
         try:
             with failing(JOURNAL):
                 head = repair(self._tree, self._lock.durable)
+                self._lock.publish(0 if head is None else head.seq)
+                return head
         except CorruptionError as error:
             self._refusal = error
             return None
-        self._lock.publish(0 if head is None else head.seq)
-        return head
 
     def limit(self) -> int | None:
         """The highest seq that may be served; `None` for a damaged journal, which is not written."""
@@ -240,7 +240,7 @@ class Writer:
                 self._port.rename(name, aside, within=self._journal, into=self._journal)
                 kept.append(f"{JOURNAL}/{aside}")
             self._port.fsync_dir(self._journal)
-            self._lock.withdraw(after)
+            self._lock.publish(after)
         self._refusal = None
         self._head = Head(after, "", None, 0)
         self._durable = after

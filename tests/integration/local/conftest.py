@@ -14,7 +14,6 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-
 from statepath.backend import Commit, CommitLog, StateURL
 from statepath.commit import Put
 from statepath_local import LocalBackend, LocalFactory

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from statepath.errors import AccessDeniedError, InvalidArgumentError, UnavailableError
 
 Connect = Callable[..., Any]

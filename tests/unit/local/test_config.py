@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from statepath.errors import InvalidArgumentError
 from statepath.url import StateURL
 from statepath_local import LocalConfig, factory

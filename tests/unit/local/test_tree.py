@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from statepath.errors import InvalidArgumentError
 from statepath_local.tree import is_name, split_key
 

@@ -1,0 +1,334 @@
+"""Objects as files: what is on the disk when, and what failures leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from statepath.backend import IF_ABSENT, ETag, IfMatch, LazyWrite
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidArgumentError,
+    StateError,
+    UnavailableError,
+)
+
+Connect = Callable[..., Any]
+
+
+def temporaries(path: Path) -> list[Path]:
+    return list((path / ".tmp+").iterdir())
+
+
+async def listed(backend: Any) -> list[str]:
+    return [entry.key async for entry in backend.list_keys("")]
+
+
+async def test_a_write_syncs_the_file_before_its_name_and_then_the_folder(
+    connect: Connect, port: Any
+) -> None:
+    backend = await connect()
+    await backend.write("tasks/first", b"A")
+    port.calls.clear()
+    await backend.write("tasks/a", b"A")
+    steps = [name for name in port.names() if name in {"writev", "fsync", "rename", "fsync_dir"}]
+    assert steps == ["writev", "fsync", "rename", "fsync_dir"]
+
+
+async def test_a_new_folder_is_made_durable_with_its_first_file(connect: Connect, port: Any) -> None:
+    backend = await connect()
+    await backend.write("a", b"A")
+    port.calls.clear()
+    await backend.write("bodies/x/1", b"A")
+    steps = [name for name in port.names() if name in {"mkdir", "rename", "fsync_dir"}]
+    assert steps == ["mkdir", "fsync_dir", "mkdir", "fsync_dir", "rename", "fsync_dir"]
+
+
+async def test_lazy_writes_do_not_wait_for_the_disk(connect: Connect, port: Any) -> None:
+    backend = await connect()
+    await backend.write("tasks/a", b"A")
+    port.calls.clear()
+    await backend.write_lazily([LazyWrite("tasks/b", b"B", 1), LazyWrite("tasks/a", None, 2)])
+    assert not {"fsync", "fdatasync", "fsync_dir"} & set(port.names())
+    assert await listed(backend) == ["tasks/b"]
+
+
+async def test_a_stream_is_synced_bit_by_bit(connect: Connect, port: Any) -> None:
+    backend = await connect()
+    await backend.write_stream("state.json", (b"x" * 2**20 for _ in range(9)))
+    assert port.names().count("fdatasync") == 4
+    assert len((await backend.read("state.json")).data) == 9 * 2**20
+
+
+async def test_short_writes_are_continued(connect: Connect, path: Path, port: Any) -> None:
+    backend = await connect()
+    data = bytes(range(256)) * 20
+    type(port).writev, real = lambda _, fd, buffers: os.write(fd, b"".join(buffers)[:1000]), type(port).writev
+    try:
+        await backend.write_stream("a", [data[:3000], b"", data[3000:]])
+    finally:
+        type(port).writev = real
+    assert (path / "a").read_bytes() == data
+
+
+@pytest.mark.parametrize("key", ["old", "new"])
+@pytest.mark.parametrize("call", ["writev", "fsync", "rename", "utime"])
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+async def test_a_write_that_fails_changes_nothing(
+    connect: Connect, port: Any, path: Path, key: str, call: str, error: int
+) -> None:
+    backend = await connect()
+    await backend.write("old", b"A")
+    port.fail(call, error, times=1)
+    with pytest.raises(UnavailableError) as caught:
+        await backend.write(key, b"B")
+    assert (caught.value.code == "disk_full") == (error == errno.ENOSPC)
+    assert caught.value.key == key
+    assert await listed(backend) == ["old"]
+    assert (await backend.read("old")).data == b"A"
+    assert temporaries(path) == []
+    await backend.write(key, b"C")
+    assert (await backend.read(key)).data == b"C"
+
+
+async def test_a_folder_that_cannot_be_synced_leaves_the_outcome_open(connect: Connect, port: Any) -> None:
+    backend = await connect()
+    await backend.write("tasks/a", b"A")
+    for error in (errno.EIO, errno.ENOSPC):
+        port.fail("fsync_dir", error, times=1)
+        with pytest.raises(UnavailableError) as caught:
+            await backend.write("tasks/a", b"B")
+        assert caught.value.code == "unavailable"
+
+
+async def test_a_full_disk_stops_lazy_writes_at_that_one(connect: Connect, port: Any, path: Path) -> None:
+    backend = await connect()
+    port.fail("pwrite", errno.ENOSPC, chosen=lambda _, data, __: data == b"B")
+    with pytest.raises(UnavailableError) as caught:
+        await backend.write_lazily([LazyWrite(key, key.upper().encode(), 1) for key in "abc"])
+    assert (caught.value.code, caught.value.key) == ("disk_full", "b")
+    assert await listed(backend) == ["a"]
+    assert temporaries(path) == []
+
+
+async def test_what_a_killed_writer_left_is_removed(connect: Connect, path: Path) -> None:
+    backend = await connect()
+    await backend.write("a", b"A")
+    await backend.close()
+    (path / ".tmp+/tmp-01234567-8").write_text("half")
+    (path / ".tmp+/notes").write_text("not ours")
+    await connect()
+    assert temporaries(path) == [path / ".tmp+/notes"]
+
+
+async def test_a_reader_removes_nothing(connect: Connect, path: Path) -> None:
+    backend = await connect()
+    await backend.write("a", b"A")
+    (path / ".tmp+/tmp-01234567-8").write_text("in use")
+    await connect(readonly=True)
+    assert temporaries(path) == [path / ".tmp+/tmp-01234567-8"]
+
+
+async def test_the_folder_of_temporary_files_may_vanish(connect: Connect, path: Path) -> None:
+    backend = await connect()
+    for turn in range(3):
+        await backend.write("a", b"A")
+        await backend.write_lazily([LazyWrite("b", str(turn).encode(), turn)])
+        shutil.rmtree(path / ".tmp+")
+    await backend.write("a", b"B")
+    await backend.write_lazily([LazyWrite("b", b"B", 9)])
+    assert await listed(backend) == ["a", "b"]
+
+
+async def test_what_is_no_object_is_not_listed(connect: Connect, path: Path, chain: Any) -> None:
+    backend = await connect()
+    await backend.write("tasks/a", b"A")
+    (path / "tasks/with space").write_text("a person's")
+    (path / "notes+").write_text("a person's")
+    (path / os.fsdecode(b"caf\xe9")).write_text("not even UTF-8")
+    (path / "empty").mkdir()
+    assert await listed(backend) == ["tasks/a"]
+
+
+async def test_journal_segments_are_listed_under_their_keys(connect: Connect, chain: Any) -> None:
+    backend = await connect()
+    await chain(backend.commit_log()).append()
+    assert await listed(backend) == ["journal/00000000000000000001.jsonl"]
+
+
+async def test_no_two_versions_have_one_etag(connect: Connect) -> None:
+    backend = await connect()
+    etags: list[ETag] = []
+    for turn in range(200):
+        if turn % 3 == 0:
+            etags.append(await backend.write("a", b"A"))
+            continue
+        if turn % 3 == 1:
+            await backend.write_lazily([LazyWrite("a", b"A", 1)])
+        else:
+            await backend.write_at("a", 0, b"A")
+        etags.append((await backend.read("a")).etag)
+    assert len(set(etags)) == len(etags)
+
+
+async def test_a_copy_leaves_the_version_of_its_source(connect: Connect) -> None:
+    backend = await connect()
+    etag = await backend.write("state.json", b"A")
+    await backend.copy("state.json", "state.backup.json")
+    await backend.delete("state.backup.json")
+    await backend.write("state.json", b"B", when=IfMatch(etag))
+
+
+async def test_a_copy_shares_the_bytes_until_one_of_them_changes(connect: Connect, path: Path) -> None:
+    backend = await connect()
+    await backend.write_at("logs/a.log", 0, b"one\n")
+    await backend.copy("logs/a.log", "logs/b.log")
+    assert (path / "logs/a.log").stat().st_ino == (path / "logs/b.log").stat().st_ino
+    await backend.write_at("logs/a.log", 6, b"two\n")
+    assert (await backend.read("logs/a.log")).data == b"one\n\n\ntwo\n"
+    assert (await backend.read("logs/b.log")).data == b"one\n"
+
+
+async def test_a_copy_onto_itself_changes_nothing(connect: Connect, path: Path) -> None:
+    backend = await connect()
+    await backend.write("a", b"A")
+    await backend.copy("a", "b")
+    await backend.copy("a", "b")
+    await backend.copy("a", "a")
+    assert await listed(backend) == ["a", "b"]
+    assert temporaries(path) == []
+
+
+async def test_without_hard_links_everything_works_by_other_means(
+    connect: Connect, port: Any, path: Path
+) -> None:
+    port.fail("link", errno.EPERM)
+    backend = await connect()
+    await backend.write("a", b"A" * 3_000_000, when=IF_ABSENT)
+    with pytest.raises(AlreadyExistsError):
+        await backend.write("a", b"B", when=IF_ABSENT)
+    await backend.copy("a", "b")
+    assert (await backend.read("b")).data == b"A" * 3_000_000
+    assert temporaries(path) == []
+
+
+async def test_without_exchange_views_are_renamed_over(connect: Connect, port: Any) -> None:
+    port.fail("exchange", errno.ENOENT)
+    backend = await connect()
+    for turn in range(3):
+        await backend.write_lazily([LazyWrite("a", str(turn).encode(), turn)])
+    assert (await backend.read("a")).data == b"2"
+
+
+async def test_a_file_that_is_used_again_is_not_read_as_the_old_object(
+    connect: Connect, port: Any, path: Path
+) -> None:
+    """Between opening and reading, the file is replaced, and its inode gets another object's bytes."""
+    backend = await connect()
+    await backend.write("a", b"old a")
+    stolen: list[bool] = []
+
+    def steal(fd: int, *_: Any) -> bool:
+        if not stolen and os.pread(fd, 10, 0) == b"old a":
+            stolen.append(True)
+            (path / "a").rename(path / "b")
+            (path / "a").write_bytes(b"new a")
+            (path / "b").write_bytes(b"the b")
+        return False
+
+    port.fail("pread", chosen=steal)
+    assert (await backend.read("a")).data == b"new a"
+    assert stolen
+
+
+async def test_a_persons_edit_changes_the_etag(connect: Connect, path: Path) -> None:
+    backend = await connect()
+    etag = await backend.write("a", b"A")
+    (path / "a").write_bytes(b"B")
+    with pytest.raises(ConflictError):
+        await backend.write("a", b"C", when=IfMatch(etag))
+    assert (await backend.read("a")).data == b"B"
+
+
+async def test_the_folder_of_the_last_body_goes_with_it(connect: Connect, path: Path) -> None:
+    backend = await connect()
+    await backend.write("bodies/x/1", b"A")
+    await backend.write("bodies/x/2", b"A")
+    await backend.delete("bodies/x/1")
+    assert (path / "bodies/x").is_dir()
+    await backend.delete("bodies/x/2")
+    assert not (path / "bodies/x").exists()
+    await backend.write("bodies/x/1", b"B")
+    assert await listed(backend) == ["bodies/x/1"]
+
+
+async def test_a_key_that_continues_another_is_refused(connect: Connect) -> None:
+    backend = await connect()
+    await backend.write("a", b"A")
+    await backend.write("b/c", b"B")
+    for key in ("a/x", "b"):
+        with pytest.raises(InvalidArgumentError, match="taken"):
+            await backend.write(key, b"B")
+        assert await backend.delete(key) is False
+        with pytest.raises(StateError, match=f"no {key}"):
+            await backend.read(key)
+    assert await listed(backend) == ["a", "b/c"]
+
+
+async def test_a_name_that_the_file_system_cannot_hold_is_refused(connect: Connect, path: Path) -> None:
+    backend = await connect()
+    await backend.write("a" * 255, b"A")
+    with pytest.raises(InvalidArgumentError, match="too long"):
+        await backend.write("a" * 256, b"A")
+    assert temporaries(path) == []
+
+
+async def test_closing_waits_for_what_is_under_way(connect: Connect, path: Path) -> None:
+    backend = await connect()
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def chunks() -> Iterator[bytes]:
+        loop.call_soon_threadsafe(begun.set)
+        for _ in range(5):
+            yield b"x" * 1_000_000
+
+    writing = asyncio.ensure_future(backend.write_stream("state.json", chunks()))
+    await begun.wait()
+    await backend.close()
+    await writing
+    assert (path / "state.json").stat().st_size == 5_000_000
+
+
+async def test_no_descriptor_is_left_open(connect: Connect, chain: Any, commits: Any) -> None:
+    backend = await connect()
+    before = len(os.listdir("/dev/fd"))
+    await backend.close()
+    for _ in range(3):
+        backend = await connect()
+        await backend.write("bodies/x/1", b"A", when=IF_ABSENT)
+        await backend.write_lazily([LazyWrite("tasks/a", b"A", 1)])
+        await backend.copy("bodies/x/1", "a")
+        await backend.write_at("logs/a", 0, b"A")
+        await backend.delete("bodies/x/1")
+        for key in ("a/b", "missing", "tasks"):
+            with pytest.raises(StateError):
+                await backend.read(key)
+        async for _ in backend.list_keys(""):
+            break
+        log = chain(backend.commit_log())
+        log.commits = await commits(log.log)
+        await log.append(3_000_000)
+        await commits(log.log)
+        async for _ in log.log.follow(0):
+            break
+        await backend.close()
+    backend = await connect()
+    assert len(os.listdir("/dev/fd")) <= before
