@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -106,9 +107,10 @@ def on(cli: Cli, path: str) -> Cli:
     return run
 
 
-@pytest.fixture
-def filled(path: str) -> str:
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of three tasks, a counter, a log and a report; its head is seq 7."""
+    path = tmp_path_factory.mktemp("template") / "state"
 
     async def fill() -> None:
         async with statepath.open(path) as store:
@@ -122,6 +124,13 @@ def filled(path: str) -> str:
             await store.save_report("r1", {"passed": True})
 
     asyncio.run(fill())
+    return path
+
+
+@pytest.fixture
+def filled(template: Path, path: str) -> str:
+    """The test's own copy of the template."""
+    shutil.copytree(template, path)
     return path
 
 

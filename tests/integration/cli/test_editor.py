@@ -89,6 +89,7 @@ def test_edit_keeps_a_text_that_is_not_json_and_says_how_to_store_it(
     assert status(on) == "edited"
 
 
+@pytest.mark.slow
 def test_edit_keeps_the_text_when_someone_else_was_faster(
     on: Run, filled: str, editor: Run, left: Run
 ) -> None:
