@@ -11,9 +11,10 @@ from statepath.errors import StateError
 from statepath.events import Events
 from statepath.filters import F, Filter
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task, TaskLogEntry
+from statepath.persistence import SavedState, StatePersistence
 from statepath.query import Page, Query
 from statepath.settings import Settings, SettingsArgs
-from statepath.store import Health, Restored, Stats, Store, open  # noqa: A004 - the public name
+from statepath.store import Health, Restored, Stats, Store, open
 from statepath.sync import SyncStore, open_sync
 from statepath.transaction import Transaction
 from statepath.watch import StateChange
@@ -29,12 +30,14 @@ __all__ = [
     "PersistedState",
     "Query",
     "Restored",
+    "SavedState",
     "SessionInfo",
     "Settings",
     "SettingsArgs",
     "StateChange",
     "StateError",
     "StateMetrics",
+    "StatePersistence",
     "Stats",
     "Store",
     "SyncStore",

@@ -50,7 +50,6 @@ class Collection(Generic[T]):
         self.name = name
         self.model = model
         self.id_field = id_field
-        self._is_model = model is not None
         self._keeps_all = model is None or cast("type[BaseModel]", model).model_config.get("extra") == "allow"
         if model is not None and id_field not in cast("type[BaseModel]", model).model_fields:
             raise InvalidArgumentError(
@@ -235,11 +234,12 @@ class Collection(Generic[T]):
 
     def encode_append(self, id: str, field: str, item: object) -> tuple[Append, int]:
         """The change that appends the item, and its size in bytes."""
-        if not isinstance(field, str) or not field:
-            raise InvalidArgumentError(f"{field!r} is no field name")
+        if not field:
+            raise InvalidArgumentError("an append needs the name of the field that holds the list")
         key = f"{self.name}/{check_id(id)}"
-        if self._is_model and field not in cast("type[BaseModel]", self.model).model_fields and not self._keeps_all:
-            raise InvalidArgumentError(f"{cast('type', self.model).__name__} has no field {field!r}", key=key)
+        model = cast("type[BaseModel] | None", self.model)
+        if model is not None and not self._keeps_all and field not in model.model_fields:
+            raise InvalidArgumentError(f"{model.__name__} has no field {field!r}", key=key)
         data = encode_value(item, key=key)
         return Append(self.name, id, field, Raw(data)), len(data)
 

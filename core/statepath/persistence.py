@@ -6,8 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Self, TypeVar, overload
@@ -21,7 +20,7 @@ from statepath.emergency import write_emergency
 from statepath.engine.documents import decode
 from statepath.engine.replica import MEMBERS, Cut, Entry
 from statepath.engine.snapshot import VERSION, SnapshotStream
-from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, ReadOnlyError, StateError
+from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, StateError
 from statepath.events import (
     AutosaveTriggered,
     CorruptionDetected,
@@ -150,9 +149,9 @@ class StatePersistence:
             InvalidArgumentError: a part of the state cannot be stored; the message names it.
         """
         began = time.monotonic()
-        with self._saving("state.json"):
-            save = StateSave(self.store, _model(PersistedState, state), replace=replace)
-            plan, seq = await self._commit(save)
+        self._check_open()
+        save = StateSave(self.store, _model(PersistedState, state), replace=replace)
+        plan, seq = await self._commit(save)
         for key in plan.skipped:
             logger.warning("%s was not saved: the stored one has a later updated_at", key, extra={"key": key})
         self.events.emit(StateSaved(seq, len(plan.saved), plan.size, time.monotonic() - began))
@@ -165,23 +164,23 @@ class StatePersistence:
             InvalidArgumentError: it is not a task, or cannot be stored as JSON.
         """
         given = _model(Task, task)
-        with self._saving(f"tasks/{given.id}"):
-            return await self._tasks.put(given)
+        self._check_open()
+        return await self._tasks.put(given)
 
     async def delete_task(self, task_id: str) -> bool:
         """Delete a task; whether there was one."""
-        with self._saving(f"tasks/{task_id}"):
-            return await self._tasks.delete(task_id)
+        self._check_open()
+        return await self._tasks.delete(task_id)
 
     async def save_session_log(self, session_id: str, content: str) -> int:
         """Append text, as it is, to the end of a session's log; the seq."""
-        with self._saving(f"logs/{session_id}"):
-            return await self.store.append_log(session_id, content)
+        self._check_open()
+        return await self.store.append_log(session_id, content)
 
     async def save_report(self, report_id: str, data: object) -> str:
         """Save a report, a JSON value or a pydantic model, in the place of an earlier one; where it is."""
-        with self._saving(f"reports/{report_id}"):
-            return await self.store.save_report(report_id, data)
+        self._check_open()
+        return await self.store.save_report(report_id, data)
 
     # Loading
 
@@ -376,18 +375,6 @@ class StatePersistence:
     def _check_open(self) -> None:
         if self._closing or self.store.closed:
             raise ClosedError("this was shut down; open the state path again")
-
-    @contextmanager
-    def _saving(self, key: str) -> Iterator[None]:
-        self._check_open()
-        try:
-            yield
-        except (InvalidArgumentError, ReadOnlyError, ClosedError):
-            # Nothing was tried: the caller is told, and nobody needs to be woken up for it.
-            raise
-        except StateError as error:
-            self.events.emit(SaveError(error, error.key or key))
-            raise
 
 
 class OpeningPersistence:

@@ -146,7 +146,7 @@ class Store:
         Raises:
             InvalidArgumentError: the name cannot be used, the model has no such field or is no pydantic model.
         """
-        if model is not None and not (isinstance(model, type) and issubclass(model, BaseModel)):
+        if model is not None and not _is_model(model):
             raise InvalidArgumentError(f"{model!r} is not a pydantic model class")
         return Collection(self._engine, check_collection(name), model, id)
 
@@ -444,6 +444,10 @@ def open(
         return Store(await Engine.open(backend, used, bus, readonly=readonly), owns_events=events is None)
 
     return Opening(opened)
+
+
+def _is_model(model: object) -> bool:
+    return isinstance(model, type) and issubclass(model, BaseModel)
 
 
 def _moment(seconds: float | None) -> datetime | None:

@@ -13,7 +13,8 @@ from statepath.engine.documents import append_items, decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
 from statepath.engine.replica import MEMBERS, Entry
-from statepath.errors import ClosedError, NotFoundError
+from statepath.engine.snapshot import SNAPSHOT_MEMBERS
+from statepath.errors import ClosedError, InvalidArgumentError, NotFoundError
 
 T = TypeVar("T")
 
@@ -83,8 +84,16 @@ class Transaction:
         return None if entry is None else decode(entry.json())
 
     def put_member(self, name: str, value: object) -> None:
-        """Store a member of `state.json` that is no collection."""
+        """Store a member of `state.json` that is no collection.
+
+        Raises:
+            InvalidArgumentError: the name is one of `state.json`'s own, or a collection has it.
+        """
         self._check_open()
+        if name in SNAPSHOT_MEMBERS or self._engine.replica.collections.get(name):
+            raise InvalidArgumentError(
+                f"{name!r} is a part of state.json already, or a collection: take another name"
+            )
         data = encode_value(value, key=name)
         self._own[MEMBERS, check_id(name)] = Entry(data, 0, 0)
         self._changes.append(Put(MEMBERS, name, Raw(data)))

@@ -249,6 +249,7 @@ class Committer:
                 await self._catch_up()
                 continue
             except _NOTHING_WRITTEN as error:
+                self._failed(error)
                 self._refuse(group, error)
                 return
             except StateError as error:

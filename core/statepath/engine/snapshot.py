@@ -23,6 +23,9 @@ VERSION: Final = "1.0.0"
 SEED_COLLECTIONS: Final = ("tasks", "sessions")
 """Collections that stand in every snapshot, even empty ones."""
 
+SNAPSHOT_MEMBERS: Final = frozenset({"version", "seq", "last_saved", "_statepath", *SEED_COLLECTIONS})
+"""Members that every snapshot has."""
+
 _MARK = b'\n"_statepath":'
 _CHUNK = 2 * 1024 * 1024
 
