@@ -113,14 +113,7 @@ class _Order:
     def place(self, kinds: _Kinds) -> tuple[Any, ...]:
         """What sorts documents so: null and missing last, whichever the direction."""
         return tuple(
-            [
-                (True,)
-                if kind == _NULL
-                else (False, -kind, _turned(value))
-                if falls
-                else (False, kind, value)
-                for (kind, value), (_, falls) in zip(kinds, self.fields, strict=True)
-            ]
+            [_place(kind, value, falls) for (kind, value), (_, falls) in zip(kinds, self.fields, strict=True)]
         )
 
     def cursor(self, hit: _Hit) -> str:
@@ -155,8 +148,12 @@ class _Order:
 _cursors = msgspec.json.Decoder(tuple[str, tuple[tuple[int, int | float | str], ...], str])
 
 
-def _turned(value: Any) -> Any:
-    return _Reversed(value) if isinstance(value, str) else -value
+def _place(kind: int, value: Any, falls: bool) -> tuple[Any, ...]:
+    if kind == _NULL:
+        return (True,)
+    if not falls:
+        return False, kind, value
+    return False, -kind, _Reversed(value) if isinstance(value, str) else -value
 
 
 class _Projection:

@@ -265,7 +265,7 @@ class Open(BaseModel):
         (Constants(a=math.nan), "a"),
         (Constants(a=-math.inf), "a"),
         (Anything(held=Constants(a=math.inf)), r"held\.a"),
-        (Open(held=Constants(a=math.nan)), r"held\.a"),  # type: ignore[call-arg]  # an extra field
+        (Open.model_validate({"held": Constants(a=math.nan)}), r"held\.a"),
     ],
 )
 def test_numbers_that_a_model_would_write_as_they_are_must_be_finite_too(

@@ -264,6 +264,12 @@ def test_no_message_shows_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.__suppress_context__
 
 
+def test_pydantic_s_own_message_shows_no_value_either() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate({"backups": "hunter2"})
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_state_path_is_shown_without_credentials() -> None:
     path = "postgresql://me:hunter2@host/db?sslpassword=hunter3"
     settings = Settings.load(path)
