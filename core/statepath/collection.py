@@ -234,8 +234,7 @@ class Collection(Generic[T]):
 
     def encode_append(self, id: str, field: str, item: object) -> tuple[Append, int]:
         """The change that appends the item, and its size in bytes."""
-        if not field:
-            raise InvalidArgumentError("an append needs the name of the field that holds the list")
+        _check_field(field)
         key = f"{self.name}/{check_id(id)}"
         model = cast("type[BaseModel] | None", self.model)
         if model is not None and not self._keeps_all and field not in model.model_fields:
@@ -288,6 +287,11 @@ def documents(
         limit=limit,
         after=after,
     )
+
+
+def _check_field(name: object) -> None:
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise InvalidArgumentError(f"{name!r} is no field name: an append needs that of the list")
 
 
 class _Rows:
