@@ -42,7 +42,8 @@ async def status(state_path: StatePath = None, as_json: Json = False) -> None:
     output = Output(as_json=as_json)
     async with reading(state_path) as store:
         health, stats = await store.health(), await store.stats()
-        kept, url, id, incarnation = await store.backups(), store.url, store.id, store.incarnation
+        kept, logs = await store.backups(), len(await store.logs())
+        url, id, incarnation = store.url, store.id, store.incarnation
     well = health.healthy and not health.damage
     if as_json:
         output.json(
@@ -58,7 +59,7 @@ async def status(state_path: StatePath = None, as_json: Json = False) -> None:
                 "last_commit": health.last_commit,
                 "documents": stats.documents,
                 "bytes": stats.bytes,
-                "logs": stats.logs,
+                "logs": logs,
                 "backups": len(kept),
                 "free_bytes": health.free_bytes,
                 "problems": health.problems,
@@ -70,14 +71,17 @@ async def status(state_path: StatePath = None, as_json: Json = False) -> None:
         output.facts(
             [
                 ("store", url),
-                ("id", id),
+                (
+                    "id",
+                    id or "none yet: the original server's folder, upgraded when it is opened for writing",
+                ),
                 ("health", "well" if well else "; ".join((*health.problems, *health.damage))),
                 ("head", f"seq {health.seq}, {moment(health.last_commit)}"),
                 ("snapshot", f"seq {health.snapshot_seq}" if health.snapshot_seq else "none yet"),
                 ("backups", f"{len(kept)}{f', the newest {kept[-1]}' if kept else ''}"),
                 ("history", f"from seq {stats.floor}"),
                 ("documents", f"{held} ({amount(sum(stats.bytes.values()))})"),
-                ("logs", stats.logs),
+                ("logs", logs),
                 ("free space", amount(health.free_bytes)),
             ]
         )

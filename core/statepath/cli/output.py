@@ -20,6 +20,7 @@ _WIDE: Final = 1_000_000
 """Columns of what is not a terminal: nothing is cut or wrapped there."""
 
 PREVIEW: Final = 100
+EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 class Output:
@@ -59,12 +60,15 @@ class Output:
         self._data.print(what)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table; columns whose names end with `#` hold numbers."""
+        """A table; columns whose names end with `#` hold numbers. What does not fit a terminal is cut in the last."""
         table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
         for column in columns:
-            table.add_column(column.removesuffix("#"), justify="right" if column.endswith("#") else "left")
-        for row in rows:
-            table.add_row(*(cell if isinstance(cell, Text) else str(cell) for cell in row))
+            number, last = column.endswith("#"), column is columns[-1]
+            table.add_column(
+                column.removesuffix("#"), justify="right" if number else "left", no_wrap=not last
+            )
+        for *cells, end in rows:
+            table.add_row(*map(_cell, cells), _cell(end, no_wrap=True, overflow="ellipsis"))
         self.show(table)
 
     def facts(self, facts: Sequence[tuple[str, Any]]) -> None:
@@ -108,7 +112,7 @@ def preview(value: Any) -> str:
 
 def moment(at: datetime | None) -> str:
     """A time for people: UTC, to the second."""
-    return "never" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z" if at is not None and at > EPOCH else "unknown"
 
 
 def amount(size: int | None) -> str:
@@ -121,6 +125,10 @@ def amount(size: int | None) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def _cell(value: Any, **style: Any) -> Text:
+    return value if isinstance(value, Text) else Text(str(value), **style)
 
 
 def _console(file: TextIO) -> Console:

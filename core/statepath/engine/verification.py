@@ -25,6 +25,9 @@ class Finding:
 
 async def verify(engine: Engine) -> list[Finding]:
     """Check the floor, the snapshot, the backups, the journal's chain and the views."""
+    if not engine.store:
+        upgrade = f"{STATE_KEY} is the original server's; the store is upgraded when it is opened for writing"
+        return [Finding(STATE_KEY, upgrade, "notice")]
     findings: list[Finding] = []
     backend = engine.backend
     try:

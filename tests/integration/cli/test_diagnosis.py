@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,31 @@ def test_status_of_an_unhealthy_store_exits_with_11(on: Run, filled: str) -> Non
     answer = on("status", env={"STATE_DISK_LOW": str(2**60)})
     assert answer.code == 11
     assert "are free" in answer.out
+
+
+@pytest.fixture
+def original(path: str) -> Path:
+    """A folder that the original server wrote."""
+    shutil.copytree(Path(__file__).parents[2] / "data" / "original-state", path)
+    return Path(path)
+
+
+def test_a_folder_of_the_original_server_is_well_before_its_upgrade(
+    on: Run, original: Path, files: Run
+) -> None:
+    before = files()
+    facts = on("status", "--json").json
+    assert (facts["ok"], facts["documents"], facts["logs"]) == (True, {"sessions": 1, "tasks": 45}, 45)
+    (notice,) = on("verify", "--json").json["findings"]
+    assert (notice["key"], notice["severity"]) == ("state.json", "notice")
+    assert files() == before
+
+
+def test_a_damaged_folder_of_the_original_server_is_told(on: Run, original: Path) -> None:
+    state = original / "state.json"
+    state.write_bytes(state.read_bytes()[:1000])
+    assert on("verify").code == 6
+    assert on("status").code == 6
 
 
 def test_status_changes_nothing(on: Run, filled: str, files: Run) -> None:
