@@ -18,11 +18,11 @@ from statepath_local.tree import Tree
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where a journal ends. `id` is empty and `segment` is `None` where no commit is there yet."""
+    """Where a journal ends: its last commit, the segment that holds it, and the place behind it."""
 
     seq: int
     id: str
-    segment: int | None
+    segment: int
     end: int
 
 

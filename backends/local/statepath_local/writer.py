@@ -55,8 +55,9 @@ class Writer:
         self._journal = -1
         self._segment: Segment | None = None
         self._refusal: StateError | None = None
-        self._head = self._open()
-        self._durable = self._head.seq if self._head is not None else 0
+        self._found = self._open()
+        self._empty = self._found is None
+        self._durable, self._id = (0, "") if self._found is None else (self._found.seq, self._found.id)
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Settle] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="statepath-journal", daemon=True)
         self._thread.start()
@@ -79,11 +80,10 @@ class Writer:
         """Why no commit can follow the seq, although whoever reads behind it may have noticed nothing."""
         if isinstance(self._refusal, CorruptionError):
             return copy.copy(self._refusal)
-        head = self._head
-        if head is None or head.seq >= after:
+        if self._empty or self._durable >= after:
             return None
         return CorruptionError(
-            f"{JOURNAL} ends with seq {head.seq}, and seq {after} had been durable: its end is missing",
+            f"{JOURNAL} ends with seq {self._durable}, and seq {after} had been durable: its end is missing",
             key=JOURNAL,
             backend=SCHEME,
         )
@@ -123,22 +123,21 @@ class Writer:
         except OSError as error:
             raise self._poison(error) from error
         segment.end += len(line)
-        self._head = Head(commit.last, commit.id, segment.first, segment.end)
-        self._durable = commit.last
+        self._empty = False
+        self._durable, self._id = commit.last, commit.id
         if segment.end > segment.size // 8:
             self._spares.request(segment.next_size())
 
     def _check_place(self, after: int, commit: Commit) -> None:
-        head = self._head
         if commit.first != after + 1:
             raise InvalidArgumentError(f"commit {commit.first} does not follow seq {after}", backend=SCHEME)
-        if head is None:
+        if self._empty:
             return
-        if after != head.seq:
+        if after != self._durable:
             raise HeadMoved
-        if head.id and commit.prev != head.id:
+        if self._id and commit.prev != self._id:
             raise DivergedError(
-                f"commit {commit.first} follows {commit.prev or 'nothing'}, and the log ends with {head.id}",
+                f"commit {commit.first} follows {commit.prev or 'nothing'}, and the log ends with {self._id}",
                 backend=SCHEME,
             )
 
@@ -182,13 +181,14 @@ class Writer:
 
     def _begin(self, first: int) -> Segment:
         """The first segment of this handle. It takes over a small last one: many openings make few files."""
-        head = self._head
+        found = self._found
         carry = b""
-        self._journal = self._tree.folder([JOURNAL], create=True)
-        self._remove_behind(-1 if head is None or head.segment is None else head.segment)
-        if head is not None and head.segment is not None and head.end < SMALLEST // 2:
-            first = head.segment
-            carry = self._read_segment(first, head.end)
+        if self._journal < 0:
+            self._journal = self._tree.folder([JOURNAL], create=True)
+        self._remove_behind(-1 if found is None else found.segment)
+        if found is not None and found.end < SMALLEST // 2:
+            first = found.segment
+            carry = self._read_segment(first, found.end)
         return self._install(create_filled(self._tree, SMALLEST, carry), first, size=SMALLEST, end=len(carry))
 
     def _remove_behind(self, segment: int) -> None:
@@ -242,8 +242,9 @@ class Writer:
             self._port.fsync_dir(self._journal)
             self._lock.publish(after)
         self._refusal = None
-        self._head = Head(after, "", None, 0)
-        self._durable = after
+        self._found = None
+        self._empty = False
+        self._durable, self._id = after, ""
         return kept[::-1]
 
     def close(self) -> None:

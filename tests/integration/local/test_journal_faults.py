@@ -458,3 +458,19 @@ async def test_an_append_behind_an_old_head_is_refused_without_effect(
     with pytest.raises(HeadMoved):
         await log.log.append(0, stale)
     assert "pwrite" not in port.names()
+
+
+async def test_a_writer_is_told_when_nothing_can_follow_what_it_knows(
+    connect: Connect, chain: Any, path: Path, commits: Any
+) -> None:
+    log = await write(connect, chain, 6)
+    backend = await reopen(connect, log)
+    with pytest.raises(CorruptionError, match="ends with seq 6, and seq 9 had been durable"):
+        await commits(log.log, 9)
+    await backend.close()
+    spoiled = segments(path)[0].read_bytes().replace(b'"first":3', b'"first":8')
+    segments(path)[0].write_bytes(spoiled)
+    await reopen(connect, log)
+    reading = log.log.read(3)
+    with pytest.raises(CorruptionError, match="had been durable"):
+        await anext(reading)
