@@ -86,6 +86,10 @@ class Task(BaseModel):
     result: Any = None
 
 
+class Limit(Enum):
+    NONE = math.inf
+
+
 # Mappings
 
 
@@ -239,6 +243,8 @@ def test_computed_fields_are_not_stored() -> None:
         (Task(result={"a": [-math.inf]}), r"result\.a\[0\]"),
         (Task(result=[Entry(score=math.nan)]), r"result\[0\]\.score"),
         (Task(result=(math.nan,)), r"result\[0\]"),
+        (Task(result={math.nan}), r"result\[0\]"),
+        (Task(result=Limit.NONE), "result"),
     ],
 )
 def test_numbers_in_a_model_that_are_not_finite_are_refused(task: Task, place: str) -> None:

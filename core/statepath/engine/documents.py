@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
 from functools import cache
 from typing import Any, Final
 
@@ -215,7 +216,7 @@ def _encode_json(value: object, key: str) -> bytes:
     # msgspec also writes what JSON does not have: sets, bytes, dates, keys that are numbers. Its plain copy
     # of such a value differs from the value, which is told faster than by a walk. NaN and Infinity it writes
     # as null.
-    if b"null" in data or msgspec.to_builtins(value, str_keys=True) != value:
+    if (b"null" in data and _may_hide_nonfinite(value)) or msgspec.to_builtins(value, str_keys=True) != value:
         _check_json(value, key, "")
     return data
 
@@ -305,11 +306,9 @@ def _as_python(model: BaseModel) -> object:
     )
 
 
-def _may_hide_nonfinite(model: BaseModel) -> bool:
-    """Whether a null in the model's JSON may stand for a number that is not finite. False is certain."""
-    stack: list[Iterable[Any]] = [vars(model).values()]
-    if model.__pydantic_extra__:
-        stack.append(model.__pydantic_extra__.values())
+def _may_hide_nonfinite(root: object) -> bool:
+    """Whether a null in the JSON of the value may stand for a number that is not finite; False is certain."""
+    stack: list[Iterable[Any]] = [(root,)]
     for values in stack:
         for value in values:
             kind = type(value)
@@ -326,6 +325,8 @@ def _may_hide_nonfinite(model: BaseModel) -> bool:
                 stack.append(vars(value).values())
                 if value.__pydantic_extra__:
                     stack.append(value.__pydantic_extra__.values())
+            elif isinstance(value, Enum):
+                stack.append((value.value,))
             elif kind.__module__ not in _SCALAR_MODULES:
                 return True
     return False
@@ -335,6 +336,8 @@ _SCALAR_MODULES: Final = frozenset({"datetime", "uuid", "decimal", "pathlib", "i
 
 
 def _check_numbers(value: object, key: str, path: str) -> None:
+    if isinstance(value, Enum):
+        value = value.value
     if isinstance(value, float) and not math.isfinite(value):
         raise _refuse(
             key, f"the number{_at(path)} is {value}, which JSON does not have", "store None, or leave it out"
@@ -342,7 +345,7 @@ def _check_numbers(value: object, key: str, path: str) -> None:
     if isinstance(value, dict):
         for name, member in value.items():
             _check_numbers(member, key, f"{path}.{name}" if path else str(name))
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | set | frozenset):
         for place, element in enumerate(value):
             _check_numbers(element, key, f"{path}[{place}]")
 
