@@ -300,11 +300,10 @@ class PortableCommitLog:
         floor = await self._floor()
         if commit.first >= floor:
             return False
-        for first in await self._list(slot_key(floor - 1)):
+        for first in (await self._list(slot_key(floor - 1)))[:1]:
             following = await self._slot(first)
             if following is not None and following.prev == commit.id:
                 return True
-            break
         raise _unknown(commit)
 
     async def _explain_gap(self, missing: int, slots: Sequence[int]) -> None:

@@ -148,7 +148,8 @@ class TestAppend:
                     raise LOST_BEFORE
                 return await super().write(key, data, when=when)
 
-        log = PortableCommitLog(Overtaken())
+        log = PortableCommitLog(Overtaken(), window=3600)
+        assert await read(log) == []
         with pytest.raises(HeadMoved):
             await log.append(0, commit)
         assert await read(log) == [theirs]
@@ -238,6 +239,21 @@ class TestAppend:
             await writer.append()
         assert isinstance(caught.value.__cause__, AccessDeniedError)
 
+    async def test_a_reader_that_sees_the_slot_settles_nothing(self) -> None:
+        """The append under way would take the refusal for the whole answer."""
+
+        class ReadMeanwhile(Storage):
+            async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+                if self.sent:
+                    assert len(await read(log)) == 1
+                return await super().write(key, data, when=when)
+
+        storage = ReadMeanwhile()
+        storage.fates = [LOST_AFTER, AccessDeniedError("the token has expired")]
+        log = PortableCommitLog(storage)
+        with pytest.raises(OutcomeUnknownError):
+            await Writer(log).append()
+
     async def test_an_error_that_nobody_knows_leaves_the_outcome_open(self, writer: Writer) -> None:
         class Odd(Storage):
             async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
@@ -268,6 +284,25 @@ class TestFloor:
     async def test_a_slot_below_the_floor_did_not_commit(self, storage: Storage, writer: Writer) -> None:
         await raise_floor(storage, 5)
         with pytest.raises(OutcomeUnknownError):
+            await writer.append()
+
+    @pytest.mark.parametrize("floor", [2, 5, 10])
+    async def test_a_slot_that_begins_below_the_floor_did_not_commit(
+        self, storage: Storage, writer: Writer, floor: int
+    ) -> None:
+        await raise_floor(storage, floor)
+        with pytest.raises(OutcomeUnknownError):
+            await writer.append(transactions=10)
+
+    async def test_a_slot_at_the_floor_commits(self, storage: Storage, writer: Writer) -> None:
+        await raise_floor(storage, 1)
+        await writer.append()
+
+    async def test_a_clear_refusal_below_the_floor_is_clear(self, storage: Storage, writer: Writer) -> None:
+        theirs = Writer(writer.log, "other").make()
+        await storage.write(slot_key(1), bytes(encode_commit(theirs)))
+        await raise_floor(storage, 5)
+        with pytest.raises(HeadMoved):
             await writer.append()
 
     async def test_a_slot_below_the_floor_counts_if_the_log_continues_it(
@@ -317,6 +352,21 @@ class TestFloor:
         await writer.append()
         assert storage.asked == [FLOOR_KEY] * 2
 
+    async def test_the_head_was_seen_when_the_request_began(self, clock: Iterator[list[float]]) -> None:
+        now = next(clock)
+
+        class Slow(Storage):
+            async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+                now[0] += 60
+                return await super().write(key, data, when=when)
+
+        storage = Slow()
+        writer = Writer(PortableCommitLog(storage, window=200))
+        await writer.append()
+        storage.asked.clear()
+        await writer.append()
+        assert storage.asked == [FLOOR_KEY]
+
     async def test_reading_to_the_head_is_seeing_it(
         self, storage: Storage, clock: Iterator[list[float]]
     ) -> None:
@@ -349,6 +399,11 @@ class TestFloor:
 
 
 class TestRead:
+    async def test_a_damaged_floor_hides_no_commit(self, storage: Storage, writer: Writer) -> None:
+        await writer.append()
+        await storage.write(FLOOR_KEY, b'{"floor": ')
+        assert await read(writer.log) == writer.commits
+
     async def test_slots_below_the_floor_are_not_read(self, storage: Storage, writer: Writer) -> None:
         for _ in range(4):
             await writer.append()
@@ -358,6 +413,13 @@ class TestRead:
         with pytest.raises(HistoryTrimmedError) as caught:
             await read(writer.log, 1)
         assert caught.value.floor == 3
+
+    async def test_a_long_slot_below_the_floor_does_not_reach_above_it(
+        self, storage: Storage, writer: Writer
+    ) -> None:
+        await storage.write(slot_key(1), bytes(encode_commit(writer.make(transactions=10))))
+        await raise_floor(storage, 6)
+        assert await read(writer.log, 5) == []
 
     async def test_a_log_without_a_slot_may_be_trimmed(
         self, storage: Storage, log: PortableCommitLog
@@ -379,7 +441,7 @@ class TestRead:
                 _ = [commit async for commit in commits]
 
     async def test_a_missing_durable_slot_is_corruption(self, storage: Storage, writer: Writer) -> None:
-        for _ in range(5):
+        for _ in range(4):
             await writer.append()
         await storage.delete(slot_key(3))
         assert await read_until_damaged(writer.log) == (writer.commits[:2], slot_key(3))
@@ -426,8 +488,10 @@ class TestRead:
         assert await read_until_damaged(writer.log) == (writer.commits[:2], slot_key(3))
 
     async def test_a_commit_in_another_slot_is_corruption(self, storage: Storage, writer: Writer) -> None:
-        await writer.append()
-        await storage.write(slot_key(2), (await storage.read(slot_key(1))).data)
+        for _ in range(2):
+            await writer.append()
+        await storage.write(slot_key(1), (await storage.read(slot_key(2))).data)
+        await storage.delete(slot_key(2))
         with pytest.raises(CorruptionError):
             await read(writer.log)
 
@@ -443,11 +507,20 @@ class TestRead:
         for after in (0, 1, 1500, 2999):
             assert await read(writer.log, after) == [commit]
         assert await read(writer.log, 3000) == []
+        following = await writer.append()
+        assert await read(writer.log, 2500) == [commit, following]
+        assert await read(writer.log, 3000) == [following]
 
     async def test_what_else_lies_in_the_journal_is_no_slot(self, storage: Storage, writer: Writer) -> None:
-        await writer.append()
-        for name in ("1.jsonl", f"{slot_key(2)}.corrupt.now", "note", f"{2:021d}.jsonl"):
-            await storage.write(f"journal/{name}".replace("journal/journal/", "journal/"), b"x")
+        for _ in range(2):
+            await writer.append()
+        for key in (
+            "journal/1.jsonl",
+            f"{slot_key(1)}.corrupt.now",
+            "journal/note",
+            f"journal/{2:021d}.jsonl",
+        ):
+            await storage.write(key, b"x")
         assert await read(writer.log) == writer.commits
 
     async def test_slots_are_read_ahead_but_not_without_bound(self, storage: Storage, writer: Writer) -> None:
@@ -483,6 +556,12 @@ class TestTrim:
         await raise_floor(storage, 8)
         await writer.log.trim(7)
         assert await slots(storage) == [7]
+
+    async def test_a_commit_that_reaches_further_stays(self, storage: Storage, writer: Writer) -> None:
+        for transactions in (1, 2, 3):
+            await writer.append(transactions=transactions)
+        await writer.log.trim(2)
+        assert await slots(storage) == [2, 4]
 
     async def test_what_a_sleeper_left_below_the_floor_goes(self, storage: Storage, writer: Writer) -> None:
         for _ in range(4):
@@ -524,6 +603,18 @@ class TestFollow:
             waiting = asyncio.ensure_future(anext(commits))
             await asyncio.sleep(0)
             await raise_floor(storage, 5)
+            with pytest.raises(HistoryTrimmedError):
+                await waiting
+
+    async def test_a_follower_looks_at_the_whole_log_now_and_then(
+        self, storage: Storage, clock: Iterator[list[float]]
+    ) -> None:
+        now = next(clock)
+        async with aclosing(_generator(PortableCommitLog(storage, review=10).follow(2))) as commits:
+            waiting = asyncio.ensure_future(anext(commits))
+            await _until(lambda: storage.asked.count(slot_key(3)) > 2)
+            await raise_floor(storage, 5)
+            now[0] += 10
             with pytest.raises(HistoryTrimmedError):
                 await waiting
 
