@@ -61,7 +61,7 @@ class Root:
                 backend=SCHEME,
                 code="not_a_folder",
             )
-        if error.errno == errno.ELOOP or (error.errno == errno.ENOENT and os.path.islink(path)):
+        if error.errno == errno.ELOOP or (error.errno == errno.ENOENT and self._has_name(path)):
             return InvalidArgumentError(
                 f"the state path {path} is a link that leads nowhere; make the folder it names, or remove it",
                 backend=SCHEME,
@@ -76,6 +76,19 @@ class Root:
                 backend=SCHEME,
             )
         return state_error(error, path)
+
+    def _has_name(self, path: str) -> bool:
+        """Whether something is there, though it could not be opened."""
+        above, name = os.path.split(path)
+        try:
+            within = self._port.open_root(above)
+            try:
+                self._port.stat(name, within=within)
+            finally:
+                self._port.close(within)
+        except OSError:
+            return False
+        return True
 
     def take_back(self) -> None:
         """Remove the folders that were made."""
