@@ -1,0 +1,134 @@
+"""What the pages show is run, as it stands there.
+
+Of a page all Python and console blocks are run in their order, in one empty folder. The Python blocks share their
+names; a block that calls `asyncio.run` is a program of its own. In a console block each line that begins with `$ ` is a
+command, and what follows it is what it has to print: `…` stands for anything. A block that cannot be run is of another
+language (`bash`, `text`).
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import doctest
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import statepath
+
+ROOT = Path(__file__).parents[3]
+
+_TASK = """
+from pydantic import BaseModel
+
+class Task(BaseModel):
+    id: str
+    status: str = "pending"
+
+task = Task(id="task_1")
+"""
+
+_INSIDE = """
+import os
+
+async with statepath.open() as made:
+    await made.collection("tasks").put({"id": "task_1", "status": "pending"})
+os.chdir("coding-agent-state")
+"""
+
+PAGES = {
+    "README.md": _TASK,
+    "docs/guide.md": "",
+    "docs/local.md": _INSIDE,
+}
+"""The pages, each with what its first block takes for granted."""
+
+_BLOCK = re.compile(r"^( *)```(python|console)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
+_CHECKER = doctest.OutputChecker()
+_LOOSELY = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+    line: int
+
+
+def blocks_of(page: str) -> list[Block]:
+    text = (ROOT / page).read_text()
+    return [
+        Block(found[2], inspect.cleandoc("\n" + found[3]), text[: found.start()].count("\n") + 2)
+        for found in _BLOCK.finditer(text)
+    ]
+
+
+async def run_python(page: str, block: Block, names: dict[str, Any]) -> None:
+    """The block, in the running loop. A tracebacks's line numbers are those of the page."""
+    source = "\n" * (block.line - 1) + block.text
+    code = compile(source, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if "asyncio.run(" in block.text or "open_sync(" in block.text:
+        await asyncio.to_thread(exec, code, names)
+    elif (awaitable := types.FunctionType(code, names)()) is not None:
+        await awaitable
+
+
+def commands_of(block: Block) -> Iterator[tuple[str, str]]:
+    """Each command and what it has to print."""
+    for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+        command, _, output = part.partition("\n")
+        while command.endswith("\\"):
+            more, _, output = output.partition("\n")
+            command += "\n" + more
+        yield command, output
+
+
+def run_console(page: str, block: Block) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for command, expected in commands_of(block):
+        if "jq" in command and shutil.which("jq") is None:
+            continue
+        done = subprocess.run(
+            ["bash", "-c", command],
+            env={**os.environ, "PATH": path, "COLUMNS": "200"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+        place = f"{page}:{block.line}: $ {command}"
+        assert done.returncode == 0 or expected.startswith(("error:", "damage")), f"{place}\n{done.stdout}"
+        if expected:
+            wanted = expected.replace("…", "...")
+            assert _CHECKER.check_output(wanted, done.stdout, _LOOSELY), f"{place}\n{done.stdout}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+async def test_what_a_page_shows_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "page", "statepath": statepath}
+    opening = Block("python", PAGES[page], 1)
+    try:
+        for block in (opening, *blocks_of(page)):
+            if block.language == "python":
+                await run_python(page, block, names)
+            else:
+                await asyncio.to_thread(run_console, page, block)
+    finally:
+        for held in list(names.values()):
+            if isinstance(held, statepath.Store):
+                await held.aclose()
+
+
+def test_every_page_is_linked_from_the_index() -> None:
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs/index.md").read_text()))
+    assert linked == {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
