@@ -48,6 +48,7 @@ os.chdir("coding-agent-state")
 PAGES = {
     "README.md": _TASK,
     "docs/guide.md": "",
+    "docs/guarantees.md": "",
     "docs/local.md": _INSIDE,
 }
 """The pages, each with what its first block takes for granted."""
@@ -132,3 +133,14 @@ async def test_what_a_page_shows_runs(page: str, tmp_path: Path, monkeypatch: py
 def test_every_page_is_linked_from_the_index() -> None:
     linked = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs/index.md").read_text()))
     assert linked == {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+
+
+def test_every_promise_names_tests_that_there_are() -> None:
+    """A test that was renamed or removed leaves a promise without its proof."""
+    page = (ROOT / "docs/guarantees.md").read_text()
+    promises = re.split(r"^## ", page, flags=re.MULTILINE)[1:]
+    for promise in promises:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", promise)
+        assert named, f"nothing shows: {promise.splitlines()[0]}"
+        for file, test in named:
+            assert re.search(rf"def {test}\(", (ROOT / "tests" / file).read_text()), f"{file}::{test}"
