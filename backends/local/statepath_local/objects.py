@@ -207,11 +207,7 @@ class Objects:
                     if not stat.S_ISREG(found.st_mode):
                         raise NotFoundError(f"{key} is not a file", key=key, backend=SCHEME)
                     if found.st_nlink == 1:
-                        gap = b"\n" * max(offset - found.st_size, 0)
-                        write_all(port, fd, gap + data, offset - len(gap))
-                        port.ftruncate(fd, offset + len(data))
-                        self._stamp(fd)
-                        port.fdatasync(fd)
+                        self._write_in_place(fd, offset, data, found.st_size)
                         shared = None
                     else:
                         shared = read_all(port, fd, 0, min(offset, found.st_size))
@@ -224,6 +220,20 @@ class Objects:
         if shared is not None:
             # A copy shares the file: it must stay as it is.
             self.write(key, [shared, b"\n" * (offset - len(shared)), data], ALWAYS)
+
+    def _write_in_place(self, fd: int, offset: int, data: bytes, size: int) -> None:
+        port = self._port
+        gap = b"\n" * max(offset - size, 0)
+        try:
+            write_all(port, fd, gap + data, offset - len(gap))
+        except OSError:
+            if offset >= size:
+                with suppress(OSError):
+                    port.ftruncate(fd, size)
+            raise
+        port.ftruncate(fd, offset + len(data))
+        self._stamp(fd)
+        port.fdatasync(fd)
 
     def write_lazily(self, items: Iterable[LazyWrite]) -> None:
         with self._lazily:

@@ -8,6 +8,7 @@ which whoever had just opened the old file can read it to its end.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections import deque
 
@@ -34,8 +35,9 @@ class Recycler:
                 fd = port.open(name, os.O_RDWR, within=within)
             except OSError:
                 continue  # it is gone, or was no file
-            # Someone linked the file under another name: it has to stay as it is.
-            if port.fstat(fd).st_nlink == 1:
+            # A file that someone linked has to stay as it is, and one that someone made may be open to others.
+            found = port.fstat(fd)
+            if found.st_nlink == 1 and stat.S_IMODE(found.st_mode) == 0o600:
                 return within, name, fd
             port.close(fd)
             self._tree.discard(within, name)

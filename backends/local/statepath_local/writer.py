@@ -225,26 +225,32 @@ class Writer:
     def restart(self, after: int) -> list[str]:
         if self._refusal is not None and not isinstance(self._refusal, CorruptionError):
             raise copy.copy(self._refusal)
-        kept: list[str] = []
-        with failing(JOURNAL):
-            if self._journal < 0:
-                self._journal = self._tree.folder([JOURNAL], create=True)
-            if self._segment is not None:
-                self._port.close(self._segment.fd)
-                self._segment = None
-            moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-            # The newest first: what a crash leaves behind is then the beginning of the log, without a gap.
-            for first in reversed(list_segments(self._port, self._journal)):
-                name = segment_name(first)
-                aside = f"{name}.corrupt.{moment}"
-                self._port.rename(name, aside, within=self._journal, into=self._journal)
-                kept.append(f"{JOURNAL}/{aside}")
-            self._port.fsync_dir(self._journal)
+        if self._segment is not None:
+            self._port.close(self._segment.fd)
+            self._segment = None
+        try:
+            kept = self._move_aside()
             self._lock.publish(after)
+        except OSError as error:
+            raise self._poison(error) from error
         self._refusal = None
         self._found = None
         self._empty = False
         self._durable, self._id = after, ""
+        return kept
+
+    def _move_aside(self) -> list[str]:
+        if self._journal < 0:
+            self._journal = self._tree.folder([JOURNAL], create=True)
+        kept: list[str] = []
+        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        # The newest first: what a crash leaves behind is then the beginning of the log, without a gap.
+        for first in reversed(list_segments(self._port, self._journal)):
+            name = segment_name(first)
+            aside = f"{name}.corrupt.{moment}"
+            self._port.rename(name, aside, within=self._journal, into=self._journal)
+            kept.append(f"{JOURNAL}/{aside}")
+        self._port.fsync_dir(self._journal)
         return kept[::-1]
 
     def close(self) -> None:

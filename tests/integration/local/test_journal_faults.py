@@ -479,3 +479,19 @@ async def test_a_writer_is_told_when_nothing_can_follow_what_it_knows(
     reading = log.log.read(3)
     with pytest.raises(CorruptionError, match="had been durable"):
         await anext(reading)
+
+
+async def test_a_log_that_could_not_be_moved_aside_takes_no_commit(
+    connect: Connect, chain: Any, port: Any, commits: Any
+) -> None:
+    log = await write(connect, chain)
+    backend = await reopen(connect, log)
+    port.fail("rename", times=1)
+    for _ in range(2):
+        with pytest.raises(OutcomeUnknownError):
+            await log.log.restart(5)
+        with pytest.raises(OutcomeUnknownError):
+            await log.append()
+    await backend.close()
+    await reopen(connect, log)
+    assert await commits(log.log) == log.commits

@@ -108,6 +108,29 @@ async def test_a_folder_that_cannot_be_synced_leaves_the_outcome_open(connect: C
         assert caught.value.code == "unavailable"
 
 
+async def test_an_append_that_finds_no_space_is_taken_back(connect: Connect, port: Any, path: Path) -> None:
+    backend = await connect()
+    await backend.write_at("logs/a.log", 0, b"one\n")
+    real = os.pwrite
+    port.fail("pwrite", errno.ENOSPC, chosen=lambda fd, data, at: real(fd, data[:2], at) > 0, times=1)
+    with pytest.raises(UnavailableError) as caught:
+        await backend.write_at("logs/a.log", 4, b"two\n")
+    assert caught.value.code == "disk_full"
+    assert (path / "logs/a.log").read_bytes() == b"one\n"
+
+
+async def test_a_file_that_a_person_made_is_not_used_again(connect: Connect, path: Path) -> None:
+    backend = await connect()
+    await backend.write_lazily([LazyWrite("tasks/a", b"ours", 1)])
+    (path / "tasks/a").unlink()
+    (path / "tasks/a").write_bytes(b"theirs")
+    (path / "tasks/a").chmod(0o644)
+    await backend.write_lazily([LazyWrite("tasks/a", b"ours", 1)])
+    await asyncio.sleep(0.06)  # replaced files rest for 50 ms
+    await backend.write_lazily([LazyWrite("tasks/b", b"ours", 1)])
+    assert {file.stat().st_mode & 0o777 for file in (path / "tasks").iterdir()} == {0o600}
+
+
 async def test_a_full_disk_stops_lazy_writes_at_that_one(connect: Connect, port: Any, path: Path) -> None:
     backend = await connect()
     port.fail("pwrite", errno.ENOSPC, chosen=lambda _, data, __: data == b"B")

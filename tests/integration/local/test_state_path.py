@@ -80,6 +80,15 @@ async def test_a_full_disk_is_said_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_folders_that_were_made_for_nothing_are_taken_back(
+    connect: Connect, port: Any, tmp_path: Path
+) -> None:
+    port.fail("mkdir", errno.ENOSPC, chosen=lambda name: name == "c")
+    with pytest.raises(UnavailableError):
+        await connect(tmp_path / "a/b/c")
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_a_folder_that_was_there_stays(connect: Connect, port: Any, path: Path) -> None:
     path.mkdir()
     port.fail("pwrite", errno.ENOSPC)
