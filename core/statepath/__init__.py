@@ -1,8 +1,8 @@
 """statepath keeps the state of long-lived agent and orchestration servers safe, on any storage.
 
-    async with statepath.open() as store:
-        tasks = store.collection("tasks", Task)
-        await tasks.put(task)  # durable when it returns
+async with statepath.open() as store:
+    tasks = store.collection("tasks", Task)
+    await tasks.put(task)  # durable when it returns
 """
 
 from statepath._version import __version__

@@ -206,7 +206,9 @@ class Collection(Generic[T]):
                 raise InvalidArgumentError(f"{self.name} holds {model.__name__}, not {type(value).__name__}")
             return check_id(getattr(value, self.id_field))
         if not isinstance(value, Mapping):
-            raise InvalidArgumentError(f"{self.name} holds JSON objects: pass a dict, not {type(value).__name__}")
+            raise InvalidArgumentError(
+                f"{self.name} holds JSON objects: pass a dict, not {type(value).__name__}"
+            )
         try:
             return check_id(value[self.id_field])
         except KeyError:
@@ -215,7 +217,7 @@ class Collection(Generic[T]):
             ) from None
 
     def encode(self, value: T, base: int | None) -> tuple[Put, int, type | None]:
-        """The change that stores the value, its size in bytes, and the model if it knows every field of the document."""
+        """The change that stores the value, its size in bytes, and the model if it knows each of its fields."""
         id = self.id_of(value)
         engine, model = self._engine, self.model
         limit = engine.settings.max_document
@@ -257,7 +259,9 @@ class Collection(Generic[T]):
             key = f"{self.name}/{id}"
             raise InvalidArgumentError(
                 f"{key} is stored in a form that {self.model.__name__} does not accept: "
-                + "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)),
+                + "; ".join(
+                    f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)
+                ),
                 key=key,
                 code="model_mismatch",
             ) from None

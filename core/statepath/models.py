@@ -8,9 +8,10 @@ missing millisecond is not ours to change.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic_core import to_jsonable_python
 
 
 def iso_now() -> str:
@@ -18,10 +19,19 @@ def iso_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
+def _whole(value: Any) -> Any:
+    return to_jsonable_python(value, by_alias=True, round_trip=True)
+
+
+Json = Annotated[Any, PlainSerializer(_whole, when_used="json-unless-none")]
+"""Any JSON value. A model in it is written whole: what is left out of ours is no rule for others'."""
+
+
 class Model(BaseModel):
     """The base of the seed's models: unknown fields are kept, and what is unset and `None` is not written."""
 
     model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Json]
     __omit_unset__: ClassVar[bool] = True
 
     def model_post_init(self, context: Any, /) -> None:
@@ -51,7 +61,7 @@ class TaskLogEntry(Model):
     level: str = "info"
     type: str = "system"
     message: str = ""
-    metadata: Any = None
+    metadata: Json = None
 
 
 class Task(Model):
@@ -75,8 +85,8 @@ class Task(Model):
     started_at: str | None = None
     completed_at: str | None = None
     logs: list[TaskLogEntry] = Field(default_factory=list)
-    result: Any = None
-    error: Any = None
+    result: Json = None
+    error: Json = None
 
 
 class SessionInfo(Model):

@@ -21,6 +21,7 @@ from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
 from statepath.engine.ids import check_collection, check_id, decode_id, report_key
+from statepath.engine.opening import open_engine
 from statepath.engine.replica import MEMBERS
 from statepath.engine.verification import Finding, verify
 from statepath.engine.views import read_log
@@ -199,7 +200,9 @@ class Store:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise InvalidArgumentError(f"the text for the log of {id} has a lone surrogate", key=f"logs/{id}") from None
+            raise InvalidArgumentError(
+                f"the text for the log of {id} has a lone surrogate", key=f"logs/{id}"
+            ) from None
         if not text:
             return self.seq
         offset = await self._engine.log_offset(id)
@@ -275,7 +278,9 @@ class Store:
         self._engine.check_open()
         return watch(self._engine, position(self._engine, since), frozenset(collections))
 
-    async def history(self, key: str | None = None, *, since: int = 0, limit: int | None = None) -> list[StateChange]:
+    async def history(
+        self, key: str | None = None, *, since: int = 0, limit: int | None = None
+    ) -> list[StateChange]:
         """What happened to one document (`tasks/task_1`), or to all, as far as the log reaches back; oldest first.
 
         Parameters:
@@ -292,7 +297,9 @@ class Store:
         async for commit, seq, transaction in transactions(
             engine.backend, engine.log, max(since, engine.floor - 1)
         ):
-            found += [change for change in changes_in(commit, seq, transaction) if key is None or change.key == key]
+            found += [
+                change for change in changes_in(commit, seq, transaction) if key is None or change.key == key
+            ]
             if limit is not None and len(found) > 2 * limit:
                 del found[: len(found) - limit]
         return found if limit is None else found[len(found) - min(limit, len(found)) :]
@@ -441,7 +448,7 @@ def open(
         state_path = used.path if path is None else path
         backend: Backend = await connect(state_path, readonly=readonly)
         bus = Events() if events is None else events
-        return Store(await Engine.open(backend, used, bus, readonly=readonly), owns_events=events is None)
+        return Store(await open_engine(backend, used, bus, readonly=readonly), owns_events=events is None)
 
     return Opening(opened)
 

@@ -62,7 +62,12 @@ def changes_in(commit: Commit, seq: int, transaction: Sequence[Change]) -> list[
         elif isinstance(change, Delete):
             kind, collection = "delete", change.collection
         elif isinstance(change, Append):
-            kind, collection, field, value = "append", change.collection, change.field, decode(bytes(change.value))
+            kind, collection, field, value = (
+                "append",
+                change.collection,
+                change.field,
+                decode(bytes(change.value)),
+            )
         elif isinstance(change, WriteLog):
             kind, collection, value, offset = "log", "logs", change.text, change.offset
         elif isinstance(change, WriteReport):
@@ -72,7 +77,9 @@ def changes_in(commit: Commit, seq: int, transaction: Sequence[Change]) -> list[
         if collection == MEMBERS:
             continue
         told.append(
-            StateChange(seq, kind, collection, change.id, field, value, commit.time, commit.writer, cursor, offset)
+            StateChange(
+                seq, kind, collection, change.id, field, value, commit.time, commit.writer, cursor, offset
+            )
         )
     return told
 
@@ -113,4 +120,3 @@ async def watch(engine: Engine, after: int, only: frozenset[str]) -> AsyncGenera
                 for change in changes_in(commit, seq, transaction):
                     if not only or change.collection in only:
                         yield change
-

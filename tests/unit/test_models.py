@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from statepath.engine.documents import encode_model
 from statepath.models import Model, PersistedState, SessionInfo, StateMetrics, Task, TaskLogEntry, iso_now
 
 ORIGINAL = Path(__file__).parents[1] / "data" / "original-state"
@@ -123,3 +124,14 @@ def test_a_task_without_id_is_refused() -> None:
 
 def test_iso_now_has_the_seeds_form() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", iso_now())
+
+
+class Outcome(BaseModel):
+    files: list[str] = []
+
+
+def test_a_foreign_model_in_a_result_or_an_extra_field_is_written_whole() -> None:
+    task = Task(id="a", result=Outcome(), review=Outcome())  # type: ignore[call-arg]
+    task.result.files.append("auth.js")
+    stored = json.loads(encode_model(task, key="tasks/a"))
+    assert (stored["result"], stored["review"]) == ({"files": ["auth.js"]}, {"files": []})

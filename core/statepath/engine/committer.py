@@ -29,7 +29,6 @@ from statepath.commit import (
     Delete,
     Put,
     Transaction,
-    WriteLog,
     encode_changes,
 )
 from statepath.engine.documents import decode
@@ -306,10 +305,9 @@ class Committer:
                     raise _conflict(trial, change.collection, change.id, change.base, change)
             if isinstance(change, Delete) and trial.get(change.collection, change.id) is None:
                 continue
-            if isinstance(change, WriteLog):
-                change = WriteLog(change.id, max(change.offset, trial.log_size(change.id)), change.text)
-            trial.apply(change, seq, now)
-            changes.append(change)
+            placed = trial.place(change)
+            trial.apply(placed, seq, now)
+            changes.append(placed)
         trial.join(stage)
         return tuple(changes)
 

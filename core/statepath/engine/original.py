@@ -107,10 +107,11 @@ async def _state(backend: Backend, original: Original, limit: int) -> dict[str, 
             continue
         try:
             state = parse_untrusted(data, key=key, limit=max(limit, len(data)))
-            if not isinstance(state, dict):
-                raise InvalidArgumentError(f"{key} holds no JSON object", key=key)
         except InvalidArgumentError as error:
             original.damage.append(Damage(key, str(error)))
+            continue
+        if not isinstance(state, dict):
+            original.damage.append(Damage(key, f"{key} holds no JSON object"))
             continue
         original.source = key
         original.state = data

@@ -187,6 +187,12 @@ class Stage:
         size = self.logs.get(id)
         return self._below.log_size(id) if size is None else size
 
+    def place(self, change: Change) -> Change:
+        """The change with what only its place in the log decides: where a piece of a session log goes."""
+        if isinstance(change, WriteLog):
+            return WriteLog(change.id, max(change.offset, self.log_size(change.id)), change.text)
+        return change
+
     def apply(self, change: Change, seq: int, time: int, complete: type | None = None) -> None:
         """Stage one change of the transaction `seq`. `complete` is as in `Entry`.
 

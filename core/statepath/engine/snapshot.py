@@ -26,6 +26,7 @@ SEED_COLLECTIONS: Final = ("tasks", "sessions")
 SNAPSHOT_MEMBERS: Final = frozenset({"version", "seq", "last_saved", "_statepath", *SEED_COLLECTIONS})
 """Members that every snapshot has."""
 
+_BEGINNING = b'{\n"version":"'
 _MARK = b'\n"_statepath":'
 _CHUNK = 2 * 1024 * 1024
 
@@ -103,7 +104,8 @@ class SnapshotStream:
         cut = self._cut
         self._collections: dict[str, _Index] = {}
         saved = datetime.fromtimestamp(cut.time / 1_000_000, UTC).isoformat().replace("+00:00", "Z")
-        head = b'{\n"version":"%s",\n"seq":%d,\n"last_saved":"%s"' % (
+        head = b'%s%s",\n"seq":%d,\n"last_saved":"%s"' % (
+            _BEGINNING,
             VERSION.encode(),
             cut.seq,
             saved.encode(),
@@ -155,7 +157,7 @@ class SnapshotStream:
 
 def is_ours(data: bytes) -> bool:
     """Whether these bytes claim to be a snapshot written by statepath, whole or not."""
-    return _MARK in data
+    return data.startswith(_BEGINNING) or _MARK in data
 
 
 def read_meta(data: bytes, key: str) -> SnapshotMeta:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
@@ -35,6 +35,7 @@ from statepath.engine.snapshot import STATE_KEY, SnapshotStream, is_ours, read_m
 from statepath.engine.views import ViewWriter
 from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError, StateError
 from statepath.events import BackupCreated, BackupError, EditConflict, Events, HistoryTrimmed, StateSaved
+from statepath.settings import Settings
 
 logger = logging.getLogger("statepath.snapshots")
 
@@ -48,6 +49,30 @@ KEEP_SECONDS: Final = 60.0
 """No commit younger than this is ever trimmed; the portable log relies on it."""
 
 
+PutAside = Callable[[str, str], Awaitable[str]]
+"""Moves an object aside, as `<key>.<why>.<UTC time>`, and returns its new key (empty: it was gone)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the storage holds when a handle takes the store over.
+
+    Attributes:
+        floor: the log's own record, and `floor_etag` the version of it that is stored.
+        state: the snapshot in `state.json`, `state_etag` its version, `size` about its bytes.
+        saved: the seq that it shows; -1 makes the next snapshot due although nothing changes.
+        journal_bytes: what was committed behind it.
+    """
+
+    floor: Floor
+    floor_etag: ETag | None
+    state: SnapshotMark | None
+    state_etag: ETag | None
+    saved: int
+    journal_bytes: int
+    size: int
+
+
 class Snapshotter:
     """Writes `state.json` and the backups of one handle, and trims the journal behind them."""
 
@@ -58,40 +83,32 @@ class Snapshotter:
         replica: Replica,
         views: ViewWriter,
         events: Events,
+        written: Written,
+        settings: Settings,
         *,
-        floor: Floor,
-        floor_etag: ETag | None,
-        state: SnapshotMark | None,
-        state_etag: ETag | None,
-        saved: int,
-        backups: int,
-        history: timedelta,
-        history_bytes: int | None,
-        max_age: timedelta,
-        journal_bytes: int,
-        put_aside: Callable[[str, str], Awaitable[str]],
+        put_aside: PutAside,
     ) -> None:
         self._backend = backend
         self._log = log
         self._replica = replica
         self._views = views
         self._events = events
-        self.floor = floor
-        self._floor_etag = floor_etag
-        self._state = state
-        self._state_etag = state_etag
-        self._backups = backups
-        self._history = history
-        self._history_bytes = history_bytes
-        self._max_age = max_age.total_seconds()
+        self.floor = floor = written.floor
+        self._floor_etag = written.floor_etag
+        self._state = written.state
+        self._state_etag = written.state_etag
+        self._backups = settings.backups
+        self._history = settings.history
+        self._history_bytes = settings.history_bytes
+        self._max_age = settings.snapshot_age.total_seconds()
         self._put_aside = put_aside
         self._lock = asyncio.Lock()
-        self.saved = saved
+        self.saved = written.saved
         self.saved_at: float | None = None
-        self._size = 0
-        self._since = journal_bytes
-        self._total = floor.snapshots[-1].journal_bytes + journal_bytes if floor.snapshots else journal_bytes
-        self._oldest_change: float | None = time.monotonic() if journal_bytes else None
+        self._size = written.size
+        self._since = written.journal_bytes
+        self._total = (floor.snapshots[-1].journal_bytes if floor.snapshots else 0) + self._since
+        self._oldest_change: float | None = time.monotonic() if self._since else None
 
     @property
     def since(self) -> int:

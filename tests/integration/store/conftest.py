@@ -14,7 +14,7 @@ import pytest
 import statepath
 from statepath.backend import Backend, Blob, Entry
 from statepath.commit import decode_commit
-from statepath.engine.engine import Engine
+from statepath.engine.opening import open_engine
 from statepath.events import Events
 from statepath.memory import factory
 from statepath.settings import Settings
@@ -134,7 +134,7 @@ async def open_on() -> AsyncIterator[Callable[..., Awaitable[Store]]]:
 
         async def opened(backend: Backend, *, readonly: bool = False, **settings: Any) -> Store:
             used = Settings(path=backend.url, **{"autosave": 0, "deadline": 0.3, **settings})
-            engine = await Engine.open(backend, used, Events(), readonly=readonly)
+            engine = await open_engine(backend, used, Events(), readonly=readonly)
             return await stack.enter_async_context(Store(engine))
 
         yield opened

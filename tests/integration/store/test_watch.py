@@ -115,7 +115,7 @@ async def test_two_watchers_are_told_the_same(store, raw):
 
 
 async def test_a_slow_watcher_misses_nothing(store, raw, monkeypatch):
-    monkeypatch.setattr("statepath.engine.engine._RECENT_BYTES", 200)
+    monkeypatch.setattr("statepath.engine.feed._MOST_BYTES", 200)
     async with aclosing(store.watch()) as changes:
         await raw.put({"id": "0"})
         seen = [(await anext(changes)).id]
@@ -152,7 +152,7 @@ async def test_closing_the_iterator_leaves_the_store_alone(store, raw):
     await raw.put({"id": "a"})
     await anext(changes)
     await changes.aclose()
-    assert store._engine._watchers == 0
+    assert store._engine._feed.followers == 0
     await raw.put({"id": "b"})
     assert await raw.count() == 2
 

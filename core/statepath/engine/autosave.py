@@ -1,0 +1,94 @@
+"""What happens by time: snapshots where anything changed, and a look at the space that is left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Final, Protocol
+
+from statepath.backend import Backend, SupportsSpace
+from statepath.engine.committer import Committer
+from statepath.engine.replica import Replica
+from statepath.engine.snapshotter import Snapshotter
+from statepath.errors import StateError
+from statepath.events import AutosaveTriggered, DiskLow, DiskOk, Events, SaveError
+from statepath.settings import Settings
+
+logger = logging.getLogger("statepath.autosave")
+
+_LOOK_AT_SPACE: Final = 30.0
+_ENOUGH_AGAIN: Final = 1.1
+
+
+class _Saved(Protocol):
+    backend: Backend
+    events: Events
+    replica: Replica
+    settings: Settings
+
+    @property
+    def committer(self) -> Committer: ...
+
+
+class Autosave:
+    """A task of one handle, at `settings.autosave` seconds (0: it only looks at the space)."""
+
+    def __init__(self, engine: _Saved, snapshotter: Snapshotter) -> None:
+        self._engine = engine
+        self._snapshotter = snapshotter
+        self._low = False
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="statepath-autosave")
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _run(self) -> None:
+        engine, snapshotter = self._engine, self._snapshotter
+        interval = engine.settings.autosave
+        while True:
+            await self._check_space()
+            await asyncio.sleep(interval or _LOOK_AT_SPACE)
+            if not interval or not snapshotter.changed:
+                continue
+            engine.events.emit(AutosaveTriggered(engine.replica.head))
+            await asyncio.sleep(0)  # what a listener saves now belongs into this snapshot
+            await engine.committer.drain()
+            if snapshotter.due:
+                await try_snapshot(snapshotter, engine.events)
+
+    async def _check_space(self) -> None:
+        engine = self._engine
+        try:
+            free = await free_bytes(engine.backend)
+        except StateError as error:
+            logger.warning("the free space could not be read: %s", error, extra={"code": error.code})
+            return
+        limit = engine.settings.disk_low
+        if free is None:
+            return
+        if free < limit and not self._low:
+            self._low = True
+            logger.warning("%d bytes are free at %s, less than %d", free, engine.backend.url, limit)
+            engine.events.emit(DiskLow(free, limit))
+        elif self._low and free >= limit * _ENOUGH_AGAIN:
+            self._low = False
+            engine.events.emit(DiskOk(free))
+
+
+async def try_snapshot(snapshotter: Snapshotter, events: Events) -> None:
+    """A snapshot that may fail: the journal has everything, and the failure is told by an event."""
+    try:
+        await snapshotter.snapshot()
+    except StateError as error:
+        logger.exception("the snapshot could not be written", extra={"code": error.code})
+        events.emit(SaveError(error, error.key))
+
+
+async def free_bytes(backend: Backend) -> int | None:
+    """How much may still be written, where the backend can tell."""
+    if backend.capabilities.space and isinstance(backend, SupportsSpace):
+        return await backend.free_bytes()
+    return None

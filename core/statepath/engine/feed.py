@@ -1,0 +1,58 @@
+"""The commits that became visible last, for those who follow along. Kept only while somebody does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from statepath.commit import Commit, Transaction
+
+_MOST_BYTES: Final = 8 * 1024 * 1024
+
+Told = tuple[Commit, Sequence[Transaction]]
+
+
+class Feed:
+    """A bounded tail of the log in memory. Whoever falls behind it reads the log itself."""
+
+    def __init__(self) -> None:
+        self.followers = 0
+        self._recent: deque[tuple[Commit, Sequence[Transaction], int]] = deque()
+        self._bytes = 0
+        self._news = asyncio.Event()
+
+    def join(self) -> None:
+        self.followers += 1
+
+    def leave(self) -> None:
+        self.followers -= 1
+        if not self.followers:
+            self._recent.clear()
+            self._bytes = 0
+
+    def tell(self, commit: Commit, transactions: Sequence[Transaction], size: int) -> None:
+        """A commit has become visible; `size` is about its bytes."""
+        if not self.followers:
+            return
+        self._recent.append((commit, transactions, size))
+        self._bytes += size
+        while self._bytes > _MOST_BYTES and len(self._recent) > 1:
+            self._bytes -= self._recent.popleft()[2]
+        self.wake()
+
+    def behind(self, after: int) -> list[Told]:
+        """The commits behind the seq, if the tail reaches back that far."""
+        if not self._recent or self._recent[0][0].first > after + 1:
+            return []
+        return [(commit, transactions) for commit, transactions, _ in self._recent if commit.last > after]
+
+    def wake(self) -> None:
+        """Let all who wait for news look again."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def news(self) -> None:
+        """Wait for the next commit, or for the end."""
+        await self._news.wait()

@@ -1,0 +1,273 @@
+"""Opening a store: what recovery found becomes an engine, and what follows from it is committed and written down."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+from uuid import uuid4
+
+from msgspec import Raw
+
+from statepath.backend import IF_ABSENT, Backend, CommitLog, ETag, SupportsCommitLog
+from statepath.commit import Note, Put
+from statepath.engine.adoption import Examined
+from statepath.engine.engine import Engine
+from statepath.engine.floor import Floor, write_floor
+from statepath.engine.history import difference
+from statepath.engine.ids import document_key
+from statepath.engine.original import PRE_MIGRATION_KEY, Original, read_original
+from statepath.engine.recovery import Recovered, recover
+from statepath.engine.replay import Damage
+from statepath.engine.replica import Replica, Stage
+from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
+from statepath.engine.snapshotter import KEEP_SECONDS, Written
+from statepath.engine.views import ViewWriter
+from statepath.errors import AlreadyExistsError, NotFoundError
+from statepath.events import (
+    CorruptionDetected,
+    DocumentRecovered,
+    EditAdopted,
+    EditConflict,
+    Events,
+    StateLoaded,
+    StateRestored,
+    StoreUpgraded,
+)
+from statepath.log import PortableCommitLog
+from statepath.settings import Settings
+
+logger = logging.getLogger("statepath.opening")
+
+_MANY: Final = 10_000
+
+
+async def open_engine(
+    backend: Backend, settings: Settings, events: Events, *, readonly: bool = False
+) -> Engine:
+    """Recover the state and start the engine's tasks. The backend is the engine's from now on.
+
+    Raises:
+        NotFoundError: read-only, and there is no store.
+        UnsupportedError: a newer program wrote the store (`newer_format`).
+    """
+    began = time.monotonic()
+    log: CommitLog
+    if backend.capabilities.commit_log and isinstance(backend, SupportsCommitLog):
+        log = backend.commit_log()
+    else:
+        log = PortableCommitLog(backend, deadline=settings.deadline, window=KEEP_SECONDS)
+    engine = Engine(backend, log, settings, events, readonly=readonly)
+    try:
+        source = await _open(engine)
+    except BaseException:
+        await engine.release()
+        raise
+    if len(engine.replica) >= _MANY:
+        gc.freeze()  # so many objects that live on need not be looked at by each full collection
+    for damage in engine.damage:
+        logger.warning("damage found: %s", damage.reason, extra={"key": damage.key})
+    head, documents = engine.replica.head, len(engine.replica)
+    events.emit(StateLoaded(head, documents, source, time.monotonic() - began))
+    return engine
+
+
+async def _open(engine: Engine) -> str:
+    """Bring the engine to the state that is found; what it was read from."""
+    settings, capabilities = engine.settings, engine.backend.capabilities
+    document_views = settings.views if settings.views is not None else capabilities.editable
+    found = await recover(
+        engine.backend,
+        engine.log,
+        limit=settings.max_document,
+        editable=document_views and capabilities.editable and not engine.readonly,
+    )
+    original: Original | None = None
+    unfinished = found.imported and not engine.readonly
+    if not found.broken and not found.marks and (unfinished or not found.replica.head):
+        original = await read_original(engine.backend, limit=settings.max_document)
+    known = {damage.key for damage in found.damage}
+    engine.damage = [
+        *found.damage,
+        *(damage for damage in (original.damage if original else ()) if damage.key not in known),
+    ]
+    if engine.readonly:
+        _show(engine, found, original)
+    else:
+        await _TakeOver(engine, found, original).run(document_views=document_views)
+    return original.source if original and original.source else found.source
+
+
+def _show(engine: Engine, found: Recovered, original: Original | None) -> None:
+    """Read-only: show what was found, and say what is wrong with it."""
+    if not found.store and (original is None or not original.documents) and not found.replica.head:
+        raise NotFoundError(
+            f"there is no store at {engine.backend.url}; open it once without readonly to create it",
+            key=engine.backend.url,
+        )
+    if original is not None:
+        stage = Stage(found.replica)
+        for change in original.changes:
+            stage.apply(change, 0, 0)
+        stage.install(found.replica, 0, "", 0)
+    engine.show(found.replica, found.store, found.incarnation, found.floor[0] if found.floor else None)
+    for damage in engine.damage:
+        engine.events.emit(CorruptionDetected(damage.key, damage.reason, None))
+
+
+@dataclass(slots=True)
+class _TakeOver:
+    """Makes a writer of the engine. Each step may be the last one before a crash: the next opener does it again."""
+
+    engine: Engine
+    found: Recovered
+    original: Original | None
+
+    async def run(self, *, document_views: bool) -> None:
+        engine, found = self.engine, self.found
+        engine.show(found.replica, found.store or uuid4().hex, found.incarnation or uuid4().hex, None)
+        await self._keep_what_is_damaged()
+        floor, etag = await self._floor()
+        size = sum(entry.size for _, _, entry in found.replica)
+        written = Written(
+            floor, etag, found.state, found.state_etag, self._saved(floor), found.journal_bytes, size
+        )
+        views = engine.start(written, self._put_aside, document_views=document_views)
+        await self._settle(views)
+        engine.start_autosave()
+
+    async def _keep_what_is_damaged(self) -> None:
+        engine, found, original = self.engine, self.found, self.original
+        for damage in engine.damage:
+            kept = await self._put_aside(damage.key, "corrupt") if damage.aside else ""
+            if damage.key == STATE_KEY and kept:
+                found.state = found.state_etag = None
+            engine.events.emit(CorruptionDetected(damage.key, damage.reason, kept or None))
+        if original is not None and (original.changes or original.state is not None):
+            await self._back_up(original)
+        elif found.foreign is not None:
+            if kept := await self._put_aside(STATE_KEY, "conflict"):
+                engine.events.emit(EditConflict(STATE_KEY, kept))
+            found.state_etag = None
+
+    async def _put_aside(self, key: str, why: str) -> str:
+        backend = self.engine.backend
+        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        try:
+            blob = await backend.read(key)
+        except NotFoundError:
+            return ""
+        kept = f"{key}.{why}.{moment}"
+        await backend.write(kept, blob.data)
+        await backend.delete(key)
+        return kept
+
+    async def _back_up(self, original: Original) -> None:
+        """The pre-migration backup: the `state.json` that was used, as it was. An earlier one is never replaced."""
+        data = b"{}\n" if original.state is None else original.state
+        with suppress(AlreadyExistsError):
+            await self.engine.backend.write(PRE_MIGRATION_KEY, data, when=IF_ABSENT)
+
+    async def _floor(self) -> tuple[Floor, ETag | None]:
+        """The log's own record as it has to be from now on, and the version of it that is stored."""
+        engine, found = self.engine, self.found
+        floor, etag = found.floor or (None, None)
+        if found.broken:
+            # Whatever was lost behind the head, its seqs are not given away again in this incarnation. The snapshot
+            # is still to be written, and this is stored after it: until then all of it can be done again.
+            engine.incarnation = uuid4().hex
+            head = engine.replica.head
+            return Floor(store=engine.store, incarnation=engine.incarnation, floor=head + 1), etag
+        if floor is None:
+            floor = Floor(
+                store=engine.store,
+                incarnation=engine.incarnation,
+                floor=found.begins,
+                snapshots=() if found.state is None else (found.state,),
+            )
+            etag = await write_floor(engine.backend, floor, None)
+        return floor, etag
+
+    def _saved(self, floor: Floor) -> int:
+        """The seq that `state.json` shows; -1 where it has to be written although nothing changes."""
+        found = self.found
+        if found.broken or found.restore is not None or found.state is None:
+            return 0 if not found.broken and not found.replica.head and not len(found.replica) else -1
+        return found.state.seq if any(mark.digest == found.state.digest for mark in floor.snapshots) else -1
+
+    async def _settle(self, views: ViewWriter) -> None:
+        """Commit what follows from what was found, so that the store is whole before anyone uses it."""
+        engine, found, original = self.engine, self.found, self.original
+        for change in found.beside:
+            if not isinstance(change, Note):
+                views.mark_file(change)
+        if found.broken:
+            await engine.snapshot()
+            await engine.log.restart(engine.replica.head)
+        for key in found.recovered:
+            engine.events.emit(DocumentRecovered(key, "its own file"))
+        if original is not None and original.changes:
+            await self._import(original, views)
+        elif found.examined is not None:
+            await self._adopt(found.examined, views)
+        if found.restore is not None:
+            await self._restore(*found.restore)
+
+    async def _import(self, original: Original, views: ViewWriter) -> None:
+        """Make an original directory a store."""
+        engine = self.engine
+        if missing := original.missing_in(engine.replica):
+            await engine.commit(missing)
+        for collection, id, _ in engine.replica:
+            views.mark(collection, id)
+        await engine.flush()
+        for key in original.misnamed:
+            await engine.backend.delete(key)
+        await engine.snapshot()
+        if original.documents:
+            engine.events.emit(StoreUpgraded(original.source, original.documents, PRE_MIGRATION_KEY))
+
+    async def _restore(self, meta: SnapshotMeta, then: Replica) -> None:
+        """An operator put an older snapshot in the place of `state.json`: that is a restore, which can be undone."""
+        engine = self.engine
+        before = engine.replica.head
+        if changes := difference(engine.replica, then):
+            note = Note("restored", f"{STATE_KEY} was replaced by the snapshot of seq {meta.seq}")
+            seq = await engine.commit([*changes, note])
+            undo = f"statepath restore --at {before}"
+            logger.warning(
+                "%s was replaced by the snapshot of seq %d: restored as seq %d; to undo it: %s",
+                STATE_KEY,
+                meta.seq,
+                seq,
+                undo,
+            )
+            engine.events.emit(StateRestored(meta.seq, seq, undo))
+        await engine.snapshot()
+
+    async def _adopt(self, examined: Examined, views: ViewWriter) -> None:
+        """Take over what people did to the documents' files."""
+        engine = self.engine
+        for key, reason in examined.broken:
+            kept = await self._put_aside(key, "corrupt")
+            engine.damage.append(Damage(key, reason))
+            engine.events.emit(CorruptionDetected(key, reason, kept))
+        for key, reason in examined.conflicts:
+            kept = await self._put_aside(key, "conflict")
+            logger.warning("an edit could not be adopted and was kept aside: %s", reason, extra={"key": key})
+            engine.events.emit(EditConflict(key, kept))
+        for key in examined.orphans:
+            await engine.backend.delete(key)
+        for collection, id in examined.stale:
+            views.mark(collection, id)
+        for edit in examined.edits:
+            put = Put(edit.collection, edit.id, Raw(edit.document), edit.base)
+            seq = await engine.commit([put, Note("adopted", edit.key)])
+            if edit.key != document_key(edit.collection, edit.id):
+                await engine.backend.delete(edit.key)
+            logger.info("adopted the edited file %s as seq %d", edit.key, seq, extra={"key": edit.key})
+            engine.events.emit(EditAdopted(edit.key, seq))
