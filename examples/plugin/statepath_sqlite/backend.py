@@ -153,9 +153,8 @@ class SqliteBackend:
         elif not os.path.exists(path):
             raise self._nothing(key)
         mode = "ro" if self._readonly else "rw"
-        connection = sqlite3.connect(
-            f"file://{quote(path)}?mode={mode}", timeout, isolation_level=None, uri=True
-        )
+        location = f"file://{quote(path)}?mode={mode}"
+        connection = sqlite3.connect(location, timeout=timeout, isolation_level=None, uri=True)
         try:
             self._prepare(connection, key)
         except BaseException:
