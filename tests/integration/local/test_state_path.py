@@ -89,6 +89,15 @@ async def test_folders_that_were_made_for_nothing_are_taken_back(
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_a_store_that_cannot_be_opened_after_it_was_locked_is_not_begun(
+    connect: Connect, port: Any, tmp_path: Path
+) -> None:
+    port.fail("open_folder")
+    with pytest.raises(UnavailableError, match="Input/output error"):
+        await connect()
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_a_folder_that_was_there_stays(connect: Connect, port: Any, path: Path) -> None:
     path.mkdir()
     port.fail("pwrite", errno.ENOSPC)
