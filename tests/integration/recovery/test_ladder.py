@@ -1,0 +1,114 @@
+"""Whatever single thing is damaged, nothing acknowledged is lost, and it is said what was wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from statepath.events import CorruptionDetected
+
+DAMAGE = {
+    "bit": lambda data: (
+        data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 4]) + data[len(data) // 2 + 1 :]
+    ),
+    "cut": lambda data: data[: len(data) // 2],
+    "beginning": lambda data: data[len(data) // 2 :],
+    "emptied": lambda data: b"",
+    "text": lambda data: b"hello\n",
+    "zeros": lambda data: bytes(len(data)),
+}
+
+
+@pytest.fixture(params=DAMAGE)
+def damage(request: pytest.FixtureRequest) -> Any:
+    return DAMAGE[request.param]
+
+
+async def test_without_damage_a_kill_loses_nothing_and_there_is_nothing_to_tell(stored, whole):
+    place, held = stored
+    await whole(place, held)
+    assert place.told(CorruptionDetected) == []
+
+
+async def test_a_damaged_snapshot_loses_nothing(stored, whole, damage):
+    place, held = stored
+    place.write("state.json", bad := damage(place.read("state.json")))
+    await whole(place, held)
+    (told,) = place.told(CorruptionDetected)
+    assert told.key == "state.json"
+    assert told.kept_as.startswith("state.json.corrupt.")
+    assert place.read(told.kept_as) == bad
+
+
+async def test_a_damaged_snapshot_is_reported_by_health_and_replaced(stored, damage):
+    place, _ = stored
+    place.write("state.json", damage(place.read("state.json")))
+    async with place.open() as store:
+        assert any("state.json" in sentence for sentence in (await store.health()).damage)
+    async with place.open(readonly=True) as store:
+        assert (await store.health()).damage == ()
+
+
+async def test_a_missing_snapshot_is_rebuilt_and_told(stored, whole):
+    place, held = stored
+    place.remove("state.json")
+    await whole(place, held)
+    assert [(told.key, told.kept_as) for told in place.told(CorruptionDetected)] == [("state.json", None)]
+
+
+async def test_a_damaged_snapshot_and_a_damaged_backup_lose_nothing(stored, whole, damage):
+    place, held = stored
+    for key in ("state.json", place.names("state.backup.")[-1]):
+        place.write(key, damage(place.read(key)))
+    await whole(place, held)
+    told = place.told(CorruptionDetected)
+    assert {event.key.partition(".2")[0] for event in told} == {"state.json", "state.backup"}
+    assert all(event.kept_as in place.names() for event in told)
+
+
+async def test_without_any_snapshot_the_journal_alone_gives_everything(stored, whole):
+    place, held = stored
+    for key in ("state.json", *place.names("state.backup.")):
+        place.remove(key)
+    await whole(place, held)
+    assert place.told(CorruptionDetected)
+
+
+async def test_a_damaged_floor_is_rebuilt_and_told(stored, whole, damage):
+    place, held = stored
+    place.write("journal/floor", bad := damage(place.read("journal/floor")))
+    await whole(place, held)
+    (told,) = place.told(CorruptionDetected)
+    assert told.key == "journal/floor"
+    assert place.read(told.kept_as) == bad
+
+
+async def test_a_missing_floor_is_rebuilt_and_told(stored, whole):
+    place, held = stored
+    place.remove("journal/floor")
+    await whole(place, held)
+    assert [(told.key, told.kept_as) for told in place.told(CorruptionDetected)] == [("journal/floor", None)]
+
+
+async def test_everything_gone_is_an_empty_store(stored):
+    place, _ = stored
+    for key in place.names():
+        if key != "lock":
+            place.remove(key)
+    async with place.open() as store:
+        assert store.seq == 0
+        assert (await store.stats()).documents == {}
+        await store.collection("tasks").put({"id": "a"})
+    assert place.told(CorruptionDetected) == []
+
+
+async def test_a_snapshot_of_another_store_is_kept_aside(stored, whole):
+    place, held = stored
+    other = type(place)(f"{place.url}-other")
+    async with other.open() as store:
+        await store.collection("tasks").put({"id": "theirs"})
+    place.write("state.json", theirs := other.read("state.json"))
+    await whole(place, held)
+    (told,) = place.told(CorruptionDetected)
+    assert "another store" in told.reason
+    assert place.read(told.kept_as) == theirs
