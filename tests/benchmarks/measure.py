@@ -109,20 +109,22 @@ def raw_create(folder: Path, times: int = 300) -> float:
 
 def describe(folder: Path) -> dict[str, Any]:
     """The machine, and what its disk gives."""
+    syncs = {size: round(raw_sync(folder, size)) for size in (2048, 20480)}
+    create = round(raw_create(folder))
     place = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cores": os.cpu_count(),
         "sqlite": sqlite3.sqlite_version,
         "file_system": file_system(folder),
-        "raw_sync_us": {size: round(raw_sync(folder, size)) for size in (2048, 20480)},
-        "raw_create_us": round(raw_create(folder)),
+        "raw_sync_us": syncs,
+        "raw_create_us": create,
     }
-    raw = ", ".join(f"{took} µs for {size} bytes" for size, took in place["raw_sync_us"].items())
     print(f"Python {place['python']}, SQLite {place['sqlite']}, {place['system']}, {place['cores']} cores")
     print(
-        f"{place['file_system']}; a write and data sync into a filled segment takes {raw} (p50)\n", flush=True
+        f"{place['file_system']}: a write and data sync into a filled segment takes {syncs[2048]} µs for 2 KB and"
     )
+    print(f"{syncs[20480]} µs for 20 KB, creating a file of 2 KB {create} µs (p50)\n", flush=True)
     return place
 
 
