@@ -20,9 +20,10 @@ import warnings
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from functools import partial
+from inspect import isawaitable
 from queue import SimpleQueue
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
 
@@ -78,12 +79,13 @@ class _Loop:
     def run(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Call the function in the event loop's thread and wait for its result."""
         self.check()
+        outcome: Future[Any] = Future()
         with _portals as portal:
-            future: Future[Any] = portal.start_task_soon(partial(fn, *args, **kwargs))
             try:
-                return future.result()
+                portal.start_task_soon(_carry_out, partial(fn, *args, **kwargs), outcome)
+                return outcome.result()
             finally:
-                future.cancel()
+                outcome.cancel()
 
     def run_asking(
         self, fn: Callable[[A], R], start: Callable[[Callable[[A], Awaitable[R]]], Awaitable[T]]
@@ -97,15 +99,16 @@ class _Loop:
             questions.put((value, answer))
             return await asyncio.wrap_future(answer)
 
+        outcome: Future[T] = Future()
+        outcome.add_done_callback(lambda _: questions.put(None))
         with _portals as portal:
-            future = portal.start_task_soon(start, ask)
-            future.add_done_callback(lambda _: questions.put(None))
             try:
+                portal.start_task_soon(_carry_out, partial(start, ask), outcome)
                 while (question := questions.get()) is not None:
                     _answer(fn, *question)
-                return future.result()
+                return outcome.result()
             finally:
-                future.cancel()
+                outcome.cancel()
 
     def check(self) -> None:
         """
@@ -127,6 +130,33 @@ class _Loop:
             "(async with statepath.open() as store), or make the call in another thread (asyncio.to_thread)",
             code="in_event_loop",
         )
+
+
+async def _carry_out(fn: Callable[[], Any], outcome: Future[Any]) -> None:
+    """Give what the function gives to the thread that waits for it. That cancels the outcome when it stops waiting,
+    even before this has begun: so it is not left to the portal's own future, which it may not have yet."""
+    loop, task = asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())
+
+    def stop(outcome: Future[Any]) -> None:
+        if outcome.cancelled():
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(task.cancel)
+
+    outcome.add_done_callback(stop)
+    try:
+        result = fn()
+        if isawaitable(result):
+            result = await result
+    except asyncio.CancelledError:
+        outcome.cancel()
+    except BaseException as error:
+        if outcome.set_running_or_notify_cancel():
+            outcome.set_exception(error)
+        if not isinstance(error, Exception):
+            raise
+    else:
+        if outcome.set_running_or_notify_cancel():
+            outcome.set_result(result)
 
 
 def _answer(fn: Callable[[A], R], value: A, answer: Future[R]) -> None:
@@ -356,7 +386,11 @@ class SyncStore:
         self._loop.check()
         try:
             with _portals as portal:
-                portal.call(self._store.aclose)
+                try:
+                    portal.call(self._store.aclose)
+                except KeyboardInterrupt:
+                    portal.call(self._store.aclose)
+                    raise
         finally:
             self._lease.close()
 
