@@ -81,10 +81,15 @@ class LocalCommitLog:
             self._news.set()
             self._news = None
 
+    async def _open(self) -> None:
+        if self._writer is not None:
+            await self._worker.run(self._writer.open)
+
     def _limit(self) -> int | None:
         return durable_limit(self._tree) if self._writer is None else self._writer.limit()
 
     async def read(self, after: int) -> AsyncIterator[Commit]:
+        await self._open()
         cursor = Cursor(self._tree, after, self._limit)
         try:
             async with aclosing(self._to_the_end(cursor, thorough=True)) as batches:
@@ -97,6 +102,7 @@ class LocalCommitLog:
             self._worker.finish(cursor.close)
 
     async def follow(self, after: int) -> AsyncIterator[Commit]:
+        await self._open()
         cursor = Cursor(self._tree, after, self._limit)
         pause = _SHORTEST_POLL
         thorough = True

@@ -55,22 +55,30 @@ class Writer:
         self._journal = -1
         self._segment: Segment | None = None
         self._refusal: StateError | None = None
-        self._found = self._open()
-        self._empty = self._found is None
-        self._durable, self._id = (0, "") if self._found is None else (self._found.seq, self._found.id)
+        self._opening = threading.Lock()
+        self._opened = False
+        self._found: Head | None = None
+        self._empty = True
+        self._durable, self._id = lock.durable, ""
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Settle] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="statepath-journal", daemon=True)
         self._thread.start()
 
-    def _open(self) -> Head | None:
-        try:
-            with failing(JOURNAL):
-                head = repair(self._tree, self._lock.durable)
-                self._lock.publish(0 if head is None else head.seq)
-                return head
-        except CorruptionError as error:
-            self._refusal = error
-            return None
+    def open(self) -> None:
+        """Make the journal end as it should; before it is first read or written, and not before that: what a
+        newer program wrote is noticed elsewhere first, and stays as it is."""
+        with self._opening:
+            if self._opened:
+                return
+            try:
+                with failing(JOURNAL):
+                    head = self._found = repair(self._tree, self._lock.durable)
+                    self._empty = head is None
+                    self._durable, self._id = (0, "") if head is None else (head.seq, head.id)
+                    self._lock.publish(self._durable)
+            except CorruptionError as error:
+                self._refusal = error
+            self._opened = True
 
     def limit(self) -> int | None:
         """The highest seq that may be served; `None` for a damaged journal, which is not written."""
@@ -107,6 +115,7 @@ class Writer:
             settle(result, failure)
 
     def append(self, after: int, commit: Commit) -> None:
+        self.open()
         if self._refusal is not None:
             raise copy.copy(self._refusal)
         self._check_place(after, commit)
@@ -223,6 +232,7 @@ class Writer:
         return self._segment
 
     def restart(self, after: int) -> list[str]:
+        self.open()
         if self._refusal is not None and not isinstance(self._refusal, CorruptionError):
             raise copy.copy(self._refusal)
         if self._segment is not None:

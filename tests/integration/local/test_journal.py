@@ -242,7 +242,9 @@ async def test_a_log_that_begins_anew_keeps_the_old_segments_aside(
     assert await commits((await connect()).commit_log(), 5) == [newer]
 
 
-async def test_a_newer_format_is_said_and_left_alone(connect: Connect, chain: Any, path: Path) -> None:
+async def test_a_newer_format_is_said_and_left_alone(
+    connect: Connect, chain: Any, path: Path, commits: Any
+) -> None:
     backend = await connect()
     log = chain(backend.commit_log())
     await log.append()
@@ -252,8 +254,11 @@ async def test_a_newer_format_is_said_and_left_alone(connect: Connect, chain: An
     segment = segments(path)[0]
     segment.write_bytes(b"".join(map(encode_commit, [log.commits[0], newer])) + b"torn")
     before = segment.read_bytes()
-    with pytest.raises(UnsupportedError, match="99") as caught:
-        await connect()
+    again = await connect()
+    for call in (lambda: commits(again.commit_log()), lambda: log.append()):
+        log.log = again.commit_log()
+        with pytest.raises(UnsupportedError, match="99") as caught:
+            await call()
     assert caught.value.code == "newer_format"
     assert segment.read_bytes() == before
 
