@@ -67,8 +67,10 @@ class Place:
         self.write(key, bytes(data))
 
     def tree(self) -> dict[str, bytes]:
-        """Everything that is stored, but the lock."""
-        return {key: self.read(key) for key in self.names() if key != "lock"}
+        """Everything that is stored; not the lock, nor what never got its name."""
+        return {
+            name: self.read(name) for name in self.names() if name != "lock" and not name.startswith(".tmp")
+        }
 
 
 class Folder(Place):
