@@ -32,10 +32,12 @@ async def test_nobody_sees_a_commit_before_it_is_synced(
 
     port.fail("fdatasync", chosen=hold)
     appending = asyncio.ensure_future(log.append())
-    await asyncio.to_thread(syncing.wait)
-    assert await commits(log.log) == before
-    assert await commits(reader) == before
-    go_on.set()
+    try:
+        await asyncio.to_thread(syncing.wait)
+        assert await commits(log.log) == before
+        assert await commits(reader) == before
+    finally:
+        go_on.set()
     await appending
     assert await commits(log.log) == log.commits
     assert await commits(reader) == log.commits
