@@ -31,8 +31,8 @@ async def serve(path):
         loop = asyncio.get_running_loop()
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             word, _, text = line.strip().partition(" ")
-            if word == "log":
-                await store.append_log("s1", text + "\\n")
+            if word in ("s1", "s2"):
+                await store.append_log(word, text + "\\n")
             else:
                 await tasks.put({"id": word, "status": text})
             print(store.seq, flush=True)
@@ -153,7 +153,7 @@ class Server:
     seq: int
 
     def tell(self, text: str) -> int:
-        """`<id> <status>` puts a task, `log <text>` adds a line; the seq, once that is durable."""
+        """`<id> <status>` puts a task, `s1 <text>` adds a line to that log; the seq, once that is durable."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{text}\n")

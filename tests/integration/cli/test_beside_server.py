@@ -80,7 +80,7 @@ def test_trying_works_beside_a_server(on: Run, server: Any) -> None:
 def test_watch_tells_changes_as_they_become_durable(start: Start, server: Any) -> None:
     watching = start("watch", "--since", str(server.seq), "--collection", "tasks", "--json")
     for status in ("running", "completed"):
-        server.tell("log not of this collection")
+        server.tell("s1 not of this collection")
         seq = server.tell(f"task_1 {status}")
         told = line(watching)
         assert (told["seq"], told["key"], told["value"]["status"]) == (seq, "tasks/task_1", status)
@@ -108,13 +108,14 @@ def test_logs_follows_each_line_once(start: Start, server: Any) -> None:
     assert following.stdout is not None
     told = [following.stdout.readline()]
     for number in range(5):
-        server.tell(f"log line {number}")
+        server.tell("s2 of another session")
+        server.tell(f"s1 line {number}")
         told.append(following.stdout.readline())
     assert told == ["begun\n", *(f"line {number}\n" for number in range(5))]
 
 
 def test_a_log_that_a_killed_server_had_no_time_to_write_is_shown(on: Run, server: Any, path: str) -> None:
-    server.tell("log last words")
+    server.tell("s1 last words")
     server.process.kill()
     server.process.wait()
     file = Path(path, "logs/session_s1.log")

@@ -61,11 +61,12 @@ def test_extras_follow_the_message(debug: Run) -> None:
     assert stream.getvalue().endswith("INFO statepath.engine saved key=tasks/a code=x\n")
 
 
-def test_it_ends_as_it_began() -> None:
+def test_it_ends_as_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
     logger = logging.getLogger("statepath")
-    before = (logger.level, list(logger.handlers))
+    monkeypatch.setattr(logger, "level", logging.ERROR)
+    handlers = list(logger.handlers)
     enable_debug("persistence:*")()
-    assert (logger.level, logger.handlers) == before
+    assert (logger.level, logger.handlers) == (logging.ERROR, handlers)
 
 
 @pytest.mark.parametrize(("words", "env"), [(("--debug",), {}), ((), {"DEBUG": "persistence:*"})])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import statepath
 
 Run = Callable[..., Any]
 
@@ -169,6 +172,22 @@ def test_delete_with_dry_run_changes_nothing(on: Run, filled: str, files: Run) -
     facts = on("delete", "tasks/task_1", "--dry-run", "--json").json
     assert facts == {"collection": "tasks", "id": "task_1", "version": 5, "deleted": False, "dry_run": True}
     assert files() == before
+
+
+def test_delete_does_not_delete_what_nobody_was_asked_about(
+    on: Run, filled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def change() -> None:
+        async with statepath.open(filled) as store:
+            await store.collection("tasks").put({"id": "task_1", "status": "later"})
+
+    def meanwhile(question: str, *, yes: bool) -> None:
+        with ThreadPoolExecutor() as other:
+            other.submit(asyncio.run, change()).result()
+
+    monkeypatch.setattr("statepath.cli.documents.confirm", meanwhile)
+    assert on("delete", "tasks/task_1").code == 4
+    assert json.loads(on("show", "tasks/task_1").out)["status"] == "later"
 
 
 def test_delete_prints_the_command_that_brings_it_back(on: Run, cli: Run, filled: str) -> None:

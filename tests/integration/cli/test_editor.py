@@ -76,7 +76,7 @@ def test_edit_without_a_change_stores_nothing(on: Run, filled: str, editor: Run,
 def test_edit_keeps_a_text_that_is_not_json_and_says_how_to_store_it(
     on: Run, cli: Run, filled: str, editor: Run, left: Run
 ) -> None:
-    editor("write(text.replace('completed', 'edited') + 'x')")
+    editor("write(text.replace('completed', 'edited') + 'x'); path.chmod(0o644)")
     answer = on("edit", "tasks/task_1")
     assert answer.code == 2
     (kept,) = left()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from statepath import errors
 from statepath.cli.exits import EXITS, Exit, exit_of
+from statepath.cli.running import command_line
 from statepath.errors import StateError
 
 Run = Callable[..., Any]
@@ -89,6 +91,18 @@ def test_a_reference_that_names_no_document_is_a_usage_error(
     on: Run, filled: str, words: tuple[str, ...]
 ) -> None:
     assert on(*words, stdin="{}").code == 2
+
+
+def test_a_command_to_go_on_with_is_for_the_same_store_but_has_no_secrets() -> None:
+    assert command_line("my folder", "ls", "tasks") == "statepath ls tasks -s 'my folder'"
+    assert command_line(None, "ls") == "statepath ls"
+    assert command_line(f"s3://user:{CANARY}@bucket/x", "ls") == "statepath ls"
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(cli: Run, filled: str) -> None:
+    path = f"{filled}[red]"
+    os.rename(filled, path)
+    assert path in cli("status", "-s", path).out
 
 
 def test_the_state_path_may_stand_before_the_command(cli: Run, filled: str) -> None:

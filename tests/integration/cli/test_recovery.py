@@ -41,7 +41,11 @@ def test_restore_takes_a_time(on: Run, filled: str) -> None:
 
 @pytest.mark.parametrize(
     ("at", "reason"),
-    [("2024-05-01T12:00:00", "has no time zone"), ("yesterday", "a seq such as 42"), ("8", "not there yet")],
+    [
+        ("2024-05-01T12:00:00", "write 2024-05-01T12:00:00Z for UTC"),
+        ("yesterday", "a seq such as 42"),
+        ("8", "not there yet"),
+    ],
 )
 def test_restore_refuses_what_is_no_place_in_the_history(
     on: Run, filled: str, files: Run, at: str, reason: str
