@@ -126,13 +126,13 @@ class Disk:
         self._backend = backend
         self.capabilities = Capabilities(durable=False, shared=False, space=True)
         self.free = 10**9
-        self.asked = 0
+        self.asked = asyncio.Event()
 
     def __getattr__(self, name):
         return getattr(self._backend, name)
 
     async def free_bytes(self):
-        self.asked += 1
+        self.asked.set()
         return self.free
 
 
@@ -153,9 +153,9 @@ async def test_little_space_is_told_before_the_disk_is_full_and_once(open_on, me
     assert (health.healthy, health.writable, health.free_bytes) == (False, True, 999)
     assert "999 bytes are free" in health.problems[0]
     disk.free = 1050  # enough, but so little more that it may be told again at once
-    asked = disk.asked
-    while disk.asked < asked + 3:
-        await asyncio.sleep(0)
+    for _ in range(3):
+        disk.asked.clear()
+        await disk.asked.wait()
     changed.clear()
     disk.free = 1100
     await changed.wait()
