@@ -44,11 +44,34 @@ async with statepath.open() as made:
 os.chdir("coding-agent-state")
 """
 
+_STORE = """
+store = await statepath.open()
+tasks = store.collection("tasks")
+await tasks.put({"id": "task_1", "status": "failed", "attempts": 4})
+"""
+
+_EVENTS = """
+from statepath.events import DiskLow, DiskOk
+
+alert = log_everything = listener = print
+store = await statepath.open()
+
+async def emit_and_close():
+    store.events.emit(DiskLow(1, 2))
+    await store.aclose()
+
+import asyncio
+ending = asyncio.ensure_future(emit_and_close())  # begins when the page waits for an event
+"""
+
 PAGES = {
     "README.md": _TASK,
     "docs/guide.md": "",
     "docs/guarantees.md": "",
     "docs/storage-layout.md": "",
+    "docs/queries.md": "from datetime import UTC, datetime\n" + _STORE,
+    "docs/events.md": _EVENTS,
+    "docs/state-persistence.md": "",
     "docs/local.md": _INSIDE,
     "docs/troubleshooting.md": "",
 }
