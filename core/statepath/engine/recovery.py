@@ -102,7 +102,10 @@ async def recover(backend: Backend, log: CommitLog, *, limit: int, editable: boo
         if found.exists and (editable or found.damage):
             examined = await examine(backend, found.replica, found.store, limit=limit)
             _take_newer(found, examined)
-            found.examined = examined if editable else None
+            if editable:
+                found.examined = examined
+            else:
+                found.damage += [Damage(key, reason) for key, reason in examined.broken]
         if found.broken:
             await _measure_logs(backend, found.replica)
             # Snapshots are told apart by their time, and the lost commits may have had the next ones.
@@ -267,13 +270,11 @@ async def _from_views(backend: Backend, log: CommitLog, found: Recovered, limit:
     replica = Replica()
     head = found.marks[-1].seq if found.marks else 0
     for file in views:
-        if not isinstance(file.view, View):
-            found.damage.append(Damage(file.key, str(file.view)))
-        elif file.view.store == found.store:
+        if isinstance(file.view, View) and file.view.store == found.store:
             _take_view(found, replica, file, file.view)
             head = max(head, file.view.seq)
     try:
-        async for commit in log.read(found.floor[0].floor - 1 if found.floor else 0):
+        async for commit in _what_is_left(log, found.floor[0].floor - 1 if found.floor else 0):
             await _overlay(backend, replica, commit, found)
             head = max(head, commit.last)
     except StateError as error:
@@ -281,6 +282,16 @@ async def _from_views(backend: Backend, log: CommitLog, found: Recovered, limit:
     replica.head = head
     found.replica, found.broken = replica, True
     found.source = "the documents' own files"
+
+
+async def _what_is_left(log: CommitLog, after: int) -> AsyncIterator[Commit]:
+    """The commits behind the seq, or from where the log begins."""
+    try:
+        async for commit in log.read(after):
+            yield commit
+    except HistoryTrimmedError as error:
+        async for commit in log.read(error.floor - 1):
+            yield commit
 
 
 def _take_newer(found: Recovered, examined: Examined) -> None:
