@@ -28,8 +28,9 @@ LARGEST = 64 * 1024 * 1024
 _NAME = re.compile(r"([0-9]{20})\.jsonl")
 _READ = 4 * 1024 * 1024
 _LONGEST_LINE = 64 * 1024 * 1024
-_FILL = b" " * (1024 * 1024)
-_FILL_PAUSE = 0.005
+_FILL = b" " * (512 * 1024)
+_SHORTEST_PAUSE = 0.005
+_SHARE = 3
 
 
 def segment_name(first: int) -> str:
@@ -117,9 +118,12 @@ class Segment:
 
 
 def create_filled(
-    tree: Tree, size: int, carry: Bytes = b"", *, pause: float = 0.0, stopped: Callable[[], bool] = bool
+    tree: Tree, size: int, carry: Bytes = b"", *, stopped: Callable[[], bool] | None = None
 ) -> tuple[int, str, int]:
-    """A synced file off the path: `carry`, then spaces up to the size. Returns as `create_temporary`."""
+    """A synced file off the path: `carry`, then spaces up to the size. Returns as `create_temporary`.
+
+    With `stopped` it is made in the background: paced, and given up when that says so.
+    """
     port = tree.port
     within, name, fd = tree.create_temporary()
     try:
@@ -128,10 +132,12 @@ def create_filled(
         if size > len(carry):
             _reserve(port, fd, size)
         for offset in range(len(carry), size, len(_FILL)):
+            begun = time.monotonic()
             write_all(port, fd, memoryview(_FILL)[: size - offset], offset)
-            if pause:
+            if stopped is not None:
                 port.fdatasync(fd)
-                time.sleep(pause)
+                # However busy the disk is, a quarter of the time is enough.
+                time.sleep(max(_SHARE * (time.monotonic() - begun), _SHORTEST_PAUSE))
                 if stopped():
                     break
         port.fsync(fd)
@@ -177,7 +183,7 @@ class Spares:
         made = None
         # Without a spare the segment grows, and the commit that finds no space says so.
         with suppress(OSError, StateError):
-            made = create_filled(self._tree, size, pause=_FILL_PAUSE, stopped=lambda: self._closed)
+            made = create_filled(self._tree, size, stopped=lambda: self._closed)
         with self._lock:
             self._busy = False
             if made is not None and not self._closed:
