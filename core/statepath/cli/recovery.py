@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -19,6 +19,9 @@ from statepath.engine.verification import Finding
 from statepath.errors import HistoryTrimmedError, InvalidArgumentError, ReadOnlyError
 
 group = typer.Typer()
+
+NOTICES: Final = 10
+"""How many notices people are shown: a server that is busy has many files that lag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +159,12 @@ async def verify(state_path: StatePath = None, as_json: Json = False) -> None:
             {"ok": not damaged, "seq": seq, "damage": damaged, "findings": [asdict(one) for one in found]}
         )
     else:
-        for finding in found:
+        notices = [one for one in found if one.severity != "damage"]
+        for finding in (*(one for one in found if one.severity == "damage"), *notices[:NOTICES]):
             key = "" if not finding.key or finding.key in finding.reason else f"{finding.key}: "
             output.text(f"{finding.severity}: {key}{finding.reason}\n")
+        if len(notices) > NOTICES:
+            output.text(f"and {len(notices) - NOTICES} more notices\n")
         output.text(f"{damaged} damaged, up to seq {seq}\n" if damaged else f"all is well, up to seq {seq}\n")
     if damaged:
         output.note("what is damaged is kept aside and rebuilt when the store is opened for writing next")

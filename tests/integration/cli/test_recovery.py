@@ -101,6 +101,19 @@ def test_verify_takes_a_file_edited_by_hand_for_a_notice(on: Run, filled: str) -
     assert {one["severity"] for one in answer.json["findings"]} == {"notice"}
 
 
+def test_verify_shows_people_the_damage_and_the_first_notices(on: Run, path: str) -> None:
+    for number in range(12):
+        on("put", f"tasks/task_{number}", "-", stdin="{}")
+    for view in Path(path, "tasks").iterdir():
+        view.unlink()
+    state = Path(path, "state.json")
+    state.write_bytes(state.read_bytes()[:-20])
+    lines = on("verify").out.splitlines()
+    assert lines[0].startswith("damage: state.json")
+    assert sum(line.startswith("notice: ") for line in lines) == 10
+    assert "and 2 more notices" in lines
+
+
 def test_backup_create_keeps_the_state_of_now(on: Run, filled: str) -> None:
     made = on("backup", "create", "--json").json
     assert made["seq"] == 7
