@@ -14,6 +14,7 @@ from msgspec import Raw
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from statepath.commit import Append, Delete, Put
+from statepath.engine.committer import Document as PutDocument
 from statepath.engine.documents import decode, encode_mapping, encode_model, encode_value, keep_unknown
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
@@ -66,11 +67,13 @@ class Collection(Generic[T]):
             InvalidArgumentError: not one of this collection's documents, or not JSON, too deep or too large.
             ConflictError: another version is stored; nothing was changed.
         """
-        change, size, complete = self.encode(value, if_version)
+        document = self.encode(value)
         committer = self._engine.committer
         if committer.crowded:
             await committer.room()
-        return await committer.submit((change,), size, checked=if_version is not None, complete=complete)
+        if if_version is None:
+            return await committer.put(document)
+        return await committer.submit((_change(document, if_version),), len(document[2]))
 
     async def create(self, value: T) -> int:
         """Store a new document.
@@ -78,12 +81,12 @@ class Collection(Generic[T]):
         Raises:
             AlreadyExistsError: there is a document of that id.
         """
-        change, size, _ = self.encode(value, 0)
+        document = self.encode(value)
         committer = self._engine.committer
         if committer.crowded:
             await committer.room()
         try:
-            return await committer.submit((change,), size)
+            return await committer.submit((_change(document, 0),), len(document[2]))
         except ConflictError as error:
             raise AlreadyExistsError(
                 f"{error.key} exists already, at version {error.current}", key=error.key
@@ -216,23 +219,22 @@ class Collection(Generic[T]):
                 f"the document has no {self.id_field!r}, which is to be its id in {self.name}"
             ) from None
 
-    def encode(self, value: T, base: int | None) -> tuple[Put, int, type | None]:
-        """The change that stores the value, its size in bytes, and the model if it knows each of its fields."""
+    def encode(self, value: T) -> PutDocument:
+        """The document as it will be stored."""
         id = self.id_of(value)
-        engine, model = self._engine, self.model
+        name, engine, model = self.name, self._engine, self.model
         limit = engine.settings.max_document
         if model is None:
-            data = encode_mapping(cast("Mapping[str, Any]", value), key=f"{self.name}/{id}", limit=limit)
-            return Put(self.name, id, Raw(data), base), len(data), None
-        data = encode_model(cast("BaseModel", value), key=f"{self.name}/{id}", limit=limit)
-        complete: type | None = model
+            data = encode_mapping(cast("Mapping[str, Any]", value), key=f"{name}/{id}", limit=limit)
+            return name, id, data, None
+        data = encode_model(cast("BaseModel", value), key=f"{name}/{id}", limit=limit)
         if not self._keeps_all:
-            stored = engine.replica.get(self.name, id)
+            stored = engine.replica.get(name, id)
             if stored is not None and stored.complete is not model:
                 kept = keep_unknown(data, stored.json(), cast("type[BaseModel]", model))
                 if kept is not data:
-                    data, complete = kept, None
-        return Put(self.name, id, Raw(data), base), len(data), complete
+                    return name, id, kept, None
+        return name, id, data, model
 
     def encode_append(self, id: str, field: str, item: object) -> tuple[Append, int]:
         """The change that appends the item, and its size in bytes."""
@@ -291,6 +293,11 @@ def documents(
         limit=limit,
         after=after,
     )
+
+
+def _change(document: PutDocument, base: int) -> Put:
+    collection, id, data, _ = document
+    return Put(collection, id, Raw(data), base)
 
 
 def _check_field(name: object) -> None:

@@ -143,11 +143,11 @@ class StateSave:
 def _part(collection: Collection[Any], values: list[Any]) -> Part:
     documents: dict[str, bytes] = {}
     for value in values:
-        change = collection.encode(value, None)[0]
-        if change.id in documents:
-            key = f"{collection.name}/{change.id}"
+        _, id, data, _ = collection.encode(value)
+        if id in documents:
+            key = f"{collection.name}/{id}"
             raise InvalidArgumentError(f"{key} is twice in the state; leave one of them out", key=key)
-        documents[change.id] = bytes(change.document)
+        documents[id] = data
     return Part(collection, documents)
 
 

@@ -47,9 +47,9 @@ class Transaction:
             InvalidArgumentError: as `Collection.put`.
         """
         self._check_open()
-        change, _, _ = collection.encode(value, None)
-        self._own[collection.name, change.id] = Entry(bytes(change.document), 0, 0)
-        self._changes.append(change)
+        name, id, data, _ = collection.encode(value)
+        self._own[name, id] = Entry(data, 0, 0)
+        self._changes.append(Put(name, id, Raw(data)))
 
     def delete(self, collection: Collection[Any], id: str) -> None:
         """Delete the document, if there is one."""

@@ -18,6 +18,7 @@ from hashlib import sha256
 from typing import Final, TypeAlias
 
 import msgspec
+from msgspec import Raw
 
 from statepath.backend import Backend, CommitLog
 from statepath.commit import (
@@ -32,7 +33,7 @@ from statepath.commit import (
     encode_changes,
 )
 from statepath.engine.documents import decode
-from statepath.engine.replica import Replica, Stage
+from statepath.engine.replica import Entry, Replica, Stage
 from statepath.errors import (
     AccessDeniedError,
     ClosedError,
@@ -55,15 +56,18 @@ Read = tuple[str, str, int]
 """A document that a transaction read, and the version it saw (0: it did not exist)."""
 
 
+Document = tuple[str, str, bytes, type | None]
+"""A document to be put: its collection, its id, its bytes, and the model class that knows each of its fields."""
+
+
 class _Pending(msgspec.Struct, frozen=True, gc=False):
-    """One transaction on its way into the log."""
+    """One transaction on its way into the log. `put` is the document of one that is a single, unchecked put."""
 
     changes: Transaction
     size: int
     done: asyncio.Future[int]
     reads: Sequence[Read]
-    checked: bool
-    complete: type | None
+    put: Document | None
 
 
 _Refused: TypeAlias = tuple[_Pending, StateError | None]
@@ -85,7 +89,7 @@ class Committer:
         *,
         store: str,
         incarnation: str,
-        committed: Callable[[Commit, Sequence[Transaction], int], None],
+        committed: Callable[[Commit, Sequence[Transaction], Stage, int], None],
         catch_up: Callable[[], Awaitable[None]],
         failed: Callable[[StateError], None],
     ) -> None:
@@ -123,26 +127,25 @@ class Committer:
     def incarnation(self) -> str:
         return self._incarnation
 
-    def submit(
-        self,
-        changes: Transaction,
-        size: int,
-        reads: Sequence[Read] = (),
-        *,
-        checked: bool = True,
-        complete: type | None = None,
-    ) -> asyncio.Future[int]:
-        """Queue one transaction. The future gives its seq when it is durable, or 0 if it changes nothing.
+    def submit(self, changes: Transaction, size: int, reads: Sequence[Read] = ()) -> asyncio.Future[int]:
+        """Queue one transaction of `size` bytes. The future gives its seq when it is durable, or 0 if it changes
+        nothing."""
+        return self._queue(changes, size, reads, None)
 
-        `checked` says that a change has a base version, or depends on what is stored; `complete` is the model class
-        that wrote the document of a put whole.
-        """
+    def put(self, document: Document) -> asyncio.Future[int]:
+        """Queue the commonest transaction: a put, whatever is stored."""
+        collection, id, data, _ = document
+        return self._queue((Put(collection, id, Raw(data)),), len(data), (), document)
+
+    def _queue(
+        self, changes: Transaction, size: int, reads: Sequence[Read], put: Document | None
+    ) -> asyncio.Future[int]:
         if self._failure is not None:
             raise copy.copy(self._failure)
         if self._closing:
             raise ClosedError("the store is closed; open it again to save")
         done: asyncio.Future[int] = self._loop.create_future()
-        self._pending.append(_Pending(changes, size, done, reads, checked, complete))
+        self._pending.append(_Pending(changes, size, done, reads, put))
         self._bytes += size
         if self._bytes > _BACKLOG_BYTES:
             self.crowded = True
@@ -162,7 +165,7 @@ class Committer:
         """Wait until everything that was submitted so far is durable, or has failed."""
         waiting = [pending.done for pending in self._pending]
         if self._busy:
-            waiting.append(self.submit((), 0, checked=True))
+            waiting.append(self.submit((), 0))
         # Each failure reaches the caller that it belongs to; and who waits here may be cancelled, they may not.
         await asyncio.gather(*map(asyncio.shield, waiting), return_exceptions=True)
 
@@ -213,7 +216,7 @@ class Committer:
             if group and size > MAX_COMMIT_BYTES:
                 break
             group.append(pending.popleft())
-        self._bytes -= sum(one.size for one in group)
+        self._bytes -= sum([one.size for one in group])
         if self._bytes <= _BACKLOG_BYTES:
             self.crowded = False
             self._room.set()
@@ -255,9 +258,10 @@ class Committer:
                 self._stop(error, group)
                 return
             stage.install(replica, commit.last, id, now)
-            self._acknowledge(accepted, first)
+            size = sum([one.size for one in accepted])
+            self._acknowledge(accepted, first, size)
             _decline(refused)
-            self._committed(commit, transactions, sum(one.size for one in accepted))
+            self._committed(commit, transactions, stage, size)
             return
 
     def _stage(
@@ -273,7 +277,10 @@ class Committer:
             changes = pending.changes
             if pending.done.done():
                 continue
-            if pending.checked:
+            if pending.put is not None:
+                collection, id, data, complete = pending.put
+                stage.entries[collection, id] = Entry(data, seq, now, complete)
+            else:
                 try:
                     changes = self._check(pending, stage, seq, now)
                 except StateError as error:
@@ -282,9 +289,6 @@ class Committer:
                 if not changes:
                     refused.append((pending, None))
                     continue
-            else:
-                for change in changes:
-                    stage.apply(change, seq, now, pending.complete)
             accepted.append(pending)
             transactions.append(changes)
             seq += 1
@@ -314,6 +318,8 @@ class Committer:
     async def _bodies(
         self, id: str, accepted: list[_Pending], transactions: list[Transaction]
     ) -> tuple[Transaction | Body, ...]:
+        if sum([pending.size for pending in accepted]) + _OVERHEAD * len(accepted) <= MAX_COMMIT_BYTES:
+            return tuple(transactions)
         stored: list[Transaction | Body] = []
         for pending, changes in zip(accepted, transactions, strict=True):
             if pending.size + _OVERHEAD <= MAX_COMMIT_BYTES:
@@ -325,10 +331,10 @@ class Committer:
             stored.append(body)
         return tuple(stored)
 
-    def _acknowledge(self, accepted: list[_Pending], first: int) -> None:
+    def _acknowledge(self, accepted: list[_Pending], first: int, size: int) -> None:
         # Large documents: answer one half a turn later, so that it is serialised while the other half syncs.
         half = len(accepted)
-        if half > 1 and not self._pending and sum(one.size for one in accepted) > _OVERLAP_BYTES:
+        if half > 1 and not self._pending and size > _OVERLAP_BYTES:
             half //= 2
             self._loop.call_soon(_answer, accepted[half:], first + half)
         _answer(accepted[:half], first)

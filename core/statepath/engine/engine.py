@@ -20,7 +20,7 @@ from statepath.engine.floor import Floor
 from statepath.engine.history import difference, state_at
 from statepath.engine.ids import log_key
 from statepath.engine.replay import Damage, apply_commit, changes_of
-from statepath.engine.replica import Entry, Replica
+from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
 from statepath.engine.views import ViewWriter
 from statepath.errors import (
@@ -35,7 +35,6 @@ from statepath.events import Events, SaveError, StateRestored
 from statepath.settings import Settings
 
 _CHANGE_BYTES: Final = 128
-_FILES: Final = (WriteLog, WriteReport)
 
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -159,16 +158,12 @@ class Engine:
         self._disowned = self.closed = True
         self._committer = None
 
-    def _committed(self, commit: Commit, transactions: Sequence[Transaction], size: int) -> None:
+    def _committed(
+        self, commit: Commit, transactions: Sequence[Transaction], stage: Stage, size: int
+    ) -> None:
         """Note what follows from a commit that is visible now, whoever made it."""
-        views = self._views
-        if views is not None:
-            for transaction in transactions:
-                for change in transaction:
-                    if isinstance(change, _FILES):
-                        views.mark_file(change)
-                    elif not isinstance(change, Note):
-                        views.mark(change.collection, change.id)
+        if self._views is not None:
+            self._views.mark_all(stage)
         self.last_commit_at = time.time()
         if self._snapshotter is not None:
             self._snapshotter.committed(size)
@@ -184,8 +179,8 @@ class Engine:
                     )
                 # Read first: nothing may come between applying the commit and telling of it.
                 transactions = [await changes_of(self.backend, one) for one in commit.transactions]
-                size = await apply_commit(self.backend, self.replica, commit)
-                self._committed(commit, transactions, size)
+                stage, size = await apply_commit(self.backend, self.replica, commit)
+                self._committed(commit, transactions, stage, size)
 
     # Reading beside the replica
 

@@ -207,7 +207,7 @@ async def _continue(
                 break
             if not found.store:
                 found.store, found.incarnation = commit.store, commit.incarnation
-            size += await apply_commit(backend, replica, commit, beside, lost)
+            size += (await apply_commit(backend, replica, commit, beside, lost))[1]
     except HistoryTrimmedError as error:
         if base is not None:
             found.damage.append(

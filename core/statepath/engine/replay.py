@@ -43,8 +43,8 @@ async def apply_commit(
     commit: Commit,
     beside: list[Beside] | None = None,
     lost: list[Damage] | None = None,
-) -> int:
-    """Bring the replica to the end of a commit read from the log; the bytes of its changes, roughly.
+) -> tuple[Stage, int]:
+    """Bring the replica to the end of a commit read from the log; what it changed, and how many bytes that is, roughly.
 
     Parameters:
         beside: takes the changes that concern no document.
@@ -87,7 +87,7 @@ async def apply_commit(
                 beside.append(change)
             size += _CHANGE_BYTES
     stage.install(replica, commit.last, commit.id, time)
-    return size
+    return stage, size
 
 
 async def changes_of(backend: Backend, transaction: Transaction | Body) -> Transaction:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from statepath.commit import Append, Change, Delete, Put, WriteLog
+from statepath.commit import Append, Change, Delete, Put, WriteLog, WriteReport
 from statepath.engine.documents import append_items, list_fields
 from statepath.errors import InvalidArgumentError, NotFoundError
 
@@ -172,6 +172,7 @@ class Stage:
         self._below = below
         self.entries: dict[tuple[str, str], Entry | None] = {}
         self.logs: dict[str, int] = {}
+        self.files: list[WriteLog | WriteReport] = []
 
     def get(self, collection: str, id: str) -> Entry | None:
         try:
@@ -193,15 +194,15 @@ class Stage:
             return WriteLog(change.id, max(change.offset, self.log_size(change.id)), change.text)
         return change
 
-    def apply(self, change: Change, seq: int, time: int, complete: type | None = None) -> None:
-        """Stage one change of the transaction `seq`. `complete` is as in `Entry`.
+    def apply(self, change: Change, seq: int, time: int) -> None:
+        """Stage one change of the transaction `seq`.
 
         Raises:
             NotFoundError: an append to a document that does not exist.
             InvalidArgumentError: an append to a field that holds no list.
         """
         if isinstance(change, Put):
-            self.entries[change.collection, change.id] = Entry(bytes(change.document), seq, time, complete)
+            self.entries[change.collection, change.id] = Entry(bytes(change.document), seq, time)
         elif isinstance(change, Delete):
             self.entries[change.collection, change.id] = None
         elif isinstance(change, Append):
@@ -214,15 +215,23 @@ class Stage:
             )
         elif isinstance(change, WriteLog):
             self.logs[change.id] = change.offset + len(change.text.encode())
+            self.files.append(change)
+        elif isinstance(change, WriteReport):
+            self.files.append(change)
 
     def join(self, below: Stage) -> None:
         """Hand everything to the stage below."""
         below.entries.update(self.entries)
         below.logs.update(self.logs)
+        below.files += self.files
 
     def install(self, replica: Replica, head: int, commit: str, time: int) -> None:
         """Show what was staged: the commit is durable."""
+        collections = replica.collections
         for (collection, id), entry in self.entries.items():
-            replica.set(collection, id, entry)
+            if entry is None or collection not in collections:
+                replica.set(collection, id, entry)
+            else:
+                collections[collection][id] = entry
         replica.logs.update(self.logs)
         replica.head, replica.commit, replica.time = head, commit, time

@@ -22,7 +22,7 @@ from statepath.backend import Backend, LazyWrite, SupportsAppend, SupportsLazyWr
 from statepath.commit import WriteLog, WriteReport
 from statepath.engine.documents import decode, parse_untrusted, pretty
 from statepath.engine.ids import document_key, log_key, report_key
-from statepath.engine.replica import MEMBERS, Replica
+from statepath.engine.replica import MEMBERS, Replica, Stage
 from statepath.errors import InvalidArgumentError, StateError
 
 logger = logging.getLogger("statepath.views")
@@ -135,6 +135,15 @@ class ViewWriter:
             self._dirty[collection, id] = None
             if not self._work.is_set():
                 self._work.set()
+
+    def mark_all(self, stage: Stage) -> None:
+        """What was staged is visible now."""
+        if self._documents:
+            self._dirty.update(dict.fromkeys([key for key in stage.entries if key[0] != MEMBERS]))
+        for change in stage.files:
+            self.mark_file(change)
+        if not self._work.is_set():
+            self._work.set()
 
     def mark_file(self, change: WriteLog | WriteReport) -> None:
         """The change has to reach its file."""
