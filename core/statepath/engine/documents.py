@@ -274,6 +274,84 @@ def _encode_model(model: BaseModel, key: str) -> bytes:
         )
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise _refuse(key, _unserializable(error), "assign a value of the field's type") from error
+    if not _surely_finite(model):
+        _check_written(model, data, key)
+    return data
+
+
+_BUDGET: Final = 32
+_FINITE: Final = frozenset({str, int, bool, type(None)})
+_FINITE_TYPES: Final = frozenset(
+    [
+        "str",
+        "int",
+        "bool",
+        "none",
+        "bytes",
+        "date",
+        "time",
+        "datetime",
+        "timedelta",
+        "uuid",
+        "url",
+        "literal",
+        "enum",
+        "default",
+        "nullable",
+        "list",
+        "tuple",
+        "set",
+        "frozenset",
+        "dict",
+        "model",
+        "model-fields",
+        "model-field",
+    ]
+)
+_TYPE = re.compile(r"'type': '([a-z-]+)'")
+
+
+def _surely_finite(model: BaseModel) -> bool:
+    """Whether a quick look tells that no number in the model is NaN or infinite: most fields cannot hold one, and those
+    that can mostly hold little. False says nothing."""
+    held = vars(model)
+    stack = [held[name] for name in _open_fields(type(model)) if name in held]
+    if model.__pydantic_extra__:
+        stack.extend(model.__pydantic_extra__.values())
+    budget = _BUDGET
+    while stack:
+        value = stack.pop()
+        kind = type(value)
+        if kind is dict:
+            stack.extend(value.values())
+        elif kind is list:
+            stack.extend(value)
+        elif kind not in _FINITE:
+            return False
+        budget -= 1
+        if budget < 0:
+            return False
+    return True
+
+
+@cache
+def _open_fields(model: type[BaseModel]) -> tuple[str, ...]:
+    """The fields that can hold a float, or anything."""
+    schema: dict[str, Any] = model.__pydantic_core_schema__  # type: ignore[assignment]
+    while "fields" not in schema and isinstance(inner := schema.get("schema"), dict):
+        schema = inner
+    fields = schema.get("fields")
+    if not isinstance(fields, dict):
+        return tuple(model.model_fields)
+    return tuple(
+        name
+        for name, field in fields.items()
+        if "serialization" in (text := repr(field)) or not set(_TYPE.findall(text)) <= _FINITE_TYPES
+    )
+
+
+def _check_written(model: BaseModel, data: bytes, key: str) -> None:
+    """Refuse numbers that are not finite: pydantic writes null in their place or, if it is told so, NaN."""
     if b"null" in data and _may_hide_nonfinite(model):
         _check_numbers(_as_python(model), key, "")
     if _may_write_nonfinite(type(model)) and (b"N" in data or b"I" in data):
@@ -284,7 +362,6 @@ def _encode_model(model: BaseModel, key: str) -> bytes:
             raise _refuse(
                 key, f"{type(model).__name__} does not write valid JSON", "check its serializers"
             ) from None
-    return data
 
 
 @cache
