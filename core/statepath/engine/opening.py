@@ -260,10 +260,6 @@ class _TakeOver:
             kept = await self._put_aside(key, "conflict")
             logger.warning("an edit could not be adopted and was kept aside: %s", reason, extra={"key": key})
             engine.events.emit(EditConflict(key, kept))
-        for key in examined.orphans:
-            await engine.backend.delete(key)
-        for collection, id in examined.stale:
-            views.mark(collection, id)
         for edit in examined.edits:
             put = Put(edit.collection, edit.id, Raw(edit.document), edit.base)
             seq = await engine.commit([put, Note("adopted", edit.key)])
@@ -271,3 +267,8 @@ class _TakeOver:
                 await engine.backend.delete(edit.key)
             logger.info("adopted the edited file %s as seq %d", edit.key, seq, extra={"key": edit.key})
             engine.events.emit(EditAdopted(edit.key, seq))
+        # Only now: until it is committed, an edit stands nowhere but in the file that is to be rewritten.
+        for key in examined.orphans:
+            await engine.backend.delete(key)
+        for collection, id in examined.stale:
+            views.mark(collection, id)
