@@ -31,8 +31,8 @@ class Model(BaseModel):
     """The base of the seed's models: unknown fields are kept, and what is unset and `None` is not written."""
 
     model_config = ConfigDict(extra="allow")
-    # Says nothing at run time: type checkers would take it for an argument else.
-    __pydantic_extra__: dict[str, Json] = Field(init=False)
+    # pydantic's own way to type what is extra; without the Field, type checkers take it for an argument.
+    __pydantic_extra__: dict[str, Json] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
     __omit_unset__: ClassVar[bool] = True
 
     def model_post_init(self, context: Any, /) -> None:
