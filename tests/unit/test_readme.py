@@ -38,6 +38,7 @@ def test_the_tour_runs_and_leaves_a_store_behind(toured: Path) -> None:
     assert (toured / "coding-agent-state/tasks/task_1.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_commands_work_on_what_the_tour_left(toured: Path) -> None:
     commands = re.findall(r"^\$ statepath (.+)$", README, re.MULTILINE)
     assert commands
