@@ -151,7 +151,7 @@ class Collection(Generic[T]):
             except ConflictError:
                 if attempt == _ATTEMPTS - 1:
                     raise
-                await sleep(random.random() * 0.001 * attempt)  # noqa: S311 - jitter, no secret
+                await back_off(attempt)
             else:
                 return value
         raise AssertionError
@@ -293,6 +293,11 @@ def documents(
         limit=limit,
         after=after,
     )
+
+
+async def back_off(attempt: int) -> None:
+    """Wait longer after each conflict, by chance: of many who change one document, each gets through in the end."""
+    await sleep(random.random() * 0.001 * 2 ** min(attempt, 7))  # noqa: S311 - no secret
 
 
 def _change(document: PutDocument, base: int) -> Put:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, JsonValue
 from typing_extensions import Unpack
 
 from statepath.backend import Backend
-from statepath.collection import Collection, Json
+from statepath.collection import Collection, Json, back_off
 from statepath.commit import WriteLog, WriteReport
 from statepath.discovery import connect
 from statepath.engine.backups import backup_keys
@@ -179,6 +179,7 @@ class Store:
             except ConflictError:
                 if attempt == _ATTEMPTS - 1:
                     raise
+                await back_off(attempt)
             else:
                 return result
         raise AssertionError
@@ -431,7 +432,7 @@ def open(
     Parameters:
         path: a folder or a URL. Default: `STATE_PATH`, else `./coding-agent-state`.
         readonly: take no lock and write nothing; works beside a running server.
-        settings: instead of those from arguments, the environment and the configuration files.
+        settings: instead of those from the environment and the configuration files; not together with overrides.
         events: the bus to tell events on, to hear those of opening, too.
         overrides: settings by name, such as `autosave=5`.
 
@@ -444,6 +445,10 @@ def open(
     """
 
     async def opened() -> Store:
+        if settings is not None and overrides:
+            raise InvalidArgumentError(
+                f"give either settings= or {', '.join(overrides)}: settings= would leave the latter without effect"
+            )
         used = settings if settings is not None else Settings.load(path, **overrides)
         state_path = used.path if path is None else path
         backend: Backend = await connect(state_path, readonly=readonly)

@@ -18,7 +18,7 @@ import asyncio
 import os
 import warnings
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from datetime import datetime
@@ -515,7 +515,13 @@ class SyncTransaction:
         """As `Transaction.get`."""
         return self._loop.run(self._transaction.get, _inner(collection), id)
 
-    def put(self, collection: SyncCollection[T], value: T) -> None:
+    @overload
+    def put(self, collection: SyncCollection[Json], value: Mapping[str, Any]) -> None: ...
+
+    @overload
+    def put(self, collection: SyncCollection[T], value: T) -> None: ...
+
+    def put(self, collection: SyncCollection[Any], value: Any) -> None:
         """As `Transaction.put`."""
         self._loop.run(self._transaction.put, _inner(collection), value)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar, overload
 
 from msgspec import Raw
 from pydantic import JsonValue
 
-from statepath.collection import Collection
+from statepath.collection import Collection, Json
 from statepath.commit import Append, Change, Delete, Put
 from statepath.engine.documents import append_items, decode, encode_value
 from statepath.engine.engine import Engine
@@ -40,7 +41,13 @@ class Transaction:
         entry = self._entry(collection.name, check_id(id))
         return None if entry is None else collection.decode(id, entry)
 
-    def put(self, collection: Collection[T], value: T) -> None:
+    @overload
+    def put(self, collection: Collection[Json], value: Mapping[str, Any]) -> None: ...
+
+    @overload
+    def put(self, collection: Collection[T], value: T) -> None: ...
+
+    def put(self, collection: Collection[Any], value: Any) -> None:
         """Store the document.
 
         Raises:

@@ -218,7 +218,7 @@ class ViewWriter:
         async with self._turn:
             self._error = error
             self._turn.notify_all()
-        await asyncio.sleep(_RETRY)
+        await self._rest(_RETRY)
 
     def _batch(self) -> list[tuple[str, str]]:
         """The next documents, the longest waiting first; a large one waits in proportion to its size."""
