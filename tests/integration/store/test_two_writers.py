@@ -7,6 +7,8 @@ import asyncio
 
 import pytest
 import statepath
+from msgspec.structs import replace
+from statepath.commit import encode_commit, slot_key
 from statepath.errors import AlreadyExistsError, ConflictError, DivergedError, OutcomeUnknownError
 from statepath.events import SaveError
 
@@ -163,3 +165,13 @@ async def test_a_handle_on_a_store_that_was_replaced_stops(store, zombie, memory
         with pytest.raises(DivergedError):
             await zombie.collection("raw").put({"id": "z"})
         assert "z" not in await contents(other)
+
+
+async def test_a_handle_on_a_store_that_was_promoted_stops(store, memory, commits):
+    await store.collection("raw").put({"id": "a"})
+    (last,) = await commits()
+    promoted = replace(last, first=2, last=2, id="another", prev=last.id, incarnation="f" * 32)
+    await memory.write(slot_key(2), bytes(encode_commit(promoted)))
+    with pytest.raises(DivergedError, match="promoted, imported or replaced"):
+        await store.collection("raw").put({"id": "b"})
+    assert (store.seq, await store.collection("raw").count()) == (1, 1)
