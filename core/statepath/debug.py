@@ -24,13 +24,16 @@ def enable_debug(names: str | None = None, stream: TextIO | None = None) -> Call
 
     Parameters:
         names: patterns separated by commas or spaces, such as `persistence:*` or `persistence:engine`; one that begins
-            with `-` leaves out. `None`: the variable `DEBUG`. What names nothing of ours changes nothing.
+            with `-` leaves out. `None`: the variable `DEBUG`. What names nothing of ours changes nothing,
+            and so does a second call before the end.
         stream: where to; `None`: stderr.
     """
     patterns = (os.environ.get(VARIABLE, "") if names is None else names).replace(",", " ").split()
     wanted = [pattern for pattern in patterns if not pattern.startswith("-")]
     unwanted = [pattern[1:] for pattern in patterns if pattern.startswith("-")]
-    if not any(pattern == "*" or pattern.startswith("persistence:") for pattern in wanted):
+    ours = any(pattern == "*" or pattern.startswith("persistence:") for pattern in wanted)
+    logger = logging.getLogger(LOGGER)
+    if not ours or any(isinstance(handler.formatter, Facts) for handler in logger.handlers):
         return lambda: None
 
     def selected(record: logging.LogRecord) -> bool:
@@ -42,7 +45,6 @@ def enable_debug(names: str | None = None, stream: TextIO | None = None) -> Call
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Facts("%(asctime)s %(levelname)s %(name)s %(message)s"))
     handler.addFilter(selected)
-    logger = logging.getLogger(LOGGER)
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)

@@ -15,6 +15,7 @@ from typing_extensions import Unpack
 from statepath.backend import Backend
 from statepath.collection import Collection, Json, back_off
 from statepath.commit import WriteLog, WriteReport
+from statepath.debug import enable_debug
 from statepath.discovery import connect
 from statepath.engine.backups import backup_keys
 from statepath.engine.documents import decode, encode_value
@@ -436,6 +437,8 @@ def open(
         events: the bus to tell events on, to hear those of opening, too.
         overrides: settings by name, such as `autosave=5`.
 
+    With `DEBUG=persistence:*` in the environment, what happens is logged to stderr.
+
     Raises (when it is entered or awaited):
         ConfigurationError: a setting cannot be used, or no backend is found (`UnknownSchemeError`,
             `BackendNotInstalledError`, `DuplicateSchemeError`).
@@ -445,6 +448,7 @@ def open(
     """
 
     async def opened() -> Store:
+        enable_debug()
         if settings is not None and overrides:
             raise InvalidArgumentError(
                 f"give either settings= or {', '.join(overrides)}: settings= would leave the latter without effect"

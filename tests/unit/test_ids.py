@@ -5,7 +5,6 @@ import re
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-
 from statepath.engine.ids import (
     MAX_ID_BYTES,
     RESERVED,

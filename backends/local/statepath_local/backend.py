@@ -54,7 +54,7 @@ class LocalBackend:
         self._lock = lock
         self._pool = pool
         self._closed: str | None = None
-        self._objects = Objects(tree)
+        self._objects = Objects(tree, doubtful=lock is not None and lock.rebooted)
         self._log = LocalCommitLog(tree, self, lock)
         _handles.add(self)
 

@@ -28,13 +28,17 @@ _STEP = 0.01
 
 
 class WriterLock:
-    """A held lock, and the place where its holder publishes how far the log is durable."""
+    """A held lock, and the place where its holder publishes how far the log is durable.
+
+    `rebooted` says that the machine was started since the last holder: what that one had not synced may be gone.
+    """
 
     def __init__(self, port: Port, fd: int, durable: int, *, created: bool) -> None:
         self._port = port
         self._fd = fd
         self._created = created
         self.durable = durable
+        self.rebooted = False
 
     @classmethod
     def acquire(cls, tree: Tree) -> WriterLock:
@@ -67,11 +71,14 @@ class WriterLock:
             time.sleep(_STEP)
 
     def _introduce(self) -> None:
+        boot = self._port.boot_id()
+        self.rebooted = not self._created and _read_holder(self._port, self._fd).get("boot") != boot
         holder = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "program": os.path.basename(sys.argv[0] or sys.executable) if sys.argv else "",
+            "boot": boot,
         }
         text = _durable_line(self.durable) + json.dumps(holder).encode() + b"\n"
         write_all(self._port, self._fd, text, 0)
@@ -165,6 +172,7 @@ def _refusal(holder: dict[str, Any]) -> StoreLockedError:
             f"{holder.get('program') or 'a process'} (pid {holder.get('pid')} on {holder.get('host')}, "
             f"since {holder.get('started')})"
         )
+    holder.pop("boot", None)
     return StoreLockedError(
         f"the store is open for writing in {who}; close it there, or open this one with readonly=True",
         holder=holder,

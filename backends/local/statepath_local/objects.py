@@ -37,10 +37,15 @@ _ATTEMPTS = 100
 
 
 class Objects:
-    """The objects of one state path."""
+    """The objects of one state path.
 
-    def __init__(self, tree: Tree) -> None:
+    `doubtful`: the machine was started since they were written. Then their times are not told, as a lazily written
+    file may have kept its time and lost its content; whoever goes by the time reads such a file.
+    """
+
+    def __init__(self, tree: Tree, *, doubtful: bool = False) -> None:
         self._tree = tree
+        self._doubtful_before = time.time() if doubtful else 0.0
         self._port = tree.port
         self._names = threading.Lock()
         self._last_time = 0
@@ -370,7 +375,10 @@ class Objects:
             found = self._port.stat(name, within=folder)
         except FileNotFoundError:
             return None
-        return Entry(key, found.st_size, _modified(found))
+        modified = _modified(found)
+        if modified < self._doubtful_before:
+            modified = 0.0
+        return Entry(key, found.st_size, modified)
 
     def close(self) -> None:
         """Remove the temporary files that were kept for use."""

@@ -29,6 +29,14 @@ _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None) if sys.platform == 
 class Port:
     """The operating system's own calls, by descriptor and relative name."""
 
+    def boot_id(self) -> str:
+        """What tells one run of the machine from the next; empty where the system does not say."""
+        try:
+            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+                return file.read().strip()
+        except OSError:
+            return ""
+
     def open_root(self, path: str) -> int:
         """The state path itself: the one place where a link to a folder is followed."""
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -8,6 +8,7 @@ either.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 from unicodedata import category
@@ -110,6 +111,7 @@ def is_id(value: object) -> bool:
     return True
 
 
+@lru_cache(maxsize=256)
 def is_collection(name: str) -> bool:
     """Whether `check_collection` lets the name through."""
     try:
