@@ -154,6 +154,11 @@ class _TakeOver:
                 engine.events.emit(EditConflict(STATE_KEY, kept))
             found.state_etag = None
 
+    async def _keep_conflict(self, key: str, reason: str) -> None:
+        kept = await self._put_aside(key, "conflict")
+        logger.warning("an edit could not be adopted and was kept aside: %s", reason, extra={"key": key})
+        self.engine.events.emit(EditConflict(key, kept))
+
     async def _put_aside(self, key: str, why: str) -> str:
         backend = self.engine.backend
         moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
@@ -220,12 +225,16 @@ class _TakeOver:
     async def _import(self, original: Original, views: ViewWriter) -> None:
         """Make an original directory a store."""
         engine = self.engine
+        for key, reason in original.conflicts:
+            await self._keep_conflict(key, reason)
         if missing := original.missing_in(engine.replica):
             await engine.commit(missing)
         for collection, id, _ in engine.replica:
             views.mark(collection, id)
         await engine.flush()
-        for key in original.misnamed:
+        for old, new in original.renamed:
+            await engine.backend.write(new, (await engine.backend.read(old)).data)
+        for key in (*original.misnamed, *(old for old, _ in original.renamed)):
             await engine.backend.delete(key)
         await engine.snapshot()
         if original.documents:
@@ -257,9 +266,7 @@ class _TakeOver:
             engine.damage.append(Damage(key, reason))
             engine.events.emit(CorruptionDetected(key, reason, kept))
         for key, reason in examined.conflicts:
-            kept = await self._put_aside(key, "conflict")
-            logger.warning("an edit could not be adopted and was kept aside: %s", reason, extra={"key": key})
-            engine.events.emit(EditConflict(key, kept))
+            await self._keep_conflict(key, reason)
         for edit in examined.edits:
             put = Put(edit.collection, edit.id, Raw(edit.document), edit.base)
             seq = await engine.commit([put, Note("adopted", edit.key)])

@@ -14,7 +14,7 @@ from msgspec import Raw
 from statepath.backend import Backend
 from statepath.commit import Change, Note, Put
 from statepath.engine.documents import encode_mapping, encode_value, parse_untrusted
-from statepath.engine.ids import document_key, is_collection, is_id
+from statepath.engine.ids import decode_id, document_key, is_collection, is_id, log_key, report_key
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.snapshot import STATE_KEY
@@ -23,6 +23,9 @@ from statepath.errors import InvalidArgumentError, NotFoundError
 
 PRE_MIGRATION_KEY: Final = "state.pre-migration.backup.json"
 BACKUP: Final = re.compile(r"state\.backup\.(\d{10,16})\.json")
+
+_LOG: Final = re.compile(r"logs/session_([^/]+)\.log")
+_REPORT: Final = re.compile(r"reports/([^/]+)\.json")
 
 _ID_FIELDS: Final = ("id", "session_id")
 _OURS: Final = frozenset({"version", "seq", "last_saved", "_statepath"})
@@ -36,6 +39,8 @@ class Original:
         source: the file that most of it was read from.
         changes: the documents, as the changes of one transaction.
         misnamed: files whose document gets a file of another name.
+        renamed: files of session logs and reports, and the names that they get.
+        conflicts: files that say something else than the state, and do not say that it is newer; with the reason.
         state: the bytes of the `state.json` that was used, where it was whole.
     """
 
@@ -43,6 +48,8 @@ class Original:
     changes: list[Change] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
     misnamed: list[str] = field(default_factory=list)
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    conflicts: list[tuple[str, str]] = field(default_factory=list)
     state: bytes | None = None
     documents: int = 0
 
@@ -78,6 +85,7 @@ async def read_original(backend: Backend, *, limit: int) -> Original | None:
         else:
             members[name] = value
     await _files(backend, original, documents, limit)
+    await _beside(backend, original)
     if not documents and not members and not original.source:
         return None if not original.damage else original
     for (collection, id), document in documents.items():
@@ -143,6 +151,19 @@ async def _files(
         if stored is None or _updated(document) > _updated(stored):
             documents[collection, id] = document
             original.source = original.source or "the task files"
+        elif document != stored and _updated(document) == _updated(stored):
+            original.conflicts.append(
+                (entry.key, f"{original.source} has another {collection}/{id} of the same time")
+            )
+
+
+async def _beside(backend: Backend, original: Original) -> None:
+    """Session logs and reports whose ids are written otherwise in names of files now."""
+    for pattern, key_of in ((_LOG, log_key), (_REPORT, report_key)):
+        async for entry in backend.list_keys(f"{pattern.pattern.partition('/')[0]}/"):
+            match = pattern.fullmatch(entry.key)
+            if match and decode_id(match[1]) is None and is_id(match[1]) and key_of(match[1]) != entry.key:
+                original.renamed.append((entry.key, key_of(match[1])))
 
 
 def _take(documents: dict[tuple[str, str], dict[str, Any]], collection: str, document: object) -> bool:

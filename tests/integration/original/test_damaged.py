@@ -1,0 +1,151 @@
+"""A damaged directory of the original server gives what can be had of it, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+
+from statepath.events import CorruptionDetected, EditConflict, StoreUpgraded
+
+
+def by_id(documents):
+    return {document["id"]: document for document in documents}
+
+
+async def test_a_state_json_cut_in_half(original, tasks):
+    want = original.state()["tasks"]
+    backup = original.state(original.backups[-1])
+    data = (original.path / "state.json").read_bytes()
+    (original.path / "state.json").write_bytes(cut := data[: len(data) // 2])
+    async with original.open() as store:
+        assert await tasks(store) == by_id(want)
+        assert [session async for session in store.collection("sessions")] == backup["sessions"]
+        assert await store.members() == {"metrics": backup["metrics"]}
+        assert any("state.json" in sentence for sentence in (await store.health()).damage)
+    (told,) = [event for event in original.heard if isinstance(event, CorruptionDetected)]
+    assert told.key == "state.json"
+    assert (original.path / told.kept_as).read_bytes() == cut
+    (upgraded,) = original.told(StoreUpgraded)
+    assert upgraded.source == original.backups[-1]
+    pre_migration = (original.path / upgraded.backup).read_bytes()
+    assert pre_migration == (original.path / original.backups[-1]).read_bytes()
+
+
+async def test_an_emptied_state_json(original, tasks):
+    want = original.state()["tasks"]
+    (original.path / "state.json").write_bytes(b"")
+    async with original.open() as store:
+        assert await tasks(store) == by_id(want)
+        assert await store.collection("sessions").count() == 1
+    assert [told.key for told in original.told(CorruptionDetected)] == ["state.json"]
+
+
+async def test_a_newest_backup_that_is_damaged_too(original, tasks):
+    want = original.state()["tasks"]
+    older = original.state(original.backups[0])
+    for name in ("state.json", original.backups[-1]):
+        (original.path / name).write_bytes(b'{"tasks": [')
+    damaged = {"state.json", original.backups[-1]}
+    async with original.open() as store:
+        assert await tasks(store) == by_id(want)
+        assert await store.members() == {"metrics": older["metrics"]}
+    assert {told.key for told in original.told(CorruptionDetected)} == damaged
+
+
+async def test_one_task_file_that_is_broken(original, tasks):
+    want = original.state()["tasks"]
+    file = original.path / f"tasks/{want[3]['id']}.json"
+    file.write_bytes(broken := file.read_bytes()[:-20])
+    async with original.open() as store:
+        assert await tasks(store) == by_id(want)
+    (told,) = original.told(CorruptionDetected)
+    assert told.key == f"tasks/{want[3]['id']}.json"
+    assert (original.path / told.kept_as).read_bytes() == broken
+    assert json.loads(file.read_bytes())["id"] == want[3]["id"]
+
+
+async def test_only_task_files(original, tasks):
+    want = original.state()["tasks"]
+    for name in ("state.json", *original.backups):
+        (original.path / name).unlink()
+    async with original.open() as store:
+        assert await tasks(store) == by_id(want)
+        assert len(await store.logs()) == 45
+    assert original.told(CorruptionDetected, EditConflict) == []
+    async with original.open() as store:
+        assert await tasks(store) == by_id(want)
+        assert await store.verify() == []
+
+
+async def test_only_a_backup(original, tasks):
+    for file in original.path.glob("tasks/*"):
+        file.unlink()
+    (original.path / "state.json").unlink()
+    (original.path / original.backups[0]).unlink()
+    backup = original.state(original.backups[0])
+    async with original.open() as store:
+        assert await tasks(store) == by_id(backup["tasks"])
+        assert await store.members() == {"metrics": backup["metrics"]}
+    assert [told.reason for told in original.told(CorruptionDetected)] == ["state.json is missing"]
+
+
+async def test_a_task_file_that_is_newer_than_the_state(original, tasks):
+    want = original.state()["tasks"]
+    newer = want[0] | {"updated_at": "2099-01-01T00:00:00.000Z", "status": "failed"}
+    original.put(f"tasks/{newer['id']}.json", newer)
+    async with original.open() as store:
+        assert await tasks(store) == by_id(want) | {newer["id"]: newer}
+
+
+async def test_a_task_file_that_is_older_than_the_state(original, tasks):
+    want = original.state()["tasks"]
+    original.put(
+        f"tasks/{want[0]['id']}.json", want[0] | {"updated_at": "2001-01-01T00:00:00.000Z", "logs": []}
+    )
+    async with original.open() as store:
+        assert await tasks(store) == by_id(want)
+    assert original.told(EditConflict) == []
+
+
+async def test_a_task_file_that_says_something_else_at_the_same_time_is_kept_aside(original, tasks):
+    want = original.state()["tasks"]
+    name = f"tasks/{want[0]['id']}.json"
+    original.put(name, want[0] | {"status": "somehow"})
+    before = (original.path / name).read_bytes()
+    async with original.open() as store:
+        assert await tasks(store) == by_id(want)
+    (told,) = original.told(EditConflict)
+    assert told.key == name
+    assert (original.path / told.kept_as).read_bytes() == before
+
+
+async def test_a_task_that_has_only_its_file(original, tasks):
+    state = original.state()
+    lone = state["tasks"].pop()
+    original.put("state.json", state)
+    async with original.open() as store:
+        assert await tasks(store) == by_id([*state["tasks"], lone])
+
+
+async def test_everything_broken_is_an_empty_store_that_says_so(original, tasks):
+    for file in (*original.path.glob("*.json"), *original.path.glob("tasks/*")):
+        file.write_bytes(b"{")
+    count = len(list(original.path.glob("tasks/*"))) + 3
+    async with original.open() as store:
+        assert await tasks(store) == {}
+        await store.collection("tasks").put({"id": "new"})
+    told = original.told(CorruptionDetected)
+    assert len(told) == count
+    assert all((original.path / event.kept_as).read_bytes() == b"{" for event in told)
+    async with original.open() as store:
+        assert await tasks(store) == {"new": {"id": "new"}}
+        assert (await store.health()).damage == ()
+
+
+async def test_a_damaged_one_can_be_read_and_nothing_is_changed(original, tasks):
+    want = original.state()["tasks"]
+    (original.path / "state.json").write_bytes(b"{")
+    before = original.tree()
+    async with original.open(readonly=True) as store:
+        assert await tasks(store) == by_id(want)
+        assert (await store.health()).damage
+    assert original.tree() == before

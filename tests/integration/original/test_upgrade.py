@@ -1,0 +1,208 @@
+"""A directory of the original server opens without loss, and is a store from then on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from statepath import StatePersistence
+from statepath.errors import ReadOnlyError
+from statepath.events import CorruptionDetected, EditConflict, StoreUpgraded
+
+
+def by_id(documents: list[dict[str, object]]) -> dict[object, object]:
+    return {document["id"]: document for document in documents}
+
+
+async def test_every_task_is_there_with_every_field(original, tasks):
+    want = original.state()
+    async with original.open() as store:
+        assert await tasks(store) == by_id(want["tasks"])
+        assert len(want["tasks"]) == 45
+        assert [session async for session in store.collection("sessions")] == want["sessions"]
+        assert await store.members() == {"metrics": want["metrics"]}
+    assert original.told(CorruptionDetected, EditConflict) == []
+
+
+async def test_session_logs_and_reports_can_be_read_and_continued(original):
+    files = {
+        path.stem.removeprefix("session_"): path.read_text() for path in original.path.glob("logs/*.log")
+    }
+    reports = {path.stem: json.loads(path.read_text()) for path in original.path.glob("reports/*.json")}
+    assert (len(files), len(reports)) == (45, 1)
+    async with original.open() as store:
+        assert await store.logs() == sorted(files)
+        for id, text in files.items():
+            assert await store.read_log(id) == text
+        assert {id: await store.read_report(id) for id in await store.reports()} == reports
+        id = min(files)
+        await store.append_log(id, "more\n")
+        assert await store.read_log(id) == files[id] + "more\n"
+
+
+async def test_the_upgrade_is_told_and_leaves_a_backup_of_what_was_there(original):
+    before = (original.path / "state.json").read_bytes()
+    async with original.open():
+        pass
+    (told,) = original.told(StoreUpgraded)
+    assert (told.source, told.documents, told.backup) == ("state.json", 46, "state.pre-migration.backup.json")
+    assert (original.path / told.backup).read_bytes() == before
+
+
+async def test_the_second_opening_is_no_upgrade_and_changes_nothing(original, tasks):
+    async with original.open() as store:
+        seq, held = store.seq, await tasks(store)
+    before = original.tree()
+    original.heard.clear()
+    async with original.open() as store:
+        assert (store.seq, await tasks(store)) == (seq, held)
+        assert await store.verify() == []
+    assert original.told(StoreUpgraded, EditConflict, CorruptionDetected) == []
+    assert original.tree() == before
+
+
+async def test_what_the_original_wrote_beside_stays(original):
+    before = original.tree()
+    async with original.open():
+        pass
+    after = original.tree()
+    for name in original.backups:
+        assert after[name] == before[name]
+    for name in before:
+        if name.startswith(("logs/", "reports/")):
+            assert after[name] == before[name]
+
+
+async def test_the_files_of_the_tasks_are_views_now(original):
+    async with original.open():
+        pass
+    for task in original.state()["tasks"]:
+        shown = json.loads((original.path / f"tasks/{task['id']}.json").read_bytes())
+        assert shown.pop("_statepath")["seq"] == 1
+        assert shown == task
+
+
+async def test_a_reader_sees_everything_and_changes_nothing(original, tasks):
+    want, before = original.state(), original.tree()
+    async with original.open(readonly=True) as store:
+        assert await tasks(store) == by_id(want["tasks"])
+        assert await store.members() == {"metrics": want["metrics"]}
+        assert len(await store.logs()) == 45
+        with pytest.raises(ReadOnlyError):
+            await store.collection("tasks").put({"id": "new"})
+    assert original.tree() == before
+
+
+async def test_the_original_api_loads_what_the_original_saved(original):
+    want = original.state()
+    async with StatePersistence.open(original.path) as persistence:
+        state = await persistence.load_state()
+        assert state is not None
+        assert len(state.tasks) == 45
+        assert state.metrics.total_tasks == want["metrics"]["total_tasks"]
+        assert {task.id for task in await persistence.load_tasks()} == set(by_id(want["tasks"]))
+
+
+async def test_an_upgraded_store_can_be_restored_to_the_state_of_the_upgrade(original, tasks):
+    want = by_id(original.state()["tasks"])
+    async with original.open() as store:
+        upgraded = store.seq
+        for id in list(want)[:5]:
+            await store.collection("tasks").delete(str(id))
+        await store.restore(at=upgraded)
+        assert await tasks(store) == want
+
+
+@pytest.mark.parametrize(
+    "id",
+    [
+        "Task_1",
+        "TASK",
+        "a b",
+        "täsk",
+        "100%",
+        "a@b.com",
+        "CON",
+        "x" * 150,
+        "..",
+        ".hidden",
+        "a+b",
+        "a,b",
+        "日本語",
+    ],
+)
+async def test_an_id_of_any_kind_keeps_its_task(empty, tasks, id):
+    task = {"id": id, "updated_at": "2025-01-01T00:00:00Z", "text": "in the state"}
+    newer = task | {"updated_at": "2025-01-02T00:00:00Z", "text": "in its file"}
+    empty.put("state.json", {"tasks": [task], "sessions": [], "metrics": {}})
+    empty.put(f"tasks/{id}.json", newer)
+    async with empty.open() as store:
+        assert await tasks(store) == {id: newer}
+        await store.flush()
+        assert await store.verify() == []
+    assert len(list(empty.path.glob("tasks/*"))) == 1
+    assert empty.told(CorruptionDetected, EditConflict) == []
+
+
+@pytest.mark.parametrize("id", ["Claude_1", "a b", "ünïcode"])
+async def test_a_session_log_of_any_name_can_be_read(empty, id):
+    empty.put("state.json", {"tasks": [{"id": "a"}]})
+    empty.put(f"logs/session_{id}.log", "text\n")
+    async with empty.open() as store:
+        assert await store.logs() == [id]
+        assert await store.read_log(id) == "text\n"
+        await store.append_log(id, "more\n")
+        assert await store.read_log(id) == "text\nmore\n"
+
+
+@pytest.mark.parametrize("id", ["Report_1", "a b"])
+async def test_a_report_of_any_name_can_be_read(empty, id):
+    empty.put("state.json", {"tasks": [{"id": "a"}]})
+    empty.put(f"reports/{id}.json", {"n": 1})
+    async with empty.open() as store:
+        assert await store.reports() == [id]
+        assert await store.read_report(id) == {"n": 1}
+
+
+async def test_what_is_no_task_is_kept_as_it_is(empty, tasks):
+    odd = {
+        "tasks": [{"id": "a"}, {"name": "no id"}, 7],
+        "sessions": [],
+        "flags": [1, 2],
+        "Odd Name": {"x": 1},
+        "n": 1,
+    }
+    empty.put("state.json", odd)
+    async with empty.open() as store:
+        assert await tasks(store) == {"a": {"id": "a"}}
+        members = await store.members()
+        assert members["tasks_without_id"] == [{"name": "no id"}, 7]
+        assert {name: members[name] for name in ("Odd Name", "n")} == {"Odd Name": {"x": 1}, "n": 1}
+        assert members.get("flags", members.get("flags_without_id")) == [1, 2]
+
+
+@pytest.mark.parametrize("state", [{}, {"tasks": [], "sessions": [], "last_saved": "2025-01-01T00:00:00Z"}])
+async def test_an_empty_one_becomes_an_empty_store(empty, tasks, state):
+    empty.put("state.json", state)
+    before = (empty.path / "state.json").read_bytes()
+    async with empty.open() as store:
+        assert await tasks(store) == {}
+        await store.collection("tasks").put({"id": "a"})
+    assert (empty.path / "state.pre-migration.backup.json").read_bytes() == before
+    async with empty.open() as store:
+        assert await tasks(store) == {"a": {"id": "a"}}
+    assert empty.told(EditConflict, CorruptionDetected) == []
+
+
+async def test_a_task_that_stands_twice_counts_as_it_was_updated_last(empty, tasks):
+    empty.put(
+        "state.json",
+        {
+            "tasks": [
+                {"id": "a", "updated_at": "2025-01-02T00:00:00Z", "n": 2},
+                {"id": "a", "updated_at": "2025-01-01T00:00:00Z", "n": 1},
+            ]
+        },
+    )
+    async with empty.open() as store:
+        assert (await tasks(store))["a"]["n"] == 2
