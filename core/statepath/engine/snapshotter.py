@@ -130,7 +130,7 @@ class Snapshotter:
         """Whether a snapshot now is worth what it costs."""
         if not self.changed:
             return False
-        if self._size <= _SMALL or self._since >= _SHARE * self._size:
+        if self.saved < 0 or self._size <= _SMALL or self._since >= _SHARE * self._size:
             return True
         return self._oldest_change is not None and time.monotonic() - self._oldest_change >= self._max_age
 

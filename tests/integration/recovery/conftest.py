@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
 import pytest
 import statepath
+from statepath.backend import Blob, ETag
 from statepath.errors import NotFoundError
 from statepath.events import Event, Events
 from statepath.memory import _stores
@@ -107,8 +109,7 @@ class Memory(Place):
         return self._objects[key].data
 
     def write(self, key: str, data: bytes) -> None:
-        old = self._objects[key]
-        self._objects[key] = type(old)(data, type(old.etag)(uuid4().hex), old.modified)
+        self._objects[key] = Blob(data, ETag(uuid4().hex), datetime.now(UTC))
 
     def remove(self, key: str) -> None:
         del self._objects[key]
