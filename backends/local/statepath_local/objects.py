@@ -26,6 +26,7 @@ from statepath.errors import (
 )
 
 from statepath_local.failures import NO_LINKS, SCHEME, failing, state_error
+from statepath_local.names import key_part, odd_name
 from statepath_local.port import read_all, write_all
 from statepath_local.recycling import Recycler
 from statepath_local.tree import LOCK, TEMPORARY, Tree, is_name, split_key
@@ -59,6 +60,7 @@ class Objects:
         with failing(key, key):
             folder = self._tree.folder(folders)
             try:
+                name = self._actual(name, folder)
                 for _ in range(_ATTEMPTS):
                     blob = self._read_version(name, folder, key, span or Span(0))
                     if blob is not None:
@@ -91,6 +93,7 @@ class Objects:
         with failing(key, key):
             folder = self._tree.folder(folders, create=True)
             try:
+                self._settle(name, folder)
                 if when is not ALWAYS:
                     self._check(name, folder, when, key)
                 within, temporary, fd = self._tree.create_temporary()
@@ -168,6 +171,7 @@ class Objects:
                 folder = self._tree.folder(folders)
                 try:
                     with self._names:
+                        name = self._actual(name, folder)
                         found = port.stat(name, within=folder)
                         if stat.S_ISDIR(found.st_mode):
                             return False
@@ -201,6 +205,7 @@ class Objects:
         with failing(key, key):
             folder = self._tree.folder(folders, create=True)
             try:
+                self._settle(name, folder)
                 try:
                     fd = port.open(name, os.O_RDWR | os.O_NONBLOCK, within=folder)
                     created = False
@@ -257,8 +262,9 @@ class Objects:
                         folder = open_folders[place] = self._tree.folder(folders, create=data is not None)
                     if data is None:
                         with self._names:
-                            port.unlink(name, within=folder)
+                            port.unlink(self._actual(name, folder), within=folder)
                     else:
+                        self._settle(name, folder)
                         self._replace_lazily(name, folder, data, modified)
                 except OSError as error:
                     if data is not None or not isinstance(error, FileNotFoundError):
@@ -302,6 +308,7 @@ class Objects:
         with failing(source, source):
             folder = self._tree.folder(folders)
             try:
+                name = self._actual(name, folder)
                 fd = port.open(name, os.O_RDONLY | os.O_NONBLOCK, within=folder)
                 try:
                     if not stat.S_ISREG(port.fstat(fd).st_mode):
@@ -318,6 +325,7 @@ class Objects:
     def _link(self, name: str, folder: int, target: str, target_folders: list[str], key: str) -> bool:
         port = self._port
         into = self._tree.folder(target_folders, create=True)
+        self._settle(target, into)
         within = self._tree.folder([TEMPORARY], create=True)
         temporary = self._tree.temporary_name()
         try:
@@ -337,6 +345,27 @@ class Objects:
             port.close(within)
             port.close(into)
 
+    def _actual(self, name: str, folder: int) -> str:
+        """The name of the file: nobody but a person may have given it one that no key has."""
+        if (
+            (odd := odd_name(name)) is not None
+            and not self._is_file(name, folder)
+            and self._is_file(odd, folder)
+        ):
+            return odd
+        return name
+
+    def _settle(self, name: str, folder: int) -> None:
+        """Give the file the name that keys have for it, before it is changed."""
+        if (actual := self._actual(name, folder)) != name:
+            self._port.rename(actual, name, within=folder, into=folder)
+
+    def _is_file(self, name: str, folder: int) -> bool:
+        try:
+            return stat.S_ISREG(self._port.stat(name, within=folder).st_mode)
+        except OSError:
+            return False
+
     def entries(self, prefix: str, after: str) -> Generator[Entry, None, None]:
         folders = prefix.split("/")[:-1]
         if not all(is_name(part) for part in folders) or folders[:1] == [LOCK]:
@@ -352,10 +381,10 @@ class Objects:
         port = self._port
         try:
             with failing(base, base):
-                names = sorted(filter(None, map(_sortable, port.scandir(folder))))
-            for name in names:
-                key = base + name
-                is_folder = name.endswith("/")
+                names = _sortable(port.scandir(folder), odd=bool(base))
+            for part, name in sorted(names.items()):
+                key = base + part
+                is_folder = part.endswith("/")
                 if not key.startswith(prefix) and not (is_folder and prefix.startswith(key)):
                     continue
                 if not is_folder:
@@ -363,7 +392,7 @@ class Objects:
                         yield entry
                 elif key > after or after.startswith(key):
                     try:
-                        below = port.open_folder(name[:-1], within=folder)
+                        below = port.open_folder(name, within=folder)
                     except OSError:
                         continue
                     yield from self._entries(below, key, prefix, after)
@@ -403,13 +432,20 @@ def _modified(found: os.stat_result) -> float:
     return found.st_mtime_ns // 1000 / 1e6
 
 
-def _sortable(entry: os.DirEntry[str]) -> str:
-    """The name as it stands in the keys below it, or nothing for what is no object and no folder."""
-    if not is_name(entry.name):
-        return ""
-    if entry.is_file(follow_symlinks=False):
-        return entry.name
-    return f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else ""
+def _sortable(entries: Iterable[os.DirEntry[str]], *, odd: bool) -> dict[str, str]:
+    """The names of a folder's files and folders, by how they stand in the keys of what is there or below. `odd`:
+    with those files whose names no key has."""
+    names: dict[str, str] = {}
+    for entry in entries:
+        name = entry.name
+        if not is_name(name):
+            if odd and entry.is_file(follow_symlinks=False):
+                names.setdefault(key_part(name), name)
+        elif entry.is_file(follow_symlinks=False):
+            names[name] = name
+        elif entry.is_dir(follow_symlinks=False):
+            names[f"{name}/"] = name
+    return names
 
 
 def _write_chunks(tree: Tree, fd: int, chunks: Iterable[bytes], pause: float) -> None:

@@ -16,6 +16,7 @@ from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
     InvalidArgumentError,
+    NotFoundError,
     StateError,
     UnavailableError,
 )
@@ -173,11 +174,60 @@ async def test_the_folder_of_temporary_files_may_vanish(connect: Connect, path: 
 async def test_what_is_no_object_is_not_listed(connect: Connect, path: Path, chain: Any) -> None:
     backend = await connect()
     await backend.write("tasks/a", b"A")
-    (path / "tasks/with space").write_text("a person's")
+    (path / "tasks/folder+").mkdir()
+    (path / "tasks/folder+/a").write_text("a person's")
     (path / "notes+").write_text("a person's")
     (path / os.fsdecode(b"caf\xe9")).write_text("not even UTF-8")
     (path / "empty").mkdir()
     assert await listed(backend) == ["tasks/a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("a b.json", "a%20b.json"), ("tä+.json", "t%c3%a4%2b.json"), (os.fsdecode(b"caf\xe9"), "caf%e9")],
+)
+async def test_a_name_that_no_key_has_is_encoded_until_the_object_is_changed(
+    connect: Connect, path: Path, name: str, part: str
+) -> None:
+    backend = await connect()
+    for change in ("write", "write_at", "write_lazily", "copy", "delete"):
+        await backend.write("tasks/other", b"B")
+        (path / "tasks" / name).write_text("a person's")
+        key = f"tasks/{part}"
+        assert await listed(backend) == sorted([key, "tasks/other"])
+        assert (await backend.read(key)).data == b"a person's"
+        match change:
+            case "write":
+                await backend.write(key, b"A")
+            case "write_at":
+                await backend.write_at(key, 8, b"A")
+            case "write_lazily":
+                await backend.write_lazily([LazyWrite(key, b"A", 1)])
+            case "copy":
+                await backend.copy("tasks/other", key)
+            case "delete":
+                assert await backend.delete(key)
+        assert not (path / "tasks" / name).exists()
+        assert (path / "tasks" / part).exists() == (change != "delete")
+        if change == "write_at":
+            assert (await backend.read(key)).data == b"a personA"
+        await backend.delete(key)
+
+
+async def test_a_name_that_no_key_has_gives_way_to_the_name_of_a_key(connect: Connect, path: Path) -> None:
+    backend = await connect()
+    await backend.write("tasks/a%20b", b"A")
+    (path / "tasks/a b").write_text("a person's")
+    assert await listed(backend) == ["tasks/a%20b"]
+    assert (await backend.read("tasks/a%20b")).data == b"A"
+
+
+async def test_an_encoded_name_leads_to_no_other_file(connect: Connect, path: Path) -> None:
+    backend = await connect()
+    await backend.write("tasks/a", b"A")
+    for key in ("tasks%2fa", "tasks/%61", "tasks/..%2ftasks%2fa", "tasks/%2e%2e"):
+        with pytest.raises(NotFoundError):
+            await backend.read(key)
 
 
 async def test_journal_segments_are_listed_under_their_keys(connect: Connect, chain: Any) -> None:
