@@ -69,11 +69,15 @@ class LocalBackend:
 
     async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
         pages = _Pages(self._objects.entries(prefix, after))
+        ahead = asyncio.ensure_future(self.run(pages.next))
         try:
-            while page := await self.run(pages.next):
+            while page := await ahead:
+                # The next page is drawn while the caller has this one.
+                ahead = asyncio.ensure_future(self.run(pages.next))
                 for entry in page:
                     yield entry
         finally:
+            ahead.cancel()
             self.finish(pages.close)
 
     async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:

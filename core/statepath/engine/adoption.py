@@ -21,13 +21,13 @@ from statepath.errors import InvalidArgumentError, NotFoundError
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that lies where a document's view would, and what it says or why it says nothing. `modified` is in
-    microseconds since 1970."""
+    """A file that lies where a document's view would, and what it says or why it says nothing (`None`: it is empty,
+    which a power failure makes of a view). `modified` is in microseconds since 1970."""
 
     collection: str
     key: str
     modified: int
-    view: View | InvalidArgumentError
+    view: View | InvalidArgumentError | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,10 @@ async def examine(backend: Backend, replica: Replica, store: str, *, limit: int)
     found = Examined()
     seen: set[tuple[str, str]] = set()
     long_names: dict[str, str] | None = None
-    async for collection, listed in _listed(backend):
-        id = decode_id(listed.key.rpartition("/")[2].removesuffix(".json"))
+    async for listed in backend.list_keys(""):
+        collection, id = _placed(listed.key)
+        if not collection:
+            continue
         if id is None:
             if long_names is None:
                 long_names = {
@@ -80,7 +82,7 @@ async def examine(backend: Backend, replica: Replica, store: str, *, limit: int)
         entry = None if id is None else replica.get(collection, id)
         if entry is not None and id is not None:
             seen.add((collection, id))
-            if _modified(listed) == entry.modified:
+            if round(listed.modified * 1_000_000) == entry.modified:
                 continue
         if (file := await _read(backend, collection, listed, limit)) is not None:
             _judge(replica, store, id, file, found, limit)
@@ -95,8 +97,9 @@ async def examine(backend: Backend, replica: Replica, store: str, *, limit: int)
 
 async def read_views(backend: Backend, limit: int) -> AsyncIterator[File]:
     """Every file that lies where a document's view would."""
-    async for collection, listed in _listed(backend):
-        if (file := await _read(backend, collection, listed, limit)) is not None:
+    async for listed in backend.list_keys(""):
+        collection, _ = _placed(listed.key)
+        if collection and (file := await _read(backend, collection, listed, limit)) is not None:
             yield file
 
 
@@ -110,11 +113,12 @@ def view_id(key: str, document: Mapping[str, JsonValue]) -> str | None:
     return id if isinstance(id, str) and is_id(id) else None
 
 
-async def _listed(backend: Backend) -> AsyncIterator[tuple[str, Entry]]:
-    async for entry in backend.list_keys(""):
-        collection, _, name = entry.key.partition("/")
-        if name.endswith(".json") and "/" not in name and is_collection(collection):
-            yield collection, entry
+def _placed(key: str) -> tuple[str, str | None]:
+    """The collection in whose folder a document's file lies, empty if it does not, and the id that its name tells."""
+    collection, _, name = key.partition("/")
+    if not name.endswith(".json") or "/" in name or not is_collection(collection):
+        return "", None
+    return collection, decode_id(name[:-5])
 
 
 async def _read(backend: Backend, collection: str, listed: Entry, limit: int) -> File | None:
@@ -122,9 +126,10 @@ async def _read(backend: Backend, collection: str, listed: Entry, limit: int) ->
         data = (await backend.read(listed.key)).data
     except NotFoundError:
         return None
-    view: View | InvalidArgumentError
+    view: View | InvalidArgumentError | None = None
     try:
-        view = parse_view(data, listed.key, limit)
+        if data.strip(b"\0"):
+            view = parse_view(data, listed.key, limit)
     except InvalidArgumentError as error:
         view = error
     return File(collection, listed.key, _modified(listed), view)
@@ -133,8 +138,9 @@ async def _read(backend: Backend, collection: str, listed: Entry, limit: int) ->
 def _judge(replica: Replica, store: str, id: str | None, file: File, found: Examined, limit: int) -> None:
     collection, key, view = file.collection, file.key, file.view
     entry = None if id is None else replica.get(collection, id)
-    if isinstance(view, InvalidArgumentError):
-        found.broken.append((key, str(view)))
+    if not isinstance(view, View):
+        if view is not None:
+            found.broken.append((key, str(view)))
         if entry is not None and id is not None:
             found.stale.append((collection, id))
         return

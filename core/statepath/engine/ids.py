@@ -146,6 +146,8 @@ def encode_id(id: str) -> str:
 def decode_id(name: str) -> str | None:
     """The id that is stored under the name; `None` where the name does not tell: it is a shortened one (its
     document holds the id), or not a name that `encode_id` gives."""
+    if _PLAIN.fullmatch(name) and not _DEVICE.fullmatch(name) and len(name) <= MAX_ID_BYTES:
+        return name
     try:
         id = check_id(unquote_to_bytes(name).decode())
     except (UnicodeError, InvalidArgumentError):

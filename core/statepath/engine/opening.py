@@ -132,9 +132,14 @@ class _TakeOver:
         engine.show(found.replica, found.store or uuid4().hex, found.incarnation or uuid4().hex, None)
         await self._keep_what_is_damaged()
         floor, etag = await self._floor()
-        size = sum(entry.size for _, _, entry in found.replica)
         written = Written(
-            floor, etag, found.state, found.state_etag, self._saved(floor), found.journal_bytes, size
+            floor,
+            etag,
+            found.state,
+            found.state_etag,
+            self._saved(floor),
+            found.journal_bytes,
+            found.state_size,
         )
         views = engine.start(written, self._put_aside, document_views=document_views)
         await self._settle(views)

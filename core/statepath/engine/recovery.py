@@ -61,6 +61,7 @@ class Recovered:
     begins: int = 1
     state: SnapshotMark | None = None
     state_etag: ETag | None = None
+    state_size: int = 0
     journal_bytes: int = 0
     restore: tuple[SnapshotMeta, Replica] | None = None
     broken: bool = False
@@ -152,7 +153,7 @@ async def _current_snapshot(backend: Backend, found: Recovered) -> tuple[Snapsho
         if found.marks:
             found.damage.append(Damage(STATE_KEY, f"{STATE_KEY} is missing", aside=False))
         return None
-    found.state_etag = blob.etag
+    found.state_etag, found.state_size = blob.etag, len(blob.data)
     if not is_ours(blob.data):
         try:
             parse_untrusted(blob.data, key=STATE_KEY, limit=len(blob.data))
@@ -315,7 +316,9 @@ def _take_view(found: Recovered, replica: Replica, file: File, view: View) -> No
     if id is None or document_key(file.collection, id) != file.key:
         found.damage.append(Damage(file.key, f"{file.key} does not say which document it is"))
         return
-    replica.set(file.collection, id, Entry(compact(document), view.seq, file.modified))
+    # After a power failure no file's time can be trusted, and none is told.
+    modified = file.modified or time.time_ns() // 1000
+    replica.set(file.collection, id, Entry(compact(document), view.seq, modified))
     found.recovered.append(f"{file.collection}/{id}")
 
 

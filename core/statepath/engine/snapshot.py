@@ -7,6 +7,7 @@ that opening a store slices the file and does not parse it, and it carries the S
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Final
@@ -167,20 +168,9 @@ def read_meta(data: bytes, key: str) -> SnapshotMeta:
         CorruptionError: the bytes are cut or altered; says where that was noticed.
         UnsupportedError: a newer program wrote it (`newer_format`).
     """
-    mark = data.rfind(_MARK)
-    if mark < 0:
-        raise CorruptionError(f"{key} is cut: its last member, _statepath, is missing", key=key)
-    line = data[mark + len(_MARK) :]
-    meta, comma, check = line.rpartition(b',"crc":"')
-    if not comma or check != b'%08x"}\n}\n' % crc32(meta):
-        raise CorruptionError(f"{key} is damaged: its last member does not match its checksum", key=key)
-    meta += b"}"
-    least = _least_decoder.decode(meta)
-    if (needed := int(bytes(least["min_reader"]))) > FORMAT:
-        raise newer_format(key, needed)
-    if sha256(memoryview(data)[:mark]).hexdigest() != bytes(least["digest"])[1:-1].decode():
-        raise CorruptionError(f"{key} is damaged: its documents do not match its digest", key=key)
-    return _meta_decoder.decode(meta)
+    meta, body = _split(data, key)
+    _compare(meta, sha256(body).hexdigest(), key)
+    return meta
 
 
 def load_snapshot(data: bytes, key: str) -> tuple[SnapshotMeta, Replica]:
@@ -189,7 +179,35 @@ def load_snapshot(data: bytes, key: str) -> tuple[SnapshotMeta, Replica]:
     Raises:
         CorruptionError, UnsupportedError: as `read_meta`.
     """
-    meta = read_meta(data, key)
+    meta, body = _split(data, key)
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(lambda: sha256(body).hexdigest())
+        replica = _slice(data, meta)
+        _compare(meta, digest.result(), key)
+    return meta, replica
+
+
+def _split(data: bytes, key: str) -> tuple[SnapshotMeta, memoryview]:
+    """The last member, checked, and the bytes that its digest is of."""
+    mark = data.rfind(_MARK)
+    if mark < 0:
+        raise CorruptionError(f"{key} is cut: its last member, _statepath, is missing", key=key)
+    line = data[mark + len(_MARK) :]
+    meta, comma, check = line.rpartition(b',"crc":"')
+    if not comma or check != b'%08x"}\n}\n' % crc32(meta):
+        raise CorruptionError(f"{key} is damaged: its last member does not match its checksum", key=key)
+    meta += b"}"
+    if (needed := int(bytes(_least_decoder.decode(meta)["min_reader"]))) > FORMAT:
+        raise newer_format(key, needed)
+    return _meta_decoder.decode(meta), memoryview(data)[:mark]
+
+
+def _compare(meta: SnapshotMeta, digest: str, key: str) -> None:
+    if digest != meta.digest:
+        raise CorruptionError(f"{key} is damaged: its documents do not match its digest", key=key)
+
+
+def _slice(data: bytes, meta: SnapshotMeta) -> Replica:
     replica = Replica()
     replica.head, replica.commit, replica.time = meta.seq, meta.commit, meta.time
     replica.logs = dict(meta.logs)
@@ -203,7 +221,7 @@ def load_snapshot(data: bytes, key: str) -> tuple[SnapshotMeta, Replica]:
             end = at + place.length
             documents[place.id] = Entry(data[at:end], place.version, place.modified)
             at = end + 2
-    return meta, replica
+    return replica
 
 
 def newer_format(key: str, needed: int) -> UnsupportedError:

@@ -36,9 +36,56 @@ def keep_unknown(new: bytes, old: bytes, model: type[BaseModel]) -> bytes:
     one length. Models that keep unknown fields themselves (`extra="allow"`) or refuse them (`extra="forbid"`)
     get none.
     """
-    if not _keeps(model):
+    if not _keeps(model) or _knows_all(old, model):
         return new
     return _merge(new, old, shape_of(model)) or new
+
+
+def _knows_all(document: bytes, model: type[BaseModel]) -> bool:
+    """Whether the document certainly has no unknown field, as a strict decoder tells much faster than a search."""
+    decoder = _strict_decoder(model)
+    if decoder is None:
+        return False
+    try:
+        decoder.decode(document)
+    except msgspec.MsgspecError:
+        return False
+    return True
+
+
+@cache
+def _strict_decoder(model: type[BaseModel]) -> msgspec.json.Decoder[Any] | None:
+    """A decoder that takes objects of known fields only; `None` for models that contain themselves."""
+    try:
+        return msgspec.json.Decoder(_strict_type(ObjectShape(model), {}))
+    except RecursionError:
+        return None
+
+
+def _strict_type(shape: Shape | None, structs: dict[type[BaseModel], Any]) -> Any:
+    match shape:
+        case ListShape(element):
+            return list[_strict_type(element, structs)] | None  # type: ignore[misc]
+        case DictShape(value):
+            return dict[str, _strict_type(value, structs)] | None  # type: ignore[misc]
+        case ObjectShape(model) if _keeps(model):
+            if model not in structs:
+                structs[model] = _strict_struct(model, structs)
+            return structs[model] | None
+        case _:
+            return Raw
+
+
+def _strict_struct(model: type[BaseModel], structs: dict[type[BaseModel], Any]) -> Any:
+    shapes = stored_fields(model)
+    names = sorted(known_names(model))
+    return msgspec.defstruct(
+        model.__name__,
+        [(f"f{place}", _strict_type(shapes.get(name), structs), None) for place, name in enumerate(names)],
+        rename={f"f{place}": name for place, name in enumerate(names)},
+        forbid_unknown_fields=_drops(model),
+        gc=False,
+    )
 
 
 @cache
