@@ -187,7 +187,7 @@ class TestEdits:
             pytest.param(b'{"id": "task_1", "n": NaN}', id="NaN"),
             pytest.param(b'{"id": "task_1", "n": ' + b"[" * 200 + b"]" * 200 + b"}", id="too deep"),
             pytest.param(b'["task_1"]', id="no object"),
-            pytest.param(b"", id="empty"),
+            pytest.param(b" ", id="blank"),
             pytest.param(b'{"id": "task_1", "n": "\xff"}', id="no UTF-8"),
         ],
     )
@@ -199,6 +199,18 @@ class TestEdits:
             assert await n_of(store) == 1
         (told,) = folder.told(CorruptionDetected)
         assert folder.read(told.kept_as) == text
+
+    @pytest.mark.parametrize("text", [b"", bytes(100)])
+    async def test_an_empty_file_is_rebuilt_as_a_missing_one(self, folder, text):
+        async with folder.open() as store:
+            seq = await change(store, 1)
+        folder.write("tasks/task_1.json", text)
+        folder.write("tasks/unknown.json", text)
+        async with folder.open() as store:
+            assert (await n_of(store), store.seq) == (1, seq)
+            await store.flush()
+        assert folder.told(CorruptionDetected, EditConflict) == []
+        assert json.loads(folder.read("tasks/task_1.json"))["n"] == 1
 
     async def test_a_file_that_grew_too_large_is_kept_aside(self, folder):
         async with folder.open() as store:
