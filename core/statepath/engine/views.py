@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -119,7 +119,8 @@ class ViewWriter:
         self._files: list[WriteLog | WriteReport] = []
         self._writing = False
         self._urgent = 0
-        self._error: StateError | None = None
+        self._file_error: StateError | None = None
+        self._document_error: StateError | None = None
         self._work = asyncio.Event()
         self._turn = asyncio.Condition()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="statepath-views")
@@ -140,10 +141,10 @@ class ViewWriter:
         """What was staged is visible now."""
         if self._documents:
             self._dirty.update(dict.fromkeys([key for key in stage.entries if key[0] != MEMBERS]))
+            if not self._work.is_set():
+                self._work.set()
         for change in stage.files:
             self.mark_file(change)
-        if not self._work.is_set():
-            self._work.set()
 
     def mark_file(self, change: WriteLog | WriteReport) -> None:
         """The change has to reach its file."""
@@ -151,22 +152,26 @@ class ViewWriter:
         self._work.set()
 
     async def flush(self, *, files_only: bool = False) -> None:
-        """Wait until every file shows what is committed now.
+        """Wait until every file shows what is committed now; with `files_only`, those of logs and reports.
 
         Raises:
-            StateError: a file could not be written; it is tried again in the background.
+            StateError: such a file could not be written; it is tried again in the background.
         """
-        self._error = None
+        self._file_error = self._document_error = None
+
+        def failure() -> StateError | None:
+            return self._file_error or (None if files_only else self._document_error)
+
         self._urgent += 1
         self._work.set()
         try:
             async with self._turn:
                 self._turn.notify_all()
-                await self._turn.wait_for(lambda: self._error is not None or self._caught_up(files_only))
+                await self._turn.wait_for(lambda: failure() is not None or self._caught_up(files_only))
         finally:
             self._urgent -= 1
-        if self._error is not None:
-            raise self._error
+        if (error := failure()) is not None:
+            raise error
 
     async def close(self) -> None:
         self._task.cancel()
@@ -188,22 +193,40 @@ class ViewWriter:
             self._writing = True
             began = time.monotonic()
             try:
-                await self._write_files(files)
-                await self._write_documents(batch)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the views go on and the caller is told
-                self._files[:0] = files
-                self._dirty = dict.fromkeys(batch) | self._dirty
-                trouble = error if isinstance(error, StateError) else StateError(f"a view failed: {error!r}")
-                await self._trouble(trouble)
-                continue
+                file_error = await self._attempt(self._write_files(files))
+                document_error = await self._attempt(self._write_documents(batch))
             finally:
                 self._writing = False
+            if file_error is not None:
+                self._files[:0] = files
+            if document_error is not None:
+                self._dirty = dict.fromkeys(batch) | self._dirty
             async with self._turn:
+                self._file_error = file_error or self._file_error
+                self._document_error = document_error or self._document_error
                 if not self._dirty and not self._files:
                     self._work.clear()
                 self._turn.notify_all()
-            if self._dirty and self._engine_busy() and not self._urgent:
+            if file_error is not None or document_error is not None:
+                await self._rest(_RETRY)
+            elif self._dirty and self._engine_busy() and not self._urgent:
                 await self._rest((time.monotonic() - began) * _REST)
+
+    async def _attempt(self, writing: Awaitable[None]) -> StateError | None:
+        """Why something could not be written, if so. Whatever it is, the views go on."""
+        try:
+            await writing
+        except StateError as error:
+            trouble = error
+        except Exception as error:  # noqa: BLE001 - the one who waits for the files is told
+            trouble = StateError(f"a view could not be written: {error!r}")
+        else:
+            return None
+        logger.warning(
+            "a view could not be written: %s", trouble, extra={"key": trouble.key, "code": trouble.code}
+        )
+        self._failed(trouble)
+        return trouble
 
     async def _rest(self, seconds: float) -> None:
         """Leave the machine to the commits, unless someone waits for the files."""
@@ -211,14 +234,6 @@ class ViewWriter:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._turn.wait_for(lambda: bool(self._urgent))
-
-    async def _trouble(self, error: StateError) -> None:
-        logger.warning("a view could not be written: %s", error, extra={"key": error.key, "code": error.code})
-        self._failed(error)
-        async with self._turn:
-            self._error = error
-            self._turn.notify_all()
-        await self._rest(_RETRY)
 
     def _batch(self) -> list[tuple[str, str]]:
         """The next documents, the longest waiting first; a large one waits in proportion to its size."""
