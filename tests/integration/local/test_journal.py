@@ -259,7 +259,7 @@ async def test_a_newer_format_is_said_and_left_alone(
         log.log = again.commit_log()
         with pytest.raises(UnsupportedError, match="99") as caught:
             await call()
-    assert caught.value.code == "newer_format"
+        assert caught.value.code == "newer_format"
     assert segment.read_bytes() == before
 
 
