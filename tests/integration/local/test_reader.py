@@ -33,7 +33,7 @@ async def test_nobody_sees_a_commit_before_it_is_synced(
     port.fail("fdatasync", chosen=hold)
     appending = asyncio.ensure_future(log.append())
     try:
-        await asyncio.to_thread(syncing.wait)
+        assert await asyncio.to_thread(syncing.wait, 10)
         assert await commits(log.log) == before
         assert await commits(reader) == before
     finally:
