@@ -172,3 +172,14 @@ async def trimmed(store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
         await store.snapshot()
     await raw.put({"id": "a", "n": 4})
     return store
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who meets a conflict tries again without waiting."""
+
+    async def back_off(attempt: int) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr("statepath.collection.back_off", back_off)
+    monkeypatch.setattr("statepath.store.back_off", back_off)

@@ -177,7 +177,7 @@ async def test_transact_runs_again_after_a_conflict(store, tasks):
     assert (await tasks.get("task_1")).status == "after theirs"
 
 
-async def test_transact_gives_up_after_32_conflicts(store, tasks):
+async def test_transact_gives_up_after_32_conflicts(store, tasks, at_once):
     attempts = []
 
     async def always_late(tx):

@@ -65,7 +65,7 @@ async def test_update_calls_the_function_again_with_what_someone_else_stored(tas
     assert (await tasks.get("a")).n == 6
 
 
-async def test_update_gives_up_after_32_conflicts(tasks):
+async def test_update_gives_up_after_32_conflicts(tasks, at_once):
     calls = []
 
     async def always_late(task):
