@@ -219,6 +219,23 @@ class StoreMachine(RuleBasedStateMachine):
         with pytest.raises(UnavailableError):
             self.run(self.store.collection(collection).put({"id": id, "value": "never"}))
 
+    @rule(collection=COLLECTIONS, id=IDS, value=VALUES, checked=st.booleans())
+    def put_behind_a_rival(self, collection, id, value, checked):
+        """Another handle commits first; ours reads that and goes on, unless it conflicts."""
+        rival = self.run(statepath.open(self.url, autosave=0))
+        version = self.versions.get((collection, id), 0)
+        theirs = {"id": id, "rival": True}
+        seq = self.run(rival.collection(collection).put(theirs))
+        rival._engine._snapshotter.saved = seq
+        self.run(rival.aclose())
+        self.committed(seq, ("put", collection, id, theirs))
+        if checked:
+            with pytest.raises(ConflictError) as caught:
+                self.run(self.store.collection(collection).put({"id": id}, if_version=version))
+            assert (caught.value.current, caught.value.theirs) == (seq, theirs)
+        else:
+            self.put_document(collection, id, value)
+
     def fail_next_commit(self, error, *, applied=False):
         backend = self.store._engine.backend
         write = backend.write
@@ -311,5 +328,5 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStore = StoreMachine.TestCase
 TestStore.settings = settings(
-    max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=10, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
