@@ -48,13 +48,15 @@ async def verify(engine: Engine) -> list[Finding]:
             findings.append(Finding(key, f"{key} belongs to another store"))
     head, last = engine.replica.head, engine.floor - 1
     try:
-        async for _, last, _ in transactions(backend, engine.log, last):
-            pass
+        async for _, seq, _ in transactions(backend, engine.log, engine.floor - 1):
+            last = seq
     except StateError as error:
         findings.append(Finding(error.key or JOURNAL, str(error)))
     else:
         if last < head:
-            findings.append(Finding(JOURNAL, f"the journal ends at seq {last}, and the state shows seq {head}"))
+            findings.append(
+                Finding(JOURNAL, f"the journal ends at seq {last}, and the state shows seq {head}")
+            )
     if backend.capabilities.editable and engine.settings.views is not False:
         examined = await examine(backend, engine.replica, engine.store, limit=engine.settings.max_document)
         findings += [Finding(key, reason) for key, reason in (*examined.broken, *examined.conflicts)]

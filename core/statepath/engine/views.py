@@ -117,7 +117,8 @@ class ViewWriter:
         self._dirty: dict[tuple[str, str], None] = {}
         self._resting: dict[tuple[str, str], float] = {}
         self._files: list[WriteLog | WriteReport] = []
-        self._writing = False
+        self._writing_files = False
+        self._writing_documents = False
         self._urgent = 0
         self._file_error: StateError | None = None
         self._document_error: StateError | None = None
@@ -179,38 +180,56 @@ class ViewWriter:
             await self._task
 
     def _caught_up(self, files_only: bool) -> bool:
-        if files_only:
-            return not self._files and not self._writing
-        return not self._dirty and not self._files and not self._writing
+        if self._files or self._writing_files:
+            return False
+        return files_only or (not self._dirty and not self._writing_documents)
 
     async def _run(self) -> None:
         while True:
             await self._work.wait()
             if not self._urgent:
                 await self._rest(self._interval)
-            files, self._files = self._files, []
-            batch = self._batch()
-            self._writing = True
             began = time.monotonic()
-            try:
-                file_error = await self._attempt(self._write_files(files))
-                document_error = await self._attempt(self._write_documents(batch))
-            finally:
-                self._writing = False
-            if file_error is not None:
-                self._files[:0] = files
-            if document_error is not None:
-                self._dirty = dict.fromkeys(batch) | self._dirty
-            async with self._turn:
-                self._file_error = file_error or self._file_error
-                self._document_error = document_error or self._document_error
-                if not self._dirty and not self._files:
-                    self._work.clear()
-                self._turn.notify_all()
-            if file_error is not None or document_error is not None:
+            file_error = await self._next_files()
+            document_error = await self._next_documents()
+            if not self._dirty and not self._files:
+                self._work.clear()
+            elif file_error is not None or document_error is not None:
                 await self._rest(_RETRY)
-            elif self._dirty and self._engine_busy() and not self._urgent:
+            elif self._engine_busy() and not self._urgent:
                 await self._rest((time.monotonic() - began) * _REST)
+
+    async def _next_files(self) -> StateError | None:
+        files, self._files = self._files, []
+        self._writing_files = True
+        try:
+            error = await self._attempt(self._write_files(files))
+        finally:
+            self._writing_files = False
+        if error is not None:
+            self._files[:0] = files
+            self._file_error = error
+        await self._tell()
+        return error
+
+    async def _next_documents(self) -> StateError | None:
+        batch = self._batch()
+        self._writing_documents = True
+        try:
+            error = await self._attempt(self._write_documents(batch))
+        finally:
+            self._writing_documents = False
+        if error is not None:
+            self._dirty = dict.fromkeys(batch) | self._dirty
+            self._document_error = error
+        await self._tell()
+        return error
+
+    async def _tell(self) -> None:
+        """Let those who wait for the files see how far they are, before anything else begins."""
+        async with self._turn:
+            self._turn.notify_all()
+        await asyncio.sleep(0)
 
     async def _attempt(self, writing: Awaitable[None]) -> StateError | None:
         """Why something could not be written, if so. Whatever it is, the views go on."""
@@ -222,9 +241,8 @@ class ViewWriter:
             trouble = StateError(f"a view could not be written: {error!r}")
         else:
             return None
-        logger.warning(
-            "a view could not be written: %s", trouble, extra={"key": trouble.key, "code": trouble.code}
-        )
+        facts = {"key": trouble.key, "code": trouble.code}
+        logger.warning("a view could not be written: %s", trouble, extra=facts)
         self._failed(trouble)
         return trouble
 
