@@ -100,7 +100,7 @@ async def test_a_restore_by_copying_a_backup(place, disk):
         for n in range(3):
             await store.collection("tasks").put({"id": "a", "n": n})
             await store.snapshot()
-    backup = next(place.path.glob("state.backup.*"))
+    backup = min(place.path.glob("state.backup.*"))
     shutil.copyfile(backup, place.path / "state.json")
 
     async def check(place, number):
