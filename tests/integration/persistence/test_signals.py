@@ -178,9 +178,13 @@ def test_a_forked_child_dies_of_a_signal_as_ever(tmp_path: Path) -> None:
         tmp_path,
         wait="""
         import os, time
+        # A signal that comes before Python has set itself up in the child is lost.
+        ready, begun = os.pipe()
         child = os.fork()
         if not child:
+            os.write(begun, b"!")
             time.sleep(60)
+        os.read(ready, 1)
         os.kill(child, signal.SIGTERM)
         print("child died of", os.WTERMSIG(os.waitpid(child, 0)[1]), flush=True)
 """,
