@@ -35,6 +35,7 @@ from statepath.events import Events, SaveError, StateRestored
 from statepath.settings import Settings
 
 _CHANGE_BYTES: Final = 128
+_JUST_NOW: Final = 0.05
 
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -93,7 +94,7 @@ class Engine:
             store=self.store,
             documents=document_views,
             interval=self.settings.view_interval,
-            busy=lambda: self._committer is not None and self._committer.busy,
+            busy=self._is_busy,
             failed=self._tell_failure,
         )
         self._snapshotter = Snapshotter(
@@ -121,6 +122,12 @@ class Engine:
     def start_autosave(self) -> None:
         """Begin to save by time."""
         self._autosave = Autosave(self, self._writing_snapshotter())
+
+    def _is_busy(self) -> bool:
+        """Whether saves are going on: a commit is under way, or the last one was just now."""
+        if self._committer is not None and self._committer.busy:
+            return True
+        return self.last_commit_at is not None and time.time() - self.last_commit_at < _JUST_NOW
 
     def _tell_failure(self, error: StateError) -> None:
         self.events.emit(SaveError(error, error.key))

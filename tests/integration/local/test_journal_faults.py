@@ -118,6 +118,18 @@ async def test_a_segment_that_was_only_begun_holds_nothing(
         log.commits.pop()
 
 
+async def test_a_segment_that_was_only_begun_does_not_hide_what_a_small_one_holds(
+    connect: Connect, chain: Any, path: Path, commits: Any
+) -> None:
+    log = await write(connect, chain, 1)
+    (path / "journal/00000000000000000002.jsonl").write_bytes(b'{"first":2,"last":2')
+    await reopen(connect, log)
+    await log.append()
+    await log.append()
+    assert await commits(log.log) == log.commits
+    assert len(segments(path)) == 1
+
+
 # What was not known to be durable
 
 
@@ -233,6 +245,21 @@ async def test_a_missing_segment_is_damage(connect: Connect, chain: Any, path: P
     segments(path)[1].unlink()
     with pytest.raises(CorruptionError, match="seq 2 had been durable"):
         await commits((await connect(readonly=True)).commit_log())
+
+
+async def test_a_follower_hears_of_a_segment_that_vanished_before_it_came_there(
+    connect: Connect, chain: Any, path: Path
+) -> None:
+    log = await write(connect, chain, 1, size=600_000)
+    following = (await connect(readonly=True)).commit_log().follow(0)
+    assert await anext(following) == log.commits[0]
+    for _ in range(2):
+        backend = await reopen(connect, log)
+        await log.append(600_000)
+        await backend.close()
+    segments(path)[1].unlink()
+    with pytest.raises(CorruptionError, match="seq 2 had been durable"):
+        await anext(following)
 
 
 async def test_a_damaged_log_takes_no_commit_until_it_begins_anew(

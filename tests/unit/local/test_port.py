@@ -9,7 +9,17 @@ import pytest
 import statepath_local
 
 MODULES = sorted(Path(statepath_local.__file__).parent.glob("*.py"))
-HARMLESS = {"path", "DirEntry", "stat_result", "getpid", "name", "register_at_fork", "strerror", "fsencode", "fsdecode"}
+HARMLESS = {
+    "path",
+    "DirEntry",
+    "stat_result",
+    "getpid",
+    "name",
+    "register_at_fork",
+    "strerror",
+    "fsencode",
+    "fsdecode",
+}
 """What modules may use of `os`: nothing of it touches storage. Flags aside."""
 HARMLESS_PATHS = {"abspath", "basename", "expanduser", "split"}
 
