@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # tests are no packages, and `servers` is for all of them
-
-pytest_plugins = ["servers.fixtures"]
 
 
 def pytest_configure() -> None:
