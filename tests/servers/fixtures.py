@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from servers import gcs as google
 from servers import s3
 
 
@@ -19,6 +20,20 @@ def seaweed() -> Iterator[str]:
 def moto() -> Iterator[str]:
     """The address of a moto that speaks S3."""
     with s3.moto() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[str]:
+    """The address of a fake-gcs-server that keeps conditions, by the stand-in before it."""
+    with google.complete() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def bare_gcs() -> Iterator[str]:
+    """The address of a fake-gcs-server as it is, which ignores some conditions."""
+    with google.bare() as endpoint:
         yield endpoint
 
 
