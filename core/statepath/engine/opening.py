@@ -39,6 +39,7 @@ from statepath.events import (
     StoreUpgraded,
 )
 from statepath.log import PortableCommitLog
+from statepath.retry import retrying
 from statepath.settings import Settings
 
 logger = logging.getLogger("statepath.opening")
@@ -56,6 +57,7 @@ async def open_engine(
         UnsupportedError: a newer program wrote the store (`newer_format`).
     """
     began = time.monotonic()
+    backend = retrying(backend, deadline=settings.deadline)
     log: CommitLog
     if backend.capabilities.commit_log and isinstance(backend, SupportsCommitLog):
         log = backend.commit_log()
