@@ -112,7 +112,7 @@ class ViewWriter:
         self._replica = replica
         self._backend = backend
         self._store = store
-        self._documents = documents
+        self.documents = documents
         self._interval = interval
         self._engine_busy = busy
         self._failed = failed
@@ -135,14 +135,14 @@ class ViewWriter:
 
     def mark(self, collection: str, id: str) -> None:
         """The document's view is out of date."""
-        if self._documents and collection != MEMBERS:
+        if self.documents and collection != MEMBERS:
             self._dirty[collection, id] = None
             if not self._work.is_set():
                 self._work.set()
 
     def mark_all(self, stage: Stage) -> None:
         """What was staged is visible now."""
-        if self._documents:
+        if self.documents:
             self._dirty.update(dict.fromkeys([key for key in stage.entries if key[0] != MEMBERS]))
             if not self._work.is_set():
                 self._work.set()
