@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from servers import gcs as google
 from servers import s3
+from servers.services import Service, s3_service
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +46,11 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(params=["seaweed", "moto"])
+def service(request: pytest.FixtureRequest, aws: None) -> Service:
+    """Each object store in turn."""
+    name: str = request.param
+    endpoint = request.getfixturevalue(name)
+    return s3_service(name, endpoint)
