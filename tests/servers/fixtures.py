@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from servers import gcs as google
 from servers import s3
-from servers.services import Service, s3_service
+from servers.services import Service, gcs_service, s3_service
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +48,9 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(params=["seaweed", "moto"])
+@pytest.fixture(params=["seaweed", "moto", "gcs"])
 def service(request: pytest.FixtureRequest, aws: None) -> Service:
     """Each object store in turn."""
     name: str = request.param
     endpoint = request.getfixturevalue(name)
-    return s3_service(name, endpoint)
+    return gcs_service(name, endpoint) if name == "gcs" else s3_service(name, endpoint)
