@@ -22,11 +22,13 @@ from statepath.objectstore import Answer, Asked, Cause, no_container, refusal, u
 
 _LOG_IN = "set GOOGLE_APPLICATION_CREDENTIALS, or run 'gcloud auth application-default login'"
 _NO_BUCKET = "noSuchBucket"
+_NO_NAME = "invalidBucketName"
 _NO_PAYER = "userProjectMissing"
 _DAMAGED = "md5Mismatch"
 
 CAUSES: Final = {
     _NO_BUCKET: no_container("bucket", "create it, or correct the state path"),
+    _NO_NAME: Cause(InvalidArgumentError, "this is no bucket's name; correct the state path"),
     _NO_PAYER: Cause(InvalidArgumentError, "who asks pays for requests to this bucket; set user_project"),
     _DAMAGED: Cause(UnavailableError, "the content was changed on its way, and nothing was stored"),
     "required": Cause(
@@ -140,6 +142,8 @@ def answer_of(status: int, body: bytes, *, of_object: bool) -> Answer:
     reason = told.errors[0].reason if told.errors else ""
     if status == 404 and (not of_object or "bucket does not exist" in told.message):
         reason = _NO_BUCKET
+    elif status == 400 and "nvalid bucket name" in told.message:
+        reason = _NO_NAME
     elif status == 400 and "no user project" in told.message:
         reason = _NO_PAYER
     elif status == 400 and "MD5 hash" in told.message:
