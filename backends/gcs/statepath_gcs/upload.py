@@ -8,7 +8,7 @@ import hashlib
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import msgspec
 from statepath.objectstore import Content
@@ -50,13 +50,11 @@ class Upload:
         }
         return cls(headers, head, content, tail)
 
-    def body(self) -> Any:
-        """What aiohttp sends."""
+    async def body(self) -> AsyncIterator[bytes | memoryview]:
+        """The blocks to send, one after the other."""
         if isinstance(self._content, bytes) and len(self._content) < _BLOCK:
-            return self._head + self._content + self._tail
-        return self._blocks()
-
-    async def _blocks(self) -> AsyncIterator[bytes | memoryview]:
+            yield self._head + self._content + self._tail
+            return
         yield self._head
         if isinstance(self._content, bytes):
             whole = memoryview(self._content)

@@ -17,9 +17,10 @@ from servers.services import Service, gcs_service
 @dataclass
 class Scripted:
     """Answers the requests with what is next in `answers`, and the last one again and again; an answer is a status and
-    a body. `requests` are the targets, and `sent` the headers of each."""
+    a body, and redirects to `location`. `requests` are the targets, and `sent` the headers of each."""
 
     url: str = ""
+    location: str = ""
     answers: list[tuple[int, Any]] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     sent: list[dict[str, str]] = field(default_factory=list)
@@ -29,7 +30,8 @@ class Scripted:
         self.requests.append(f"{request.method} {request.raw_path}")
         self.sent.append(dict(request.headers))
         status, body = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        return web.Response(status=status, text=body if isinstance(body, str) else json.dumps(body))
+        text = body if isinstance(body, str) else json.dumps(body)
+        return web.Response(status=status, text=text, headers={"Location": self.location})
 
     def refuse(self, status: int, reason: str, message: str = "") -> None:
         """As Google refuses."""

@@ -69,10 +69,12 @@ async def test_an_endpoint_that_is_too_busy_can_be_tried_again(scripted):
     assert (await refusal(scripted.path(), ThrottledError)).retryable
 
 
+@pytest.mark.parametrize("readonly", [False, True], ids=["writing", "readonly"])
 @pytest.mark.parametrize("body", ["<html>hello</html>", '["a"]', ""])
-async def test_what_does_not_speak_the_protocol_is_told(scripted, body):
+async def test_what_does_not_speak_the_protocol_is_told(scripted, body, readonly):
     scripted.answers = [(200, body)]
-    assert "check the network and the endpoint" in str(await refusal(scripted.path(), UnavailableError))
+    error = await refusal(scripted.path(), UnavailableError, readonly=readonly)
+    assert "check the network and the endpoint" in str(error)
 
 
 async def test_an_endpoint_that_is_down_is_told():

@@ -12,9 +12,16 @@ from uuid import uuid4
 import pytest
 from servers.gcs import stored
 from servers.proxy import Does, Proxy
+from servers.services import gcs_service
 from statepath.backend import ALWAYS, IF_ABSENT, ETag, IfMatch, Span, StateURL
 from statepath.discovery import connect
-from statepath.errors import AlreadyExistsError, ConfigurationError, NotFoundError, UnavailableError
+from statepath.errors import (
+    AlreadyExistsError,
+    ConfigurationError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
 from statepath_gcs import factory
 from statepath_gcs.driver import GCSDriver
 from statepath_gcs.upload import Upload
@@ -69,8 +76,13 @@ async def test_an_upload_that_is_cut_is_not_stored(google, name):
 
 async def test_an_upload_that_was_changed_on_its_way_is_not_stored(google, name, monkeypatch):
     real = Upload.body
+
+    async def changed(upload):
+        async for block in real(upload):
+            yield block.replace(b"content", b"CONTENT")
+
     async with driver(google) as gcs:
-        monkeypatch.setattr(Upload, "body", lambda upload: real(upload).replace(b"content", b"CONTENT"))
+        monkeypatch.setattr(Upload, "body", changed)
         with pytest.raises(UnavailableError, match="nothing was stored"):
             await gcs.put(name, b"content", IF_ABSENT)
         with pytest.raises(NotFoundError):
@@ -101,6 +113,25 @@ async def test_a_file_is_sent_in_one_request_and_never_held_as_a_whole(google, n
         await gcs.remove(name, ALWAYS)
 
 
+@pytest.mark.parametrize("size", [1000, 32 * MIB])
+async def test_an_upload_that_nobody_takes_is_given_up(size):
+    held = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (await reader.readuntil(b"\r\n\r\n")).startswith(b"POST"):
+            await held.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with driver(gcs_service("silent", endpoint), timeout="0.3") as gcs:
+        with pytest.raises(UnavailableError, match="no answer"):
+            await gcs.put("a", b"x" * size, IF_ABSENT)
+    held.set()
+    server.close()
+
+
 async def test_a_part_behind_the_end_is_empty_and_has_the_version_of_the_object(google, name):
     async with driver(google) as gcs:
         etag = await gcs.put(name, b"12345", ALWAYS)
@@ -128,6 +159,16 @@ async def test_a_copy_goes_on_until_it_is_done(scripted):
     await backend.close()
     start = "POST /storage/v1/b/states/o/x%2F%C3%BC%2F1/rewriteTo/b/states/o/x%2F2?fields=done%2CrewriteToken"
     assert scripted.requests[1:] == [start, f"{start}&rewriteToken=more%2F1"]
+
+
+async def test_credentials_do_not_follow_a_redirection(scripted):
+    scripted.answers = [(200, {}), (302, "")]
+    scripted.location = f"{scripted.url}/elsewhere"
+    backend = await connect(scripted.path(), readonly=True)
+    with pytest.raises(InvalidArgumentError, match="302"):
+        await backend.read("a")
+    await backend.close()
+    assert len(scripted.requests) == 2
 
 
 async def test_a_listing_asks_for_what_it_needs_page_by_page(scripted):

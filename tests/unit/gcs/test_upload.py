@@ -15,8 +15,7 @@ LARGE = bytes(range(256)) * 10_000
 
 
 async def sent(upload: Upload) -> bytes:
-    body = upload.body()
-    return body if isinstance(body, bytes) else b"".join([bytes(block) async for block in body])
+    return b"".join([bytes(block) async for block in upload.body()])
 
 
 @pytest.mark.parametrize(
