@@ -12,6 +12,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ from aiohttp import ClientSession, web
 from yarl import URL
 
 _OURS = {"Content-Length", "Content-Encoding", "Transfer-Encoding", "Connection", "Date", "Server"}
+_EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
 
 
 class StandIn:
@@ -69,11 +71,11 @@ class StandIn:
 
 def _parts(kind: str, body: bytes) -> tuple[dict[str, str], bytes]:
     """What an upload says of the object, and the content."""
-    message = BytesParser().parsebytes(f"Content-Type: {kind}\r\n\r\n".encode())
-    _, head, rest = body.split(f"--{message.get_boundary()}\r\n".encode(), 2)
-    content = rest.partition(b"\r\n\r\n")[2].rpartition(f"\r\n--{message.get_boundary()}--".encode())[0]
-    said: dict[str, str] = json.loads(head.partition(b"\r\n\r\n")[2])
-    return said, content
+    boundary = BytesParser().parsebytes(f"Content-Type: {kind}\r\n\r\n".encode()).get_boundary()
+    _, head, rest = body.split(f"--{boundary}".encode(), 2)
+    said: dict[str, str] = json.loads(_EMPTY_LINE.split(head, 1)[1])
+    content = _EMPTY_LINE.split(rest, 1)[1].rpartition(f"--{boundary}--".encode())[0]
+    return said, content.removesuffix(b"\n").removesuffix(b"\r")
 
 
 def _refused(status: int, reason: str, message: str) -> web.Response:

@@ -244,12 +244,12 @@ def _file_system(config: GCSConfig) -> Any:
 async def _attended(
     blocks: AsyncIterator[bytes | memoryview], patience: asyncio.Timeout, seconds: float
 ) -> AsyncIterator[bytes | memoryview]:
-    """The blocks of a body, each of which has to leave in time: aiohttp's own limit begins when all have left."""
+    """The blocks of a body, each of which has to leave in time, and behind the last the answer has to come: aiohttp's
+    own limit begins only when all have left."""
     now = asyncio.get_running_loop().time
     async for block in blocks:
         patience.reschedule(now() + seconds)
         yield block
-    patience.reschedule(None)
 
 
 def _condition(when: When) -> dict[str, str]:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from servers.gcs import BUCKET
 from servers.process import free_port
 from servers.services import gcs_service
+from statepath.discovery import connect
 from statepath.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -163,6 +164,14 @@ async def test_wrong_credentials_are_refused_without_being_shown(scripted, accou
     )
     for secret in ("canary", account.splitlines()[5]):
         assert secret not in told + ours
+
+
+async def test_anonymous_requests_carry_nothing_of_the_credentials_that_there_are(scripted, account):
+    scripted.answers = [(200, {})]
+    backend = await connect(scripted.path(anonymous="true"), readonly=True)
+    await backend.close()
+    (sent,) = scripted.sent
+    assert "Authorization" not in sent
 
 
 @pytest.mark.parametrize(
