@@ -144,8 +144,8 @@ def account(scripted, monkeypatch, tmp_path):
     return key.decode()
 
 
-def issued(token: str) -> tuple[int, object]:
-    return 200, {"access_token": token, "expires_in": 3600, "token_type": "Bearer"}
+def issued(token: str, seconds: int = 3600) -> tuple[int, object]:
+    return 200, {"access_token": token, "expires_in": seconds, "token_type": "Bearer"}
 
 
 async def test_wrong_credentials_are_refused_without_being_shown(scripted, account, caplog):
@@ -164,6 +164,17 @@ async def test_wrong_credentials_are_refused_without_being_shown(scripted, accou
     )
     for secret in ("canary", account.splitlines()[5]):
         assert secret not in told + ours
+
+
+async def test_a_token_is_renewed_before_it_runs_out_while_the_loop_goes_on(scripted, account):
+    """The server that issues it runs in this very loop."""
+    scripted.answers = [issued("first", 350), (200, {}), issued("second"), (200, {})]
+    backend = await connect(scripted.path(anonymous="false"), readonly=True)
+    for _ in range(2):
+        assert [entry async for entry in backend.list_keys("")] == []
+    await backend.close()
+    used = [sent["Authorization"] for sent in scripted.sent if "Authorization" in sent]
+    assert used == ["Bearer first", "Bearer second", "Bearer second"]
 
 
 async def test_anonymous_requests_carry_nothing_of_the_credentials_that_there_are(scripted, account):
