@@ -78,7 +78,8 @@ _WITHOUT_REASON: Final = {401: "authError", 403: "forbidden"}
 """Answers to a download are plain text."""
 
 _CLOCK: Final = re.compile(r"\biat\b|\bclock\b|reasonable timeframe", re.IGNORECASE)
-_NAME: Final = re.compile(r"[a-z_]{1,40}")
+_NAME: Final = re.compile(r"([a-z]+_[a-z_]{1,40}):")
+"""How google-auth begins with the OAuth name of an error."""
 
 
 class Refused(Exception):  # noqa: N818 - not yet an error: the driver expects some
@@ -156,13 +157,13 @@ def unrenewed(asked: Asked, error: Exception) -> StateError:
     cause = error.__cause__ if isinstance(error, HttpError | NonRetryableError) else error
     if isinstance(cause, TransportError) or (isinstance(cause, GoogleAuthError) and cause.retryable):
         return unanswered(asked, cause)
-    told = str(cause.args) if isinstance(cause, RefreshError) else ""
-    name = re.match(_NAME, str(cause.args[0])) if isinstance(cause, RefreshError) and cause.args else None
+    told = str(cause) if isinstance(cause, RefreshError) else ""
+    name = _NAME.search(told)
     if _CLOCK.search(told):
         return _denied(
             asked, "this machine's clock differs too much from Google's; set the clock", "clock_skewed"
         )
-    said = f" ({name[0]})" if name else ""
+    said = f" ({name[1]})" if name else ""
     return _denied(
         asked,
         f"Google issued no access token for the credentials{said}; renew them, and check this machine's clock",
