@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
-from servers import s3
+from servers import azure, s3
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +31,19 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[str]:
+    """The address of an Azurite, its account included."""
+    with azure.azurite() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def azure_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key that Azurite knows, where adlfs looks for it, and nothing else of the machine's own."""
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", azure.ACCOUNT)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", azure.KEY)
