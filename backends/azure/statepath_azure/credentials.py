@@ -87,13 +87,14 @@ def find(config: AzureConfig, asked: Asked) -> Found:
 
 
 def _search(config: AzureConfig, asked: Asked) -> Any:
+    options: dict[str, Any] = {
+        "account_name": config.account_name,
+        "asynchronous": True,
+        "loop": asyncio.get_running_loop(),
+        "skip_instance_cache": True,
+    }
     try:
-        _Search(
-            account_name=config.account_name,
-            asynchronous=True,
-            loop=asyncio.get_running_loop(),
-            skip_instance_cache=True,
-        )
+        _Search(**options)
     except _Looked as looked:
         return looked.fs
     except ValueError as error:

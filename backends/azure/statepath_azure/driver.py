@@ -24,7 +24,6 @@ from statepath_azure.failures import answer_of, translated
 
 SCHEME: Final = "az"
 
-_CONNECTIONS: Final = 64
 _CONNECT_SECONDS: Final = 10
 _AT_ONCE: Final = 1024**4
 """Bytes to ask for in one request: more than a blob can have that was put in one."""
@@ -34,6 +33,14 @@ _UNMET: Final = 412
 _PAST_THE_END: Final = 416
 _PENDING: Final = "pending"
 _SUCCESS: Final = "success"
+
+
+class _SendsOnce(AioHttpTransport):  # type: ignore[misc]  # its module loads it by name
+    """aiohttp sends a PUT again when the connection ends before the answer; not so here."""
+
+    async def open(self) -> None:
+        await super().open()
+        self.session._retry_connection = False  # noqa: SLF001 - no argument of aiohttp says so
 
 
 class AzureDriver:
@@ -126,12 +133,12 @@ class AzureDriver:
         return True
 
     async def copy(self, source: str, target: str) -> None:
-        url = self._blobs.get_blob_client(source).url
+        url: str = self._blobs.get_blob_client(source).url
         if self._found.sas is not None:
             url = f"{url}?{self._found.sas}"
         asked, made = self._asked(source), self._blobs.get_blob_client(target)
         with translated(asked):
-            status = (await made.start_copy_from_url(url))["copy_status"]
+            status: object = (await made.start_copy_from_url(url))["copy_status"]
             while status == _PENDING:
                 await asyncio.sleep(_LOOK_SECONDS)
                 status = (await made.get_blob_properties()).copy.status
@@ -141,7 +148,7 @@ class AzureDriver:
     async def page(self, prefix: str, after: str, following: str) -> Page:
         """As `Driver.page`. Azure begins each listing at the beginning: the caller leaves out what is not wanted."""
         with translated(self._asked(prefix)):
-            pages = self._blobs.list_blobs(prefix).by_page(following or None)
+            pages: Any = self._blobs.list_blobs(prefix).by_page(following or None)
             listed = [Listed(blob.name, blob.size, blob.last_modified) async for blob in await anext(pages)]
         return Page(tuple(listed), pages.continuation_token or "")
 
@@ -157,24 +164,19 @@ class AzureDriver:
 
 def _client(config: AzureConfig, found: Found) -> BlobServiceClient:
     timeout = DEFAULT_TIMEOUT if config.timeout is None else config.timeout
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        trust_env=True,
-    )
-    # aiohttp sends a PUT again when the connection ends before the answer; no argument of it says otherwise.
-    session._retry_connection = False  # noqa: SLF001
     options: dict[str, Any] = {
-        "transport": AioHttpTransport(
-            session=session, connection_timeout=min(timeout, _CONNECT_SECONDS), read_timeout=timeout
-        ),
+        "transport": _SendsOnce(connection_timeout=min(timeout, _CONNECT_SECONDS), read_timeout=timeout),
         "retry_total": 0,
         "max_single_get_size": _AT_ONCE,
     }
     if found.connection_string is not None:
-        return BlobServiceClient.from_connection_string(found.connection_string, **options)
-    credential = found.token
+        try:
+            return BlobServiceClient.from_connection_string(found.connection_string, **options)
+        except ValueError:
+            raise InvalidArgumentError(
+                "AZURE_STORAGE_CONNECTION_STRING is no connection string; copy it anew", backend=SCHEME
+            ) from None
+    credential: Any = found.token
     if found.key is not None:
         credential = {"account_name": found.account_name, "account_key": found.key}
     elif found.sas is not None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
@@ -97,8 +97,7 @@ def translated(asked: Asked) -> Iterator[None]:
 
 def answer_of(error: HttpResponseError) -> Answer:
     """The status and the code of an answer; that of a HEAD has the code in a header only."""
-    headers = {} if error.response is None else error.response.headers
-    return Answer(error.status_code or 0, str(headers.get("x-ms-error-code", "")))
+    return Answer(error.status_code or 0, _header(error, "x-ms-error-code"))
 
 
 def no_credentials(asked: Asked, why: str) -> AccessDeniedError:
@@ -116,7 +115,12 @@ def no_credentials(asked: Asked, why: str) -> AccessDeniedError:
 def _skewed(error: HttpResponseError) -> bool:
     """Whether the clocks differ by more than Azure admits; it has no code of its own for that."""
     try:
-        told = parsedate_to_datetime(error.response.headers["Date"]).timestamp()  # type: ignore[union-attr]
-    except (AttributeError, KeyError, TypeError, ValueError):
+        told = parsedate_to_datetime(_header(error, "Date")).timestamp()
+    except ValueError:
         return False
     return abs(told - time.time()) > _SKEW
+
+
+def _header(error: HttpResponseError, name: str) -> str:
+    response: Any = error.response
+    return "" if response is None else str(response.headers.get(name, ""))
