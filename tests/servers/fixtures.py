@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from servers import azure, s3
+from servers.services import Service, azure_service, s3_service
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,13 @@ def moto() -> Iterator[str]:
         yield endpoint
 
 
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[str]:
+    """The address of an Azurite, its account included."""
+    with azure.azurite() as endpoint:
+        yield endpoint
+
+
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> None:
     """The credentials that the servers know, where the SDK looks for them, and nothing else of the machine's own."""
@@ -33,13 +41,6 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(scope="session")
-def azurite() -> Iterator[str]:
-    """The address of an Azurite, its account included."""
-    with azure.azurite() as endpoint:
-        yield endpoint
-
-
 @pytest.fixture
 def azure_account(monkeypatch: pytest.MonkeyPatch) -> None:
     """The key that Azurite knows, where adlfs looks for it, and nothing else of the machine's own."""
@@ -47,3 +48,11 @@ def azure_account(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", azure.ACCOUNT)
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", azure.KEY)
+
+
+@pytest.fixture(params=["seaweed", "moto", "azurite"])
+def service(request: pytest.FixtureRequest, aws: None, azure_account: None) -> Service:
+    """Each object store in turn."""
+    name: str = request.param
+    endpoint = request.getfixturevalue(name)
+    return azure_service(name, endpoint) if name == "azurite" else s3_service(name, endpoint)

@@ -93,7 +93,7 @@ def _wait(process: subprocess.Popen[bytes], how: Command, told: Path, deadline: 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(10)
+        process.wait(5)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
