@@ -20,6 +20,7 @@ _SKEW: Final = 15 * 60
 """Seconds that a request's time may be off (Azure Storage, "Authorize with Shared Key")."""
 
 _ROLE: Final = "the role Storage Blob Data Contributor, or a SAS token with the permissions racwdl, is needed"
+_LET_IN: Final = "check the account key, or whether the SAS token is whole and has not expired"
 _SNAPSHOTS: Final = "the blob has snapshots, which someone else made; remove them"
 _HELD: Final = "someone holds a lease on the blob or its container; break it"
 _KEPT: Final = "an immutability policy or a legal hold keeps the blob; use another container"
@@ -38,10 +39,7 @@ CAUSES: Final = {
     "InvalidResourceName": Cause(
         InvalidArgumentError, "this is no name of a container or blob; correct the state path"
     ),
-    "AuthenticationFailed": Cause(
-        AccessDeniedError,
-        "the signature was refused; check the account key, or whether the SAS token is whole and has not expired",
-    ),
+    "AuthenticationFailed": Cause(AccessDeniedError, f"the signature was refused; {_LET_IN}"),
     "InvalidAuthenticationInfo": Cause(AccessDeniedError, "the credentials are malformed; check them"),
     "NoAuthenticationInformation": Cause(AccessDeniedError, f"no credentials were sent; {_ROLE}"),
     "PublicAccessNotPermitted": Cause(AccessDeniedError, f"the account serves nobody anonymously; {_ROLE}"),
@@ -49,7 +47,7 @@ CAUSES: Final = {
         AccessDeniedError, "the account takes no keys; use a managed identity or another login"
     ),
     "AuthorizationFailure": Cause(
-        AccessDeniedError, f"access was refused; check the account's network rules, too; {_ROLE}"
+        AccessDeniedError, f"access was refused; {_LET_IN}, and the account's network rules"
     ),
     "AuthorizationPermissionMismatch": Cause(AccessDeniedError, f"access was refused; {_ROLE}"),
     "AuthorizationResourceTypeMismatch": Cause(AccessDeniedError, f"access was refused; {_ROLE}"),
