@@ -69,7 +69,7 @@ CAUSES: Final = {
 """By the code in Azure's answer (Blob service REST API, "Blob service error codes", "Common REST API error codes").
 A full or busy service (503 ServerBusy, 500 OperationTimedOut) has none of its own: what holds for any 5xx holds."""
 
-_OFF: Final = {
+_OFF: Final = CAUSES | {
     "AuthenticationFailed": Cause(
         AccessDeniedError,
         "this machine's clock differs too much from the service's; set the clock",

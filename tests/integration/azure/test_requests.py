@@ -7,9 +7,9 @@ from uuid import uuid4
 
 import pytest
 from servers.proxy import Does, Proxy
-from statepath.backend import IF_ABSENT, IfMatch, Span
+from statepath.backend import IF_ABSENT, ETag, IfMatch, Span
 from statepath.discovery import connect
-from statepath.errors import NotFoundError, StateError, UnavailableError
+from statepath.errors import ConflictError, NotFoundError, StateError, UnavailableError
 
 MIB = 1024 * 1024
 
@@ -141,3 +141,32 @@ async def test_a_copy_that_was_given_up_is_told(backend, proxy):
     proxy._forward = aborted
     with pytest.raises(UnavailableError, match="gave up"):
         await backend.copy("a", "b")
+
+
+async def test_a_copy_shows_the_token_for_its_source_too(az, sas):
+    """Azurite does not ask for it; Azure does."""
+    signature = sas("racwdl").encode()
+    async with Proxy(az.endpoint).running() as proxy:
+        backend = await connect(az.at(proxy.url).path(uuid4().hex))
+        await backend.write("a", b"1")
+        await backend.copy("a", "b")
+        await backend.close()
+        head = next(request.head for request in proxy.requests if b"x-ms-copy-source" in request.head)
+    source = next(line for line in head.split(b"\r\n") if line.startswith(b"x-ms-copy-source:"))
+    assert signature in source
+
+
+async def test_a_replace_of_what_is_missing_is_a_conflict_however_it_is_told(backend, proxy):
+    """Azurite says that the condition is not met; it may as well be said that there is no blob."""
+    forward = proxy._forward
+
+    async def missing(data, **options):
+        answer = await forward(data, **options)
+        assert b"ConditionNotMet" in answer
+        return answer.replace(b" 412 Precondition Failed", b" 404 Not Found").replace(
+            b"x-ms-error-code: ConditionNotMet", b"x-ms-error-code: BlobNotFound"
+        )
+
+    proxy._forward = missing
+    with pytest.raises(ConflictError):
+        await backend.write("a", b"1", when=IfMatch(ETag("0x8D0")))

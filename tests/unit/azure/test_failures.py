@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from email.utils import formatdate
 
@@ -90,12 +91,10 @@ def test_an_answer_is_classified_by_its_status_and_its_code(status, code, when, 
     ("seconds", "code"), [(-1000, "clock_skewed"), (1000, "clock_skewed"), (600, "access_denied")]
 )
 def test_a_clock_that_is_off_has_a_code_of_its_own(seconds, code):
-    import time
-
     date = formatdate(time.time() + seconds, usegmt=True)
     error = told(answer(403, "AuthenticationFailed", date))
     assert error.code == code
-    assert told(answer(404, "BlobNotFound", date)).code == "not_found"
+    assert told(answer(404, "ContainerNotFound", date)).code == "no_container"
 
 
 @pytest.mark.parametrize(
