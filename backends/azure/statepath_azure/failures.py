@@ -19,7 +19,7 @@ from statepath.objectstore import Answer, Asked, Cause, no_container, refusal, u
 _SKEW: Final = 15 * 60
 """Seconds that a request's time may be off (Azure Storage, "Authorize with Shared Key")."""
 
-_ROLE: Final = "the role Storage Blob Data Contributor, or a SAS token with the permissions racwdl, is needed"
+_ROLE: Final = "the role Storage Blob Data Contributor, or a SAS token with the permissions rwdl, is needed"
 _LET_IN: Final = "check the account key, or whether the SAS token is whole and has not expired"
 _SNAPSHOTS: Final = "the blob has snapshots, which someone else made; remove them"
 _HELD: Final = "someone holds a lease on the blob or its container; break it"

@@ -136,13 +136,13 @@ async def test_a_token_that_lacks_permissions_is_told(az, sas, caplog, permissio
     signature = sas(permissions)
     async with Proxy(az.endpoint).running() as proxy:  # nobody has tried to write by that address before
         error = await refusal(az.at(proxy.url).path("x"), AccessDeniedError, readonly=readonly)
-    assert "racwdl" in str(error)
+    assert "rwdl" in str(error)
     assert signature not in told(error, caplog)
 
 
 async def test_a_token_that_has_expired_is_told(az, sas, caplog):
     caplog.set_level(logging.DEBUG)
-    signature = sas("racwdl", hours=-1)
+    signature = sas("rwdl", hours=-1)
     error = await refusal(az.path("x"), AccessDeniedError)
     assert "expired" in str(error)
     assert signature not in told(error, caplog)
@@ -157,7 +157,7 @@ async def test_what_is_no_token_is_told_without_being_shown(az, monkeypatch):
 
 
 async def test_an_endpoint_that_is_down_is_told(sas, caplog):
-    signature = sas("racwdl")
+    signature = sas("rwdl")
     path = azure_service("nobody", f"http://127.0.0.1:{free_port()}").path("x")
     error = await refusal(path, UnavailableError)
     assert CONTAINER in str(error)
@@ -181,7 +181,7 @@ async def answering(answer):
 
 
 async def test_what_does_not_speak_http_is_told_without_the_token(sas, caplog):
-    signature = sas("racwdl")
+    signature = sas("rwdl")
     async with answering(b"SSH-2.0-OpenSSH_9.9\r\n") as endpoint:
         error = await refusal(azure_service("ssh", endpoint).path("x"), UnavailableError)
     assert signature not in told(error, caplog)

@@ -45,7 +45,7 @@ async def test_parameters_come_from_the_environment_too(az, monkeypatch):
 
 async def test_a_token_is_enough_and_never_logged(az, sas, caplog):
     caplog.set_level(logging.DEBUG)
-    signature = sas("racwdl")
+    signature = sas("rwdl")
     url = await saved_and_restored(az.path(uuid4().hex))
     assert caplog.records
     assert signature not in url + "".join(record.getMessage() for record in caplog.records)
@@ -55,7 +55,7 @@ async def test_a_token_is_enough_and_never_logged(az, sas, caplog):
 async def test_a_connection_string_is_enough(az, sas, monkeypatch, how):
     secret = f"AccountName={ACCOUNT};AccountKey={KEY}"
     if how == "token":
-        sas("racwdl")
+        sas("rwdl")
         import os
 
         secret = f"SharedAccessSignature={os.environ['AZURE_STORAGE_SAS_TOKEN']}"
