@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from documents import Task
-from servers import s3
-from servers.services import Service, s3_service
+from servers import azure, s3
+from servers.services import Service, azure_service, s3_service
 
 
 class Objects(ABC):
@@ -94,6 +94,25 @@ class ObstoreS3(Objects):
         await (await obstore.get_async(self.store, name)).bytes_async()
 
 
+class AzureSdk(Objects):
+    name = "azure-storage-blob"
+
+    async def open(self) -> None:
+        from azure.storage.blob.aio import BlobServiceClient
+
+        made = BlobServiceClient(
+            self.service.endpoint, {"account_name": azure.ACCOUNT, "account_key": azure.KEY}
+        )
+        client = await self.stack.enter_async_context(made)
+        self.container = client.get_container_client(azure.CONTAINER)
+
+    async def put(self, name: str, data: bytes) -> None:
+        await self.container.upload_blob(name, data, overwrite=True)
+
+    async def get(self, name: str) -> None:
+        await (await self.container.download_blob(name)).readall()
+
+
 @dataclass(frozen=True)
 class Suite:
     """A service, who is compared on it (the plain client first), and by how much faster a store should be."""
@@ -111,6 +130,14 @@ def seaweed() -> Iterator[Service]:
         yield s3_service("seaweed", endpoint)
 
 
+@contextmanager
+def azurite() -> Iterator[Service]:
+    os.environ.update(AZURE_STORAGE_ACCOUNT_NAME=azure.ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY=azure.KEY)
+    with azure.azurite() as endpoint:
+        yield azure_service("azurite", endpoint)
+
+
 SERVICES = {
     "seaweed": Suite("SeaweedFS", seaweed, (Aiobotocore, ObstoreS3), {"aiobotocore": 20, "obstore": 6}),
+    "azurite": Suite("Azurite", azurite, (AzureSdk,), {"azure-storage-blob": 12}),
 }
