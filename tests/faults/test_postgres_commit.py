@@ -118,7 +118,7 @@ async def test_a_server_that_is_away_fails_the_save_and_later_ones_succeed(proxy
         proxy.refusing = True
         proxy.cut_all()
         await lost.wait()
-        with pytest.raises(UnavailableError, match=r"nothing was written|cannot be reached"):
+        with pytest.raises(UnavailableError, match="cannot be reached"):
             await raw.put({"id": "b"})
         proxy.refusing = False
         assert await raw.put({"id": "c"}) == 2

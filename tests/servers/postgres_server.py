@@ -11,11 +11,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import asyncpg
 
 PATIENCE = 60.0
 """For how many seconds a server may take to start or to stop."""
@@ -125,6 +128,16 @@ class PostgresServer:
     def _own(self, path: Path) -> None:
         if os.geteuid() == 0:
             shutil.chown(path, _somebody().pw_uid, _somebody().pw_gid)
+
+
+@asynccontextmanager
+async def session(dsn: str) -> AsyncIterator[Any]:
+    """A connection that knows nothing of statepath."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 @contextmanager

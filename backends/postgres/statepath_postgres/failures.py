@@ -58,6 +58,7 @@ _MEANINGS: Final[dict[str, _Meaning]] = {
     "XX001": _Meaning(CorruptionError),
     "XX002": _Meaning(CorruptionError),
 }
+_LOST: Final = "PostgreSQL cannot be reached, or the connection was lost"
 _UNKNOWN: Final = _Meaning(UnavailableError, retryable=False)
 
 
@@ -68,7 +69,8 @@ def state_error(error: BaseException, url: str, key: str | None = None) -> State
         kind, advice, code, retryable = next(
             (_MEANINGS[state[:length]] for length in (5, 3, 2) if state[:length] in _MEANINGS), _UNKNOWN
         )
-        text = f"PostgreSQL could not do it in {url}: {_message(error)}{f'; {advice}' if advice else ''}"
+        what = _LOST if state.startswith("08") else "PostgreSQL could not do it"
+        text = f"{what}: {url}: {_message(error)}{f'; {advice}' if advice else ''}"
         return kind(text, key=key, backend=SCHEME, code=code, retryable=retryable)
     if isinstance(error, asyncpg.exceptions.TargetServerAttributeNotMatched):
         return UnavailableError(
@@ -78,9 +80,7 @@ def state_error(error: BaseException, url: str, key: str | None = None) -> State
         return InvalidArgumentError(f"{url} cannot be used: {error}", key=key, backend=SCHEME)
     if isinstance(error, TimeoutError):
         return UnavailableError(f"PostgreSQL did not answer in time: {url}", key=key, backend=SCHEME)
-    return UnavailableError(
-        f"PostgreSQL cannot be reached, or the connection was lost: {url}: {error}", key=key, backend=SCHEME
-    )
+    return UnavailableError(f"{_LOST}: {url}: {error}", key=key, backend=SCHEME)
 
 
 def worth_repeating(error: StateError) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -116,18 +117,11 @@ class PostgresCommitLog:
         if self._unresolved is not None and self._unresolved.id != commit.id:
             raise _unknown(self._unresolved)
         try:
-            async with asyncio.timeout(self._deadline):
-                committed = await self._place(store, commit, bytes(encode_commit(commit)))
-        except (StateError, TimeoutError) as error:
+            committed = await self._place(store, commit, bytes(encode_commit(commit)))
+        except StateError as error:
             if self._unresolved is not None:
                 self._connections.check_open()
                 raise _unknown(commit) from error
-            if isinstance(error, TimeoutError):
-                raise UnavailableError(
-                    f"PostgreSQL took nothing for {self._deadline:g} s in {self._connections.url}; nothing was written",
-                    key=slot_key(commit.first),
-                    backend=SCHEME,
-                ) from error
             raise
         self._unresolved = None
         if not committed:
@@ -190,13 +184,14 @@ class PostgresCommitLog:
         return store
 
     async def _place(self, store: int, commit: Commit, record: bytes) -> bool:
-        """Send the commit until the server has answered; whether it stands in the log."""
+        """Send the commit until the server has answered, or time is up; whether it stands in the log."""
+        until = time.monotonic() + self._deadline
         pause = _SOONEST
         while True:
             try:
                 return await self._send(store, commit, record)
             except (UnavailableError, ThrottledError) as error:
-                if not worth_repeating(error):
+                if not worth_repeating(error) or time.monotonic() + pause > until:
                     raise
             self._connections.check_open()
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret

@@ -26,6 +26,13 @@ CREATE TABLE IF NOT EXISTS statepath.migrations (
     applied timestamptz NOT NULL DEFAULT now()
 );
 """
+# Not `to_regclass`: that may remember that the schema was missing before the lock was waited for.
+_EXISTS: Final = """
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'statepath' AND c.relname = 'migrations'
+)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ async def version_of(connection: Connection) -> int:
     Raises:
         UnsupportedError: a newer program made it (`newer_format`).
     """
-    if await connection.fetchval("SELECT to_regclass('statepath.migrations')") is None:
+    if not await connection.fetchval(_EXISTS):
         return 0
     version = int(await connection.fetchval("SELECT coalesce(max(version), 0) FROM statepath.migrations"))
     if version > migrations()[-1].version:
