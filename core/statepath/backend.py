@@ -47,6 +47,7 @@ __all__ = [
     "SupportsCommitLog",
     "SupportsCopy",
     "SupportsLazyWrites",
+    "SupportsSchema",
     "SupportsSpace",
     "SupportsStreams",
     "When",
@@ -212,6 +213,15 @@ class BackendFactory(Protocol):
         Raises:
             StoreLockedError: the backend is `exclusive` and another writer has the store; names the holder.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsSchema(Protocol):
+    """A factory whose storage has to be made ready once, by somebody who may."""
+
+    def schema_sql(self) -> str:
+        """The script that makes it ready, or brings it up to date. Running it twice does no harm."""
         ...
 
 

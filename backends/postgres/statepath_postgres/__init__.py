@@ -9,6 +9,7 @@ from statepath.backend import StateURL
 
 from statepath_postgres.backend import PostgresBackend
 from statepath_postgres.config import PostgresConfig, complete, parse
+from statepath_postgres.schema import script
 
 __all__ = ["PostgresBackend", "PostgresConfig", "factory"]
 
@@ -21,6 +22,10 @@ class PostgresFactory:
 
     def with_env(self, config: PostgresConfig, env: Mapping[str, str]) -> PostgresConfig:
         return complete(config, env)
+
+    def schema_sql(self) -> str:
+        """The schema as a script for psql."""
+        return script()
 
     async def connect(self, config: PostgresConfig, *, readonly: bool = False) -> PostgresBackend:
         """Connect, and as a writer bring the schema up to date and make the store where it is missing.

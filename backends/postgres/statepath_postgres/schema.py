@@ -54,8 +54,8 @@ def migrations() -> tuple[Migration, ...]:
     return tuple(sorted(found, key=lambda migration: migration.version))
 
 
-def script(after: int = 0) -> str:
-    """What a person runs with psql to bring a database from the version `after` to this one."""
+def script() -> str:
+    """What a person runs with psql to make the schema, or to bring it up to date; twice does no harm."""
     parts = [
         "-- statepath: its schema in PostgreSQL. Run it as the role that is to own it; it changes all or nothing.",
         "BEGIN;",
@@ -63,8 +63,16 @@ def script(after: int = 0) -> str:
         _BEGINNING,
     ]
     for migration in migrations():
-        if migration.version > after:
-            parts += [f"-- {migration.name}", migration.sql.strip(), _mark(migration), ""]
+        parts += [
+            f"-- {migration.name}",
+            "DO $migration$ BEGIN",
+            f"IF NOT EXISTS (SELECT FROM statepath.migrations WHERE version = {migration.version}) THEN",
+            migration.sql.strip(),
+            _mark(migration),
+            "END IF;",
+            "END $migration$;",
+            "",
+        ]
     return "\n".join([*parts, "COMMIT;", ""])
 
 

@@ -81,15 +81,17 @@ async def test_a_role_that_may_only_read_reads(postgres, database, role):
         assert await reader.collection("raw").get("a") == {"id": "a"}
 
 
-async def test_the_printed_script_makes_the_same_schema_with_psql(postgres, database, connect):
-    program = postgres.binaries / "psql"
-    run = subprocess.run(
-        [program, "-v", "ON_ERROR_STOP=1", "-q", postgres.url(database)],
-        input=script(),
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
+async def test_the_printed_script_makes_the_schema_with_psql_and_twice_does_no_harm(
+    postgres, database, connect
+):
+    for _ in range(2):
+        run = subprocess.run(
+            [postgres.binaries / "psql", "-v", "ON_ERROR_STOP=1", "-q", postgres.url(database)],
+            input=script(),
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stderr
     backend = await connect(postgres.url(database))
     await backend.write("a", b"A")
 
