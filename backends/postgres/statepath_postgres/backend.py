@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from typing import Final
 
-from statepath.backend import ALWAYS, Blob, Capabilities, Entry, ETag, Span, When
+from statepath.backend import ALWAYS, Blob, Capabilities, Commit, Entry, ETag, Filter, Shown, Span, When
 from statepath.errors import ReadOnlyError
 
 from statepath_postgres.config import SCHEME, PostgresConfig
 from statepath_postgres.connections import Connections
+from statepath_postgres.documents import Documents
 from statepath_postgres.log import PostgresCommitLog
 from statepath_postgres.objects import Objects
 from statepath_postgres.schema import upgrade, version_of
@@ -28,13 +29,18 @@ class PostgresBackend:
 
     def __init__(self, config: PostgresConfig, *, readonly: bool) -> None:
         self.url = config.url
-        self.capabilities = Capabilities(durable=True, shared=True, commit_log=True, streams=True, copy=True)
+        self.capabilities = Capabilities(
+            durable=True, shared=True, commit_log=True, streams=True, copy=True, queries=True
+        )
         self._name = config.store
         self._readonly = readonly
         self._store: int | None = None
         self._connections = Connections(config, readonly=readonly)
         self._objects = Objects(self._connections)
-        self._log = PostgresCommitLog(self._connections, self.store, readonly=readonly)
+        self._documents = Documents(self._connections, read=self._read_log, body=self._body)
+        self._log = PostgresCommitLog(
+            self._connections, self.store, readonly=readonly, committed=self._documents.committed
+        )
 
     async def open(self) -> None:
         """Make the first contact. A writer makes what is missing."""
@@ -82,12 +88,29 @@ class PostgresBackend:
             async for entry in self._objects.list_keys(store, prefix, after):
                 yield entry
 
+    async def show(self, seq: int, documents: Iterable[Shown]) -> None:
+        self._documents.show(seq, documents)
+        self._documents.start(await self._writable(""))
+
+    async def find(self, collection: str, where: Filter, seq: int) -> frozenset[str] | None:
+        store = await self.store()
+        if store is None:
+            return None
+        return await self._documents.find(store, collection, where, seq, readonly=self._readonly)
+
     def commit_log(self) -> PostgresCommitLog:
         return self._log
 
     async def close(self) -> None:
+        await self._documents.close()
         await self._log.close()
         await self._connections.close()
+
+    def _read_log(self, after: int) -> AsyncIterator[Commit]:
+        return self._log.read(after)
+
+    async def _body(self, key: str) -> bytes:
+        return (await self.read(key)).data
 
     async def _writable(self, key: str) -> int:
         self._connections.check_open(key)

@@ -23,6 +23,9 @@ Connection: TypeAlias = Any
 
 POOL: Final = 10
 TIMEOUT: Final = 30.0
+PATIENCE: Final = 5.0
+"""For how many seconds a server is waited for by what may as well fail; a commit insists until its `timeout`."""
+
 CONNECT_TIMEOUT: Final = 10.0
 STATEMENT_TIMEOUT: Final = 60.0
 LOCK_TIMEOUT: Final = 10.0
@@ -39,7 +42,8 @@ class Connections:
     def __init__(self, config: PostgresConfig, *, readonly: bool) -> None:
         self.url = config.url
         self.pooled = bool(config.pgbouncer)
-        self.patience = config.timeout or TIMEOUT
+        self.deadline = config.timeout or TIMEOUT
+        self.patience = min(self.deadline, PATIENCE)
         self._config = config
         self._readonly = readonly
         self._pool: Any = None

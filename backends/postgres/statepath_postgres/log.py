@@ -90,18 +90,26 @@ FROM gone
 RETURNING key
 """
 _RESTART: Final = "UPDATE statepath.stores SET head = $2, tip = '', floor = $2::bigint + 1 WHERE id = $1"
+_SHOW_NOTHING: Final = "UPDATE statepath.views SET shown = -1 WHERE store = $1"
 
 
 class PostgresCommitLog:
-    """The log of one store. `store` gives its number, and `None` while it is not there."""
+    """The log of one store. `store` gives its number, and `None` while it is not there; `committed` is told each
+    commit that was appended here, and its size."""
 
     def __init__(
-        self, connections: Connections, store: Callable[[], Awaitable[int | None]], *, readonly: bool
+        self,
+        connections: Connections,
+        store: Callable[[], Awaitable[int | None]],
+        *,
+        readonly: bool,
+        committed: Callable[[Commit, int], None],
     ) -> None:
         self._connections = connections
         self._store = store
         self._readonly = readonly
-        self._deadline = connections.patience
+        self._committed = committed
+        self._deadline = connections.deadline
         self._held = Held(connections, patience=self._deadline / _ATTEMPTS)
         self._listener = Listener(connections)
         self._unresolved: Commit | None = None
@@ -117,7 +125,8 @@ class PostgresCommitLog:
         if self._unresolved is not None and self._unresolved.id != commit.id:
             raise _unknown(self._unresolved)
         try:
-            committed = await self._place(store, commit, bytes(encode_commit(commit)))
+            record = bytes(encode_commit(commit))
+            committed = await self._place(store, commit, record)
         except StateError as error:
             if self._unresolved is not None:
                 self._connections.check_open()
@@ -127,6 +136,7 @@ class PostgresCommitLog:
         if not committed:
             raise HeadMoved
         self._listener.tell()
+        self._committed(commit, len(record))
 
     async def read(self, after: int) -> AsyncIterator[Commit]:
         """As `CommitLog.read`."""
@@ -168,6 +178,7 @@ class PostgresCommitLog:
             await connection.fetchrow(_LOCK, store)
             kept = await connection.fetch(_SET_ASIDE, store, moment)
             await connection.execute(_RESTART, store, after)
+            await connection.execute(_SHOW_NOTHING, store)
         self._unresolved = None
         return sorted(row["key"] for row in kept)
 

@@ -1,13 +1,12 @@
 -- The stores of this database. `head` is the last seq of the newest commit and `tip` its id (empty: whatever comes
 -- next is taken); who appends replaces both where they stand, so that of two writers one gets the place. Commits whose
--- seqs are below `floor` were trimmed. `shown` is the seq that the table of documents shows.
+-- seqs are below `floor` were trimmed.
 CREATE TABLE statepath.stores (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name text COLLATE "C" NOT NULL UNIQUE,
     head bigint NOT NULL DEFAULT 0,
     tip text NOT NULL DEFAULT '',
-    floor bigint NOT NULL DEFAULT 1,
-    shown bigint NOT NULL DEFAULT 0
+    floor bigint NOT NULL DEFAULT 1
 ) WITH (fillfactor = 10);
 
 -- The commits. `record` is the line that a journal on a disk would have.
