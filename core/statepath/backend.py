@@ -274,6 +274,10 @@ class SupportsQueries(Protocol):
         again from the beginning."""
         ...
 
+    async def settle(self, seq: int) -> None:
+        """Wait until the index shows the seq, or is known not to soon."""
+        ...
+
     async def find(self, collection: str, where: Filter, seq: int) -> frozenset[str] | None:
         """The ids of all documents of the collection that fulfil the condition as of the seq, and perhaps of others:
         the core looks at each. `None`: it would not be faster than to look at all, or is not known as of that seq."""

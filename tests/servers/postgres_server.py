@@ -141,9 +141,9 @@ async def session(dsn: str) -> AsyncIterator[Any]:
 
 
 @contextmanager
-def running_postgres(**settings: str) -> Iterator[PostgresServer]:
-    """A new server, stopped and removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="statepath-postgres-"))
+def running_postgres(parent: Path | None = None, **settings: str) -> Iterator[PostgresServer]:
+    """A new server in a folder of its own, stopped and removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="statepath-postgres-", dir=parent))
     server = PostgresServer(folder, _binaries(folder), _free_port(), settings)
     server._own(folder)
     try:

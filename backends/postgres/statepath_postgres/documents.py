@@ -149,6 +149,19 @@ class Documents:
         self._all = (seq, documents)
         self._want(seq)
 
+    async def settle(self, seq: int) -> bool:
+        """Whether the view shows the seq, perhaps after a while."""
+        if self._known >= seq:
+            return True
+        if self._task is None:
+            return False
+        self._want(seq)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE), self._shown:
+                await self._shown.wait_for(lambda: self._known >= seq)
+                return True
+        return False
+
     async def find(
         self, store: int, collection: str, where: Filter, seq: int, *, readonly: bool
     ) -> frozenset[str] | None:
@@ -156,10 +169,8 @@ class Documents:
         if said is None or not said.indexed:
             return None
         statement = _FIND.replace("{condition}", said.sql)
-        if not readonly and self._known < seq:
-            self._want(seq)
-            if not await self._wait(seq):
-                return None
+        if not readonly and not await self.settle(seq):
+            return None
         try:
             rows = await self._connections.fetch(statement, store, collection, *said.arguments)
         except StateError as error:
@@ -181,16 +192,6 @@ class Documents:
     def _want(self, seq: int) -> None:
         self._wanted = max(self._wanted, seq)
         self._more.set()
-
-    async def _wait(self, seq: int) -> bool:
-        """Whether the view shows the seq soon."""
-        if self._task is None:
-            return False
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE), self._shown:
-                await self._shown.wait_for(lambda: self._known >= seq)
-                return True
-        return False
 
     async def _run(self, store: int) -> None:
         while True:
