@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from typing import Any, Final, NamedTuple
 
 from statepath.backend import (
@@ -30,6 +31,9 @@ _INDEX: Final = re.compile(r"-?[0-9]+")
 _DATE: Final = re.compile(r"[0-9]{4}-")
 _LOOSE: Final = {"<": "<=", "<=": "<=", ">": ">=", ">=": ">="}
 _SHORT_LIST: Final = 16
+_DIGITS: Final = 1200
+_ROUNDING: Final = Decimal("4e-16")
+_LEAST: Final = Decimal("5e-324")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +141,15 @@ class _Writer:
             exact=True,
         )
 
-    def _of_number(self, path: Path, sign: str, value: float) -> _Part | None:
-        try:
-            wanted = self._bind(float(value), "float8")
-        except OverflowError:
-            return None
+    def _of_number(self, path: Path, sign: str, value: float) -> _Part:
         found = self._value(path)
-        compared = f"({found})::float8 {sign} {wanted}"
-        # Both sides are rounded, and Python's whole numbers are not.
+        low, high = _around(value)
+        bounds = []
+        if sign != "<=":
+            bounds.append(f"({found})::numeric >= {self._bind(low, 'numeric')}")
+        if sign != ">=":
+            bounds.append(f"({found})::numeric <= {self._bind(high, 'numeric')}")
+        compared = " AND ".join(bounds)
         return _Part(
             f"coalesce(CASE WHEN jsonb_typeof({found}) = 'number' THEN {compared} END, false)", exact=False
         )
@@ -197,6 +202,15 @@ def _sayable(path: Path) -> bool:
 def _storable(text: str) -> bool:
     """Whether a jsonb value can hold the text."""
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _around(value: float) -> tuple[Decimal, Decimal]:
+    """Between which numbers all those lie that Python may take for this one: it rounds what has a point."""
+    with localcontext() as context:
+        context.prec = _DIGITS
+        middle = Decimal(value)
+        slack = abs(middle) * _ROUNDING + _LEAST
+        return middle - slack, middle + slack
 
 
 def _nested(path: Path, value: str | bool) -> str:

@@ -125,7 +125,7 @@ async def test_sql_lets_through_at_least_what_the_filter_does(asked):
         try:
             parsed[id] = decode(text.encode())
         except ValueError:
-            assert id in blind
+            assert id in blind | {"r2"}, "nothing else is JSON that Python does not take"
     chance = random.Random(1)
     said_in_sql = 0
     for _ in range(1500):
@@ -145,8 +145,8 @@ async def test_sql_lets_through_at_least_what_the_filter_does(asked):
 
 async def test_few_documents_cannot_be_looked_into(asked):
     _, blind = asked
-    refused = {json.dumps(value) for value in ("a\0b", "\0", "\ud800", 10**308)}
-    assert blind == {f"v{n}" for n, value in enumerate(VALUES) if json.dumps(value) in refused} | {"r2", "r3"}
+    refused = {json.dumps(value) for value in ("a\0b", "\0", "\ud800")}
+    assert blind == {f"v{n}" for n, value in enumerate(VALUES) if json.dumps(value) in refused}
 
 
 async def fill(store):
