@@ -66,7 +66,7 @@ class PostgresProxy:
             held = self.held.pop()
             held.writer.write(held.data)
             with suppress(OSError, asyncio.IncompleteReadError):
-                while (await _message(held.reader))[0] != b"Z":
+                while (await read_message(held.reader))[0] != b"Z":
                     pass
             held.writer.transport.abort()
 
@@ -139,7 +139,7 @@ class _Session:
     async def _ask(self) -> None:
         """From the client to the server, a message at a time."""
         while True:
-            kind, message = await _message(self._reader)
+            kind, message = await read_message(self._reader)
             if kind == b"P":
                 name, statement, *_ = message[5:].split(b"\0")
                 self._statements[name] = statement
@@ -164,7 +164,7 @@ class _Session:
     async def _answer(self) -> None:
         """From the server to the client."""
         while True:
-            kind, message = await _message(self._upstream_reader)
+            kind, message = await read_message(self._upstream_reader)
             fault = self._fault
             if fault is not None:
                 if kind == b"Z":
@@ -176,7 +176,7 @@ class _Session:
             await self._writer.drain()
 
 
-async def _message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+async def read_message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     """The kind of the next message, and all of it."""
     head = await reader.readexactly(5)
     (length,) = struct.unpack("!I", head[1:])

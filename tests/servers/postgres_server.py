@@ -69,8 +69,14 @@ class PostgresServer:
         secret = self.folder / "password"
         secret.write_text(self.password)
         self._own(secret)
-        self._run("initdb", "--no-sync", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "-U", USER,
-                  f"--pwfile={secret}", "-D", str(self.data))  # fmt: skip
+        trust = ("--auth-host=scram-sha-256", "--auth-local=trust", f"--pwfile={secret}", "-U", USER)
+        self._run("initdb", "--no-sync", *trust, "-E", "UTF8", "--locale=C", "-D", str(self.data))
+
+    def copy_of(self, primary: PostgresServer) -> None:
+        """Make the cluster a standby of another server, which has to run."""
+        self.password = primary.password
+        address = f"postgresql://{USER}:{primary.password}@127.0.0.1:{primary.port}/?application_name=standby"
+        self._run("pg_basebackup", "-R", "--no-sync", "-c", "fast", "-d", address, "-D", str(self.data))
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
@@ -143,12 +149,28 @@ async def session(dsn: str) -> AsyncIterator[Any]:
 @contextmanager
 def running_postgres(parent: Path | None = None, **settings: str) -> Iterator[PostgresServer]:
     """A new server in a folder of its own, stopped and removed at the end."""
+    with _place(parent, settings) as server:
+        server.initialise()
+        server.start()
+        yield server
+
+
+@contextmanager
+def running_standby(primary: PostgresServer, **settings: str) -> Iterator[PostgresServer]:
+    """A server that follows the primary, stopped and removed at the end."""
+    with _place(None, settings) as server:
+        server.copy_of(primary)
+        server.start()
+        yield server
+
+
+@contextmanager
+def _place(parent: Path | None, settings: dict[str, str]) -> Iterator[PostgresServer]:
+    """A folder for a server, which is stopped and removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="statepath-postgres-", dir=parent))
     server = PostgresServer(folder, _binaries(folder), _free_port(), settings)
     server._own(folder)
     try:
-        server.initialise()
-        server.start()
         yield server
     finally:
         server.stop(at_once=True)

@@ -41,7 +41,6 @@ class Connections:
 
     def __init__(self, config: PostgresConfig, *, readonly: bool) -> None:
         self.url = config.url
-        self.pooled = bool(config.pgbouncer)
         self.deadline = config.timeout or TIMEOUT
         self.patience = min(self.deadline, PATIENCE)
         self._config = config
@@ -80,7 +79,7 @@ class Connections:
     @property
     def can_listen(self) -> bool:
         """Whether notifications reach us: not through a pooler that gives each transaction another session."""
-        return not self.pooled or self._config.listen_dsn is not None
+        return not self._config.pgbouncer or self._config.listen_dsn is not None
 
     @asynccontextmanager
     async def use(self, key: str | None = None) -> AsyncIterator[Connection]:
@@ -89,12 +88,7 @@ class Connections:
         connection = await self.patiently(lambda: self._acquire(key))
         try:
             with translated(self.url, key):
-                if self.pooled:
-                    # A statement is prepared and run in two steps; both have to reach the same session.
-                    async with connection.transaction():
-                        yield connection
-                else:
-                    yield connection
+                yield connection
         except StateError:
             self.check_open(key)
             raise

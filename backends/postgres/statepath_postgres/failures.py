@@ -32,10 +32,14 @@ class _Meaning(NamedTuple):
 # Five characters are one error, two a class of them; who is longer wins. `ThrottledError`: certainly without effect.
 _MEANINGS: Final[dict[str, _Meaning]] = {
     "08": _Meaning(UnavailableError),
+    "08P01": _Meaning(
+        InvalidArgumentError, "if it is a pooler such as PgBouncer, add pgbouncer=true to the state path"
+    ),
     "22": _Meaning(InvalidArgumentError),
     "25006": _Meaning(ThrottledError, "this server takes no writes; name the primary in the state path, too"),
     "26": _Meaning(
-        ThrottledError, "a pooler gave the transaction another session; add pgbouncer=true to the state path"
+        InvalidArgumentError,
+        "a pooler gave the transaction another session; add pgbouncer=true to the state path",
     ),
     "28": _Meaning(AccessDeniedError, "check the user, the password and pg_hba.conf"),
     "3D000": _Meaning(InvalidArgumentError, "create the database first: createdb"),

@@ -40,10 +40,7 @@ class Held:
             sending()
             try:
                 with translated(self._connections.url):
-                    if not self._connections.pooled:
-                        return await connection.fetchval(statement, *arguments, timeout=self._patience)
-                    async with asyncio.timeout(self._patience), connection.transaction():
-                        return await connection.fetchval(statement, *arguments)
+                    return await connection.fetchval(statement, *arguments, timeout=self._patience)
             except BaseException:
                 self._drop()
                 raise
