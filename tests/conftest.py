@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from postgres_server import PostgresServer
+    from servers.postgres import PostgresServer
 
 
 def pytest_configure() -> None:
@@ -29,7 +29,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """The PostgreSQL server of this worker."""
-    from postgres_server import running_postgres
+    from servers.postgres import running_postgres
 
     with running_postgres() as server:
         yield server

@@ -154,6 +154,7 @@ class Capabilities:
         shared: another process that opens the same state path sees the same objects.
         exclusive: connecting for writing takes a lock, and a second writer gets `StoreLockedError`.
         editable: people open the objects as files: document views are on by default, and edits are adopted.
+        remote: each call crosses a network: what can be done twice without harm is repeated when it fails.
         commit_log: `SupportsCommitLog` is implemented.
         streams: `SupportsStreams` is implemented.
         append: `SupportsAppend` is implemented.
@@ -168,6 +169,7 @@ class Capabilities:
     shared: bool
     exclusive: bool = False
     editable: bool = False
+    remote: bool = False
     commit_log: bool = False
     streams: bool = False
     append: bool = False
@@ -203,7 +205,9 @@ class Backend(Protocol):
         """Store the bytes under the key, all or nothing: no reader ever sees a part of them. When the call returns,
         the object is as durable as `capabilities.durable` says, and the ETag is that of this very version.
 
-        Of several writers with `IF_ABSENT` on one key exactly one succeeds; so too with `IfMatch` on one ETag.
+        Of several writers with `IF_ABSENT` on one key exactly one succeeds; so too with `IfMatch` on one ETag. The
+        core never replaces an object by bytes that it had before while others may do so, too (each record that is
+        replaced holds something random), so a storage whose own token is a hash of the content is sound.
 
         Raises:
             AlreadyExistsError: `when` is `IF_ABSENT` and the key exists.

@@ -31,9 +31,9 @@ import statepath
 from documents import Task, make_task, make_tasks
 from measure import Ratio, arguments, describe, report, workplace
 
-sys.path.append(str(Path(__file__).parents[1] / "servers"))
+sys.path.append(str(Path(__file__).parents[1]))
 
-from postgres_server import PostgresServer, running_postgres, session
+from servers.postgres import PostgresServer, running_postgres, session
 
 DOCUMENTS = 20_000
 LOADED = 100_000

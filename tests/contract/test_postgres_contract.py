@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from postgres_server import PostgresServer
+from servers.postgres import PostgresServer
 from statepath.testing import BackendContract
 from statepath_postgres import factory
 

@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 import statepath
-from postgres_proxy import PostgresProxy, What, postgres_proxy
-from postgres_server import PostgresServer, running_postgres
+from servers.postgres import PostgresServer, running_postgres
+from servers.postgres_proxy import PostgresProxy, What, postgres_proxy
 from statepath.errors import ClosedError, OutcomeUnknownError, UnavailableError
 from statepath.store import Opening
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 import statepath
-from postgres_server import USER, PostgresServer, running_postgres, running_standby, session
+from servers.postgres import USER, PostgresServer, running_postgres, running_standby, session
 from statepath.errors import DivergedError
 
 pytestmark = pytest.mark.slow

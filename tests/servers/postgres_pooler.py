@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from postgres_proxy import read_message
-from postgres_server import USER, PostgresServer
+from servers.postgres import USER, PostgresServer
+from servers.postgres_proxy import read_message
 
 SESSIONS = 6
 

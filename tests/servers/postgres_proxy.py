@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from postgres_server import USER, PostgresServer
+from servers.postgres import USER, PostgresServer
 
 What = Literal["before", "during", "after", "hung", "late"]
 """When a connection is lost: before the server has the statement, right behind it, once the statement is committed; or

@@ -94,13 +94,15 @@ async def status(state_path: StatePath = None, as_json: Json = False) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What `doctor` found out about one state path."""
+    """What `doctor` found out about one state path. `conditions` is whether a service across a network keeps
+    conditional writes, which was tried."""
 
     state_path: str
     capabilities: Capabilities | None = None
     store: str = "unknown"
     seq: int | None = None
     error: StateError | None = None
+    conditions: str | None = None
 
 
 @group.command()
@@ -113,7 +115,8 @@ async def doctor(
     state_path: StatePath = None,
     as_json: Json = False,
 ) -> None:
-    """Examine the installation and the state path, without changing anything."""
+    """Examine the installation and the state path. Nothing of the store is changed; in an object store an object is
+    written beside it and removed again, to see that the service keeps conditions."""
     output = Output(as_json=as_json)
     found = await _examine(url if url is not None else state_path)
     versions = {name: _version(name) for name in PACKAGES}
@@ -125,6 +128,7 @@ async def doctor(
                 "state_path": found.state_path,
                 "store": found.store,
                 "seq": found.seq,
+                "conditions": found.conditions,
                 "capabilities": None if found.capabilities is None else asdict(found.capabilities),
                 "backends": [asdict(info) for info in backends()],
                 "versions": versions,
@@ -140,7 +144,12 @@ async def doctor(
         )
         output.text("\n")
         output.facts(
-            [("state path", found.state_path), ("store", found.store), *_abilities(found.capabilities)]
+            [
+                ("state path", found.state_path),
+                ("store", found.store),
+                *([("conditional writes", found.conditions)] if found.conditions else []),
+                *_abilities(found.capabilities),
+            ]
         )
     if found.error is not None:
         raise found.error
@@ -158,13 +167,19 @@ async def _examine(path: str | None) -> Examination:
         return Examination(place, error=error)
     capabilities = backend.capabilities
     await backend.close()
+    conditions = None
     try:
+        if capabilities.remote:
+            await (await connect(settings.path)).close()
+            conditions = "kept"
         async with reading(path) as store:
-            return Examination(place, capabilities, f"{store.id}, at seq {store.seq}", store.seq)
+            return Examination(
+                place, capabilities, f"{store.id}, at seq {store.seq}", store.seq, conditions=conditions
+            )
     except NotFoundError:
-        return Examination(place, capabilities, "none yet: the first save creates it")
+        return Examination(place, capabilities, "none yet: the first save creates it", conditions=conditions)
     except StateError as error:
-        return Examination(place, capabilities, error=error)
+        return Examination(place, capabilities, error=error, conditions=conditions)
 
 
 def _abilities(capabilities: Capabilities | None) -> list[tuple[str, Any]]:

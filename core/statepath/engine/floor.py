@@ -5,7 +5,10 @@ It is raised by compare-and-swap before anything below it is deleted, and its nu
 
 from __future__ import annotations
 
+import secrets
+
 import msgspec
+from msgspec.structs import replace
 
 from statepath.backend import IF_ABSENT, Backend, ETag, IfMatch
 from statepath.commit import FLOOR_KEY, FORMAT, seal, unseal
@@ -35,6 +38,8 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
     min_reader: int = FORMAT
     min_writer: int = FORMAT
     snapshots: tuple[SnapshotMark, ...] = ()
+    version: str = ""
+    """Random, so that no two versions of the record have the same bytes: some storages compare these."""
 
 
 _decoder = msgspec.json.Decoder(Floor)
@@ -68,6 +73,5 @@ async def write_floor(backend: Backend, floor: Floor, etag: ETag | None) -> ETag
     Raises:
         ConflictError, AlreadyExistsError: someone else wrote it since.
     """
-    return await backend.write(
-        FLOOR_KEY, bytes(seal(floor)), when=IF_ABSENT if etag is None else IfMatch(etag)
-    )
+    record = seal(replace(floor, version=secrets.token_hex(8)))
+    return await backend.write(FLOOR_KEY, bytes(record), when=IF_ABSENT if etag is None else IfMatch(etag))

@@ -29,6 +29,7 @@ from statepath.engine.engine import Engine
 from statepath.engine.floor import Floor, write_floor
 from statepath.engine.history import difference
 from statepath.engine.ids import document_key
+from statepath.engine.lagging import find_lagging
 from statepath.engine.original import PRE_MIGRATION_KEY, Original, read_original
 from statepath.engine.recovery import Recovered, recover
 from statepath.engine.replay import Damage
@@ -48,6 +49,7 @@ from statepath.events import (
     StoreUpgraded,
 )
 from statepath.log import PortableCommitLog
+from statepath.retry import retrying
 from statepath.settings import Settings
 
 logger = logging.getLogger("statepath.opening")
@@ -65,6 +67,7 @@ async def open_engine(
         UnsupportedError: a newer program wrote the store (`newer_format`).
     """
     began = time.monotonic()
+    backend = retrying(backend, deadline=settings.deadline)
     log: CommitLog
     if backend.capabilities.commit_log and isinstance(backend, SupportsCommitLog):
         log = backend.commit_log()
@@ -253,6 +256,12 @@ class _TakeOver:
             await self._import(original, views)
         elif found.examined is not None:
             await self._adopt(found.examined, views)
+        elif views.documents:
+            limit = engine.settings.max_document
+            for collection, id in await find_lagging(
+                engine.backend, engine.replica, engine.store, limit=limit
+            ):
+                views.mark(collection, id)
         if found.restore is not None:
             await self._restore(*found.restore)
 

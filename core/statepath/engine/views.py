@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from typing import Final, cast
 
 import msgspec
@@ -30,6 +31,7 @@ logger = logging.getLogger("statepath.views")
 _MARK: Final = b',\n  "_statepath": '
 _BATCH: Final = 256
 _BATCH_BYTES: Final = 1024 * 1024
+_PARALLEL: Final = 16  # documents written at once, where each is a request of its own
 _LARGE: Final = 64 * 1024
 _LARGE_RATE: Final = 2 * 1024 * 1024
 _REST: Final = 4.0
@@ -110,7 +112,7 @@ class ViewWriter:
         self._replica = replica
         self._backend = backend
         self._store = store
-        self._documents = documents
+        self.documents = documents
         self._interval = interval
         self._engine_busy = busy
         self._failed = failed
@@ -133,14 +135,14 @@ class ViewWriter:
 
     def mark(self, collection: str, id: str) -> None:
         """The document's view is out of date."""
-        if self._documents and collection != MEMBERS:
+        if self.documents and collection != MEMBERS:
             self._dirty[collection, id] = None
             if not self._work.is_set():
                 self._work.set()
 
     def mark_all(self, stage: Stage) -> None:
         """What was staged is visible now."""
-        if self._documents:
+        if self.documents:
             self._dirty.update(dict.fromkeys([key for key in stage.entries if key[0] != MEMBERS]))
             if not self._work.is_set():
                 self._work.set()
@@ -297,11 +299,18 @@ class ViewWriter:
         if backend.capabilities.lazy_writes and isinstance(backend, SupportsLazyWrites):
             await backend.write_lazily(items())
             return
-        for item in items():
-            if item.data is None:
-                await backend.delete(item.key)
-            else:
-                await backend.write(item.key, item.data)
+        drawn = items()
+        while part := list(islice(drawn, _PARALLEL)):
+            results = await asyncio.gather(*map(self._write_document, part), return_exceptions=True)
+            # Only when all have ended: one that still went on could replace what the next attempt writes.
+            for failure in filter(None, results):
+                raise failure
+
+    async def _write_document(self, item: LazyWrite) -> None:
+        if item.data is None:
+            await self._backend.delete(item.key)
+        else:
+            await self._backend.write(item.key, item.data)
 
     async def _write_files(self, files: list[WriteLog | WriteReport]) -> None:
         """Logs and reports, in the order of the log; neighbouring pieces of one log in one write."""
@@ -344,10 +353,10 @@ async def read_log(backend: Backend, id: str) -> bytes:
     if not pieces:
         return (await backend.read(log_key(id))).data
     log = bytearray()
-    for key in pieces:
-        # A piece that was written again after a crash may have been joined with those behind it.
-        offset = int(key.rpartition("/")[2])
-        log.extend(b"\n" * (offset - len(log)))
-        data = (await backend.read(key)).data
-        log[offset : offset + len(data)] = data
+    for part in [pieces[at : at + _PARALLEL] for at in range(0, len(pieces), _PARALLEL)]:
+        for key, blob in zip(part, await asyncio.gather(*map(backend.read, part)), strict=True):
+            # A piece that was written again after a crash may have been joined with those behind it.
+            offset = int(key.rpartition("/")[2])
+            log.extend(b"\n" * (offset - len(log)))
+            log[offset : offset + len(blob.data)] = blob.data
     return bytes(log)

@@ -91,21 +91,23 @@ class ConditionChecks(Subject):
     async def test_one_of_many_creates_wins(self) -> None:
         async with self.writers() as handles:
             for key in ("journal/00000000000000000001.jsonl", "leases/x"):
+                contents = [str(turn).encode() for turn in range(_CONTENDERS)]
                 won = await _contend(
-                    handles[turn % 2].write(key, str(turn).encode(), when=IF_ABSENT)
-                    for turn in range(_CONTENDERS)
+                    handles[turn % 2].write(key, data, when=IF_ABSENT) for turn, data in enumerate(contents)
                 )
-                await _check_winner(handles[0], key, won)
+                await _check_winner(handles[0], key, won, contents)
 
     async def test_one_of_many_replaces_wins(self) -> None:
         async with self.writers() as handles:
             etag = await handles[0].write("state.json", b"start")
-            for _ in range(3):
+            for number in range(3):
+                # No content comes twice: who replaces an object while others do writes something new.
+                contents = [f"{number}-{turn}".encode() for turn in range(_CONTENDERS)]
                 won = await _contend(
-                    handles[turn % 2].write("state.json", str(turn).encode(), when=IfMatch(etag))
-                    for turn in range(_CONTENDERS)
+                    handles[turn % 2].write("state.json", data, when=IfMatch(etag))
+                    for turn, data in enumerate(contents)
                 )
-                etag = await _check_winner(handles[1], "state.json", won)
+                etag = await _check_winner(handles[1], "state.json", won, contents)
 
     async def test_one_of_many_deletions_wins(self) -> None:
         async with self.writers() as handles:
@@ -175,10 +177,12 @@ async def _contend(attempts: Iterable[Awaitable[object]]) -> list[object]:
     return outcomes
 
 
-async def _check_winner(backend: Backend, key: str, outcomes: Sequence[object]) -> ETag:
+async def _check_winner(
+    backend: Backend, key: str, outcomes: Sequence[object], contents: Sequence[bytes]
+) -> ETag:
     data, etag = await _stored(backend, key)
     won = [turn for turn, outcome in enumerate(outcomes) if isinstance(outcome, str)]
     assert len(won) == 1, f"{len(won)} of {len(outcomes)} at once were told that they had won {key}"
-    assert data == str(won[0]).encode(), "what is stored is not the winner's"
+    assert data == contents[won[0]], "what is stored is not the winner's"
     assert etag == outcomes[won[0]], "the ETag is not the winner's"
     return etag

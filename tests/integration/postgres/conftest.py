@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from postgres_server import PostgresServer, session
+from servers.postgres import PostgresServer, session
 from statepath.backend import StateURL
 from statepath_postgres import PostgresBackend, factory
 

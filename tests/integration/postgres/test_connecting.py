@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 import statepath
-from postgres_server import session
+from servers.postgres import session
 from statepath.errors import (
     AccessDeniedError,
     InvalidArgumentError,

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 import statepath
-from postgres_pooler import postgres_pooler
+from servers.postgres_pooler import postgres_pooler
 from statepath.errors import StateError
 
 

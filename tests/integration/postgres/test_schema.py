@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 import statepath
-from postgres_server import session
+from servers.postgres import session
 from statepath.errors import UnsupportedError
 from statepath_postgres.schema import migrations, script
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 import statepath
-from postgres_server import PostgresServer
+from servers.postgres import PostgresServer
 from statepath.backend import Backend, Blob, Entry
 from statepath.commit import decode_commit
 from statepath.engine.opening import open_engine

@@ -7,7 +7,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+from servers.process import free_port
 
 PATIENCE = 60.0
 """For how many seconds a server may take to start or to stop."""
@@ -168,7 +168,7 @@ def running_standby(primary: PostgresServer, **settings: str) -> Iterator[Postgr
 def _place(parent: Path | None, settings: dict[str, str]) -> Iterator[PostgresServer]:
     """A folder for a server, which is stopped and removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="statepath-postgres-", dir=parent))
-    server = PostgresServer(folder, _binaries(folder), _free_port(), settings)
+    server = PostgresServer(folder, _binaries(folder), free_port(), settings)
     server._own(folder)
     try:
         yield server
@@ -206,10 +206,3 @@ def _identity() -> dict[str, object]:
 
 def _somebody() -> pwd.struct_passwd:
     return pwd.getpwnam("nobody")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

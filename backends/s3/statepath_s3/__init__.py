@@ -1,0 +1,41 @@
+"""Keeps a store in S3, or in a service that speaks its protocol: `s3://bucket/prefix`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from statepath.backend import StateURL
+from statepath.objectstore import ObjectStoreBackend, probe
+
+from statepath_s3.config import S3Config, complete, parse
+
+__all__ = ["S3Config", "factory"]
+
+_LARGEST: Final = 5 * 1024**3
+"""What S3 takes in one request (Amazon S3 user guide, "Uploading objects")."""
+
+
+class S3Factory:
+    """What the entry point `s3` names."""
+
+    def parse(self, url: StateURL) -> S3Config:
+        return parse(url)
+
+    def with_env(self, config: S3Config, env: Mapping[str, str]) -> S3Config:
+        return complete(config, env)
+
+    async def connect(self, config: S3Config, *, readonly: bool = False) -> ObjectStoreBackend:
+        from statepath_s3.driver import S3Driver  # importing s3fs takes a second
+
+        driver = await S3Driver.connect(config)
+        try:
+            if not readonly:
+                await probe(driver, config.place)
+        except BaseException:
+            await driver.close()
+            raise
+        return ObjectStoreBackend(driver, config.place, max_object_bytes=_LARGEST, readonly=readonly)
+
+
+factory: Final = S3Factory()

@@ -1,0 +1,80 @@
+"""From the state path to a configuration, without input, output or any environment but the one given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
+
+from statepath.backend import StateURL
+from statepath.errors import InvalidArgumentError
+from statepath.objectstore import Place, flag, seconds
+
+DEFAULT_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class S3Config:
+    """Where the store is, and how to get there. `None`: as the SDK finds it.
+
+    Attributes:
+        endpoint_url: another service than Amazon's.
+        region: the bucket's.
+        profile: the one in `~/.aws/config` to take credentials from.
+        anonymous: sign nothing.
+        path_style: the bucket in the path of the request, not in the name of the host.
+        timeout: seconds without a byte after which a request has failed.
+    """
+
+    place: Place
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    anonymous: bool | None = None
+    path_style: bool | None = None
+    timeout: float | None = None
+
+
+def parse(url: StateURL) -> S3Config:
+    """The configuration that a URL `s3://bucket/prefix?region=eu-central-1` says."""
+    url.only("endpoint_url", "region", "profile", "anonymous", "path_style", "timeout")
+    return _with(S3Config(Place.of(url, called="bucket")), url.query, {name: name for name in url.query})
+
+
+def complete(config: S3Config, env: Mapping[str, str]) -> S3Config:
+    """The configuration with `STATE_S3_ENDPOINT_URL`, `STATE_S3_REGION` and so on, where the URL is silent."""
+    variables = {
+        name: f"STATE_S3_{name.upper()}"
+        for name in ("endpoint_url", "region", "profile", "anonymous", "path_style", "timeout")
+        if getattr(config, name) is None
+    }
+    given = {name: env[variable] for name, variable in variables.items() if env.get(variable)}
+    return _with(config, given, variables)
+
+
+def _with(config: S3Config, given: Mapping[str, str], called: Mapping[str, str]) -> S3Config:
+    values: dict[str, object] = {}
+    for name, text in given.items():
+        if name == "endpoint_url":
+            values[name] = _endpoint(called[name], text)
+        elif name in ("anonymous", "path_style"):
+            values[name] = flag(called[name], text)
+        elif name == "timeout":
+            values[name] = seconds(called[name], text)
+        else:
+            values[name] = text
+    return replace(config, **values)  # type: ignore[arg-type]  # each value is of its field's type
+
+
+def _endpoint(name: str, text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+        parts = urlsplit("")
+    if not usable:
+        raise InvalidArgumentError(f"{name} is no URL of a service; write https://host or http://host:port")
+    if parts.username is not None or parts.password is not None:
+        raise InvalidArgumentError(f"{name} holds credentials; set them where the AWS tools look for them")
+    return text

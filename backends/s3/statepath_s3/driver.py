@@ -1,0 +1,245 @@
+"""Objects in a bucket, through the client that s3fs configures."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import secrets
+from contextlib import suppress
+from typing import Any, Final, Self
+
+import aiohttp
+from aiobotocore.httpsession import AIOHTTPSession
+from botocore.exceptions import ClientError
+from s3fs import S3FileSystem
+from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
+from statepath.objectstore import Asked, Content, Listed, Page, Place, Served, unmet
+
+from statepath_s3.config import DEFAULT_TIMEOUT, S3Config
+from statepath_s3.failures import answer_of, translated
+
+SCHEME: Final = "s3"
+
+_VERSION: Final = "statepath-version"
+_CONNECTIONS: Final = 64
+_CONNECT_SECONDS: Final = 10
+_BLOCK: Final = 1024 * 1024
+_LISTS_BY_FOLDER: Final = "SeaweedFS"
+_LACKING: Final = 404
+_UNMET: Final = 412
+_PAST_THE_END: Final = 416
+
+
+class _ChangedMeanwhile(Exception):  # noqa: N818 - a signal to look again
+    """Between a look at an object and its deletion someone replaced it."""
+
+
+class _SendsOnce(AIOHTTPSession):  # type: ignore[misc]  # it is not typed
+    """aiohttp sends a PUT again when the connection ends before the answer; not so here."""
+
+    async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
+        session: aiohttp.ClientSession = await super()._get_session(proxy_url)
+        session._retry_connection = False  # noqa: SLF001 - no argument of aiohttp says so
+        return session
+
+
+class S3Driver:
+    """One bucket.
+
+    S3's ETag is a hash of the content: an object that is replaced by others and then by the same content again has its
+    old ETag. So each version gets a random name, in its metadata, and the token is both. S3 compares the hash alone;
+    the name is compared before. What slips in between can only bring back the very bytes that the caller had read,
+    and the core writes none twice.
+    """
+
+    scheme = SCHEME
+
+    def __init__(self, client: Any, config: S3Config) -> None:
+        self.container = config.place.container
+        self.endpoint = str(client.meta.endpoint_url)
+        self._client = client
+        self._sorted = True
+
+    @classmethod
+    async def connect(cls, config: S3Config) -> Self:
+        """A client with the credentials that the AWS SDK finds, which sends each request once."""
+        asked = Asked(SCHEME, config.place.container, "")
+        timeout = DEFAULT_TIMEOUT if config.timeout is None else config.timeout
+        options: dict[str, Any] = {
+            "retries": {"total_max_attempts": 1},
+            "connect_timeout": min(timeout, _CONNECT_SECONDS),
+            "read_timeout": timeout,
+            "max_pool_connections": _CONNECTIONS,
+            "http_session_cls": _SendsOnce,
+            # Other services than Amazon's refuse the checksums that the SDK adds by itself.
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        }
+        if config.path_style:
+            options["s3"] = {"addressing_style": "path"}
+        fs = S3FileSystem(
+            anon=bool(config.anonymous),
+            profile=config.profile,
+            client_kwargs={
+                name: value
+                for name, value in (("region_name", config.region), ("endpoint_url", config.endpoint_url))
+                if value is not None
+            },
+            config_kwargs=options,
+            asynchronous=True,
+            skip_instance_cache=True,
+            use_listings_cache=False,
+        )
+        with translated(asked):
+            driver = cls(await fs.set_session(), config)
+        try:
+            await driver._greet(config.place)
+        except BaseException:
+            await driver.close()
+            raise
+        return driver
+
+    async def _greet(self, place: Place) -> None:
+        """See that the bucket is there and may be listed, and who keeps it."""
+        with translated(self._asked(place.prefix)):
+            answer = await self._send("list_objects_v2", Prefix=place.prefix, MaxKeys=1)
+        server = answer["ResponseMetadata"]["HTTPHeaders"].get("server", "")
+        self._sorted = not server.startswith(_LISTS_BY_FOLDER)
+
+    async def get(self, name: str, span: Span | None) -> Served:
+        options = {} if span is None else {"Range": _range(span)}
+        with translated(self._asked(name)):
+            try:
+                answer = await self._send("get_object", Key=name, **options)
+            except ClientError as error:
+                if answer_of(error).status != _PAST_THE_END:
+                    raise
+                answer = await self._send("head_object", Key=name)
+                return Served(b"", _token(answer), answer["LastModified"])
+            async with answer["Body"] as body:
+                data = await body.read()
+        return Served(bytes(data), _token(answer), answer["LastModified"])
+
+    async def put(self, name: str, content: Content, when: When) -> ETag:
+        asked, version = self._asked(name, when), secrets.token_hex(12)
+        condition = {"IfNoneMatch": "*"} if isinstance(when, IfAbsent) else {}
+        with translated(asked):
+            if isinstance(when, IfMatch):
+                stored = await self._stored(name)
+                if stored is None:
+                    raise unmet(asked)
+                _check(asked, stored, when)
+                condition = {"IfMatch": stored["ETag"]}
+            answer = await self._send(
+                "put_object",
+                Key=name,
+                Body=content,
+                # Without it some services store what arrived before the connection was cut.
+                ContentMD5=await _digest(content),
+                Metadata={_VERSION: version},
+                **condition,
+            )
+        return _token(answer, version)
+
+    async def remove(self, name: str, when: When) -> bool:
+        while True:
+            with suppress(_ChangedMeanwhile):
+                return await self._remove(name, when)
+
+    async def _remove(self, name: str, when: When) -> bool:
+        # Conditional in any case: S3 does not say whether there was something to delete.
+        asked = self._asked(name, when)
+        with translated(asked):
+            stored = await self._stored(name)
+            if stored is None:
+                return False
+            if isinstance(when, IfMatch):
+                _check(asked, stored, when)
+            try:
+                await self._send("delete_object", Key=name, IfMatch=stored["ETag"])
+            except ClientError as error:
+                if answer_of(error).status == _LACKING:
+                    return False
+                if answer_of(error).status == _UNMET and not isinstance(when, IfMatch):
+                    raise _ChangedMeanwhile from error
+                raise
+        return True
+
+    async def copy(self, source: str, target: str) -> None:
+        with translated(self._asked(source)):
+            await self._send(
+                "copy_object",
+                Key=target,
+                CopySource={"Bucket": self.container, "Key": source},
+                MetadataDirective="REPLACE",
+                Metadata={_VERSION: secrets.token_hex(12)},
+            )
+
+    async def page(self, prefix: str, after: str, following: str) -> Page:
+        options: dict[str, Any] = {}
+        if following:
+            options["ContinuationToken"] = following
+        elif after and self._sorted:
+            options["StartAfter"] = after
+        with translated(self._asked(prefix)):
+            answer = await self._send("list_objects_v2", Prefix=prefix, **options)
+        return Page(
+            tuple(
+                Listed(entry["Key"], entry["Size"], entry["LastModified"])
+                for entry in answer.get("Contents", ())
+            ),
+            answer.get("NextContinuationToken", ""),
+            self._sorted,
+        )
+
+    async def close(self) -> None:
+        with suppress(aiohttp.ClientError, OSError):
+            await self._client.close()
+
+    async def _stored(self, name: str) -> Any:
+        """What is known of the object without its content; `None` if there is none."""
+        try:
+            return await self._send("head_object", Key=name)
+        except ClientError as error:
+            if answer_of(error).status != _LACKING:
+                raise
+            return None
+
+    async def _send(self, operation: str, **parameters: Any) -> Any:
+        return await getattr(self._client, operation)(Bucket=self.container, **parameters)
+
+    def _asked(self, name: str, when: When = ALWAYS) -> Asked:
+        return Asked(SCHEME, self.container, name, when)
+
+
+def _token(answer: Any, version: str | None = None) -> ETag:
+    named = answer.get("Metadata", {}).get(_VERSION, "") if version is None else version
+    return ETag(f"{answer['ETag'].strip(chr(34))} {named}".rstrip())
+
+
+def _check(asked: Asked, stored: Any, when: IfMatch) -> None:
+    """What S3 cannot hold: that the version's random name is the right one, too."""
+    if _token(stored) != when.etag:
+        raise unmet(asked)
+
+
+async def _digest(content: Content) -> str:
+    if isinstance(content, bytes) and len(content) < _BLOCK:
+        return _md5(content)
+    return await asyncio.to_thread(_md5, content)
+
+
+def _md5(content: Content) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    if isinstance(content, bytes):
+        digest.update(content)
+    else:
+        while block := content.read(_BLOCK):
+            digest.update(block)
+        content.seek(0)
+    return base64.b64encode(digest.digest()).decode()
+
+
+def _range(span: Span) -> str:
+    return f"bytes={span.start}-{'' if span.stop is None else span.stop - 1}"

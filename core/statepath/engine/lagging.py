@@ -1,0 +1,66 @@
+"""Views that fell behind on a storage where nobody edits files: those that a crash left behind, or that never were.
+
+A listing tells when each object was written, on the storage's clock. Who compares it with the commits' times has to
+allow for clocks that differ; what is written once too often does no harm.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from statepath.backend import Backend
+from statepath.engine.ids import document_key, is_collection
+from statepath.engine.replica import MEMBERS, Replica
+from statepath.engine.views import View, parse_view
+from statepath.errors import InvalidArgumentError, NotFoundError
+
+_CLOCKS: Final = 300 * 1_000_000
+"""By how many microseconds the clocks of the storage and of a writer may differ."""
+
+
+async def find_lagging(
+    backend: Backend, replica: Replica, store: str, *, limit: int
+) -> list[tuple[str, str]]:
+    """The documents, live or deleted, whose view may not show them as they are.
+
+    Parameters:
+        limit: the most bytes of a document.
+    """
+    missing = {
+        document_key(collection, id): (collection, id)
+        for collection, id, _ in replica
+        if collection != MEMBERS
+    }
+    lagging: list[tuple[str, str]] = []
+    async for listed in backend.list_keys(""):
+        collection, _, name = listed.key.partition("/")
+        found = missing.pop(listed.key, None)
+        if found is not None:
+            entry = replica.get(*found)
+            if entry is not None and listed.modified * 1_000_000 < entry.modified + _CLOCKS:
+                lagging.append(found)
+        elif name.endswith(".json") and is_collection(collection):
+            id = await _left_behind(backend, listed.key, store, limit)
+            if id is not None:
+                lagging.append((collection, id))
+    return [*missing.values(), *lagging]
+
+
+async def _left_behind(backend: Backend, key: str, store: str, limit: int) -> str | None:
+    """The id of the deleted document whose view this is; `None` for what somebody else put there."""
+    try:
+        view: View = parse_view((await backend.read(key)).data, key, limit)
+    except (InvalidArgumentError, NotFoundError):
+        return None
+    collection = key.partition("/")[0]
+    if not view.ours or view.store != store:
+        return None
+    document = view.decode()
+    return next((id for id in document.values() if isinstance(id, str) and _names(collection, id, key)), None)
+
+
+def _names(collection: str, id: str, key: str) -> bool:
+    try:
+        return document_key(collection, id) == key
+    except (UnicodeError, InvalidArgumentError):
+        return False

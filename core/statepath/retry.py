@@ -1,0 +1,136 @@
+"""A backend whose calls cross a network, with those repeated that may be done twice: a wrapper over any backend.
+
+Reading, listing, and writing or removing whatever is there give the same result when they are done again. A conditional
+write does not: it is repeated only where the storage said that it had done nothing. What becomes of a commit whose
+answer was lost, the log finds out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Final, TypeVar, cast
+
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from statepath.backend import (
+    ALWAYS,
+    Always,
+    Backend,
+    Blob,
+    CommitLog,
+    Entry,
+    ETag,
+    LazyWrite,
+    Span,
+    SupportsAppend,
+    SupportsCommitLog,
+    SupportsCopy,
+    SupportsLazyWrites,
+    SupportsSpace,
+    SupportsStreams,
+    When,
+)
+from statepath.errors import ThrottledError, UnavailableError
+
+T = TypeVar("T")
+
+_SOONEST: Final = 0.05
+_LATEST: Final = 5.0
+
+
+class RetryingBackend:
+    """The backend with its calls repeated, with growing random pauses, until they succeed or the deadline has passed.
+
+    Parameters:
+        deadline: seconds from the first attempt after which none is begun; the last one's error is raised.
+    """
+
+    def __init__(self, backend: Backend, *, deadline: float) -> None:
+        self.capabilities = backend.capabilities
+        self.url = backend.url
+        self._backend = backend
+        self._deadline = deadline
+
+    async def read(self, key: str, *, span: Span | None = None) -> Blob:
+        return await self._repeat(lambda: self._backend.read(key, span=span))
+
+    async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+        return await self._repeat(lambda: self._backend.write(key, data, when=when), when)
+
+    async def delete(self, key: str, *, when: When = ALWAYS) -> bool:
+        return await self._repeat(lambda: self._backend.delete(key, when=when), when)
+
+    async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
+        last = after
+        entries = self._backend.list_keys(prefix, after=last)
+
+        async def following() -> Entry | None:
+            nonlocal entries
+            try:
+                return await anext(aiter(entries), None)
+            except (ThrottledError, UnavailableError):
+                # A listing that failed is over: the next attempt is a new one, behind what was seen.
+                entries = self._backend.list_keys(prefix, after=last)
+                raise
+
+        while (entry := await self._repeat(following)) is not None:
+            last = entry.key
+            yield entry
+
+    async def close(self) -> None:
+        await self._backend.close()
+
+    # What may be declared beside; the flags in `capabilities` say what is.
+
+    def commit_log(self) -> CommitLog:
+        return cast("SupportsCommitLog", self._backend).commit_log()
+
+    async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
+        """Sent once: the chunks can be drawn once."""
+        return await cast("SupportsStreams", self._backend).write_stream(key, chunks, when=when)
+
+    async def write_at(self, key: str, offset: int, data: bytes) -> None:
+        backend = cast("SupportsAppend", self._backend)
+        await self._repeat(lambda: backend.write_at(key, offset, data))
+
+    async def write_lazily(self, items: Iterable[LazyWrite]) -> None:
+        await cast("SupportsLazyWrites", self._backend).write_lazily(items)
+
+    async def copy(self, source: str, target: str) -> None:
+        backend = cast("SupportsCopy", self._backend)
+        await self._repeat(lambda: backend.copy(source, target))
+
+    async def free_bytes(self) -> int:
+        return await self._repeat(cast("SupportsSpace", self._backend).free_bytes)
+
+    async def _repeat(self, call: Callable[[], Awaitable[T]], when: When = ALWAYS) -> T:
+        worth_it = _idempotent if isinstance(when, Always) else _refused
+        try:
+            return await call()
+        except (ThrottledError, UnavailableError) as error:
+            if not worth_it(error):
+                raise
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(worth_it),
+            stop=stop_after_delay(self._deadline),
+            wait=wait_random_exponential(_SOONEST, _LATEST),
+            reraise=True,
+        )
+        return await retrying(_made, call)
+
+
+async def _made(call: Callable[[], Awaitable[T]]) -> T:
+    return await call()
+
+
+def _refused(error: BaseException) -> bool:
+    return isinstance(error, ThrottledError)
+
+
+def _idempotent(error: BaseException) -> bool:
+    return _refused(error) or (isinstance(error, UnavailableError) and error.code != "disk_full")
+
+
+def retrying(backend: Backend, *, deadline: float) -> Backend:
+    """The backend, wrapped if its calls cross a network."""
+    return RetryingBackend(backend, deadline=deadline) if backend.capabilities.remote else backend

@@ -1,0 +1,51 @@
+"""The S3 backend keeps the contract, on a server that stores on disk and on one that stands in for Amazon's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from hypothesis import settings
+from servers.s3 import BUCKET, REGION, client
+from statepath.testing import BackendContract
+from statepath_s3 import factory
+
+
+class S3Contract(BackendContract):
+    factory = factory
+    endpoint: str
+    machine_settings = settings(BackendContract.machine_settings, max_examples=4)
+
+    def state_path(self, folder: Path) -> str:
+        return f"s3://{BUCKET}/{uuid4().hex}?endpoint_url={self.endpoint}&region={REGION}&path_style=true"
+
+    async def raw_read(self, state_path: str, key: str) -> bytes | None:
+        s3 = client(self.endpoint)
+        try:
+            answer = s3.get_object(Bucket=BUCKET, Key=self.config(state_path).place.prefix + key)
+            data: bytes = answer["Body"].read()
+        except s3.exceptions.NoSuchKey:
+            return None
+        finally:
+            s3.close()
+        return data
+
+    async def raw_write(self, state_path: str, key: str, data: bytes) -> None:
+        s3 = client(self.endpoint)
+        s3.put_object(Bucket=BUCKET, Key=self.config(state_path).place.prefix + key, Body=data)
+        s3.close()
+
+
+@pytest.mark.usefixtures("aws")
+class TestSeaweed(S3Contract):
+    @pytest.fixture(autouse=True)
+    def _server(self, seaweed: str) -> None:
+        self.endpoint = seaweed
+
+
+@pytest.mark.usefixtures("aws")
+class TestMoto(S3Contract):
+    @pytest.fixture(autouse=True)
+    def _server(self, moto: str) -> None:
+        self.endpoint = moto

@@ -1,0 +1,159 @@
+"""What cannot work is told when the store is opened: which bucket, why, and what to do; and never a secret."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from contextlib import asynccontextmanager
+
+import pytest
+import statepath
+from servers.process import free_port
+from servers.s3 import BUCKET, REGION, SECRET
+from servers.services import s3_service
+from statepath.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    InvalidArgumentError,
+    StateError,
+    UnavailableError,
+    UnsupportedError,
+)
+
+
+async def refusal(path, kind, **settings):
+    """The error of opening the store."""
+    with pytest.raises(kind) as caught:
+        async with statepath.open(path, autosave=0, deadline=1, **settings):
+            pass
+    assert isinstance(caught.value, StateError)
+    return caught.value
+
+
+@pytest.mark.parametrize("readonly", [False, True], ids=["writing", "readonly"])
+async def test_a_missing_bucket_is_named_and_not_made(service, readonly):
+    path = service.path("x").replace(BUCKET, "no-such-bucket")
+    error = await refusal(path, ConfigurationError, readonly=readonly)
+    assert error.code == "no_container"
+    assert "no-such-bucket" in str(error)
+    assert "create it" in str(error)
+    await refusal(path, ConfigurationError)  # it is still missing
+
+
+async def test_wrong_credentials_are_refused_without_being_shown(aws, seaweed, monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG)
+    path = s3_service("seaweed", seaweed).path("x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-canary")
+    error = await refusal(path, AccessDeniedError)
+    assert "secret access key" in str(error)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    other = await refusal(path, AccessDeniedError)
+    assert "AWS_ACCESS_KEY_ID" in str(other)
+    told = "".join(traceback.format_exception(error)) + repr(error) + repr(other)
+    ours = "".join(record.getMessage() for record in caplog.records if record.name.startswith("statepath"))
+    for secret in ("wrong-canary", SECRET):
+        assert secret not in told + ours
+
+
+async def test_missing_credentials_are_asked_for(aws, moto, monkeypatch, tmp_path):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    error = await refusal(s3_service("moto", moto).path("x"), AccessDeniedError)
+    assert error.code == "no_credentials"
+    assert "AWS_ACCESS_KEY_ID" in str(error)
+
+
+async def test_an_unknown_profile_is_told(aws, moto):
+    error = await refusal(s3_service("moto", moto).path("x", profile="nowhere"), AccessDeniedError)
+    assert "ProfileNotFound" in str(error)
+
+
+async def test_an_endpoint_that_is_down_is_told(aws):
+    path = s3_service("nobody", f"http://127.0.0.1:{free_port()}").path("x")
+    error = await refusal(path, UnavailableError)
+    assert BUCKET in str(error)
+    assert "endpoint" in str(error)
+
+
+async def test_an_endpoint_that_never_answers_is_given_up(aws):
+    hung_up = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+        writer.close()
+        await writer.wait_closed()
+        hung_up.set()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    path = s3_service("silent", f"http://127.0.0.1:{port}").path("x", timeout="0.3")
+    assert "no answer" in str(await refusal(path, UnavailableError))
+    await hung_up.wait()
+    server.close()
+
+
+async def test_a_name_that_no_bucket_has_is_refused(aws, moto):
+    path = s3_service("moto", moto).path("x").replace(BUCKET, "Not_A_Bucket!")
+    await refusal(path, InvalidArgumentError)
+
+
+@asynccontextmanager
+async def _without_conditions(endpoint):
+    """A server that takes conditions and ignores them: moto, behind something that drops these headers."""
+    host, _, port = endpoint.removeprefix("http://").partition(":")
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        lines = head[:-4].split(b"\r\n")
+        dropped = (b"if-none-match", b"if-match", b"connection", b"expect")
+        kept = [line for line in lines if line.partition(b":")[0].lower() not in dropped]
+        size = next((int(line[15:]) for line in lines if line.lower().startswith(b"content-length:")), 0)
+        if any(line.lower().startswith(b"expect") for line in lines):
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body = await reader.readexactly(size)
+        answering, asking = await asyncio.open_connection(host, int(port))
+        asking.write(b"\r\n".join([*kept, b"Connection: close", b"", b""]) + body)
+        writer.write(await answering.read(-1))
+        await writer.drain()
+        asking.close()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+
+
+async def test_a_server_that_ignores_conditions_is_refused(aws, moto):
+    async with _without_conditions(moto) as endpoint:
+        service = s3_service("careless", endpoint)
+        for _ in range(2):
+            error = await refusal(service.path("x"), UnsupportedError)
+            assert error.code == "conditions_ignored"
+            assert endpoint in str(error)
+            assert BUCKET in str(error)
+
+
+async def test_what_passed_the_probe_is_not_asked_again(aws, moto):
+    from servers.proxy import Proxy
+
+    async with Proxy(moto).running() as proxy:
+        service = s3_service("moto", moto).at(proxy.url)
+        counts = []
+        for _ in range(2):
+            proxy.requests = []
+            async with statepath.open(service.path("probed"), autosave=0):
+                counts.append(sum("/probe/" in request.target for request in proxy.requests))
+        assert counts[0] > 4
+        assert counts[1] == 0
+
+
+async def test_region_and_parameters_come_from_the_environment_too(aws, moto, monkeypatch):
+    monkeypatch.setenv("STATE_S3_ENDPOINT_URL", moto)
+    monkeypatch.setenv("STATE_S3_REGION", REGION)
+    monkeypatch.setenv("STATE_S3_PATH_STYLE", "true")
+    async with statepath.open(f"s3://{BUCKET}/environment", autosave=0) as store:
+        await store.collection("raw").put({"id": "a"})
+        assert store.url == f"s3://{BUCKET}/environment"

@@ -1,0 +1,103 @@
+"""A server that a test starts: a process of its own, on loopback and free ports, in a folder that goes with it."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """How a server is started, and the port that it answers on."""
+
+    arguments: Sequence[str]
+    port: int
+    ready: Callable[[], bool]
+
+
+@contextmanager
+def running(command: Callable[[Path], Command], *, within: float = 60.0) -> Iterator[int]:
+    """Start the server, wait until it is ready, and stop it at the end; its port.
+
+    Parameters:
+        command: says how, given the server's own folder.
+        within: seconds for it to be ready.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="statepath-server-"))
+    try:
+        told = folder / "output"
+        how = command(folder)
+        with told.open("wb") as output:
+            process = subprocess.Popen(
+                how.arguments, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        try:
+            _wait(process, how, told, time.monotonic() + within)
+            yield how.port
+        finally:
+            _stop(process)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port(*, also: int = 0) -> int:
+    """A port that nobody listens on; with `also`, neither on the one so many higher."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind((HOST, 0))
+            port: int = first.getsockname()[1]
+            if not also:
+                return port
+            try:
+                if port + also < 65536:
+                    second.bind((HOST, port + also))
+                    return port
+            except OSError:
+                continue
+
+
+def answers(port: int) -> bool:
+    """Whether someone listens on the port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def script(name: str) -> str:
+    """A program that a test dependency installed beside this interpreter."""
+    path = Path(sysconfig.get_path("scripts"), name)
+    if not path.exists():
+        raise FileNotFoundError(f"{name} is missing: install tests/requirements.txt")
+    return str(path)
+
+
+def _wait(process: subprocess.Popen[bytes], how: Command, told: Path, deadline: float) -> None:
+    while not (answers(how.port) and how.ready()):
+        if process.poll() is not None:
+            raise RuntimeError(f"{how.arguments[0]} ended:\n{_end_of(told)}")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{how.arguments[0]} is not ready:\n{_end_of(told)}")
+        time.sleep(0.05)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _end_of(told: Path) -> str:
+    return told.read_text(errors="replace")[-2000:]

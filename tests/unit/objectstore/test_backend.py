@@ -1,0 +1,161 @@
+"""What every object store does alike, on a driver in memory."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import count
+
+import pytest
+from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnsupportedError,
+)
+from statepath.objectstore import Asked, Listed, ObjectStoreBackend, Page, Place, Served, probe, unmet
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Driver:
+    """Objects in a dict, a few to a page. `ignores` names the conditions that it takes no notice of."""
+
+    scheme, container, endpoint = "mem", "box", "mem://"
+
+    def __init__(self, *, ignores=(), order=None):
+        self.objects = {}
+        self.put_kinds = []
+        self.ignores = ignores
+        self.order = order
+        self.numbers = count()
+
+    def check(self, name, when, what):
+        asked = Asked(self.scheme, self.container, name, when)
+        stored = self.objects.get(name)
+        if isinstance(when, IfAbsent) and stored and "create" not in self.ignores:
+            raise unmet(asked)
+        if isinstance(when, IfMatch) and what not in self.ignores and (not stored or stored[1] != when.etag):
+            raise unmet(asked)
+
+    async def get(self, name, span):
+        if name not in self.objects:
+            raise NotFoundError(name, key=name)
+        data, etag = self.objects[name]
+        return Served(data if span is None else data[span.start : span.stop], etag, NOW)
+
+    async def put(self, name, content, when):
+        self.check(name, when, "replace")
+        self.put_kinds.append(type(content))
+        data = content if isinstance(content, bytes) else content.read()
+        self.objects[name] = (data, ETag(str(next(self.numbers))))
+        return self.objects[name][1]
+
+    async def remove(self, name, when):
+        if name not in self.objects:
+            return False
+        self.check(name, when, "delete")
+        del self.objects[name]
+        return True
+
+    async def copy(self, source, target):
+        await self.put(target, self.objects[source][0], ALWAYS)
+
+    async def page(self, prefix, after, following):
+        names = sorted((name for name in self.objects if name.startswith(prefix)), key=self.order)
+        at = int(following or 0)
+        found = tuple(Listed(name, len(self.objects[name][0]), NOW) for name in names[at : at + 2])
+        return Page(found, str(at + 2) if at + 2 < len(names) else "", sorted=self.order is not _folders)
+
+    async def close(self):
+        pass
+
+
+def _folders(name):
+    return name.split("/")
+
+
+def backend(driver, prefix="p/", limit=10**9):
+    return ObjectStoreBackend(driver, Place("box", prefix), max_object_bytes=limit, readonly=False)
+
+
+async def test_every_object_lies_below_the_prefix():
+    driver = Driver()
+    await backend(driver).write("a/b", b"A")
+    driver.objects["q/other"] = (b"", ETag("x"))
+    assert set(driver.objects) == {"p/a/b", "q/other"}
+    assert [entry.key async for entry in backend(driver).list_keys("")] == ["a/b"]
+
+
+async def test_an_error_names_the_key_and_not_the_object():
+    with pytest.raises(NotFoundError) as caught:
+        await backend(Driver()).read("a/b")
+    assert caught.value.key == "a/b"
+
+
+async def test_a_part_that_is_empty_has_the_version_of_the_object():
+    driver = Driver()
+    etag = await backend(driver).write("a", b"content")
+    blob = await backend(driver).read("a", span=Span(3, 3))
+    assert (blob.data, blob.etag) == (b"", etag)
+
+
+async def test_a_large_stream_is_a_file_and_a_small_one_is_bytes(monkeypatch):
+    monkeypatch.setattr("statepath.objectstore.backend._IN_MEMORY", 10)
+    driver = Driver()
+    await backend(driver).write_stream("small", [b"12345", b"67890"])
+    await backend(driver).write_stream("large", [b"12345", b"67890", b"1"])
+    small, large = driver.put_kinds
+    assert small is bytes
+    assert large is not bytes
+    assert driver.objects["p/large"][0] == b"12345678901"
+
+
+async def test_more_than_one_request_takes_is_refused():
+    driver = Driver()
+    for write in (
+        backend(driver, limit=3).write("a", b"1234"),
+        backend(driver, limit=3).write_stream("a", [b"1234"]),
+    ):
+        with pytest.raises(InvalidArgumentError):
+            await write
+    assert driver.objects == {}
+
+
+async def test_a_service_that_lists_by_folders_is_sorted():
+    driver = Driver(order=_folders)
+    for key in ("a/x", "a-b", "a", "b"):
+        await backend(driver).write(key, b"")
+    assert [entry.key async for entry in backend(driver).list_keys("")] == ["a", "a-b", "a/x", "b"]
+    assert [entry.key async for entry in backend(driver).list_keys("", after="a-b")] == ["a/x", "b"]
+
+
+async def test_a_service_that_says_it_sorts_and_does_not_is_told():
+    driver = Driver(order=lambda name: -ord(name[-1]))
+    for key in ("a", "b", "c"):
+        await backend(driver).write(key, b"")
+    with pytest.raises(UnsupportedError, match="byte order"):
+        _ = [entry async for entry in backend(driver).list_keys("")]
+
+
+@pytest.mark.parametrize("ignored", ["create", "replace", "delete"])
+async def test_the_probe_refuses_a_service_that_ignores_a_condition(ignored):
+    driver = Driver(ignores=(ignored,))
+    driver.endpoint = f"mem://{ignored}"
+    with pytest.raises(UnsupportedError, match=ignored):
+        await probe(driver, Place("box", "p/"))
+    assert driver.objects == {}
+
+
+async def test_the_probe_leaves_nothing_behind():
+    driver = Driver()
+    driver.endpoint = "mem://sound"
+    await probe(driver, Place("box", "p/"))
+    assert driver.objects == {}
+
+
+def test_an_unmet_condition_is_the_error_that_belongs_to_it():
+    asked = Asked("mem", "box", "a", IfMatch(ETag("1")))
+    assert type(unmet(asked)) is ConflictError
+    assert type(unmet(Asked("mem", "box", "a", IfAbsent()))) is AlreadyExistsError

@@ -1,0 +1,80 @@
+"""What S3 answers, and what the caller is told."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+from statepath.backend import ALWAYS, IF_ABSENT, ETag, IfMatch
+from statepath.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    ConfigurationError,
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    ThrottledError,
+    UnavailableError,
+)
+from statepath.objectstore import Asked
+from statepath_s3.failures import translated
+
+MATCH = IfMatch(ETag("x"))
+
+
+def told(error: BaseException, when=ALWAYS) -> BaseException:
+    with pytest.raises(Exception) as caught, translated(Asked("s3", "bucket", "prefix/key", when)):  # noqa: PT011
+        raise error
+    return caught.value
+
+
+def answer(status: int, code: str = "") -> ClientError:
+    details = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(details, "PutObject")  # type: ignore[arg-type]  # what of it is looked at
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "when", "kind"),
+    [
+        (404, "NoSuchKey", ALWAYS, NotFoundError),
+        (404, "404", ALWAYS, NotFoundError),
+        (404, "NoSuchBucket", ALWAYS, ConfigurationError),
+        (412, "PreconditionFailed", IF_ABSENT, AlreadyExistsError),
+        (412, "PreconditionFailed", MATCH, ConflictError),
+        (409, "ConditionalRequestConflict", MATCH, ThrottledError),
+        (409, "Whatever", ALWAYS, UnavailableError),
+        (403, "AccessDenied", ALWAYS, AccessDeniedError),
+        (403, "RequestTimeTooSkewed", ALWAYS, AccessDeniedError),
+        (403, "", ALWAYS, AccessDeniedError),
+        (429, "SlowDown", ALWAYS, ThrottledError),
+        (503, "SlowDown", IF_ABSENT, UnavailableError),
+        (500, "InternalError", ALWAYS, UnavailableError),
+        (301, "PermanentRedirect", ALWAYS, InvalidArgumentError),
+        (400, "MalformedXML", ALWAYS, InvalidArgumentError),
+    ],
+)
+def test_an_answer_is_classified_by_its_status_and_its_code(status, code, when, kind):
+    error = told(answer(status, code), when)
+    assert type(error) is kind
+    assert "s3://bucket/prefix/key" in str(error)
+
+
+def test_a_clock_that_is_off_has_a_code_of_its_own():
+    error = told(answer(403, "RequestTimeTooSkewed"))
+    assert error.code == "clock_skewed"
+    assert "set the clock" in str(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EndpointConnectionError(endpoint_url="http://canary"),
+        aiohttp.ClientPayloadError("canary"),
+        ConnectionResetError("canary"),
+        TimeoutError(),
+    ],
+)
+def test_without_an_answer_it_is_open_what_happened(error):
+    error = told(error, IF_ABSENT)
+    assert type(error) is UnavailableError
+    assert "canary" not in str(error)

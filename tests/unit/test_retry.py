@@ -1,0 +1,140 @@
+"""What crosses a network is repeated where that does no harm, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from statepath.backend import ALWAYS, IF_ABSENT, Entry, IfMatch
+from statepath.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    NotFoundError,
+    ThrottledError,
+    UnavailableError,
+)
+from statepath.memory import MemoryBackend, MemoryConfig
+from statepath.retry import RetryingBackend, retrying
+
+LOST = UnavailableError("no answer")
+THROTTLED = ThrottledError("too many requests")
+FULL = UnavailableError("no space", code="disk_full")
+
+
+class Flaky(MemoryBackend):
+    """Fails as it is told before it does what it is asked to, or `behind` it."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryConfig())
+        self.capabilities = replace(self.capabilities, remote=True)
+        self.failures: list[Exception] = []
+        self.behind: list[Exception] = []
+        self.calls = 0
+
+    def _fail(self, failures: list[Exception]) -> None:
+        if failures:
+            raise failures.pop(0)
+
+    async def read(self, key: str, **options: Any) -> Any:
+        self.calls += 1
+        self._fail(self.failures)
+        return await super().read(key, **options)
+
+    async def write(self, key: str, data: bytes, **options: Any) -> Any:
+        self.calls += 1
+        self._fail(self.failures)
+        etag = await super().write(key, data, **options)
+        self._fail(self.behind)
+        return etag
+
+    async def delete(self, key: str, **options: Any) -> Any:
+        self.calls += 1
+        self._fail(self.failures)
+        return await super().delete(key, **options)
+
+    async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
+        self.calls += 1
+        self._fail(self.failures)
+        async for entry in super().list_keys(prefix, after=after):
+            yield entry
+            self._fail(self.behind)
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("statepath.retry._SOONEST", 0.0)
+    monkeypatch.setattr("statepath.retry._LATEST", 0.0)
+
+
+@pytest.fixture
+def flaky() -> Flaky:
+    return Flaky()
+
+
+@pytest.fixture
+def backend(flaky: Flaky) -> RetryingBackend:
+    return RetryingBackend(flaky, deadline=5)
+
+
+@pytest.mark.parametrize("failure", [LOST, THROTTLED], ids=["lost", "throttled"])
+async def test_a_read_is_repeated(flaky, backend, failure):
+    await flaky.write("a", b"A")
+    flaky.failures = [failure, failure]
+    assert (await backend.read("a")).data == b"A"
+
+
+async def test_writing_and_deleting_whatever_is_there_is_repeated(flaky, backend):
+    flaky.failures = [LOST]
+    await backend.write("a", b"A")
+    flaky.failures = [THROTTLED]
+    assert await backend.delete("a") is True
+
+
+@pytest.mark.parametrize("when", [IF_ABSENT, "match"], ids=["create", "replace"])
+async def test_a_conditional_write_whose_answer_was_lost_is_not_repeated(flaky, backend, when):
+    if when == "match":
+        when = IfMatch(await flaky.write("a", b"A"))
+    flaky.calls, flaky.behind = 0, [LOST]
+    with pytest.raises(UnavailableError):
+        await backend.write("a", b"B", when=when)
+    assert flaky.calls == 1
+    assert (await backend.read("a")).data == b"B"
+
+
+async def test_a_conditional_write_that_was_refused_is_repeated(flaky, backend):
+    flaky.failures = [THROTTLED, THROTTLED]
+    await backend.write("a", b"A", when=IF_ABSENT)
+    with pytest.raises(AlreadyExistsError):
+        await backend.write("a", b"A", when=IF_ABSENT)
+
+
+async def test_a_listing_goes_on_behind_what_it_has_told(flaky, backend):
+    for key in ("a", "b", "c"):
+        await flaky.write(key, b"")
+    flaky.failures, flaky.behind = [LOST], [LOST, THROTTLED]
+    assert [entry.key async for entry in backend.list_keys("")] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "failure", [NotFoundError("missing"), AccessDeniedError("no"), FULL], ids=["missing", "refused", "full"]
+)
+async def test_what_a_repetition_cannot_help_is_told_at_once(flaky, backend, failure):
+    flaky.failures = [failure]
+    with pytest.raises(type(failure)):
+        await backend.write("a", b"A", when=ALWAYS)
+    assert flaky.calls == 1
+
+
+async def test_past_the_deadline_the_last_error_is_raised(flaky):
+    flaky.failures = [LOST] * 10**6
+    with pytest.raises(UnavailableError, match="no answer"):
+        await RetryingBackend(flaky, deadline=0.05).read("a")
+    assert flaky.calls > 2
+
+
+def test_what_crosses_no_network_is_left_as_it_is(flaky):
+    memory = MemoryBackend(MemoryConfig())
+    assert retrying(memory, deadline=1) is memory
+    assert isinstance(retrying(flaky, deadline=1), RetryingBackend)
