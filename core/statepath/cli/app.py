@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from statepath.cli import backups, configuration, diagnosis, documents, feed, recovery
+from statepath.cli import backups, configuration, diagnosis, documents, feed, migration, recovery
 from statepath.cli.demo import command as demo
 from statepath.cli.diagnosis import print_version
 from statepath.cli.options import Json, StatePath
@@ -42,3 +42,4 @@ for group in (demo, diagnosis, documents, feed, recovery):
     app.add_typer(group.group)
 app.add_typer(backups.group, name="backup")
 app.add_typer(configuration.group, name="config")
+app.add_typer(migration.group, name="migrate")

@@ -9,9 +9,9 @@ import weakref
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Final
+from typing import Final, cast
 
-from statepath.backend import Backend, CommitLog
+from statepath.backend import Backend, CommitLog, SupportsQueries
 from statepath.commit import Change, Commit, Delete, Note, Put, Transaction, WriteLog, WriteReport
 from statepath.engine.autosave import Autosave, free_bytes, try_snapshot
 from statepath.engine.committer import Committer, Read
@@ -274,6 +274,8 @@ class Engine:
             await self._committer.drain()
         if self._views is not None:
             await self._views.flush()
+        if self._committer is not None and self.backend.capabilities.queries:
+            await cast("SupportsQueries", self.backend).settle(self.replica.head)
 
     async def flush_files(self) -> None:
         """Wait until the files of logs and reports have everything that is committed."""

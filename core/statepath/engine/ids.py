@@ -102,6 +102,19 @@ def check_collection(name: object) -> str:
     return str.__str__(name)
 
 
+def check_version(value: object) -> int:
+    """The version that a change is checked against, if it is one: a whole number, 0 or higher.
+
+    Raises:
+        InvalidArgumentError: it is not; `True` and `1.0` are none, though they compare as equal to 1.
+    """
+    if type(value) is not int or value < 0:
+        raise InvalidArgumentError(
+            f"a version is a whole number, 0 or higher, not {value!r}; take it from a document's `version`"
+        )
+    return value
+
+
 def is_id(value: object) -> bool:
     """Whether `check_id` lets the value through."""
     try:

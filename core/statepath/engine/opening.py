@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,15 @@ from uuid import uuid4
 
 from msgspec import Raw
 
-from statepath.backend import IF_ABSENT, Backend, CommitLog, ETag, SupportsCommitLog
+from statepath.backend import (
+    IF_ABSENT,
+    Backend,
+    CommitLog,
+    ETag,
+    Shown,
+    SupportsCommitLog,
+    SupportsQueries,
+)
 from statepath.commit import Note, Put
 from statepath.engine.adoption import Examined
 from statepath.engine.engine import Engine
@@ -24,7 +33,7 @@ from statepath.engine.lagging import find_lagging
 from statepath.engine.original import PRE_MIGRATION_KEY, Original, read_original
 from statepath.engine.recovery import Recovered, recover
 from statepath.engine.replay import Damage
-from statepath.engine.replica import Replica, Stage
+from statepath.engine.replica import Cut, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
 from statepath.engine.snapshotter import KEEP_SECONDS, Written
 from statepath.engine.views import ViewWriter
@@ -122,6 +131,18 @@ def _show(engine: Engine, found: Recovered, original: Original | None) -> None:
         engine.events.emit(CorruptionDetected(damage.key, damage.reason, None))
 
 
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """The documents of a cut, as often as they are asked for."""
+
+    cut: Cut
+
+    def __iter__(self) -> Iterator[Shown]:
+        for collection, entries in self.cut.collections.items():
+            for id, entry in entries:
+                yield Shown(collection, id, entry.version, entry.modified, entry.json())
+
+
 @dataclass(slots=True)
 class _TakeOver:
     """Makes a writer of the engine. Each step may be the last one before a crash: the next opener does it again."""
@@ -146,7 +167,15 @@ class _TakeOver:
         )
         views = engine.start(written, self._put_aside, document_views=document_views)
         await self._settle(views)
+        await self._show()
         engine.start_autosave()
+
+    async def _show(self) -> None:
+        """Tell the storage what queries should find, where it answers any."""
+        backend = self.engine.backend
+        if backend.capabilities.queries and isinstance(backend, SupportsQueries):
+            cut = self.engine.replica.cut()
+            await backend.show(cut.seq, _Shown(cut))
 
     async def _keep_what_is_damaged(self) -> None:
         engine, found, original = self.engine, self.found, self.original

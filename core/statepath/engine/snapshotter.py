@@ -285,9 +285,14 @@ class Snapshotter:
         self.floor = floor
 
     async def _prune_backups(self) -> None:
-        keys = await backup_keys(self._backend)
-        for key in keys[: max(0, len(keys) - self._backups)]:
-            await self._backend.delete(key)
+        """Remove the oldest backups. That one stays is told, and fails nothing: the state is saved."""
+        try:
+            keys = await backup_keys(self._backend)
+            for key in keys[: max(0, len(keys) - self._backups)]:
+                await self._backend.delete(key)
+        except StateError as error:
+            logger.warning("an old backup could not be removed: %s", error, extra={"code": error.code})
+            self._events.emit(BackupError(error))
 
     async def _trim(self) -> None:
         """Raise the floor to what two snapshots cover and history need not keep; then delete below it."""
