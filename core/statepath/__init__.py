@@ -7,6 +7,7 @@ async with statepath.open() as store:
 
 from statepath._version import __version__
 from statepath.collection import Collection, Document
+from statepath.diff import Difference, FieldDifference
 from statepath.errors import StateError
 from statepath.events import Events
 from statepath.filters import F, Filter
@@ -21,9 +22,11 @@ from statepath.watch import StateChange
 
 __all__ = [
     "Collection",
+    "Difference",
     "Document",
     "Events",
     "F",
+    "FieldDifference",
     "Filter",
     "Health",
     "Page",

@@ -149,6 +149,16 @@ class StateRestored(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class StoreCopied(Event):
+    """A store was made at `target` from this one as of `seq`, with so many documents."""
+
+    name: ClassVar[str] = "store:copied"
+    target: str
+    seq: int
+    documents: int
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryTrimmed(Event):
     """The log begins behind `floor` now. `reason` is `age` or `bytes`."""
 
@@ -199,6 +209,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
         EditConflict,
         StoreUpgraded,
         StateRestored,
+        StoreCopied,
         HistoryTrimmed,
         DiskLow,
         DiskOk,

@@ -16,18 +16,21 @@ from statepath.backend import Backend
 from statepath.collection import Collection, Json, back_off
 from statepath.commit import WriteLog, WriteReport
 from statepath.debug import enable_debug
+from statepath.diff import Difference, differences
 from statepath.discovery import connect
 from statepath.engine.backups import backup_keys
 from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
+from statepath.engine.founding import Founded, Founding, Origin, Tell
 from statepath.engine.history import transactions
 from statepath.engine.ids import check_collection, check_id, decode_id, report_key
-from statepath.engine.opening import open_engine
+from statepath.engine.opening import commit_log, open_engine
+from statepath.engine.origin import StoreOrigin
 from statepath.engine.replica import MEMBERS
 from statepath.engine.verification import Finding, verify
 from statepath.engine.views import read_log
 from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError
-from statepath.events import Events
+from statepath.events import Events, StoreCopied
 from statepath.settings import Settings, SettingsArgs
 from statepath.transaction import Transaction
 from statepath.watch import StateChange, changes_in, position, watch
@@ -80,7 +83,8 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """A restore: the seq whose state is the present one again, and the seq of the commit that made it so."""
+    """A restore: the seq whose state is the present one again, and the seq of the commit that made it so. In another
+    place there is no such commit, and both are the seq."""
 
     to: int
     seq: int
@@ -306,15 +310,37 @@ class Store:
                 del found[: len(found) - limit]
         return found if limit is None else found[len(found) - min(limit, len(found)) :]
 
-    async def restore(self, *, at: int | datetime) -> Restored:
+    async def diff(self, a: int | datetime, b: int | datetime | None = None) -> list[Difference]:
+        """The documents that differ between two seqs or moments, by collection and id; without `b`, between then and
+        now.
+
+        Raises:
+            HistoryTrimmedError: one of them is too long ago.
+            InvalidArgumentError: a seq that is not there yet, or a datetime without a time zone.
+        """
+        before = await self._engine.past(a)
+        return differences(before, self._engine.replica if b is None else await self._engine.past(b))
+
+    async def restore(self, *, at: int | datetime, to: str | os.PathLike[str] | None = None) -> Restored:
         """Make the documents those of an earlier seq, or of a moment by the commits' times. That is a commit, too: it
         can be undone by a restore to the seq before it. Logs and reports stay as they are.
+
+        Parameters:
+            to: leave this store as it is, and make a new one of the earlier state at this state path, where nothing is
+                yet. It gets the logs and reports of now. An attempt that was interrupted can be repeated.
 
         Raises:
             HistoryTrimmedError: it is too long ago.
             InvalidArgumentError: a seq that is not there yet, or a datetime without a time zone.
+            AlreadyExistsError: there is something at `to`.
         """
-        return Restored(*await self._engine.restore(at))
+        if to is None:
+            return Restored(*await self._engine.restore(at))
+        engine = self._engine
+        then, now = await engine.past(at), await engine.present()
+        then.logs = now.logs
+        founded = await found(StoreOrigin(engine, then, now), to, engine.settings, self.events)
+        return Restored(founded.seq, founded.seq)
 
     async def snapshot(self) -> int:
         """Bring `state.json` up to now; the seq that it shows. The one before it becomes a backup."""
@@ -460,6 +486,23 @@ def open(
         return Store(await open_engine(backend, used, bus, readonly=readonly), owns_events=events is None)
 
     return Opening(opened)
+
+
+async def found(
+    origin: Origin,
+    path: str | os.PathLike[str],
+    settings: Settings,
+    events: Events,
+    tell: Tell = lambda _: None,
+) -> Founded:
+    """Make a store of the origin at a state path where nothing is yet."""
+    backend = await connect(path)
+    try:
+        founded = await Founding(origin, backend, commit_log(backend, settings), tell).run()
+    finally:
+        await backend.close()
+    events.emit(StoreCopied(backend.url, founded.seq, founded.documents))
+    return founded
 
 
 def _is_model(model: object) -> bool:

@@ -32,6 +32,7 @@ from pydantic import BaseModel, JsonValue
 from typing_extensions import Unpack
 
 from statepath.collection import Collection, Document, Json
+from statepath.diff import Difference
 from statepath.engine.verification import Finding
 from statepath.errors import ClosedError, UnsupportedError
 from statepath.events import Events
@@ -341,9 +342,13 @@ class SyncStore:
         """As `Store.history`."""
         return self._loop.run(self._store.history, key, since=since, limit=limit)
 
-    def restore(self, *, at: int | datetime) -> Restored:
+    def diff(self, a: int | datetime, b: int | datetime | None = None) -> list[Difference]:
+        """As `Store.diff`."""
+        return self._loop.run(self._store.diff, a, b)
+
+    def restore(self, *, at: int | datetime, to: str | os.PathLike[str] | None = None) -> Restored:
         """As `Store.restore`."""
-        return self._loop.run(self._store.restore, at=at)
+        return self._loop.run(self._store.restore, at=at, to=to)
 
     def snapshot(self) -> int:
         """As `Store.snapshot`."""

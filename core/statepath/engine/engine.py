@@ -17,7 +17,7 @@ from statepath.engine.autosave import Autosave, free_bytes, try_snapshot
 from statepath.engine.committer import Committer, Read
 from statepath.engine.feed import Feed
 from statepath.engine.floor import Floor
-from statepath.engine.history import difference, state_at
+from statepath.engine.history import Past, difference
 from statepath.engine.ids import log_key
 from statepath.engine.replay import Damage, apply_commit, changes_of
 from statepath.engine.replica import Entry, Replica, Stage
@@ -310,12 +310,20 @@ class Engine:
         self.events.emit(StateRestored(then.head, seq, f"statepath restore --at {before}"))
         return then.head, seq
 
+    async def present(self) -> Replica:
+        """The state of now, apart from the replica that goes on; the files of logs and reports show it."""
+        await self.flush_files()
+        return Replica.of(self.replica.cut())
+
     async def past(self, at: int | datetime) -> Replica:
         """The documents as they were."""
         self.check_open()
         if isinstance(at, int) and at > self.replica.head:
             raise InvalidArgumentError(f"seq {at} is not there yet: the head is {self.replica.head}")
-        return await state_at(self.backend, self.log, at)
+        marks = (
+            self._found_floor.snapshots if self._snapshotter is None else self._snapshotter.floor.snapshots
+        )
+        return await Past(self.backend, self.log, self.store, self.incarnation, self.floor, marks).at(at)
 
     async def log_offset(self, id: str) -> int:
         """Where the next piece of a session log goes: behind a file that the log does not know, too."""

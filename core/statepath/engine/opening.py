@@ -56,12 +56,7 @@ async def open_engine(
         UnsupportedError: a newer program wrote the store (`newer_format`).
     """
     began = time.monotonic()
-    log: CommitLog
-    if backend.capabilities.commit_log and isinstance(backend, SupportsCommitLog):
-        log = backend.commit_log()
-    else:
-        log = PortableCommitLog(backend, deadline=settings.deadline, window=KEEP_SECONDS)
-    engine = Engine(backend, log, settings, events, readonly=readonly)
+    engine = Engine(backend, commit_log(backend, settings), settings, events, readonly=readonly)
     try:
         source = await _open(engine)
     except BaseException:
@@ -74,6 +69,13 @@ async def open_engine(
     head, documents = engine.replica.head, len(engine.replica)
     events.emit(StateLoaded(head, documents, source, time.monotonic() - began))
     return engine
+
+
+def commit_log(backend: Backend, settings: Settings) -> CommitLog:
+    """The backend's own log, or the portable one on top of it."""
+    if backend.capabilities.commit_log and isinstance(backend, SupportsCommitLog):
+        return backend.commit_log()
+    return PortableCommitLog(backend, deadline=settings.deadline, window=KEEP_SECONDS)
 
 
 async def _open(engine: Engine) -> str:

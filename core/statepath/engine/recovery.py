@@ -87,6 +87,7 @@ async def recover(backend: Backend, log: CommitLog, *, limit: int, editable: boo
 
     Raises:
         UnsupportedError: a newer program wrote the store (`newer_format`).
+        StateError: the store is being made from another one (`unfinished`).
         AccessDeniedError, UnavailableError: the storage could not be read.
     """
     found = Recovered(Replica())
@@ -96,6 +97,13 @@ async def recover(backend: Backend, log: CommitLog, *, limit: int, editable: boo
         found.damage.append(Damage(FLOOR_KEY, str(error)))
     if found.floor is not None:
         found.store, found.incarnation = found.floor[0].store, found.floor[0].incarnation
+        if made_from := found.floor[0].unfinished:
+            raise StateError(
+                f"the store at {backend.url} is not finished: making it from {made_from} was interrupted; "
+                "run that command again to finish it, or empty the place",
+                key=FLOOR_KEY,
+                code="unfinished",
+            )
     with _no_collections():
         base = await _climb_down(backend, log, found, limit)
         if found.exists and found.floor is None:

@@ -128,6 +128,15 @@ class Replica:
         self.commit = ""
         self.time = 0
 
+    @classmethod
+    def of(cls, cut: Cut) -> Replica:
+        """A replica of its own, of the state of a cut."""
+        replica = cls()
+        replica.head, replica.commit, replica.time = cut.seq, cut.commit, cut.time
+        replica.collections = {name: dict(entries) for name, entries in cut.collections.items()}
+        replica.logs = dict(cut.logs)
+        return replica
+
     def get(self, collection: str, id: str) -> Entry | None:
         documents = self.collections.get(collection)
         return None if documents is None else documents.get(id)

@@ -160,3 +160,38 @@ def test_backup_list_shows_a_damaged_one_as_such(on: Run, filled: str) -> None:
 def test_backup_create_creates_no_store(on: Run, path: str) -> None:
     assert on("backup", "create").code == 3
     assert not Path(path).exists()
+
+
+def test_diff_tells_the_documents_and_their_fields(on: Run, filled: str) -> None:
+    assert on("diff", "3").out.splitlines() == [
+        '+ counters/today {"id":"today","count":1}',
+        "~ tasks/task_1",
+        '    ~ status: "pending" → "completed"',
+    ]
+    first, second = on("diff", "5", "3", "--json").lines
+    assert (first["key"], first["kind"], first["after"]) == ("counters/today", "removed", None)
+    assert second["fields"] == [
+        {"path": "status", "kind": "changed", "before": "completed", "after": "pending"}
+    ]
+    assert on("diff", "5").err == "no document differs\n"
+
+
+def test_diff_takes_times_and_refuses_those_without_a_zone(on: Run, filled: str) -> None:
+    time = on("history", "tasks/task_3", "--json").lines[0]["time"]
+    assert [one["key"] for one in on("diff", time, "--json").lines] == ["counters/today", "tasks/task_1"]
+    assert on("diff", "2024-05-01T12:00:00").code == 2
+
+
+def test_restore_to_another_place_leaves_the_store_as_it_is(
+    on: Run, cli: Run, filled: str, files: Run, tmp_path: Path
+) -> None:
+    before, to = files(), str(tmp_path / "other")
+    tried = on("restore", "--at", "2", "--to", to, "--dry-run", "--json").json
+    assert (tried["restored"], Path(to).exists()) == (False, False)
+    assert on("restore", "--at", "2", "--to", to).out == f"{to} begins with seq 2\n"
+    assert files() == before
+    assert cli("show", "tasks/task_1", "-s", to).out == on("show", "tasks/task_1").out.replace(
+        "completed", "pending"
+    )
+    again = on("restore", "--at", "2", "--to", to, "--json")
+    assert (again.code, again.error["code"]) == (4, "already_exists")
