@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final, Protocol
+from typing import Protocol
 from uuid import uuid4
 
 from msgspec.structs import replace
@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from statepath.backend import ALWAYS, Backend, CommitLog, ETag, Span, SupportsStreams
 from statepath.commit import FLOOR_KEY, Body, Commit
 from statepath.engine.backups import backup_key
+from statepath.engine.checking import check_snapshot
 from statepath.engine.files import LogPiece, Report
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.ids import log_key, report_key
@@ -25,8 +26,6 @@ from statepath.engine.replica import Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream
 from statepath.engine.views import write_log
 from statepath.errors import AlreadyExistsError, CorruptionError, DivergedError, NotFoundError
-
-_READ_BACK: Final = 4 * 1024 * 1024
 
 Tell = Callable[[str], None]
 """Takes what is being done, in words, as it goes on."""
@@ -211,12 +210,7 @@ class Founding:
             await backend.write_stream(key, stream, when=ALWAYS)
         else:
             await backend.write(key, b"".join(stream))
-        digest = sha256()
-        for at in range(0, stream.body_size, _READ_BACK):
-            span = Span(at, min(at + _READ_BACK, stream.body_size))
-            digest.update((await backend.read(key, span=span)).data)
-        end = (await backend.read(key, span=Span(stream.body_size))).data
-        if digest.hexdigest() != stream.digest or end != stream.end:
+        if (await check_snapshot(backend, key)).digest != stream.digest:
             raise _altered(key)
         return SnapshotMark(replica.head, stream.digest, replica.time)
 
