@@ -14,6 +14,7 @@ from statepath.filters import F, Filter
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task, TaskLogEntry
 from statepath.persistence import SavedState, StatePersistence
 from statepath.query import Page, Query
+from statepath.repairing import Repair, repair
 from statepath.settings import Settings, SettingsArgs
 from statepath.store import Health, Restored, Stats, Store, open
 from statepath.sync import SyncStore, open_sync
@@ -32,6 +33,7 @@ __all__ = [
     "Page",
     "PersistedState",
     "Query",
+    "Repair",
     "Restored",
     "SavedState",
     "SessionInfo",
@@ -50,4 +52,5 @@ __all__ = [
     "__version__",
     "open",
     "open_sync",
+    "repair",
 ]

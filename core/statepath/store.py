@@ -26,6 +26,7 @@ from statepath.engine.history import transactions
 from statepath.engine.ids import check_collection, check_id, decode_id, report_key
 from statepath.engine.opening import commit_log, open_engine
 from statepath.engine.origin import StoreOrigin
+from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS
 from statepath.engine.verification import Finding, verify
 from statepath.engine.views import read_log
@@ -367,6 +368,11 @@ class Store:
         """Check snapshot, journal, backups and views against each other. An empty list: all is well."""
         await self.flush()
         return await verify(self._engine)
+
+    @property
+    def damage(self) -> tuple[Damage, ...]:
+        """What was found damaged when the store was opened."""
+        return tuple(self._engine.damage)
 
     async def health(self) -> Health:
         """How the store does, without writing anything."""

@@ -33,6 +33,7 @@ from typing_extensions import Unpack
 
 from statepath.collection import Collection, Document, Json
 from statepath.diff import Difference
+from statepath.engine.replay import Damage
 from statepath.engine.verification import Finding
 from statepath.errors import ClosedError, UnsupportedError
 from statepath.events import Events
@@ -373,6 +374,11 @@ class SyncStore:
     def verify(self) -> list[Finding]:
         """As `Store.verify`."""
         return self._loop.run(self._store.verify)
+
+    @property
+    def damage(self) -> tuple[Damage, ...]:
+        """As `Store.damage`."""
+        return self._store.damage
 
     def health(self) -> Health:
         """As `Store.health`."""

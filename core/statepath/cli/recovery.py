@@ -1,4 +1,4 @@
-"""Earlier states, and whether what is stored is sound: `diff`, `restore`, `verify`."""
+"""Earlier states, and whether what is stored is sound: `diff`, `restore`, `verify`, `repair`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from statepath.cli.output import Output, confirm, moment, preview
 from statepath.cli.running import asynchronous, command_line, shown
 from statepath.engine.verification import Finding
 from statepath.errors import HistoryTrimmedError, InvalidArgumentError, ReadOnlyError
+from statepath.repairing import everything_wrong_with, repair
 
 group = typer.Typer()
 
@@ -217,10 +218,7 @@ async def verify(state_path: StatePath = None, as_json: Json = False) -> None:
     output = Output(as_json=as_json)
     with output.progress("checking"):
         async with reading(state_path) as store:
-            found = await store.verify()
-            health = await store.health()
-            known = {finding.reason for finding in found}
-            found += [Finding("", reason) for reason in health.damage if reason not in known]
+            found = await everything_wrong_with(store)
             seq = store.seq
     damaged = sum(finding.severity == "damage" for finding in found)
     if as_json:
@@ -230,11 +228,47 @@ async def verify(state_path: StatePath = None, as_json: Json = False) -> None:
     else:
         notices = [one for one in found if one.severity != "damage"]
         for finding in (*(one for one in found if one.severity == "damage"), *notices[:NOTICES]):
-            key = "" if not finding.key or finding.key in finding.reason else f"{finding.key}: "
-            output.text(f"{finding.severity}: {key}{finding.reason}\n")
+            output.text(f"{finding.severity}: {_about(finding)}{finding.reason}\n")
         if len(notices) > NOTICES:
             output.text(f"and {len(notices) - NOTICES} more notices\n")
         output.text(f"{damaged} damaged, up to seq {seq}\n" if damaged else f"all is well, up to seq {seq}\n")
     if damaged:
-        output.note("what is damaged is kept aside and rebuilt when the store is opened for writing next")
+        output.note(f"next: {command_line(state_path, 'repair', '--dry-run')}")
         raise typer.Exit(Exit.DAMAGED)
+
+
+@group.command("repair")
+@asynchronous
+async def repair_store(
+    yes: Yes = False, dry_run: DryRun = False, state_path: StatePath = None, as_json: Json = False
+) -> None:
+    """Rebuild what can be rebuilt, and keep aside what was damaged. Exits with 6 if something cannot be rebuilt."""
+    output = Output(as_json=as_json)
+    with output.progress("checking"):
+        done = await repair(state_path, dry_run=True)
+    damage = [one for one in done.found if one.severity == "damage"]
+    if not as_json:
+        for finding, remedy in zip(damage, done.remedies, strict=True):
+            output.text(f"damage: {_about(finding)}{finding.reason}\n    {remedy}\n")
+    if damage and not dry_run:
+        confirm(f"This mends {len(damage)} damaged {'object' if len(damage) == 1 else 'objects'}.", yes=yes)
+        with output.progress("repairing"):
+            done = await repair(state_path)
+    if as_json:
+        output.json(asdict(done) | {"dry_run": dry_run, "ok": not done.left})
+    elif not damage:
+        output.text(f"all is well, up to seq {done.seq}\n")
+    elif not dry_run:
+        for key in done.kept:
+            output.text(f"kept aside: {key}\n")
+        for key in done.recovered:
+            output.text(f"recovered from its own file: {key}\n")
+        for finding in done.left:
+            output.text(f"damaged still: {_about(finding)}{finding.reason}\n")
+        output.text(f"{'not all of it could be mended' if done.left else 'mended'}, up to seq {done.seq}\n")
+    if done.left:
+        raise typer.Exit(Exit.DAMAGED)
+
+
+def _about(finding: Finding) -> str:
+    return "" if not finding.key or finding.key in finding.reason else f"{finding.key}: "

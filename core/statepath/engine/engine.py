@@ -325,6 +325,11 @@ class Engine:
         )
         return await Past(self.backend, self.log, self.store, self.incarnation, self.floor, marks).at(at)
 
+    @property
+    def views(self) -> ViewWriter | None:
+        """What writes the files; `None` for a handle that writes nothing."""
+        return self._views
+
     async def log_offset(self, id: str) -> int:
         """Where the next piece of a session log goes: behind a file that the log does not know, too."""
         size = self.replica.log_size(id)

@@ -47,9 +47,10 @@ _MANY: Final = 10_000
 
 
 async def open_engine(
-    backend: Backend, settings: Settings, events: Events, *, readonly: bool = False
+    backend: Backend, settings: Settings, events: Events, *, readonly: bool = False, anew: bool = False
 ) -> Engine:
-    """Recover the state and start the engine's tasks. The backend is the engine's from now on.
+    """Recover the state and start the engine's tasks. The backend is the engine's from now on. With `anew` the log is
+    not continued: what it holds is kept aside, and it begins again behind the state.
 
     Raises:
         NotFoundError: read-only, and there is no store.
@@ -58,7 +59,7 @@ async def open_engine(
     began = time.monotonic()
     engine = Engine(backend, commit_log(backend, settings), settings, events, readonly=readonly)
     try:
-        source = await _open(engine)
+        source = await _open(engine, anew=anew)
     except BaseException:
         await engine.release()
         raise
@@ -78,7 +79,7 @@ def commit_log(backend: Backend, settings: Settings) -> CommitLog:
     return PortableCommitLog(backend, deadline=settings.deadline, window=KEEP_SECONDS)
 
 
-async def _open(engine: Engine) -> str:
+async def _open(engine: Engine, *, anew: bool) -> str:
     """Bring the engine to the state that is found; what it was read from."""
     settings, capabilities = engine.settings, engine.backend.capabilities
     document_views = settings.views if settings.views is not None else capabilities.editable
@@ -87,6 +88,7 @@ async def _open(engine: Engine) -> str:
         engine.log,
         limit=settings.max_document,
         editable=document_views and capabilities.editable and not engine.readonly,
+        anew=anew,
     )
     original: Original | None = None
     unfinished = found.imported and not engine.readonly
@@ -119,6 +121,19 @@ def _show(engine: Engine, found: Recovered, original: Original | None) -> None:
     engine.show(found.replica, found.store, found.incarnation, found.floor[0] if found.floor else None)
     for damage in engine.damage:
         engine.events.emit(CorruptionDetected(damage.key, damage.reason, None))
+
+
+async def put_aside(backend: Backend, key: str, why: str) -> str:
+    """Move an object aside, as `<key>.<why>.<UTC time>`; its new key (empty: it was gone)."""
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    try:
+        blob = await backend.read(key)
+    except NotFoundError:
+        return ""
+    kept = f"{key}.{why}.{moment}"
+    await backend.write(kept, blob.data)
+    await backend.delete(key)
+    return kept
 
 
 @dataclass(slots=True)
@@ -167,16 +182,7 @@ class _TakeOver:
         self.engine.events.emit(EditConflict(key, kept))
 
     async def _put_aside(self, key: str, why: str) -> str:
-        backend = self.engine.backend
-        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        try:
-            blob = await backend.read(key)
-        except NotFoundError:
-            return ""
-        kept = f"{key}.{why}.{moment}"
-        await backend.write(kept, blob.data)
-        await backend.delete(key)
-        return kept
+        return await put_aside(self.engine.backend, key, why)
 
     async def _back_up(self, original: Original) -> None:
         """The pre-migration backup: the `state.json` that was used, as it was. An earlier one is never replaced."""

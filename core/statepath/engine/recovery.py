@@ -81,9 +81,11 @@ class Recovered:
         return self.floor[0].snapshots if self.floor else ()
 
 
-async def recover(backend: Backend, log: CommitLog, *, limit: int, editable: bool) -> Recovered:
+async def recover(
+    backend: Backend, log: CommitLog, *, limit: int, editable: bool, anew: bool = False
+) -> Recovered:
     """Read what the store holds. `limit` bounds a document's size, in bytes. `editable` says that people may have
-    changed the documents' own files, and that no other process writes them now.
+    changed the documents' own files, and that no other process writes them now. `anew` gives up what the log holds.
 
     Raises:
         UnsupportedError: a newer program wrote the store (`newer_format`).
@@ -115,6 +117,8 @@ async def recover(backend: Backend, log: CommitLog, *, limit: int, editable: boo
                 found.examined = examined
             else:
                 found.damage += [Damage(key, reason) for key, reason in examined.broken]
+        if found.exists and anew:
+            found.broken = True
         if found.broken:
             await _measure_logs(backend, found.replica)
             # Snapshots are told apart by their time, and the lost commits may have had the next ones.

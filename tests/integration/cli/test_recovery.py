@@ -195,3 +195,42 @@ def test_restore_to_another_place_leaves_the_store_as_it_is(
     )
     again = on("restore", "--at", "2", "--to", to, "--json")
     assert (again.code, again.error["code"]) == (4, "already_exists")
+
+
+def test_repair_asks_and_mends(on: Run, filled: str, files: Run) -> None:
+    state = Path(filled, "state.json")
+    state.write_bytes(state.read_bytes().replace(b"failed", b"fooled"))
+    before = files()
+    tried = on("repair", "--dry-run")
+    assert (tried.code, files()) == (6, before)
+    assert tried.out.splitlines()[1] == (
+        "    is kept aside, and written again from the newest backup and the journal"
+    )
+    assert on("repair", stdin="n\n").code == 1
+    assert files() == before
+    done = on("repair", "--yes")
+    assert done.code == 0
+    assert done.out.splitlines()[-1] == "mended, up to seq 7"
+    assert "kept aside: state.json.corrupt." in done.out
+    assert on("verify").out == "all is well, up to seq 7\n"
+
+
+def test_repair_of_a_sound_store_does_nothing(on: Run, filled: str, files: Run) -> None:
+    before = files()
+    assert on("repair", "--json").json["found"] == []
+    assert on("repair").out == "all is well, up to seq 7\n"
+    assert files() == before
+
+
+def test_repair_says_what_it_could_not_mend(on: Run, filled: str) -> None:
+    journal = next(Path(filled, "journal").glob("*.jsonl"))
+    journal.write_bytes(journal.read_bytes().replace(b"pending", b"pensive"))
+    Path(filled, "logs/session_s1.log").unlink()
+    done = on("repair", "--yes")
+    assert done.code == 6
+    assert "damaged still: logs/session_s1.log is missing" in done.out
+
+
+def test_verify_names_the_command_that_mends(on: Run, filled: str) -> None:
+    Path(filled, "journal/floor").write_bytes(b"{}")
+    assert f"next: statepath repair --dry-run -s {filled}" in on("verify").err
