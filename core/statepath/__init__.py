@@ -7,6 +7,7 @@ async with statepath.open() as store:
 
 from statepath._version import __version__
 from statepath.collection import Collection, Document
+from statepath.copying import Copied, copy, import_backup
 from statepath.diff import Difference, FieldDifference
 from statepath.errors import StateError
 from statepath.events import Events
@@ -23,6 +24,7 @@ from statepath.watch import StateChange
 
 __all__ = [
     "Collection",
+    "Copied",
     "Difference",
     "Document",
     "Events",
@@ -50,6 +52,8 @@ __all__ = [
     "TaskLogEntry",
     "Transaction",
     "__version__",
+    "copy",
+    "import_backup",
     "open",
     "open_sync",
     "repair",

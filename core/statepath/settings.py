@@ -89,6 +89,18 @@ def _bytes(value: object) -> int:
     return value
 
 
+def size(text: str) -> int:
+    """The bytes that a text such as "100MiB" means.
+
+    Raises:
+        InvalidArgumentError: it means none.
+    """
+    try:
+        return _bytes(int(text) if text.isdecimal() else text)
+    except ValueError as error:
+        raise InvalidArgumentError(f"{text!r}: {error}") from None
+
+
 def _auto(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() == "auto" else value
 

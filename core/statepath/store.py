@@ -21,11 +21,12 @@ from statepath.discovery import connect
 from statepath.engine.backups import backup_keys
 from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
-from statepath.engine.founding import Founded, Founding, Origin, Tell
+from statepath.engine.founding import silent
 from statepath.engine.history import transactions
 from statepath.engine.ids import check_collection, check_id, decode_id, report_key
-from statepath.engine.opening import commit_log, open_engine
-from statepath.engine.origin import StoreOrigin
+from statepath.engine.opening import found, open_engine
+from statepath.engine.origin import StoreOrigin, present
+from statepath.engine.portable import Exported, export
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS
 from statepath.engine.verification import Finding, verify
@@ -340,7 +341,9 @@ class Store:
         engine = self._engine
         then, now = await engine.past(at), await engine.present()
         then.logs = now.logs
-        founded = await found(StoreOrigin(engine, then, now), to, engine.settings, self.events)
+        backend = await connect(to)
+        founded = await found(StoreOrigin(engine, then, now), backend, engine.settings)
+        self.events.emit(StoreCopied(backend.url, founded.seq, founded.documents))
         return Restored(founded.seq, founded.seq)
 
     async def snapshot(self) -> int:
@@ -355,6 +358,28 @@ class Store:
         """The keys of the backups, oldest first."""
         self._engine.check_open()
         return await backup_keys(self._engine.backend)
+
+    async def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        history: bool = False,
+        progress: Callable[[str], None] = silent,
+    ) -> Exported:
+        """Write the state of now, the session logs and the reports into one file, which `import_backup` takes to any
+        backend. It is read back before it gets its name.
+
+        Parameters:
+            history: the commits and the backups, too.
+            progress: is told in words what is being done.
+
+        Raises:
+            AlreadyExistsError: there is such a file.
+        """
+        engine = self._engine
+        return await export(
+            await present(engine, history=history), engine.incarnation, os.fspath(path), progress
+        )
 
     async def flush(self) -> None:
         """Wait until everything saved so far is durable and the files that people read show it."""
@@ -492,23 +517,6 @@ def open(
         return Store(await open_engine(backend, used, bus, readonly=readonly), owns_events=events is None)
 
     return Opening(opened)
-
-
-async def found(
-    origin: Origin,
-    path: str | os.PathLike[str],
-    settings: Settings,
-    events: Events,
-    tell: Tell = lambda _: None,
-) -> Founded:
-    """Make a store of the origin at a state path where nothing is yet."""
-    backend = await connect(path)
-    try:
-        founded = await Founding(origin, backend, commit_log(backend, settings), tell).run()
-    finally:
-        await backend.close()
-    events.emit(StoreCopied(backend.url, founded.seq, founded.documents))
-    return founded
 
 
 def _is_model(model: object) -> bool:

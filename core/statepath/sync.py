@@ -33,6 +33,8 @@ from typing_extensions import Unpack
 
 from statepath.collection import Collection, Document, Json
 from statepath.diff import Difference
+from statepath.engine.founding import silent
+from statepath.engine.portable import Exported
 from statepath.engine.replay import Damage
 from statepath.engine.verification import Finding
 from statepath.errors import ClosedError, UnsupportedError
@@ -362,6 +364,16 @@ class SyncStore:
     def backups(self) -> list[str]:
         """As `Store.backups`."""
         return self._loop.run(self._store.backups)
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        history: bool = False,
+        progress: Callable[[str], None] = silent,
+    ) -> Exported:
+        """As `Store.export`. `progress` is called in another thread."""
+        return self._loop.run(self._store.export, path, history=history, progress=progress)
 
     def flush(self) -> None:
         """As `Store.flush`."""

@@ -7,6 +7,8 @@ there already is not written again: so an attempt can be repeated.
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -29,6 +31,10 @@ from statepath.errors import AlreadyExistsError, CorruptionError, DivergedError,
 
 Tell = Callable[[str], None]
 """Takes what is being done, in words, as it goes on."""
+
+
+def silent(what: str) -> None:
+    """Tells nobody."""
 
 
 class Origin(Protocol):
@@ -206,6 +212,8 @@ class Founding:
         """Write a snapshot and read it back."""
         stream = SnapshotStream(replica.cut(), store=floor.store, incarnation=floor.incarnation)
         backend = self.backend
+        if key in self._sizes and await self._holds(key, stream):
+            return SnapshotMark(replica.head, stream.digest, replica.time)
         if backend.capabilities.streams and isinstance(backend, SupportsStreams):
             await backend.write_stream(key, stream, when=ALWAYS)
         else:
@@ -213,6 +221,14 @@ class Founding:
         if (await check_snapshot(backend, key)).digest != stream.digest:
             raise _altered(key)
         return SnapshotMark(replica.head, stream.digest, replica.time)
+
+    async def _holds(self, key: str, stream: SnapshotStream) -> bool:
+        """Whether an interrupted attempt has written this very snapshot."""
+        await asyncio.to_thread(deque, stream, 0)
+        try:
+            return (await check_snapshot(self.backend, key)).digest == stream.digest
+        except (CorruptionError, NotFoundError):
+            return False
 
     async def _put(self, key: str, data: bytes) -> None:
         """Write an object and read it back, unless it is there."""

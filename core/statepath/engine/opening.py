@@ -18,6 +18,7 @@ from statepath.commit import Note, Put
 from statepath.engine.adoption import Examined
 from statepath.engine.engine import Engine
 from statepath.engine.floor import Floor, write_floor
+from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
 from statepath.engine.history import difference
 from statepath.engine.ids import document_key
 from statepath.engine.original import PRE_MIGRATION_KEY, Original, read_original
@@ -77,6 +78,18 @@ def commit_log(backend: Backend, settings: Settings) -> CommitLog:
     if backend.capabilities.commit_log and isinstance(backend, SupportsCommitLog):
         return backend.commit_log()
     return PortableCommitLog(backend, deadline=settings.deadline, window=KEEP_SECONDS)
+
+
+async def found(origin: Origin, backend: Backend, settings: Settings, tell: Tell = silent) -> Founded:
+    """Make a store of the origin at the backend, where nothing is yet; closes the backend.
+
+    Raises:
+        AlreadyExistsError: there is something.
+    """
+    try:
+        return await Founding(origin, backend, commit_log(backend, settings), tell).run()
+    finally:
+        await backend.close()
 
 
 async def _open(engine: Engine, *, anew: bool) -> str:

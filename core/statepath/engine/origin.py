@@ -64,3 +64,9 @@ class StoreOrigin:
 
     async def body(self, key: str) -> bytes:
         return (await self.engine.backend.read(key)).data
+
+
+async def present(engine: Engine, *, history: bool) -> StoreOrigin:
+    """The store as it is now."""
+    now = await engine.present()
+    return StoreOrigin(engine, now, now, history=history)

@@ -234,3 +234,31 @@ def test_repair_says_what_it_could_not_mend(on: Run, filled: str) -> None:
 def test_verify_names_the_command_that_mends(on: Run, filled: str) -> None:
     Path(filled, "journal/floor").write_bytes(b"{}")
     assert f"next: statepath repair --dry-run -s {filled}" in on("verify").err
+
+
+def test_backup_export_and_import_take_a_store_to_another_place(
+    on: Run, cli: Run, filled: str, files: Run, tmp_path: Path
+) -> None:
+    file, to, before = str(tmp_path / "store.zip"), str(tmp_path / "to"), files()
+    made = on("backup", "export", file, "--history", "--json").json
+    assert (made["path"], made["seq"]) == (file, 7)
+    assert files() == before
+    assert cli("backup", "import", file, "-s", to).out == f"{to} begins with seq 7 and 4 documents\n"
+    assert cli("ls", "tasks", "--json", "-s", to).lines == on("ls", "tasks", "--json").lines
+    assert [one["seq"] for one in cli("history", "--json", "-s", to).lines] == [1, 2, 3, 4, 5, 6, 7]
+    again = cli("backup", "import", file, "-s", to, "--json")
+    assert (again.code, again.error["code"]) == (4, "already_exists")
+    assert on("backup", "export", file).code == 4
+
+
+def test_backup_import_refuses_what_is_no_backup_or_too_large(
+    on: Run, cli: Run, filled: str, tmp_path: Path
+) -> None:
+    file, to = tmp_path / "store.zip", str(tmp_path / "to")
+    on("backup", "export", str(file))
+    assert cli("backup", "import", str(file), "-s", to, "--max-size", "1KiB").code == 2
+    assert cli("backup", "import", str(file), "-s", to, "--max-size", "much").code == 2
+    file.write_bytes(file.read_bytes()[:-10])
+    answer = cli("backup", "import", str(file), "-s", to)
+    assert (answer.code, Path(to).exists()) == (6, False)
+    assert "nothing was written" in answer.err
