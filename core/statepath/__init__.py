@@ -12,6 +12,8 @@ from statepath.diff import Difference, FieldDifference
 from statepath.errors import StateError
 from statepath.events import Events
 from statepath.filters import F, Filter
+from statepath.migrating import MigrationPlan, migrate, plan_migration, plan_rollback, rollback
+from statepath.migrations import migration
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task, TaskLogEntry
 from statepath.persistence import SavedState, StatePersistence
 from statepath.query import Page, Query
@@ -32,6 +34,7 @@ __all__ = [
     "FieldDifference",
     "Filter",
     "Health",
+    "MigrationPlan",
     "Page",
     "PersistedState",
     "Query",
@@ -54,7 +57,12 @@ __all__ = [
     "__version__",
     "copy",
     "import_backup",
+    "migrate",
+    "migration",
     "open",
     "open_sync",
+    "plan_migration",
+    "plan_rollback",
     "repair",
+    "rollback",
 ]

@@ -139,6 +139,18 @@ class StoreUpgraded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class StoreMigrated(Event):
+    """Documents went to another schema version, as the commit `seq`; `versions` says which. `backup` holds the state of
+    before."""
+
+    name: ClassVar[str] = "store:migrated"
+    versions: str
+    documents: int
+    seq: int
+    backup: str
+
+
+@dataclass(frozen=True, slots=True)
 class StateRestored(Event):
     """The state is again what it was at `to_seq`, as the commit `seq`; `undo` says how to take that back."""
 
@@ -208,6 +220,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
         EditAdopted,
         EditConflict,
         StoreUpgraded,
+        StoreMigrated,
         StateRestored,
         StoreCopied,
         HistoryTrimmed,

@@ -49,6 +49,8 @@ class SettingsArgs(TypedDict, total=False):
     snapshot_age: float | str | timedelta
     view_interval: float | str | timedelta
     max_document: int | str
+    migrations: str | tuple[str, ...]
+    migrate: bool
 
 
 _UNITS: Final = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -110,6 +112,12 @@ def _bytes_or_auto(value: object) -> int | None:
     return None if value is None else _bytes(value)
 
 
+def _names(value: object) -> object:
+    return (
+        tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    )
+
+
 def _text(value: object) -> object:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
@@ -156,6 +164,12 @@ class Settings(BaseSettings):
 
     max_document: Size = Field(64 * 1024 * 1024, ge=1024)
     """The most bytes of one document."""
+
+    migrations: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
+    """Modules (`package.module`) or functions (`package.module:function`) that hold migrations."""
+
+    migrate: bool = True
+    """Whether migrations that are due are done when the store is opened for writing."""
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None, **overrides: Unpack[SettingsArgs]) -> Settings:
@@ -336,6 +350,8 @@ def _shown(name: str, value: Any) -> Any:
             return "(not a state path)"
     if isinstance(value, timedelta):
         return _duration_text(value)
+    if isinstance(value, tuple):
+        return ", ".join(value)
     return value
 
 

@@ -24,15 +24,18 @@ from statepath.engine.engine import Engine
 from statepath.engine.founding import silent
 from statepath.engine.history import transactions
 from statepath.engine.ids import check_collection, check_id, decode_id, report_key
+from statepath.engine.migration import versions
 from statepath.engine.opening import found, open_engine
 from statepath.engine.origin import StoreOrigin, present
 from statepath.engine.portable import Exported, export
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS
+from statepath.engine.snapshot import SCHEMA_MEMBER
 from statepath.engine.verification import Finding, verify
 from statepath.engine.views import read_log
 from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError
 from statepath.events import Events, StoreCopied
+from statepath.migrations import load_migrations
 from statepath.settings import Settings, SettingsArgs
 from statepath.transaction import Transaction
 from statepath.watch import StateChange, changes_in, position, watch
@@ -200,7 +203,12 @@ class Store:
         """All members of `state.json` that are no collections."""
         self._engine.check_open()
         held = self._engine.replica.collections.get(MEMBERS, {})
-        return {name: decode(entry.json()) for name, entry in held.items()}
+        return {name: decode(entry.json()) for name, entry in held.items() if name != SCHEMA_MEMBER}
+
+    @property
+    def schema_versions(self) -> dict[str, int]:
+        """The schema version of each collection whose documents are not of version 1."""
+        return versions(self._engine.replica)
 
     async def append_log(self, id: str, text: str) -> int:
         """Add text to the end of a session's log; the seq, when it is durable."""
@@ -501,7 +509,9 @@ def open(
             `BackendNotInstalledError`, `DuplicateSchemeError`).
         StoreLockedError: another process writes to the store; names it.
         NotFoundError: read-only, and there is no store.
-        UnsupportedError: a newer program wrote the store.
+        UnsupportedError: a newer program wrote the store (`newer_format`, `newer_schema`), or a migration is due and
+            `migrate` is off (`migration_pending`).
+        MigrationError: a migration failed; nothing was changed.
     """
 
     async def opened() -> Store:
@@ -512,9 +522,11 @@ def open(
             )
         used = settings if settings is not None else Settings.load(path, **overrides)
         state_path = used.path if path is None else path
+        migrations = load_migrations(used.migrations)
         backend: Backend = await connect(state_path, readonly=readonly)
         bus = Events() if events is None else events
-        return Store(await open_engine(backend, used, bus, readonly=readonly), owns_events=events is None)
+        engine = await open_engine(backend, used, bus, readonly=readonly, migrations=migrations)
+        return Store(engine, owns_events=events is None)
 
     return Opening(opened)
 

@@ -388,6 +388,11 @@ class SyncStore:
         return self._loop.run(self._store.verify)
 
     @property
+    def schema_versions(self) -> dict[str, int]:
+        """As `Store.schema_versions`."""
+        return self._store.schema_versions
+
+    @property
     def damage(self) -> tuple[Damage, ...]:
         """As `Store.damage`."""
         return self._store.damage

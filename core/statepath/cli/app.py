@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from statepath.cli import backups, configuration, copying, diagnosis, documents, feed, recovery
+from statepath.cli import backups, configuration, copying, diagnosis, documents, feed, migrating, recovery
 from statepath.cli.demo import command as demo
 from statepath.cli.diagnosis import print_version
 from statepath.cli.options import Json, StatePath
@@ -41,4 +41,5 @@ def statepath(
 for group in (demo, diagnosis, documents, feed, recovery, copying):
     app.add_typer(group.group)
 app.add_typer(backups.group, name="backup")
+app.add_typer(migrating.group, name="migrate")
 app.add_typer(configuration.group, name="config")

@@ -71,7 +71,7 @@ async def diff(
     show_differences(found, output)
 
 
-def show_differences(found: Sequence[Difference], output: Output) -> None:
+def show_differences(found: Sequence[Difference], output: Output, *, quiet: bool = False) -> None:
     """A line a document, and below it one a field; or an object a document."""
     for one in found:
         fields = one.fields()
@@ -86,7 +86,7 @@ def show_differences(found: Sequence[Difference], output: Output) -> None:
             parts += ["→"] if field.kind == "changed" else []
             parts += [preview(field.after)] if field.kind != "removed" else []
             output.text(f"{' '.join(parts)}\n")
-    if not found:
+    if not found and not quiet:
         output.note("no document differs")
 
 

@@ -12,13 +12,14 @@ from datetime import datetime
 from typing import Final
 
 from statepath.backend import Backend, CommitLog
-from statepath.commit import Change, Commit, Delete, Note, Put, Transaction, WriteLog, WriteReport
+from statepath.commit import FORMAT, Change, Commit, Delete, Note, Put, Transaction, WriteLog, WriteReport
 from statepath.engine.autosave import Autosave, free_bytes, try_snapshot
 from statepath.engine.committer import Committer, Read
 from statepath.engine.feed import Feed
 from statepath.engine.floor import Floor
 from statepath.engine.history import Past, difference
 from statepath.engine.ids import log_key
+from statepath.engine.migration import Migrated, check_known, versions
 from statepath.engine.replay import Damage, apply_commit, changes_of
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
@@ -30,8 +31,10 @@ from statepath.errors import (
     NotFoundError,
     ReadOnlyError,
     StateError,
+    UnsupportedError,
 )
 from statepath.events import Events, SaveError, StateRestored
+from statepath.migrations import Migrations
 from statepath.settings import Settings
 
 _CHANGE_BYTES: Final = 128
@@ -52,7 +55,14 @@ class Engine:
     """The replica of a store and, unless it is read-only, the tasks that commit, snapshot and write views."""
 
     def __init__(
-        self, backend: Backend, log: CommitLog, settings: Settings, events: Events, *, readonly: bool
+        self,
+        backend: Backend,
+        log: CommitLog,
+        settings: Settings,
+        events: Events,
+        *,
+        readonly: bool,
+        migrations: Migrations | None = None,
     ) -> None:
         self.backend = backend
         self.log = log
@@ -64,6 +74,8 @@ class Engine:
         self.incarnation = ""
         self.damage: list[Damage] = []
         self.closed = False
+        self.migrations = migrations
+        self.migrated: Migrated | None = None
         self.last_commit_at: float | None = None
         self._found_floor = Floor(store="", incarnation="")
         self._committer: Committer | None = None
@@ -188,6 +200,22 @@ class Engine:
                 transactions = [await changes_of(self.backend, one) for one in commit.transactions]
                 stage, size = await apply_commit(self.backend, self.replica, commit)
                 self._committed(commit, transactions, stage, size)
+            if not self.readonly:
+                self.check_writable(self.replica)
+
+    def check_writable(self, replica: Replica) -> None:
+        """
+        Raises:
+            UnsupportedError: only a newer program may go on with this state (`newer_format`, `newer_schema`).
+        """
+        if replica.needs > FORMAT:
+            raise UnsupportedError(
+                f"{self.backend.url} is written in format {replica.needs} now, and this program writes {FORMAT}: "
+                "install a newer statepath (pip install --upgrade statepath); read-only it can be opened",
+                code="newer_format",
+            )
+        if self.migrations is not None:
+            check_known(replica, self.migrations)
 
     # Reading beside the replica
 
@@ -303,6 +331,12 @@ class Engine:
         """
         then = await self.past(at)
         before = self.replica.head
+        if versions(then) != versions(self.replica):
+            raise UnsupportedError(
+                f"between seq {then.head} and now there was a migration: take it back with statepath migrate rollback, "
+                "or restore to another place with --to",
+                code="other_schema",
+            )
         changes = difference(self.replica, then)
         if not changes:
             return then.head, before

@@ -21,6 +21,7 @@ from statepath.engine.floor import Floor, write_floor
 from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
 from statepath.engine.history import difference
 from statepath.engine.ids import document_key
+from statepath.engine.migrating import migrate
 from statepath.engine.original import PRE_MIGRATION_KEY, Original, read_original
 from statepath.engine.recovery import Recovered, recover
 from statepath.engine.replay import Damage
@@ -40,6 +41,7 @@ from statepath.events import (
     StoreUpgraded,
 )
 from statepath.log import PortableCommitLog
+from statepath.migrations import Migrations
 from statepath.settings import Settings
 
 logger = logging.getLogger("statepath.opening")
@@ -48,17 +50,28 @@ _MANY: Final = 10_000
 
 
 async def open_engine(
-    backend: Backend, settings: Settings, events: Events, *, readonly: bool = False, anew: bool = False
+    backend: Backend,
+    settings: Settings,
+    events: Events,
+    *,
+    readonly: bool = False,
+    anew: bool = False,
+    migrations: Migrations | None = None,
 ) -> Engine:
-    """Recover the state and start the engine's tasks. The backend is the engine's from now on. With `anew` the log is
-    not continued: what it holds is kept aside, and it begins again behind the state.
+    """Recover the state and start the engine's tasks. The backend is the engine's from now on.
+
+    Parameters:
+        anew: the log is not continued: what it holds is kept aside, and it begins again behind the state.
+        migrations: those that the program knows; what is due of them is done. `None`: it cares for no schema.
 
     Raises:
         NotFoundError: read-only, and there is no store.
         UnsupportedError: a newer program wrote the store (`newer_format`).
     """
     began = time.monotonic()
-    engine = Engine(backend, commit_log(backend, settings), settings, events, readonly=readonly)
+    engine = Engine(
+        backend, commit_log(backend, settings), settings, events, readonly=readonly, migrations=migrations
+    )
     try:
         source = await _open(engine, anew=anew)
     except BaseException:
@@ -115,7 +128,12 @@ async def _open(engine: Engine, *, anew: bool) -> str:
     if engine.readonly:
         _show(engine, found, original)
     else:
+        if found.floor is not None:
+            found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
+        engine.check_writable(found.replica)
         await _TakeOver(engine, found, original).run(document_views=document_views)
+        if engine.migrations is not None:
+            engine.migrated = await migrate(engine, engine.migrations, allowed=settings.migrate)
     return original.source if original and original.source else found.source
 
 

@@ -27,6 +27,9 @@ SEED_COLLECTIONS: Final = ("tasks", "sessions")
 SNAPSHOT_MEMBERS: Final = frozenset({"version", "seq", "last_saved", "_statepath", *SEED_COLLECTIONS})
 """Members that every snapshot has."""
 
+SCHEMA_MEMBER: Final = "schema_versions"
+"""The member that tells the schema version of each collection, where it is not 1."""
+
 _BEGINNING = b'{\n"version":"'
 MARK: Final = b'\n"_statepath":'
 """Where the documents end."""
@@ -220,6 +223,7 @@ def _slice(data: bytes, meta: SnapshotMeta) -> Replica:
     replica = Replica()
     replica.head, replica.commit, replica.time = meta.seq, meta.commit, meta.time
     replica.logs = dict(meta.logs)
+    replica.needs = meta.min_writer
     for name, index in meta.collections.items():
         at = index.start
         if name.startswith(f"{MEMBERS}/"):
