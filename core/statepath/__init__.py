@@ -9,6 +9,7 @@ from statepath._version import __version__
 from statepath.collection import Collection, Document
 from statepath.copying import Copied, copy, import_backup
 from statepath.diff import Difference, FieldDifference
+from statepath.engine.archiving import Archived
 from statepath.errors import StateError
 from statepath.events import Events
 from statepath.filters import F, Filter
@@ -19,12 +20,14 @@ from statepath.persistence import SavedState, StatePersistence
 from statepath.query import Page, Query
 from statepath.repairing import Repair, repair
 from statepath.settings import Settings, SettingsArgs
-from statepath.store import Health, Restored, Stats, Store, open
+from statepath.store import ArchivedDocument, Health, Restored, Stats, Store, open
 from statepath.sync import SyncStore, open_sync
 from statepath.transaction import Transaction
 from statepath.watch import StateChange
 
 __all__ = [
+    "Archived",
+    "ArchivedDocument",
     "Collection",
     "Copied",
     "Difference",

@@ -171,6 +171,17 @@ class StoreCopied(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class DocumentsArchived(Event):
+    """So many documents of a collection left the live state for the archive's `segment`, as the commit `seq`."""
+
+    name: ClassVar[str] = "documents:archived"
+    collection: str
+    documents: int
+    segment: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryTrimmed(Event):
     """The log begins behind `floor` now. `reason` is `age` or `bytes`."""
 
@@ -223,6 +234,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
         StoreMigrated,
         StateRestored,
         StoreCopied,
+        DocumentsArchived,
         HistoryTrimmed,
         DiskLow,
         DiskOk,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self, TypeVar, overload
 
 from msgspec import Raw
@@ -18,7 +18,17 @@ from statepath.commit import WriteLog, WriteReport
 from statepath.debug import enable_debug
 from statepath.diff import Difference, differences
 from statepath.discovery import connect
+from statepath.engine.archiving import (
+    Archived,
+    archive,
+    archive_by_rules,
+    bring_back,
+    choose,
+    documents,
+    find,
+)
 from statepath.engine.backups import backup_keys
+from statepath.engine.cleaning import Cleaned, clean
 from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.founding import silent
@@ -30,13 +40,14 @@ from statepath.engine.origin import StoreOrigin, present
 from statepath.engine.portable import Exported, export
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS
-from statepath.engine.snapshot import SCHEMA_MEMBER
+from statepath.engine.snapshot import OWN_MEMBERS
 from statepath.engine.verification import Finding, verify
 from statepath.engine.views import read_log
 from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError
 from statepath.events import Events, StoreCopied
+from statepath.filters import F, Filter
 from statepath.migrations import load_migrations
-from statepath.settings import Settings, SettingsArgs
+from statepath.settings import Settings, SettingsArgs, duration
 from statepath.transaction import Transaction
 from statepath.watch import StateChange, changes_in, position, watch
 
@@ -93,6 +104,21 @@ class Restored:
 
     to: int
     seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedDocument:
+    """A document in the archive: the version that it had, when it was changed last, and the segment that it is in."""
+
+    collection: str
+    id: str
+    version: int
+    modified: datetime
+    segment: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.collection}/{self.id}"
 
 
 class Store:
@@ -203,7 +229,7 @@ class Store:
         """All members of `state.json` that are no collections."""
         self._engine.check_open()
         held = self._engine.replica.collections.get(MEMBERS, {})
-        return {name: decode(entry.json()) for name, entry in held.items() if name != SCHEMA_MEMBER}
+        return {name: decode(entry.json()) for name, entry in held.items() if name not in OWN_MEMBERS}
 
     @property
     def schema_versions(self) -> dict[str, int]:
@@ -389,6 +415,80 @@ class Store:
             await present(engine, history=history), engine.incarnation, os.fspath(path), progress
         )
 
+    async def archive(
+        self,
+        collection: str,
+        where: Filter | None = None,
+        *,
+        older_than: timedelta | str,
+        dry_run: bool = False,
+        **equals: Any,
+    ) -> Archived:
+        """Move documents that are done from the live state into the archive: compressed segments, which cost nothing
+        when the store is opened. A restore to before brings them back, and so does `unarchive`. A document that changes
+        meanwhile stays live. A run that was interrupted can be repeated.
+
+        Parameters:
+            where, equals: which documents, as for `find`.
+            older_than: only those that were not changed for so long, such as "30d".
+            dry_run: only tell what would be archived; its segments are not named.
+        """
+        engine = self._engine
+        engine.check_open()
+        wanted = where
+        for field, value in equals.items():
+            one = F(field) == value
+            wanted = one if wanted is None else wanted & one
+        before = round((datetime.now(UTC) - duration(older_than)).timestamp() * 1_000_000)
+        matches = (lambda document: True) if wanted is None else wanted.matches
+        chosen = choose(engine.replica, check_collection(collection), before, matches)
+        if dry_run:
+            return Archived(len(chosen), sum(entry.size for _, entry in chosen), (), 0)
+        return await archive(engine, collection, chosen)
+
+    async def archive_by_rules(self, *, dry_run: bool = False) -> Archived:
+        """Archive what the setting `archive` says, as a running server does each hour."""
+        self._engine.check_open()
+        done = await archive_by_rules(self._engine, dry_run=dry_run)
+        return Archived(
+            sum(one.documents for one in done),
+            sum(one.bytes for one in done),
+            tuple(name for one in done for name in one.segments),
+            sum(one.compressed for one in done),
+        )
+
+    async def clean(self, *, older_than: timedelta | str = "30d", dry_run: bool = False) -> Cleaned:
+        """Remove what was kept aside before that (`*.corrupt.*`, `*.conflict.*`, the states of before a rollback), and
+        what an archive run has written and not finished. What any way back needs stays."""
+        self._engine.check_open()
+        return await clean(self._engine, duration(older_than), dry_run=dry_run)
+
+    async def archived(self, collection: str | None = None) -> AsyncGenerator[ArchivedDocument]:
+        """What is in the archive, of one collection or of all, the latest first."""
+        self._engine.check_open()
+        async for segment, place in documents(self._engine, collection):
+            modified = datetime.fromtimestamp(place.modified / 1_000_000, UTC)
+            yield ArchivedDocument(segment.collection, place.id, place.version, modified, segment.key)
+
+    async def read_archived(self, collection: str, id: str) -> JsonValue:
+        """A document of the archive, as it was when it was archived last.
+
+        Raises:
+            NotFoundError: the archive has none of that name.
+        """
+        self._engine.check_open()
+        return decode((await find(self._engine, check_collection(collection), check_id(id)))[1])
+
+    async def unarchive(self, collection: str, id: str) -> int:
+        """Make a document of the archive live again; the seq. The archive keeps it, too.
+
+        Raises:
+            NotFoundError: the archive has none of that name.
+            AlreadyExistsError: there is a live one.
+        """
+        self._engine.check_open()
+        return await bring_back(self._engine, check_collection(collection), check_id(id))
+
     async def flush(self) -> None:
         """Wait until everything saved so far is durable and the files that people read show it."""
         await self._engine.flush()
@@ -539,4 +639,4 @@ def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-__all__ = ["Health", "Opening", "Restored", "Stats", "Store", "open"]
+__all__ = ["ArchivedDocument", "Health", "Opening", "Restored", "Stats", "Store", "open"]

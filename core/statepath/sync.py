@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from inspect import isawaitable
 from queue import SimpleQueue
@@ -33,6 +33,8 @@ from typing_extensions import Unpack
 
 from statepath.collection import Collection, Document, Json
 from statepath.diff import Difference
+from statepath.engine.archiving import Archived
+from statepath.engine.cleaning import Cleaned
 from statepath.engine.founding import silent
 from statepath.engine.portable import Exported
 from statepath.engine.replay import Damage
@@ -42,7 +44,7 @@ from statepath.events import Events
 from statepath.filters import Filter
 from statepath.query import Page, Query
 from statepath.settings import Settings, SettingsArgs
-from statepath.store import Health, Opening, Restored, Stats, Store, open
+from statepath.store import ArchivedDocument, Health, Opening, Restored, Stats, Store, open
 from statepath.transaction import Transaction
 from statepath.watch import StateChange
 
@@ -374,6 +376,41 @@ class SyncStore:
     ) -> Exported:
         """As `Store.export`. `progress` is called in another thread."""
         return self._loop.run(self._store.export, path, history=history, progress=progress)
+
+    def archive(
+        self,
+        collection: str,
+        where: Filter | None = None,
+        *,
+        older_than: timedelta | str,
+        dry_run: bool = False,
+        **equals: Any,
+    ) -> Archived:
+        """As `Store.archive`."""
+        done: Archived = self._loop.run(
+            self._store.archive, collection, where, older_than=older_than, dry_run=dry_run, **equals
+        )
+        return done
+
+    def archive_by_rules(self, *, dry_run: bool = False) -> Archived:
+        """As `Store.archive_by_rules`."""
+        return self._loop.run(self._store.archive_by_rules, dry_run=dry_run)
+
+    def clean(self, *, older_than: timedelta | str = "30d", dry_run: bool = False) -> Cleaned:
+        """As `Store.clean`."""
+        return self._loop.run(self._store.clean, older_than=older_than, dry_run=dry_run)
+
+    def archived(self, collection: str | None = None) -> SyncIterator[ArchivedDocument]:
+        """As `Store.archived`."""
+        return SyncIterator(self._loop, partial(self._store.archived, collection), ahead=_READ_AHEAD)
+
+    def read_archived(self, collection: str, id: str) -> JsonValue:
+        """As `Store.read_archived`."""
+        return self._loop.run(self._store.read_archived, collection, id)
+
+    def unarchive(self, collection: str, id: str) -> int:
+        """As `Store.unarchive`."""
+        return self._loop.run(self._store.unarchive, collection, id)
 
     def flush(self) -> None:
         """As `Store.flush`."""

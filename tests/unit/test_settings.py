@@ -42,6 +42,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
     assert settings.max_document == 64 * MiB
     assert settings.migrations == ()
     assert settings.migrate is True
+    assert settings.archive == ()
 
 
 def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +60,7 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "max_document": "1.5 KiB",
         "migrations": "mine.first, mine.second:function",
         "migrate": "no",
+        "archive": "tasks older_than=30d; sessions older_than=1w",
     }
     for name, text in texts.items():
         monkeypatch.setenv(f"STATE_{name.upper()}", text)
@@ -76,6 +78,7 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "max_document": 1536,
         "migrations": ("mine.first", "mine.second:function"),
         "migrate": False,
+        "archive": ("tasks older_than=30d", "sessions older_than=1w"),
     }
 
 

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from statepath.cli import backups, configuration, copying, diagnosis, documents, feed, migrating, recovery
+from statepath.cli import (
+    backups,
+    configuration,
+    copying,
+    diagnosis,
+    documents,
+    feed,
+    migrating,
+    recovery,
+    retention,
+)
 from statepath.cli.demo import command as demo
 from statepath.cli.diagnosis import print_version
 from statepath.cli.options import Json, StatePath
@@ -41,5 +51,7 @@ def statepath(
 for group in (demo, diagnosis, documents, feed, recovery, copying):
     app.add_typer(group.group)
 app.add_typer(backups.group, name="backup")
+app.add_typer(retention.cleaning)
+app.add_typer(retention.group, name="archive")
 app.add_typer(migrating.group, name="migrate")
 app.add_typer(configuration.group, name="config")

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 import weakref
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Final
@@ -131,9 +131,9 @@ class Engine:
         )
         return views
 
-    def start_autosave(self) -> None:
-        """Begin to save by time."""
-        self._autosave = Autosave(self, self._writing_snapshotter())
+    def start_autosave(self, archive: Callable[[], Awaitable[object]]) -> None:
+        """Begin to save by time, and to `archive` where the settings have rules for it."""
+        self._autosave = Autosave(self, self._writing_snapshotter(), archive)
 
     def _is_busy(self) -> bool:
         """Whether saves are going on: a commit is under way, or the last one was just now."""

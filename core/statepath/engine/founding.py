@@ -64,6 +64,10 @@ class Origin(Protocol):
         """Its session logs and reports."""
         ...
 
+    def archive(self) -> AsyncIterator[tuple[str, bytes]]:
+        """The objects of its archive, by key."""
+        ...
+
     def backups(self) -> AsyncIterator[Replica]:
         """Earlier states, oldest first."""
         ...
@@ -112,6 +116,9 @@ class Founding:
         floor, etag = await self._claim()
         replica = self.origin.replica
         await self._files()
+        async for key, data in self.origin.archive():
+            self.tell(key)
+            await self._put(key, data)
         await self._backups(floor)
         await self._journal(floor)
         self.tell("writing the documents")

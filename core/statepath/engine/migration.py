@@ -122,14 +122,14 @@ def make_plan(replica: Replica, migrations: Migrations, *, limit: int) -> Plan:
         plan.documents[collection] = 0
         for id, entry in replica.collections.get(collection, {}).items():
             stored = entry.json()
-            data = _migrated(collection, id, stored, steps, limit)
+            data = migrated(collection, id, stored, steps, limit)
             if data is not None:
                 plan.puts.append(Put(collection, id, Raw(data), entry.version))
                 plan.documents[collection] += 1
     return plan
 
 
-def _migrated(collection: str, id: str, stored: bytes, steps: Sequence[Step], limit: int) -> bytes | None:
+def migrated(collection: str, id: str, stored: bytes, steps: Sequence[Step], limit: int) -> bytes | None:
     """The document's new bytes; `None` if it stays as it is."""
     key = f"{collection}/{id}"
     before = decode(stored)

@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from msgspec import Raw
 from statepath.backend import IF_ABSENT, Backend, CommitLog, ETag, SupportsCommitLog
 from statepath.commit import Note, Put
 from statepath.engine.adoption import Examined
+from statepath.engine.archiving import archive_by_rules
 from statepath.engine.engine import Engine
 from statepath.engine.floor import Floor, write_floor
 from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
@@ -191,7 +193,7 @@ class _TakeOver:
         )
         views = engine.start(written, self._put_aside, document_views=document_views)
         await self._settle(views)
-        engine.start_autosave()
+        engine.start_autosave(partial(archive_by_rules, engine))
 
     async def _keep_what_is_damaged(self) -> None:
         engine, found, original = self.engine, self.found, self.original

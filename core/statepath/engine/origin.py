@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from statepath.commit import Commit
+from statepath.engine.archiving import read_index, read_segment, segments
 from statepath.engine.backups import backup_keys
 from statepath.engine.engine import Engine
 from statepath.engine.files import Files, LogPiece, Report
@@ -41,6 +42,12 @@ class StoreOrigin:
         # Before a snapshot the files are brought up to it; a writer's own were brought up to `now`.
         shown = engine.saved[0] if engine.readonly else now.head
         return Files(engine.backend, engine.log, now, shown).read()
+
+    async def archive(self) -> AsyncIterator[tuple[str, bytes]]:
+        for segment in segments(self.replica):
+            yield segment.key, await read_segment(self.engine.backend, segment)
+            await read_index(self.engine.backend, segment)
+            yield segment.index_key, (await self.engine.backend.read(segment.index_key)).data
 
     async def backups(self) -> AsyncIterator[Replica]:
         if not self.history:

@@ -77,6 +77,7 @@ _DEFLATE: Final = 1032
 
 _LINE: Final = 64 * 1024 * 1024
 _BODY: Final = re.compile(r"bodies/[0-9a-f]{1,64}/[0-9]{1,9}")
+_SEGMENT: Final = re.compile(r"archive/[0-9a-f]{64}\.(jsonl\.gz|index\.json)")
 _LOG: Final = re.compile(r"logs/session_([^/]+)\.log")
 _REPORT: Final = re.compile(r"reports/([^/]+)\.json")
 
@@ -188,6 +189,8 @@ class _Writer:
             if origin.floor <= origin.replica.head:
                 await self._commits()
             await self._files()
+            async for key, data in origin.archive():
+                await self._member(key, iter([data]))
             manifest = Manifest(
                 format=FORMAT,
                 store=origin.store,
@@ -336,7 +339,7 @@ def _read_manifest(path: str, file: zipfile.ZipFile, size: int, limit: int) -> M
 
 
 def _is_ours(name: str) -> bool:
-    if name in (STATE_KEY, COMMITS) or is_backup(name) or _BODY.fullmatch(name):
+    if name in (STATE_KEY, COMMITS) or is_backup(name) or _BODY.fullmatch(name) or _SEGMENT.fullmatch(name):
         return True
     for pattern, key_of in ((_LOG, log_key), (_REPORT, report_key)):
         if match := pattern.fullmatch(name):
@@ -436,6 +439,11 @@ class Portable:
             data = await asyncio.to_thread(self._whole, name)
             parse_untrusted(data, key=name, limit=len(data))
             yield Report(id, data)
+
+    async def archive(self) -> AsyncIterator[tuple[str, bytes]]:
+        for member in self.manifest.members:
+            if _SEGMENT.fullmatch(member.name):
+                yield member.name, await asyncio.to_thread(self._whole, member.name)
 
     async def backups(self) -> AsyncIterator[Replica]:
         for member in self.manifest.members:

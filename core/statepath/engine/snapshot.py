@@ -30,6 +30,12 @@ SNAPSHOT_MEMBERS: Final = frozenset({"version", "seq", "last_saved", "_statepath
 SCHEMA_MEMBER: Final = "schema_versions"
 """The member that tells the schema version of each collection, where it is not 1."""
 
+ARCHIVE_MEMBER: Final = "archive_segments"
+"""The member that names the segments of the archive."""
+
+OWN_MEMBERS: Final = frozenset({SCHEMA_MEMBER, ARCHIVE_MEMBER})
+"""Members that only the core changes."""
+
 _BEGINNING = b'{\n"version":"'
 MARK: Final = b'\n"_statepath":'
 """Where the documents end."""

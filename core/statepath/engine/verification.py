@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from statepath.commit import FLOOR_KEY, JOURNAL
 from statepath.engine.adoption import examine
+from statepath.engine.archiving import check as check_archive
 from statepath.engine.backups import backup_keys
 from statepath.engine.checking import check_snapshot
 from statepath.engine.documents import parse_untrusted
@@ -55,6 +56,8 @@ class _Verification:
         await self._journal()
         await self._session_logs()
         await self._reports()
+        async for key, reason in check_archive(self.engine):
+            self._found(key, reason)
         if self.engine.backend.capabilities.editable and self.engine.settings.views is not False:
             await self._views()
         return self.findings

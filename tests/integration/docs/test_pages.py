@@ -84,6 +84,7 @@ PAGES = {
     "docs/local.md": _INSIDE,
     "docs/troubleshooting.md": "",
     "docs/migrations.md": _CHANGES,
+    "docs/archive.md": "",
 }
 """The pages, each with what its first block takes for granted."""
 
