@@ -10,6 +10,7 @@ from statepath.discovery import resolve
 from statepath.errors import UnsupportedError
 from statepath.settings import Settings
 
+
 def sql(state_path: StatePath = None, as_json: Json = False) -> None:
     """Print the SQL that makes the schema, for whoever may run it. Connects to nothing."""
     path = Settings.load(state_path).path

@@ -53,8 +53,8 @@ from statepath.events import (
     StoreUpgraded,
 )
 from statepath.log import PortableCommitLog
-from statepath.retry import retrying
 from statepath.migrations import Migrations
+from statepath.retry import retrying
 from statepath.settings import Settings
 
 logger = logging.getLogger("statepath.opening")
