@@ -150,7 +150,7 @@ class StateRestored(Event):
 
 @dataclass(frozen=True, slots=True)
 class HistoryTrimmed(Event):
-    """The log begins behind `floor` now. `reason` is `age` or `bytes`."""
+    """The log begins at `floor` now. `reason` is `age` or `bytes`."""
 
     name: ClassVar[str] = "history:trimmed"
     floor: int
