@@ -55,6 +55,10 @@ _portals = BlockingPortalProvider()
 
 def _start_anew_after_fork() -> None:
     global _portals  # noqa: PLW0603 - the thread behind it, and perhaps its lock's owner, stayed in the parent
+    portal = getattr(_portals, "_portal", None)
+    if portal is not None:
+        # Whoever drops the last reference stops the loop, and would wait for it without end: it does not run here.
+        portal._event_loop_thread_id = None  # noqa: SLF001 - anyio has no word for it
     _portals = BlockingPortalProvider()
 
 
