@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from statepath.backend import SupportsSchema
 from statepath.cli.options import Json, StatePath
 from statepath.cli.output import Output
@@ -12,15 +10,7 @@ from statepath.discovery import resolve
 from statepath.errors import UnsupportedError
 from statepath.settings import Settings
 
-group = typer.Typer(help="See what the storage needs before it can be used.", no_args_is_help=True)
 
-
-@group.callback()
-def migrate() -> None:
-    """A group, though it has one command."""
-
-
-@group.command()
 def sql(state_path: StatePath = None, as_json: Json = False) -> None:
     """Print the SQL that makes the schema, for whoever may run it. Connects to nothing."""
     path = Settings.load(state_path).path

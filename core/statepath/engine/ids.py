@@ -32,6 +32,7 @@ RESERVED: Final = frozenset(
         "reports",
         "bodies",
         "leases",
+        "archive",
     }
 )
 """Names that `state.json` or the layout on storage needs for itself."""
