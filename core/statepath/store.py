@@ -269,8 +269,8 @@ class Store:
         await self._flush_files()
         found: set[str] = set()
         async for entry in self._engine.backend.list_keys("logs/session_"):
-            name = entry.key.removeprefix("logs/session_").partition("/")[0].removesuffix(".log")
-            if (id := decode_id(name)) is not None:
+            name = entry.key.removeprefix("logs/session_").partition("/")[0]
+            if name.endswith(".log") and (id := decode_id(name.removesuffix(".log"))) is not None:
                 found.add(id)
         return sorted(found | set(self._engine.replica.logs))
 

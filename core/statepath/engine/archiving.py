@@ -24,6 +24,7 @@ from statepath.backend import IF_ABSENT, Backend
 from statepath.commit import Change, Delete, Note, Put, seal, unseal
 from statepath.engine.documents import decode, parse_untrusted
 from statepath.engine.engine import Engine
+from statepath.engine.history import transactions
 from statepath.engine.migration import migrated, versions
 from statepath.engine.replica import MEMBERS, Entry, Replica
 from statepath.engine.snapshot import ARCHIVE_MEMBER
@@ -325,6 +326,31 @@ async def bring_back(engine: Engine, collection: str, id: str) -> int:
         raise AlreadyExistsError(
             f"{collection}/{id} is live; delete it first", key=f"{collection}/{id}"
         ) from error
+
+
+async def rebuild(engine: Engine, damaged: frozenset[str]) -> None:
+    """Write those segments again that have a damaged key, from the states of right before they were archived, as far as
+    the history has these."""
+    wanted = {
+        segment.key: segment
+        for segment in segments(engine.replica)
+        if damaged & {segment.key, segment.index_key}
+    }
+    async for _, seq, changes in transactions(engine.backend, engine.log, engine.floor - 1):
+        for change in changes:
+            segment = wanted.get(change.text) if isinstance(change, Note) else None
+            if segment is None:
+                continue
+            then = await engine.past(seq - 1)
+            gone = [one for one in changes if isinstance(one, Delete)]
+            part = [
+                (one.id, entry) for one in gone if (entry := then.get(one.collection, one.id)) is not None
+            ]
+            data, places = await asyncio.to_thread(_pack, part)
+            index = bytes(seal(_Index(places)))
+            if sha256(index + data).hexdigest() == segment.name:
+                await engine.backend.write(segment.key, data)
+                await engine.backend.write(segment.index_key, index)
 
 
 async def check(engine: Engine) -> AsyncIterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ _ATTEMPTS: Final = 3
 
 class Hash(Protocol):
     def update(self, data: bytes | memoryview, /) -> None: ...
+    def digest(self) -> bytes: ...
 
 
 async def check_snapshot(backend: Backend, key: str) -> SnapshotMeta:

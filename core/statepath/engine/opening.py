@@ -180,14 +180,18 @@ class _Shown:
                 yield Shown(collection, id, entry.version, entry.modified, entry.json())
 
 
+def aside(key: str, why: str) -> str:
+    """Where an object is kept aside now: `<key>.<why>.<UTC time>`."""
+    return f"{key}.{why}.{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+
+
 async def put_aside(backend: Backend, key: str, why: str) -> str:
     """Move an object aside, as `<key>.<why>.<UTC time>`; its new key (empty: it was gone)."""
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     try:
         blob = await backend.read(key)
     except NotFoundError:
         return ""
-    kept = f"{key}.{why}.{moment}"
+    kept = aside(key, why)
     await backend.write(kept, blob.data)
     await backend.delete(key)
     return kept
