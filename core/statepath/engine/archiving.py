@@ -22,12 +22,13 @@ from pydantic import JsonValue
 
 from statepath.backend import IF_ABSENT, Backend
 from statepath.commit import Change, Delete, Note, Put, seal, unseal
+from statepath.engine.backups import backup_keys
 from statepath.engine.documents import decode, parse_untrusted
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
 from statepath.engine.migration import migrated, versions
 from statepath.engine.replica import MEMBERS, Entry, Replica
-from statepath.engine.snapshot import ARCHIVE_MEMBER
+from statepath.engine.snapshot import ARCHIVE_MEMBER, STATE_KEY, load_snapshot
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -107,6 +108,21 @@ class Archived:
 def decode_segments(data: bytes) -> tuple[Segment, ...]:
     """The segments that the member of a state names."""
     return _segments.decode(data)
+
+
+async def named(engine: Engine) -> set[Segment]:
+    """The segments of every state to which there is a way back, by the history or by a backup."""
+    held = set(segments(engine.replica))
+    for key in (STATE_KEY, *await backup_keys(engine.backend)):
+        try:
+            held.update(segments(load_snapshot((await engine.backend.read(key)).data, key)[1]))
+        except (NotFoundError, CorruptionError):
+            continue
+    async for _, _, changes in transactions(engine.backend, engine.log, engine.floor - 1):
+        for change in changes:
+            if isinstance(change, Put) and (change.collection, change.id) == (MEMBERS, ARCHIVE_MEMBER):
+                held.update(decode_segments(bytes(change.document)))
+    return held
 
 
 def segments(replica: Replica) -> tuple[Segment, ...]:
