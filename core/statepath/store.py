@@ -17,7 +17,7 @@ from statepath.collection import Collection, Json, back_off
 from statepath.commit import WriteLog, WriteReport
 from statepath.debug import enable_debug
 from statepath.diff import Difference, differences
-from statepath.discovery import connect
+from statepath.discovery import check_not_within, connect
 from statepath.engine.archiving import (
     Archived,
     archive,
@@ -49,6 +49,7 @@ from statepath.filters import F, Filter
 from statepath.migrations import load_migrations
 from statepath.settings import Settings, SettingsArgs, duration
 from statepath.transaction import Transaction
+from statepath.url import StateURL
 from statepath.watch import StateChange, changes_in, position, watch
 
 T = TypeVar("T")
@@ -373,6 +374,7 @@ class Store:
         if to is None:
             return Restored(*await self._engine.restore(at))
         engine = self._engine
+        check_not_within(StateURL.parse(engine.backend.url), StateURL.parse(os.fspath(to)))
         then, now = await engine.past(at), await engine.present()
         then.logs = now.logs
         backend = await connect(to)

@@ -27,7 +27,13 @@ from statepath.engine.ids import log_key, report_key
 from statepath.engine.replica import Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream
 from statepath.engine.views import write_log
-from statepath.errors import AlreadyExistsError, CorruptionError, DivergedError, NotFoundError
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    CorruptionError,
+    DivergedError,
+    NotFoundError,
+)
 
 Tell = Callable[[str], None]
 """Takes what is being done, in words, as it goes on."""
@@ -111,6 +117,7 @@ class Founding:
         """
         Raises:
             AlreadyExistsError: there is something in that place.
+            ConflictError: someone else has begun to make one there since.
             CorruptionError: what was written is not what was read back.
         """
         floor, etag = await self._claim()
@@ -121,6 +128,8 @@ class Founding:
             await self._put(key, data)
         await self._backups(floor)
         await self._journal(floor)
+        if (stored := await read_floor(self.backend)) is None or stored[1] != etag:
+            raise ConflictError(f"someone else is making a store at {self.backend.url}", key=FLOOR_KEY)
         self.tell("writing the documents")
         mark = await self._snapshot(STATE_KEY, replica, floor)
         finished = replace(floor, snapshots=(*self._marks, mark), unfinished="")
@@ -149,11 +158,16 @@ class Founding:
             raise _taken(self.backend, f"it has the store {floor.store}")
         if floor.store != origin.store or floor.floor > origin.replica.head + 1:
             raise _taken(self.backend, f"there a store is being made from {floor.unfinished}")
-        if floor.floor != origin.floor:
+        begun = await anext(aiter(self.log.read(floor.floor - 1)), None) is not None
+        if begun and not floor.floor <= origin.floor <= origin.replica.head:
             raise _taken(
                 self.backend, f"there a store is being made from {floor.unfinished}, with another history"
             )
-        return floor, etag
+        # An origin that is in use has gone on since. Whoever else is still at it can no longer finish.
+        if not begun:
+            floor = replace(floor, floor=origin.floor)
+        floor = replace(floor, unfinished=origin.name)
+        return floor, await write_floor(self.backend, floor, etag)
 
     async def _files(self) -> None:
         async for piece in self.origin.files():
