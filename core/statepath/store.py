@@ -443,7 +443,7 @@ class Store:
             wanted = one if wanted is None else wanted & one
         before = round((datetime.now(UTC) - duration(older_than)).timestamp() * 1_000_000)
         matches = (lambda document: True) if wanted is None else wanted.matches
-        chosen = choose(engine.replica, check_collection(collection), before, matches)
+        chosen = await choose(engine.replica, check_collection(collection), before, matches)
         if dry_run:
             return Archived(len(chosen), sum(entry.size for _, entry in chosen), (), 0)
         return await archive(engine, collection, chosen)

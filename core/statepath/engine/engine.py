@@ -349,7 +349,9 @@ class Engine:
     async def present(self) -> Replica:
         """The state of now, apart from the replica that goes on; the files of logs and reports show it."""
         await self.flush_files()
-        return Replica.of(self.replica.cut())
+        now = Replica.of(self.replica.cut())
+        now.needs = self.replica.needs
+        return now
 
     async def past(self, at: int | datetime) -> Replica:
         """The documents as they were."""

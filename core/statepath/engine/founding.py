@@ -17,15 +17,15 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
-from statepath.backend import ALWAYS, Backend, CommitLog, ETag, Span, SupportsStreams
-from statepath.commit import FLOOR_KEY, Body, Commit
+from statepath.backend import Backend, CommitLog, ETag, Span
+from statepath.commit import FLOOR_KEY, FORMAT, Body, Commit
 from statepath.engine.backups import backup_key
-from statepath.engine.checking import check_snapshot
+from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.files import LogPiece, Report
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.ids import log_key, report_key
 from statepath.engine.replica import Replica
-from statepath.engine.snapshot import STATE_KEY, SnapshotStream
+from statepath.engine.snapshot import STATE_KEY, SnapshotStream, newer_format
 from statepath.engine.views import write_log
 from statepath.errors import (
     AlreadyExistsError,
@@ -117,11 +117,14 @@ class Founding:
         """
         Raises:
             AlreadyExistsError: there is something in that place.
+            UnsupportedError: only a newer program may go on with the state (`newer_format`).
             ConflictError: someone else has begun to make one there since.
             CorruptionError: what was written is not what was read back.
         """
-        floor, etag = await self._claim()
         replica = self.origin.replica
+        if replica.needs > FORMAT:
+            raise newer_format(self.origin.name, replica.needs)
+        floor, etag = await self._claim()
         await self._files()
         async for key, data in self.origin.archive():
             self.tell(key)
@@ -235,12 +238,7 @@ class Founding:
         backend = self.backend
         if key in self._sizes and await self._holds(key, stream):
             return SnapshotMark(replica.head, stream.digest, replica.time)
-        if backend.capabilities.streams and isinstance(backend, SupportsStreams):
-            await backend.write_stream(key, stream, when=ALWAYS)
-        else:
-            await backend.write(key, b"".join(stream))
-        if (await check_snapshot(backend, key)).digest != stream.digest:
-            raise _altered(key)
+        await keep_snapshot(backend, key, stream)
         return SnapshotMark(replica.head, stream.digest, replica.time)
 
     async def _holds(self, key: str, stream: SnapshotStream) -> bool:

@@ -139,11 +139,11 @@ async def _open(engine: Engine, *, anew: bool) -> str:
         *found.damage,
         *(damage for damage in (original.damage if original else ()) if damage.key not in known),
     ]
+    if found.floor is not None:
+        found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
     if engine.readonly:
         _show(engine, found, original)
     else:
-        if found.floor is not None:
-            found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
         engine.check_writable(found.replica)
         await _TakeOver(engine, found, original).run(document_views=document_views)
         if engine.migrations is not None:

@@ -26,6 +26,9 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from statepath.commit import (
+    FORMAT as COMMIT_FORMAT,
+)
+from statepath.commit import (
     Append,
     Body,
     Change,
@@ -58,6 +61,7 @@ from statepath.engine.snapshot import (
     SnapshotMeta,
     SnapshotStream,
     load_snapshot,
+    newer_format,
 )
 from statepath.errors import (
     AccessDeniedError,
@@ -129,7 +133,10 @@ async def export(origin: Origin, incarnation: str, path: str, tell: Tell) -> Exp
 
     Raises:
         AlreadyExistsError: there is such a file.
+        UnsupportedError: only a newer program may go on with the state (`newer_format`).
     """
+    if origin.replica.needs > COMMIT_FORMAT:
+        raise newer_format(origin.name, origin.replica.needs)
     _check_free(path)
     temporary = f"{path}.{os.getpid():x}.tmp"
     with _file_errors(path):
