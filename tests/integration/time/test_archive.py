@@ -47,6 +47,7 @@ async def archived(store, *args):
 DONE = ["done_0", "done_1", "done_2"]
 
 
+@pytest.mark.everywhere
 async def test_what_is_done_leaves_the_live_state_in_one_commit(store, tasks, places, path):
     told = []
     store.events.on(DocumentsArchived, told.append)
@@ -104,6 +105,7 @@ async def test_a_dry_run_and_a_reader_change_nothing(store, tasks, path):
             await reader.archive("tasks", older_than=NOW)
 
 
+@pytest.mark.everywhere
 async def test_one_comes_back_and_the_archive_keeps_it(store, tasks):
     await store.archive("tasks", older_than=NOW, status="completed")
     assert await store.unarchive("tasks", "done_1") == 6
@@ -239,7 +241,8 @@ async def test_one_of_an_earlier_schema_is_migrated_when_it_comes_back(
     del sys.modules["changes_of_archive"]
 
 
-async def test_rules_archive_by_themselves(path):
+async def test_rules_archive_by_themselves(path, monkeypatch):
+    monkeypatch.setattr("statepath.engine.autosave._ARCHIVE_EVERY", 0.01)
     rules = "tasks older_than=0s status=completed result.passed=true; other older_than=1h"
     async with statepath.open(path, autosave=0.02, archive=rules) as store:
         archiving = asyncio.Event()
@@ -260,6 +263,7 @@ async def test_a_rule_that_says_nothing_is_refused(path, rule):
         await statepath.open(path, archive=rule)
 
 
+@pytest.mark.everywhere
 async def test_clean_removes_what_nothing_names_and_keeps_every_way_back(store, tasks, places, path):
     await store.archive("tasks", older_than=NOW, status="completed")
     await store.restore(at=4)

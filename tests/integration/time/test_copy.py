@@ -78,6 +78,7 @@ def watch(monkeypatch):
     return watch
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("history", [False, True])
 async def test_the_copy_holds_what_the_store_holds(path, store, elsewhere, fill, contents, history):
     await fill(store)
@@ -123,6 +124,7 @@ async def test_history_that_was_trimmed_is_copied_from_its_floor(path, store, el
         assert await other.verify() == []
 
 
+@pytest.mark.everywhere
 async def test_a_store_that_is_written_meanwhile_is_copied_as_of_one_seq(path, store, elsewhere, fill):
     await fill(store)
     going = True
@@ -180,6 +182,7 @@ async def test_a_copy_goes_on_where_it_was_interrupted(
         assert await other.verify() == []
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("history", [False, True])
 async def test_an_interrupted_copy_takes_what_was_saved_since(path, store, elsewhere, fill, watch, history):
     await fill(store)

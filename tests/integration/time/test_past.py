@@ -18,6 +18,7 @@ async def told(store, *at):
     return [(one.kind, one.key, one.before, one.after) for one in await store.diff(*at)]
 
 
+@pytest.mark.everywhere
 async def test_diff_tells_what_was_added_changed_and_removed(store, raw):
     await raw.put({"id": "same", "n": 1})
     await raw.put({"id": "changed", "n": 1})
@@ -127,6 +128,7 @@ def reads(store, monkeypatch):
     return keys
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("way", ["seq", "time"])
 async def test_a_restore_reads_one_snapshot_and_the_commits_behind_it(store, raw, reads, way):
     for n in range(12):
