@@ -10,6 +10,7 @@ the process has read, by the kernel's count; requests are those that passed a pr
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 from argparse import ArgumentParser
@@ -36,6 +37,8 @@ from statepath.discovery import connect
 SIZE = 2048
 DOCUMENTS = 20_000
 COMMITS = 100_000
+LIVE = 10_000
+ARCHIVED = 100_000
 SNAPSHOTS = 10
 PIECE = 16 * 1024 * 1024
 MB = 1_000_000
@@ -166,6 +169,39 @@ async def one_by_one(source: str, target: str, tasks: list[Task], proxies: list[
         await here.close()
 
 
+async def opening(folder: str, live: int, archived: int, rounds: int) -> list[float]:
+    """Processor time to open a store with so many documents archived / that of one where as many were deleted."""
+    tasks = make_tasks(live, SIZE)
+    for path in (folder, f"{folder}-deleted"):
+        await fill(path, tasks)
+        async with statepath.open(path, autosave=0, views=False) as store:
+            collection = store.collection("tasks", Task)
+            for turn in range(archived // live):
+                done = [
+                    task.model_copy(update={"id": f"{turn}_{task.id}", "status": "done"}) for task in tasks
+                ]
+                async with store.transaction() as tx:
+                    for task in done:
+                        tx.put(collection, task)
+                if path == folder:
+                    assert (await store.archive("tasks", older_than="0s", status="done")).documents == live
+                    continue
+                async with store.transaction() as tx:
+                    for task in done:
+                        tx.delete(collection, task.id)
+    ratios = []
+    for _ in range(rounds):
+        took = []
+        for path in (folder, f"{folder}-deleted"):
+            gc.collect()
+            start = process_time()
+            async with statepath.open(path, readonly=True, views=False) as store:
+                took.append(process_time() - start)
+                assert (await store.stats()).documents == {"tasks": live}
+        ratios.append(took[0] / took[1])
+    return ratios
+
+
 async def growth(folder: str, what: str) -> int:
     """By how many bytes the memory of a process grows at most that has opened the store and does this."""
     async with statepath.open(folder, readonly=True, views=False) as store:
@@ -220,6 +256,8 @@ def main() -> None:
         assert isinstance(verified, Verification)
         way = apart(way_back, str(folder / "history"), COMMITS // share)
         assert isinstance(way, Way)
+        opened = apart(opening, str(folder / "archive"), LIVE // share, ARCHIVED // share, 5 * options.rounds)
+        assert isinstance(opened, list)
         asked = asyncio.run(requests(make_tasks(DOCUMENTS // share, SIZE), share))
         state = (folder / "verify/state.json").stat().st_size
         grown = {
@@ -242,6 +280,12 @@ def main() -> None:
             1.1,
             False,
         ),
+        Ratio(
+            f"opening with {LIVE // share:,} live and {ARCHIVED // share:,} archived / with as many deleted",
+            median(opened),
+            1.15,
+            False,
+        ),
         Ratio("requests of a copy / one by one", asked.copy / asked.singly, 1 / 20, False),
         Ratio("memory of verify beside the open store, MB", grown["verify"] / MB, 128, False),
         Ratio("memory of an export beside the open store, MB", grown["export"] / MB, 64, False),
@@ -251,7 +295,13 @@ def main() -> None:
         f"verify: {verified.bytes / MB:,.0f} MB; restore read {way.read / MB:,.1f} MB; copy: {asked.copy} requests;"
     )
     print(", ".join(f"{what} took {size / MB:,.0f} MB" for what, size in grown.items()))
-    results = {"verify": asdict(verified), "restore": asdict(way), "requests": asdict(asked), "memory": grown}
+    results = {
+        "verify": asdict(verified),
+        "restore": asdict(way),
+        "opening": opened,
+        "requests": asdict(asked),
+        "memory": grown,
+    }
     report(place, results, ratios, options.json)
 
 

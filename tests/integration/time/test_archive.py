@@ -287,6 +287,31 @@ async def test_clean_removes_what_nothing_names_and_keeps_every_way_back(store, 
     assert (await store.read_archived("tasks", "done_0"))["n"] == 0
 
 
+async def test_clean_leaves_what_an_archive_run_takes_up_meanwhile(store, tasks, monkeypatch):
+    """An interrupted run had written the same segment before."""
+    commit = store._engine.commit
+
+    async def interrupted(*args):
+        raise UnavailableError("the power failed")
+
+    monkeypatch.setattr(store._engine, "commit", interrupted)
+    with pytest.raises(UnavailableError):
+        await store.archive("tasks", older_than=NOW, status="completed")
+    monkeypatch.setattr(store._engine, "commit", commit)
+    look = statepath.engine.cleaning.named
+
+    async def meanwhile(engine):
+        found = await look(engine)
+        await store.archive("tasks", older_than=NOW, status="completed")
+        return found
+
+    monkeypatch.setattr("statepath.engine.cleaning.named", meanwhile)
+    await asyncio.sleep(0.01)
+    await store.clean(older_than=NOW)
+    assert (await store.read_archived("tasks", "done_0"))["n"] == 0
+    assert await store.verify() == []
+
+
 async def test_rules_archive_in_a_store_that_nobody_changes(path):
     """What is old enough only now may have been saved by an earlier process."""
     async with statepath.open(path, autosave=0) as store:
