@@ -18,6 +18,7 @@ from statepath.backend import SupportsQueries
 from statepath.commit import Append, Delete, Put
 from statepath.engine.committer import Document as PutDocument
 from statepath.engine.documents import (
+    MARK,
     MAX_DEPTH,
     decode,
     encode_mapping,
@@ -330,6 +331,10 @@ def _change(document: PutDocument, base: int) -> Put:
 def _check_field(name: object) -> None:
     if not isinstance(name, str) or not name or not name.isprintable():
         raise InvalidArgumentError(f"{name!r} is no field name: an append needs that of the list")
+    if name == MARK:
+        raise InvalidArgumentError(
+            f"the field {name!r} is the store's own in a document's file: take another name"
+        )
 
 
 class _Rows:

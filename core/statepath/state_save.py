@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from statepath.collection import Collection
 from statepath.commit import Change, Delete, Put
-from statepath.engine.documents import decode, encode_value
+from statepath.engine.documents import MARK, decode, encode_value
 from statepath.engine.ids import is_collection, is_id
 from statepath.engine.replica import MEMBERS, Cut, Entry
 from statepath.errors import InvalidArgumentError
@@ -21,7 +21,7 @@ from statepath.store import Store
 from statepath.tally import Tally, moment
 
 METRICS: Final = "metrics"
-DERIVED: Final = frozenset({"version", "seq", "last_saved", "_statepath"})
+DERIVED: Final = frozenset({"version", "seq", "last_saved", MARK})
 """Members of `state.json` that the store writes of its own accord."""
 
 _COUNTS: Final = tuple(StateMetrics.model_fields)

@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from statepath.backend import Backend
 from statepath.commit import Change, Note, Put
-from statepath.engine.documents import encode_mapping, encode_value, parse_untrusted
+from statepath.engine.documents import MARK, encode_mapping, encode_value, parse_untrusted
 from statepath.engine.ids import decode_id, document_key, is_collection, is_id, log_key, report_key
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS, Replica
@@ -28,7 +28,9 @@ _LOG: Final = re.compile(r"logs/session_([^/]+)\.log")
 _REPORT: Final = re.compile(r"reports/([^/]+)\.json")
 
 _ID_FIELDS: Final = ("id", "session_id")
-_OURS: Final = frozenset({"version", "seq", "last_saved", "_statepath"})
+_OURS: Final = frozenset({"version", "seq", "last_saved", MARK})
+_THEIRS: Final = f"{MARK}_of_the_original"
+"""The name under which a document's own member of that name is kept."""
 
 
 @dataclass(slots=True)
@@ -136,11 +138,14 @@ async def _files(
         if not name.endswith(".json") or "/" in name or not is_collection(collection):
             continue
         try:
-            view = parse_view((await backend.read(entry.key)).data, entry.key, limit)
+            data = (await backend.read(entry.key)).data
+            view = parse_view(data, entry.key, limit)
         except InvalidArgumentError as error:
             original.damage.append(Damage(entry.key, str(error)))
             continue
         document = view.decode()
+        if not view.store and MARK.encode() in data:
+            document = _unmarked(parse_untrusted(data, key=entry.key, limit=limit))
         id = _id(document)
         if id is None:
             original.damage.append(Damage(entry.key, f"{entry.key} holds no document with an id"))
@@ -170,10 +175,20 @@ def _take(documents: dict[tuple[str, str], dict[str, Any]], collection: str, doc
     id = _id(document)
     if id is None or not isinstance(document, dict):
         return False
+    document = _unmarked(document)
     stored = documents.get((collection, id))
     if stored is None or _updated(document) >= _updated(stored):
         documents[collection, id] = document
     return True
+
+
+def _unmarked(document: Any) -> dict[str, Any]:
+    """The document with another name for a member that has the name of ours, so that nothing is lost."""
+    return (
+        {_THEIRS if name == MARK else name: value for name, value in document.items()}
+        if MARK in document
+        else document
+    )
 
 
 def _id(document: object) -> str | None:
