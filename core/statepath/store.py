@@ -494,7 +494,16 @@ class Store:
         await self._engine.flush()
 
     async def sync(self, *, at_least: int | None = None) -> int:
-        """Bring reads up to the head of the log, and with `at_least` wait for that seq; the seq they show then."""
+        """Bring reads up to the head of the log; the seq that they show then.
+
+        Parameters:
+            at_least: a seq that reads have to show, such as one that another process got for its save. One that no
+                commit has reached is waited for until one does, however long: `asyncio.timeout` bounds that.
+
+        Raises:
+            ClosedError: the handle was closed meanwhile.
+            InvalidArgumentError: it is no seq.
+        """
         return await self._engine.sync(at_least)
 
     async def verify(self) -> list[Finding]:

@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import datetime
 from typing import Final, cast
 
@@ -18,7 +18,7 @@ from statepath.engine.committer import Committer, Read
 from statepath.engine.feed import Feed
 from statepath.engine.floor import Floor
 from statepath.engine.history import Past, difference
-from statepath.engine.ids import log_key
+from statepath.engine.ids import check_seq, log_key
 from statepath.engine.migration import Migrated, check_known, versions
 from statepath.engine.replay import Damage, apply_commit, changes_of
 from statepath.engine.replica import Entry, Replica, Stage
@@ -235,16 +235,20 @@ class Engine:
             raise ClosedError("the store is closed; open it again")
 
     async def sync(self, at_least: int | None = None) -> int:
-        """Bring the replica up to the head of the log; its seq. A writer's own replica is there already."""
+        """Bring the replica up to the head of the log, and wait until it shows the seq `at_least`; its seq."""
+        if at_least is not None:
+            check_seq(at_least)
         self.check_open()
         if self._committer is not None:
             await self._committer.drain()
         else:
             await self._catch_up()
-            while at_least is not None and self.replica.head < at_least:
-                async for _ in self.log.follow(self.replica.head):
-                    await self._catch_up()
-                    break
+        if at_least is not None and self.replica.head < at_least:
+            async with aclosing(self.follow(self.replica.head)) as commits:
+                async for commit, _ in commits:
+                    if commit.last >= at_least:
+                        break
+            self.check_open()
         return self.replica.head
 
     async def follow(self, after: int) -> AsyncGenerator[tuple[Commit, Sequence[Transaction]]]:
