@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 from msgspec import Raw
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from statepath.arguments import check_function
 from statepath.backend import SupportsQueries
 from statepath.commit import Append, Delete, Put
 from statepath.engine.committer import Document as PutDocument
@@ -153,6 +154,7 @@ class Collection(Generic[T]):
             NotFoundError: there is no such document.
             ConflictError: it changed again and again, in 32 attempts.
         """
+        check_function(fn, "what update calls")
         for attempt in range(_ATTEMPTS):
             found = await self.get_document(id)
             if found is None:

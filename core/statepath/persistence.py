@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from typing_extensions import Unpack
 
 from statepath import store as stores
+from statepath.arguments import wrong_kind
 from statepath.collection import Collection
 from statepath.emergency import write_emergency
 from statepath.engine.documents import decode
@@ -81,9 +82,12 @@ class StatePersistence:
 
     Raises:
         UnsupportedError: signals are to be handled, and this is not the main thread.
+        InvalidArgumentError: it is no `Store`.
     """
 
     def __init__(self, store: Store, *, handle_signals: bool = False) -> None:
+        if not isinstance(store, Store):
+            raise wrong_kind("the store", "what statepath.open gives", store)
         self.store = store
         self._engine = store._engine  # noqa: SLF001 - one package: whole cuts, and versions of members
         self._tasks = store.collection("tasks", Task)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from inspect import isawaitable
 from typing import Any, Final, Self, TypeVar, overload
 
 from msgspec import Raw
 from pydantic import BaseModel, JsonValue
 from typing_extensions import Unpack
 
+from statepath.arguments import check_function, path_text, wrong_kind
 from statepath.backend import Backend
 from statepath.collection import Collection, Json, back_off
 from statepath.commit import WriteLog, WriteReport
@@ -33,7 +35,7 @@ from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.founding import silent
 from statepath.engine.history import transactions
-from statepath.engine.ids import check_collection, check_id, decode_id, report_key
+from statepath.engine.ids import check_collection, check_id, check_seq, decode_id, report_key
 from statepath.engine.migration import versions
 from statepath.engine.opening import found, open_engine
 from statepath.engine.origin import StoreOrigin, present
@@ -185,6 +187,8 @@ class Store:
         """
         if model is not None and not _is_model(model):
             raise InvalidArgumentError(f"{model!r} is not a pydantic model class")
+        if not isinstance(id, str):
+            raise wrong_kind("id=", "the name of the field that holds the id", id)
         return Collection(self._engine, check_collection(name), model, id)
 
     def collections(self) -> tuple[str, ...]:
@@ -208,10 +212,14 @@ class Store:
         Raises:
             ConflictError: there was a conflict in each of 32 attempts.
         """
+        check_function(fn, "what transact calls")
         for attempt in range(_ATTEMPTS):
             try:
                 async with self.transaction() as tx:
-                    result = await fn(tx)
+                    waiting = fn(tx)
+                    if not isawaitable(waiting):
+                        raise wrong_kind("what transact calls", "an async function", fn)
+                    result = await waiting
             except ConflictError:
                 if attempt == _ATTEMPTS - 1:
                     raise
@@ -237,8 +245,14 @@ class Store:
         return versions(self._engine.replica)
 
     async def append_log(self, id: str, text: str) -> int:
-        """Add text to the end of a session's log; the seq, when it is durable."""
+        """Add text to the end of a session's log, as it is; the seq, when it is durable.
+
+        Raises:
+            InvalidArgumentError: what it got is no id, or no text that UTF-8 can hold.
+        """
         check_id(id)
+        if not isinstance(text, str):
+            raise wrong_kind(f"the text for the log of {id}", "a str", text, "decode or format it first")
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -318,7 +332,10 @@ class Store:
             DivergedError: `since` belongs to another history of the store.
         """
         self._engine.check_open()
-        return watch(self._engine, position(self._engine, since), frozenset(collections))
+        names: object = collections
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise wrong_kind("collections", "a tuple of names", names)
+        return watch(self._engine, position(self._engine, since), frozenset(names))
 
     async def history(
         self, key: str | None = None, *, since: int = 0, limit: int | None = None
@@ -329,10 +346,13 @@ class Store:
             since: only behind this seq. `limit`: only so many of the newest.
 
         Raises:
-            InvalidArgumentError: a negative limit.
+            InvalidArgumentError: a negative limit, what is no seq, or no document's name.
         """
-        if limit is not None and limit < 0:
-            raise InvalidArgumentError(f"limit is how many changes to tell, not {limit}")
+        if key is not None and not isinstance(key, str):
+            raise wrong_kind("the document", "a str such as 'tasks/task_1'", key)
+        check_seq(since)
+        if limit is not None and (type(limit) is not int or limit < 0):
+            raise InvalidArgumentError(f"limit is how many changes to tell, 0 or more, not {limit!r}")
         engine = self._engine
         engine.check_open()
         found: list[StateChange] = []
@@ -410,10 +430,8 @@ class Store:
         Raises:
             AlreadyExistsError: there is such a file.
         """
-        engine = self._engine
-        return await export(
-            await present(engine, history=history), engine.incarnation, os.fspath(path), progress
-        )
+        engine, file = self._engine, path_text(path, "the file to export to")
+        return await export(await present(engine, history=history), engine.incarnation, file, progress)
 
     async def archive(
         self,
@@ -435,6 +453,8 @@ class Store:
         """
         engine = self._engine
         engine.check_open()
+        if where is not None and not isinstance(where, Filter):
+            raise wrong_kind("where", "a filter made with F", where)
         wanted = where
         for field, value in equals.items():
             one = F(field) == value
@@ -466,6 +486,8 @@ class Store:
     async def archived(self, collection: str | None = None) -> AsyncGenerator[ArchivedDocument]:
         """What is in the archive, of one collection or of all, the latest first."""
         self._engine.check_open()
+        if collection is not None:
+            check_collection(collection)
         async for segment, place in documents(self._engine, collection):
             modified = datetime.fromtimestamp(place.modified / 1_000_000, UTC)
             yield ArchivedDocument(segment.collection, place.id, place.version, modified, segment.key)
@@ -629,6 +651,10 @@ def open(
             raise InvalidArgumentError(
                 f"give either settings= or {', '.join(overrides)}: settings= would leave the latter without effect"
             )
+        if settings is not None and not isinstance(settings, Settings):
+            raise wrong_kind("settings=", "statepath.Settings", settings)
+        if events is not None and not isinstance(events, Events):
+            raise wrong_kind("events=", "statepath.Events", events)
         used = settings if settings is not None else Settings.load(path, **overrides)
         state_path = used.path if path is None else path
         migrations = load_migrations(used.migrations)

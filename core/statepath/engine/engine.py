@@ -11,6 +11,7 @@ from contextlib import aclosing, suppress
 from datetime import datetime
 from typing import Final, cast
 
+from statepath.arguments import wrong_kind
 from statepath.backend import Backend, CommitLog, SupportsQueries
 from statepath.commit import FORMAT, Change, Commit, Delete, Note, Put, Transaction, WriteLog, WriteReport
 from statepath.engine.autosave import Autosave, free_bytes, try_snapshot
@@ -358,6 +359,10 @@ class Engine:
     async def past(self, at: int | datetime) -> Replica:
         """The documents as they were."""
         self.check_open()
+        if not isinstance(at, datetime):
+            if type(at) is not int:
+                raise wrong_kind("at", "a seq or an aware datetime", at, "statepath history tells the seqs")
+            check_seq(at)
         if isinstance(at, int) and at > self.replica.head:
             raise InvalidArgumentError(f"seq {at} is not there yet: the head is {self.replica.head}")
         marks = (
