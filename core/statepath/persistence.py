@@ -282,7 +282,7 @@ class StatePersistence:
                 return
             try:
                 await self._update_metrics()
-                seq = await self.store.snapshot()
+                seq = await self._engine.snapshot_at_end()
             except StateError as error:
                 self.events.emit(SaveError(error, error.key))
                 await self._write_emergency(error)

@@ -320,6 +320,15 @@ class Engine:
         """Bring `state.json` up to now; the seq that it shows."""
         return await self._writing_snapshotter().snapshot()
 
+    async def snapshot_at_end(self) -> int:
+        """As `snapshot`, because the program ends, which is no reason for a backup each time."""
+        snapshotter = self._writing_snapshotter()
+        snapshotter.ending = True
+        try:
+            return await snapshotter.snapshot()
+        finally:
+            snapshotter.ending = False
+
     async def backup(self) -> str:
         """Write a snapshot, and keep it as a backup as well; the backup's key."""
         return await self._writing_snapshotter().backup()
@@ -440,6 +449,7 @@ class Engine:
         except StateError as error:
             self.events.emit(SaveError(error, error.key))
         if self._snapshotter is not None and self._snapshotter.changed:
+            self._snapshotter.ending = True
             await try_snapshot(self._snapshotter, self.events)
 
     async def release(self) -> None:
