@@ -12,12 +12,12 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Final
 
 import msgspec
 
+from statepath.aside import aside_key
 from statepath.backend import IF_ABSENT, Backend
 from statepath.commit import FLOOR_KEY, JOURNAL, Commit, decode_commit, encode_commit, slot_key, unseal
 from statepath.errors import (
@@ -119,11 +119,10 @@ class PortableCommitLog:
 
     async def restart(self, after: int) -> list[str]:
         """As `CommitLog.restart`."""
-        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         kept = []
         for first in await self._slots(-1):
             key = slot_key(first)
-            aside = f"{key}.corrupt.{moment}"
+            aside = aside_key(key, "corrupt")
             try:
                 blob = await self._backend.read(key)
             except NotFoundError:

@@ -14,9 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, Strict, mode
 from pydantic_core import to_jsonable_python
 
 
+def iso(moment: datetime) -> str:
+    """A moment in the form of the seed's timestamps: UTC with milliseconds, `2024-01-01T10:00:00.000Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
 def iso_now() -> str:
     """The present in the form of the seed's timestamps: UTC with milliseconds, `2024-01-01T10:00:00.000Z`."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    return iso(datetime.now(UTC))
 
 
 def _whole(value: Any) -> Any:

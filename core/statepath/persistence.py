@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Self, TypeVar, overload
@@ -34,7 +34,7 @@ from statepath.events import (
     ShutdownSave,
     StateSaved,
 )
-from statepath.models import PersistedState, SessionInfo, StateMetrics, Task
+from statepath.models import PersistedState, SessionInfo, StateMetrics, Task, iso
 from statepath.settings import Settings, SettingsArgs
 from statepath.signals import SignalSaver
 from statepath.state_save import DERIVED, METRICS, Plan, StateSave
@@ -111,7 +111,7 @@ class StatePersistence:
         settings: Settings | None = None,
         events: Events | None = None,
         **overrides: Unpack[SettingsArgs],
-    ) -> OpeningPersistence:
+    ) -> stores.Opening[StatePersistence]:
         """Open the store of a state path: `async with` it, or `await` it and call `shutdown` yourself.
 
         Parameters and errors: as `statepath.open`, and `handle_signals` as above.
@@ -127,7 +127,7 @@ class StatePersistence:
             persistence._owned = True
             return persistence
 
-        return OpeningPersistence(opened)
+        return stores.Opening(opened)
 
     @property
     def events(self) -> Events:
@@ -381,25 +381,6 @@ class StatePersistence:
             raise ClosedError("this was shut down; open the state path again")
 
 
-class OpeningPersistence:
-    """What `StatePersistence.open` returns: `async with` it, or `await` it."""
-
-    def __init__(self, opened: Callable[[], Awaitable[StatePersistence]]) -> None:
-        self._opened = opened
-        self._persistence: StatePersistence | None = None
-
-    def __await__(self) -> Generator[Any, None, StatePersistence]:
-        return self._opened().__await__()
-
-    async def __aenter__(self) -> StatePersistence:
-        self._persistence = await self._opened()
-        return self._persistence
-
-    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if self._persistence is not None:
-            await self._persistence.__aexit__(kind, error, traceback)
-
-
 def _model(kind: type[M], value: M | Mapping[str, Any]) -> M:
     if isinstance(value, kind):
         return value
@@ -420,4 +401,4 @@ def _find(cut: Cut, collection: str, id: str) -> Entry | None:
 def _iso(micros: int) -> str | None:
     if not micros:
         return None
-    return datetime.fromtimestamp(micros / 1_000_000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    return iso(datetime.fromtimestamp(micros / 1_000_000, UTC))

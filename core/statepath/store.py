@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from inspect import isawaitable
-from typing import Any, Final, Self, TypeVar, overload
+from types import TracebackType
+from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from msgspec import Raw
 from pydantic import BaseModel, JsonValue
@@ -56,6 +58,7 @@ from statepath.watch import StateChange, changes_in, position, watch
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
+H = TypeVar("H", bound=AbstractAsyncContextManager[Any, None])
 
 _ATTEMPTS: Final = 32
 _LOG_PIECE: Final = 1024 * 1024
@@ -597,23 +600,25 @@ class Store:
         await self._engine.flush_files()
 
 
-class Opening:
-    """What `statepath.open` returns: `async with` it, or `await` it and call `aclose` yourself."""
+class Opening(Generic[H]):
+    """What `open` returns: `async with` it, or `await` it for the same and close that yourself."""
 
-    def __init__(self, opened: Callable[[], Awaitable[Store]]) -> None:
+    def __init__(self, opened: Callable[[], Awaitable[H]]) -> None:
         self._opened = opened
-        self._store: Store | None = None
+        self._handle: H | None = None
 
-    def __await__(self) -> Any:
+    def __await__(self) -> Generator[Any, None, H]:
         return self._opened().__await__()
 
-    async def __aenter__(self) -> Store:
-        self._store = await self._opened()
-        return self._store
+    async def __aenter__(self) -> H:
+        self._handle = await self._opened()
+        return self._handle
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._store is not None:
-            await self._store.aclose()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._handle is not None:
+            await self._handle.__aexit__(kind, error, traceback)
 
 
 def open(
@@ -623,7 +628,7 @@ def open(
     settings: Settings | None = None,
     events: Events | None = None,
     **overrides: Unpack[SettingsArgs],
-) -> Opening:
+) -> Opening[Store]:
     """Open a store: `async with statepath.open() as store: …`.
 
     Parameters:

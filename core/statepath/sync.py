@@ -188,7 +188,7 @@ def _answer(fn: Callable[[A], R], value: A, answer: Future[R]) -> None:
 class _Attempt:
     """One attempt to open a store, which may be interrupted at any moment."""
 
-    def __init__(self, opening: Opening) -> None:
+    def __init__(self, opening: Opening[Store]) -> None:
         self._opening = opening
         self._store: Store | None = None
         self._begun = False
