@@ -282,7 +282,8 @@ class StatePersistence:
                 return
             try:
                 await self._update_metrics()
-                seq = await self._engine.snapshot_at_end()
+                with self._engine.ending():
+                    seq = await self.store.snapshot()
             except StateError as error:
                 self.events.emit(SaveError(error, error.key))
                 await self._write_emergency(error)

@@ -6,8 +6,8 @@ import asyncio
 import os
 import time
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime
 from typing import Final, cast
 
@@ -320,12 +320,13 @@ class Engine:
         """Bring `state.json` up to now; the seq that it shows."""
         return await self._writing_snapshotter().snapshot()
 
-    async def snapshot_at_end(self) -> int:
-        """As `snapshot`, because the program ends, which is no reason for a backup each time."""
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """While it is saved because the program ends, which is no reason for a backup each time."""
         snapshotter = self._writing_snapshotter()
         snapshotter.ending = True
         try:
-            return await snapshotter.snapshot()
+            yield
         finally:
             snapshotter.ending = False
 
