@@ -147,7 +147,8 @@ class StatePersistence:
 
         Parameters:
             replace: make each collection of the state equal to it. Older documents are put, too, and what is
-                missing is deleted, if it is among what `load_state` gives.
+                missing is deleted, if it is among what `load_state` gives. Tasks and sessions are always collections of
+                the state.
 
         Raises:
             InvalidArgumentError: a part of the state cannot be stored; the message names it.
@@ -248,11 +249,11 @@ class StatePersistence:
 
     async def shutdown(self) -> None:
         """Bring metrics, files and snapshot up to date, emit `shutdown:save`, and close the store if `open`
-        opened it. May be called twice; every other call afterwards is `ClosedError`.
+        opened it. May be called twice; every save or load afterwards is `ClosedError`. Read-only it only closes.
 
         Raises:
-            StateError: the snapshot could not be written. What was saved is in the journal, and in an
-                emergency file.
+            StateError: the metrics, the snapshot or a file could not be written. What was saved is in the journal; if
+                it was the metrics or the snapshot, the documents are in an emergency file, too.
         """
         self._closing = True
         try:
