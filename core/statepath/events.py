@@ -51,8 +51,8 @@ class StateLoaded(Event):
 
 @dataclass(frozen=True, slots=True)
 class SaveError(Event):
-    """A change, a snapshot or a file could not be written. `key` is the document or object, where there is one. A change
-    that is told of here was refused, and its caller has the error, too."""
+    """A change, a snapshot or a file could not be written. `key` is the document or object, where there is one. Who
+    waits for it gets the error, too."""
 
     name: ClassVar[str] = "state:save-error"
     error: BaseException
