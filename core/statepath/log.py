@@ -1,25 +1,24 @@
 """The portable commit log: any backend's objects as a log, over `write(when=IF_ABSENT)`.
 
 A commit is one object, `journal/<first seq>.jsonl`, created and never overwritten: who creates it has won the
-place. The log itself keeps no index; the names of the objects are one.
+place. The log itself keeps no index; the names of the objects are one. Older commits are packed (`statepath.packs`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from statepath.backend import IF_ABSENT, Backend
-from statepath.commit import FLOOR_KEY, JOURNAL, Commit, decode_commit, encode_commit, slot_key, unseal
+from statepath.commit import FLOOR_KEY, JOURNAL, Commit, encode_commit, slot_key, unseal
 from statepath.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -35,8 +34,10 @@ from statepath.errors import (
     ThrottledError,
     UnavailableError,
 )
+from statepath.packs import Piece, covers, current, pack, read_piece, sweep
 
-_SLOT: Final = re.compile(re.escape(JOURNAL) + r"(\d{20})\.jsonl")
+T = TypeVar("T")
+
 _REACH: Final = 1024  # how far before a seq the commit that holds it is looked for first
 _PARALLEL: Final = 8  # slots read ahead or deleted at once; each may be 8 MiB
 _SOONEST: Final = 0.02  # seconds
@@ -45,10 +46,18 @@ _REFUSALS: Final = (AccessDeniedError, ClosedError, InvalidArgumentError, ReadOn
 
 
 class _Floor(msgspec.Struct, frozen=True):
-    floor: int
+    """Below `floor` commits may be gone; up to `packed` they are in packs, and slots are nothing."""
+
+    floor: int = 0
+    packed: int = 0
 
 
 _decode_floor: Final = msgspec.json.Decoder(_Floor).decode
+
+
+class _Listing(NamedTuple):
+    floor: int
+    pieces: list[Piece]
 
 
 class PortableCommitLog:
@@ -111,25 +120,37 @@ class PortableCommitLog:
                 yield commit
 
     async def trim(self, upto: int) -> None:
-        """As `CommitLog.trim`. The newest slot stays: only its content would tell where it ends."""
-        slots = await self._slots(-1)
-        gone = [first for first, following in pairwise(slots) if following <= upto + 1]
+        """As `CommitLog.trim`. The newest piece stays: only a slot's content would tell where it ends."""
+        gone = [piece for piece, following in pairwise(await self._all()) if following.first <= upto + 1]
         for batch in _batches(gone):
-            await asyncio.gather(*(self._backend.delete(slot_key(first)) for first in batch))
+            await asyncio.gather(*(self._backend.delete(piece.key) for piece in batch))
+
+    async def pack(self, upto: int, *, least: int) -> int:
+        """Put commits whose last seq is `upto` or lower into packs, if at least so many are not yet; up to which seq
+        commits are packed then. The log's own record has to say so before `sweep` is called.
+
+        Every writer must have seen the head behind them within the window, as `trim` needs it, too.
+        """
+        pieces = await self._all()
+        ended = [piece for piece, following in pairwise(pieces) if following.first <= upto + 1]
+        return await pack(self._backend, ended, (await self._floor()).packed, least)
+
+    async def sweep(self) -> None:
+        """Remove what the log's own record says is packed."""
+        await sweep(self._backend, await self._list(""), (await self._floor()).packed)
 
     async def restart(self, after: int) -> list[str]:
         """As `CommitLog.restart`."""
         moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         kept = []
-        for first in await self._slots(-1):
-            key = slot_key(first)
-            aside = f"{key}.corrupt.{moment}"
+        for piece in sorted(await self._list("")):
+            aside = f"{piece.key}.corrupt.{moment}"
             try:
-                blob = await self._backend.read(key)
+                blob = await self._backend.read(piece.key)
             except NotFoundError:
                 continue
             await self._backend.write(aside, blob.data)
-            await self._backend.delete(key)
+            await self._backend.delete(piece.key)
             kept.append(aside)
         self._unresolved = None
         return kept
@@ -167,9 +188,10 @@ class PortableCommitLog:
         seen_lately = self._head == commit.first - 1 and _clock() - self._head_seen < self._window / 2
         if ours and seen_lately:
             return True
-        return await self._insist(self._passed, commit) or ours
+        settled = await self._insist(self._settled, commit)
+        return ours if settled is None else settled
 
-    async def _insist(self, call: Callable[[Commit], Awaitable[bool]], commit: Commit) -> bool:
+    async def _insist(self, call: Callable[[Commit], Awaitable[T]], commit: Commit) -> T:
         """Call again and again, with growing pauses, until the storage answers."""
         try:
             return await call(commit)
@@ -196,8 +218,8 @@ class PortableCommitLog:
         try:
             await self._backend.write(slot_key(commit.first), line, when=IF_ABSENT)
         except AlreadyExistsError:
-            standing = await self._slot(commit.first)
-            return standing is not None and standing.id == commit.id
+            standing = await read_piece(self._backend, Piece(commit.first))
+            return standing is not None and standing[0].id == commit.id
         except BaseException as error:
             if not _had_no_effect(error):
                 self._unresolved = commit
@@ -206,122 +228,133 @@ class PortableCommitLog:
 
     async def _read(self, after: int, previous: str) -> AsyncGenerator[Commit]:
         begun = _clock()
-        slots = await self._slots(after)
-        # Read after the listing: had a later slot been there and trimmed, the floor would say so.
-        floor = await self._known_floor()
+        listing = await self._listing(after)
+        floor, pieces = listing.floor, listing.pieces
         if floor > after + 1:
             raise _trimmed(floor)
-        begin = max((first for first in slots if floor <= first <= after + 1), default=after + 1)
-        slots = [first for first in slots if first >= begin]
+        begin = max((piece.first for piece in pieces if floor <= piece.first <= after + 1), default=after + 1)
+        pieces = [piece for piece in pieces if piece.first >= begin]
         last = begin - 1
-        async with aclosing(self._fetch(slots)) as found:
-            async for first, commit in found:
-                if first != last + 1 or commit is None:
-                    await self._explain_gap(last + 1, slots)
+        async with aclosing(self._fetch(pieces)) as found:
+            async for piece, commits in found:
+                if piece.first > last + 1 or commits is None:
+                    if commits is None and (await self._known_floor()).packed > last:
+                        break  # packed since it was listed
+                    await self._explain_gap(last + 1, pieces)
                     return
-                _check_chain(commit, previous)
-                last, previous = commit.last, commit.id
-                if last > after:
-                    yield commit
-        self._saw(last, begun)
+                for commit in commits:
+                    if commit.last <= last:
+                        continue  # two packs may overlap
+                    _check_chain(commit, previous)
+                    last, previous = commit.last, commit.id
+                    if last > after:
+                        yield commit
+            else:
+                self._saw(last, begun)
+                return
+        async with aclosing(self._read(max(last, after), previous)) as rest:
+            async for commit in rest:
+                yield commit
 
     async def _next(self, after: int, previous: str) -> AsyncGenerator[Commit]:
-        commit = await self._slot(after + 1)
-        if commit is not None:
+        for commit in await read_piece(self._backend, Piece(after + 1)) or ():
             _check_chain(commit, previous)
             yield commit
 
-    async def _fetch(self, slots: Sequence[int]) -> AsyncGenerator[tuple[int, Commit | None]]:
-        """The slots' commits in order, some read ahead; `None` for one that is gone."""
-        waiting = iter(slots)
-        ahead: deque[tuple[int, asyncio.Task[Commit | None]]] = deque()
+    async def _fetch(self, pieces: Sequence[Piece]) -> AsyncGenerator[tuple[Piece, list[Commit] | None]]:
+        """The pieces' commits in order, some read ahead; `None` for one that is gone."""
+        waiting = iter(pieces)
+        ahead: deque[tuple[Piece, asyncio.Task[list[Commit] | None]]] = deque()
         try:
             while True:
-                while len(ahead) < _PARALLEL and (first := next(waiting, None)) is not None:
-                    ahead.append((first, asyncio.create_task(self._slot(first))))
+                while len(ahead) < _PARALLEL and (piece := next(waiting, None)) is not None:
+                    ahead.append((piece, asyncio.create_task(read_piece(self._backend, piece))))
                 if not ahead:
                     return
-                first, task = ahead.popleft()
-                yield first, await task
+                piece, task = ahead.popleft()
+                yield piece, await task
         finally:
             for _, task in ahead:
                 task.cancel()
             await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
 
-    async def _slot(self, first: int) -> Commit | None:
-        key = slot_key(first)
-        try:
-            blob = await self._backend.read(key)
-        except NotFoundError:
-            return None
-        try:
-            commit = decode_commit(blob.data)
-        except CorruptionError as error:
-            raise CorruptionError(f"{key}: {error}", key=key) from error
-        if commit.first != first:
-            raise CorruptionError(f"{key} holds the commit that begins at {commit.first}", key=key)
-        return commit
-
-    async def _slots(self, after: int) -> list[int]:
-        """Where the slots begin, in order, from the one on that holds `after + 1`."""
+    async def _listing(self, after: int) -> _Listing:
+        """The pieces that count, in order, from the one on that holds `after + 1`."""
         start = slot_key(after - _REACH) if after > _REACH else ""
-        slots = await self._list(start)
-        if start and (not slots or slots[0] > after + 1):
-            slots = await self._list("")
-        return slots
+        before: list[Piece] | None = None
+        while True:
+            listed = await self._list(start)
+            # Read after the listing: had a later piece been there and trimmed, the floor would say so.
+            record = await self._known_floor()
+            pieces = current(listed, record.packed)
+            if start and (not pieces or pieces[0].first > after + 1):
+                start = ""
+            elif covers(pieces, max(after, record.floor - 1), record.packed) or listed == before:
+                return _Listing(record.floor, pieces)
+            else:
+                # Packs are written before the record says so: a second listing has them, if they are there at all.
+                before = listed
 
-    async def _list(self, start: str) -> list[int]:
+    async def _all(self) -> list[Piece]:
+        """All pieces that count, in order."""
+        return (await self._listing(-1)).pieces
+
+    async def _list(self, start: str) -> list[Piece]:
         entries = self._backend.list_keys(JOURNAL, after=start)
-        return [int(match[1]) async for entry in entries if (match := _SLOT.fullmatch(entry.key))]
+        return [piece async for entry in entries if (piece := Piece.of(entry.key)) is not None]
 
-    async def _floor(self) -> int:
+    async def _floor(self) -> _Floor:
         try:
             blob = await self._backend.read(FLOOR_KEY)
         except NotFoundError:
-            return 0
+            return _Floor()
         try:
-            return _decode_floor(unseal(blob.data, "record")).floor
+            return _decode_floor(unseal(blob.data, "record"))
         except (CorruptionError, msgspec.MsgspecError) as error:
             raise CorruptionError(f"{FLOOR_KEY} does not say where the log begins", key=FLOOR_KEY) from error
 
-    async def _known_floor(self) -> int:
-        """Readers take the slots as they find them if the record is damaged: whoever opens the store mends it."""
+    async def _known_floor(self) -> _Floor:
+        """Readers take the pieces as they find them if the record is damaged: whoever opens the store mends it."""
         try:
             return await self._floor()
         except CorruptionError:
-            return 0
+            return _Floor()
 
-    async def _passed(self, commit: Commit) -> bool:
-        """Whether the floor has passed the commit, and the log shows that it had been committed before.
+    async def _settled(self, commit: Commit) -> bool | None:
+        """Whether the commit stands in the log, where its slot is none any more: it was trimmed, or packed. `None`: it
+        is one.
 
         Raises:
             OutcomeUnknownError: the floor has passed it, and nothing in the log tells.
         """
-        floor = await self._floor()
-        if commit.first >= floor:
-            return False
-        for first in (await self._list(slot_key(floor - 1)))[:1]:
-            following = await self._slot(first)
-            if following is not None and following.prev == commit.id:
-                return True
-        raise _unknown(commit)
+        record = await self._floor()
+        if commit.first < record.floor:
+            async for following in self._read(record.floor - 1, ""):
+                if following.prev == commit.id:
+                    return True
+                break
+            raise _unknown(commit)
+        if commit.first <= record.packed:
+            async for standing in self._read(commit.first - 1, ""):
+                return standing.id == commit.id
+        return None
 
-    async def _explain_gap(self, missing: int, slots: Sequence[int]) -> None:
+    async def _explain_gap(self, missing: int, pieces: Sequence[Piece]) -> None:
         """Return if nothing says that the missing commit had been durable."""
-        floor = await self._known_floor()
+        floor = (await self._known_floor()).floor
         if missing < floor:
             raise _trimmed(floor)
-        for first in reversed(slots):
-            if first <= missing:
+        for piece in reversed(pieces):
+            if piece.first <= missing:
                 return
             try:
-                later = await self._slot(first)
+                later = await read_piece(self._backend, piece)
             except CorruptionError:
                 continue
-            if later is not None and later.durable >= missing:
-                key = slot_key(missing)
+            if later and later[-1].durable >= missing:
                 raise CorruptionError(
-                    f"{key} is missing, and {slot_key(first)} says that it was durable", key=key
+                    f"{slot_key(missing)} is missing, and {piece.key} says that it was durable",
+                    key=slot_key(missing),
                 )
 
     def _saw(self, head: int, when: float) -> None:
@@ -350,8 +383,8 @@ def _trimmed(floor: int) -> HistoryTrimmedError:
     return HistoryTrimmedError(f"the log begins at seq {floor}; what came before was trimmed", floor=floor)
 
 
-def _batches(firsts: Sequence[int]) -> list[Sequence[int]]:
-    return [firsts[at : at + _PARALLEL] for at in range(0, len(firsts), _PARALLEL)]
+def _batches(pieces: Sequence[Piece]) -> list[Sequence[Piece]]:
+    return [pieces[at : at + _PARALLEL] for at in range(0, len(pieces), _PARALLEL)]
 
 
 def _clock() -> float:

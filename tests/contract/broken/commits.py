@@ -186,8 +186,8 @@ class TrimsOneMore(Sound):
 
 
 class NeverAsks(Log):
-    async def _passed(self, commit: Commit) -> bool:
-        return False
+    async def _settled(self, commit: Commit) -> bool | None:
+        return None
 
 
 @caught_by("test_a_writer_that_slept_while_the_log_was_trimmed_commits_nothing")
