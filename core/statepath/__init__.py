@@ -7,28 +7,41 @@ async with statepath.open() as store:
 
 from statepath._version import __version__
 from statepath.collection import Collection, Document
+from statepath.copying import Copied, copy, import_backup
+from statepath.diff import Difference, FieldDifference
+from statepath.engine.archiving import Archived
 from statepath.errors import StateError
 from statepath.events import Events
 from statepath.filters import F, Filter
+from statepath.migrating import MigrationPlan, migrate, plan_migration, plan_rollback, rollback
+from statepath.migrations import migration
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task, TaskLogEntry
 from statepath.persistence import SavedState, StatePersistence
 from statepath.query import Page, Query
+from statepath.repairing import Repair, repair
 from statepath.settings import Settings, SettingsArgs
-from statepath.store import Health, Restored, Stats, Store, open
+from statepath.store import ArchivedDocument, Health, Restored, Stats, Store, open
 from statepath.sync import SyncStore, open_sync
 from statepath.transaction import Transaction
 from statepath.watch import StateChange
 
 __all__ = [
+    "Archived",
+    "ArchivedDocument",
     "Collection",
+    "Copied",
+    "Difference",
     "Document",
     "Events",
     "F",
+    "FieldDifference",
     "Filter",
     "Health",
+    "MigrationPlan",
     "Page",
     "PersistedState",
     "Query",
+    "Repair",
     "Restored",
     "SavedState",
     "SessionInfo",
@@ -45,6 +58,14 @@ __all__ = [
     "TaskLogEntry",
     "Transaction",
     "__version__",
+    "copy",
+    "import_backup",
+    "migrate",
+    "migration",
     "open",
     "open_sync",
+    "plan_migration",
+    "plan_rollback",
+    "repair",
+    "rollback",
 ]

@@ -19,10 +19,28 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple, NewType, Protocol, TypeAlias, runtime_checkable
 
 from statepath.commit import (
+    Append,
+    Body,
     Commit,
+    Delete,
+    Put,
+    decode_changes,
     decode_commit,
     encode_commit,
     slot_key,
+)
+from statepath.filters import (
+    And,
+    Contains,
+    Equals,
+    Exists,
+    Filter,
+    In,
+    Not,
+    Or,
+    Ordered,
+    Path,
+    StartsWith,
 )
 from statepath.url import StateURL
 
@@ -30,26 +48,45 @@ __all__ = [
     "ALWAYS",
     "IF_ABSENT",
     "Always",
+    "And",
+    "Append",
     "Backend",
     "BackendFactory",
     "Blob",
+    "Body",
     "Capabilities",
     "Commit",
     "CommitLog",
+    "Contains",
+    "Delete",
     "ETag",
     "Entry",
+    "Equals",
+    "Exists",
+    "Filter",
     "IfAbsent",
     "IfMatch",
+    "In",
     "LazyWrite",
+    "Not",
+    "Or",
+    "Ordered",
+    "Path",
+    "Put",
+    "Shown",
     "Span",
+    "StartsWith",
     "StateURL",
     "SupportsAppend",
     "SupportsCommitLog",
     "SupportsCopy",
     "SupportsLazyWrites",
+    "SupportsQueries",
+    "SupportsSchema",
     "SupportsSpace",
     "SupportsStreams",
     "When",
+    "decode_changes",
     "decode_commit",
     "encode_commit",
     "slot_key",
@@ -124,6 +161,7 @@ class Capabilities:
         lazy_writes: `SupportsLazyWrites` is implemented.
         copy: `SupportsCopy` is implemented.
         space: `SupportsSpace` is implemented.
+        queries: `SupportsQueries` is implemented.
         max_object_bytes: a larger object is refused with `InvalidArgumentError`; `None`: no limit of its own.
     """
 
@@ -138,6 +176,7 @@ class Capabilities:
     lazy_writes: bool = False
     copy: bool = False
     space: bool = False
+    queries: bool = False
     max_object_bytes: int | None = None
 
 
@@ -216,6 +255,45 @@ class BackendFactory(Protocol):
         Raises:
             StoreLockedError: the backend is `exclusive` and another writer has the store; names the holder.
         """
+        ...
+
+
+class Shown(NamedTuple):
+    """A document as it is to be found by queries; `modified` is in microseconds since 1970."""
+
+    collection: str
+    id: str
+    version: int
+    modified: int
+    document: bytes
+
+
+@runtime_checkable
+class SupportsQueries(Protocol):
+    """Finds documents by an index of its own, which it derives from its commit log."""
+
+    async def show(self, seq: int, documents: Iterable[Shown]) -> None:
+        """What the documents are as of the seq: called when a writer has opened the store, for an index that cannot be
+        brought up to date from the log alone. The rest is done behind; the items may be drawn in a worker thread, and
+        again from the beginning."""
+        ...
+
+    async def settle(self, seq: int) -> None:
+        """Wait until the index shows the seq, or is known not to soon."""
+        ...
+
+    async def find(self, collection: str, where: Filter, seq: int) -> frozenset[str] | None:
+        """The ids of all documents of the collection that fulfil the condition as of the seq, and perhaps of others:
+        the core looks at each. `None`: it would not be faster than to look at all, or is not known as of that seq."""
+        ...
+
+
+@runtime_checkable
+class SupportsSchema(Protocol):
+    """A factory whose storage has to be made ready once, by somebody who may."""
+
+    def schema_sql(self) -> str:
+        """The script that makes it ready, or brings it up to date. Running it twice does no harm."""
         ...
 
 

@@ -7,21 +7,23 @@ from asyncio import sleep
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from inspect import isawaitable
 from typing import Any, Final, Generic, TypeVar, cast
 
 from msgspec import Raw
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from statepath.backend import SupportsQueries
 from statepath.commit import Append, Delete, Put
 from statepath.engine.committer import Document as PutDocument
 from statepath.engine.documents import decode, encode_mapping, encode_model, encode_value, keep_unknown
 from statepath.engine.engine import Engine
-from statepath.engine.ids import check_id
+from statepath.engine.ids import check_id, check_version
 from statepath.engine.replica import Entry
 from statepath.errors import AlreadyExistsError, ConflictError, InvalidArgumentError, NotFoundError
 from statepath.filters import Filter
-from statepath.query import Query
+from statepath.query import Narrow, Query
 
 T = TypeVar("T")
 Json = dict[str, JsonValue]
@@ -68,6 +70,8 @@ class Collection(Generic[T]):
             ConflictError: another version is stored; nothing was changed.
         """
         document = self.encode(value)
+        if if_version is not None:
+            check_version(if_version)
         committer = self._engine.committer
         if committer.crowded:
             await committer.room()
@@ -108,7 +112,8 @@ class Collection(Generic[T]):
         Raises:
             ConflictError: `if_version` is given and another version is stored.
         """
-        change = Delete(self.name, check_id(id), if_version)
+        base = None if if_version is None else check_version(if_version)
+        change = Delete(self.name, check_id(id), base)
         return await self._engine.committer.submit((change,), 0) != 0
 
     async def append(self, id: str, field: str, item: object) -> int:
@@ -176,9 +181,11 @@ class Collection(Generic[T]):
         Raises:
             InvalidArgumentError: a field that the model does not know.
         """
+        rows = _Rows(self._engine, self.name)
         return Query(
-            _Rows(self._engine, self.name),
+            rows,
             self.decode,
+            narrow=rows.narrow,
             model=cast("type[BaseModel] | None", self.model),
             where=where,
             order_by=order_by,
@@ -284,9 +291,11 @@ def documents(
     after: str | None = None,
 ) -> Query[Document[T]]:
     """As `collection.find`, but each result is a `Document`: with its id, its version, and when it was changed."""
+    rows = _Rows(collection._engine, collection.name)  # noqa: SLF001 - same module
     return Query(
-        _Rows(collection._engine, collection.name),  # noqa: SLF001 - same module
+        rows,
         collection.document,
+        narrow=rows.narrow,
         model=cast("type[BaseModel] | None", collection.model),
         where=where,
         order_by=order_by,
@@ -321,6 +330,14 @@ class _Rows:
         self._engine.check_open()
         replica = self._engine.replica
         return replica.head, list(replica.collections.get(self._name, {}).items())
+
+    @property
+    def narrow(self) -> Narrow | None:
+        """How the storage tells which documents may match, where it can."""
+        backend = self._engine.backend
+        if not backend.capabilities.queries or not isinstance(backend, SupportsQueries):
+            return None
+        return partial(backend.find, self._name)
 
     def __iter__(self) -> Iterator[tuple[str, Entry]]:
         return iter(self.rows()[1])

@@ -7,7 +7,7 @@ byte before the comma in front of it; so a reader can check a line without parsi
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final
 from zlib import crc32
 
 import msgspec
@@ -68,9 +68,10 @@ class WriteReport(msgspec.Struct, frozen=True, tag_field="op", tag="report"):
 
 
 class Note(msgspec.Struct, frozen=True, tag_field="op", tag="note"):
-    """What the log should remember beside the documents: an import, a restore, an adopted edit."""
+    """What the log should remember beside the documents. `kind` is `imported`, `restored`, `adopted`, `migrated`, or
+    one that a later program knows."""
 
-    kind: Literal["imported", "restored", "adopted", "recovered"]
+    kind: str
     text: str
 
 

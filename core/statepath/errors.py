@@ -102,6 +102,12 @@ class UnsupportedError(StateError):
     default_code = "unsupported"
 
 
+class MigrationError(StateError):
+    """A migration function failed; the message names it and the document. Nothing was changed."""
+
+    default_code = "migration_failed"
+
+
 class AccessDeniedError(StateError):
     """The storage refused the credentials or the file permissions."""
 

@@ -139,6 +139,18 @@ class StoreUpgraded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class StoreMigrated(Event):
+    """Documents went to another schema version, as the commit `seq`; `versions` says which. `backup` holds the state of
+    before."""
+
+    name: ClassVar[str] = "store:migrated"
+    versions: str
+    documents: int
+    seq: int
+    backup: str
+
+
+@dataclass(frozen=True, slots=True)
 class StateRestored(Event):
     """The state is again what it was at `to_seq`, as the commit `seq`; `undo` says how to take that back."""
 
@@ -149,8 +161,29 @@ class StateRestored(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class StoreCopied(Event):
+    """A store was made at `target` from this one as of `seq`, with so many documents."""
+
+    name: ClassVar[str] = "store:copied"
+    target: str
+    seq: int
+    documents: int
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsArchived(Event):
+    """So many documents of a collection left the live state for the archive's `segment`, as the commit `seq`."""
+
+    name: ClassVar[str] = "documents:archived"
+    collection: str
+    documents: int
+    segment: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryTrimmed(Event):
-    """The log begins behind `floor` now. `reason` is `age` or `bytes`."""
+    """The log begins at `floor` now. `reason` is `age` or `bytes`."""
 
     name: ClassVar[str] = "history:trimmed"
     floor: int
@@ -198,7 +231,10 @@ EVENTS: Final[dict[str, type[Event]]] = {
         EditAdopted,
         EditConflict,
         StoreUpgraded,
+        StoreMigrated,
         StateRestored,
+        StoreCopied,
+        DocumentsArchived,
         HistoryTrimmed,
         DiskLow,
         DiskOk,

@@ -18,8 +18,8 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -48,6 +48,7 @@ __all__ = [
     "order_key",
     "parse_path",
     "reader",
+    "renamed",
 ]
 
 Path: TypeAlias = tuple[str, ...]
@@ -292,6 +293,18 @@ class Not(Filter):
     def compile(self, read: Callable[[Path], Getter]) -> Test:
         test = self.filter.compile(read)
         return lambda document: not test(document)
+
+
+def renamed(where: Filter, paths: Mapping[Path, Path]) -> Filter:
+    """The filter on the fields that the mapping gives for its own."""
+    match where:
+        case And(filters) | Or(filters):
+            return type(where)(tuple(renamed(part, paths) for part in filters))
+        case Not(inner):
+            return Not(renamed(inner, paths))
+        case _OfField():
+            return replace(where, path=paths[where.path])
+    return where
 
 
 def parse_path(path: str | Sequence[str]) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from asyncio import sleep
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,13 +20,16 @@ from pydantic import BaseModel
 
 from statepath.engine.schema import stored_path
 from statepath.errors import InvalidArgumentError
-from statepath.filters import F, Filter, Getter, Path, order_key, parse_path, reader
+from statepath.filters import And, F, Filter, Getter, Path, order_key, parse_path, reader, renamed
 
 __all__ = ["Page", "Query", "Row", "Source"]
 
 T = TypeVar("T")
 
 DEFAULT_PAGE: Final = 100
+
+MANY: Final = 5_000
+"""So many documents are worth asking the storage which of them to look at."""
 
 _PAUSE_ROWS: Final = 256
 _PAUSE_BYTES: Final = 512 * 1024
@@ -47,6 +50,10 @@ class Source(Protocol):
     def rows(self) -> tuple[int, list[tuple[str, Any]]]:
         """The seq, and all ids with their rows, of one moment."""
         ...
+
+
+Narrow: TypeAlias = Callable[[Filter, int], Awaitable[frozenset[str] | None]]
+"""Asks the storage which documents may match as of a seq. `None`: it cannot tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +231,7 @@ class Query(Generic[T]):
             a query without it, are in the order of ids.
         limit: the most documents to give.
         after: the cursor of a page: documents behind it only.
+        narrow: how to find out which documents need not be looked at.
 
     Raises:
         InvalidArgumentError: a field that the model does not know, or an argument that cannot be used.
@@ -240,6 +248,7 @@ class Query(Generic[T]):
         limit: int | None = None,
         after: str | None = None,
         equals: Mapping[str, object] | None = None,
+        narrow: Narrow | None = None,
     ) -> None:
         if where is not None and not isinstance(where, Filter):
             raise InvalidArgumentError(
@@ -256,13 +265,15 @@ class Query(Generic[T]):
         self._after = None if after is None else self._order.read_cursor(after)
         paths = {path for part in filters for path in part.paths()} | {path for path, _ in self._order.fields}
         stored = {path: path if model is None else stored_path(model, path) for path in paths}
+        self._narrow = narrow if filters else None
+        self._where = And(tuple(renamed(part, stored) for part in filters))
         projection = _Projection({path[0] for path in stored.values()})
         self._project = projection.decode
         self._tests = [part.compile(lambda path: projection.reader(stored[path])) for part in filters]
         self._keys = [projection.reader(stored[path]) for path, _ in self._order.fields]
 
     def __aiter__(self) -> AsyncIterator[T]:
-        return self._values(self._source.rows()[1])
+        return self._values(*self._source.rows())
 
     async def all(self) -> list[T]:
         """All of them."""
@@ -270,14 +281,14 @@ class Query(Generic[T]):
 
     async def first(self) -> T | None:
         """The first one, or `None` if none matches."""
-        for hit in await self._best(self._source.rows()[1], 1):
+        for hit in await self._best(await self._narrowed(*self._source.rows()), 1):
             return self._decode(hit.id, hit.row)
         return None
 
     async def count(self) -> int:
         """How many `all` would give."""
         count = 0
-        async with aclosing(self._hits(self._source.rows()[1])) as parts:
+        async with aclosing(self._hits(await self._narrowed(*self._source.rows()))) as parts:
             async for hits in parts:
                 count += len(hits)
                 if self._limit is not None and count >= self._limit:
@@ -289,11 +300,19 @@ class Query(Generic[T]):
         begins."""
         limit = self._limit or DEFAULT_PAGE
         seq, rows = self._source.rows()
-        hits = await self._best(rows, limit + 1)
+        hits = await self._best(await self._narrowed(seq, rows), limit + 1)
         items = [self._decode(hit.id, hit.row) for hit in hits[:limit]]
         return Page(items, self._order.cursor(hits[limit - 1]) if len(hits) > limit else None, seq)
 
-    async def _values(self, rows: list[tuple[str, Any]]) -> AsyncIterator[T]:
+    async def _narrowed(self, seq: int, rows: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+        """The documents that may match."""
+        if self._narrow is None or len(rows) < MANY:
+            return rows
+        ids = await self._narrow(self._where, seq)
+        return rows if ids is None else [row for row in rows if row[0] in ids]
+
+    async def _values(self, seq: int, rows: list[tuple[str, Any]]) -> AsyncIterator[T]:
+        rows = await self._narrowed(seq, rows)
         if self._limit is None:
             runs = [sorted(hits) async for hits in self._hits(rows)]
             found: Iterable[_Hit] = merge(*runs)

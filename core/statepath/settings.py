@@ -6,6 +6,7 @@ over the file `statepath.toml` (or the one that `STATE_CONFIG` names), and that 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -49,6 +50,9 @@ class SettingsArgs(TypedDict, total=False):
     snapshot_age: float | str | timedelta
     view_interval: float | str | timedelta
     max_document: int | str
+    migrations: str | tuple[str, ...]
+    migrate: bool
+    archive: str | tuple[str, ...]
 
 
 _UNITS: Final = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -89,6 +93,30 @@ def _bytes(value: object) -> int:
     return value
 
 
+def size(text: str) -> int:
+    """The bytes that a text such as "100MiB" means.
+
+    Raises:
+        InvalidArgumentError: it means none.
+    """
+    try:
+        return _bytes(int(text) if text.isdecimal() else text)
+    except ValueError as error:
+        raise InvalidArgumentError(f"{text!r}: {error}") from None
+
+
+def duration(value: timedelta | str) -> timedelta:
+    """The duration that a text such as "30d" means.
+
+    Raises:
+        InvalidArgumentError: it means none.
+    """
+    try:
+        return _duration(value)
+    except ValueError as error:
+        raise InvalidArgumentError(f"{value!r}: {error}") from None
+
+
 def _auto(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() == "auto" else value
 
@@ -96,6 +124,54 @@ def _auto(value: object) -> object:
 def _bytes_or_auto(value: object) -> int | None:
     value = _auto(value)
     return None if value is None else _bytes(value)
+
+
+def _names(value: object) -> object:
+    return (
+        tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveRule:
+    """Which documents are archived by themselves: those of a collection that were not changed for so long, and whose
+    fields have these values."""
+
+    collection: str
+    older_than: timedelta
+    fields: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> ArchiveRule:
+        """The rule that a text such as "tasks older_than=30d status=completed" says. A value is JSON, else a text."""
+        collection, *conditions = text.split()
+        older_than: timedelta | None = None
+        fields: list[tuple[str, Any]] = []
+        for condition in conditions:
+            name, equals, value = condition.partition("=")
+            if not equals or not name:
+                raise ValueError(
+                    'a rule is a collection, older_than=…, and field=value: "tasks older_than=30d"'
+                )
+            if name == "older_than":
+                older_than = _duration(value)
+                continue
+            try:
+                fields.append((name, json.loads(value)))
+            except ValueError:
+                fields.append((name, value))
+        if older_than is None:
+            raise ValueError('a rule needs older_than: "tasks older_than=30d status=completed"')
+        return cls(collection, older_than, tuple(fields))
+
+
+def _rules(value: object) -> object:
+    if isinstance(value, str):
+        value = tuple(part.strip() for part in value.split(";") if part.strip())
+    if isinstance(value, list | tuple):
+        for rule in value:
+            ArchiveRule.parse(str(rule))
+    return value
 
 
 def _text(value: object) -> object:
@@ -144,6 +220,20 @@ class Settings(BaseSettings):
 
     max_document: Size = Field(64 * 1024 * 1024, ge=1024)
     """The most bytes of one document."""
+
+    migrations: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
+    """Modules (`package.module`) or functions (`package.module:function`) that hold migrations."""
+
+    migrate: bool = True
+    """Whether migrations that are due are done when the store is opened for writing."""
+
+    archive: Annotated[tuple[str, ...], BeforeValidator(_rules)] = ()
+    """What leaves the live state by itself, a rule each: "tasks older_than=30d status=completed"."""
+
+    @property
+    def archive_rules(self) -> tuple[ArchiveRule, ...]:
+        """The rules of `archive`, parsed."""
+        return tuple(ArchiveRule.parse(text) for text in self.archive)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None, **overrides: Unpack[SettingsArgs]) -> Settings:
@@ -324,6 +414,8 @@ def _shown(name: str, value: Any) -> Any:
             return "(not a state path)"
     if isinstance(value, timedelta):
         return _duration_text(value)
+    if isinstance(value, tuple):
+        return ("; " if name == "archive" else ", ").join(value)
     return value
 
 

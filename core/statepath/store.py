@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self, TypeVar, overload
 
 from msgspec import Raw
@@ -16,19 +16,38 @@ from statepath.backend import Backend
 from statepath.collection import Collection, Json, back_off
 from statepath.commit import WriteLog, WriteReport
 from statepath.debug import enable_debug
+from statepath.diff import Difference, differences
 from statepath.discovery import connect
+from statepath.engine.archiving import (
+    Archived,
+    archive,
+    archive_by_rules,
+    bring_back,
+    choose,
+    documents,
+    find,
+)
 from statepath.engine.backups import backup_keys
+from statepath.engine.cleaning import Cleaned, clean
 from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
+from statepath.engine.founding import silent
 from statepath.engine.history import transactions
 from statepath.engine.ids import check_collection, check_id, decode_id, report_key
-from statepath.engine.opening import open_engine
+from statepath.engine.migration import versions
+from statepath.engine.opening import found, open_engine
+from statepath.engine.origin import StoreOrigin, present
+from statepath.engine.portable import Exported, export
+from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS
+from statepath.engine.snapshot import OWN_MEMBERS
 from statepath.engine.verification import Finding, verify
 from statepath.engine.views import read_log
 from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError
-from statepath.events import Events
-from statepath.settings import Settings, SettingsArgs
+from statepath.events import Events, StoreCopied
+from statepath.filters import F, Filter
+from statepath.migrations import load_migrations
+from statepath.settings import Settings, SettingsArgs, duration
 from statepath.transaction import Transaction
 from statepath.watch import StateChange, changes_in, position, watch
 
@@ -80,10 +99,26 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """A restore: the seq whose state is the present one again, and the seq of the commit that made it so."""
+    """A restore: the seq whose state is the present one again, and the seq of the commit that made it so. In another
+    place there is no such commit, and both are the seq."""
 
     to: int
     seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedDocument:
+    """A document in the archive: the version that it had, when it was changed last, and the segment that it is in."""
+
+    collection: str
+    id: str
+    version: int
+    modified: datetime
+    segment: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.collection}/{self.id}"
 
 
 class Store:
@@ -194,7 +229,12 @@ class Store:
         """All members of `state.json` that are no collections."""
         self._engine.check_open()
         held = self._engine.replica.collections.get(MEMBERS, {})
-        return {name: decode(entry.json()) for name, entry in held.items()}
+        return {name: decode(entry.json()) for name, entry in held.items() if name not in OWN_MEMBERS}
+
+    @property
+    def schema_versions(self) -> dict[str, int]:
+        """The schema version of each collection whose documents are not of version 1."""
+        return versions(self._engine.replica)
 
     async def append_log(self, id: str, text: str) -> int:
         """Add text to the end of a session's log; the seq, when it is durable."""
@@ -306,15 +346,39 @@ class Store:
                 del found[: len(found) - limit]
         return found if limit is None else found[len(found) - min(limit, len(found)) :]
 
-    async def restore(self, *, at: int | datetime) -> Restored:
+    async def diff(self, a: int | datetime, b: int | datetime | None = None) -> list[Difference]:
+        """The documents that differ between two seqs or moments, by collection and id; without `b`, between then and
+        now.
+
+        Raises:
+            HistoryTrimmedError: one of them is too long ago.
+            InvalidArgumentError: a seq that is not there yet, or a datetime without a time zone.
+        """
+        before = await self._engine.past(a)
+        return differences(before, self._engine.replica if b is None else await self._engine.past(b))
+
+    async def restore(self, *, at: int | datetime, to: str | os.PathLike[str] | None = None) -> Restored:
         """Make the documents those of an earlier seq, or of a moment by the commits' times. That is a commit, too: it
         can be undone by a restore to the seq before it. Logs and reports stay as they are.
+
+        Parameters:
+            to: leave this store as it is, and make a new one of the earlier state at this state path, where nothing is
+                yet. It gets the logs and reports of now. An attempt that was interrupted can be repeated.
 
         Raises:
             HistoryTrimmedError: it is too long ago.
             InvalidArgumentError: a seq that is not there yet, or a datetime without a time zone.
+            AlreadyExistsError: there is something at `to`.
         """
-        return Restored(*await self._engine.restore(at))
+        if to is None:
+            return Restored(*await self._engine.restore(at))
+        engine = self._engine
+        then, now = await engine.past(at), await engine.present()
+        then.logs = now.logs
+        backend = await connect(to)
+        founded = await found(StoreOrigin(engine, then, now), backend, engine.settings)
+        self.events.emit(StoreCopied(backend.url, founded.seq, founded.documents))
+        return Restored(founded.seq, founded.seq)
 
     async def snapshot(self) -> int:
         """Bring `state.json` up to now; the seq that it shows. The one before it becomes a backup."""
@@ -329,6 +393,102 @@ class Store:
         self._engine.check_open()
         return await backup_keys(self._engine.backend)
 
+    async def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        history: bool = False,
+        progress: Callable[[str], None] = silent,
+    ) -> Exported:
+        """Write the state of now, the session logs and the reports into one file, which `import_backup` takes to any
+        backend. It is read back before it gets its name.
+
+        Parameters:
+            history: the commits and the backups, too.
+            progress: is told in words what is being done.
+
+        Raises:
+            AlreadyExistsError: there is such a file.
+        """
+        engine = self._engine
+        return await export(
+            await present(engine, history=history), engine.incarnation, os.fspath(path), progress
+        )
+
+    async def archive(
+        self,
+        collection: str,
+        where: Filter | None = None,
+        *,
+        older_than: timedelta | str,
+        dry_run: bool = False,
+        **equals: Any,
+    ) -> Archived:
+        """Move documents that are done from the live state into the archive: compressed segments, which cost nothing
+        when the store is opened. A restore to before brings them back, and so does `unarchive`. A document that changes
+        meanwhile stays live. A run that was interrupted can be repeated.
+
+        Parameters:
+            where, equals: which documents, as for `find`.
+            older_than: only those that were not changed for so long, such as "30d".
+            dry_run: only tell what would be archived; its segments are not named.
+        """
+        engine = self._engine
+        engine.check_open()
+        wanted = where
+        for field, value in equals.items():
+            one = F(field) == value
+            wanted = one if wanted is None else wanted & one
+        before = round((datetime.now(UTC) - duration(older_than)).timestamp() * 1_000_000)
+        matches = (lambda document: True) if wanted is None else wanted.matches
+        chosen = choose(engine.replica, check_collection(collection), before, matches)
+        if dry_run:
+            return Archived(len(chosen), sum(entry.size for _, entry in chosen), (), 0)
+        return await archive(engine, collection, chosen)
+
+    async def archive_by_rules(self, *, dry_run: bool = False) -> Archived:
+        """Archive what the setting `archive` says, as a running server does each hour."""
+        self._engine.check_open()
+        done = await archive_by_rules(self._engine, dry_run=dry_run)
+        return Archived(
+            sum(one.documents for one in done),
+            sum(one.bytes for one in done),
+            tuple(name for one in done for name in one.segments),
+            sum(one.compressed for one in done),
+        )
+
+    async def clean(self, *, older_than: timedelta | str = "30d", dry_run: bool = False) -> Cleaned:
+        """Remove what was kept aside before that (`*.corrupt.*`, `*.conflict.*`, the states of before a rollback), and
+        what an archive run has written and not finished. What any way back needs stays."""
+        self._engine.check_open()
+        return await clean(self._engine, duration(older_than), dry_run=dry_run)
+
+    async def archived(self, collection: str | None = None) -> AsyncGenerator[ArchivedDocument]:
+        """What is in the archive, of one collection or of all, the latest first."""
+        self._engine.check_open()
+        async for segment, place in documents(self._engine, collection):
+            modified = datetime.fromtimestamp(place.modified / 1_000_000, UTC)
+            yield ArchivedDocument(segment.collection, place.id, place.version, modified, segment.key)
+
+    async def read_archived(self, collection: str, id: str) -> JsonValue:
+        """A document of the archive, as it was when it was archived last.
+
+        Raises:
+            NotFoundError: the archive has none of that name.
+        """
+        self._engine.check_open()
+        return decode((await find(self._engine, check_collection(collection), check_id(id)))[1])
+
+    async def unarchive(self, collection: str, id: str) -> int:
+        """Make a document of the archive live again; the seq. The archive keeps it, too.
+
+        Raises:
+            NotFoundError: the archive has none of that name.
+            AlreadyExistsError: there is a live one.
+        """
+        self._engine.check_open()
+        return await bring_back(self._engine, check_collection(collection), check_id(id))
+
     async def flush(self) -> None:
         """Wait until everything saved so far is durable and the files that people read show it."""
         await self._engine.flush()
@@ -341,6 +501,11 @@ class Store:
         """Check snapshot, journal, backups and views against each other. An empty list: all is well."""
         await self.flush()
         return await verify(self._engine)
+
+    @property
+    def damage(self) -> tuple[Damage, ...]:
+        """What was found damaged when the store was opened."""
+        return tuple(self._engine.damage)
 
     async def health(self) -> Health:
         """How the store does, without writing anything."""
@@ -444,7 +609,9 @@ def open(
             `BackendNotInstalledError`, `DuplicateSchemeError`).
         StoreLockedError: another process writes to the store; names it.
         NotFoundError: read-only, and there is no store.
-        UnsupportedError: a newer program wrote the store.
+        UnsupportedError: a newer program wrote the store (`newer_format`, `newer_schema`), or a migration is due and
+            `migrate` is off (`migration_pending`).
+        MigrationError: a migration failed; nothing was changed.
     """
 
     async def opened() -> Store:
@@ -455,9 +622,11 @@ def open(
             )
         used = settings if settings is not None else Settings.load(path, **overrides)
         state_path = used.path if path is None else path
+        migrations = load_migrations(used.migrations)
         backend: Backend = await connect(state_path, readonly=readonly)
         bus = Events() if events is None else events
-        return Store(await open_engine(backend, used, bus, readonly=readonly), owns_events=events is None)
+        engine = await open_engine(backend, used, bus, readonly=readonly, migrations=migrations)
+        return Store(engine, owns_events=events is None)
 
     return Opening(opened)
 
@@ -470,4 +639,4 @@ def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-__all__ = ["Health", "Opening", "Restored", "Stats", "Store", "open"]
+__all__ = ["ArchivedDocument", "Health", "Opening", "Restored", "Stats", "Store", "open"]

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from inspect import isawaitable
 from queue import SimpleQueue
@@ -32,13 +32,19 @@ from pydantic import BaseModel, JsonValue
 from typing_extensions import Unpack
 
 from statepath.collection import Collection, Document, Json
+from statepath.diff import Difference
+from statepath.engine.archiving import Archived
+from statepath.engine.cleaning import Cleaned
+from statepath.engine.founding import silent
+from statepath.engine.portable import Exported
+from statepath.engine.replay import Damage
 from statepath.engine.verification import Finding
 from statepath.errors import ClosedError, UnsupportedError
 from statepath.events import Events
 from statepath.filters import Filter
 from statepath.query import Page, Query
 from statepath.settings import Settings, SettingsArgs
-from statepath.store import Health, Opening, Restored, Stats, Store, open
+from statepath.store import ArchivedDocument, Health, Opening, Restored, Stats, Store, open
 from statepath.transaction import Transaction
 from statepath.watch import StateChange
 
@@ -55,6 +61,10 @@ _portals = BlockingPortalProvider()
 
 def _start_anew_after_fork() -> None:
     global _portals  # noqa: PLW0603 - the thread behind it, and perhaps its lock's owner, stayed in the parent
+    portal = getattr(_portals, "_portal", None)
+    if portal is not None:
+        # Whoever drops the last reference stops the loop, and would wait for it without end: it does not run here.
+        portal._event_loop_thread_id = None  # noqa: SLF001 - anyio has no word for it
     _portals = BlockingPortalProvider()
 
 
@@ -341,9 +351,13 @@ class SyncStore:
         """As `Store.history`."""
         return self._loop.run(self._store.history, key, since=since, limit=limit)
 
-    def restore(self, *, at: int | datetime) -> Restored:
+    def diff(self, a: int | datetime, b: int | datetime | None = None) -> list[Difference]:
+        """As `Store.diff`."""
+        return self._loop.run(self._store.diff, a, b)
+
+    def restore(self, *, at: int | datetime, to: str | os.PathLike[str] | None = None) -> Restored:
         """As `Store.restore`."""
-        return self._loop.run(self._store.restore, at=at)
+        return self._loop.run(self._store.restore, at=at, to=to)
 
     def snapshot(self) -> int:
         """As `Store.snapshot`."""
@@ -357,6 +371,51 @@ class SyncStore:
         """As `Store.backups`."""
         return self._loop.run(self._store.backups)
 
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        history: bool = False,
+        progress: Callable[[str], None] = silent,
+    ) -> Exported:
+        """As `Store.export`. `progress` is called in another thread."""
+        return self._loop.run(self._store.export, path, history=history, progress=progress)
+
+    def archive(
+        self,
+        collection: str,
+        where: Filter | None = None,
+        *,
+        older_than: timedelta | str,
+        dry_run: bool = False,
+        **equals: Any,
+    ) -> Archived:
+        """As `Store.archive`."""
+        done: Archived = self._loop.run(
+            self._store.archive, collection, where, older_than=older_than, dry_run=dry_run, **equals
+        )
+        return done
+
+    def archive_by_rules(self, *, dry_run: bool = False) -> Archived:
+        """As `Store.archive_by_rules`."""
+        return self._loop.run(self._store.archive_by_rules, dry_run=dry_run)
+
+    def clean(self, *, older_than: timedelta | str = "30d", dry_run: bool = False) -> Cleaned:
+        """As `Store.clean`."""
+        return self._loop.run(self._store.clean, older_than=older_than, dry_run=dry_run)
+
+    def archived(self, collection: str | None = None) -> SyncIterator[ArchivedDocument]:
+        """As `Store.archived`."""
+        return SyncIterator(self._loop, partial(self._store.archived, collection), ahead=_READ_AHEAD)
+
+    def read_archived(self, collection: str, id: str) -> JsonValue:
+        """As `Store.read_archived`."""
+        return self._loop.run(self._store.read_archived, collection, id)
+
+    def unarchive(self, collection: str, id: str) -> int:
+        """As `Store.unarchive`."""
+        return self._loop.run(self._store.unarchive, collection, id)
+
     def flush(self) -> None:
         """As `Store.flush`."""
         self._loop.run(self._store.flush)
@@ -368,6 +427,16 @@ class SyncStore:
     def verify(self) -> list[Finding]:
         """As `Store.verify`."""
         return self._loop.run(self._store.verify)
+
+    @property
+    def schema_versions(self) -> dict[str, int]:
+        """As `Store.schema_versions`."""
+        return self._store.schema_versions
+
+    @property
+    def damage(self) -> tuple[Damage, ...]:
+        """As `Store.damage`."""
+        return self._store.damage
 
     def health(self) -> Health:
         """As `Store.health`."""

@@ -14,7 +14,7 @@ from statepath.engine.documents import append_items, decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
 from statepath.engine.replica import MEMBERS, Entry
-from statepath.engine.snapshot import SNAPSHOT_MEMBERS
+from statepath.engine.snapshot import OWN_MEMBERS, SNAPSHOT_MEMBERS
 from statepath.errors import ClosedError, InvalidArgumentError, NotFoundError
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ class Transaction:
             InvalidArgumentError: the name is one of `state.json`'s own, or a collection has it.
         """
         self._check_open()
-        if name in SNAPSHOT_MEMBERS or self._engine.replica.collections.get(name):
+        if name in SNAPSHOT_MEMBERS or name in OWN_MEMBERS or self._engine.replica.collections.get(name):
             raise InvalidArgumentError(
                 f"{name!r} is a part of state.json already, or a collection: take another name"
             )
@@ -106,8 +106,14 @@ class Transaction:
         self._changes.append(Put(MEMBERS, name, Raw(data)))
 
     def delete_member(self, name: str) -> None:
-        """Remove a member of `state.json` that is no collection."""
+        """Remove a member of `state.json` that is no collection.
+
+        Raises:
+            InvalidArgumentError: the name is one of `state.json`'s own.
+        """
         self._check_open()
+        if name in OWN_MEMBERS:
+            raise InvalidArgumentError(f"{name!r} is a part of state.json itself")
         self._own[MEMBERS, check_id(name)] = None
         self._changes.append(Delete(MEMBERS, name))
 

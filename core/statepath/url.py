@@ -24,7 +24,8 @@ class StateURL:
     Attributes:
         scheme: lower case; `file` for plain paths and drive letters.
         path: decoded; of a plain path the path itself.
-        host, port, user: decoded, `None` where missing.
+        host, port, user: decoded, `None` where missing. Of several hosts (`one:5432,two`) `host` is all of them, and
+            `port` is `None`.
         password: never shown: not in `repr`, not by `redacted`.
         query: the backend's parameters, each given once.
     """
@@ -73,7 +74,9 @@ class StateURL:
             )
         try:
             parts = urlsplit(text)
-            port = parts.port
+            # Of several hosts, as libpq takes them, each may have its port: they are the backend's to read.
+            several = "," in parts.netloc.rpartition("@")[2]
+            port = None if several else parts.port
         except ValueError as error:
             raise InvalidArgumentError(f"the {scheme} URL is malformed: {_plain(error)}") from None
         if parts.fragment:
@@ -89,7 +92,7 @@ class StateURL:
         return cls(
             scheme=scheme,
             path=path,
-            host=parts.hostname,
+            host=parts.netloc.rpartition("@")[2].lower() if several else parts.hostname,
             port=port,
             user=unquote(parts.username) if parts.username is not None else None,
             password=unquote(parts.password) if parts.password is not None else None,
@@ -102,7 +105,8 @@ class StateURL:
         if self.scheme == "file" and not self.netloc:
             return self.path
         user = f"{self.user}@" if self.user else ""
-        host = f"[{self.host}]" if self.host and ":" in self.host else self.host or ""
+        six = self.host is not None and ":" in self.host and "," not in self.host
+        host = f"[{self.host}]" if six else self.host or ""
         port = f":{self.port}" if self.port is not None else ""
         query = "?" + "&".join(f"{name}=…" for name in self.query) if self.query else ""
         return f"{self.scheme}://{user}{host}{port}{self.path}{query}"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from documents import Task
-from servers import s3
-from servers.services import Service, s3_service
+from servers import azure, gcs, s3
+from servers.services import Service, azure_service, gcs_service, s3_service
 
 
 class Objects(ABC):
@@ -94,6 +94,42 @@ class ObstoreS3(Objects):
         await (await obstore.get_async(self.store, name)).bytes_async()
 
 
+class Gcsfs(Objects):
+    name = "gcsfs"
+
+    async def open(self) -> None:
+        from gcsfs.core import GCSFileSystem
+
+        options = {"token": "anon", "endpoint_url": self.service.endpoint}
+        self.fs = GCSFileSystem(asynchronous=True, skip_instance_cache=True, **options)
+        self.stack.push_async_callback((await self.fs._set_session()).close)
+
+    async def put(self, name: str, data: bytes) -> None:
+        await self.fs._pipe_file(f"{gcs.BUCKET}/{name}", data)
+
+    async def get(self, name: str) -> None:
+        await self.fs._cat_file(f"{gcs.BUCKET}/{name}")
+
+
+class AzureSdk(Objects):
+    name = "azure-storage-blob"
+
+    async def open(self) -> None:
+        from azure.storage.blob.aio import BlobServiceClient
+
+        made = BlobServiceClient(
+            self.service.endpoint, {"account_name": azure.ACCOUNT, "account_key": azure.KEY}
+        )
+        client = await self.stack.enter_async_context(made)
+        self.container = client.get_container_client(azure.CONTAINER)
+
+    async def put(self, name: str, data: bytes) -> None:
+        await self.container.upload_blob(name, data, overwrite=True)
+
+    async def get(self, name: str) -> None:
+        await (await self.container.download_blob(name)).readall()
+
+
 @dataclass(frozen=True)
 class Suite:
     """A service, who is compared on it (the plain client first), and by how much faster a store should be."""
@@ -111,6 +147,21 @@ def seaweed() -> Iterator[Service]:
         yield s3_service("seaweed", endpoint)
 
 
+@contextmanager
+def google() -> Iterator[Service]:
+    with gcs.complete() as endpoint:
+        yield gcs_service("gcs", endpoint)
+
+
+@contextmanager
+def azurite() -> Iterator[Service]:
+    os.environ.update(AZURE_STORAGE_ACCOUNT_NAME=azure.ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY=azure.KEY)
+    with azure.azurite() as endpoint:
+        yield azure_service("azurite", endpoint)
+
+
 SERVICES = {
     "seaweed": Suite("SeaweedFS", seaweed, (Aiobotocore, ObstoreS3), {"aiobotocore": 20, "obstore": 6}),
+    "gcs": Suite("fake-gcs-server, stand-in before it", google, (Gcsfs,), {"gcsfs": 12}),
+    "azurite": Suite("Azurite", azurite, (AzureSdk,), {"azure-storage-blob": 12}),
 }

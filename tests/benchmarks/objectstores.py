@@ -181,7 +181,7 @@ def main() -> None:
     )
     options = arguments(parser)
     share = 10 if options.quick else 1
-    for name in [name for name in os.environ if name.startswith(("STATE_", "AWS_"))]:
+    for name in [name for name in os.environ if name.startswith(("STATE_", "AWS_", "AZURE_"))]:
         del os.environ[name]
     tasks = make_tasks(DOCUMENTS // share, SIZE)
     gc.collect()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
-from servers import s3
-from servers.services import Service, s3_service
+from servers import azure, s3
+from servers import gcs as google
+from servers.services import Service, azure_service, gcs_service, s3_service
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +25,27 @@ def moto() -> Iterator[str]:
         yield endpoint
 
 
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[str]:
+    """The address of a fake-gcs-server that keeps conditions, by the stand-in before it."""
+    with google.complete() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def bare_gcs() -> Iterator[str]:
+    """The address of a fake-gcs-server as it is, which ignores some conditions."""
+    with google.bare() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[str]:
+    """The address of an Azurite, its account included."""
+    with azure.azurite() as endpoint:
+        yield endpoint
+
+
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> None:
     """The credentials that the servers know, where the SDK looks for them, and nothing else of the machine's own."""
@@ -33,9 +56,20 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(params=["seaweed", "moto"])
-def service(request: pytest.FixtureRequest, aws: None) -> Service:
+@pytest.fixture
+def azure_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key that Azurite knows, where adlfs looks for it, and nothing else of the machine's own."""
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", azure.ACCOUNT)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", azure.KEY)
+
+
+@pytest.fixture(params=["seaweed", "moto", "gcs", "azurite"])
+def service(request: pytest.FixtureRequest, aws: None, azure_account: None) -> Service:
     """Each object store in turn."""
     name: str = request.param
     endpoint = request.getfixturevalue(name)
-    return s3_service(name, endpoint)
+    if name == "gcs":
+        return gcs_service(name, endpoint)
+    return azure_service(name, endpoint) if name == "azurite" else s3_service(name, endpoint)

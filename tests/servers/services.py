@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote, urlencode
 
-from servers import s3
+from servers import azure, gcs, s3
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,14 @@ class Service:
 
 def s3_service(name: str, endpoint: str) -> Service:
     return Service(name, f"s3://{s3.BUCKET}", endpoint, (("region", s3.REGION), ("path_style", "true")))
+
+
+def gcs_service(name: str, endpoint: str) -> Service:
+    return Service(name, f"gs://{gcs.BUCKET}", endpoint, (("anonymous", "true"),))
+
+
+def azure_service(name: str, endpoint: str) -> Service:
+    return Service(name, f"az://{azure.CONTAINER}", endpoint)
 
 
 def writes(key: str) -> Callable[[str, str, bytes], bool]:

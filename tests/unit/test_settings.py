@@ -40,6 +40,9 @@ def test_the_defaults_are_those_of_the_manual() -> None:
     assert settings.snapshot_age == timedelta(minutes=15)
     assert settings.view_interval == 0.2
     assert settings.max_document == 64 * MiB
+    assert settings.migrations == ()
+    assert settings.migrate is True
+    assert settings.archive == ()
 
 
 def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +58,9 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "snapshot_age": "600",
         "view_interval": "50ms",
         "max_document": "1.5 KiB",
+        "migrations": "mine.first, mine.second:function",
+        "migrate": "no",
+        "archive": "tasks older_than=30d; sessions older_than=1w",
     }
     for name, text in texts.items():
         monkeypatch.setenv(f"STATE_{name.upper()}", text)
@@ -70,6 +76,9 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "snapshot_age": timedelta(minutes=10),
         "view_interval": 0.05,
         "max_document": 1536,
+        "migrations": ("mine.first", "mine.second:function"),
+        "migrate": False,
+        "archive": ("tasks older_than=30d", "sessions older_than=1w"),
     }
 
 

@@ -588,6 +588,23 @@ def test_after_a_fork_the_child_opens_its_own(store, tasks, url):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("held", [True, False], ids=["held", "dropped"])
+def test_the_fork_of_a_program_that_forgot_to_close_ends_by_itself(tmp_path: Path, held: bool):
+    program = (
+        "import os, statepath, sys, warnings\n"
+        "warnings.simplefilter('ignore')\n"
+        "store = statepath.open_sync(sys.argv[1])\n"
+        "store.collection('raw').put({'id': 'a'})\n" + ("" if held else "del store\n") + "child = os.fork()\n"
+        "if child:\n"
+        "    print(os.waitpid(child, 0)[1], flush=True)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "state")], capture_output=True, text=True, timeout=30
+    )
+    assert (ended.returncode, ended.stdout) == (0, "0\n"), ended.stderr
+
+
+@pytest.mark.slow
 def test_a_program_that_forgets_to_close_ends_and_loses_nothing(tmp_path: Path):
     program = (
         "import statepath, sys\n"

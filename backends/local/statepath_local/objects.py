@@ -53,6 +53,7 @@ class Objects:
         self._numbers = count()
         self._lazily = threading.Lock()
         self._recycler = Recycler(tree)
+        self._last_was_new = False
 
     def read(self, key: str, span: Span | None) -> Blob:
         folders, name = split_key(key)
@@ -275,11 +276,12 @@ class Objects:
 
     def _replace_lazily(self, name: str, folder: int, data: bytes, modified: int) -> None:
         port = self._port
-        within, temporary, fd = self._recycler.take()
+        within, temporary, fd, size = self._recycler.take()
         try:
             try:
                 write_all(port, fd, data, 0)
-                port.ftruncate(fd, len(data))
+                if size > len(data):
+                    port.ftruncate(fd, len(data))
                 # Below the microsecond a number that differs from write to write, for the ETag.
                 port.utime(fd, modified * 1000 + next(self._numbers) % 1000)
             finally:
@@ -296,8 +298,13 @@ class Objects:
         """Put the file in its place; whether what was there has the temporary name now."""
         port = self._port
         with suppress(FileNotFoundError):
+            if self._last_was_new:
+                # So may this one be: to ask is cheaper than an exchange that fails.
+                port.stat(name, within=folder)
             if port.exchange(temporary, name, within=within, into=folder):
+                self._last_was_new = False
                 return True
+        self._last_was_new = True
         port.rename(temporary, name, within=within, into=folder)
         return False
 

@@ -25,8 +25,8 @@ class Recycler:
         self._tree = tree
         self._retired: deque[tuple[float, int, str]] = deque()
 
-    def take(self) -> tuple[int, str, int]:
-        """A file to be written from its beginning: its folder's descriptor, its name, its own descriptor."""
+    def take(self) -> tuple[int, str, int, int]:
+        """A file to be written from its beginning: its folder's descriptor, its name, its own descriptor, its size."""
         retired = self._retired
         port = self._tree.port
         while retired and retired[0][0] <= time.monotonic():
@@ -38,10 +38,10 @@ class Recycler:
             # A file that someone linked has to stay as it is, and one that someone made may be open to others.
             found = port.fstat(fd)
             if found.st_nlink == 1 and stat.S_IMODE(found.st_mode) == 0o600:
-                return within, name, fd
+                return within, name, fd, found.st_size
             port.close(fd)
             self._tree.discard(within, name)
-        return self._tree.create_temporary()
+        return *self._tree.create_temporary(), 0
 
     def retire(self, within: int, name: str) -> None:
         """Keep a file that was replaced."""

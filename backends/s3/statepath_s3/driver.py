@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import hashlib
 import secrets
 from contextlib import suppress
 from typing import Any, Final, Self
@@ -14,7 +11,7 @@ from aiobotocore.httpsession import AIOHTTPSession
 from botocore.exceptions import ClientError
 from s3fs import S3FileSystem
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
-from statepath.objectstore import Asked, Content, Listed, Page, Place, Served, unmet
+from statepath.objectstore import Asked, Content, Listed, Page, Place, Served, content_md5, unmet
 
 from statepath_s3.config import DEFAULT_TIMEOUT, S3Config
 from statepath_s3.failures import answer_of, translated
@@ -24,7 +21,6 @@ SCHEME: Final = "s3"
 _VERSION: Final = "statepath-version"
 _CONNECTIONS: Final = 64
 _CONNECT_SECONDS: Final = 10
-_BLOCK: Final = 1024 * 1024
 _LISTS_BY_FOLDER: Final = "SeaweedFS"
 _LACKING: Final = 404
 _UNMET: Final = 412
@@ -136,7 +132,7 @@ class S3Driver:
                 Key=name,
                 Body=content,
                 # Without it some services store what arrived before the connection was cut.
-                ContentMD5=await _digest(content),
+                ContentMD5=await content_md5(content),
                 Metadata={_VERSION: version},
                 **condition,
             )
@@ -222,23 +218,6 @@ def _check(asked: Asked, stored: Any, when: IfMatch) -> None:
     """What S3 cannot hold: that the version's random name is the right one, too."""
     if _token(stored) != when.etag:
         raise unmet(asked)
-
-
-async def _digest(content: Content) -> str:
-    if isinstance(content, bytes) and len(content) < _BLOCK:
-        return _md5(content)
-    return await asyncio.to_thread(_md5, content)
-
-
-def _md5(content: Content) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    if isinstance(content, bytes):
-        digest.update(content)
-    else:
-        while block := content.read(_BLOCK):
-            digest.update(block)
-        content.seek(0)
-    return base64.b64encode(digest.digest()).decode()
 
 
 def _range(span: Span) -> str:

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from statepath.cli import backups, configuration, diagnosis, documents, feed, recovery
+from statepath.cli import (
+    backups,
+    configuration,
+    copying,
+    diagnosis,
+    documents,
+    feed,
+    migrating,
+    migration,
+    recovery,
+    retention,
+)
 from statepath.cli.demo import command as demo
 from statepath.cli.diagnosis import print_version
 from statepath.cli.options import Json, StatePath
@@ -38,7 +49,11 @@ def statepath(
     ctx.with_resource(logging_to_stderr(debug=debug))
 
 
-for group in (demo, diagnosis, documents, feed, recovery):
+for group in (demo, diagnosis, documents, feed, recovery, copying):
     app.add_typer(group.group)
 app.add_typer(backups.group, name="backup")
+app.add_typer(retention.cleaning)
+app.add_typer(retention.group, name="archive")
+migrating.group.command()(migration.sql)
+app.add_typer(migrating.group, name="migrate")
 app.add_typer(configuration.group, name="config")

@@ -1,25 +1,27 @@
-"""Backups: `backup create`, `backup list`, `backup restore`."""
+"""Backups: `backup create`, `backup list`, `backup restore`, `backup export`, `backup import`."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 import statepath
+from statepath import import_backup
 from statepath.backend import Backend
 from statepath.cli.opening import reading
-from statepath.cli.options import DryRun, Json, StatePath, Yes
+from statepath.cli.options import DryRun, History, Json, StatePath, Yes
 from statepath.cli.output import Output, amount, moment
 from statepath.cli.recovery import restore_to
 from statepath.cli.running import asynchronous
 from statepath.discovery import connect
 from statepath.engine.snapshot import SnapshotMeta, read_meta
 from statepath.errors import CorruptionError, DivergedError, NotFoundError
-from statepath.settings import Settings
+from statepath.settings import Settings, size
 
 group = typer.Typer(help="Keep the state of now, and go back to one that was kept.", no_args_is_help=True)
 
@@ -85,6 +87,41 @@ async def restore(
     with output.progress("reading the backup"):
         meta = await _read(key, state_path)
     await restore_to(meta.seq, state_path, output, yes=yes, dry_run=dry_run)
+
+
+@group.command()
+@asynchronous
+async def export(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A new file.", show_default=False)],
+    history: History = False,
+    state_path: StatePath = None,
+    as_json: Json = False,
+) -> None:
+    """Write the store into one file, which `backup import` takes to any backend. Works beside a running server."""
+    output = Output(as_json=as_json)
+    async with reading(state_path) as store:
+        with output.progress("writing the file") as tell:
+            made = await store.export(file, history=history, progress=tell)
+    output.result(asdict(made), f"{made.path} holds seq {made.seq}, {amount(made.bytes)}")
+
+
+@group.command("import")
+@asynchronous
+async def import_file(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="As `backup export` wrote it.", show_default=False)
+    ],
+    max_size: Annotated[
+        str, typer.Option("--max-size", metavar="SIZE", help="The most that it may hold, unpacked.")
+    ] = "4GiB",
+    state_path: StatePath = None,
+    as_json: Json = False,
+) -> None:
+    """Make a store of a file, where nothing is yet. The file is checked before anything is written."""
+    output = Output(as_json=as_json)
+    with output.progress("checking the file") as tell:
+        made = await import_backup(file, state_path, limit=size(max_size), progress=tell)
+    output.result(asdict(made), f"{made.target} begins with seq {made.seq} and {made.documents} documents")
 
 
 @asynccontextmanager

@@ -62,7 +62,7 @@ async def ls(
 ) -> None:
     """List the collections, or the documents of one."""
     output = Output(as_json=as_json)
-    wanted = _filter(where or [])
+    wanted = filter_of(where or [])
     async with reading(state_path) as store:
         if collection is None:
             await _list_collections(store, output)
@@ -245,7 +245,8 @@ def _read_file(file: str) -> bytes:
         raise InvalidArgumentError(f"{file} cannot be read: {error.strerror}", key=file) from None
 
 
-def _filter(conditions: list[str]) -> Filter | None:
+def filter_of(conditions: list[str]) -> Filter | None:
+    """What `--where` asks for; all of it must hold."""
     wanted: Filter | None = None
     for condition in conditions:
         field, equals, text = condition.partition("=")

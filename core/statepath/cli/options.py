@@ -41,6 +41,7 @@ Json = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what would happen; change nothing.")]
+History = Annotated[bool, typer.Option("--history", help="The commits and the backups, too.")]
 Reference = Annotated[
     str,
     typer.Argument(metavar="COLLECTION/ID", help="The document, such as tasks/task_1.", show_default=False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
@@ -11,6 +11,7 @@ from typing import Any, Final, TextIO
 import msgspec
 import typer
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -85,13 +86,13 @@ class Output:
         self._notes.print(text, soft_wrap=True)
 
     @contextmanager
-    def progress(self, what: str) -> Iterator[None]:
-        """Show on a terminal that something takes its time."""
+    def progress(self, what: str) -> Iterator[Callable[[str], None]]:
+        """Show on a terminal that something takes its time. What is told meanwhile is shown instead."""
         if self._notes.is_terminal and not self.as_json:
-            with self._notes.status(what):
-                yield
+            with self._notes.status(what) as status:
+                yield lambda now: status.update(escape(now))
         else:
-            yield
+            yield lambda now: None
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -1,25 +1,28 @@
-"""Back to an earlier state, and whether what is stored is sound: `restore`, `verify`."""
+"""Earlier states, and whether what is stored is sound: `diff`, `restore`, `verify`, `repair`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 import statepath
-from statepath import Store
+from statepath import Difference, Store
 from statepath.cli.exits import Exit
 from statepath.cli.opening import reading
 from statepath.cli.options import DryRun, Json, StatePath, Yes
-from statepath.cli.output import Output, confirm, moment
-from statepath.cli.running import asynchronous, command_line
+from statepath.cli.output import Output, confirm, moment, preview
+from statepath.cli.running import asynchronous, command_line, shown
 from statepath.engine.verification import Finding
 from statepath.errors import HistoryTrimmedError, InvalidArgumentError, ReadOnlyError
+from statepath.repairing import everything_wrong_with, repair
 
 group = typer.Typer()
 
+MARKS: Final = {"added": "+", "changed": "~", "removed": "-"}
 NOTICES: Final = 10
 """How many notices people are shown: a server that is busy has many files that lag."""
 
@@ -50,6 +53,45 @@ class Plan:
 
 @group.command()
 @asynchronous
+async def diff(
+    a: Annotated[str, typer.Argument(metavar="SEQ|TIME", help="The earlier state.", show_default=False)],
+    b: Annotated[
+        str | None,
+        typer.Argument(metavar="[SEQ|TIME]", help="The later one. Default: that of now.", show_default=False),
+    ] = None,
+    state_path: StatePath = None,
+    as_json: Json = False,
+) -> None:
+    """Tell which documents differ between two states, and in which fields."""
+    output = Output(as_json=as_json)
+    before, after = place(a), None if b is None else place(b)
+    with output.progress("reading the log"):
+        async with reading(state_path) as store:
+            found = await store.diff(before, after)
+    show_differences(found, output)
+
+
+def show_differences(found: Sequence[Difference], output: Output, *, quiet: bool = False) -> None:
+    """A line a document, and below it one a field; or an object a document."""
+    for one in found:
+        fields = one.fields()
+        if output.as_json:
+            output.json({"key": one.key} | asdict(one) | {"fields": [asdict(field) for field in fields]})
+            continue
+        whole = "" if one.kind == "changed" else f" {preview(one.before if one.after is None else one.after)}"
+        output.text(f"{MARKS[one.kind]} {one.key}{whole}\n")
+        for field in fields:
+            parts = [f"    {MARKS[field.kind]} {field.path}:"]
+            parts += [preview(field.before)] if field.kind != "added" else []
+            parts += ["→"] if field.kind == "changed" else []
+            parts += [preview(field.after)] if field.kind != "removed" else []
+            output.text(f"{' '.join(parts)}\n")
+    if not found and not quiet:
+        output.note("no document differs")
+
+
+@group.command()
+@asynchronous
 async def restore(
     at: Annotated[
         str,
@@ -60,13 +102,41 @@ async def restore(
             show_default=False,
         ),
     ],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="PATH|URL",
+            help="Leave the store as it is, and make a new one there.",
+            show_default=False,
+        ),
+    ] = None,
     yes: Yes = False,
     dry_run: DryRun = False,
     state_path: StatePath = None,
     as_json: Json = False,
 ) -> None:
     """Make the documents what they were. That is a change like any other, and can be undone."""
-    await restore_to(_place(at), state_path, Output(as_json=as_json), yes=yes, dry_run=dry_run)
+    output = Output(as_json=as_json)
+    if to is None:
+        await restore_to(place(at), state_path, output, yes=yes, dry_run=dry_run)
+    else:
+        await _restore_elsewhere(place(at), state_path, to, output, dry_run=dry_run)
+
+
+async def _restore_elsewhere(
+    at: int | datetime, state_path: str | None, to: str, output: Output, *, dry_run: bool
+) -> None:
+    """Make a store of an earlier state at another place. Nothing is destroyed, so nobody is asked."""
+    facts: dict[str, Any] = {"at": at, "state_path": shown(to), "dry_run": dry_run}
+    with output.progress(f"making {shown(to)}"):
+        async with reading(state_path) as store:
+            if dry_run:
+                await store.diff(at, at)  # looks it up
+                output.result(facts | {"restored": False, "seq": None}, f"would make {shown(to)}")
+                return
+            made = await store.restore(at=at, to=to)
+    output.result(facts | {"restored": True, "seq": made.seq}, f"{shown(to)} begins with seq {made.seq}")
 
 
 async def restore_to(
@@ -120,7 +190,7 @@ async def _plan(store: Store, at: int | datetime) -> Plan:
     return Plan(at, store.seq, len(undone), len(set(undone)), needed)
 
 
-def _place(text: str) -> int | datetime:
+def place(text: str) -> int | datetime:
     """The seq or the moment that the text names.
 
     Raises:
@@ -132,7 +202,7 @@ def _place(text: str) -> int | datetime:
         at = datetime.fromisoformat(text)
     except ValueError:
         raise InvalidArgumentError(
-            f"--at takes a seq such as 42, or a time such as 2024-05-01T12:00:00Z, not {text!r}"
+            f"a place in the history is a seq such as 42, or a time such as 2024-05-01T12:00:00Z, not {text!r}"
         ) from None
     if at.tzinfo is None:
         raise InvalidArgumentError(
@@ -148,10 +218,7 @@ async def verify(state_path: StatePath = None, as_json: Json = False) -> None:
     output = Output(as_json=as_json)
     with output.progress("checking"):
         async with reading(state_path) as store:
-            found = await store.verify()
-            health = await store.health()
-            known = {finding.reason for finding in found}
-            found += [Finding("", reason) for reason in health.damage if reason not in known]
+            found = await everything_wrong_with(store)
             seq = store.seq
     damaged = sum(finding.severity == "damage" for finding in found)
     if as_json:
@@ -161,11 +228,47 @@ async def verify(state_path: StatePath = None, as_json: Json = False) -> None:
     else:
         notices = [one for one in found if one.severity != "damage"]
         for finding in (*(one for one in found if one.severity == "damage"), *notices[:NOTICES]):
-            key = "" if not finding.key or finding.key in finding.reason else f"{finding.key}: "
-            output.text(f"{finding.severity}: {key}{finding.reason}\n")
+            output.text(f"{finding.severity}: {_about(finding)}{finding.reason}\n")
         if len(notices) > NOTICES:
             output.text(f"and {len(notices) - NOTICES} more notices\n")
         output.text(f"{damaged} damaged, up to seq {seq}\n" if damaged else f"all is well, up to seq {seq}\n")
     if damaged:
-        output.note("what is damaged is kept aside and rebuilt when the store is opened for writing next")
+        output.note(f"next: {command_line(state_path, 'repair', '--dry-run')}")
         raise typer.Exit(Exit.DAMAGED)
+
+
+@group.command("repair")
+@asynchronous
+async def repair_store(
+    yes: Yes = False, dry_run: DryRun = False, state_path: StatePath = None, as_json: Json = False
+) -> None:
+    """Rebuild what can be rebuilt, and keep aside what was damaged. Exits with 6 if something cannot be rebuilt."""
+    output = Output(as_json=as_json)
+    with output.progress("checking"):
+        done = await repair(state_path, dry_run=True)
+    damage = [one for one in done.found if one.severity == "damage"]
+    if not as_json:
+        for finding, remedy in zip(damage, done.remedies, strict=True):
+            output.text(f"damage: {_about(finding)}{finding.reason}\n    {remedy}\n")
+    if damage and not dry_run:
+        confirm(f"This mends {len(damage)} damaged {'object' if len(damage) == 1 else 'objects'}.", yes=yes)
+        with output.progress("repairing"):
+            done = await repair(state_path)
+    if as_json:
+        output.json(asdict(done) | {"dry_run": dry_run, "ok": not done.left})
+    elif not damage:
+        output.text(f"all is well, up to seq {done.seq}\n")
+    elif not dry_run:
+        for key in done.kept:
+            output.text(f"kept aside: {key}\n")
+        for key in done.recovered:
+            output.text(f"recovered from its own file: {key}\n")
+        for finding in done.left:
+            output.text(f"damaged still: {_about(finding)}{finding.reason}\n")
+        output.text(f"{'not all of it could be mended' if done.left else 'mended'}, up to seq {done.seq}\n")
+    if done.left:
+        raise typer.Exit(Exit.DAMAGED)
+
+
+def _about(finding: Finding) -> str:
+    return "" if not finding.key or finding.key in finding.reason else f"{finding.key}: "

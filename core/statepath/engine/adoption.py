@@ -52,6 +52,7 @@ class Examined:
         newer: files of later versions than the state has, whoever wrote them last.
         stale: documents whose file is missing, or shows another version.
         orphans: files of documents that no longer exist.
+        altered: documents whose file is damaged, and its time does not say that anyone changed it.
     """
 
     edits: list[Edit] = field(default_factory=list)
@@ -60,10 +61,14 @@ class Examined:
     newer: list[tuple[File, View]] = field(default_factory=list)
     stale: list[tuple[str, str]] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
+    altered: list[tuple[str, str]] = field(default_factory=list)
 
 
-async def examine(backend: Backend, replica: Replica, store: str, *, limit: int) -> Examined:
-    """Compare the documents' files with the state. Reads only the files that differ in their modification time."""
+async def examine(
+    backend: Backend, replica: Replica, store: str, *, limit: int, thorough: bool = False
+) -> Examined:
+    """Compare the documents' files with the state. Reads only the files that differ in their modification time, or
+    with `thorough` all of them."""
     found = Examined()
     seen: set[tuple[str, str]] = set()
     long_names: dict[str, str] | None = None
@@ -83,6 +88,8 @@ async def examine(backend: Backend, replica: Replica, store: str, *, limit: int)
         if entry is not None and id is not None:
             seen.add((collection, id))
             if round(listed.modified * 1_000_000) == entry.modified:
+                if thorough and not await _sound(backend, collection, listed, store, limit):
+                    found.altered.append((collection, id))
                 continue
         if (file := await _read(backend, collection, listed, limit)) is not None:
             _judge(replica, store, id, file, found, limit)
@@ -133,6 +140,12 @@ async def _read(backend: Backend, collection: str, listed: Entry, limit: int) ->
     except InvalidArgumentError as error:
         view = error
     return File(collection, listed.key, _modified(listed), view)
+
+
+async def _sound(backend: Backend, collection: str, listed: Entry, store: str, limit: int) -> bool:
+    """Whether a file that nobody changed says what we wrote, at whatever seq."""
+    file = await _read(backend, collection, listed, limit)
+    return file is None or (isinstance(file.view, View) and file.view.ours and file.view.store == store)
 
 
 def _judge(replica: Replica, store: str, id: str | None, file: File, found: Examined, limit: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -19,6 +21,7 @@ logger = logging.getLogger("statepath.autosave")
 
 _LOOK_AT_SPACE: Final = 30.0
 _ENOUGH_AGAIN: Final = 1.1
+_ARCHIVE_EVERY: Final = 3600.0
 
 
 class _Saved(Protocol):
@@ -34,8 +37,11 @@ class _Saved(Protocol):
 class Autosave:
     """A task of one handle, at `settings.autosave` seconds (0: it only looks at the space)."""
 
-    def __init__(self, engine: _Saved, snapshotter: Snapshotter) -> None:
+    def __init__(
+        self, engine: _Saved, snapshotter: Snapshotter, archive: Callable[[], Awaitable[object]]
+    ) -> None:
         self._engine = engine
+        self._archive = archive
         self._snapshotter = snapshotter
         self._low = False
         self._task = asyncio.get_running_loop().create_task(self._run(), name="statepath-autosave")
@@ -48,6 +54,7 @@ class Autosave:
     async def _run(self) -> None:
         engine, snapshotter = self._engine, self._snapshotter
         interval = engine.settings.autosave
+        due = 0.0
         while True:
             await self._check_space()
             await asyncio.sleep(interval or _LOOK_AT_SPACE)
@@ -58,6 +65,16 @@ class Autosave:
             await engine.committer.drain()
             if snapshotter.due:
                 await try_snapshot(snapshotter, engine.events)
+            if engine.settings.archive and time.monotonic() >= due:
+                due = time.monotonic() + _ARCHIVE_EVERY
+                await self._try_archive()
+
+    async def _try_archive(self) -> None:
+        try:
+            await self._archive()
+        except StateError as error:
+            logger.exception("what is due could not be archived; it stays live", extra={"code": error.code})
+            self._engine.events.emit(SaveError(error, error.key))
 
     async def _check_space(self) -> None:
         engine = self._engine

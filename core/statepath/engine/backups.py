@@ -22,6 +22,11 @@ def backup_key(time: int) -> str:
     return f"{_PREFIX}{moment:%Y%m%dT%H%M%S}.{time % 1_000_000:06d}Z.json"
 
 
+def is_backup(key: str) -> bool:
+    """Whether the key is that of a backup of ours."""
+    return _OURS.fullmatch(key) is not None
+
+
 async def backup_keys(backend: Backend) -> list[str]:
     """The keys of our backups, oldest first."""
-    return [entry.key async for entry in backend.list_keys(_PREFIX) if _OURS.fullmatch(entry.key)]
+    return [entry.key async for entry in backend.list_keys(_PREFIX) if is_backup(entry.key)]

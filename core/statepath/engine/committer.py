@@ -43,6 +43,7 @@ from statepath.errors import (
     StateError,
     ThrottledError,
     UnavailableError,
+    UnsupportedError,
 )
 
 logger = logging.getLogger("statepath.engine")
@@ -54,6 +55,9 @@ _NOTHING_WRITTEN: Final = (AccessDeniedError, ThrottledError, UnavailableError)
 
 Read = tuple[str, str, int]
 """A document that a transaction read, and the version it saw (0: it did not exist)."""
+
+FOLLOWS: Final = ("", "")
+"""In place of a document: the transaction follows right behind the seq."""
 
 
 Document = tuple[str, str, bytes, type | None]
@@ -248,7 +252,11 @@ class Committer:
             try:
                 await self._log.append(replica.head, commit)
             except HeadMoved:
-                await self._catch_up()
+                try:
+                    await self._catch_up()
+                except UnsupportedError as error:
+                    self._stop(error, group)
+                    return
                 continue
             except _NOTHING_WRITTEN as error:
                 self._failed(error)
@@ -297,6 +305,10 @@ class Committer:
     def _check(self, pending: _Pending, stage: Stage, seq: int, now: int) -> Transaction:
         """The changes as they will stand in the log; all of them are staged, or none."""
         for collection, id, version in pending.reads:
+            if (collection, id) == FOLLOWS:
+                if seq != version + 1:
+                    raise ConflictError(f"it was to follow seq {version}, and would be seq {seq}")
+                continue
             current = stage.version(collection, id)
             if current != version:
                 raise _conflict(stage, collection, id, version, None)

@@ -314,10 +314,29 @@ _TYPE = re.compile(r"'type': '([a-z-]+)'")
 def _surely_finite(model: BaseModel) -> bool:
     """Whether a quick look tells that no number in the model is NaN or infinite: most fields cannot hold one, and those
     that can mostly hold little. False says nothing."""
-    held = vars(model)
-    stack = [held[name] for name in _open_fields(type(model)) if name in held]
+    held = model.__dict__
+    open_values: list[Any] = []
+    for name in _open_fields(type(model)):
+        value = held.get(name)
+        kind = type(value)
+        if kind is dict or kind is list:
+            open_values.append(value)
+        elif kind not in _FINITE:
+            return False
     if model.__pydantic_extra__:
-        stack.extend(model.__pydantic_extra__.values())
+        open_values.append(model.__pydantic_extra__)
+    return not open_values or _writes_no_null(open_values) or _holds_finite_only(open_values)
+
+
+def _writes_no_null(values: list[Any]) -> bool:
+    """Whether nothing in the values is None, NaN or infinite: msgspec writes null for each."""
+    try:
+        return b"null" not in _encoder.encode(values)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+        return False
+
+
+def _holds_finite_only(stack: list[Any]) -> bool:
     budget = _BUDGET
     while stack:
         value = stack.pop()

@@ -6,19 +6,20 @@ import asyncio
 import os
 import time
 import weakref
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Final
+from typing import Final, cast
 
-from statepath.backend import Backend, CommitLog
-from statepath.commit import Change, Commit, Delete, Note, Put, Transaction, WriteLog, WriteReport
+from statepath.backend import Backend, CommitLog, SupportsQueries
+from statepath.commit import FORMAT, Change, Commit, Delete, Note, Put, Transaction, WriteLog, WriteReport
 from statepath.engine.autosave import Autosave, free_bytes, try_snapshot
 from statepath.engine.committer import Committer, Read
 from statepath.engine.feed import Feed
 from statepath.engine.floor import Floor
-from statepath.engine.history import difference, state_at
+from statepath.engine.history import Past, difference
 from statepath.engine.ids import log_key
+from statepath.engine.migration import Migrated, check_known, versions
 from statepath.engine.replay import Damage, apply_commit, changes_of
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
@@ -30,8 +31,10 @@ from statepath.errors import (
     NotFoundError,
     ReadOnlyError,
     StateError,
+    UnsupportedError,
 )
 from statepath.events import Events, SaveError, StateRestored
+from statepath.migrations import Migrations
 from statepath.settings import Settings
 
 _CHANGE_BYTES: Final = 128
@@ -52,7 +55,14 @@ class Engine:
     """The replica of a store and, unless it is read-only, the tasks that commit, snapshot and write views."""
 
     def __init__(
-        self, backend: Backend, log: CommitLog, settings: Settings, events: Events, *, readonly: bool
+        self,
+        backend: Backend,
+        log: CommitLog,
+        settings: Settings,
+        events: Events,
+        *,
+        readonly: bool,
+        migrations: Migrations | None = None,
     ) -> None:
         self.backend = backend
         self.log = log
@@ -64,6 +74,8 @@ class Engine:
         self.incarnation = ""
         self.damage: list[Damage] = []
         self.closed = False
+        self.migrations = migrations
+        self.migrated: Migrated | None = None
         self.last_commit_at: float | None = None
         self._found_floor = Floor(store="", incarnation="")
         self._committer: Committer | None = None
@@ -119,9 +131,9 @@ class Engine:
         )
         return views
 
-    def start_autosave(self) -> None:
-        """Begin to save by time."""
-        self._autosave = Autosave(self, self._writing_snapshotter())
+    def start_autosave(self, archive: Callable[[], Awaitable[object]]) -> None:
+        """Begin to save by time, and to `archive` where the settings have rules for it."""
+        self._autosave = Autosave(self, self._writing_snapshotter(), archive)
 
     def _is_busy(self) -> bool:
         """Whether saves are going on: a commit is under way, or the last one was just now."""
@@ -188,6 +200,22 @@ class Engine:
                 transactions = [await changes_of(self.backend, one) for one in commit.transactions]
                 stage, size = await apply_commit(self.backend, self.replica, commit)
                 self._committed(commit, transactions, stage, size)
+            if not self.readonly:
+                self.check_writable(self.replica)
+
+    def check_writable(self, replica: Replica) -> None:
+        """
+        Raises:
+            UnsupportedError: only a newer program may go on with this state (`newer_format`, `newer_schema`).
+        """
+        if replica.needs > FORMAT:
+            raise UnsupportedError(
+                f"{self.backend.url} is written in format {replica.needs} now, and this program writes {FORMAT}: "
+                "install a newer statepath (pip install --upgrade statepath); read-only it can be opened",
+                code="newer_format",
+            )
+        if self.migrations is not None:
+            check_known(replica, self.migrations)
 
     # Reading beside the replica
 
@@ -274,6 +302,8 @@ class Engine:
             await self._committer.drain()
         if self._views is not None:
             await self._views.flush()
+        if self._committer is not None and self.backend.capabilities.queries:
+            await cast("SupportsQueries", self.backend).settle(self.replica.head)
 
     async def flush_files(self) -> None:
         """Wait until the files of logs and reports have everything that is committed."""
@@ -303,6 +333,12 @@ class Engine:
         """
         then = await self.past(at)
         before = self.replica.head
+        if versions(then) != versions(self.replica):
+            raise UnsupportedError(
+                f"between seq {then.head} and now there was a migration: take it back with statepath migrate rollback, "
+                "or restore to another place with --to",
+                code="other_schema",
+            )
         changes = difference(self.replica, then)
         if not changes:
             return then.head, before
@@ -310,12 +346,25 @@ class Engine:
         self.events.emit(StateRestored(then.head, seq, f"statepath restore --at {before}"))
         return then.head, seq
 
+    async def present(self) -> Replica:
+        """The state of now, apart from the replica that goes on; the files of logs and reports show it."""
+        await self.flush_files()
+        return Replica.of(self.replica.cut())
+
     async def past(self, at: int | datetime) -> Replica:
         """The documents as they were."""
         self.check_open()
         if isinstance(at, int) and at > self.replica.head:
             raise InvalidArgumentError(f"seq {at} is not there yet: the head is {self.replica.head}")
-        return await state_at(self.backend, self.log, at)
+        marks = (
+            self._found_floor.snapshots if self._snapshotter is None else self._snapshotter.floor.snapshots
+        )
+        return await Past(self.backend, self.log, self.store, self.incarnation, self.floor, marks).at(at)
+
+    @property
+    def views(self) -> ViewWriter | None:
+        """What writes the files; `None` for a handle that writes nothing."""
+        return self._views
 
     async def log_offset(self, id: str) -> int:
         """Where the next piece of a session log goes: behind a file that the log does not know, too."""

@@ -29,7 +29,8 @@ class SnapshotMark(msgspec.Struct, frozen=True):
 class Floor(msgspec.Struct, frozen=True, kw_only=True):
     """What the log knows of itself beside its commits.
 
-    Commits that begin below `floor` may be gone; `snapshots` are the newest ones, oldest first.
+    Commits that begin below `floor` may be gone; `snapshots` are the newest ones, oldest first. `unfinished` says what
+    the store is being made from, until all of it is there: nobody opens it before.
     """
 
     store: str
@@ -38,6 +39,7 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
     min_reader: int = FORMAT
     min_writer: int = FORMAT
     snapshots: tuple[SnapshotMark, ...] = ()
+    unfinished: str = ""
     version: str = ""
     """Random, so that no two versions of the record have the same bytes: some storages compare these."""
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 from msgspec import Raw
 
 from statepath.backend import Backend, CommitLog
 from statepath.commit import Change, Commit, Delete, Put, Transaction
-from statepath.engine.backups import backup_keys
+from statepath.engine.backups import backup_key, backup_keys
+from statepath.engine.floor import SnapshotMark
 from statepath.engine.replay import apply_commit, changes_of, microseconds
 from statepath.engine.replica import Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, load_snapshot
-from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
+from statepath.errors import CorruptionError, HistoryTrimmedError, InvalidArgumentError, NotFoundError
 
 
 def moment(at: datetime) -> int:
@@ -30,41 +32,71 @@ def moment(at: datetime) -> int:
     return microseconds(at)
 
 
-async def state_at(backend: Backend, log: CommitLog, at: int | datetime) -> Replica:
-    """The documents as of the end of the transaction `at`, or as of a moment by the commits' times.
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Where the earlier states of one history of a store are looked up.
 
-    Raises:
-        HistoryTrimmedError: neither a snapshot nor the log reaches back that far.
-        InvalidArgumentError: a negative seq, or a datetime without a time zone.
+    `snapshots` are those that the log's own record names: they tell of most backups what they show, so that none is
+    read in vain.
     """
-    if isinstance(at, datetime):
-        until = moment(at)
 
-        def reached(seq: int, time: int) -> bool:
-            return time > until
-    else:
-        if at < 0:
-            raise InvalidArgumentError(f"{at} is no seq: seqs are 1, 2, 3, …, and 0 is the empty store")
-        until = at
+    backend: Backend
+    log: CommitLog
+    store: str
+    incarnation: str
+    floor: int = 1
+    snapshots: tuple[SnapshotMark, ...] = ()
 
-        def reached(seq: int, time: int) -> bool:
-            return seq > until
+    async def at(self, at: int | datetime) -> Replica:
+        """The documents as of the end of the transaction `at`, or as of a moment by the commits' times.
 
-    async for meta, replica in _bases(backend):
-        if meta.seq == at:
-            return replica  # which needs no log, should it begin later
-        if not reached(meta.seq, meta.time):
-            return await _replay(backend, log, replica, reached)
-    return await _replay(backend, log, Replica(), reached)
+        Raises:
+            HistoryTrimmedError: neither a snapshot nor the log reaches back that far.
+            InvalidArgumentError: a negative seq, or a datetime without a time zone.
+        """
+        if isinstance(at, datetime):
+            until = moment(at)
 
+            def reached(seq: int, time: int) -> bool:
+                return time > until
+        else:
+            if at < 0:
+                raise InvalidArgumentError(f"{at} is no seq: seqs are 1, 2, 3, …, and 0 is the empty store")
+            until = at
 
-async def _bases(backend: Backend) -> AsyncIterator[tuple[SnapshotMeta, Replica]]:
-    """Good snapshots, newest first."""
-    for key in (STATE_KEY, *reversed(await backup_keys(backend))):
-        try:
-            yield load_snapshot((await backend.read(key)).data, key)
-        except (NotFoundError, CorruptionError):
-            continue
+            def reached(seq: int, time: int) -> bool:
+                return seq > until
+
+        async for meta, replica in self._bases(reached):
+            if meta.seq == at:
+                return replica  # which needs no log, should it begin later
+            if not reached(meta.seq, meta.time):
+                return await _replay(self.backend, self.log, replica, reached)
+        if self.floor > 1:
+            # The storage may still have what was trimmed; the history begins at the floor all the same.
+            raise HistoryTrimmedError(
+                f"the history begins at seq {self.floor}; what came before was trimmed", floor=self.floor
+            )
+        return await _replay(self.backend, self.log, Replica(), reached)
+
+    async def _bases(
+        self, reached: Callable[[int, int], bool]
+    ) -> AsyncIterator[tuple[SnapshotMeta, Replica]]:
+        """Good snapshots of this history, newest first, without those that are known to be too new."""
+        known = {backup_key(mark.time): mark for mark in self.snapshots}
+        if self.snapshots:
+            known[STATE_KEY] = self.snapshots[-1]
+        for key in (STATE_KEY, *reversed(await backup_keys(self.backend))):
+            mark = known.get(key)
+            if mark is not None and reached(mark.seq, mark.time):
+                continue
+            try:
+                meta, replica = load_snapshot((await self.backend.read(key)).data, key)
+            except (NotFoundError, CorruptionError):
+                continue
+            # One of before a recovery has seqs that may have been given away again.
+            if (meta.store, meta.incarnation) == (self.store, self.incarnation):
+                yield meta, replica
 
 
 async def _replay(
@@ -93,13 +125,14 @@ def difference(now: Replica, then: Replica) -> list[Change]:
     changes: list[Change] = []
     for collection, id, entry in then:
         current = now.get(collection, id)
-        if current is None or not _same(current.json(), entry.json()):
+        if current is None or not same_json(current.json(), entry.json()):
             changes.append(Put(collection, id, Raw(entry.json())))
     changes += [Delete(collection, id) for collection, id, _ in now if then.get(collection, id) is None]
     return changes
 
 
-def _same(one: bytes, other: bytes) -> bool:
+def same_json(one: bytes, other: bytes) -> bool:
+    """Whether two documents say the same."""
     return one == other or json.loads(one) == json.loads(other)
 
 

@@ -32,6 +32,7 @@ RESERVED: Final = frozenset(
         "reports",
         "bodies",
         "leases",
+        "archive",
     }
 )
 """Names that `state.json` or the layout on storage needs for itself."""
@@ -100,6 +101,19 @@ def check_collection(name: object) -> str:
     if _DEVICE.fullmatch(name):
         raise InvalidArgumentError(f"{name!r} cannot name a collection: it names a device on Windows")
     return str.__str__(name)
+
+
+def check_version(value: object) -> int:
+    """The version that a change is checked against, if it is one: a whole number, 0 or higher.
+
+    Raises:
+        InvalidArgumentError: it is not; `True` and `1.0` are none, though they compare as equal to 1.
+    """
+    if type(value) is not int or value < 0:
+        raise InvalidArgumentError(
+            f"a version is a whole number, 0 or higher, not {value!r}; take it from a document's `version`"
+        )
+    return value
 
 
 def is_id(value: object) -> bool:

@@ -5,26 +5,39 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
 from msgspec import Raw
 
-from statepath.backend import IF_ABSENT, Backend, CommitLog, ETag, SupportsCommitLog
+from statepath.backend import (
+    IF_ABSENT,
+    Backend,
+    CommitLog,
+    ETag,
+    Shown,
+    SupportsCommitLog,
+    SupportsQueries,
+)
 from statepath.commit import Note, Put
 from statepath.engine.adoption import Examined
+from statepath.engine.archiving import archive_by_rules
 from statepath.engine.engine import Engine
 from statepath.engine.floor import Floor, write_floor
+from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
 from statepath.engine.history import difference
 from statepath.engine.ids import document_key
 from statepath.engine.lagging import find_lagging
+from statepath.engine.migrating import migrate
 from statepath.engine.original import PRE_MIGRATION_KEY, Original, read_original
 from statepath.engine.recovery import Recovered, recover
 from statepath.engine.replay import Damage
-from statepath.engine.replica import Replica, Stage
+from statepath.engine.replica import Cut, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
 from statepath.engine.snapshotter import KEEP_SECONDS, Written
 from statepath.engine.views import ViewWriter
@@ -40,6 +53,7 @@ from statepath.events import (
     StoreUpgraded,
 )
 from statepath.log import PortableCommitLog
+from statepath.migrations import Migrations
 from statepath.retry import retrying
 from statepath.settings import Settings
 
@@ -49,9 +63,19 @@ _MANY: Final = 10_000
 
 
 async def open_engine(
-    backend: Backend, settings: Settings, events: Events, *, readonly: bool = False
+    backend: Backend,
+    settings: Settings,
+    events: Events,
+    *,
+    readonly: bool = False,
+    anew: bool = False,
+    migrations: Migrations | None = None,
 ) -> Engine:
     """Recover the state and start the engine's tasks. The backend is the engine's from now on.
+
+    Parameters:
+        anew: the log is not continued: what it holds is kept aside, and it begins again behind the state.
+        migrations: those that the program knows; what is due of them is done. `None`: it cares for no schema.
 
     Raises:
         NotFoundError: read-only, and there is no store.
@@ -59,14 +83,11 @@ async def open_engine(
     """
     began = time.monotonic()
     backend = retrying(backend, deadline=settings.deadline)
-    log: CommitLog
-    if backend.capabilities.commit_log and isinstance(backend, SupportsCommitLog):
-        log = backend.commit_log()
-    else:
-        log = PortableCommitLog(backend, deadline=settings.deadline, window=KEEP_SECONDS)
-    engine = Engine(backend, log, settings, events, readonly=readonly)
+    engine = Engine(
+        backend, commit_log(backend, settings), settings, events, readonly=readonly, migrations=migrations
+    )
     try:
-        source = await _open(engine)
+        source = await _open(engine, anew=anew)
     except BaseException:
         await engine.release()
         raise
@@ -79,7 +100,26 @@ async def open_engine(
     return engine
 
 
-async def _open(engine: Engine) -> str:
+def commit_log(backend: Backend, settings: Settings) -> CommitLog:
+    """The backend's own log, or the portable one on top of it."""
+    if backend.capabilities.commit_log and isinstance(backend, SupportsCommitLog):
+        return backend.commit_log()
+    return PortableCommitLog(backend, deadline=settings.deadline, window=KEEP_SECONDS)
+
+
+async def found(origin: Origin, backend: Backend, settings: Settings, tell: Tell = silent) -> Founded:
+    """Make a store of the origin at the backend, where nothing is yet; closes the backend.
+
+    Raises:
+        AlreadyExistsError: there is something.
+    """
+    try:
+        return await Founding(origin, backend, commit_log(backend, settings), tell).run()
+    finally:
+        await backend.close()
+
+
+async def _open(engine: Engine, *, anew: bool) -> str:
     """Bring the engine to the state that is found; what it was read from."""
     settings, capabilities = engine.settings, engine.backend.capabilities
     document_views = settings.views if settings.views is not None else capabilities.editable
@@ -88,6 +128,7 @@ async def _open(engine: Engine) -> str:
         engine.log,
         limit=settings.max_document,
         editable=document_views and capabilities.editable and not engine.readonly,
+        anew=anew,
     )
     original: Original | None = None
     unfinished = found.imported and not engine.readonly
@@ -101,7 +142,12 @@ async def _open(engine: Engine) -> str:
     if engine.readonly:
         _show(engine, found, original)
     else:
+        if found.floor is not None:
+            found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
+        engine.check_writable(found.replica)
         await _TakeOver(engine, found, original).run(document_views=document_views)
+        if engine.migrations is not None:
+            engine.migrated = await migrate(engine, engine.migrations, allowed=settings.migrate)
     return original.source if original and original.source else found.source
 
 
@@ -120,6 +166,31 @@ def _show(engine: Engine, found: Recovered, original: Original | None) -> None:
     engine.show(found.replica, found.store, found.incarnation, found.floor[0] if found.floor else None)
     for damage in engine.damage:
         engine.events.emit(CorruptionDetected(damage.key, damage.reason, None))
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """The documents of a cut, as often as they are asked for."""
+
+    cut: Cut
+
+    def __iter__(self) -> Iterator[Shown]:
+        for collection, entries in self.cut.collections.items():
+            for id, entry in entries:
+                yield Shown(collection, id, entry.version, entry.modified, entry.json())
+
+
+async def put_aside(backend: Backend, key: str, why: str) -> str:
+    """Move an object aside, as `<key>.<why>.<UTC time>`; its new key (empty: it was gone)."""
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    try:
+        blob = await backend.read(key)
+    except NotFoundError:
+        return ""
+    kept = f"{key}.{why}.{moment}"
+    await backend.write(kept, blob.data)
+    await backend.delete(key)
+    return kept
 
 
 @dataclass(slots=True)
@@ -146,7 +217,15 @@ class _TakeOver:
         )
         views = engine.start(written, self._put_aside, document_views=document_views)
         await self._settle(views)
-        engine.start_autosave()
+        await self._show()
+        engine.start_autosave(partial(archive_by_rules, engine))
+
+    async def _show(self) -> None:
+        """Tell the storage what queries should find, where it answers any."""
+        backend = self.engine.backend
+        if backend.capabilities.queries and isinstance(backend, SupportsQueries):
+            cut = self.engine.replica.cut()
+            await backend.show(cut.seq, _Shown(cut))
 
     async def _keep_what_is_damaged(self) -> None:
         engine, found, original = self.engine, self.found, self.original
@@ -168,16 +247,7 @@ class _TakeOver:
         self.engine.events.emit(EditConflict(key, kept))
 
     async def _put_aside(self, key: str, why: str) -> str:
-        backend = self.engine.backend
-        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        try:
-            blob = await backend.read(key)
-        except NotFoundError:
-            return ""
-        kept = f"{key}.{why}.{moment}"
-        await backend.write(kept, blob.data)
-        await backend.delete(key)
-        return kept
+        return await put_aside(self.engine.backend, key, why)
 
     async def _back_up(self, original: Original) -> None:
         """The pre-migration backup: the `state.json` that was used, as it was. An earlier one is never replaced."""

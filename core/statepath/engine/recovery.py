@@ -81,12 +81,15 @@ class Recovered:
         return self.floor[0].snapshots if self.floor else ()
 
 
-async def recover(backend: Backend, log: CommitLog, *, limit: int, editable: bool) -> Recovered:
+async def recover(
+    backend: Backend, log: CommitLog, *, limit: int, editable: bool, anew: bool = False
+) -> Recovered:
     """Read what the store holds. `limit` bounds a document's size, in bytes. `editable` says that people may have
-    changed the documents' own files, and that no other process writes them now.
+    changed the documents' own files, and that no other process writes them now. `anew` gives up what the log holds.
 
     Raises:
         UnsupportedError: a newer program wrote the store (`newer_format`).
+        StateError: the store is being made from another one (`unfinished`).
         AccessDeniedError, UnavailableError: the storage could not be read.
     """
     found = Recovered(Replica())
@@ -96,6 +99,13 @@ async def recover(backend: Backend, log: CommitLog, *, limit: int, editable: boo
         found.damage.append(Damage(FLOOR_KEY, str(error)))
     if found.floor is not None:
         found.store, found.incarnation = found.floor[0].store, found.floor[0].incarnation
+        if made_from := found.floor[0].unfinished:
+            raise StateError(
+                f"the store at {backend.url} is not finished: making it from {made_from} was interrupted; "
+                "run that command again to finish it, or empty the place",
+                key=FLOOR_KEY,
+                code="unfinished",
+            )
     with _no_collections():
         base = await _climb_down(backend, log, found, limit)
         if found.exists and found.floor is None:
@@ -107,6 +117,8 @@ async def recover(backend: Backend, log: CommitLog, *, limit: int, editable: boo
                 found.examined = examined
             else:
                 found.damage += [Damage(key, reason) for key, reason in examined.broken]
+        if found.exists and anew:
+            found.broken = True
         if found.broken:
             await _measure_logs(backend, found.replica)
             # Snapshots are told apart by their time, and the lost commits may have had the next ones.

@@ -87,6 +87,7 @@ async def apply_commit(
                 beside.append(change)
             size += _CHANGE_BYTES
     stage.install(replica, commit.last, commit.id, time)
+    replica.needs = max(replica.needs, commit.min_writer)
     return stage, size
 
 

@@ -119,7 +119,8 @@ class Cut:
 
 
 class Replica:
-    """The documents, and the sizes of the session logs, as of the seq `head`."""
+    """The documents, and the sizes of the session logs, as of the seq `head`. `needs` is the format that a program must
+    know to go on behind it."""
 
     def __init__(self) -> None:
         self.collections: dict[str, dict[str, Entry]] = {}
@@ -127,6 +128,16 @@ class Replica:
         self.head = 0
         self.commit = ""
         self.time = 0
+        self.needs = 0
+
+    @classmethod
+    def of(cls, cut: Cut) -> Replica:
+        """A replica of its own, of the state of a cut."""
+        replica = cls()
+        replica.head, replica.commit, replica.time = cut.seq, cut.commit, cut.time
+        replica.collections = {name: dict(entries) for name, entries in cut.collections.items()}
+        replica.logs = dict(cut.logs)
+        return replica
 
     def get(self, collection: str, id: str) -> Entry | None:
         documents = self.collections.get(collection)

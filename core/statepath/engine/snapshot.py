@@ -27,8 +27,19 @@ SEED_COLLECTIONS: Final = ("tasks", "sessions")
 SNAPSHOT_MEMBERS: Final = frozenset({"version", "seq", "last_saved", "_statepath", *SEED_COLLECTIONS})
 """Members that every snapshot has."""
 
+SCHEMA_MEMBER: Final = "schema_versions"
+"""The member that tells the schema version of each collection, where it is not 1."""
+
+ARCHIVE_MEMBER: Final = "archive_segments"
+"""The member that names the segments of the archive."""
+
+OWN_MEMBERS: Final = frozenset({SCHEMA_MEMBER, ARCHIVE_MEMBER})
+"""Members that only the core changes."""
+
 _BEGINNING = b'{\n"version":"'
-_MARK = b'\n"_statepath":'
+MARK: Final = b'\n"_statepath":'
+"""Where the documents end."""
+
 _CHUNK = 2 * 1024 * 1024
 
 
@@ -153,12 +164,12 @@ class SnapshotStream:
                 digest=self.digest,
             )
         )[:-1]
-        return b'%s%s,"crc":"%08x"}\n}\n' % (_MARK, meta, crc32(meta))
+        return b'%s%s,"crc":"%08x"}\n}\n' % (MARK, meta, crc32(meta))
 
 
 def is_ours(data: bytes) -> bool:
     """Whether these bytes claim to be a snapshot written by statepath, whole or not."""
-    return data.startswith(_BEGINNING) or _MARK in data
+    return data.startswith(_BEGINNING) or MARK in data
 
 
 def read_meta(data: bytes, key: str) -> SnapshotMeta:
@@ -170,6 +181,13 @@ def read_meta(data: bytes, key: str) -> SnapshotMeta:
     """
     meta, body = _split(data, key)
     _compare(meta, sha256(body).hexdigest(), key)
+    return meta
+
+
+def read_split(end: bytes, digest: str, key: str) -> SnapshotMeta:
+    """As `read_meta`, of a snapshot's end from the mark on, and the digest of what came before."""
+    meta, _ = _split(end, key)
+    _compare(meta, digest, key)
     return meta
 
 
@@ -189,10 +207,10 @@ def load_snapshot(data: bytes, key: str) -> tuple[SnapshotMeta, Replica]:
 
 def _split(data: bytes, key: str) -> tuple[SnapshotMeta, memoryview]:
     """The last member, checked, and the bytes that its digest is of."""
-    mark = data.rfind(_MARK)
+    mark = data.rfind(MARK)
     if mark < 0:
         raise CorruptionError(f"{key} is cut: its last member, _statepath, is missing", key=key)
-    line = data[mark + len(_MARK) :]
+    line = data[mark + len(MARK) :]
     meta, comma, check = line.rpartition(b',"crc":"')
     if not comma or check != b'%08x"}\n}\n' % crc32(meta):
         raise CorruptionError(f"{key} is damaged: its last member does not match its checksum", key=key)
@@ -211,6 +229,7 @@ def _slice(data: bytes, meta: SnapshotMeta) -> Replica:
     replica = Replica()
     replica.head, replica.commit, replica.time = meta.seq, meta.commit, meta.time
     replica.logs = dict(meta.logs)
+    replica.needs = meta.min_writer
     for name, index in meta.collections.items():
         at = index.start
         if name.startswith(f"{MEMBERS}/"):

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Final
 
 from msgspec.structs import replace
@@ -29,6 +28,7 @@ from statepath.backend import (
 )
 from statepath.commit import Body
 from statepath.engine.backups import backup_key, backup_keys
+from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.replica import Cut, Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream, is_ours, read_meta
@@ -41,7 +41,6 @@ logger = logging.getLogger("statepath.snapshots")
 
 _SMALL: Final = 4 * 1024 * 1024
 _SHARE: Final = 0.5
-_READ_BACK: Final = 4 * 1024 * 1024
 _HISTORY_SNAPSHOTS: Final = 4
 _HISTORY_LEAST: Final = 1024**3
 _MARKS: Final = 64
@@ -153,7 +152,7 @@ class Snapshotter:
             await self._write(stream, cut)
             # Until it was read back it is no snapshot, and will not become a backup.
             self._state = None
-            await self._read_back(stream)
+            await self._read_back(STATE_KEY, stream.digest)
             self._size = stream.size
             self._since -= since
             self._oldest_change = None if self._since <= 0 else time.monotonic()
@@ -176,6 +175,7 @@ class Snapshotter:
             key = backup_key(state.time)
             # A copy that shares nothing with `state.json`, whatever `copy` does: a person may write into either.
             await self._backend.write(key, (await self._backend.read(STATE_KEY)).data)
+            await self._verified(key, state)
             self._events.emit(BackupCreated(key, state.seq))
             await self._prune_backups()
             return key
@@ -192,11 +192,24 @@ class Snapshotter:
             if (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag != self._state_etag:
                 return
             await self._copy_state(key)
+            await self._verified(key, state)
         except StateError as error:
             logger.warning("the backup could not be written: %s", error, extra={"code": error.code})
             self._events.emit(BackupError(error))
         else:
             self._events.emit(BackupCreated(key, state.seq))
+
+    async def _verified(self, key: str, state: SnapshotMark) -> None:
+        """Read a new backup back; one that is not what it should be does not stay.
+
+        Raises:
+            CorruptionError: it is not.
+        """
+        try:
+            await self._read_back(key, state.digest)
+        except CorruptionError:
+            await self._backend.delete(key)
+            raise
 
     async def _copy_state(self, key: str) -> None:
         backend = self._backend
@@ -245,22 +258,17 @@ class Snapshotter:
             self._events.emit(EditConflict(STATE_KEY, kept))
         self._state_etag = blob.etag
 
-    async def _read_back(self, stream: SnapshotStream) -> None:
-        digest = sha256()
-        at = 0
-        while at < stream.body_size:
-            span = Span(at, min(at + _READ_BACK, stream.body_size))
-            data = (await self._backend.read(STATE_KEY, span=span)).data
-            if not data:
-                break
-            await asyncio.to_thread(digest.update, data)
-            at += len(data)
-        end = (await self._backend.read(STATE_KEY, span=Span(stream.body_size))).data
-        if digest.hexdigest() != stream.digest or end != stream.end:
-            raise CorruptionError(
-                f"{STATE_KEY} was not what had been written when it was read back; the journal has everything",
-                key=STATE_KEY,
-            )
+    async def _read_back(self, key: str, digest: str) -> None:
+        """
+        Raises:
+            CorruptionError: what is stored is not the snapshot of this digest.
+        """
+        try:
+            stored = (await check_snapshot(self._backend, key)).digest
+        except (CorruptionError, NotFoundError) as error:
+            raise _altered(key, str(error)) from error
+        if stored != digest:
+            raise _altered(key, "it is another snapshot")
 
     async def _mark(self, mark: SnapshotMark) -> None:
         marks = (*(m for m in self.floor.snapshots if m.seq < mark.seq), mark)
@@ -285,9 +293,14 @@ class Snapshotter:
         self.floor = floor
 
     async def _prune_backups(self) -> None:
-        keys = await backup_keys(self._backend)
-        for key in keys[: max(0, len(keys) - self._backups)]:
-            await self._backend.delete(key)
+        """Remove the oldest backups. That one stays is told, and fails nothing: the state is saved."""
+        try:
+            keys = await backup_keys(self._backend)
+            for key in keys[: max(0, len(keys) - self._backups)]:
+                await self._backend.delete(key)
+        except StateError as error:
+            logger.warning("an old backup could not be removed: %s", error, extra={"code": error.code})
+            self._events.emit(BackupError(error))
 
     async def _trim(self) -> None:
         """Raise the floor to what two snapshots cover and history need not keep; then delete below it."""
@@ -334,3 +347,10 @@ class Snapshotter:
         for key in bodies:
             if key not in named:
                 await self._backend.delete(key)
+
+
+def _altered(key: str, reason: str) -> CorruptionError:
+    return CorruptionError(
+        f"{key} was not what had been written when it was read back ({reason}); the journal has everything",
+        key=key,
+    )

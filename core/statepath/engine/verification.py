@@ -1,17 +1,29 @@
-"""Verification: what is stored, checked against each other. It only reads."""
+"""Verification: what is stored, checked against each other. It only reads, and in pieces."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from statepath.commit import FLOOR_KEY, JOURNAL
 from statepath.engine.adoption import examine
+from statepath.engine.archiving import check as check_archive
 from statepath.engine.backups import backup_keys
+from statepath.engine.checking import check_snapshot
+from statepath.engine.documents import parse_untrusted
 from statepath.engine.engine import Engine
-from statepath.engine.floor import read_floor
-from statepath.engine.history import transactions
-from statepath.engine.snapshot import STATE_KEY, read_meta
-from statepath.errors import NotFoundError, StateError
+from statepath.engine.floor import Floor, read_floor
+from statepath.engine.ids import decode_id, document_key, log_key
+from statepath.engine.replay import changes_of
+from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
+from statepath.errors import (
+    CorruptionError,
+    HistoryTrimmedError,
+    InvalidArgumentError,
+    NotFoundError,
+    StateError,
+)
+
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,48 +36,148 @@ class Finding:
 
 
 async def verify(engine: Engine) -> list[Finding]:
-    """Check the floor, the snapshot, the backups, the journal's chain and the views."""
+    """Check the log's own record, the snapshot, the backups, the journal, the session logs, the reports and the
+    documents' files, each in itself and against the others."""
     if not engine.store:
         upgrade = f"{STATE_KEY} is the original server's; the store is upgraded when it is opened for writing"
         return [Finding(STATE_KEY, upgrade, "notice")]
-    findings: list[Finding] = []
-    backend = engine.backend
-    try:
-        floor = await read_floor(backend)
-        if floor is None and engine.replica.head:
-            findings.append(Finding(FLOOR_KEY, f"{FLOOR_KEY} is missing"))
-    except StateError as error:
-        findings.append(Finding(FLOOR_KEY, str(error)))
-    for key in (STATE_KEY, *await backup_keys(backend)):
+    return await _Verification(engine).run()
+
+
+@dataclass(slots=True)
+class _Verification:
+    engine: Engine
+    findings: list[Finding] = field(default_factory=list)
+    snapshots: dict[str, SnapshotMeta] = field(default_factory=dict)
+
+    async def run(self) -> list[Finding]:
+        floor = await self._floor()
+        await self._snapshots(floor)
+        await self._journal()
+        await self._session_logs()
+        await self._reports()
+        async for key, reason in check_archive(self.engine):
+            self._found(key, reason)
+        if self.engine.backend.capabilities.editable and self.engine.settings.views is not False:
+            await self._views()
+        return self.findings
+
+    def _found(self, key: str, reason: str, severity: str = "damage") -> None:
+        self.findings.append(Finding(key, reason, severity))
+
+    async def _floor(self) -> Floor | None:
         try:
-            meta = read_meta((await backend.read(key)).data, key)
-        except NotFoundError:
-            continue
+            stored = await read_floor(self.engine.backend)
         except StateError as error:
-            findings.append(Finding(key, str(error)))
-            continue
-        if meta.store != engine.store:
-            findings.append(Finding(key, f"{key} belongs to another store"))
-    head, last = engine.replica.head, engine.floor - 1
-    try:
-        async for _, seq, _ in transactions(backend, engine.log, engine.floor - 1):
-            last = seq
-    except StateError as error:
-        findings.append(Finding(error.key or JOURNAL, str(error)))
-    else:
+            self._found(FLOOR_KEY, str(error))
+            return None
+        if stored is None and self.engine.replica.head:
+            self._found(FLOOR_KEY, f"{FLOOR_KEY} is missing")
+        return stored[0] if stored else None
+
+    async def _snapshots(self, floor: Floor | None) -> None:
+        engine = self.engine
+        for key in (STATE_KEY, *await backup_keys(engine.backend)):
+            try:
+                meta = await check_snapshot(engine.backend, key)
+            except NotFoundError:
+                due = engine.saved[0] < 0  # this handle knows that it has to be written
+                if key == STATE_KEY and floor is not None and floor.snapshots and not due:
+                    self._found(key, f"{key} is missing")
+                continue
+            except StateError as error:
+                self._found(key, str(error))
+                continue
+            if meta.store != engine.store:
+                self._found(key, f"{key} belongs to another store")
+            elif meta.incarnation == engine.incarnation:
+                self.snapshots[key] = meta
+
+    async def _journal(self) -> None:
+        """The chain of the commits, their bodies, and that the snapshots show states of this chain."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                stored = await read_floor(self.engine.backend)
+                begin = self.engine.floor if stored is None else stored[0].floor
+            except StateError:
+                begin = self.engine.floor
+            try:
+                await self._chain(begin - 1)
+            except HistoryTrimmedError as error:
+                # A server beside us may trim it in the middle of the reading.
+                if attempt < _ATTEMPTS - 1:
+                    continue
+                self._found(error.key or JOURNAL, str(error))
+            except StateError as error:
+                self._found(error.key or JOURNAL, str(error))
+            return
+
+    async def _chain(self, last: int) -> None:
+        engine = self.engine
+        shown: dict[int, list[tuple[str, str]]] = {}
+        for key, meta in self.snapshots.items():
+            if meta.seq > last:
+                shown.setdefault(meta.seq, []).append((key, meta.commit))
+        strangers: list[Finding] = []
+        async for commit in engine.log.read(last):
+            for transaction in commit.transactions:
+                await changes_of(engine.backend, transaction)
+            last = commit.last
+            for key, id in shown.get(last, ()):
+                if id != commit.id:
+                    strangers.append(
+                        Finding(key, f"{key} shows seq {last} of another history than the journal")
+                    )
+        self.findings += strangers
+        head = max([engine.replica.head, *shown])
         if last < head:
-            findings.append(
-                Finding(JOURNAL, f"the journal ends at seq {last}, and the state shows seq {head}")
-            )
-    if backend.capabilities.editable and engine.settings.views is not False:
-        examined = await examine(backend, engine.replica, engine.store, limit=engine.settings.max_document)
-        findings += [Finding(key, reason) for key, reason in (*examined.broken, *examined.conflicts)]
-        findings += [
-            Finding(edit.key, "was edited by hand; it is adopted when the store is opened next", "notice")
-            for edit in examined.edits
-        ]
-        findings += [
-            Finding(f"{collection}/{id}", "its file is missing or shows another version", "notice")
-            for collection, id in examined.stale
-        ]
-    return findings
+            self._found(JOURNAL, f"the journal ends at seq {last}, and the state shows seq {head}")
+
+    async def _session_logs(self) -> None:
+        """Before a snapshot is written, the files have everything up to it."""
+        state = self.snapshots.get(STATE_KEY)
+        if state is None or not state.logs:
+            return
+        ends: dict[str, int] = {}
+        async for entry in self.engine.backend.list_keys("logs/session_"):
+            name, _, offset = entry.key.removeprefix("logs/session_").partition("/")
+            id = decode_id(name.removesuffix(".log"))
+            if id is not None and (not offset or offset.isdigit()):
+                end = ends.get(id, 0)
+                # Behind a gap nothing counts.
+                ends[id] = max(end, int(offset or 0) + entry.size) if int(offset or 0) <= end else end
+        for id, size in state.logs.items():
+            key = log_key(id)
+            if id not in ends:
+                self._found(key, f"{key} is missing, and {STATE_KEY} says that it has {size} bytes")
+            elif ends[id] < size:
+                reason = f"{key} has {ends[id]} bytes without a gap, and {STATE_KEY} says that it has {size}"
+                self._found(key, reason)
+
+    async def _reports(self) -> None:
+        backend = self.engine.backend
+        async for entry in backend.list_keys("reports/"):
+            if not entry.key.endswith(".json"):
+                continue
+            try:
+                data = (await backend.read(entry.key)).data
+                parse_untrusted(data, key=entry.key, limit=len(data))
+            except NotFoundError:
+                continue
+            except (InvalidArgumentError, CorruptionError) as error:
+                self._found(entry.key, str(error))
+
+    async def _views(self) -> None:
+        engine = self.engine
+        examined = await examine(
+            engine.backend, engine.replica, engine.store, limit=engine.settings.max_document, thorough=True
+        )
+        for key, reason in (*examined.broken, *examined.conflicts):
+            self._found(key, reason)
+        for collection, id in examined.altered:
+            key = document_key(collection, id)
+            self._found(key, f"{key} is damaged; the document itself is not")
+        for edit in examined.edits:
+            self._found(edit.key, "was edited by hand; it is adopted when the store is opened next", "notice")
+        for collection, id in examined.stale:
+            self._found(f"{collection}/{id}", "its file is missing or shows another version", "notice")

@@ -76,7 +76,7 @@ def parse_view(data: bytes, key: str, limit: int) -> View:
     """
     at = data.rfind(_MARK)
     if at > 0 and data.endswith(b"\n}\n"):
-        with suppress(msgspec.MsgspecError):
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
             mark = _mark.decode(data[at + len(_MARK) : -3])
             if mark.digest == _digest(data[:at]):
                 return View(msgspec.Raw(data[:at] + b"\n}"), mark.store, mark.seq, ours=True)

@@ -8,6 +8,7 @@ status of an answer into the error that a caller can act on.
 
 from statepath.objectstore.answers import Answer, Asked, Cause, no_container, refusal, unanswered, unmet
 from statepath.objectstore.backend import ObjectStoreBackend
+from statepath.objectstore.digest import content_md5
 from statepath.objectstore.driver import Content, Driver, Listed, Page, Served
 from statepath.objectstore.place import Place, flag, seconds
 from statepath.objectstore.probe import probe
@@ -23,6 +24,7 @@ __all__ = [
     "Page",
     "Place",
     "Served",
+    "content_md5",
     "flag",
     "no_container",
     "probe",

@@ -25,6 +25,7 @@ pytest.register_assert_rewrite(
             "listing",
             "machine",
             "objects",
+            "queries",
         )
     )
 )

@@ -16,6 +16,7 @@ from statepath.backend import (
     SupportsCommitLog,
     SupportsCopy,
     SupportsLazyWrites,
+    SupportsQueries,
     SupportsSpace,
     SupportsStreams,
 )
@@ -27,6 +28,7 @@ from statepath.errors import (
     ReadOnlyError,
     UnsupportedError,
 )
+from statepath.filters import F
 from statepath.testing.subject import Subject
 
 
@@ -49,7 +51,10 @@ _LAZY = _Accelerator(
 )
 _COPY = _Accelerator("copy", SupportsCopy, lambda backend: backend.copy("source", "a"))
 _SPACE = _Accelerator("space", SupportsSpace, lambda backend: backend.free_bytes(), writes=False)
-_ALL = (_COMMIT_LOG, _STREAMS, _APPEND, _LAZY, _COPY, _SPACE)
+_QUERIES = _Accelerator(
+    "queries", SupportsQueries, lambda backend: backend.find("tasks", F("a") == "a", 0), writes=False
+)
+_ALL = (_COMMIT_LOG, _STREAMS, _APPEND, _LAZY, _COPY, _SPACE, _QUERIES)
 
 
 class AcceleratorChecks(Subject):

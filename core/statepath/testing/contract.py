@@ -11,6 +11,7 @@ from statepath.testing.lifecycle import LifecycleChecks
 from statepath.testing.listing import ListingChecks
 from statepath.testing.machine import MachineChecks
 from statepath.testing.objects import ObjectChecks
+from statepath.testing.queries import QueryChecks
 
 
 class BackendContract(
@@ -22,6 +23,7 @@ class BackendContract(
     AtomicityChecks,
     AcceleratorChecks,
     CommitLogChecks,
+    QueryChecks,
     MachineChecks,
 ):
     """What every backend promises. Subclass it, name the factory, and say where a new store may be.

@@ -7,17 +7,22 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 from statepath.backend import (
     ALWAYS,
     Backend,
     Blob,
+    Body,
     Capabilities,
     CommitLog,
     ETag,
+    Filter,
     LazyWrite,
+    Shown,
     StateURL,
     When,
 )
+from statepath.commit import Append, Delete, Put, Transaction
 from statepath.errors import InvalidArgumentError
 from statepath.log import PortableCommitLog
 from statepath.memory import MemoryBackend, MemoryConfig
@@ -50,6 +55,7 @@ class Sound(MemoryBackend):
         lazy_writes=True,
         copy=True,
         space=True,
+        queries=True,
         max_object_bytes=LIMIT,
     )
 
@@ -58,6 +64,7 @@ class Sound(MemoryBackend):
         self.config = config
         self.readonly = readonly
         self.log: CommitLog = self.make_log()
+        self.shown: tuple[int, list[Shown]] = (0, [])
 
     def make_log(self) -> CommitLog:
         return PortableCommitLog(self, review=0)
@@ -93,10 +100,40 @@ class Sound(MemoryBackend):
     async def free_bytes(self) -> int:
         return LIMIT
 
+    async def show(self, seq: int, documents: Iterable[Shown]) -> None:
+        self.shown = seq, list(documents)
+
+    async def settle(self, seq: int) -> None:
+        """Nothing is behind: each query looks at everything."""
+
+    async def find(self, collection: str, where: Filter, seq: int) -> frozenset[str] | None:
+        begin, shown = self.shown
+        if seq < begin:
+            return None
+        found = {(each.collection, each.id): msgspec.json.decode(each.document) for each in shown}
+        async for commit in self.log.read(begin):
+            for number, changes in enumerate(commit.transactions, commit.first):
+                if number <= seq and not isinstance(changes, Body):
+                    _apply(found, changes)
+        return frozenset(
+            id for (name, id), each in found.items() if name == collection and where.matches(each)
+        )
+
     def put(self, key: str, **changes: Any) -> None:
         """Change the stored object behind everybody's back."""
         blob = self._objects.get(key, Blob(b"", ETag(""), datetime.now(UTC)))
         self._objects[key] = replace(blob, **changes)
+
+
+def _apply(documents: dict[tuple[str, str], Any], changes: Transaction) -> None:
+    for change in changes:
+        if isinstance(change, Put):
+            documents[change.collection, change.id] = msgspec.json.decode(change.document)
+        elif isinstance(change, Delete):
+            del documents[change.collection, change.id]
+        elif isinstance(change, Append):
+            elements = documents[change.collection, change.id].setdefault(change.field, [])
+            elements.append(msgspec.json.decode(change.value))
 
 
 class SoundFactory:

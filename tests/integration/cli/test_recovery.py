@@ -160,3 +160,105 @@ def test_backup_list_shows_a_damaged_one_as_such(on: Run, filled: str) -> None:
 def test_backup_create_creates_no_store(on: Run, path: str) -> None:
     assert on("backup", "create").code == 3
     assert not Path(path).exists()
+
+
+def test_diff_tells_the_documents_and_their_fields(on: Run, filled: str) -> None:
+    assert on("diff", "3").out.splitlines() == [
+        '+ counters/today {"id":"today","count":1}',
+        "~ tasks/task_1",
+        '    ~ status: "pending" → "completed"',
+    ]
+    first, second = on("diff", "5", "3", "--json").lines
+    assert (first["key"], first["kind"], first["after"]) == ("counters/today", "removed", None)
+    assert second["fields"] == [
+        {"path": "status", "kind": "changed", "before": "completed", "after": "pending"}
+    ]
+    assert on("diff", "5").err == "no document differs\n"
+
+
+def test_diff_takes_times_and_refuses_those_without_a_zone(on: Run, filled: str) -> None:
+    time = on("history", "tasks/task_3", "--json").lines[0]["time"]
+    assert [one["key"] for one in on("diff", time, "--json").lines] == ["counters/today", "tasks/task_1"]
+    assert on("diff", "2024-05-01T12:00:00").code == 2
+
+
+def test_restore_to_another_place_leaves_the_store_as_it_is(
+    on: Run, cli: Run, filled: str, files: Run, tmp_path: Path
+) -> None:
+    before, to = files(), str(tmp_path / "other")
+    tried = on("restore", "--at", "2", "--to", to, "--dry-run", "--json").json
+    assert (tried["restored"], Path(to).exists()) == (False, False)
+    assert on("restore", "--at", "2", "--to", to).out == f"{to} begins with seq 2\n"
+    assert files() == before
+    assert cli("show", "tasks/task_1", "-s", to).out == on("show", "tasks/task_1").out.replace(
+        "completed", "pending"
+    )
+    again = on("restore", "--at", "2", "--to", to, "--json")
+    assert (again.code, again.error["code"]) == (4, "already_exists")
+
+
+def test_repair_asks_and_mends(on: Run, filled: str, files: Run) -> None:
+    state = Path(filled, "state.json")
+    state.write_bytes(state.read_bytes().replace(b"failed", b"fooled"))
+    before = files()
+    tried = on("repair", "--dry-run")
+    assert (tried.code, files()) == (6, before)
+    assert tried.out.splitlines()[1] == (
+        "    is kept aside, and written again from the newest backup and the journal"
+    )
+    assert on("repair", stdin="n\n").code == 1
+    assert files() == before
+    done = on("repair", "--yes")
+    assert done.code == 0
+    assert done.out.splitlines()[-1] == "mended, up to seq 7"
+    assert "kept aside: state.json.corrupt." in done.out
+    assert on("verify").out == "all is well, up to seq 7\n"
+
+
+def test_repair_of_a_sound_store_does_nothing(on: Run, filled: str, files: Run) -> None:
+    before = files()
+    assert on("repair", "--json").json["found"] == []
+    assert on("repair").out == "all is well, up to seq 7\n"
+    assert files() == before
+
+
+def test_repair_says_what_it_could_not_mend(on: Run, filled: str) -> None:
+    journal = next(Path(filled, "journal").glob("*.jsonl"))
+    journal.write_bytes(journal.read_bytes().replace(b"pending", b"pensive"))
+    Path(filled, "logs/session_s1.log").unlink()
+    done = on("repair", "--yes")
+    assert done.code == 6
+    assert "damaged still: logs/session_s1.log is missing" in done.out
+
+
+def test_verify_names_the_command_that_mends(on: Run, filled: str) -> None:
+    Path(filled, "journal/floor").write_bytes(b"{}")
+    assert f"next: statepath repair --dry-run -s {filled}" in on("verify").err
+
+
+def test_backup_export_and_import_take_a_store_to_another_place(
+    on: Run, cli: Run, filled: str, files: Run, tmp_path: Path
+) -> None:
+    file, to, before = str(tmp_path / "store.zip"), str(tmp_path / "to"), files()
+    made = on("backup", "export", file, "--history", "--json").json
+    assert (made["path"], made["seq"]) == (file, 7)
+    assert files() == before
+    assert cli("backup", "import", file, "-s", to).out == f"{to} begins with seq 7 and 4 documents\n"
+    assert cli("ls", "tasks", "--json", "-s", to).lines == on("ls", "tasks", "--json").lines
+    assert [one["seq"] for one in cli("history", "--json", "-s", to).lines] == [1, 2, 3, 4, 5, 6, 7]
+    again = cli("backup", "import", file, "-s", to, "--json")
+    assert (again.code, again.error["code"]) == (4, "already_exists")
+    assert on("backup", "export", file).code == 4
+
+
+def test_backup_import_refuses_what_is_no_backup_or_too_large(
+    on: Run, cli: Run, filled: str, tmp_path: Path
+) -> None:
+    file, to = tmp_path / "store.zip", str(tmp_path / "to")
+    on("backup", "export", str(file))
+    assert cli("backup", "import", str(file), "-s", to, "--max-size", "1KiB").code == 2
+    assert cli("backup", "import", str(file), "-s", to, "--max-size", "much").code == 2
+    file.write_bytes(file.read_bytes()[:-10])
+    answer = cli("backup", "import", str(file), "-s", to)
+    assert (answer.code, Path(to).exists()) == (6, False)
+    assert "nothing was written" in answer.err

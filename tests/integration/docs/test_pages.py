@@ -64,6 +64,15 @@ import asyncio
 ending = asyncio.ensure_future(emit_and_close())  # begins when the page waits for an event
 """
 
+_CHANGES = """
+import re
+from pathlib import Path
+
+shown = re.search(r"```python\\n(from statepath import migration.*?)```", PAGE.read_text(), re.DOTALL)
+Path("changes.py").write_text(shown[1])
+"""
+"""The module is what the page shows."""
+
 PAGES = {
     "README.md": _TASK,
     "docs/guide.md": "",
@@ -74,6 +83,8 @@ PAGES = {
     "docs/state-persistence.md": "",
     "docs/local.md": _INSIDE,
     "docs/troubleshooting.md": "",
+    "docs/migrations.md": _CHANGES,
+    "docs/archive.md": "",
 }
 """The pages, each with what its first block takes for granted."""
 
@@ -146,7 +157,7 @@ def run_console(page: str, block: Block) -> None:
 @pytest.mark.parametrize("page", PAGES)
 async def test_what_a_page_shows_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"__name__": "page", "statepath": statepath}
+    names: dict[str, Any] = {"__name__": "page", "statepath": statepath, "PAGE": ROOT / page}
     opening = Block("python", PAGES[page], 1)
     try:
         for block in (opening, *blocks_of(page)):

@@ -132,6 +132,24 @@ async def test_a_file_that_a_person_made_is_not_used_again(connect: Connect, pat
     assert {file.stat().st_mode & 0o777 for file in (path / "tasks").iterdir()} == {0o600}
 
 
+async def test_a_file_that_is_used_again_keeps_nothing_of_what_it_held(connect: Connect, path: Path) -> None:
+    backend = await connect()
+    for data in (b"a long one", b"B", b"", b"a longer one"):
+        for key in ("tasks/a", "tasks/b"):
+            await backend.write_lazily([LazyWrite(key, data, 1)])
+            assert (path / key).read_bytes() == data
+        await asyncio.sleep(0.06)  # replaced files rest for 50 ms
+
+
+async def test_new_and_replaced_files_may_take_turns(connect: Connect, path: Path) -> None:
+    backend = await connect()
+    for turn in range(4):
+        for key in ("a", f"b{turn}", f"c{turn}", "a"):
+            await backend.write_lazily([LazyWrite(key, f"{key} {turn}".encode(), 1)])
+            assert (path / key).read_bytes() == f"{key} {turn}".encode()
+    assert await listed(backend) == ["a", *(f"{name}{turn}" for name in "bc" for turn in range(4))]
+
+
 async def test_a_full_disk_stops_lazy_writes_at_that_one(connect: Connect, port: Any, path: Path) -> None:
     backend = await connect()
     port.fail("pwrite", errno.ENOSPC, chosen=lambda _, data, __: data == b"B")

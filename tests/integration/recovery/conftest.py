@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ NEVER = 3600.0
 
 
 @dataclass
-class Place:
+class Place(ABC):
     """Where a store is, with raw access to what is stored there, and everything that its openings told."""
 
     url: str
@@ -41,18 +42,18 @@ class Place:
         self.heard.clear()
         return told
 
+    @abstractmethod
     def names(self, prefix: str = "") -> list[str]:
         """What is stored, sorted."""
-        raise NotImplementedError
 
-    def read(self, key: str) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def read(self, key: str) -> bytes: ...
 
-    def write(self, key: str, data: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def write(self, key: str, data: bytes) -> None: ...
 
-    def remove(self, key: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def remove(self, key: str) -> None: ...
 
     def copy(self, name: str) -> Self:
         """A copy beside it: of a store that is open, what `kill -9` would leave now."""
@@ -60,8 +61,8 @@ class Place:
         self.copy_to(copy)
         return copy
 
-    def copy_to(self, other: Self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def copy_to(self, other: Self) -> None: ...
 
     def flip(self, key: str, at: int, bit: int = 0) -> None:
         data = bytearray(self.read(key))

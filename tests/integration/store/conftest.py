@@ -1,4 +1,4 @@
-"""The API is specified on the reference backend, `memory://`, and on one that fails where it is told to."""
+"""The API is specified on `memory://`, on PostgreSQL, and on a backend that fails where it is told to."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 import statepath
+from servers.postgres import PostgresServer
 from statepath.backend import Backend, Blob, Entry
 from statepath.commit import decode_commit
 from statepath.engine.opening import open_engine
@@ -102,10 +103,23 @@ class FaultyBackend:
         return await call()
 
 
+IN_MEMORY = {"memory", "commits", "faulty"}
+"""Fixtures that look below the store, or break what is there: their tests are about the portable log."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "url" in metafunc.fixturenames:
+        portable = IN_MEMORY.intersection(metafunc.fixturenames)
+        metafunc.parametrize("url", ["memory"] if portable else ["memory", "postgresql"], indirect=True)
+
+
 @pytest.fixture
-def url() -> str:
+def url(request: pytest.FixtureRequest) -> str:
     """A state path that no other test uses."""
-    return f"memory://{uuid4().hex}"
+    if request.param == "memory":
+        return f"memory://{uuid4().hex}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.url(store=uuid4().hex)
 
 
 @pytest.fixture

@@ -303,3 +303,16 @@ async def test_a_delete_of_a_version_that_is_gone_is_a_conflict(store):
         await tasks.delete("a", if_version=base)
     assert caught.value.current == 0
     assert caught.value.theirs is None
+
+
+@pytest.mark.parametrize("version", [True, False, 0.0, 1.0, "1", -1], ids=repr)
+async def test_a_version_that_is_no_whole_number_is_refused_and_what_follows_is_kept(store, url, version):
+    raw = store.collection("raw")
+    await raw.put({"id": "a"})
+    with pytest.raises(InvalidArgumentError, match="a version is a whole number"):
+        await raw.put({"id": "a"}, if_version=version)
+    with pytest.raises(InvalidArgumentError, match="a version is a whole number"):
+        await raw.delete("a", if_version=version)
+    await raw.put({"id": "b"})
+    async with statepath.open(url, readonly=True) as reader:
+        assert {document["id"] async for document in reader.collection("raw")} == {"a", "b"}

@@ -14,7 +14,7 @@ from statepath.errors import (
     StateError,
     UnavailableError,
 )
-from statepath.events import SaveError
+from statepath.events import BackupError, SaveError
 
 DISK_FULL = UnavailableError("there is no space left", code="disk_full")
 LOST = UnavailableError("the connection was reset")
@@ -240,3 +240,17 @@ async def test_errors_survive_pickling(raw, faulty):
         assert isinstance(error, StateError)
         again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
         assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+
+
+async def test_an_old_backup_that_cannot_be_removed_fails_no_snapshot(open_on, faulty):
+    store = await open_on(faulty, backups=1)
+    told = []
+    store.events.on(BackupError, told.append)
+    raw = store.collection("raw")
+    for n in range(2):
+        await raw.put({"id": "a", "n": n})
+        await store.snapshot()
+    faulty.fail("delete", "state.backup.", AccessDeniedError("it is locked"))
+    await raw.put({"id": "a", "n": 2})
+    assert await store.snapshot() == 3
+    assert [type(event.error) for event in told] == [AccessDeniedError]

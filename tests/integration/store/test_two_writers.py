@@ -1,6 +1,7 @@
 """Losing the race for a place in the log is normal: the loser reads what came first and goes on.
 
-`memory://` takes no lock, so two handles can write to one store; so can a writer that was thought dead.
+Neither `memory://` nor PostgreSQL takes a lock, so two handles can write to one store; so can a writer that was
+thought dead.
 """
 
 import asyncio
@@ -60,20 +61,20 @@ async def test_a_transaction_that_read_what_changed_is_refused_whole(store, zomb
     assert await contents(zombie) == await contents(store) == {"shared": {"id": "shared", "n": 1}}
 
 
-async def test_updates_through_two_handles_all_count(store, zombie):
+async def test_updates_through_two_handles_all_count(store, zombie, url):
     def bump(document):
         document["n"] += 1
 
     handles = [store.collection("raw"), zombie.collection("raw")]
     await asyncio.gather(*(handle.update("shared", bump) for handle in handles for _ in range(5)))
-    async with statepath.open(store.url, readonly=True) as reader:
+    async with statepath.open(url, readonly=True) as reader:
         assert (await reader.collection("raw").get("shared"))["n"] == 10
 
 
-async def test_appends_through_two_handles_all_arrive_once(store, zombie):
+async def test_appends_through_two_handles_all_arrive_once(store, zombie, url):
     handles = [store.collection("raw"), zombie.collection("raw")]
     await asyncio.gather(*(handles[n % 2].append("shared", "logs", n) for n in range(40)))
-    async with statepath.open(store.url, readonly=True) as reader:
+    async with statepath.open(url, readonly=True) as reader:
         assert sorted((await reader.collection("raw").get("shared"))["logs"]) == list(range(40))
 
 

@@ -1,0 +1,41 @@
+"""Keeps a store in Azure Blob Storage: `az://container/prefix`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from statepath.backend import StateURL
+from statepath.objectstore import ObjectStoreBackend, probe
+
+from statepath_azure.config import AzureConfig, complete, parse
+
+__all__ = ["AzureConfig", "factory"]
+
+_LARGEST: Final = 5000 * 1024**2
+"""What Azure takes in one request (Put Blob, "Remarks")."""
+
+
+class AzureFactory:
+    """What the entry points `az`, `abfs` and `azblob` name."""
+
+    def parse(self, url: StateURL) -> AzureConfig:
+        return parse(url)
+
+    def with_env(self, config: AzureConfig, env: Mapping[str, str]) -> AzureConfig:
+        return complete(config, env)
+
+    async def connect(self, config: AzureConfig, *, readonly: bool = False) -> ObjectStoreBackend:
+        from statepath_azure.driver import AzureDriver  # importing adlfs takes a second
+
+        driver = await AzureDriver.connect(config)
+        try:
+            if not readonly:
+                await probe(driver, config.place)
+        except BaseException:
+            await driver.close()
+            raise
+        return ObjectStoreBackend(driver, config.place, max_object_bytes=_LARGEST, readonly=readonly)
+
+
+factory: Final = AzureFactory()

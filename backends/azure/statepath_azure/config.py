@@ -1,0 +1,105 @@
+"""From the state path to a configuration, without input, output or any environment but the one given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import urlsplit
+
+from statepath.backend import StateURL
+from statepath.errors import InvalidArgumentError
+from statepath.objectstore import Place, seconds
+
+DEFAULT_TIMEOUT: Final = 60.0
+
+_PARAMETERS: Final = ("account_name", "endpoint_url", "timeout")
+_CONTAINER: Final = re.compile(r"(?=.{3,63}$)[a-z0-9]+(?:-[a-z0-9]+)*")
+_ACCOUNT: Final = re.compile(r"[a-z0-9]{3,24}")
+_AT_ACCOUNT: Final = re.compile(r"([a-z0-9]{3,24})\.(?:blob|dfs)\.core\.windows\.net")
+
+
+@dataclass(frozen=True, slots=True)
+class AzureConfig:
+    """Where the store is, and how to get there. `None`: as adlfs finds it.
+
+    Attributes:
+        account_name: the storage account.
+        endpoint_url: where the account's blobs are, if not at `https://<account_name>.blob.core.windows.net`.
+        timeout: seconds without a byte after which a request has failed.
+    """
+
+    place: Place
+    account_name: str | None = None
+    endpoint_url: str | None = None
+    timeout: float | None = None
+
+
+def parse(url: StateURL) -> AzureConfig:
+    """The configuration that a URL `az://container/prefix?account_name=account` says. What other tools write, too, is
+    `abfs://container@account.dfs.core.windows.net/prefix`."""
+    url.only(*_PARAMETERS)
+    query = dict(url.query)
+    at = _AT_ACCOUNT.fullmatch(url.host or "")
+    if at is not None and url.user is not None and url.password is None and url.port is None:
+        if query.setdefault("account_name", at[1]) != at[1]:
+            raise InvalidArgumentError(f"the {url.scheme} URL names two accounts; leave account_name out")
+        url = replace(url, user=None, netloc=url.user)
+    place = Place.of(url, called="container")
+    if not _CONTAINER.fullmatch(place.container):
+        raise InvalidArgumentError(
+            f"{place.container!r} is no container's name: that is 3 to 63 lower-case letters, digits and single"
+            " hyphens"
+        )
+    return _with(AzureConfig(place), query, {name: name for name in query})
+
+
+def complete(config: AzureConfig, env: Mapping[str, str]) -> AzureConfig:
+    """The configuration with `STATE_AZURE_ACCOUNT_NAME` and so on, where the URL is silent."""
+    variables = {name: f"STATE_AZURE_{name.upper()}" for name in _PARAMETERS if getattr(config, name) is None}
+    given = {name: env[variable] for name, variable in variables.items() if env.get(variable)}
+    return _with(config, given, variables)
+
+
+def _with(config: AzureConfig, given: Mapping[str, str], called: Mapping[str, str]) -> AzureConfig:
+    values: dict[str, object] = {}
+    for name, text in given.items():
+        if name == "endpoint_url":
+            values[name] = _endpoint(called[name], text)
+        elif name == "timeout":
+            values[name] = seconds(called[name], text)
+        else:
+            values[name] = account(called[name], text)
+    return replace(config, **values)  # type: ignore[arg-type]  # each value is of its field's type
+
+
+def account(name: str, text: str) -> str:
+    """A storage account's name, which becomes a part of the host's name that the credentials are sent to.
+
+    Raises:
+        InvalidArgumentError: it is none. It is not quoted, since it may be a key in the wrong place.
+    """
+    if not _ACCOUNT.fullmatch(text):
+        raise InvalidArgumentError(
+            f"{name} is no storage account's name: that has 3 to 24 lower-case letters and digits"
+        )
+    return text
+
+
+def _endpoint(name: str, text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+        parts = urlsplit("")
+    if not usable:
+        raise InvalidArgumentError(
+            f"{name} is no URL of a service; write https://host or http://host:port/account"
+        )
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise InvalidArgumentError(
+            f"{name} holds more than an address; set keys and SAS tokens where the Azure tools look for them"
+        )
+    return text.rstrip("/")

@@ -1,0 +1,209 @@
+"""Blobs in a container, through Azure's own client, with the credentials that adlfs finds."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Self
+
+import aiohttp
+from azure.core import MatchConditions
+from azure.core.credentials import AzureSasCredential
+from azure.core.exceptions import HttpResponseError
+from azure.core.pipeline.transport import AioHttpTransport
+from azure.storage.blob.aio import BlobServiceClient
+from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
+from statepath.errors import InvalidArgumentError, UnavailableError
+from statepath.objectstore import Answer, Asked, Content, Listed, Page, Place, Served, content_md5, unmet
+
+from statepath_azure.config import DEFAULT_TIMEOUT, AzureConfig
+from statepath_azure.credentials import Found, find
+from statepath_azure.failures import answer_of, translated
+
+SCHEME: Final = "az"
+
+_CONNECT_SECONDS: Final = 10
+_AT_ONCE: Final = 1024**4
+"""Bytes to ask for in one request: more than a blob can have that was put in one."""
+_LOOK_SECONDS: Final = 0.5
+_GONE: Final = Answer(404, "BlobNotFound")
+_UNMET: Final = 412
+_PAST_THE_END: Final = 416
+_PENDING: Final = "pending"
+_SUCCESS: Final = "success"
+
+
+class _SendsOnce(AioHttpTransport):  # type: ignore[misc]  # its module loads it by name
+    """aiohttp sends a PUT again when the connection ends before the answer; not so here."""
+
+    async def open(self) -> None:
+        await super().open()
+        self.session._retry_connection = False  # noqa: SLF001 - no argument of aiohttp says so
+
+
+class AzureDriver:
+    """One container."""
+
+    scheme = SCHEME
+
+    def __init__(self, client: BlobServiceClient, found: Found, config: AzureConfig) -> None:
+        self.container = config.place.container
+        self.endpoint = f"{client.scheme}://{client.primary_hostname}"
+        self._client = client
+        self._blobs = client.get_container_client(self.container)
+        self._found = found
+
+    @classmethod
+    async def connect(cls, config: AzureConfig) -> Self:
+        """A client with the credentials that adlfs finds, which sends each request once."""
+        asked = Asked(SCHEME, config.place.container, "")
+        found = find(config, asked)
+        driver = cls(_client(config, found), found, config)
+        try:
+            driver._check(config)
+            await driver._greet(config.place)
+        except BaseException:
+            await driver.close()
+            raise
+        return driver
+
+    def _check(self, config: AzureConfig) -> None:
+        """A connection string names an account, too: not another one than the state path."""
+        for name, given, used in (
+            ("account_name", config.account_name, self._client.account_name),
+            ("endpoint_url", config.endpoint_url, self.endpoint),
+        ):
+            if given is not None and self._found.connection_string is not None and given != used:
+                raise InvalidArgumentError(
+                    f"AZURE_STORAGE_CONNECTION_STRING has another {name} than the state path, or"
+                    f" STATE_AZURE_{name.upper()}, says; leave out one of them",
+                    backend=SCHEME,
+                )
+
+    async def _greet(self, place: Place) -> None:
+        """See that the container is there and may be listed."""
+        with translated(self._asked(place.prefix)):
+            async for _ in self._blobs.list_blobs(place.prefix, results_per_page=1).by_page():
+                break
+
+    async def get(self, name: str, span: Span | None) -> Served:
+        length = None if span is None or span.stop is None else span.stop - span.start
+        blob = self._blobs.get_blob_client(name)
+        with translated(self._asked(name)):
+            try:
+                answer = await blob.download_blob(None if span is None else span.start, length)
+            except HttpResponseError as error:
+                if answer_of(error).status != _PAST_THE_END:
+                    raise
+                properties = await blob.get_blob_properties()
+                return Served(b"", _token(properties.etag), properties.last_modified)
+            data = await answer.readall()
+        return Served(data, _token(answer.properties.etag), answer.properties.last_modified)
+
+    async def put(self, name: str, content: Content, when: When) -> ETag:
+        asked = self._asked(name, when)
+        with translated(asked):
+            try:
+                answer = await self._blobs.get_blob_client(name).upload_blob(
+                    b"",
+                    overwrite=not isinstance(when, IfAbsent),
+                    raw_request_hook=_filling(content, await content_md5(content)),
+                    **_condition(when),
+                )
+            except HttpResponseError as error:
+                if answer_of(error) == _GONE and isinstance(when, IfMatch):
+                    raise unmet(asked) from None
+                raise
+        return _token(answer["etag"])
+
+    async def remove(self, name: str, when: When) -> bool:
+        blob = self._blobs.get_blob_client(name)
+        with translated(self._asked(name, when)):
+            try:
+                await blob.delete_blob(**_condition(when))
+            except HttpResponseError as error:
+                if answer_of(error) == _GONE:
+                    return False
+                # Of a blob that is missing it is said, too, that it is not the version.
+                if answer_of(error).status == _UNMET and not await blob.exists():
+                    return False
+                raise
+        return True
+
+    async def copy(self, source: str, target: str) -> None:
+        url: str = self._blobs.get_blob_client(source).url
+        if self._found.sas is not None:
+            url = f"{url}?{self._found.sas}"
+        asked, made = self._asked(source), self._blobs.get_blob_client(target)
+        with translated(asked):
+            status: object = (await made.start_copy_from_url(url))["copy_status"]
+            while status == _PENDING:
+                await asyncio.sleep(_LOOK_SECONDS)
+                status = (await made.get_blob_properties()).copy.status
+        if status != _SUCCESS:
+            raise UnavailableError(f"{asked}: the service gave up copying it", key=source, backend=SCHEME)
+
+    async def page(self, prefix: str, after: str, following: str) -> Page:
+        """As `Driver.page`. Azure begins each listing at the beginning: the caller leaves out what is not wanted."""
+        with translated(self._asked(prefix)):
+            pages: Any = self._blobs.list_blobs(prefix).by_page(following or None)
+            listed = [Listed(blob.name, blob.size, blob.last_modified) async for blob in await anext(pages)]
+        return Page(tuple(listed), pages.continuation_token or "")
+
+    async def close(self) -> None:
+        with suppress(aiohttp.ClientError, OSError):
+            await self._client.close()
+            if self._found.token is not None:
+                await self._found.token.close()
+
+    def _asked(self, name: str, when: When = ALWAYS) -> Asked:
+        return Asked(SCHEME, self.container, name, when)
+
+
+def _client(config: AzureConfig, found: Found) -> BlobServiceClient:
+    timeout = DEFAULT_TIMEOUT if config.timeout is None else config.timeout
+    options: dict[str, Any] = {
+        "transport": _SendsOnce(connection_timeout=min(timeout, _CONNECT_SECONDS), read_timeout=timeout),
+        "retry_total": 0,
+        "max_single_get_size": _AT_ONCE,
+    }
+    if found.connection_string is not None:
+        try:
+            return BlobServiceClient.from_connection_string(found.connection_string, **options)
+        except ValueError:
+            raise InvalidArgumentError(
+                "AZURE_STORAGE_CONNECTION_STRING is no connection string; copy it anew", backend=SCHEME
+            ) from None
+    credential: Any = found.token
+    if found.key is not None:
+        credential = {"account_name": found.account_name, "account_key": found.key}
+    elif found.sas is not None:
+        credential = AzureSasCredential(found.sas)
+    return BlobServiceClient(found.url, credential, **options)
+
+
+def _filling(content: Content, md5: str) -> Callable[[Any], None]:
+    """Puts the content into an upload of nothing right before that is signed and sent: the client itself would read
+    a file into memory, or upload it in parts."""
+    body = io.BytesIO(content) if isinstance(content, bytes) else content
+    size = body.seek(0, io.SEEK_END)
+    body.seek(0)
+
+    def fill(request: Any) -> None:
+        # Without its digest a service may store what arrived before the connection was cut.
+        request.http_request.headers.update({"Content-Length": str(size), "Content-MD5": md5})
+        request.http_request.data = body
+
+    return fill
+
+
+def _condition(when: When) -> dict[str, Any]:
+    if not isinstance(when, IfMatch):
+        return {}
+    return {"etag": f'"{when.etag}"', "match_condition": MatchConditions.IfNotModified}
+
+
+def _token(etag: str) -> ETag:
+    return ETag(etag.strip('"'))

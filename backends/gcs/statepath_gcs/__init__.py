@@ -1,0 +1,41 @@
+"""Keeps a store in Google Cloud Storage: `gs://bucket/prefix`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from statepath.backend import StateURL
+from statepath.objectstore import ObjectStoreBackend, probe
+
+from statepath_gcs.config import GCSConfig, complete, parse
+
+__all__ = ["GCSConfig", "factory"]
+
+_LARGEST: Final = 5 * 1024**4
+"""What an object may have, however it is uploaded (Cloud Storage, "Quotas & limits")."""
+
+
+class GCSFactory:
+    """What the entry points `gs` and `gcs` name."""
+
+    def parse(self, url: StateURL) -> GCSConfig:
+        return parse(url)
+
+    def with_env(self, config: GCSConfig, env: Mapping[str, str]) -> GCSConfig:
+        return complete(config, env)
+
+    async def connect(self, config: GCSConfig, *, readonly: bool = False) -> ObjectStoreBackend:
+        from statepath_gcs.driver import GCSDriver  # importing gcsfs takes two seconds
+
+        driver = await GCSDriver.connect(config)
+        try:
+            if not readonly:
+                await probe(driver, config.place)
+        except BaseException:
+            await driver.close()
+            raise
+        return ObjectStoreBackend(driver, config.place, max_object_bytes=_LARGEST, readonly=readonly)
+
+
+factory: Final = GCSFactory()

@@ -1,0 +1,81 @@
+"""The body of an upload in one request: what is said of the object, and then its content (`multipart/related`)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final, Self
+
+import msgspec
+from statepath.objectstore import Content
+
+_BLOCK: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A body, of which a large content is read block by block while it is sent.
+
+    Attributes:
+        headers: what the request says of the body.
+    """
+
+    headers: dict[str, str]
+    _head: bytes
+    _content: Content
+    _tail: bytes
+
+    @classmethod
+    async def of(cls, name: str, content: Content) -> Self:
+        """The upload of an object. Its MD5 is sent along, so that a content which was cut or changed on the way is
+        refused; the boundary is a random one, so that no content can hold it."""
+        if isinstance(content, bytes) and len(content) < _BLOCK:
+            md5, size = _measured(content)
+        else:
+            md5, size = await asyncio.to_thread(_measured, content)
+        boundary = secrets.token_hex(16)
+        said = msgspec.json.encode({"name": name, "md5Hash": md5}).decode()
+        head = (
+            f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{said}\r\n"
+            f"--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n"
+        ).encode()
+        tail = f"\r\n--{boundary}--\r\n".encode()
+        headers = {
+            "Content-Type": f"multipart/related; boundary={boundary}",
+            "Content-Length": str(len(head) + size + len(tail)),
+        }
+        return cls(headers, head, content, tail)
+
+    async def body(self) -> AsyncIterator[bytes | memoryview]:
+        """The blocks to send, one after the other."""
+        if isinstance(self._content, bytes) and len(self._content) < _BLOCK:
+            yield self._head + self._content + self._tail
+            return
+        yield self._head
+        if isinstance(self._content, bytes):
+            whole = memoryview(self._content)
+            for start in range(0, len(whole), _BLOCK):
+                yield whole[start : start + _BLOCK]
+        else:
+            while block := await asyncio.to_thread(self._content.read, _BLOCK):
+                yield block
+        yield self._tail
+
+
+def _measured(content: Content) -> tuple[str, int]:
+    """The MD5 of a content as Google writes it, and its size."""
+    digest = hashlib.md5(usedforsecurity=False)
+    if isinstance(content, bytes):
+        digest.update(content)
+        size = len(content)
+    else:
+        size = 0
+        while block := content.read(_BLOCK):
+            digest.update(block)
+            size += len(block)
+        content.seek(0)
+    return base64.b64encode(digest.digest()).decode(), size

@@ -1,0 +1,246 @@
+"""From the state path to a configuration, without input, output or any environment but the one given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
+from urllib.parse import quote, unquote
+
+from statepath.backend import StateURL
+from statepath.errors import InvalidArgumentError
+
+T = TypeVar("T")
+
+SCHEME: Final = "postgresql"
+
+_TLS: Final = ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslnegotiation")
+_ENVIRONMENT: Final = {
+    "PGSSLMODE": "sslmode",
+    "PGSSLROOTCERT": "sslrootcert",
+    "PGSSLCERT": "sslcert",
+    "PGSSLKEY": "sslkey",
+    "PGSSLCRL": "sslcrl",
+    "PGSSLNEGOTIATION": "sslnegotiation",
+}
+_SSLMODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_SESSIONS: Final = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
+_HOST: Final = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>\d+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresConfig:
+    """Where the database is, and how it is used. `None` and empty: neither the URL nor the environment says.
+
+    Attributes:
+        hosts: names, addresses, or folders of a Unix socket, each with its port; tried in this order.
+        store: which of the stores in the database.
+        tls: libpq's `ssl…` parameters, by name.
+        session: which of the hosts will do: libpq's `target_session_attrs`.
+        pool: how many connections at most, beside the one that commits and the one that listens.
+        timeout: for how many seconds what gets no clear answer is tried again.
+        connect_timeout, statement_timeout, lock_timeout: in seconds.
+        pgbouncer: whether the hosts are a pooler that gives each transaction another session.
+        listen_dsn: the database past the pooler, for notifications.
+    """
+
+    hosts: tuple[tuple[str, int], ...] = ()
+    database: str = ""
+    user: str = ""
+    password: str | None = field(default=None, repr=False)
+    store: str = "default"
+    tls: tuple[tuple[str, str], ...] = ()
+    session: str = ""
+    passfile: str | None = None
+    application: str = ""
+    pool: int | None = None
+    timeout: float | None = None
+    connect_timeout: float | None = None
+    statement_timeout: float | None = None
+    lock_timeout: float | None = None
+    pgbouncer: bool | None = None
+    listen_dsn: str | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        """The state path as a person may see it."""
+        user = f"{self.user}@" if self.user else ""
+        hosts = ",".join(f"{_shown(host)}:{port}" for host, port in self.hosts)
+        return f"{SCHEME}://{user}{hosts}/{self.database}?store={quote(self.store)}"
+
+
+def parse(url: StateURL) -> PostgresConfig:
+    """The configuration that a URL `postgresql://user:password@host:port/database?store=agents` says.
+
+    Raises:
+        InvalidArgumentError: a part of it cannot be used, or a parameter is unknown.
+    """
+    query = url.query
+    url.only(
+        "store",
+        "host",
+        "port",
+        *_TLS,
+        "target_session_attrs",
+        "passfile",
+        "application_name",
+        "pool",
+        "timeout",
+        "connect_timeout",
+        "statement_timeout",
+        "lock_timeout",
+        "pgbouncer",
+        "listen_dsn",
+    )
+    database = url.path.strip("/")
+    if "/" in database:
+        raise InvalidArgumentError(
+            f"the path of a {url.scheme} URL is one database; write {SCHEME}://host/database?store=name",
+            backend=SCHEME,
+        )
+    store = query.get("store", "default")
+    if not 0 < len(store.encode()) <= 200 or not store.isprintable():
+        raise InvalidArgumentError(
+            "store is a name of 1 to 200 bytes without control characters", backend=SCHEME
+        )
+    return PostgresConfig(
+        hosts=_hosts(_authority(url), query.get("host", ""), query.get("port", "")),
+        database=database,
+        user=url.user or "",
+        password=url.password,
+        store=store,
+        tls=tuple((name, _tls(name, query[name])) for name in _TLS if name in query),
+        session=_session("target_session_attrs", query.get("target_session_attrs", "")),
+        passfile=query.get("passfile"),
+        application=query.get("application_name", ""),
+        pool=_given(query, "pool", _count),
+        timeout=_given(query, "timeout", _seconds),
+        connect_timeout=_given(query, "connect_timeout", _seconds),
+        statement_timeout=_given(query, "statement_timeout", _seconds),
+        lock_timeout=_given(query, "lock_timeout", _seconds),
+        pgbouncer=_given(query, "pgbouncer", _boolean),
+        listen_dsn=_given(query, "listen_dsn", _dsn),
+    )
+
+
+def complete(config: PostgresConfig, env: Mapping[str, str]) -> PostgresConfig:
+    """The configuration completed with the variables that libpq knows, and our own."""
+    config = replace(
+        config,
+        hosts=config.hosts or _hosts("", env.get("PGHOST", ""), env.get("PGPORT", "")),
+        database=config.database or env.get("PGDATABASE", ""),
+        user=config.user or env.get("PGUSER", ""),
+        password=env.get("PGPASSWORD") if config.password is None else config.password,
+        session=config.session or _session("PGTARGETSESSIONATTRS", env.get("PGTARGETSESSIONATTRS", "")),
+        passfile=env.get("PGPASSFILE") if config.passfile is None else config.passfile,
+        application=config.application or env.get("PGAPPNAME", ""),
+    )
+    said = dict(config.tls)
+    tls = {name: _tls(variable, env[variable]) for variable, name in _ENVIRONMENT.items() if variable in env}
+    return replace(
+        config,
+        database=config.database or config.user,
+        tls=tuple((tls | said).items()),
+        connect_timeout=_or_env(config.connect_timeout, env, "PGCONNECT_TIMEOUT", _seconds),
+        pool=_or_env(config.pool, env, "STATE_POSTGRES_POOL", _count),
+        timeout=_or_env(config.timeout, env, "STATE_POSTGRES_TIMEOUT", _seconds),
+        statement_timeout=_or_env(
+            config.statement_timeout, env, "STATE_POSTGRES_STATEMENT_TIMEOUT", _seconds
+        ),
+        lock_timeout=_or_env(config.lock_timeout, env, "STATE_POSTGRES_LOCK_TIMEOUT", _seconds),
+        pgbouncer=_or_env(config.pgbouncer, env, "STATE_POSTGRES_PGBOUNCER", _boolean),
+        listen_dsn=_or_env(config.listen_dsn, env, "STATE_POSTGRES_LISTEN_DSN", _dsn),
+    )
+
+
+def _authority(url: StateURL) -> str:
+    return url.netloc.rpartition("@")[2]
+
+
+def _hosts(authority: str, hosts: str, ports: str) -> tuple[tuple[str, int], ...]:
+    """Hosts with their ports, from `one:5432,two:5433` or from libpq's two lists."""
+    if authority and (hosts or ports):
+        raise InvalidArgumentError(
+            "the URL names its hosts twice: before the path and as a parameter", backend=SCHEME
+        )
+    named = [unquote(part) for part in (authority or hosts).split(",") if part]
+    listed = [part for part in ports.split(",") if part]
+    if len(listed) not in (0, 1, len(named)):
+        raise InvalidArgumentError("give one port for all hosts, or one for each", backend=SCHEME)
+    if len(listed) < 2:
+        listed = (listed or ["5432"]) * len(named)
+    return tuple(_host(name, port) for name, port in zip(named, listed, strict=True))
+
+
+def _host(name: str, port: str) -> tuple[str, int]:
+    if name.startswith("/") or (name.count(":") > 1 and "[" not in name):
+        return name, _port(port)
+    match = _HOST.fullmatch(name)
+    if match is None:
+        raise InvalidArgumentError(
+            f"{name!r} is no host: write name:port, and brackets around an IPv6 address", backend=SCHEME
+        )
+    return match["six"] or match["name"], _port(match["port"] or port)
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise InvalidArgumentError(f"{text!r} is no port: give a number from 1 to 65535", backend=SCHEME)
+    return int(text)
+
+
+def _tls(name: str, text: str) -> str:
+    if name in ("sslmode", "PGSSLMODE") and text not in _SSLMODES:
+        raise InvalidArgumentError(f"{name} is {text!r}; it is one of {', '.join(_SSLMODES)}", backend=SCHEME)
+    return text
+
+
+def _session(name: str, text: str) -> str:
+    if text and text not in _SESSIONS:
+        raise InvalidArgumentError(f"{name} is {text!r}; it is one of {', '.join(_SESSIONS)}", backend=SCHEME)
+    return text
+
+
+def _given(query: Mapping[str, str], name: str, read: Callable[[str, str], T]) -> T | None:
+    return read(name, query[name]) if name in query else None
+
+
+def _or_env(said: T | None, env: Mapping[str, str], name: str, read: Callable[[str, str], T]) -> T | None:
+    return read(name, env[name]) if said is None and name in env else said
+
+
+def _count(name: str, text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise InvalidArgumentError(f"{name} is {text!r}; give a number from 1 to 1000", backend=SCHEME)
+    return int(text)
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= 86400:
+        raise InvalidArgumentError(f"{name} is {text!r}; give seconds, more than 0", backend=SCHEME)
+    return seconds
+
+
+def _boolean(name: str, text: str) -> bool:
+    answers = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False}
+    answers |= {"no": False, "off": False}
+    if text.lower() not in answers:
+        raise InvalidArgumentError(f"{name} is {text!r}; write true or false", backend=SCHEME)
+    return answers[text.lower()]
+
+
+def _dsn(name: str, text: str) -> str:
+    # Never quoted: it may have a password.
+    if not text.startswith(("postgresql://", "postgres://")):
+        raise InvalidArgumentError(f"{name} is no URL such as {SCHEME}://host/database", backend=SCHEME)
+    parse(StateURL.parse(text))
+    return text

@@ -1,0 +1,186 @@
+"""Connections to the servers of a state path: a pool, and connections of one's own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, TypeAlias, TypeVar
+from urllib.parse import quote, urlencode
+
+import asyncpg
+from statepath.errors import ClosedError, StateError, ThrottledError, UnavailableError
+
+from statepath_postgres.config import SCHEME, PostgresConfig
+from statepath_postgres.failures import translated, worth_repeating
+
+T = TypeVar("T")
+
+Connection: TypeAlias = Any
+"""An asyncpg connection, or the pool's stand-in for one."""
+
+POOL: Final = 10
+TIMEOUT: Final = 30.0
+PATIENCE: Final = 5.0
+"""For how many seconds a server is waited for by what may as well fail; a commit insists until its `timeout`."""
+
+CONNECT_TIMEOUT: Final = 10.0
+STATEMENT_TIMEOUT: Final = 60.0
+LOCK_TIMEOUT: Final = 10.0
+
+_IDLE: Final = 300.0
+_SOONEST: Final = 0.02  # seconds
+_LATEST: Final = 1.0
+_CLOSING: Final = 5.0
+
+
+class Connections:
+    """Makes connections, and keeps those that any call may use. A server that restarts is waited for."""
+
+    def __init__(self, config: PostgresConfig, *, readonly: bool) -> None:
+        self.url = config.url
+        self.deadline = config.timeout or TIMEOUT
+        self.patience = min(self.deadline, PATIENCE)
+        self._config = config
+        self._readonly = readonly
+        self._pool: Any = None
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    async def open(self) -> None:
+        """Make the first contact, without patience: what is wrong shows at once."""
+        with translated(self.url):
+            pool = asyncpg.create_pool(
+                min_size=0,
+                max_size=self._config.pool or POOL,
+                max_inactive_connection_lifetime=_IDLE,
+                reset=_nothing,  # no session state is ever left, so a statement less at each release
+                **self._arguments(),
+            )
+            self._pool = await pool
+            async with pool.acquire():
+                pass
+
+    async def connect(self, *, listening: bool = False) -> Connection:
+        """A connection of one's own; one for notifications goes past a pooler."""
+        self.check_open()
+        arguments = self._arguments()
+        if listening and self._config.listen_dsn is not None:
+            arguments |= {"dsn": self._config.listen_dsn, "host": None, "port": None, "ssl": None}
+            arguments |= {"user": None, "password": None, "database": None}
+        with translated(self.url):
+            return await asyncpg.connect(**arguments)
+
+    @property
+    def can_listen(self) -> bool:
+        """Whether notifications reach us: not through a pooler that gives each transaction another session."""
+        return not self._config.pgbouncer or self._config.listen_dsn is not None
+
+    @asynccontextmanager
+    async def use(self, key: str | None = None) -> AsyncIterator[Connection]:
+        """A connection of the pool. Until there is one nothing was sent, so it is waited for."""
+        pool = self._pool
+        connection = await self.patiently(lambda: self._acquire(key))
+        try:
+            with translated(self.url, key):
+                yield connection
+        except StateError:
+            self.check_open(key)
+            raise
+        finally:
+            # One that broke is dropped by the pool, and the caller has its error already.
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await pool.release(connection)
+
+    async def fetch(self, statement: str, *arguments: object, key: str | None = None) -> list[Any]:
+        """The rows of a statement that changes nothing; asked again if the connection is lost."""
+
+        async def ask() -> list[Any]:
+            async with self.use(key) as connection:
+                rows: list[Any] = await connection.fetch(statement, *arguments)
+                return rows
+
+        return await self.patiently(ask)
+
+    async def change(self, statement: str, *arguments: object, key: str | None = None) -> Any:
+        """The first row of a statement that changes something, sent once; `None`: there is none."""
+        async with self.use(key) as connection:
+            return await connection.fetchrow(statement, *arguments)
+
+    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call again, with growing pauses, while the server does not answer and until patience ends."""
+        until = time.monotonic() + self.patience
+        pause = _SOONEST
+        while True:
+            try:
+                return await call()
+            except (UnavailableError, ThrottledError) as error:
+                if not worth_repeating(error) or time.monotonic() + pause > until:
+                    raise
+            self.check_open()
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
+            pause = min(2 * pause, _LATEST)
+
+    def check_open(self, key: str | None = None) -> None:
+        if self._closed:
+            raise ClosedError(f"the connection to {self.url} is closed", key=key, backend=SCHEME)
+
+    async def close(self) -> None:
+        """Give every connection back; what is still under way is cut off after a while."""
+        self._closed = True
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            try:
+                await asyncio.wait_for(pool.close(), _CLOSING)
+            except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                pool.terminate()
+
+    async def _acquire(self, key: str | None) -> Connection:
+        self.check_open(key)
+        assert self._pool is not None  # noqa: S101 - it is there from `open` to `close`
+        with translated(self.url, key):
+            try:
+                return await self._pool.acquire()
+            except asyncpg.InterfaceError:
+                self.check_open(key)
+                raise
+
+    def _arguments(self) -> dict[str, Any]:
+        config = self._config
+        hosts = [host for host, _ in config.hosts]
+        ports = [port for _, port in config.hosts]
+        session = config.session or ("read-write" if len(hosts) > 1 and not self._readonly else "any")
+        statement_timeout = config.statement_timeout or STATEMENT_TIMEOUT
+        arguments: dict[str, Any] = {
+            "dsn": f"{SCHEME}://?{urlencode(config.tls, quote_via=quote)}" if config.tls else None,
+            "host": hosts or None,
+            "port": ports or None,
+            "user": config.user or None,
+            "password": config.password,
+            "passfile": config.passfile,
+            "database": config.database or None,
+            "target_session_attrs": session,
+            "timeout": config.connect_timeout or CONNECT_TIMEOUT,
+            "command_timeout": statement_timeout + 5,
+        }
+        if config.pgbouncer:
+            return arguments | {"statement_cache_size": 0}
+        settings = {
+            "application_name": config.application or "statepath",
+            "statement_timeout": str(round(statement_timeout * 1000)),
+            "lock_timeout": str(round((config.lock_timeout or LOCK_TIMEOUT) * 1000)),
+            "default_transaction_isolation": "read committed",
+            "jit": "off",
+        }
+        if self._readonly:
+            settings["default_transaction_read_only"] = "on"
+        return arguments | {"server_settings": settings}
+
+
+async def _nothing(connection: Connection) -> None:
+    """What a connection needs before it goes back into the pool."""

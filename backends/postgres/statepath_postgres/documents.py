@@ -1,0 +1,377 @@
+"""The documents as rows: a view of the log, written right behind it, in which queries look.
+
+Whoever writes to the store brings the view up to date, a batch of commits at a time; of several that do so at once each
+waits for the other and goes on from there. The view says which seq it shows, and a query asks for that in the same
+statement: so it may be behind, but never lies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from statepath.backend import (
+    Append,
+    Body,
+    Commit,
+    Delete,
+    Filter,
+    Put,
+    Shown,
+    decode_changes,
+)
+from statepath.errors import InvalidArgumentError, StateError
+
+from statepath_postgres.conditions import condition
+from statepath_postgres.connections import Connection, Connections
+from statepath_postgres.failures import worth_repeating
+
+_log = logging.getLogger("statepath.postgres")
+
+_BATCH_BYTES: Final = 2 * 1024 * 1024
+_KEPT_BYTES: Final = 32 * 1024 * 1024
+"""How much of what was committed here is kept until the view shows it; more is read from the log again."""
+
+_PACE: Final = 0.2  # seconds that the view may be behind while nobody asks
+_PAUSE: Final = 1.0  # seconds, after a failure
+_PATIENCE: Final = 10.0
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+# What JSON can say and jsonb cannot: NUL and half characters. What looks like having such is found by looking at it.
+_ESCAPED: Final = b"\\u"
+_BEYOND_JSONB: Final = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+
+_MAKE: Final = "INSERT INTO statepath.views (store) VALUES ($1) ON CONFLICT (store) DO NOTHING"
+_LOCK: Final = "SELECT shown FROM statepath.views WHERE store = $1 FOR UPDATE"
+_SHOWN: Final = """
+SELECT coalesce((SELECT shown FROM statepath.views WHERE store = $1), 0) AS shown, head, floor
+FROM statepath.stores WHERE id = $1
+"""
+_SHOW: Final = "UPDATE statepath.views SET shown = $2 WHERE store = $1"
+_CLEAR: Final = "DELETE FROM statepath.documents WHERE store = $1"
+_PUT: Final = """
+INSERT INTO statepath.documents (store, collection, id, version, modified, data)
+SELECT $1, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::jsonb[])
+ON CONFLICT (store, collection, id) DO UPDATE
+SET version = excluded.version, modified = excluded.modified, data = excluded.data
+"""
+_DELETE: Final = """
+DELETE FROM statepath.documents d USING unnest($2::text[], $3::text[]) AS gone (collection, id)
+WHERE d.store = $1 AND d.collection = gone.collection AND d.id = gone.id
+"""
+# One field at a time, in order; a list that is not there yet begins.
+_APPEND: Final = """
+UPDATE statepath.documents d
+SET version = more.version, modified = more.modified,
+    data = CASE WHEN more.items IS NULL THEN NULL
+        ELSE jsonb_set(d.data, ARRAY[more.field], coalesce(d.data -> more.field, '[]') || more.items) END
+FROM unnest($2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::text[], $7::jsonb[])
+    AS more (collection, id, version, modified, field, items)
+WHERE d.store = $1 AND d.collection = more.collection AND d.id = more.id
+"""
+_FIND: Final = """
+SELECT v.shown, d.id FROM statepath.views v LEFT JOIN LATERAL (
+    SELECT id FROM statepath.documents WHERE store = $1 AND collection = $2 AND {condition}
+    UNION ALL
+    SELECT id FROM statepath.documents WHERE store = $1 AND collection = $2 AND data IS NULL
+) d ON true
+WHERE v.store = $1
+"""
+
+
+@dataclass(slots=True)
+class _Change:
+    """What a batch of commits makes of one document. `put`: its bytes, and `None` where it stays or goes."""
+
+    version: int
+    modified: datetime
+    put: bytes | None = None
+    deleted: bool = False
+    appended: dict[str, list[bytes]] = field(default_factory=dict)
+
+
+Batch = dict[tuple[str, str], _Change]
+
+
+class _Row(NamedTuple):
+    """A row of the view; `data` as JSON, `None` where jsonb cannot hold it."""
+
+    collection: str
+    id: str
+    version: int
+    modified: datetime
+    data: str | None
+
+
+class Documents:
+    """The view of one store. `read` gives the commits behind a seq, `body` the bytes of an object."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        read: Callable[[int], AsyncIterator[Commit]],
+        body: Callable[[str], Awaitable[bytes]],
+    ) -> None:
+        self._connections = connections
+        self._read = read
+        self._body = body
+        self._recent: deque[tuple[Commit, int]] = deque()
+        self._recent_bytes = 0
+        self._known = -1
+        self._wanted = 0
+        self._more = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._shown = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+        self._all: tuple[int, Iterable[Shown]] | None = None
+
+    def start(self, store: int) -> None:
+        """Begin to follow the log."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(store), name="statepath-documents")
+
+    def committed(self, commit: Commit, size: int) -> None:
+        """A commit of this handle is durable."""
+        self._recent.append((commit, size))
+        self._recent_bytes += size
+        while self._recent_bytes > _KEPT_BYTES:
+            self._recent_bytes -= self._recent.popleft()[1]
+        self._want(commit.last)
+        if self._recent_bytes >= _BATCH_BYTES:
+            self._urgent.set()
+
+    def show(self, seq: int, documents: Iterable[Shown]) -> None:
+        """What the documents are as of a seq, in case the log does not reach back to what the view shows."""
+        self._all = (seq, documents)
+        self._want(seq)
+
+    async def settle(self, seq: int) -> bool:
+        """Whether the view shows the seq, perhaps after a while."""
+        if self._known >= seq:
+            return True
+        if self._task is None:
+            return False
+        self._want(seq)
+        self._urgent.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE), self._shown:
+                await self._shown.wait_for(lambda: self._known >= seq)
+                return True
+        return False
+
+    async def find(
+        self, store: int, collection: str, where: Filter, seq: int, *, readonly: bool
+    ) -> frozenset[str] | None:
+        said = condition(where, first=3)
+        if said is None or not said.indexed:
+            return None
+        statement = _FIND.replace("{condition}", said.sql)
+        if not readonly and not await self.settle(seq):
+            return None
+        try:
+            rows = await self._connections.fetch(statement, store, collection, *said.arguments)
+        except StateError as error:
+            _log.warning(
+                "a query could not be answered by the database, and is answered without it: %s", error
+            )
+            return None
+        if not rows or rows[0]["shown"] != seq:
+            return None
+        return frozenset([row["id"] for row in rows if row["id"] is not None])
+
+    async def close(self) -> None:
+        """Stop. What the view does not show yet, it will show when the store is opened again."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def _want(self, seq: int) -> None:
+        self._wanted = max(self._wanted, seq)
+        self._more.set()
+
+    async def _run(self, store: int) -> None:
+        while True:
+            self._more.clear()
+            self._urgent.clear()
+            try:
+                await self._catch_up(store)
+            except StateError as error:
+                level = logging.DEBUG if worth_repeating(error) else logging.WARNING
+                _log.log(
+                    level, "the documents in %s are behind the log for now: %s", self._connections.url, error
+                )
+                self._more.set()
+                await asyncio.sleep(_PAUSE)
+            await self._more.wait()
+            # Many commits at once are cheaper to show than each, and delay the next ones less.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PACE):
+                    await self._urgent.wait()
+
+    async def _catch_up(self, store: int) -> None:
+        """Show everything that is wanted now."""
+        target = self._wanted
+        while rows := await self._connections.fetch(_SHOWN, store):
+            shown, head, floor = rows[0]
+            if shown >= 0 and shown + 1 >= floor:
+                self._all = None
+            elif self._all is None:
+                return
+            else:
+                await self._refill(store, *self._all)
+                continue
+            await self._tell(shown)
+            target = target or head
+            if shown >= target:
+                return
+            await self._step(store, shown)
+
+    async def _step(self, store: int, shown: int) -> None:
+        """Show the next batch of commits."""
+        while self._recent and self._recent[0][0].last <= shown:
+            self._recent_bytes -= self._recent.popleft()[1]
+        batch: Batch = {}
+        last = shown
+        size = 0
+        async for commit, length in self._commits(shown):
+            await self._fold(batch, commit)
+            last = commit.last
+            size += length
+            if size >= _BATCH_BYTES:
+                break
+        if last > shown:
+            await self._write(store, shown, last, batch)
+
+    async def _commits(self, shown: int) -> AsyncIterator[tuple[Commit, int]]:
+        """What follows, from memory where it is there."""
+        if self._recent and self._recent[0][0].first == shown + 1:
+            for commit, size in list(self._recent):
+                if commit.first != shown + 1:
+                    return
+                yield commit, size
+                shown = commit.last
+            return
+        async for commit in self._read(shown):
+            yield commit, _BATCH_BYTES // 64
+
+    async def _fold(self, batch: Batch, commit: Commit) -> None:
+        """Add what a commit does to what those before it did."""
+        for version, transaction in enumerate(commit.transactions, commit.first):
+            if isinstance(transaction, Body):
+                transaction = decode_changes(await self._body(transaction.key))  # noqa: PLW2901 - its changes
+            for change in transaction:
+                if isinstance(change, Put):
+                    batch[change.collection, change.id] = _Change(
+                        version, commit.time, bytes(change.document)
+                    )
+                elif isinstance(change, Delete):
+                    batch[change.collection, change.id] = _Change(version, commit.time, deleted=True)
+                elif isinstance(change, Append):
+                    document = batch.setdefault((change.collection, change.id), _Change(version, commit.time))
+                    document.version, document.modified = version, commit.time
+                    document.appended.setdefault(change.field, []).append(bytes(change.value))
+
+    async def _write(self, store: int, shown: int, last: int, batch: Batch) -> None:
+        """Show the batch, unless somebody else has shown it meanwhile."""
+        statements = _statements(batch)
+        try:
+            await self._transact(store, shown, last, statements)
+        except InvalidArgumentError as error:
+            # jsonb refused one of them, which none of them looks like: leave out all contents of the batch.
+            _log.warning(
+                "some documents in %s cannot be found by the database: %s", self._connections.url, error
+            )
+            await self._transact(store, shown, last, _statements(batch, blank=True))
+
+    async def _transact(
+        self, store: int, shown: int, last: int, statements: list[tuple[str, list[Any]]]
+    ) -> None:
+        async with self._connections.use() as connection, connection.transaction():
+            if await _lock(connection, store) != shown:
+                return
+            for statement, arguments in statements:
+                await connection.execute(statement, store, *arguments)
+            await connection.execute(_SHOW, store, last)
+
+    async def _refill(self, store: int, seq: int, documents: Iterable[Shown]) -> None:
+        """Show the documents that are given instead of what there is."""
+        async with self._connections.use() as connection, connection.transaction():
+            await _lock(connection, store)
+            await connection.execute(_CLEAR, store)
+            items = iter(documents)
+            while some := await asyncio.to_thread(_draw, items):
+                await connection.execute(_PUT, store, *_columns(some))
+            await connection.execute(_SHOW, store, seq)
+
+    async def _tell(self, shown: int) -> None:
+        async with self._shown:
+            self._known = shown
+            self._shown.notify_all()
+
+
+async def _lock(connection: Connection, store: int) -> int:
+    """Have the view for oneself until the end of the transaction; the seq that it shows."""
+    # A view need not survive a crash to be right: what is lost of it is written again.
+    await connection.execute("SET LOCAL synchronous_commit = off")
+    shown = await connection.fetchval(_LOCK, store)
+    if shown is None:
+        await connection.execute(_MAKE, store)
+        shown = await connection.fetchval(_LOCK, store)
+    return int(shown)
+
+
+def _statements(batch: Batch, *, blank: bool = False) -> list[tuple[str, list[Any]]]:
+    """The statements that bring the rows up to date, in order."""
+    gone = [key for key, change in batch.items() if change.deleted]
+    put = [
+        _Row(collection, id, change.version, change.modified, None if blank else _jsonb(change.put))
+        for (collection, id), change in batch.items()
+        if change.put is not None
+    ]
+    found: list[tuple[str, list[Any]]] = []
+    if gone:
+        found.append((_DELETE, [[collection for collection, _ in gone], [id for _, id in gone]]))
+    if put:
+        found.append((_PUT, _columns(put)))
+    place = 0
+    while more := [
+        (collection, id, change.version, change.modified, *list(change.appended.items())[place])
+        for (collection, id), change in batch.items()
+        if len(change.appended) > place
+    ]:
+        columns = _columns(more)
+        columns[5] = [None if blank else _jsonb(b"[%s]" % b",".join(items)) for items in columns[5]]
+        found.append((_APPEND, columns))
+        place += 1
+    return found
+
+
+def _draw(items: Iterator[Shown]) -> list[_Row]:
+    """The next documents, of about as many bytes as a batch has."""
+    drawn: list[_Row] = []
+    size = 0
+    for item in items:
+        modified = _EPOCH + timedelta(microseconds=item.modified)
+        drawn.append(_Row(item.collection, item.id, item.version, modified, _jsonb(item.document)))
+        size += len(item.document)
+        if size >= _BATCH_BYTES:
+            break
+    return drawn
+
+
+def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _jsonb(data: bytes) -> str | None:
+    """The JSON as a parameter; `None` where jsonb cannot hold it."""
+    return None if _ESCAPED in data and _BEYOND_JSONB.search(data) else data.decode()

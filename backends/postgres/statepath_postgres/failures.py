@@ -1,0 +1,106 @@
+"""What PostgreSQL's own errors mean to a caller: one table, by SQLSTATE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+import asyncpg
+from statepath.errors import (
+    AccessDeniedError,
+    CorruptionError,
+    InvalidArgumentError,
+    StateError,
+    ThrottledError,
+    UnavailableError,
+)
+
+from statepath_postgres.config import SCHEME
+
+
+class _Meaning(NamedTuple):
+    """The class of our error, what to do about it, and what differs from the class: its code, and whether the same
+    may succeed later."""
+
+    kind: type[StateError]
+    advice: str = ""
+    code: str | None = None
+    retryable: bool | None = None
+
+
+# Five characters are one error, two a class of them; who is longer wins. `ThrottledError`: certainly without effect.
+_MEANINGS: Final[dict[str, _Meaning]] = {
+    "08": _Meaning(UnavailableError),
+    "08P01": _Meaning(
+        InvalidArgumentError, "if it is a pooler such as PgBouncer, add pgbouncer=true to the state path"
+    ),
+    "22": _Meaning(InvalidArgumentError),
+    "25006": _Meaning(ThrottledError, "this server takes no writes; name the primary in the state path, too"),
+    "26": _Meaning(
+        InvalidArgumentError,
+        "a pooler gave the transaction another session; add pgbouncer=true to the state path",
+    ),
+    "28": _Meaning(AccessDeniedError, "check the user, the password and pg_hba.conf"),
+    "3D000": _Meaning(InvalidArgumentError, "create the database first: createdb"),
+    "40": _Meaning(ThrottledError),
+    "42501": _Meaning(
+        AccessDeniedError,
+        "grant the rights; a role without DDL rights needs what `statepath migrate sql` prints to be run first",
+    ),
+    "42P01": _Meaning(UnavailableError, "the schema is gone; open the store again to create it", None, False),
+    "53": _Meaning(ThrottledError),
+    "53100": _Meaning(UnavailableError, "free some space, then try again", "disk_full"),
+    "53300": _Meaning(
+        ThrottledError, "the server has no connection left; lower pool= or raise max_connections"
+    ),
+    "54": _Meaning(InvalidArgumentError),
+    "55P03": _Meaning(ThrottledError, "another transaction holds the lock for too long"),
+    "57014": _Meaning(ThrottledError, "it took longer than statement_timeout"),
+    "57P": _Meaning(UnavailableError),
+    "58030": _Meaning(UnavailableError),
+    "XX001": _Meaning(CorruptionError),
+    "XX002": _Meaning(CorruptionError),
+}
+_LOST: Final = "PostgreSQL cannot be reached, or the connection was lost"
+_UNKNOWN: Final = _Meaning(UnavailableError, retryable=False)
+
+
+def state_error(error: BaseException, url: str, key: str | None = None) -> StateError:
+    """The error of `statepath.errors` that says what the caller can do."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = str(getattr(error, "sqlstate", None) or "")
+        kind, advice, code, retryable = next(
+            (_MEANINGS[state[:length]] for length in (5, 3, 2) if state[:length] in _MEANINGS), _UNKNOWN
+        )
+        what = _LOST if state.startswith("08") else "PostgreSQL could not do it"
+        text = f"{what}: {url}: {_message(error)}{f'; {advice}' if advice else ''}"
+        return kind(text, key=key, backend=SCHEME, code=code, retryable=retryable)
+    if isinstance(error, asyncpg.exceptions.TargetServerAttributeNotMatched):
+        return UnavailableError(
+            f"none of the hosts of {url} is what target_session_attrs asks for", key=key, backend=SCHEME
+        )
+    if isinstance(error, asyncpg.exceptions.ClientConfigurationError | FileNotFoundError):
+        return InvalidArgumentError(f"{url} cannot be used: {error}", key=key, backend=SCHEME)
+    if isinstance(error, TimeoutError):
+        return UnavailableError(f"PostgreSQL did not answer in time: {url}", key=key, backend=SCHEME)
+    return UnavailableError(f"{_LOST}: {url}: {error}", key=key, backend=SCHEME)
+
+
+def worth_repeating(error: StateError) -> bool:
+    """Whether the same call may get another answer soon."""
+    return error.retryable and error.code != "disk_full"
+
+
+def _message(error: asyncpg.PostgresError) -> str:
+    # The detail may quote a row; the first line never does.
+    return str(error).partition("\n")[0]
+
+
+@contextmanager
+def translated(url: str, key: str | None = None) -> Iterator[None]:
+    """Turn what asyncpg and the system raise inside into `StateError`s."""
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        raise state_error(error, url, key) from error

@@ -1,0 +1,337 @@
+"""The commit log as a table: a commit is one row, and appending it is one statement.
+
+The row of the store says where the log ends. Who appends moves that end from the seq it continues, and only from
+there: so of two writers one gets the place, a writer that slept gets none, and the same commit sent again, because no
+answer came, stands once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from statepath.backend import Commit, decode_commit, encode_commit, slot_key
+from statepath.errors import (
+    CorruptionError,
+    DivergedError,
+    HeadMoved,
+    HistoryTrimmedError,
+    InvalidArgumentError,
+    OutcomeUnknownError,
+    ReadOnlyError,
+    StateError,
+    ThrottledError,
+    UnavailableError,
+)
+
+from statepath_postgres.config import SCHEME
+from statepath_postgres.connections import Connections
+from statepath_postgres.failures import worth_repeating
+from statepath_postgres.held import Held
+from statepath_postgres.listener import Listener, channel
+
+_SOONEST: Final = 0.02  # seconds
+_LATEST: Final = 1.0
+_ATTEMPTS: Final = 3  # how many attempts that get no answer fit into the time there is
+_PAGE: Final = 256
+_PAGE_BYTES: Final = 8 * 1024 * 1024
+
+_APPEND: Final = """
+WITH place AS (
+    UPDATE statepath.stores SET head = $4, tip = $5
+    WHERE id = $1 AND head = $2 AND (tip = $6 OR tip = '')
+    RETURNING id
+), entry AS (
+    INSERT INTO statepath.log (store, first, last, id, record)
+    SELECT id, $3, $4, $5, $7 FROM place
+    RETURNING last
+)
+SELECT last, pg_notify($8, last::text) FROM entry
+"""
+_STANDING: Final = """
+SELECT head, floor,
+    EXISTS (SELECT FROM statepath.log l WHERE l.store = s.id AND l.id = $2) AS ours,
+    (SELECT record FROM statepath.log l WHERE l.store = s.id AND l.first = $3) AS following
+FROM statepath.stores s WHERE s.id = $1
+"""
+# The sizes of records that are stored apart are known without reading them.
+_READ: Final = """
+SELECT s.head, s.floor, l.first, l.last, l.record
+FROM statepath.stores s LEFT JOIN LATERAL (
+    SELECT first, last, record FROM (
+        SELECT first, last, record, sum(octet_length(record)) OVER (ORDER BY first) - octet_length(record) AS before
+        FROM (
+            SELECT first, last, record FROM statepath.log
+            WHERE store = s.id AND first >= coalesce((
+                SELECT max(first) FROM statepath.log WHERE store = s.id AND first <= $2 + 1
+            ), 0) AND last > $2
+            ORDER BY first LIMIT $3
+        ) page
+    ) sized WHERE before < $4
+) l ON true
+WHERE s.id = $1 ORDER BY l.first
+"""
+_TRIM: Final = """
+WITH gone AS (DELETE FROM statepath.log WHERE store = $1 AND last <= $2 RETURNING last)
+UPDATE statepath.stores SET floor = greatest(floor, (SELECT coalesce(max(last), 0) + 1 FROM gone))
+WHERE id = $1
+"""
+_LOCK: Final = "SELECT head FROM statepath.stores WHERE id = $1 FOR UPDATE"
+_SET_ASIDE: Final = """
+WITH gone AS (DELETE FROM statepath.log WHERE store = $1 RETURNING first, record)
+INSERT INTO statepath.objects (store, key, version, size, data)
+SELECT $1, 'journal/' || lpad(first::text, 20, '0') || '.jsonl.corrupt.' || $2::text,
+    nextval('statepath.versions'), octet_length(record), record
+FROM gone
+RETURNING key
+"""
+_RESTART: Final = "UPDATE statepath.stores SET head = $2, tip = '', floor = $2::bigint + 1 WHERE id = $1"
+_SHOW_NOTHING: Final = "UPDATE statepath.views SET shown = -1 WHERE store = $1"
+
+
+class PostgresCommitLog:
+    """The log of one store. `store` gives its number, and `None` while it is not there; `committed` is told each
+    commit that was appended here, and its size."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        store: Callable[[], Awaitable[int | None]],
+        *,
+        readonly: bool,
+        committed: Callable[[Commit, int], None],
+    ) -> None:
+        self._connections = connections
+        self._store = store
+        self._readonly = readonly
+        self._committed = committed
+        self._deadline = connections.deadline
+        self._held = Held(connections, patience=self._deadline / _ATTEMPTS)
+        self._listener = Listener(connections)
+        self._unresolved: Commit | None = None
+
+    async def append(self, after: int, commit: Commit) -> None:
+        """As `CommitLog.append`. Once the outcome of an append is open, because it raised
+        `OutcomeUnknownError` or was cancelled, only the same commit is taken, until its outcome is known."""
+        store = await self._writable()
+        if commit.first != after + 1:
+            raise InvalidArgumentError(
+                f"a commit behind seq {after} begins at {after + 1}, not {commit.first}", backend=SCHEME
+            )
+        if self._unresolved is not None and self._unresolved.id != commit.id:
+            raise _unknown(self._unresolved)
+        try:
+            record = bytes(encode_commit(commit))
+            committed = await self._place(store, commit, record)
+        except StateError as error:
+            if self._unresolved is not None:
+                self._connections.check_open()
+                raise _unknown(commit) from error
+            raise
+        self._unresolved = None
+        if not committed:
+            raise HeadMoved
+        self._listener.tell()
+        self._committed(commit, len(record))
+
+    async def read(self, after: int) -> AsyncIterator[Commit]:
+        """As `CommitLog.read`."""
+        previous = ""
+        while True:
+            head, commits, damage = await self._page(after, previous)
+            for commit in commits:
+                yield commit
+                after, previous = commit.last, commit.id
+            if damage is not None:
+                raise damage
+            if after >= head:
+                return
+
+    async def follow(self, after: int) -> AsyncIterator[Commit]:
+        """As `CommitLog.follow`: woken by a notification, and looking now and then in case one was lost."""
+        previous = ""
+        while True:
+            news = self._listener.news
+            head, commits, damage = await self._page(after, previous)
+            for commit in commits:
+                yield commit
+                after, previous = commit.last, commit.id
+            if damage is not None:
+                raise damage
+            if after >= head:
+                await self._listener.wait(news, await self._store())
+
+    async def trim(self, upto: int) -> None:
+        """As `CommitLog.trim`."""
+        store = await self._writable()
+        await self._connections.change(_TRIM, store, upto)
+
+    async def restart(self, after: int) -> list[str]:
+        """As `CommitLog.restart`."""
+        store = await self._writable()
+        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        async with self._connections.use() as connection, connection.transaction():
+            await connection.fetchrow(_LOCK, store)
+            kept = await connection.fetch(_SET_ASIDE, store, moment)
+            await connection.execute(_RESTART, store, after)
+            await connection.execute(_SHOW_NOTHING, store)
+        self._unresolved = None
+        return sorted(row["key"] for row in kept)
+
+    async def close(self) -> None:
+        await self._listener.close()
+        await self._held.close()
+
+    async def _writable(self) -> int:
+        self._connections.check_open()
+        if self._readonly:
+            raise ReadOnlyError(f"{self._connections.url} was opened for reading only", backend=SCHEME)
+        store = await self._store()
+        assert store is not None  # noqa: S101 - a writer made it
+        return store
+
+    async def _place(self, store: int, commit: Commit, record: bytes) -> bool:
+        """Send the commit until the server has answered, or time is up; whether it stands in the log."""
+        until = time.monotonic() + self._deadline
+        pause = _SOONEST
+        while True:
+            try:
+                return await self._send(store, commit, record)
+            except (UnavailableError, ThrottledError) as error:
+                if not worth_repeating(error) or time.monotonic() + pause > until:
+                    raise
+            self._connections.check_open()
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
+            pause = min(2 * pause, _LATEST)
+
+    async def _send(self, store: int, commit: Commit, record: bytes) -> bool:
+        sent_before, sent = self._unresolved is not None, False
+
+        def sending() -> None:
+            nonlocal sent
+            sent = True
+
+        try:
+            placed = await self._held.fetchval(
+                _APPEND,
+                store,
+                commit.first - 1,
+                commit.first,
+                commit.last,
+                commit.id,
+                commit.prev,
+                record,
+                channel(store),
+                sending=sending,
+            )
+        except StateError as error:
+            if sent and not _had_no_effect(error):
+                self._unresolved = commit
+            raise
+        except asyncio.CancelledError:
+            # It is finished all the same, or not even begun.
+            self._unresolved = commit
+            raise
+        return placed is not None or await self._stands(store, commit, sent_before=sent_before)
+
+    async def _stands(self, store: int, commit: Commit, *, sent_before: bool) -> bool:
+        """Whether the commit, which did not get the place now, had got it before.
+
+        Nothing else has to be waited for: whatever of it may still be under way in the server moves the end of the
+        log only from where it is no longer.
+
+        Raises:
+            OutcomeUnknownError: the log was trimmed behind it, and nothing tells.
+            DivergedError: the log does not have what this handle saw of it.
+        """
+        rows = await self._connections.fetch(_STANDING, store, commit.id, commit.last + 1)
+        if not rows:
+            raise DivergedError(
+                f"the store was deleted from {self._connections.url} while it was open", backend=SCHEME
+            )
+        row = rows[0]
+        if row["ours"]:
+            return True
+        if sent_before and row["floor"] > commit.first:
+            following = None if row["following"] is None else decode_commit(row["following"])
+            if following is not None and following.prev == commit.id:
+                return True
+            raise _unknown(commit)
+        if row["head"] < commit.first:
+            raise DivergedError(
+                f"the log in {self._connections.url} does not have what this handle saw of it: the server lost "
+                "commits, or was restored from a backup; open the store again",
+                key=slot_key(commit.first),
+                backend=SCHEME,
+            )
+        return False
+
+    async def _page(self, after: int, previous: str) -> tuple[int, list[Commit], StateError | None]:
+        """The head, some commits behind `after`, and what is wrong behind these.
+
+        Raises:
+            HistoryTrimmedError: the log begins later.
+        """
+        store = await self._store()
+        if store is None:
+            return 0, [], None
+        rows = await self._connections.fetch(_READ, store, after, _PAGE, _PAGE_BYTES)
+        if not rows:
+            return 0, [], None
+        head, floor = rows[0]["head"], rows[0]["floor"]
+        if floor > after + 1:
+            raise HistoryTrimmedError(
+                f"the log begins at seq {floor}; what came before was trimmed", floor=floor, backend=SCHEME
+            )
+        commits: list[Commit] = []
+        last = after
+        for row in rows if head > after else ():
+            try:
+                commits.append(_checked(row, last, previous, begins=not commits and not previous))
+            except CorruptionError as error:
+                return head, commits, error
+            last, previous = commits[-1].last, commits[-1].id
+        return head, commits, None
+
+
+def _checked(row: Any, last: int, previous: str, *, begins: bool) -> Commit:
+    """The commit of a row, which has to continue what was read before it.
+
+    Raises:
+        CorruptionError: it does not, or is damaged.
+    """
+    first = row["first"]
+    missing = slot_key(last + 1)
+    if first is None or (first > last + 1 if begins else first != last + 1):
+        raise CorruptionError(
+            f"{missing} is missing, and the log says that it was durable", key=missing, backend=SCHEME
+        )
+    key = slot_key(first)
+    try:
+        commit = decode_commit(row["record"])
+    except CorruptionError as error:
+        raise CorruptionError(f"{key}: {error}", key=key, backend=SCHEME) from error
+    if (commit.first, commit.last) != (first, row["last"]):
+        raise CorruptionError(
+            f"{key} holds the commit that begins at {commit.first}", key=key, backend=SCHEME
+        )
+    if previous and commit.prev != previous:
+        raise CorruptionError(f"{key} does not continue the commit before it", key=key, backend=SCHEME)
+    return commit
+
+
+def _had_no_effect(error: StateError) -> bool:
+    return not isinstance(error, UnavailableError) or not worth_repeating(error)
+
+
+def _unknown(commit: Commit) -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        f"it could not be found out whether the commit of seq {commit.first} to {commit.last} is durable; "
+        "open the store again to see what holds",
+        key=slot_key(commit.first),
+        backend=SCHEME,
+    )

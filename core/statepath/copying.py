@@ -1,0 +1,124 @@
+"""A store taken to another place: from a store, or from a portable backup, to any backend."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from statepath.discovery import connect, resolve
+from statepath.engine.founding import Founded, silent
+from statepath.engine.opening import found, open_engine
+from statepath.engine.origin import present
+from statepath.engine.portable import MAX_BYTES, open_portable
+from statepath.errors import InvalidArgumentError
+from statepath.events import Events, StoreCopied
+from statepath.settings import Settings
+
+__all__ = ["Copied", "copy", "import_backup"]
+
+Path = str | os.PathLike[str]
+Progress = Callable[[str], None]
+"""Is told in words what is being done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A store that was made of another one.
+
+    Attributes:
+        target: where it is.
+        seq: its head; the store that it was made of had that seq, too.
+        incarnation: its own, so that the two histories are told apart from here on.
+        commits: how much of the history went with it.
+    """
+
+    target: str
+    seq: int
+    incarnation: str
+    documents: int
+    logs: int
+    reports: int
+    commits: int
+
+
+async def copy(
+    source: Path,
+    target: Path,
+    *,
+    history: bool = False,
+    progress: Progress = silent,
+    settings: Settings | None = None,
+    events: Events | None = None,
+) -> Copied:
+    """Make a store at `target`, where nothing is yet, that holds what the one at `source` holds now: documents, session
+    logs and reports. Everything is read back and compared. The source may be in use; it is only read.
+
+    A copy that was interrupted is finished by the same call: what is there already is not written again.
+
+    Parameters:
+        history: the commits that the log has and the backups, too: what `history` and `restore` need.
+
+    Raises:
+        NotFoundError: there is no store at `source`.
+        AlreadyExistsError: there is something at `target`.
+        InvalidArgumentError: both are one place.
+    """
+    (from_factory, from_config, _), (to_factory, to_config, _) = resolve(source), resolve(target)
+    if from_factory is to_factory and from_config == to_config:
+        raise InvalidArgumentError("the store cannot be copied onto itself: name another place")
+    used = settings if settings is not None else Settings.load(source)
+    bus = Events() if events is None else events
+    engine = await open_engine(await connect(source, readonly=True), used, bus, readonly=True)
+    try:
+        progress(f"reading {engine.backend.url}")
+        origin = await present(engine, history=history)
+        backend = await connect(target)
+        founded = await found(origin, backend, used, progress)
+    finally:
+        await engine.close()
+    return _told(backend.url, founded, bus)
+
+
+async def import_backup(
+    file: Path,
+    target: Path | None = None,
+    *,
+    limit: int = MAX_BYTES,
+    progress: Progress = silent,
+    settings: Settings | None = None,
+    events: Events | None = None,
+) -> Copied:
+    """Make a store at `target`, where nothing is yet, of what `Store.export` wrote. The file is not trusted: all of it
+    is checked before anything is written.
+
+    Parameters:
+        target: default: `STATE_PATH`, else `./coding-agent-state`.
+        limit: the most bytes that it may hold, unpacked.
+
+    Raises:
+        CorruptionError: the file was cut short or altered, or holds what no store has.
+        InvalidArgumentError: it holds more than the limit.
+        AlreadyExistsError: there is something at `target`.
+    """
+    used = settings if settings is not None else Settings.load(target)
+    with open_portable(os.fspath(file), limit=limit) as portable:
+        progress("checking the file")
+        await asyncio.to_thread(portable.load)
+        backend = await connect(used.path if target is None else target)
+        founded = await found(portable, backend, used, progress)
+    return _told(backend.url, founded, Events() if events is None else events)
+
+
+def _told(target: str, founded: Founded, events: Events) -> Copied:
+    events.emit(StoreCopied(target, founded.seq, founded.documents))
+    return Copied(
+        target,
+        founded.seq,
+        founded.incarnation,
+        founded.documents,
+        founded.logs,
+        founded.reports,
+        founded.commits,
+    )

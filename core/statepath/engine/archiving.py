@@ -1,0 +1,353 @@
+"""The archive: documents that are done leave the live state for compressed segments that nothing changes any more.
+
+A segment and its index are written and read back first; then one commit deletes the documents and names the segment, in
+a member of `state.json`. So a document is live or archived, never neither; and a restore to before brings it back. What
+an interrupted run has written has the same name when it is written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+from pydantic import JsonValue
+
+from statepath.backend import IF_ABSENT, Backend
+from statepath.commit import Change, Delete, Note, Put, seal, unseal
+from statepath.engine.documents import decode, parse_untrusted
+from statepath.engine.engine import Engine
+from statepath.engine.migration import migrated, versions
+from statepath.engine.replica import MEMBERS, Entry, Replica
+from statepath.engine.snapshot import ARCHIVE_MEMBER
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    CorruptionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnsupportedError,
+)
+from statepath.events import DocumentsArchived
+
+ARCHIVE: Final = "archive/"
+
+_DOCUMENTS: Final = 10_000
+_BYTES: Final = 16 * 1024 * 1024
+_ATTEMPTS: Final = 8
+_GZIP: Final = 31
+_MOST: Final = 256 * 1024 * 1024
+"""What a segment may be unpacked: it holds less, but for a single document of that size."""
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A segment, as the state names it.
+
+    Attributes:
+        name: a digest of the index and the bytes; sha256: that of the bytes.
+        version: the schema version of the documents.
+        newest: the time of the last change of any of them, in microseconds since 1970.
+    """
+
+    name: str
+    collection: str
+    sha256: str
+    bytes: int
+    documents: int
+    version: int
+    newest: int
+
+    @property
+    def key(self) -> str:
+        return f"{ARCHIVE}{self.name}.jsonl.gz"
+
+    @property
+    def index_key(self) -> str:
+        return f"{ARCHIVE}{self.name}.index.json"
+
+
+class Place(msgspec.Struct, array_like=True, frozen=True):
+    """One document in a segment's index: its version, when it was changed last, and where it stands unpacked."""
+
+    id: str
+    version: int
+    modified: int
+    start: int
+    length: int
+
+
+class _Index(msgspec.Struct, frozen=True):
+    documents: tuple[Place, ...]
+
+
+_segments = msgspec.json.Decoder(tuple[Segment, ...])
+_index = msgspec.json.Decoder(_Index)
+
+Chosen = list[tuple[str, Entry]]
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """What was, or would be, archived: documents, their bytes, and the segments that they are in, with their bytes."""
+
+    documents: int
+    bytes: int
+    segments: tuple[str, ...]
+    compressed: int
+
+
+def decode_segments(data: bytes) -> tuple[Segment, ...]:
+    """The segments that the member of a state names."""
+    return _segments.decode(data)
+
+
+def segments(replica: Replica) -> tuple[Segment, ...]:
+    """The segments that the state names, oldest first."""
+    entry = replica.get(MEMBERS, ARCHIVE_MEMBER)
+    return () if entry is None else decode_segments(entry.json())
+
+
+def choose(replica: Replica, collection: str, before: int, matches: Callable[[JsonValue], bool]) -> Chosen:
+    """The documents that match and were changed last before the time, in microseconds since 1970."""
+    held = replica.collections.get(collection, {})
+    return [
+        (id, entry) for id, entry in held.items() if entry.modified < before and matches(decode(entry.json()))
+    ]
+
+
+async def archive(engine: Engine, collection: str, chosen: Chosen) -> Archived:
+    """Move the documents into segments, a commit each. One that changes meanwhile stays live."""
+    documents = size = compressed = 0
+    names: list[str] = []
+    for part in _parts(chosen):
+        segment, moved = await _archive_part(engine, collection, part)
+        if segment is not None:
+            documents += len(moved)
+            size += sum(entry.size for _, entry in moved)
+            compressed += segment.bytes
+            names.append(segment.key)
+    return Archived(documents, size, tuple(names), compressed)
+
+
+async def archive_by_rules(engine: Engine, *, dry_run: bool = False) -> list[Archived]:
+    """What the settings say, rule by rule."""
+    done: list[Archived] = []
+    for rule in engine.settings.archive_rules:
+        before = round((datetime.now(UTC) - rule.older_than).timestamp() * 1_000_000)
+        chosen = choose(engine.replica, rule.collection, before, field_equals(rule.fields))
+        size = sum(entry.size for _, entry in chosen)
+        done.append(
+            Archived(len(chosen), size, (), 0) if dry_run else await archive(engine, rule.collection, chosen)
+        )
+    return done
+
+
+def _parts(chosen: Chosen) -> list[Chosen]:
+    parts: list[Chosen] = []
+    held = _BYTES
+    for id, entry in chosen:
+        if held + entry.size > _BYTES or len(parts[-1]) >= _DOCUMENTS:
+            parts.append([])
+            held = 0
+        parts[-1].append((id, entry))
+        held += entry.size
+    return parts
+
+
+async def _archive_part(engine: Engine, collection: str, part: Chosen) -> tuple[Segment | None, Chosen]:
+    for _ in range(_ATTEMPTS):
+        replica = engine.replica
+        part = [(id, entry) for id, entry in part if _is_still(replica, collection, id, entry)]
+        if not part:
+            break
+        known = replica.get(MEMBERS, ARCHIVE_MEMBER)
+        version = versions(replica).get(collection, 1)
+        segment = await _write(engine.backend, collection, version, part)
+        named = msgspec.json.encode((*segments(replica), segment))
+        changes: list[Change] = [Delete(collection, id, entry.version) for id, entry in part]
+        changes += [
+            Put(MEMBERS, ARCHIVE_MEMBER, Raw(named), 0 if known is None else known.version),
+            Note("archived", segment.key),
+        ]
+        try:
+            seq = await engine.commit(changes)
+        except ConflictError:
+            continue
+        engine.events.emit(DocumentsArchived(collection, len(part), segment.key, seq))
+        return segment, part
+    return None, []
+
+
+def _is_still(replica: Replica, collection: str, id: str, entry: Entry) -> bool:
+    now = replica.get(collection, id)
+    return now is not None and now.version == entry.version
+
+
+async def _write(backend: Backend, collection: str, version: int, part: Chosen) -> Segment:
+    """Store a segment and its index, unless they are there, and read them back."""
+    data, places = await asyncio.to_thread(_pack, part)
+    index = bytes(seal(_Index(places)))
+    segment = Segment(
+        sha256(index + data).hexdigest(),
+        collection,
+        sha256(data).hexdigest(),
+        len(data),
+        len(part),
+        version,
+        max(entry.modified for _, entry in part),
+    )
+    for key, content in ((segment.key, data), (segment.index_key, index)):
+        with suppress(AlreadyExistsError):
+            await backend.write(key, content, when=IF_ABSENT)
+        if (await backend.read(key)).data != content:
+            raise CorruptionError(f"{key} is not what had been written; the documents stay live", key=key)
+    return segment
+
+
+def _pack(part: Chosen) -> tuple[bytes, tuple[Place, ...]]:
+    packing = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
+    packed: list[bytes] = []
+    places: list[Place] = []
+    at = 0
+    for id, entry in part:
+        document = entry.json()
+        places.append(Place(id, entry.version, entry.modified, at, len(document)))
+        packed.append(packing.compress(document + b"\n"))
+        at += len(document) + 1
+    packed.append(packing.flush())
+    return b"".join(packed), tuple(places)
+
+
+async def read_index(backend: Backend, segment: Segment) -> tuple[Place, ...]:
+    """What a segment holds.
+
+    Raises:
+        CorruptionError: the index is missing or altered.
+    """
+    key = segment.index_key
+    try:
+        places = _index.decode(unseal((await backend.read(key)).data, "index")).documents
+    except NotFoundError as error:
+        raise CorruptionError(f"{key} is missing, and the state names it", key=key) from error
+    except (CorruptionError, msgspec.MsgspecError) as error:
+        raise CorruptionError(f"{key} is damaged: {error}", key=key) from error
+    if len(places) != segment.documents:
+        raise CorruptionError(f"{key} is of another segment", key=key)
+    return places
+
+
+async def read_segment(backend: Backend, segment: Segment) -> bytes:
+    """A segment's bytes.
+
+    Raises:
+        CorruptionError: it is missing or altered.
+    """
+    try:
+        data = (await backend.read(segment.key)).data
+    except NotFoundError as error:
+        raise CorruptionError(f"{segment.key} is missing, and the state names it", key=segment.key) from error
+    if sha256(data).hexdigest() != segment.sha256:
+        raise CorruptionError(f"{segment.key} does not match its digest", key=segment.key)
+    return data
+
+
+async def documents(engine: Engine, collection: str | None = None) -> AsyncIterator[tuple[Segment, Place]]:
+    """What is archived, the latest segment first. A document that was archived again is in several."""
+    for segment in reversed(segments(engine.replica)):
+        if collection is None or segment.collection == collection:
+            for place in await read_index(engine.backend, segment):
+                yield segment, place
+
+
+async def find(engine: Engine, collection: str, id: str) -> tuple[Segment, bytes]:
+    """A document of the archive, as it was last.
+
+    Raises:
+        NotFoundError: there is none of that name.
+        CorruptionError: its segment is missing or altered.
+    """
+    for segment in reversed(segments(engine.replica)):
+        if segment.collection != collection:
+            continue
+        for place in await read_index(engine.backend, segment):
+            if place.id == id:
+                data = await read_segment(engine.backend, segment)
+                return segment, await asyncio.to_thread(_unpack, data, segment, place)
+    raise NotFoundError(f"the archive has no {collection}/{id}", key=f"archive/{collection}/{id}")
+
+
+def _unpack(data: bytes, segment: Segment, place: Place) -> bytes:
+    end = place.start + place.length
+    if not 0 <= place.start <= end <= max(_MOST, segment.bytes * 1032):
+        raise CorruptionError(f"{segment.index_key} is not of its segment", key=segment.index_key)
+    try:
+        text = zlib.decompressobj(_GZIP).decompress(data, end)
+    except zlib.error as error:
+        raise CorruptionError(f"{segment.key} cannot be unpacked: {error}", key=segment.key) from error
+    document = text[place.start : end]
+    try:
+        parse_untrusted(document, key=f"{segment.collection}/{place.id}", limit=max(len(document), 1))
+    except InvalidArgumentError as error:
+        raise CorruptionError(f"{segment.key}: {error}", key=segment.key) from error
+    return document
+
+
+async def bring_back(engine: Engine, collection: str, id: str) -> int:
+    """Make a document of the archive live again, in the schema version of now; the seq. The archive keeps it, too.
+
+    Raises:
+        NotFoundError: the archive has none of that name.
+        AlreadyExistsError: there is a live one.
+    """
+    segment, document = await find(engine, collection, id)
+    now = versions(engine.replica).get(collection, 1)
+    if segment.version != now:
+        if engine.migrations is None or segment.version > now or engine.migrations.target(collection) != now:
+            raise UnsupportedError(
+                f"{collection}/{id} was archived in schema version {segment.version}, and the documents are of version "
+                f"{now}: register the migrations between them",
+                code="other_schema",
+            )
+        steps = engine.migrations.chain(collection, segment.version)
+        document = migrated(collection, id, document, steps, engine.settings.max_document) or document
+    if engine.replica.get(collection, id) is not None:
+        raise AlreadyExistsError(f"{collection}/{id} is live; delete it first", key=f"{collection}/{id}")
+    try:
+        return await engine.commit([Put(collection, id, Raw(document), 0)])
+    except ConflictError as error:
+        raise AlreadyExistsError(
+            f"{collection}/{id} is live; delete it first", key=f"{collection}/{id}"
+        ) from error
+
+
+async def check(engine: Engine) -> AsyncIterator[tuple[str, str]]:
+    """What is wrong with the archive: keys and reasons."""
+    for segment in segments(engine.replica):
+        try:
+            await read_index(engine.backend, segment)
+            await read_segment(engine.backend, segment)
+        except CorruptionError as error:
+            yield error.key or segment.key, str(error)
+
+
+def field_equals(fields: Sequence[tuple[str, Any]]) -> Callable[[JsonValue], bool]:
+    """Whether a document has these values; a field can lie deeper (`result.passed`)."""
+
+    def matches(document: JsonValue) -> bool:
+        return all(_value(document, path) == value for path, value in fields)
+
+    return matches
+
+
+def _value(document: JsonValue, path: str) -> JsonValue:
+    value = document
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value

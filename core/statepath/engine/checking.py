@@ -1,0 +1,86 @@
+"""A stored snapshot read in pieces, and found to be what was written, whatever its size."""
+
+from __future__ import annotations
+
+import asyncio
+from hashlib import sha256
+from typing import Final, Protocol
+
+from statepath.backend import Backend, Span
+from statepath.engine.snapshot import MARK, SnapshotMeta, read_meta, read_split
+from statepath.errors import CorruptionError
+
+_PIECE: Final = 4 * 1024 * 1024
+_ATTEMPTS: Final = 3
+
+
+class Hash(Protocol):
+    def update(self, data: bytes | memoryview, /) -> None: ...
+
+
+async def check_snapshot(backend: Backend, key: str) -> SnapshotMeta:
+    """What the stored snapshot says of itself, once its bytes are known to be what was written.
+
+    Raises:
+        NotFoundError: there is none.
+        CorruptionError: the bytes are cut or altered; says where that was noticed.
+        UnsupportedError: a newer program wrote it (`newer_format`).
+    """
+    for _ in range(_ATTEMPTS):
+        meta = await _in_pieces(backend, key)
+        if meta is not None:
+            return meta
+    # It is replaced again and again: one response is of one version.
+    return read_meta((await backend.read(key)).data, key)
+
+
+async def _in_pieces(backend: Backend, key: str) -> SnapshotMeta | None:
+    """As `check_snapshot`; `None` if it was replaced meanwhile."""
+    digest = sha256()
+    etag, at = None, 0
+    rest = bytearray()
+    carry = b""
+    hashing: asyncio.Task[None] | None = None
+    try:
+        while True:
+            blob = await backend.read(key, span=Span(at, at + _PIECE))
+            if etag is not None and blob.etag != etag:
+                return None
+            etag, data = blob.etag, blob.data
+            at += len(data)
+            if rest:
+                rest += data
+            else:
+                body, carry = _before_mark(carry, data, rest)
+                if hashing is not None:
+                    await hashing
+                # While one piece is hashed the next one is read.
+                hashing = asyncio.create_task(asyncio.to_thread(_update, digest, body))
+            if len(data) < _PIECE:
+                break
+    finally:
+        if hashing is not None:
+            await hashing
+    if not rest:
+        raise CorruptionError(f"{key} is cut: its last member, _statepath, is missing", key=key)
+    return read_split(bytes(rest), digest.hexdigest(), key)
+
+
+def _before_mark(carry: bytes, data: bytes, rest: bytearray) -> tuple[tuple[bytes | memoryview, ...], bytes]:
+    """What of a piece is hashed, and what is carried on: the mark may lie across two pieces. What begins with the mark
+    goes to `rest`; in a document no line begins like it."""
+    reach = len(MARK) - 1
+    seam = carry + data[:reach]
+    if (at := seam.find(MARK)) >= 0:
+        rest += seam[at:]
+        rest += data[reach:]
+        return (seam[:at],), b""
+    if (at := data.find(MARK)) >= 0:
+        rest += data[at:]
+        return (carry, memoryview(data)[:at]), b""
+    return (carry, memoryview(data)[: max(len(data) - reach, 0)]), data[max(len(data) - reach, 0) :]
+
+
+def _update(digest: Hash, parts: tuple[bytes | memoryview, ...]) -> None:
+    for part in parts:
+        digest.update(part)

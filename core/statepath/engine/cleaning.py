@@ -1,0 +1,71 @@
+"""What nobody needs any more: objects that were kept aside long ago, and what the archive wrote and nothing names."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from statepath.commit import Put
+from statepath.engine.archiving import ARCHIVE, decode_segments, segments
+from statepath.engine.backups import backup_keys
+from statepath.engine.engine import Engine
+from statepath.engine.history import transactions
+from statepath.engine.replica import MEMBERS
+from statepath.engine.snapshot import ARCHIVE_MEMBER, STATE_KEY, load_snapshot
+from statepath.errors import CorruptionError, NotFoundError
+
+_ASIDE: Final = re.compile(
+    r".+\.(corrupt|conflict|earlier)\.\d{8}T\d{6}\.\d{6}Z|state\.before-rollback\..+\.json"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What was, or would be, removed: the keys with their bytes."""
+
+    objects: tuple[tuple[str, int], ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(size for _, size in self.objects)
+
+
+async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Cleaned:
+    """Remove what was kept aside before, and what an archive run wrote before and did not finish.
+
+    A segment that any state names to which there is a way back, by the history or by a backup, stays.
+    """
+    until = time.time() - older_than.total_seconds()
+    found: list[tuple[str, int]] = []
+    unnamed: list[tuple[str, int]] = []
+    async for entry in engine.backend.list_keys(""):
+        if entry.modified >= until:
+            continue
+        if _ASIDE.fullmatch(entry.key):
+            found.append((entry.key, entry.size))
+        elif entry.key.startswith(ARCHIVE):
+            unnamed.append((entry.key, entry.size))
+    if unnamed:
+        named = await _named(engine)
+        found += [(key, size) for key, size in unnamed if key not in named]
+    if not dry_run:
+        for key, _ in found:
+            await engine.backend.delete(key)
+    return Cleaned(tuple(sorted(found)))
+
+
+async def _named(engine: Engine) -> set[str]:
+    held = set(segments(engine.replica))
+    for key in (STATE_KEY, *await backup_keys(engine.backend)):
+        try:
+            held.update(segments(load_snapshot((await engine.backend.read(key)).data, key)[1]))
+        except (NotFoundError, CorruptionError):
+            continue
+    async for _, _, changes in transactions(engine.backend, engine.log, engine.floor - 1):
+        for change in changes:
+            if isinstance(change, Put) and (change.collection, change.id) == (MEMBERS, ARCHIVE_MEMBER):
+                held.update(decode_segments(bytes(change.document)))
+    return {key for segment in held for key in (segment.key, segment.index_key)}

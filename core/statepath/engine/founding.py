@@ -1,0 +1,264 @@
+"""A store made anew from the state of another one: what `restore` to another place, `copy` and `import` have in common.
+
+The log's own record comes first and says that the store is unfinished, so that nobody opens it; it comes last again,
+without saying so. Everything between is written, read back and compared, and what an interrupted attempt has left
+there already is not written again: so an attempt can be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Protocol
+from uuid import uuid4
+
+from msgspec.structs import replace
+
+from statepath.backend import ALWAYS, Backend, CommitLog, ETag, Span, SupportsStreams
+from statepath.commit import FLOOR_KEY, Body, Commit
+from statepath.engine.backups import backup_key
+from statepath.engine.checking import check_snapshot
+from statepath.engine.files import LogPiece, Report
+from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
+from statepath.engine.ids import log_key, report_key
+from statepath.engine.replica import Replica
+from statepath.engine.snapshot import STATE_KEY, SnapshotStream
+from statepath.engine.views import write_log
+from statepath.errors import AlreadyExistsError, CorruptionError, DivergedError, NotFoundError
+
+Tell = Callable[[str], None]
+"""Takes what is being done, in words, as it goes on."""
+
+
+def silent(what: str) -> None:
+    """Tells nobody."""
+
+
+class Origin(Protocol):
+    """What a store is made from."""
+
+    @property
+    def name(self) -> str:
+        """In words: `seq 7 of /var/lib/agents`."""
+        ...
+
+    @property
+    def store(self) -> str:
+        """The id, which the new store keeps."""
+        ...
+
+    @property
+    def replica(self) -> Replica:
+        """The documents, as of the seq with which the new store begins."""
+        ...
+
+    @property
+    def floor(self) -> int:
+        """Where the commits begin that go with it; behind the head: there are none."""
+        ...
+
+    def files(self) -> AsyncIterator[LogPiece | Report]:
+        """Its session logs and reports."""
+        ...
+
+    def archive(self) -> AsyncIterator[tuple[str, bytes]]:
+        """The objects of its archive, by key."""
+        ...
+
+    def backups(self) -> AsyncIterator[Replica]:
+        """Earlier states, oldest first."""
+        ...
+
+    def commits(self, after: int) -> AsyncIterator[Commit]:
+        """Its commits behind the seq, up to the head."""
+        ...
+
+    async def body(self, key: str) -> bytes:
+        """What one of its commits has beside itself."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Founded:
+    """What was made: a store as of the seq, in an incarnation of its own."""
+
+    seq: int
+    incarnation: str
+    documents: int
+    logs: int
+    reports: int
+    commits: int
+
+
+@dataclass(slots=True)
+class Founding:
+    """One attempt to make a store of the origin in an empty place."""
+
+    origin: Origin
+    backend: Backend
+    log: CommitLog
+    tell: Tell
+    _sizes: dict[str, int] = field(default_factory=dict)
+    _marks: list[SnapshotMark] = field(default_factory=list)
+    _logs: int = 0
+    _reports: int = 0
+    _commits: int = 0
+
+    async def run(self) -> Founded:
+        """
+        Raises:
+            AlreadyExistsError: there is something in that place.
+            CorruptionError: what was written is not what was read back.
+        """
+        floor, etag = await self._claim()
+        replica = self.origin.replica
+        await self._files()
+        async for key, data in self.origin.archive():
+            self.tell(key)
+            await self._put(key, data)
+        await self._backups(floor)
+        await self._journal(floor)
+        self.tell("writing the documents")
+        mark = await self._snapshot(STATE_KEY, replica, floor)
+        finished = replace(floor, snapshots=(*self._marks, mark), unfinished="")
+        await write_floor(self.backend, finished, etag)
+        documents = replica.cut().documents
+        return Founded(replica.head, floor.incarnation, documents, self._logs, self._reports, self._commits)
+
+    async def _claim(self) -> tuple[Floor, ETag]:
+        """Make the place ours, or go on with what an interrupted attempt left there."""
+        origin = self.origin
+        stored = await read_floor(self.backend)
+        async for entry in self.backend.list_keys(""):
+            if stored is None:
+                raise _taken(self.backend, f"it has {entry.key}")
+            self._sizes[entry.key] = entry.size
+        if stored is None:
+            floor = Floor(
+                store=origin.store,
+                incarnation=uuid4().hex,
+                floor=origin.floor,
+                unfinished=origin.name,
+            )
+            return floor, await write_floor(self.backend, floor, None)
+        floor, etag = stored
+        if not floor.unfinished:
+            raise _taken(self.backend, f"it has the store {floor.store}")
+        if floor.store != origin.store or floor.floor > origin.replica.head + 1:
+            raise _taken(self.backend, f"there a store is being made from {floor.unfinished}")
+        if floor.floor != origin.floor:
+            raise _taken(
+                self.backend, f"there a store is being made from {floor.unfinished}, with another history"
+            )
+        return floor, etag
+
+    async def _files(self) -> None:
+        async for piece in self.origin.files():
+            if isinstance(piece, Report):
+                await self._put(report_key(piece.id), piece.data)
+                self._reports += 1
+                self.tell(f"report {self._reports}")
+                continue
+            await self._log_piece(piece)
+            if piece.last:
+                self._logs += 1
+                self.tell(f"session log {self._logs}")
+
+    async def _log_piece(self, piece: LogPiece) -> None:
+        key = log_key(piece.id)
+        if not self.backend.capabilities.append:
+            await self._put(f"{key}/{piece.offset:020d}", piece.data)
+            return
+        span = Span(piece.offset, piece.offset + len(piece.data))
+        end = self._sizes.get(key, 0)
+        there = end == span.stop if piece.last else end >= (span.stop or 0)
+        if there and (await self.backend.read(key, span=span)).data == piece.data:
+            return
+        await write_log(self.backend, piece.id, piece.offset, piece.data)
+        self._sizes[key] = span.stop or 0
+        self._compare(key, piece.data, (await self.backend.read(key, span=span)).data)
+
+    async def _backups(self, floor: Floor) -> None:
+        async for replica in self.origin.backups():
+            self.tell(f"the backup of seq {replica.head}")
+            self._marks.append(await self._snapshot(backup_key(replica.time), replica, floor))
+
+    async def _journal(self, floor: Floor) -> None:
+        """The commits, in the new incarnation; behind those that an interrupted attempt has appended."""
+        if floor.floor > self.origin.replica.head:
+            return
+        after, last = floor.floor - 1, ""
+        async for commit in self.log.read(after):
+            after, last = commit.last, commit.id
+            self._commits += 1
+        begun = False
+        async for commit in self.origin.commits(after):
+            if not begun and commit.first != after + 1:
+                # A native log takes whatever commit is its first; where the origin's begins, so does the floor.
+                raise DivergedError(f"the commits of {self.origin.name} do not go on behind seq {after}")
+            if not begun and last and commit.prev != last:
+                raise DivergedError(
+                    f"{self.backend.url} was begun from another history of {self.origin.name}; empty the place"
+                )
+            begun = True
+            for transaction in commit.transactions:
+                if isinstance(transaction, Body):
+                    data = await self.origin.body(transaction.key)
+                    if sha256(data).hexdigest() != transaction.sha256:
+                        raise _altered(transaction.key)
+                    await self._put(transaction.key, data)
+            await self.log.append(after, replace(commit, incarnation=floor.incarnation))
+            after = commit.last
+            self._commits += 1
+            self.tell(f"commit {after} of {self.origin.replica.head}")
+
+    async def _snapshot(self, key: str, replica: Replica, floor: Floor) -> SnapshotMark:
+        """Write a snapshot and read it back."""
+        stream = SnapshotStream(replica.cut(), store=floor.store, incarnation=floor.incarnation)
+        backend = self.backend
+        if key in self._sizes and await self._holds(key, stream):
+            return SnapshotMark(replica.head, stream.digest, replica.time)
+        if backend.capabilities.streams and isinstance(backend, SupportsStreams):
+            await backend.write_stream(key, stream, when=ALWAYS)
+        else:
+            await backend.write(key, b"".join(stream))
+        if (await check_snapshot(backend, key)).digest != stream.digest:
+            raise _altered(key)
+        return SnapshotMark(replica.head, stream.digest, replica.time)
+
+    async def _holds(self, key: str, stream: SnapshotStream) -> bool:
+        """Whether an interrupted attempt has written this very snapshot."""
+        await asyncio.to_thread(deque, stream, 0)
+        try:
+            return (await check_snapshot(self.backend, key)).digest == stream.digest
+        except (CorruptionError, NotFoundError):
+            return False
+
+    async def _put(self, key: str, data: bytes) -> None:
+        """Write an object and read it back, unless it is there."""
+        if self._sizes.get(key) == len(data):
+            try:
+                if (await self.backend.read(key)).data == data:
+                    return
+            except NotFoundError:
+                pass
+        await self.backend.write(key, data)
+        self._compare(key, data, (await self.backend.read(key)).data)
+
+    def _compare(self, key: str, written: bytes, read: bytes) -> None:
+        if sha256(written).digest() != sha256(read).digest():
+            raise _altered(key)
+
+
+def _taken(backend: Backend, what: str) -> AlreadyExistsError:
+    return AlreadyExistsError(
+        f"{backend.url} is not empty: {what}; nothing was written. Choose a place where nothing is",
+        key=FLOOR_KEY,
+    )
+
+
+def _altered(key: str) -> CorruptionError:
+    return CorruptionError(f"{key} is not what had been written", key=key)

@@ -1,0 +1,187 @@
+"""Migrating an open store, and taking that back: a backup first, then one commit, then a log of what was done."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from statepath.backend import Backend
+from statepath.commit import Note
+from statepath.engine.checking import check_snapshot
+from statepath.engine.committer import FOLLOWS
+from statepath.engine.engine import Engine
+from statepath.engine.history import difference
+from statepath.engine.migration import Migrated, Plan, make_plan, versions, write_logs
+from statepath.engine.original import PRE_MIGRATION_KEY
+from statepath.engine.replica import Replica
+from statepath.engine.snapshot import SnapshotStream, is_ours, load_snapshot
+from statepath.errors import (
+    ConflictError,
+    CorruptionError,
+    DivergedError,
+    InvalidArgumentError,
+    NotFoundError,
+    StateError,
+    UnsupportedError,
+)
+from statepath.events import StoreMigrated
+from statepath.migrations import Migrations
+
+logger = logging.getLogger("statepath.migrations")
+
+_ATTEMPTS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """A migration that was taken back.
+
+    Attributes:
+        to: the seq whose state is the present one again, and seq that of the commit.
+        versions: the schema versions from and to which each collection went.
+        kept: the state of right before, with everything that was written since the migration.
+    """
+
+    to: int
+    seq: int
+    versions: dict[str, tuple[int, int]]
+    kept: str
+
+
+async def migrate(engine: Engine, migrations: Migrations, *, allowed: bool) -> Migrated | None:
+    """Do what is due; `None` if nothing is. What another writer commits meanwhile is taken along.
+
+    Raises:
+        MigrationError: a function failed. Nothing was changed.
+        UnsupportedError: something is due, and not `allowed` (`migration_pending`).
+    """
+    for _ in range(_ATTEMPTS):
+        replica = engine.replica
+        head = replica.head
+        plan = make_plan(replica, migrations, limit=engine.settings.max_document)
+        if not plan.reached:
+            return None
+        if not allowed:
+            raise UnsupportedError(
+                f"{engine.backend.url} needs a migration: {plan.text}; look at it with: statepath migrate up --dry-run",
+                code="migration_pending",
+            )
+        backup = await _keep_before(engine) if head else ""
+        try:
+            seq = await engine.commit(plan.changes(replica), [(*FOLLOWS, head)])
+        except ConflictError:
+            continue
+        _check(plan, replica, seq)
+        await engine.snapshot()
+        logs = tuple(await write_logs(engine.backend, plan, seq, backup))
+        logger.info("migrated %s as seq %d", plan.text, seq)
+        done = Migrated(plan.reached, plan.documents, seq, backup, logs)
+        engine.events.emit(StoreMigrated(plan.text, sum(plan.documents.values()), seq, backup))
+        return done
+    raise ConflictError(
+        f"{engine.backend.url} is written all the time by someone else; stop that, and try again"
+    )
+
+
+def _check(plan: Plan, replica: Replica, seq: int) -> None:
+    """That the store has what the functions returned."""
+    for put in plan.puts:
+        entry = replica.get(put.collection, put.id)
+        if entry is None or (entry.version == seq and entry.json() != bytes(put.document)):
+            raise StateError(f"{put.collection}/{put.id} is not what its migration returned")
+
+
+async def _keep_before(engine: Engine) -> str:
+    """The pre-migration backup. An earlier one is kept under another name, unless it shows the same state."""
+    backend = engine.backend
+    stream = _stream(engine)
+    for _ in stream:
+        pass
+    try:
+        if (await check_snapshot(backend, PRE_MIGRATION_KEY)).digest == stream.digest:
+            return PRE_MIGRATION_KEY
+    except NotFoundError:
+        pass
+    except CorruptionError:
+        await _move(backend, PRE_MIGRATION_KEY)
+    else:
+        await _move(backend, PRE_MIGRATION_KEY)
+    await _keep(engine, PRE_MIGRATION_KEY)
+    return PRE_MIGRATION_KEY
+
+
+async def _move(backend: Backend, key: str) -> None:
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    await backend.write(f"{key}.earlier.{moment}", (await backend.read(key)).data)
+
+
+async def _keep(engine: Engine, key: str) -> None:
+    """Write the present state under the key, and read it back."""
+    stream = _stream(engine)
+    await engine.backend.write(key, b"".join(stream))
+    if (await check_snapshot(engine.backend, key)).digest != stream.digest:
+        raise CorruptionError(f"{key} is not what had been written; nothing was migrated", key=key)
+
+
+def _stream(engine: Engine) -> SnapshotStream:
+    return SnapshotStream(engine.replica.cut(), store=engine.store, incarnation=engine.incarnation)
+
+
+async def rollback(engine: Engine, *, dry_run: bool = False) -> RolledBack:
+    """Commit the state of before the last migration. The state of now is kept aside first.
+
+    Raises:
+        NotFoundError: there is no pre-migration backup.
+        InvalidArgumentError: no migration was made since.
+    """
+    before = await read_before(engine)
+    replica = engine.replica
+    now, then = versions(replica), versions(before)
+    if now == then:
+        raise InvalidArgumentError(
+            "there is no migration to take back: the schema versions are those of before it"
+        )
+    changed = {
+        name: (now.get(name, 1), then.get(name, 1))
+        for name in sorted({*now, *then})
+        if now.get(name, 1) != then.get(name, 1)
+    }
+    if dry_run:
+        return RolledBack(before.head, replica.head, changed, "")
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    kept = f"state.before-rollback.{moment}.json"
+    head = replica.head
+    await _keep(engine, kept)
+    note = Note("restored", f"to seq {before.head}, before the migration")
+    seq = await engine.commit([*difference(replica, before), note], [(*FOLLOWS, head)])
+    await engine.snapshot()
+    text = ", ".join(f"{name} from {old} to {new}" for name, (old, new) in changed.items())
+    logger.info("took the migration back: %s as seq %d; what was there is kept as %s", text, seq, kept)
+    engine.events.emit(StoreMigrated(text, 0, seq, kept))
+    return RolledBack(before.head, seq, changed, kept)
+
+
+async def read_before(engine: Engine) -> Replica:
+    """The state that the pre-migration backup shows.
+
+    Raises:
+        NotFoundError, CorruptionError, DivergedError: there is none that can be used.
+    """
+    try:
+        data = (await engine.backend.read(PRE_MIGRATION_KEY)).data
+    except NotFoundError:
+        raise NotFoundError(
+            f"there is no {PRE_MIGRATION_KEY}: no migration was made here, or somebody removed it",
+            key=PRE_MIGRATION_KEY,
+        ) from None
+    if not is_ours(data):
+        raise InvalidArgumentError(
+            f"{PRE_MIGRATION_KEY} is of the original server's folder, and not of a migration",
+            key=PRE_MIGRATION_KEY,
+        )
+    meta, before = load_snapshot(data, PRE_MIGRATION_KEY)
+    if meta.store != engine.store:
+        raise DivergedError(f"{PRE_MIGRATION_KEY} is of another store", key=PRE_MIGRATION_KEY)
+    return before

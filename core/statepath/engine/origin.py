@@ -1,0 +1,79 @@
+"""An open store as what another one is made from."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from statepath.commit import Commit
+from statepath.engine.archiving import read_index, read_segment, segments
+from statepath.engine.backups import backup_keys
+from statepath.engine.engine import Engine
+from statepath.engine.files import Files, LogPiece, Report
+from statepath.engine.replica import Replica
+from statepath.engine.snapshot import STATE_KEY, load_snapshot
+from statepath.errors import CorruptionError, NotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOrigin:
+    """The documents of `replica`, and the logs and reports of `now`, the present state. With `history` the commits and
+    the backups go with them: then both are the present state."""
+
+    engine: Engine
+    replica: Replica
+    now: Replica
+    history: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"seq {self.replica.head} of {self.engine.backend.url}"
+
+    @property
+    def store(self) -> str:
+        return self.engine.store
+
+    @property
+    def floor(self) -> int:
+        return self.engine.floor if self.history else self.replica.head + 1
+
+    def files(self) -> AsyncIterator[LogPiece | Report]:
+        engine, now = self.engine, self.now
+        # Before a snapshot the files are brought up to it; a writer's own were brought up to `now`.
+        shown = engine.saved[0] if engine.readonly else now.head
+        return Files(engine.backend, engine.log, now, shown).read()
+
+    async def archive(self) -> AsyncIterator[tuple[str, bytes]]:
+        for segment in segments(self.replica):
+            yield segment.key, await read_segment(self.engine.backend, segment)
+            await read_index(self.engine.backend, segment)
+            yield segment.index_key, (await self.engine.backend.read(segment.index_key)).data
+
+    async def backups(self) -> AsyncIterator[Replica]:
+        if not self.history:
+            return
+        engine, shown = self.engine, set[int]()
+        for key in (*await backup_keys(engine.backend), STATE_KEY):
+            try:
+                meta, replica = load_snapshot((await engine.backend.read(key)).data, key)
+            except (NotFoundError, CorruptionError):
+                continue  # one that is damaged is not carried on
+            ours = (meta.store, meta.incarnation) == (engine.store, engine.incarnation)
+            if ours and self.floor - 1 <= meta.seq < self.replica.head and meta.seq not in shown:
+                shown.add(meta.seq)
+                yield replica
+
+    async def commits(self, after: int) -> AsyncIterator[Commit]:
+        async for commit in self.engine.log.read(after):
+            if commit.last > self.replica.head:
+                return
+            yield commit
+
+    async def body(self, key: str) -> bytes:
+        return (await self.engine.backend.read(key)).data
+
+
+async def present(engine: Engine, *, history: bool) -> StoreOrigin:
+    """The store as it is now."""
+    now = await engine.present()
+    return StoreOrigin(engine, now, now, history=history)

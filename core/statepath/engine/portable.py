@@ -1,0 +1,546 @@
+"""A portable backup: one file that holds a store, for any backend. It is a zip file, which any program can look into.
+
+Its member `manifest.json` names every other member with its size and its SHA-256. Whoever reads one does not trust it:
+nothing is unpacked to where a name says; each member has to be one that the manifest names and that a store can have,
+whole and of the size that was said, and all of it is checked before anything is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import stat
+import sys
+import zipfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import IO, Final
+
+import msgspec
+from msgspec import Raw
+from msgspec.structs import replace
+
+from statepath.commit import (
+    Append,
+    Body,
+    Change,
+    Commit,
+    Delete,
+    Put,
+    Transaction,
+    WriteLog,
+    WriteReport,
+    decode_changes,
+    decode_commit,
+    encode_commit,
+    seal,
+    unseal,
+)
+from statepath.engine.backups import backup_key, is_backup
+from statepath.engine.documents import compact, parse_untrusted
+from statepath.engine.files import PIECE, LogPiece, Report
+from statepath.engine.founding import Origin, Tell
+from statepath.engine.ids import check_collection, check_id, decode_id, log_key, report_key
+from statepath.engine.replica import MEMBERS, Entry, Replica
+from statepath.engine.snapshot import (
+    SNAPSHOT_MEMBERS,
+    STATE_KEY,
+    SnapshotMeta,
+    SnapshotStream,
+    load_snapshot,
+)
+from statepath.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    CorruptionError,
+    InvalidArgumentError,
+    NotFoundError,
+    StateError,
+    UnavailableError,
+    UnsupportedError,
+)
+
+MAX_BYTES: Final = 4 * 1024**3
+"""What a portable backup may hold, unless the one who imports it says otherwise."""
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+COMMITS: Final = "journal/commits.jsonl"
+
+_MANIFEST_BYTES: Final = 64 * 1024 * 1024
+_DEFLATE: Final = 1032
+"""Deflate makes nothing smaller than by this; whoever claims more lets members share their bytes."""
+
+_LINE: Final = 64 * 1024 * 1024
+_BODY: Final = re.compile(r"bodies/[0-9a-f]{1,64}/[0-9]{1,9}")
+_SEGMENT: Final = re.compile(r"archive/[0-9a-f]{64}\.(jsonl\.gz|index\.json)")
+_LOG: Final = re.compile(r"logs/session_([^/]+)\.log")
+_REPORT: Final = re.compile(r"reports/([^/]+)\.json")
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One member of the file, as the manifest has it."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What the file says of itself."""
+
+    format: int
+    store: str
+    incarnation: str
+    seq: int
+    floor: int
+    created: str
+    members: tuple[Member, ...]
+
+
+_manifest = msgspec.json.Decoder(Manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A portable backup that was written and read back."""
+
+    path: str
+    seq: int
+    bytes: int
+    members: int
+
+
+async def export(origin: Origin, incarnation: str, path: str, tell: Tell) -> Exported:
+    """Write the origin into a new file, and read it back.
+
+    Raises:
+        AlreadyExistsError: there is such a file.
+    """
+    _check_free(path)
+    temporary = f"{path}.{os.getpid():x}.tmp"
+    with _file_errors(path):
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(fd, "w+b") as file:  # noqa: ASYNC230 - opened already; what is long runs in a thread
+                await _Writer(origin, incarnation, file, tell).run()
+                await asyncio.to_thread(os.fsync, fd)
+            with open_portable(temporary, limit=sys.maxsize) as written:
+                tell("reading it back")
+                await asyncio.to_thread(written.check)
+                count = len(written.manifest.members)
+            size = os.stat(temporary).st_size
+            _check_free(path)
+            os.rename(temporary, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+        await asyncio.to_thread(_sync_folder, os.path.dirname(path) or ".")
+    return Exported(path, origin.replica.head, size, count)
+
+
+def _check_free(path: str) -> None:
+    if os.path.lexists(path):
+        raise AlreadyExistsError(f"{path} exists already; choose another name, or remove it", key=path)
+
+
+def _sync_folder(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _file_errors(path: str) -> Iterator[None]:
+    """What the system says of the file, as errors of ours."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise AlreadyExistsError(f"{path} exists already", key=path) from error
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise NotFoundError(f"{path}: {error.strerror}", key=path) from error
+    except PermissionError as error:
+        raise AccessDeniedError(f"{path}: {error.strerror}", key=path) from error
+    except OSError as error:
+        raise UnavailableError(f"{path}: {error.strerror or error}", key=path) from error
+
+
+@dataclass(slots=True)
+class _Writer:
+    origin: Origin
+    incarnation: str
+    file: IO[bytes]
+    tell: Tell
+    _members: list[Member] = field(default_factory=list)
+
+    async def run(self) -> None:
+        origin = self.origin
+        with zipfile.ZipFile(self.file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as self._zip:
+            self.tell("writing the documents")
+            await self._snapshot(STATE_KEY, origin.replica)
+            async for replica in origin.backups():
+                await self._snapshot(backup_key(replica.time), replica)
+            if origin.floor <= origin.replica.head:
+                await self._commits()
+            await self._files()
+            async for key, data in origin.archive():
+                await self._member(key, iter([data]))
+            manifest = Manifest(
+                format=FORMAT,
+                store=origin.store,
+                incarnation=self.incarnation,
+                seq=origin.replica.head,
+                floor=origin.floor,
+                created=datetime.now(UTC).isoformat(),
+                members=tuple(self._members),
+            )
+            await self._member(MANIFEST, iter([bytes(seal(manifest))]))
+
+    _zip: zipfile.ZipFile = field(init=False)
+
+    async def _snapshot(self, name: str, replica: Replica) -> None:
+        stream = SnapshotStream(replica.cut(), store=self.origin.store, incarnation=self.incarnation)
+        await self._member(name, iter(stream))
+
+    async def _member(self, name: str, chunks: Iterator[bytes]) -> None:
+        await asyncio.to_thread(self._write, name, chunks)
+
+    def _write(self, name: str, chunks: Iterator[bytes]) -> None:
+        digest, size = sha256(), 0
+        with self._zip.open(_info(name), "w", force_zip64=True) as member:
+            for chunk in chunks:
+                member.write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+        if name != MANIFEST:
+            self._members.append(Member(name, size, digest.hexdigest()))
+
+    async def _commits(self) -> None:
+        """One member for all commits, a line each; and one for each of their bodies."""
+        bodies: list[str] = []
+        digest, size = sha256(), 0
+        with self._zip.open(_info(COMMITS), "w", force_zip64=True) as member:
+            async for commit in self.origin.commits(self.origin.floor - 1):
+                line = encode_commit(commit)
+                await asyncio.to_thread(member.write, line)
+                digest.update(line)
+                size += len(line)
+                bodies += [one.key for one in commit.transactions if isinstance(one, Body)]
+                self.tell(f"commit {commit.last} of {self.origin.replica.head}")
+        self._members.append(Member(COMMITS, size, digest.hexdigest()))
+        for key in bodies:
+            await self._member(key, iter([await self.origin.body(key)]))
+
+    async def _files(self) -> None:
+        open_log: IO[bytes] | None = None
+        digest, size = sha256(), 0
+        async for piece in self.origin.files():
+            if isinstance(piece, Report):
+                self.tell(f"report {piece.id}")
+                await self._member(report_key(piece.id), iter([piece.data]))
+                continue
+            if open_log is None:
+                self.tell(f"session log {piece.id}")
+                open_log = self._zip.open(_info(log_key(piece.id)), "w", force_zip64=True)
+                digest, size = sha256(), 0
+            await asyncio.to_thread(open_log.write, piece.data)
+            digest.update(piece.data)
+            size += len(piece.data)
+            if piece.last:
+                open_log.close()
+                open_log = None
+                self._members.append(Member(log_key(piece.id), size, digest.hexdigest()))
+
+
+def _info(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, datetime.now(UTC).timetuple()[:6])
+    info.compress_type = zipfile.ZIP_DEFLATED
+    info.external_attr = (stat.S_IFREG | 0o600) << 16
+    return info
+
+
+def open_portable(path: str, *, limit: int = MAX_BYTES) -> Portable:
+    """The file, once its manifest and the names and sizes of its members are sound.
+
+    Raises:
+        NotFoundError, AccessDeniedError: the file cannot be read.
+        CorruptionError: it is cut short, altered, or not what a portable backup can be.
+        InvalidArgumentError: it holds more than `limit` bytes.
+        UnsupportedError: a newer program wrote it (`newer_format`).
+    """
+    with _file_errors(path):
+        size = os.stat(path).st_size
+        try:
+            file = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
+            raise _bad(path, f"it was cut short, or is no portable backup ({error})") from error
+    try:
+        return Portable(path, file, _read_manifest(path, file, size, limit))
+    except BaseException:
+        file.close()
+        raise
+
+
+def _read_manifest(path: str, file: zipfile.ZipFile, size: int, limit: int) -> Manifest:
+    infos = file.infolist()
+    names = [info.filename for info in infos]
+    if len(set(names)) < len(names):
+        raise _bad(path, "it has two members of one name")
+    if MANIFEST not in names:
+        raise _bad(path, f"it has no {MANIFEST}")
+    for info in infos:
+        if stat.S_ISLNK(info.external_attr >> 16) or info.is_dir():
+            raise _bad(path, f"its member {info.filename!r} is a link or a folder")
+        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise _bad(path, f"its member {info.filename!r} is encrypted, or packed in an unknown way")
+    total = sum(info.file_size for info in infos)
+    if total > _DEFLATE * size:
+        raise _bad(path, f"it claims to hold {total:,} bytes in {size:,}, which is not possible")
+    if total > limit:
+        raise InvalidArgumentError(
+            f"{path} holds {total:,} bytes, more than the limit of {limit:,}; "
+            "if you trust it, say so with a higher one (--max-size)",
+            key=path,
+        )
+    if file.getinfo(MANIFEST).file_size > _MANIFEST_BYTES:
+        raise _bad(path, f"its {MANIFEST} is too large")
+    try:
+        line = unseal(b"".join(_chunks(path, file, MANIFEST)), "manifest")
+        if (needed := msgspec.json.decode(line, type=dict[str, Raw]).get("format")) is None:
+            raise _bad(path, f"its {MANIFEST} does not say its format")
+        if bytes(needed).isdigit() and int(bytes(needed)) > FORMAT:
+            raise UnsupportedError(
+                f"{path} is of format {int(bytes(needed))}, and this program reads format {FORMAT}; update statepath",
+                key=path,
+                code="newer_format",
+            )
+        manifest = _manifest.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _bad(path, f"its {MANIFEST} cannot be read: {error}") from error
+    named = {member.name: member.size for member in manifest.members}
+    if len(named) < len(manifest.members) or set(named) != set(names) - {MANIFEST}:
+        raise _bad(path, f"its members are not those that its {MANIFEST} names")
+    for name, expected in named.items():
+        if not _is_ours(name):
+            raise _bad(path, f"no store has anything of the name {name!r}")
+        if file.getinfo(name).file_size != expected:
+            raise _bad(path, f"{name} has not the size that its {MANIFEST} says")
+    if STATE_KEY not in named:
+        raise _bad(path, f"it has no {STATE_KEY}")
+    if manifest.floor <= manifest.seq and COMMITS not in named:
+        raise _bad(path, "the commits are missing that it says to have")
+    return manifest
+
+
+def _is_ours(name: str) -> bool:
+    if name in (STATE_KEY, COMMITS) or is_backup(name) or _BODY.fullmatch(name) or _SEGMENT.fullmatch(name):
+        return True
+    for pattern, key_of in ((_LOG, log_key), (_REPORT, report_key)):
+        if match := pattern.fullmatch(name):
+            id = decode_id(match[1])
+            return id is not None and key_of(id) == name
+    return False
+
+
+def _chunks(path: str, file: zipfile.ZipFile, name: str) -> Iterator[bytes]:
+    try:
+        with file.open(name) as member:
+            while chunk := member.read(PIECE):
+                yield chunk
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, OSError) as error:
+        raise _bad(path, f"{name} was cut short or altered ({error})") from error
+    except Exception as error:
+        if type(error).__module__ == "zlib":
+            raise _bad(path, f"{name} was altered ({error})") from error
+        raise
+
+
+def _bad(path: str, reason: str) -> CorruptionError:
+    return CorruptionError(f"{path} cannot be imported: {reason}; nothing was written", key=path)
+
+
+class Portable:
+    """A portable backup that is read. It is an `Origin` once `load` was called."""
+
+    def __init__(self, path: str, file: zipfile.ZipFile, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.replica = Replica()
+        self._file = file
+        self._lock = asyncio.Lock()
+
+    def __enter__(self) -> Portable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def name(self) -> str:
+        return f"seq {self.manifest.seq} of {self.path}"
+
+    @property
+    def store(self) -> str:
+        return self.manifest.store
+
+    @property
+    def floor(self) -> int:
+        return self.manifest.floor
+
+    def check(self) -> None:
+        """Read everything, and compare it with the manifest.
+
+        Raises:
+            CorruptionError: it is not what was written.
+        """
+        for member in self.manifest.members:
+            digest, size = sha256(), 0
+            for chunk in _chunks(self.path, self._file, member.name):
+                digest.update(chunk)
+                size += len(chunk)
+            if size != member.size or digest.hexdigest() != member.sha256:
+                raise _bad(self.path, f"{member.name} does not match its digest")
+
+    def load(self) -> None:
+        """Check everything, and take the documents from it, each as if a stranger had sent it."""
+        self.check()
+        meta, self.replica = self._snapshot(STATE_KEY)
+        if meta.seq != self.manifest.seq:
+            raise _bad(
+                self.path, f"{STATE_KEY} shows seq {meta.seq}, and the manifest says {self.manifest.seq}"
+            )
+        sizes = {member.name: member.size for member in self.manifest.members}
+        self.replica.logs = {id: sizes[name] for name, id in self._ids(_LOG)}
+        last, previous = self.manifest.floor - 1, ""
+        for commit in self._lines():
+            if commit.first != last + 1 or (previous and commit.prev != previous):
+                raise _bad(self.path, f"commit {commit.first} does not follow the one before it")
+            last, previous = commit.last, commit.id
+        if COMMITS in sizes and (last, previous) != (meta.seq, meta.commit):
+            raise _bad(self.path, f"its commits end at seq {last}, and do not lead to {STATE_KEY}")
+
+    async def files(self) -> AsyncIterator[LogPiece | Report]:
+        for name, id in self._ids(_LOG):
+            at = 0
+            chunks = _chunks(self.path, self._file, name)
+            piece = await asyncio.to_thread(next, chunks, b"")
+            while piece:
+                following = await asyncio.to_thread(next, chunks, b"")
+                yield LogPiece(id, at, piece, last=not following)
+                at += len(piece)
+                piece = following
+        for name, id in self._ids(_REPORT):
+            data = await asyncio.to_thread(self._whole, name)
+            parse_untrusted(data, key=name, limit=len(data))
+            yield Report(id, data)
+
+    async def archive(self) -> AsyncIterator[tuple[str, bytes]]:
+        for member in self.manifest.members:
+            if _SEGMENT.fullmatch(member.name):
+                yield member.name, await asyncio.to_thread(self._whole, member.name)
+
+    async def backups(self) -> AsyncIterator[Replica]:
+        for member in self.manifest.members:
+            if is_backup(member.name):
+                yield (await asyncio.to_thread(self._snapshot, member.name))[1]
+
+    async def commits(self, after: int) -> AsyncIterator[Commit]:
+        for commit in self._lines():
+            if commit.last > after:
+                yield commit
+                await asyncio.sleep(0)
+
+    async def body(self, key: str) -> bytes:
+        data = await asyncio.to_thread(self._whole, key)
+        self._checked(decode_changes(data))
+        return data
+
+    def _ids(self, pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
+        for member in self.manifest.members:
+            if (match := pattern.fullmatch(member.name)) and (id := decode_id(match[1])) is not None:
+                yield member.name, id
+
+    def _whole(self, name: str) -> bytes:
+        if name not in {member.name for member in self.manifest.members}:
+            raise _bad(self.path, f"{name} is missing")
+        return b"".join(_chunks(self.path, self._file, name))
+
+    def _snapshot(self, name: str) -> tuple[SnapshotMeta, Replica]:
+        meta, replica = load_snapshot(self._whole(name), name)
+        if meta.store != self.manifest.store or meta.seq > self.manifest.seq:
+            raise _bad(self.path, f"{name} is of another store than the manifest")
+        for collection, id, entry in list(replica):
+            try:
+                _check_name(collection, id)
+                data = self._document(entry.json(), f"{collection}/{id}", member=collection == MEMBERS)
+            except StateError as error:
+                raise _bad(self.path, f"{name}: {error}") from error
+            if not 0 <= entry.version <= meta.seq:
+                raise _bad(
+                    self.path, f"{name}: {collection}/{id} is of seq {entry.version}, later than the state"
+                )
+            replica.set(collection, id, Entry(data, entry.version, entry.modified))
+        return meta, replica
+
+    def _lines(self) -> Iterator[Commit]:
+        if COMMITS not in {member.name for member in self.manifest.members}:
+            return
+        rest = b""
+        for chunk in _chunks(self.path, self._file, COMMITS):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > _LINE:
+                raise _bad(self.path, f"{COMMITS} has a line of more than {_LINE:,} bytes")
+            for line in lines:
+                commit = decode_commit(line)
+                transactions = tuple(
+                    one if isinstance(one, Body) else self._checked(one) for one in commit.transactions
+                )
+                yield replace(commit, transactions=transactions)
+        if rest:
+            raise _bad(self.path, f"{COMMITS} ends in the middle of a line")
+
+    def _checked(self, changes: Transaction) -> Transaction:
+        try:
+            return tuple(self._change(change) for change in changes)
+        except StateError as error:
+            raise _bad(self.path, f"{COMMITS}: {error}") from error
+
+    def _change(self, change: Change) -> Change:
+        if isinstance(change, Put | Delete | Append):
+            _check_name(change.collection, change.id)
+            key = f"{change.collection}/{change.id}"
+            if isinstance(change, Put):
+                data = self._document(bytes(change.document), key, member=change.collection == MEMBERS)
+                return replace(change, document=Raw(data))
+            if isinstance(change, Append):
+                return replace(change, value=Raw(self._document(bytes(change.value), key, member=True)))
+        elif isinstance(change, WriteLog):
+            check_id(change.id)
+            if change.offset < 0:
+                raise InvalidArgumentError(f"logs/{change.id} is written at {change.offset}")
+        elif isinstance(change, WriteReport):
+            check_id(change.id)
+            data = self._document(bytes(change.document), f"reports/{change.id}", member=True)
+            return replace(change, document=Raw(data))
+        return change
+
+    def _document(self, data: bytes, key: str, *, member: bool) -> bytes:
+        """The document as it may be stored. `member`: any JSON value will do."""
+        value = parse_untrusted(data, key=key, limit=max(len(data), 1))
+        if not member and not isinstance(value, dict):
+            raise InvalidArgumentError(f"{key} is no JSON object", key=key)
+        return compact(data)
+
+
+def _check_name(collection: str, id: str) -> None:
+    check_id(id)
+    if collection != MEMBERS:
+        check_collection(collection)
+    elif id in SNAPSHOT_MEMBERS:
+        raise InvalidArgumentError(f"{id!r} is a part of {STATE_KEY} itself")

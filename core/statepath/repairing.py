@@ -1,0 +1,96 @@
+"""Repair: what opening a store puts right, and what it does not look at."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from statepath.discovery import connect
+from statepath.engine.mending import mend, needs_new_log, remedy
+from statepath.engine.opening import open_engine
+from statepath.engine.verification import Finding
+from statepath.events import CorruptionDetected, DocumentRecovered, Event, Events
+from statepath.settings import Settings
+from statepath.store import Store
+from statepath.store import open as open_store
+
+__all__ = ["Repair", "repair"]
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What a repair found and did.
+
+    Attributes:
+        found: what was damaged, or would mend itself.
+        remedies: what is done about each damage of `found`, in words, in the same order.
+        kept: where damaged objects are now.
+        recovered: documents that were read from their own files, since nothing else had them.
+        left: what is damaged still.
+        seq: the head, afterwards.
+    """
+
+    found: tuple[Finding, ...]
+    remedies: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+    recovered: tuple[str, ...] = ()
+    left: tuple[Finding, ...] = ()
+    seq: int = 0
+
+    @property
+    def damaged(self) -> bool:
+        return any(finding.severity == "damage" for finding in self.found)
+
+
+async def repair(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    dry_run: bool = False,
+    settings: Settings | None = None,
+    events: Events | None = None,
+) -> Repair:
+    """Rebuild what can be rebuilt, and keep aside what was damaged. Of a sound store nothing is changed.
+
+    Parameters:
+        dry_run: only tell what would be done.
+
+    Raises:
+        NotFoundError: there is no store.
+        StoreLockedError: another process writes to it; end that first.
+    """
+    used = settings if settings is not None else Settings.load(path)
+    state_path = used.path if path is None else path
+    async with open_store(state_path, readonly=True, settings=used) as reader:
+        found = await everything_wrong_with(reader)
+        seq = reader.seq
+    plan = tuple(remedy(one.key) for one in found if one.severity == "damage")
+    if dry_run or not found:
+        return Repair(found, plan, left=tuple(one for one in found if one.severity == "damage"), seq=seq)
+    told: list[Event] = []
+    bus = Events() if events is None else events
+    stop = bus.on(Event, told.append)
+    backend = await connect(state_path)
+    try:
+        engine = await open_engine(backend, used, bus, anew=needs_new_log(found))
+        async with Store(engine, owns_events=events is None) as store:
+            kept = await mend(engine, found)
+            left = [finding for finding in await store.verify() if finding.severity == "damage"]
+            seq = store.seq
+    finally:
+        stop()
+    kept += [event.kept_as for event in told if isinstance(event, CorruptionDetected) and event.kept_as]
+    recovered = tuple(event.key for event in told if isinstance(event, DocumentRecovered))
+    return Repair(found, plan, tuple(sorted(kept)), recovered, tuple(left), seq)
+
+
+async def everything_wrong_with(store: Store) -> tuple[Finding, ...]:
+    """What verification finds, and what was noticed when the store was opened."""
+    found = await store.verify()
+    known = {finding.reason for finding in found}
+    known |= {finding.key for finding in found if finding.severity == "damage"}
+    noticed = [
+        Finding(damage.key, damage.reason)
+        for damage in store.damage
+        if damage.reason not in known and damage.key not in known
+    ]
+    return (*noticed, *found)

@@ -1,0 +1,40 @@
+"""`copy`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Run = Callable[..., Any]
+
+
+def test_copy_tells_what_went_along(cli: Run, filled: str, files: Run, tmp_path: Path) -> None:
+    to, before = f"sqlite://{tmp_path}/to.db", files()
+    assert cli("copy", filled, to).out == f"{to} holds seq 7: 4 documents, 1 session logs, 1 reports\n"
+    assert files() == before
+    assert cli("ls", "tasks", "--json", "-s", to).lines == cli("ls", "tasks", "--json", "-s", filled).lines
+    assert cli("show", "reports/r1", "-s", to).out == cli("show", "reports/r1", "-s", filled).out
+
+
+def test_copy_with_history(cli: Run, filled: str, tmp_path: Path) -> None:
+    to = f"sqlite://{tmp_path}/to.db"
+    made = cli("copy", filled, to, "--history", "--json").json
+    assert (made["target"], made["seq"], made["commits"]) == (to, 7, 7)
+    assert len(cli("history", "--json", "-s", to).lines) == 7
+
+
+def test_copy_onto_itself_or_another_store_is_refused(
+    cli: Run, filled: str, files: Run, tmp_path: Path
+) -> None:
+    before, to = files(), str(tmp_path / "to")
+    assert "onto itself" in cli("copy", filled, filled).err
+    cli("put", "tasks/mine", "-", "-s", to, stdin="{}")
+    answer = cli("copy", filled, to)
+    assert (answer.code, "is not empty" in answer.err) == (4, True)
+    assert files() == before
+
+
+def test_copy_of_nothing_makes_nothing(cli: Run, path: str, tmp_path: Path) -> None:
+    assert cli("copy", path, str(tmp_path / "to")).code == 3
+    assert not (tmp_path / "to").exists()

@@ -1,0 +1,208 @@
+"""What cannot work is told when the store is opened: which bucket, why, and what to do; and never a secret."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import traceback
+from urllib.parse import urlsplit
+
+import pytest
+import statepath
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from servers.gcs import BUCKET
+from servers.process import free_port
+from servers.services import gcs_service
+from statepath.discovery import connect
+from statepath.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    InvalidArgumentError,
+    StateError,
+    ThrottledError,
+    UnavailableError,
+    UnsupportedError,
+)
+
+
+async def refusal(path, kind, **settings):
+    """The error of opening the store."""
+    with pytest.raises(kind) as caught:
+        async with statepath.open(path, autosave=0, deadline=1, **settings):
+            pass
+    assert isinstance(caught.value, StateError)
+    return caught.value
+
+
+@pytest.mark.parametrize("readonly", [False, True], ids=["writing", "readonly"])
+async def test_a_missing_bucket_is_named_and_not_made(google, readonly):
+    path = google.path("x").replace(BUCKET, "no-such-bucket")
+    error = await refusal(path, ConfigurationError, readonly=readonly)
+    assert error.code == "no_container"
+    assert "gs://no-such-bucket" in str(error)
+    assert "create it" in str(error)
+    await refusal(path, ConfigurationError)  # it is still missing
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "kind", "said"),
+    [
+        (401, "authError", AccessDeniedError, "renew"),
+        (401, "required", AccessDeniedError, "gcloud auth application-default login"),
+        (403, "forbidden", AccessDeniedError, "storage.objects.get, create, delete and list"),
+        (403, "insufficientPermissions", AccessDeniedError, "scope"),
+        (400, "invalid", InvalidArgumentError, "400 invalid"),
+        (302, "", InvalidArgumentError, "302"),
+    ],
+)
+async def test_a_bucket_that_may_not_be_listed_is_told_with_the_cause(scripted, status, reason, kind, said):
+    scripted.refuse(status, reason)
+    error = await refusal(scripted.path(), kind)
+    assert said in str(error)
+    assert f"gs://{BUCKET}/x/" in str(error)
+    assert len(scripted.requests) == 1
+
+
+async def test_an_endpoint_that_is_too_busy_can_be_tried_again(scripted):
+    scripted.refuse(429, "rateLimitExceeded")
+    assert (await refusal(scripted.path(), ThrottledError)).retryable
+
+
+@pytest.mark.parametrize("readonly", [False, True], ids=["writing", "readonly"])
+@pytest.mark.parametrize("body", ["<html>hello</html>", '["a"]', ""])
+async def test_what_does_not_speak_the_protocol_is_told(scripted, body, readonly):
+    scripted.answers = [(200, body)]
+    error = await refusal(scripted.path(), UnavailableError, readonly=readonly)
+    assert "check the network and the endpoint" in str(error)
+
+
+async def test_an_endpoint_that_is_down_is_told():
+    path = gcs_service("nobody", f"http://127.0.0.1:{free_port()}").path("x")
+    error = await refusal(path, UnavailableError)
+    assert BUCKET in str(error)
+    assert "endpoint" in str(error)
+
+
+async def test_an_endpoint_that_never_answers_is_given_up():
+    hung_up = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+        writer.close()
+        await writer.wait_closed()
+        hung_up.set()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    path = gcs_service("silent", f"http://127.0.0.1:{port}").path("x", timeout="0.3")
+    assert "no answer" in str(await refusal(path, UnavailableError))
+    await hung_up.wait()
+    server.close()
+
+
+async def test_a_server_that_ignores_conditions_is_refused(bare_gcs):
+    service = gcs_service("bare", bare_gcs)
+    for _ in range(2):
+        error = await refusal(service.path("x"), UnsupportedError)
+        assert error.code == "conditions_ignored"
+        assert "delete only a given version" in str(error)
+        assert bare_gcs in str(error)
+        assert BUCKET in str(error)
+
+
+async def test_credentials_that_are_named_and_missing_are_told(scripted, monkeypatch, tmp_path):
+    """gcsfs alone would go on without any."""
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    (tmp_path / "garbage.json").write_text("canary")
+    for name in ("none.json", "garbage.json"):
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / name))
+        error = await refusal(scripted.path(anonymous="false"), AccessDeniedError)
+        assert error.code == "no_credentials"
+        assert "GOOGLE_APPLICATION_CREDENTIALS" in str(error)
+        assert "canary" not in "".join(traceback.format_exception(error))
+    assert scripted.requests == []
+
+
+@pytest.fixture
+def account(scripted, monkeypatch, tmp_path):
+    """A service account, whose access tokens the scripted server issues, too."""
+    key = rsa.generate_private_key(65537, 2048).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    described = {
+        "type": "service_account",
+        "client_email": "agents@project.example.org",
+        "private_key": key.decode(),
+        "private_key_id": "1",
+        "project_id": "project",
+        "token_uri": f"{scripted.url}/token",
+    }
+    (tmp_path / "account.json").write_text(json.dumps(described))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+    return key.decode()
+
+
+def issued(token: str, seconds: int = 3600) -> tuple[int, object]:
+    return 200, {"access_token": token, "expires_in": seconds, "token_type": "Bearer"}
+
+
+async def test_wrong_credentials_are_refused_without_being_shown(scripted, account, caplog):
+    caplog.set_level(logging.DEBUG)
+    scripted.refuse(401, "authError", "Invalid Credentials")
+    scripted.answers.insert(0, issued("canary"))
+    error = await refusal(scripted.path(anonymous="false"), AccessDeniedError)
+    assert [urlsplit(target.split()[1]).path for target in scripted.requests] == [
+        "/token",
+        f"/storage/v1/b/{BUCKET}/o",
+    ]
+    assert scripted.sent[1]["Authorization"] == "Bearer canary"
+    told = "".join(traceback.format_exception(error)) + repr(error)
+    ours = "".join(
+        record.getMessage() for record in caplog.records if record.name.startswith(("statepath", "gcsfs"))
+    )
+    for secret in ("canary", account.splitlines()[5]):
+        assert secret not in told + ours
+
+
+async def test_a_token_is_renewed_before_it_runs_out_while_the_loop_goes_on(scripted, account):
+    """The server that issues it runs in this very loop."""
+    scripted.answers = [issued("first", 350), (200, {}), issued("second"), (200, {})]
+    backend = await connect(scripted.path(anonymous="false"), readonly=True)
+    for _ in range(2):
+        assert [entry async for entry in backend.list_keys("")] == []
+    await backend.close()
+    used = [sent["Authorization"] for sent in scripted.sent if "Authorization" in sent]
+    assert used == ["Bearer first", "Bearer second", "Bearer second"]
+
+
+async def test_anonymous_requests_carry_nothing_of_the_credentials_that_there_are(scripted, account):
+    scripted.answers = [(200, {})]
+    backend = await connect(scripted.path(anonymous="true"), readonly=True)
+    await backend.close()
+    (sent,) = scripted.sent
+    assert "Authorization" not in sent
+
+
+@pytest.mark.parametrize(
+    ("description", "code", "said"),
+    [
+        ("Invalid grant: account not found", "access_denied", "invalid_grant"),
+        ("Invalid JWT: Check your iat and exp values in the JWT claim.", "clock_skewed", "set the clock"),
+    ],
+)
+async def test_a_token_that_is_not_issued_is_told_with_the_cause(scripted, account, description, code, said):
+    scripted.answers = [(400, {"error": "invalid_grant", "error_description": description})]
+    error = await refusal(scripted.path(anonymous="false"), AccessDeniedError)
+    assert error.code == code
+    assert said in str(error)
+
+
+async def test_a_prefix_with_odd_characters_is_kept_as_it_is(google):
+    odd = "a b/ü+&=%41?#/~;,'\"()[]{}"
+    async with statepath.open(google.path(odd), autosave=0) as store:
+        await store.collection("raw").put({"id": "a"})
+    async with statepath.open(google.path(odd), readonly=True) as store:
+        assert await store.collection("raw").get("a") == {"id": "a"}
+        assert store.url == f"gs://{BUCKET}/{odd}"

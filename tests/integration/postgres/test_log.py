@@ -1,0 +1,152 @@
+"""The log as a table: what is done to its rows behind everybody's back is noticed."""
+
+from itertools import pairwise
+
+import pytest
+import statepath
+from statepath.backend import IF_ABSENT, Span
+from statepath.errors import AlreadyExistsError, CorruptionError, DivergedError
+from statepath.events import CorruptionDetected
+
+REMOVE = (
+    "DELETE FROM statepath.log WHERE store = (SELECT id FROM statepath.stores WHERE name = $1) AND first = $2"
+)
+ALTER = """
+UPDATE statepath.log SET record = overlay(record placing '\\x00' from 9)
+WHERE store = (SELECT id FROM statepath.stores WHERE name = $1) AND first = $2
+"""
+CONFUSE = """
+UPDATE statepath.log l SET record = o.record FROM statepath.log o
+WHERE l.store = (SELECT id FROM statepath.stores WHERE name = $1) AND o.store = l.store
+    AND l.first = $2 AND o.first = $2 + 1
+"""
+SET_ASIDE = """
+SELECT key FROM statepath.objects
+WHERE store = (SELECT id FROM statepath.stores WHERE name = $1) AND key LIKE 'journal/%corrupt%'
+"""
+LOSE_THE_LAST = """
+UPDATE statepath.stores s SET head = head - 1, tip = (
+    SELECT id FROM statepath.log l WHERE l.store = s.id AND l.first = s.head - 1
+) WHERE name = $1
+"""
+LEFT_OVER = """
+SELECT count(*) FROM statepath.pieces p
+WHERE NOT EXISTS (SELECT FROM statepath.objects o WHERE o.version = p.version)
+"""
+
+
+@pytest.fixture
+def name(path):
+    return path.partition("store=")[2]
+
+
+@pytest.fixture
+async def filled(path):
+    """A store of ten commits."""
+    async with statepath.open(path, autosave=0) as store:
+        for n in range(10):
+            await store.collection("raw").put({"id": f"d{n}", "n": n})
+
+
+async def read(backend, after=0):
+    return [commit async for commit in backend.commit_log().read(after)]
+
+
+@pytest.mark.parametrize(
+    ("damage", "first"), [(REMOVE, 5), (REMOVE, 1), (REMOVE, 10), (ALTER, 5), (CONFUSE, 5)]
+)
+async def test_damage_is_told_behind_the_last_good_commit(filled, path, name, around, connect, damage, first):
+    await around.execute(damage, name, first)
+    backend = await connect(path, readonly=True)
+    found = []
+
+    async def read():
+        async for commit in backend.commit_log().read(0):
+            found.append(commit)  # noqa: PERF401 - what was read counts
+
+    with pytest.raises(CorruptionError, match=f"{first:020d}"):
+        await read()
+    assert [commit.first for commit in found] == list(range(1, first))
+
+
+async def test_a_store_with_a_damaged_log_is_recovered_from_its_snapshot(filled, path, name, around):
+    await around.execute(REMOVE, name, 5)
+    async with statepath.open(path, autosave=0) as store:
+        assert await store.collection("raw").count() == 10
+        await store.collection("raw").put({"id": "more"})
+    async with statepath.open(path, readonly=True) as reader:
+        assert await reader.collection("raw").count() == 11
+
+
+async def test_commits_that_the_snapshot_does_not_show_are_missed_and_told(path, name, around):
+    store = await statepath.open(path, autosave=0)
+    for n in range(6):
+        await store.collection("raw").put({"id": f"d{n}"})
+        if n == 2:
+            await store.snapshot()
+    await store._engine._committer.close()
+    await store._engine.release()
+    await around.execute(REMOVE, name, 5)
+    told = []
+    events = statepath.Events()
+    events.on(CorruptionDetected, told.append)
+    async with statepath.open(path, autosave=0, events=events) as store:
+        assert [document["id"] async for document in store.collection("raw")] == ["d0", "d1", "d2", "d3"]
+        assert told
+        head = store.seq
+        assert await store.collection("raw").put({"id": "new"}) == head + 1
+    assert len(await around.fetch(SET_ASIDE, name)) == 5
+
+
+async def test_a_server_that_lost_commits_does_not_go_on_as_if_nothing_were_missing(path, name, around):
+    async with statepath.open(path, autosave=0) as store:
+        for n in range(3):
+            await store.collection("raw").put({"id": f"d{n}"})
+        await around.execute(REMOVE, name, 3)
+        await around.execute(LOSE_THE_LAST, name)
+        with pytest.raises(DivergedError, match="the server lost commits"):
+            await store.collection("raw").put({"id": "more"})
+
+
+async def test_a_store_that_is_deleted_while_it_is_open_is_told(path, name, around):
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "a"})
+        await around.execute("DELETE FROM statepath.stores WHERE name = $1", name)
+        with pytest.raises(DivergedError, match="was deleted"):
+            await store.collection("raw").put({"id": "b"})
+
+
+async def test_a_log_of_many_pages_is_read_without_a_gap(path, connect):
+    async with statepath.open(path, autosave=0) as store:
+        raw = store.collection("raw")
+        for n in range(300):
+            await raw.put({"id": "a", "n": n})
+        for n in range(6):
+            await raw.put({"id": "b", "text": str(n) * 3_000_000})
+    commits = await read(await connect(path, readonly=True))
+    assert len(commits) == 306
+    assert all(later.first == earlier.last + 1 for earlier, later in pairwise(commits))
+
+
+@pytest.mark.parametrize("size", [0, 1, 4 * 1024 * 1024, 4 * 1024 * 1024 + 1, 20_000_001])
+async def test_an_object_of_any_size_is_whole_and_can_be_read_in_parts(path, connect, around, size):
+    backend = await connect(path)
+    data = bytes(range(251)) * (size // 251 + 1)
+    data = data[:size]
+    etag = await backend.write("a", data)
+    with pytest.raises(AlreadyExistsError):
+        await backend.write("a", data, when=IF_ABSENT)
+    for start, stop in (
+        (0, None),
+        (0, 10),
+        (size // 2, size // 2 + 10),
+        (4_194_300, 4_194_310),
+        (max(size - 3, 0), None),
+    ):
+        blob = await backend.read("a", span=Span(start, stop))
+        assert (blob.data, blob.etag) == (data[start:stop], etag)
+    await backend.copy("a", "b")
+    await backend.delete("a")
+    assert (await backend.read("b")).data == data
+    await backend.write("b", b"small")
+    assert await around.fetchval(LEFT_OVER) == 0

@@ -1,0 +1,134 @@
+"""What lasts for years holds on every backend: each test runs on all of `BACKENDS`; a further one is a line more."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import statepath
+from statepath.backend import Backend
+from statepath.discovery import connect
+from statepath.memory import _stores
+from statepath.store import Store
+
+BACKENDS: dict[str, Callable[[Path, str], str]] = {
+    "memory": lambda folder, name: f"memory://{name}",
+    "local": lambda folder, name: str(folder / name),
+    "sqlite": lambda folder, name: f"sqlite://{folder / name}.db",
+}
+"""The backends that are registered here, and how each names a place where nothing is yet."""
+
+
+@dataclass
+class Places:
+    """Makes up state paths on one backend, and looks at what is stored there."""
+
+    make: Callable[[Path, str], str]
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self._names = (f"{uuid4().hex}-{n}" for n in count())
+
+    def new(self) -> str:
+        return self.make(self.folder, next(self._names))
+
+    @asynccontextmanager
+    async def objects(self, path: str, *, readonly: bool = True) -> AsyncIterator[Backend]:
+        backend = await connect(path, readonly=readonly)
+        try:
+            yield backend
+        finally:
+            await backend.close()
+
+    async def keys(self, path: str, prefix: str = "") -> list[str]:
+        async with self.objects(path) as backend:
+            return [entry.key async for entry in backend.list_keys(prefix)]
+
+    async def read(self, path: str, key: str) -> bytes:
+        async with self.objects(path) as backend:
+            return (await backend.read(key)).data
+
+    async def write(self, path: str, key: str, data: bytes) -> None:
+        async with self.objects(path, readonly=False) as backend:
+            await backend.write(key, data)
+
+    async def delete(self, path: str, key: str) -> None:
+        async with self.objects(path, readonly=False) as backend:
+            await backend.delete(key)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_in_memory() -> Iterator[None]:
+    before = set(_stores)
+    yield
+    for name in set(_stores) - before:
+        del _stores[name]
+
+
+@pytest.fixture(params=BACKENDS)
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
+    return Places(BACKENDS[request.param], tmp_path)
+
+
+@pytest.fixture(params=BACKENDS)
+def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
+    """Places for what is made of a store: with `places`, from each backend to each."""
+    (tmp_path / "elsewhere").mkdir()
+    return Places(BACKENDS[request.param], tmp_path / "elsewhere")
+
+
+@pytest.fixture
+def path(places: Places) -> str:
+    """A state path where nothing is yet."""
+    return places.new()
+
+
+@pytest.fixture
+async def store(path: str) -> AsyncIterator[Store]:
+    async with statepath.open(path, autosave=0) as store:
+        yield store
+
+
+@pytest.fixture
+def fill() -> Callable[[Store], Any]:
+    """Makes a store of every kind of change, with a backup, a snapshot and a journal behind them."""
+
+    async def fill(store: Store) -> None:
+        for part in ("first", "second", "third"):
+            tasks, raw = store.collection("tasks"), store.collection("raw")
+            await tasks.put({"id": "task_1", "part": part, "logs": []})
+            await tasks.append("task_1", "logs", part)
+            async with store.transaction() as tx:
+                tx.put(tasks, {"id": part, "text": "ä/\\"})
+                tx.put(raw, {"id": "raw", "part": part})
+                tx.put_member("metrics", {"part": part})
+            await tasks.put({"id": "gone"})
+            await tasks.delete("gone")
+            await store.append_log("s/1", f"{part}\n")
+            await store.save_report("r", {"part": part})
+            if part != "third":
+                await store.snapshot()
+
+    return fill
+
+
+@pytest.fixture
+def contents() -> Callable[[Store], Any]:
+    """Everything that a store holds."""
+
+    async def contents(store: Store) -> dict[str, Any]:
+        await store.flush()
+        found: dict[str, Any] = {"members": await store.members()}
+        for name in store.collections():
+            found[name] = {document["id"]: document async for document in store.collection(name)}
+        found["logs"] = {id: await store.read_log(id) for id in await store.logs()}
+        found["reports"] = {id: await store.read_report(id) for id in await store.reports()}
+        return found
+
+    return contents

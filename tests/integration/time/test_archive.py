@@ -1,0 +1,283 @@
+"""The archive: documents that are done leave the live state, whole, and can come back."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import sys
+from datetime import timedelta
+
+import pytest
+import statepath
+from statepath.errors import (
+    AlreadyExistsError,
+    ConfigurationError,
+    CorruptionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ReadOnlyError,
+    UnavailableError,
+    UnsupportedError,
+)
+from statepath.events import DocumentsArchived
+
+NOW = timedelta(0)
+
+
+@pytest.fixture
+async def tasks(store):
+    """Three tasks that are done, and one that is not; the head is seq 4."""
+    tasks = store.collection("tasks")
+    for n in range(3):
+        await tasks.put({"id": f"done_{n}", "status": "completed", "n": n})
+    await tasks.put({"id": "live", "status": "running"})
+    await asyncio.sleep(0.001)
+    return tasks
+
+
+async def ids(collection):
+    return sorted([document["id"] async for document in collection])
+
+
+async def archived(store, *args):
+    return sorted([one.key async for one in store.archived(*args)])
+
+
+DONE = ["done_0", "done_1", "done_2"]
+
+
+async def test_what_is_done_leaves_the_live_state_in_one_commit(store, tasks, places, path):
+    told = []
+    store.events.on(DocumentsArchived, told.append)
+    done = await store.archive("tasks", older_than=NOW, status="completed")
+    assert (done.documents, store.seq) == (3, 5)
+    assert await ids(tasks) == ["live"]
+    assert await archived(store) == [f"tasks/{id}" for id in DONE]
+    assert await store.read_archived("tasks", "done_1") == {"id": "done_1", "status": "completed", "n": 1}
+    assert told == [DocumentsArchived("tasks", 3, done.segments[0], 5)]
+    assert await store.members() == {}
+    lines = gzip.decompress(await places.read(path, done.segments[0])).splitlines()
+    assert [json.loads(line)["id"] for line in lines] == DONE
+    assert await store.verify() == []
+
+
+async def test_it_is_there_after_reopening_and_costs_the_opening_nothing(store, tasks, path, monkeypatch):
+    await store.archive("tasks", older_than=NOW, status="completed")
+    await store.aclose()
+    connect, keys = statepath.store.connect, []
+
+    async def noted(*args, **options):
+        backend = await connect(*args, **options)
+        read = backend.read
+
+        async def reading(key, **options):
+            keys.append(key)
+            return await read(key, **options)
+
+        backend.read = reading
+        return backend
+
+    monkeypatch.setattr("statepath.store.connect", noted)
+    async with statepath.open(path, autosave=0) as again:
+        assert not [key for key in keys if key.startswith("archive/")]
+        assert await archived(again) == [f"tasks/{id}" for id in DONE]
+        assert await ids(again.collection("tasks")) == ["live"]
+
+
+async def test_only_what_matches_and_is_old_enough_goes(store, tasks):
+    from statepath import F
+
+    assert (await store.archive("tasks", older_than="1h")).documents == 0
+    assert (await store.archive("nothing", older_than=NOW)).documents == 0
+    assert (await store.archive("tasks", F("n") >= 1, older_than=NOW, status="completed")).documents == 2
+    assert await ids(tasks) == ["done_0", "live"]
+    with pytest.raises(InvalidArgumentError):
+        await store.archive("tasks", older_than="soon")
+
+
+async def test_a_dry_run_and_a_reader_change_nothing(store, tasks, path):
+    tried = await store.archive("tasks", older_than=NOW, status="completed", dry_run=True)
+    assert (tried.documents, tried.segments, store.seq) == (3, (), 4)
+    async with statepath.open(path, readonly=True) as reader:
+        with pytest.raises(ReadOnlyError):
+            await reader.archive("tasks", older_than=NOW)
+
+
+async def test_one_comes_back_and_the_archive_keeps_it(store, tasks):
+    await store.archive("tasks", older_than=NOW, status="completed")
+    assert await store.unarchive("tasks", "done_1") == 6
+    assert await tasks.get("done_1") == {"id": "done_1", "status": "completed", "n": 1}
+    assert "tasks/done_1" in await archived(store)
+    with pytest.raises(AlreadyExistsError):
+        await store.unarchive("tasks", "done_1")
+    with pytest.raises(NotFoundError, match="the archive has no tasks/live"):
+        await store.unarchive("tasks", "live")
+
+
+async def test_what_is_archived_again_is_shown_as_it_was_last(store, tasks):
+    await store.archive("tasks", older_than=NOW, status="completed")
+    await store.unarchive("tasks", "done_1")
+    await tasks.put({"id": "done_1", "status": "completed", "n": "changed"})
+    await asyncio.sleep(0.001)
+    await store.archive("tasks", older_than=NOW, status="completed")
+    assert (await store.read_archived("tasks", "done_1"))["n"] == "changed"
+    assert await store.verify() == []
+
+
+async def test_a_restore_brings_all_of_it_back(store, tasks):
+    await store.archive("tasks", older_than=NOW, status="completed")
+    await store.restore(at=4)
+    assert await ids(tasks) == [*DONE, "live"]
+    assert await archived(store) == []
+    await store.restore(at=5)
+    assert await archived(store) == [f"tasks/{id}" for id in DONE]
+
+
+async def test_many_documents_take_several_segments(store, monkeypatch):
+    monkeypatch.setattr("statepath.engine.archiving._DOCUMENTS", 4)
+    raw = store.collection("raw")
+    for n in range(10):
+        await raw.put({"id": str(n)})
+    await asyncio.sleep(0.001)
+    done = await store.archive("raw", older_than=NOW)
+    assert (len(done.segments), done.documents) == (3, 10)
+    assert len(await archived(store, "raw")) == 10
+    assert await store.read_archived("raw", "9") == {"id": "9"}
+
+
+async def test_a_document_that_changes_meanwhile_stays_live(store, tasks, monkeypatch):
+    backend, write = store._engine.backend, store._engine.backend.write
+    changed = []
+
+    async def meanwhile(key, data, **options):
+        if key.startswith("archive/") and not changed:
+            changed.append(await tasks.put({"id": "done_1", "status": "running"}))
+        return await write(key, data, **options)
+
+    monkeypatch.setattr(backend, "write", meanwhile)
+    done = await store.archive("tasks", older_than=NOW, status="completed")
+    assert done.documents == 2
+    assert await ids(tasks) == ["done_1", "live"]
+    assert await archived(store) == ["tasks/done_0", "tasks/done_2"]
+
+
+@pytest.mark.parametrize("written", [0, 1])
+async def test_a_run_that_was_interrupted_loses_nothing_and_can_be_repeated(
+    store, tasks, monkeypatch, written
+):
+    backend, write, left = store._engine.backend, store._engine.backend.write, [written]
+
+    async def failing(key, data, **options):
+        if key.startswith("archive/"):
+            if not left[0]:
+                raise UnavailableError("the power failed")
+            left[0] -= 1
+        return await write(key, data, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backend, "write", failing)
+        with pytest.raises(UnavailableError):
+            await store.archive("tasks", older_than=NOW, status="completed")
+    assert await ids(tasks) == [*DONE, "live"]
+    assert await archived(store) == []
+    assert (await store.archive("tasks", older_than=NOW, status="completed")).documents == 3
+    assert await store.verify() == []
+
+
+@pytest.mark.parametrize("kind", [".jsonl.gz", ".index.json"])
+@pytest.mark.parametrize("gone", [True, False])
+async def test_what_is_damaged_is_found_and_not_served(store, tasks, kind, gone):
+    await store.archive("tasks", older_than=NOW, status="completed")
+    backend = store._engine.backend
+    key = next(key for key in [one.key async for one in backend.list_keys("archive/")] if key.endswith(kind))
+    if gone:
+        await backend.delete(key)
+    else:
+        data = bytearray((await backend.read(key)).data)
+        data[len(data) // 2] ^= 0x80
+        await backend.write(key, bytes(data))
+    assert [finding.key for finding in await store.verify()] == [key]
+    with pytest.raises(CorruptionError, match="archive/"):
+        await store.unarchive("tasks", "done_1")
+
+
+@pytest.mark.parametrize("way", ["copy", "file"])
+async def test_the_archive_goes_where_the_store_goes(store, tasks, path, elsewhere, tmp_path, way):
+    await store.archive("tasks", older_than=NOW, status="completed")
+    to = elsewhere.new()
+    if way == "copy":
+        await statepath.copy(path, to)
+    else:
+        await store.export(tmp_path / "file.zip")
+        await statepath.import_backup(tmp_path / "file.zip", to)
+    async with statepath.open(to, autosave=0) as other:
+        assert await archived(other) == [f"tasks/{id}" for id in DONE]
+        assert [one for one in await other.verify() if one.severity == "damage"] == []
+        await other.unarchive("tasks", "done_2")
+        assert await ids(other.collection("tasks")) == ["done_2", "live"]
+
+
+async def test_one_of_an_earlier_schema_is_migrated_when_it_comes_back(
+    store, tasks, path, tmp_path, monkeypatch
+):
+    await store.archive("tasks", older_than=NOW, status="completed")
+    await store.aclose()
+    (tmp_path / "changes_of_archive.py").write_text(
+        "from statepath import migration\n"
+        "@migration('tasks', 1, 2)\n"
+        "def mark(task):\n"
+        "    return task | {'marked': True}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    async with statepath.open(path, autosave=0, migrations="changes_of_archive") as again:
+        await again.unarchive("tasks", "done_0")
+        assert (await again.collection("tasks").get("done_0"))["marked"] is True
+        again._engine.migrations = None
+        with pytest.raises(UnsupportedError, match="archived in schema version 1"):
+            await again.unarchive("tasks", "done_1")
+    del sys.modules["changes_of_archive"]
+
+
+async def test_rules_archive_by_themselves(path):
+    rules = "tasks older_than=0s status=completed result.passed=true; other older_than=1h"
+    async with statepath.open(path, autosave=0.02, archive=rules) as store:
+        archiving = asyncio.Event()
+        store.events.on(DocumentsArchived, lambda event: archiving.set())
+        await store.collection("other").put({"id": "a"})
+        await store.collection("tasks").put({"id": "a", "status": "completed", "result": {"passed": False}})
+        await store.collection("tasks").put({"id": "b", "status": "completed", "result": {"passed": True}})
+        await asyncio.wait_for(archiving.wait(), 20)
+        assert await archived(store) == ["tasks/b"]
+        assert await ids(store.collection("other")) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "rule", ["tasks", "tasks status=completed", "tasks older_than=soon", "tasks older_than"]
+)
+async def test_a_rule_that_says_nothing_is_refused(path, rule):
+    with pytest.raises(ConfigurationError, match="archive"):
+        await statepath.open(path, archive=rule)
+
+
+async def test_clean_removes_what_nothing_names_and_keeps_every_way_back(store, tasks, places, path):
+    await store.archive("tasks", older_than=NOW, status="completed")
+    await store.restore(at=4)
+    backend = store._engine.backend
+    await backend.write(f"archive/{'0' * 64}.jsonl.gz", b"unfinished")
+    await backend.write("state.json.corrupt.20260101T000000.000000Z", b"{")
+    await backend.write("state.backup.mine.json", b"a person's")
+    await asyncio.sleep(0.01)
+    assert (await store.clean(dry_run=True)).objects == ()
+    plan = await store.clean(older_than=NOW, dry_run=True)
+    assert [key for key, _ in plan.objects] == [
+        f"archive/{'0' * 64}.jsonl.gz",
+        "state.json.corrupt.20260101T000000.000000Z",
+    ]
+    assert plan.bytes == 11
+    before = [one.key async for one in backend.list_keys("")]
+    assert await store.clean(older_than=NOW) == plan
+    after = [one.key async for one in backend.list_keys("")]
+    assert set(before) - set(after) == {key for key, _ in plan.objects}
+    await store.restore(at=5)
+    assert (await store.read_archived("tasks", "done_0"))["n"] == 0

@@ -1,0 +1,277 @@
+"""Copies: from each backend to each, beside a server, again after an interruption, and in few requests."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import statepath
+from statepath.errors import (
+    AlreadyExistsError,
+    CorruptionError,
+    InvalidArgumentError,
+    NotFoundError,
+    StateError,
+    UnavailableError,
+)
+from statepath.events import Events, StoreCopied
+
+
+class Watched:
+    """A backend that counts its calls, takes so many writes and no more, and may alter what it writes."""
+
+    def __init__(self, backend, writes=10**9, alter=lambda key, data: data):
+        self._backend, self._left, self._alter = backend, writes, alter
+        self.calls = Counter()
+        self.written = []
+
+    def __getattr__(self, name):
+        return getattr(self._backend, name)
+
+    async def read(self, key, **options):
+        self.calls["read"] += 1
+        return await self._backend.read(key, **options)
+
+    async def _write(self, call, key, *args, **options):
+        if not self._left:
+            raise UnavailableError("the power failed", code="disk_full")
+        self._left -= 1
+        self.calls["write"] += 1
+        self.written.append(key)
+        return await call(key, *args, **options)
+
+    async def write(self, key, data, **options):
+        return await self._write(self._backend.write, key, self._alter(key, data), **options)
+
+    async def write_at(self, key, *args):
+        return await self._write(self._backend.write_at, key, *args)
+
+    async def write_stream(self, key, chunks, **options):
+        return await self._write(self._backend.write, key, self._alter(key, b"".join(chunks)), **options)
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    """Lets the next copies go through a watched target; gives the one of the last copy."""
+    connect = statepath.copying.connect
+    held = []
+
+    def watch(**options):
+        async def watched(path, *, readonly=False):
+            backend = await connect(path, readonly=readonly)
+            if readonly:
+                return backend
+            held.append(Watched(backend, **options))
+            return held[-1]
+
+        monkeypatch.setattr("statepath.copying.connect", watched)
+        return held
+
+    return watch
+
+
+@pytest.mark.parametrize("history", [False, True])
+async def test_the_copy_holds_what_the_store_holds(path, store, elsewhere, fill, contents, history):
+    await fill(store)
+    held, past = await contents(store), await store.history()
+    told, to = [], elsewhere.new()
+    events = Events()
+    events.on(StoreCopied, told.append)
+    made = await statepath.copy(path, to, history=history, events=events)
+    assert (made.seq, made.documents, made.logs, made.reports) == (store.seq, 5, 1, 1)
+    assert made.commits == (21 if history else 0)
+    assert [(event.seq, event.documents) for event in told] == [(21, 5)]
+    async with statepath.open(to, autosave=0) as other:
+        assert await contents(other) == held
+        assert (other.id, other.seq) == (store.id, store.seq)
+        assert other.incarnation != store.incarnation
+        assert [(one.seq, one.key, one.value, one.time) for one in await other.history()] == [
+            (one.seq, one.key, one.value, one.time) for one in (past if history else [])
+        ]
+        if history:
+            assert await other.diff(4, 12) == await store.diff(4, 12)
+        assert await other.verify() == []
+        assert await other.collection("raw").put({"id": "later"}) == store.seq + 1
+    async with statepath.open(to, readonly=True) as other:
+        assert await other.verify() == []
+
+
+async def test_history_that_was_trimmed_is_copied_from_its_floor(path, store, elsewhere, monkeypatch):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    store._engine._snapshotter._history = timedelta(seconds=-1)
+    for n in range(1, 6):
+        await store.collection("raw").put({"id": "a", "n": n})
+        if n < 5:
+            await store.snapshot()
+    floor = (await store.stats()).floor
+    assert floor > 1
+    to = elsewhere.new()
+    await statepath.copy(path, to, history=True)
+    async with statepath.open(to, autosave=0) as other:
+        assert (await other.stats()).floor == floor
+        assert [one.seq for one in await other.history()] == list(range(floor, 6))
+        await other.restore(at=4)
+        assert (await other.collection("raw").get("a"))["n"] == 4
+        assert await other.verify() == []
+
+
+async def test_a_store_that_is_written_meanwhile_is_copied_as_of_one_seq(path, store, elsewhere, fill):
+    await fill(store)
+    going = True
+
+    async def saves():
+        n = 0
+        while going:
+            n += 1
+            async with store.transaction() as tx:
+                tx.put(store.collection("raw"), {"id": "a", "n": n})
+                tx.put(store.collection("raw"), {"id": "b", "n": n})
+            await store.append_log("s/1", f"{n}\n")
+            await asyncio.sleep(0.001)
+
+    saving = asyncio.create_task(saves())
+    try:
+        for history in (False, True):
+            to = elsewhere.new()
+            made = await statepath.copy(path, to, history=history)
+            async with statepath.open(to, readonly=True) as other:
+                assert other.seq == made.seq
+                raw = other.collection("raw")
+                assert ((await raw.get("a")) or {}).get("n") == ((await raw.get("b")) or {}).get("n")
+                assert [one for one in await other.verify() if one.severity == "damage"] == []
+    finally:
+        going = False
+        await saving
+
+
+@pytest.mark.parametrize("history", [False, True])
+async def test_a_copy_goes_on_where_it_was_interrupted(
+    path, store, elsewhere, fill, contents, watch, history
+):
+    await fill(store)
+    held, to, attempts = await contents(store), elsewhere.new(), 0
+    targets = watch(writes=3)
+    while True:
+        try:
+            await statepath.copy(path, to, history=history)
+        except UnavailableError:
+            attempts += 1
+            assert attempts < 40
+            with pytest.raises(StateError, match="is not finished"):
+                await statepath.open(to)
+        else:
+            break
+    assert attempts > 0
+    written = [key for target in targets for key in target.written]
+    assert (
+        max(Counter(key for key in written if key.startswith(("logs/", "reports/", "journal/0"))).values())
+        == 1
+    )
+    async with statepath.open(to, autosave=0) as other:
+        assert await contents(other) == held
+        assert await other.verify() == []
+
+
+async def test_an_interrupted_copy_takes_what_was_saved_since(path, store, elsewhere, fill, watch):
+    await fill(store)
+    to = elsewhere.new()
+    watch(writes=2)
+    with pytest.raises(UnavailableError):
+        await statepath.copy(path, to, history=True)
+    await store.collection("raw").put({"id": "since"})
+    await store.append_log("s/1", "since\n")
+    await store.flush()
+    watch()
+    await statepath.copy(path, to, history=True)
+    async with statepath.open(to, autosave=0) as other:
+        assert await other.collection("raw").get("since") == {"id": "since"}
+        assert (await other.read_log("s/1")).endswith("third\nsince\n")
+        assert await other.verify() == []
+
+
+async def test_an_interrupted_copy_of_another_store_is_not_gone_on_with(
+    path, store, places, elsewhere, fill, watch
+):
+    await fill(store)
+    to = elsewhere.new()
+    watch(writes=2)
+    with pytest.raises(UnavailableError):
+        await statepath.copy(path, to)
+    stranger = places.new()
+    async with statepath.open(stranger, autosave=0) as other:
+        await other.collection("raw").put({"id": "a"})
+    with pytest.raises(AlreadyExistsError, match="is being made from seq 21 of"):
+        await statepath.copy(stranger, to)
+
+
+@pytest.mark.parametrize("prefix", ["state.json", "reports/"])
+async def test_what_is_altered_on_the_way_is_noticed(path, store, elsewhere, fill, watch, prefix):
+    await fill(store)
+    to = elsewhere.new()
+    watch(alter=lambda key, data: data.replace(b"third", b"fourt") if key.startswith(prefix) else data)
+    with pytest.raises(CorruptionError, match=prefix):
+        await statepath.copy(path, to)
+    with pytest.raises(StateError, match="is not finished"):
+        await statepath.open(to)
+
+
+async def test_a_place_that_is_not_empty_is_refused(path, store, elsewhere, fill):
+    await fill(store)
+    to = elsewhere.new()
+    async with statepath.open(to) as other:
+        await other.collection("raw").put({"id": "mine"})
+    before = await elsewhere.keys(to)
+    with pytest.raises(AlreadyExistsError, match="it has the store"):
+        await statepath.copy(path, to)
+    assert await elsewhere.keys(to) == before
+
+
+async def test_a_copy_onto_itself_is_refused(path, store):
+    with pytest.raises(InvalidArgumentError, match="onto itself"):
+        await statepath.copy(path, path)
+
+
+async def test_a_copy_of_nothing_makes_nothing(path, elsewhere):
+    to = elsewhere.new()
+    with pytest.raises(NotFoundError):
+        await statepath.copy(path, to)
+    assert await elsewhere.keys(to) == []
+
+
+async def test_many_documents_take_few_requests(tmp_path, monkeypatch, watch):
+    """As few as objects, not documents, need: that is what makes a copy between two object stores fast."""
+    async with statepath.open("memory://from-many", autosave=0) as store:
+        await asyncio.gather(*(store.collection("raw").put({"id": str(n), "n": n}) for n in range(2000)))
+    targets = watch()
+    await statepath.copy("memory://from-many", "memory://to-many")
+    assert targets[0].calls.total() <= 2000 / 100
+
+
+@pytest.mark.slow
+async def test_a_copy_that_was_killed_can_be_repeated(tmp_path, fill, contents):
+    source, to = str(tmp_path / "from"), str(tmp_path / "to")
+    async with statepath.open(source, autosave=0) as store:
+        await fill(store)
+        for n in range(400):
+            await store.save_report(f"r{n}", {"n": n})
+        held = await contents(store)
+    program = "import asyncio, sys, statepath; asyncio.run(statepath.copy(sys.argv[1], sys.argv[2], progress=print))"
+    for lines in (1, 40, 200):
+        with subprocess.Popen(
+            [sys.executable, "-u", "-c", program, source, to], stdout=subprocess.PIPE, text=True
+        ) as process:
+            for _, _ in zip(range(lines), process.stdout, strict=False):
+                pass
+            process.kill()
+        if Path(to, "journal/floor").exists():
+            with pytest.raises(StateError, match="is not finished"):
+                await statepath.open(to, readonly=True)
+    await statepath.copy(source, to)
+    async with statepath.open(to, autosave=0) as other:
+        assert await contents(other) == held
+        assert await other.verify() == []

@@ -1,0 +1,139 @@
+"""The past: what differed, and how little is read to find it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import statepath
+from statepath.errors import HistoryTrimmedError, InvalidArgumentError
+
+
+@pytest.fixture
+def raw(store):
+    return store.collection("raw")
+
+
+async def told(store, *at):
+    return [(one.kind, one.key, one.before, one.after) for one in await store.diff(*at)]
+
+
+async def test_diff_tells_what_was_added_changed_and_removed(store, raw):
+    await raw.put({"id": "same", "n": 1})
+    await raw.put({"id": "changed", "n": 1})
+    await raw.put({"id": "removed"})
+    await store.collection("other").put({"id": "added"})
+    await raw.put({"id": "changed", "n": 2})
+    await raw.delete("removed")
+    assert await told(store, 3) == [
+        ("added", "other/added", None, {"id": "added"}),
+        ("changed", "raw/changed", {"id": "changed", "n": 1}, {"id": "changed", "n": 2}),
+        ("removed", "raw/removed", {"id": "removed"}, None),
+    ]
+    assert await told(store, 3, 5) == (await told(store, 3))[:2]
+    assert [one[0] for one in await told(store, 6, 3)] == ["removed", "changed", "added"]
+
+
+async def test_what_came_back_to_what_it_was_does_not_differ(store, raw):
+    await raw.put({"id": "a", "n": 1, "m": 2})
+    await raw.put({"id": "a", "n": 2})
+    await raw.put({"m": 2, "n": 1, "id": "a"})
+    assert await store.diff(1) == []
+    assert await store.diff(3, 3) == []
+
+
+async def test_a_difference_names_its_fields(store, raw):
+    await raw.put({"id": "a", "kept": 1, "result": {"passed": None, "n": [1]}, "gone": None})
+    await raw.put({"id": "a", "kept": 1, "result": {"passed": True, "n": [1, 2]}, "new": {}})
+    (one,) = await store.diff(1)
+    assert [(field.path, field.kind, field.before, field.after) for field in one.fields()] == [
+        ("result.passed", "changed", None, True),
+        ("result.n", "changed", [1], [1, 2]),
+        ("gone", "removed", None, None),
+        ("new", "added", None, {}),
+    ]
+
+
+async def test_diff_takes_moments(store, raw):
+    for n in range(3):
+        await raw.put({"id": "a", "n": n})
+    first, second, _ = await store.history()
+    (one,) = await store.diff(first.time, second.time)
+    assert (one.before["n"], one.after["n"]) == (0, 1)
+
+
+@pytest.mark.parametrize("at", [-1, 99, datetime(2024, 5, 1)])  # noqa: DTZ001 - the mistake that is refused
+async def test_diff_refuses_what_is_no_place_in_the_history(store, raw, at):
+    await raw.put({"id": "a"})
+    with pytest.raises(InvalidArgumentError):
+        await store.diff(at)
+    with pytest.raises(InvalidArgumentError):
+        await store.diff(1, at)
+
+
+@pytest.fixture
+async def trimmed(store, raw, monkeypatch):
+    """Three snapshots, of the seqs 1 to 3, then seq 4; the log begins behind the first."""
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    store._engine._snapshotter._history = timedelta(seconds=-1)
+    for n in range(1, 4):
+        await raw.put({"id": "a", "n": n})
+        await store.snapshot()
+    await raw.put({"id": "a", "n": 4})
+    return store
+
+
+async def test_what_lies_before_the_history_is_refused(trimmed):
+    with pytest.raises(HistoryTrimmedError):
+        await trimmed.diff(0)
+    with pytest.raises(HistoryTrimmedError):
+        await trimmed.restore(at=datetime(2024, 5, 1, tzinfo=UTC))
+
+
+@pytest.fixture
+def reads(store, monkeypatch):
+    """The keys of the whole objects that the store reads, in order."""
+    keys = []
+    read = store._engine.backend.read
+
+    async def noted(key, **options):
+        if not options:
+            keys.append(key)
+        return await read(key, **options)
+
+    monkeypatch.setattr(store._engine.backend, "read", noted)
+    return keys
+
+
+@pytest.mark.parametrize("way", ["seq", "time"])
+async def test_a_restore_reads_one_snapshot_and_the_commits_behind_it(store, raw, reads, way):
+    for n in range(12):
+        await raw.put({"id": "a", "n": n})
+        if n % 2:
+            await store.snapshot()  # of the seqs 2, 4, 6, 8, 10 and 12; the last one is state.json
+    times = [change.time for change in await store.history()]
+    backups = await store.backups()
+    reads.clear()
+    await store.restore(at=5 if way == "seq" else times[4])
+    assert (await raw.get("a"))["n"] == 4
+    assert [key for key in reads if key.startswith("state.")] == [backups[1]]
+
+
+async def test_a_snapshot_of_before_a_recovery_is_no_way_back(store, raw, path, places):
+    """Its seqs were given away again: what it calls seq 3 is not what the log calls so."""
+    for n in range(3):
+        await raw.put({"id": "a", "n": n})
+    key = await store.backup()
+    lost = await places.read(path, key)
+    await store.aclose()
+    for name in await places.keys(path):
+        if name != "lock":
+            await places.delete(path, name)
+    async with statepath.open(path, autosave=0) as again:
+        await again.collection("raw").put({"id": "b"})
+        later = f"state.backup.{datetime.now(UTC):%Y%m%dT%H%M%S}.999999Z.json"
+        await again._engine.backend.write(later, lost)
+        await again.collection("raw").put({"id": "c"})
+        await again.collection("raw").put({"id": "d"})
+        await again.restore(at=3)
+        assert [document["id"] async for document in again.collection("raw")] == ["b", "c", "d"]

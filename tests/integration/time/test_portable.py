@@ -1,0 +1,271 @@
+"""Portable backups: one file, from any backend to any, and no stranger's file gets in."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+import statepath
+from statepath.commit import seal
+from statepath.engine.snapshot import MARK
+from statepath.errors import (
+    AlreadyExistsError,
+    CorruptionError,
+    InvalidArgumentError,
+    NotFoundError,
+    StateError,
+    UnsupportedError,
+)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return str(tmp_path / "store.zip")
+
+
+@pytest.mark.parametrize("history", [False, True])
+async def test_a_store_goes_through_a_file_to_any_backend(store, file, elsewhere, fill, contents, history):
+    await fill(store)
+    held, past = await contents(store), await store.history()
+    done = await store.export(file, history=history)
+    assert (done.path, done.seq, done.bytes) == (file, store.seq, os.path.getsize(file))
+    to = elsewhere.new()
+    made = await statepath.import_backup(file, to)
+    assert (made.seq, made.documents, made.logs, made.reports) == (store.seq, 5, 1, 1)
+    async with statepath.open(to, autosave=0) as other:
+        assert await contents(other) == held
+        assert (other.id, other.incarnation) == (store.id, made.incarnation)
+        assert other.incarnation != store.incarnation
+        assert await other.verify() == []
+        assert await other.collection("raw").put({"id": "later"}) == store.seq + 1
+        if history:
+            assert [(one.seq, one.key, one.time) for one in (await other.history())[:-1]] == [
+                (one.seq, one.key, one.time) for one in past
+            ]
+            await other.restore(at=3)
+            await store.restore(at=3)
+            async for document in store.collection("tasks"):
+                assert await other.collection("tasks").get(document["id"]) == document
+
+
+async def test_bodies_go_with_the_history(store, file, elsewhere):
+    raw = store.collection("raw")
+    await raw.put({"id": "a", "text": "x" * 9_000_000})
+    await raw.put({"id": "a"})
+    await store.export(file, history=True)
+    to = elsewhere.new()
+    await statepath.import_backup(file, to)
+    async with statepath.open(to, autosave=0) as other:
+        await other.restore(at=1)
+        assert len((await other.collection("raw").get("a"))["text"]) == 9_000_000
+
+
+async def test_a_file_that_is_there_is_not_replaced(store, file, fill):
+    Path(file).write_bytes(b"mine")
+    with pytest.raises(AlreadyExistsError):
+        await store.export(file)
+    assert Path(file).read_bytes() == b"mine"
+
+
+async def test_a_file_that_cannot_be_written_leaves_nothing_behind(store, tmp_path, fill, monkeypatch):
+    await fill(store)
+    with pytest.raises(NotFoundError):
+        await store.export(tmp_path / "missing" / "file")
+    folder = tmp_path / "there"
+    folder.mkdir()
+    monkeypatch.setattr("statepath.engine.portable.os.rename", _full)
+    with pytest.raises(StateError, match="No space"):
+        await store.export(folder / "file")
+    assert list(folder.iterdir()) == []
+
+
+def _full(*_):
+    raise OSError(28, "No space left on device")
+
+
+async def test_the_file_is_its_owners_and_any_zip_program_reads_it(store, file, fill):
+    await fill(store)
+    await store.export(file)
+    assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
+    with zipfile.ZipFile(file) as members:
+        assert members.testzip() is None
+        assert json.loads(members.read("state.json"))["seq"] == store.seq
+        assert members.read("logs/session_s%2f1.log") == b"first\nsecond\nthird\n"
+
+
+class TestStrangers:
+    """Files that nobody should import. Nothing is written for any of them."""
+
+    @pytest.fixture
+    async def good(self, tmp_path, fill):
+        """The members of a sound file, by name."""
+        path = tmp_path / "good.zip"
+        async with statepath.open("memory://", autosave=0) as store:
+            await fill(store)
+            await store.export(path, history=True)
+        with zipfile.ZipFile(path) as members:
+            return {name: members.read(name) for name in members.namelist()}
+
+    @pytest.fixture
+    async def refused(self, file, tmp_path):
+        async def refused(error, match, **options):
+            to = tmp_path / "to"
+            with pytest.raises(error, match=match):
+                await statepath.import_backup(file, to, **options)
+            assert not to.exists()
+
+        return refused
+
+    @staticmethod
+    def pack(file, members, *, infos=(), manifest=None, signed=True):
+        """A file of the members, with a manifest that fits them."""
+        if signed:
+            facts = json.loads(members["manifest.json"])
+            facts.pop("crc")
+            facts["members"] = [
+                {"name": name, "size": len(data), "sha256": sha256(data).hexdigest()}
+                for name, data in members.items()
+                if name != "manifest.json"
+            ]
+            members = members | {"manifest.json": bytes(seal(facts | (manifest or {})))}
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+            for name, data in members.items():
+                packed.writestr(name, data)
+            for info, data in infos:
+                packed.writestr(info, data)
+
+    async def test_the_sound_one_is_imported(self, good, file, tmp_path):
+        self.pack(file, good)
+        assert (await statepath.import_backup(file, tmp_path / "to")).seq == 21
+
+    @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
+    async def test_cut_short(self, good, file, refused, part):
+        self.pack(file, good)
+        data = Path(file).read_bytes()
+        Path(file).write_bytes(data[: int(len(data) * part)])
+        await refused(CorruptionError, "cut short, or is no portable backup")
+
+    async def test_not_a_zip_at_all(self, file, refused):
+        Path(file).write_bytes(b"once upon a time" * 100)
+        await refused(CorruptionError, "no portable backup")
+
+    async def test_no_file(self, file, refused):
+        await refused(NotFoundError, "No such file")
+
+    @pytest.mark.parametrize("name", ["state.json", "journal/commits.jsonl", "reports/r.json"])
+    async def test_an_altered_member(self, good, file, refused, name):
+        self.pack(file, good | {name: good[name].replace(b"third", b"fourt")}, signed=False)
+        await refused(CorruptionError, "does not match its digest")
+
+    async def test_an_altered_manifest(self, good, file, refused):
+        altered = good["manifest.json"].replace(b'"seq":21', b'"seq":20')
+        self.pack(file, good | {"manifest.json": altered}, signed=False)
+        await refused(CorruptionError, "does not match its checksum")
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "/etc/passwd",
+            "../state.json",
+            "logs/../../x.log",
+            "logs/session_../x.log",
+            "reports/../x.json",
+            "reports/CON.json",
+            "bodies/../x/1",
+            "journal/floor",
+            "lock",
+            "tasks/task_1.json",
+            "state.backup.1.json",
+        ],
+    )
+    async def test_a_name_that_no_store_has(self, good, file, refused, name):
+        self.pack(file, good | {name: b"{}"})
+        await refused(CorruptionError, "no store has anything of the name|two members")
+
+    async def test_a_link(self, good, file, refused):
+        info = zipfile.ZipInfo("reports/link.json")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        self.pack(file, good, infos=[(info, b"/etc/passwd")])
+        await refused(CorruptionError, "is a link or a folder")
+
+    async def test_a_member_that_the_manifest_does_not_name(self, good, file, refused):
+        self.pack(file, good | {"reports/more.json": b"{}"}, signed=False)
+        await refused(CorruptionError, "are not those that")
+
+    async def test_a_member_that_is_missing(self, good, file, refused):
+        del good["reports/r.json"]
+        self.pack(file, good, signed=False)
+        await refused(CorruptionError, "are not those that")
+
+    @pytest.mark.filterwarnings("ignore:Duplicate name")
+    async def test_two_members_of_one_name(self, good, file, refused):
+        self.pack(file, good, infos=[(zipfile.ZipInfo("state.json"), b"{}")])
+        await refused(CorruptionError, "two members of one name")
+
+    async def test_a_bomb(self, good, file, refused):
+        self.pack(file, good | {"logs/session_big.log": b"\0" * 50_000_000})
+        await refused(InvalidArgumentError, "--max-size", limit=10_000_000)
+
+    async def test_members_that_share_their_bytes(self, good, file, refused, monkeypatch):
+        """The directory of the file claims much more than deflate could ever unpack."""
+        self.pack(file, good)
+        monkeypatch.setattr("statepath.engine.portable._DEFLATE", 0.1)
+        await refused(CorruptionError, "which is not possible")
+
+    async def test_a_member_that_is_larger_than_it_says(self, good, file, refused):
+        self.pack(file, good | {"logs/session_x.log": b"x" * 5000})
+        data = Path(file).read_bytes()
+        size = (5000).to_bytes(4, "little")
+        assert data.count(size) == 2
+        Path(file).write_bytes(data.replace(size, (50).to_bytes(4, "little")))
+        await refused(CorruptionError, "has not the size")
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            (b'{"id":"raw","part":"third"}', b'{"id":"raw","part":"third",'[:-1] + b"]"),
+            (b'{"id":"raw","part":"third"}', b'["id","raw","part","third"]'),
+            (b'"raw":{"start"', b'"R/w":{"start"'),
+            (b'["raw",', b'["\\u0000",'),
+        ],
+        ids=["no JSON", "no object", "no collection", "no id"],
+    )
+    async def test_documents_that_could_not_have_been_stored(self, good, file, refused, old, new):
+        """They have all their checksums: who wrote the file knew how to."""
+
+        state = good["state.json"]
+        assert old in state
+        body, _, meta = state.replace(old, new).rpartition(MARK)
+        meta = meta.rpartition(b',"crc"')[0]
+        digest = json.loads(meta + b"}")["digest"].encode()
+        meta = meta.replace(digest, sha256(body).hexdigest().encode())
+        state = b'%s%s%s,"crc":"%08x"}\n}\n' % (body, MARK, meta, crc32(meta))
+        self.pack(file, good | {"state.json": state})
+        await refused(CorruptionError, r"state\.json: ")
+
+    async def test_commits_that_do_not_lead_to_the_state(self, good, file, refused):
+        lines = good["journal/commits.jsonl"].splitlines(keepends=True)
+        self.pack(file, good | {"journal/commits.jsonl": b"".join(lines[:-1])})
+        await refused(CorruptionError, "do not lead to")
+        self.pack(file, good | {"journal/commits.jsonl": b"".join([*lines[:3], *lines[4:]])})
+        await refused(CorruptionError, "does not follow")
+        self.pack(file, good | {"journal/commits.jsonl": good["journal/commits.jsonl"][:-1]})
+        await refused(CorruptionError, "in the middle of a line")
+
+    async def test_one_of_a_newer_program(self, good, file, refused):
+        self.pack(file, good, manifest={"format": 2, "new": True})
+        await refused(UnsupportedError, "format 2, and this program reads format 1")
+
+
+async def test_a_place_that_is_not_empty_is_refused(store, file, path, fill):
+    await fill(store)
+    await store.export(file)
+    await store.aclose()
+    with pytest.raises(AlreadyExistsError, match="it has the store"):
+        await statepath.import_backup(file, path)

@@ -1,0 +1,146 @@
+"""Repair: what can be rebuilt is rebuilt, what was bad is kept aside, and what is sound is not touched."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import statepath
+from statepath.errors import NotFoundError, StoreLockedError
+
+
+@pytest.fixture
+async def stored(path, fill, contents):
+    """A store that was closed, and what it holds."""
+    async with statepath.open(path, autosave=0) as store:
+        await fill(store)
+        return path, await contents(store)
+
+
+async def holds(path, contents):
+    async with statepath.open(path, autosave=0) as store:
+        assert [one for one in await store.verify() if one.severity == "damage"] == []
+        await store.collection("later").put({"id": "x"})
+        held = await contents(store)
+        del held["later"]
+        return held
+
+
+async def objects(places, path):
+    return {key: await places.read(path, key) for key in await places.keys(path) if key != "lock"}
+
+
+async def flip(places, path, key, part=0.5):
+    data = bytearray(await places.read(path, key))
+    data[int(len(data) * part)] ^= 0x80
+    await places.write(path, key, bytes(data))
+    return bytes(data)
+
+
+async def some(places, path, prefix):
+    return next(key for key in await places.keys(path, prefix) if ".json" in key)
+
+
+async def test_a_sound_store_stays_as_it_is(stored, places):
+    path, _ = stored
+    before = await objects(places, path)
+    done = await statepath.repair(path)
+    assert (done.damaged, done.kept, done.left) == (False, (), ())
+    assert await objects(places, path) == before
+
+
+@pytest.mark.parametrize("key", ["state.json", "state.backup.", "journal/floor", "reports/r.json"])
+async def test_what_was_bad_is_kept_aside_and_the_store_is_whole(stored, places, contents, key):
+    path, held = stored
+    if key.endswith("."):
+        key = await some(places, path, key)
+    bad = await flip(places, path, key)
+    done = await statepath.repair(path)
+    assert (done.damaged, done.left) == (True, ())
+    (kept,) = done.kept
+    assert kept.startswith(f"{key}.corrupt.")
+    assert await places.read(path, kept) == bad
+    assert await holds(path, contents) == held
+
+
+async def test_a_dry_run_only_tells(stored, places):
+    path, _ = stored
+    await flip(places, path, "state.json")
+    before = await objects(places, path)
+    done = await statepath.repair(path, dry_run=True)
+    assert [one.key for one in done.left] == ["state.json"]
+    assert done.remedies == ("is kept aside, and written again from the newest backup and the journal",)
+    assert await objects(places, path) == before
+
+
+async def test_a_journal_damaged_behind_the_snapshot_begins_anew(stored, places, contents):
+    """Opening the store does not read it there, so nobody would notice before a restore."""
+    path, held = stored
+    key = await some(places, path, "journal/")
+    bad = await flip(places, path, key, 0.1)
+    done = await statepath.repair(path)
+    assert (done.damaged, done.left) == (True, ())
+    assert bad in [await places.read(path, kept) for kept in await places.keys(path, "journal/")]
+    async with statepath.open(path, readonly=True) as reader:
+        assert (await reader.stats()).floor == reader.seq + 1
+    assert await holds(path, contents) == held
+
+
+async def test_a_session_log_is_written_again_from_the_history(stored, places, contents):
+    path, held = stored
+    for key in await places.keys(path, "logs/"):
+        await places.delete(path, key)
+    done = await statepath.repair(path)
+    assert (done.damaged, done.left) == (True, ())
+    assert await holds(path, contents) == held
+
+
+async def test_the_last_backup_that_was_bad_is_followed_by_a_good_one(stored, places):
+    path, _ = stored
+    for key in await places.keys(path, "state.backup."):
+        await flip(places, path, key)
+    assert (await statepath.repair(path)).left == ()
+    async with statepath.open(path, readonly=True) as reader:
+        assert len(await reader.backups()) == 1
+
+
+async def test_what_cannot_be_rebuilt_is_told(stored, places):
+    """A session log whose history is given up."""
+    path, _ = stored
+    await flip(places, path, await some(places, path, "journal/"), 0.1)
+    for key in await places.keys(path, "logs/"):
+        await places.delete(path, key)
+    left = (await statepath.repair(path)).left
+    assert [finding.key for finding in left] == ["logs/session_s%2f1.log"]
+
+
+async def test_where_there_is_no_store_none_is_made(path, places):
+    with pytest.raises(NotFoundError):
+        await statepath.repair(path)
+
+
+async def test_a_damaged_file_of_a_document_is_written_again(tmp_path, fill, contents):
+    """It has kept its time, so nobody can have edited it."""
+    path = str(tmp_path / "store")
+    async with statepath.open(path, autosave=0) as store:
+        await fill(store)
+        held = await contents(store)
+    file = tmp_path / "store/tasks/first.json"
+    good, times = file.read_bytes(), os.stat(file)
+    file.write_bytes(good.replace(b"first", b"fxrst"))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    done = await statepath.repair(path)
+    assert [one.key for one in done.found] == ["tasks/first.json"]
+    assert done.left == ()
+    assert file.read_bytes() == good
+    assert await holds(path, contents) == held
+
+
+async def test_a_server_that_has_the_store_is_named(tmp_path, fill):
+    path = str(tmp_path / "store")
+    async with statepath.open(path, autosave=0) as store:
+        await fill(store)
+        backup = next((tmp_path / "store").glob("state.backup.*"))
+        backup.write_bytes(b"{}")
+        with pytest.raises(StoreLockedError):
+            await statepath.repair(path)

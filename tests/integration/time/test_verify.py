@@ -1,0 +1,107 @@
+"""Verification: whatever is damaged is found, and what is whole is not."""
+
+from __future__ import annotations
+
+import json
+from zlib import crc32
+
+import msgspec
+import pytest
+import statepath
+from statepath.backend import decode_commit, encode_commit
+from statepath.engine.snapshot import MARK
+
+
+@pytest.fixture
+async def stored(path, fill):
+    """A store that was closed, with every kind of object but bodies."""
+    async with statepath.open(path, autosave=0) as store:
+        await fill(store)
+    return path
+
+
+async def findings(path):
+    async with statepath.open(path, readonly=True) as reader:
+        return {finding.key: finding.reason for finding in await reader.verify()}
+
+
+async def damage(path):
+    async with statepath.open(path, readonly=True) as reader:
+        return {one.key: one.reason for one in await reader.verify() if one.severity == "damage"}
+
+
+async def test_a_whole_store_has_no_finding(stored):
+    assert await findings(stored) == {}
+
+
+async def test_a_flipped_bit_in_any_object_is_found(stored, places):
+    """Also in a backup and in the middle of the journal, which opening the store does not read. Only the text of a
+    session log has no checksum."""
+    for key in await places.keys(stored):
+        if key.startswith("logs/") or key == "lock":
+            continue
+        data = await places.read(stored, key)
+        for at in (2, len(data) // 2, len(data) - 3):
+            damaged = bytearray(data)
+            damaged[at] ^= 0x80
+            await places.write(stored, key, bytes(damaged))
+            found = await findings(stored)
+            assert key in found or key in " ".join(found.values()) or set(found) == {"journal/"}, (key, at)
+        await places.write(stored, key, data)
+    assert await damage(stored) == {}
+
+
+async def test_an_object_that_is_missing_is_found(stored, places):
+    for key in await places.keys(stored):
+        if key.startswith(("reports/", "state.backup.")) or key == "lock":
+            continue  # nothing says that there was one
+        data = await places.read(stored, key)
+        await places.delete(stored, key)
+        found = await findings(stored)
+        assert found, key
+        await places.write(stored, key, data)
+    assert await damage(stored) == {}
+
+
+async def test_a_session_log_that_is_too_short_is_found(stored, places):
+    key = (await places.keys(stored, "logs/"))[-1]
+    await places.write(stored, key, (await places.read(stored, key))[:-1])
+    ((found, reason),) = (await findings(stored)).items()
+    assert found == "logs/session_s%2f1.log"
+    assert "without a gap, and state.json says that it has 19" in reason
+
+
+async def test_a_backup_of_another_history_is_found(stored, places):
+    """It is whole, and of this incarnation; but the journal has another commit at its seq."""
+    key = (await places.keys(stored, "state.backup."))[-1]
+    data = await places.read(stored, key)
+    commit = json.loads(data)["_statepath"]["commit"]
+    body, _, meta = data.rpartition(MARK)
+    meta = meta.rpartition(b',"crc"')[0].replace(commit.encode(), b"f" * len(commit))
+    await places.write(stored, key, b'%s%s%s,"crc":"%08x"}\n}\n' % (body, MARK, meta, crc32(meta)))
+    assert await findings(stored) == {key: f"{key} shows seq 14 of another history than the journal"}
+
+
+async def test_a_commit_that_does_not_follow_is_found(stored, places):
+    for key in await places.keys(stored, "journal/"):
+        if not key.endswith(".jsonl"):
+            continue
+        lines = (await places.read(stored, key)).splitlines(keepends=True)
+        commit = decode_commit(lines[0])
+        if commit.first == 1 and len(lines) == 1:
+            continue
+        place = 0 if len(lines) == 1 else 3
+        commit = decode_commit(lines[place])
+        lines[place] = bytes(encode_commit(msgspec.structs.replace(commit, prev="0" * 24)))
+        await places.write(stored, key, b"".join(lines))
+        break
+    assert set(await findings(stored)) & {"journal/", key}
+
+
+async def test_a_body_that_is_missing_is_found(path, places):
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "a", "text": "x" * 9_000_000})
+        await store.collection("raw").put({"id": "b"})
+    (body,) = await places.keys(path, "bodies/")
+    await places.delete(path, body)
+    assert body in await findings(path)

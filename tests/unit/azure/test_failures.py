@@ -1,0 +1,117 @@
+"""What Azure answers, and what the caller is told."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from email.utils import formatdate
+
+import aiohttp
+import pytest
+from azure.core.exceptions import (
+    ClientAuthenticationError,
+    HttpResponseError,
+    IncompleteReadError,
+    ServiceRequestError,
+    ServiceResponseError,
+)
+from statepath.backend import ALWAYS, IF_ABSENT, ETag, IfMatch
+from statepath.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    ConfigurationError,
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    ThrottledError,
+    UnavailableError,
+)
+from statepath.objectstore import Asked
+from statepath_azure.failures import translated
+
+MATCH = IfMatch(ETag("x"))
+
+
+class Response:
+    """What of an answer is looked at."""
+
+    def __init__(self, status, code, date):
+        self.status_code = status
+        self.reason = "canary"
+        self.headers = {"x-ms-error-code": code, "Date": date}
+
+    def text(self):
+        return "canary"
+
+
+def told(error: BaseException, when=ALWAYS) -> BaseException:
+    with pytest.raises(Exception) as caught, translated(Asked("az", "container", "prefix/key", when)):  # noqa: PT011
+        raise error
+    assert "canary" not in "".join(traceback.format_exception(caught.value))
+    return caught.value
+
+
+def answer(status: int, code: str = "", date: str = "") -> HttpResponseError:
+    return HttpResponseError("canary", response=Response(status, code, date))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "when", "kind"),
+    [
+        (404, "BlobNotFound", ALWAYS, NotFoundError),
+        (404, "", ALWAYS, NotFoundError),
+        (404, "ContainerNotFound", ALWAYS, ConfigurationError),
+        (409, "ContainerBeingDeleted", IF_ABSENT, ConfigurationError),
+        (409, "BlobAlreadyExists", IF_ABSENT, AlreadyExistsError),
+        (412, "ConditionNotMet", MATCH, ConflictError),
+        (412, "LeaseIdMissing", MATCH, AccessDeniedError),
+        (409, "BlobImmutableDueToPolicy", MATCH, AccessDeniedError),
+        (409, "SnapshotsPresent", MATCH, AccessDeniedError),
+        (409, "BlobArchived", ALWAYS, UnavailableError),
+        (409, "PendingCopyOperation", MATCH, ThrottledError),
+        (409, "InvalidBlobType", MATCH, InvalidArgumentError),
+        (409, "Whatever", ALWAYS, UnavailableError),
+        (403, "AuthenticationFailed", ALWAYS, AccessDeniedError),
+        (403, "AuthorizationPermissionMismatch", ALWAYS, AccessDeniedError),
+        (401, "", ALWAYS, AccessDeniedError),
+        (429, "TooManyRequests", ALWAYS, ThrottledError),
+        (503, "ServerBusy", IF_ABSENT, UnavailableError),
+        (500, "OperationTimedOut", IF_ABSENT, UnavailableError),
+        (400, "Md5Mismatch", IF_ABSENT, UnavailableError),
+        (400, "InvalidHeaderValue", ALWAYS, InvalidArgumentError),
+    ],
+)
+def test_an_answer_is_classified_by_its_status_and_its_code(status, code, when, kind):
+    error = told(answer(status, code), when)
+    assert type(error) is kind
+    assert "az://container/prefix/key" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "code"), [(-1000, "clock_skewed"), (1000, "clock_skewed"), (600, "access_denied")]
+)
+def test_a_clock_that_is_off_has_a_code_of_its_own(seconds, code):
+    date = formatdate(time.time() + seconds, usegmt=True)
+    error = told(answer(403, "AuthenticationFailed", date))
+    assert error.code == code
+    assert told(answer(404, "ContainerNotFound", date)).code == "no_container"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ServiceRequestError("canary"),
+        ServiceResponseError("canary"),
+        IncompleteReadError("canary"),
+        HttpResponseError("canary"),
+        aiohttp.ClientPayloadError("canary"),
+        ConnectionResetError("canary"),
+        TimeoutError(),
+    ],
+)
+def test_without_an_answer_it_is_open_what_happened(error):
+    assert type(told(error, IF_ABSENT)) is UnavailableError
+
+
+def test_without_anything_to_sign_with_nothing_is_sent():
+    assert told(ClientAuthenticationError("canary")).code == "no_credentials"

@@ -1,0 +1,114 @@
+"""From a state path to a configuration."""
+
+import pytest
+from statepath.backend import StateURL
+from statepath.errors import InvalidArgumentError
+from statepath_postgres import PostgresConfig, factory
+
+
+def parse(text: str) -> PostgresConfig:
+    return factory.parse(StateURL.parse(text))
+
+
+@pytest.mark.parametrize(
+    ("url", "config"),
+    [
+        ("postgresql://db/agents", PostgresConfig((("db", 5432),), "agents")),
+        ("postgres://db:6543/agents?store=a", PostgresConfig((("db", 6543),), "agents", store="a")),
+        ("postgresql://", PostgresConfig()),
+        ("postgresql:///agents", PostgresConfig((), "agents")),
+        ("postgresql://me:p%2Fw@db/a%20b", PostgresConfig((("db", 5432),), "a b", "me", "p/w")),
+        ("postgresql://[::1]:6543/a", PostgresConfig((("::1", 6543),), "a")),
+        ("postgresql://one,two:6543/a", PostgresConfig((("one", 5432), ("two", 6543)), "a")),
+        ("postgresql://%2Frun%2Fpg/a", PostgresConfig((("/run/pg", 5432),), "a")),
+        ("postgresql:///a?host=/run/pg&port=6543", PostgresConfig((("/run/pg", 6543),), "a")),
+        ("postgresql:///a?host=one,::1&port=1,2", PostgresConfig((("one", 1), ("::1", 2)), "a")),
+        ("postgresql:///a?host=one,two&port=6543", PostgresConfig((("one", 6543), ("two", 6543)), "a")),
+        ("postgresql:///a?pgbouncer=yes&pool=3", PostgresConfig((), "a", pgbouncer=True, pool=3)),
+        ("postgresql:///a?sslmode=require", PostgresConfig((), "a", tls=(("sslmode", "require"),))),
+        ("postgresql:///a?target_session_attrs=any", PostgresConfig((), "a", session="any")),
+        ("postgresql:///a?timeout=2.5&lock_timeout=1", PostgresConfig((), "a", timeout=2.5, lock_timeout=1)),
+    ],
+)
+def test_a_url_names_a_store_of_a_database(url: str, config: PostgresConfig) -> None:
+    assert parse(url) == config
+
+
+@pytest.mark.parametrize(
+    ("url", "cause"),
+    [
+        ("postgresql://db/a/b", "one database"),
+        ("postgresql://db/a?store=", "store is a name"),
+        ("postgresql://db/a?store=" + "x" * 201, "store is a name"),
+        ("postgresql://one:x,two/a", "is no host"),
+        ("postgresql://one,two:99999/a", "is no port"),
+        ("postgresql:///a?host=one,two&port=1,2,3", "one port for all hosts"),
+        ("postgresql://db/a?host=other", "names its hosts twice"),
+        ("postgresql://db/a?pool=0", "pool is '0'"),
+        ("postgresql://db/a?timeout=-1", "give seconds"),
+        ("postgresql://db/a?timeout=nan", "give seconds"),
+        ("postgresql://db/a?pgbouncer=perhaps", "write true or false"),
+        ("postgresql://db/a?sslmode=perhaps", "one of disable, allow"),
+        ("postgresql://db/a?target_session_attrs=best", "one of any, primary"),
+        ("postgresql://db/a?listen_dsn=db", "listen_dsn is no URL"),
+        ("postgresql://db/a?storre=a", "no parameter 'storre'"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_with_its_cause(url: str, cause: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=cause):
+        parse(url)
+
+
+def test_what_the_url_says_wins_over_the_environment() -> None:
+    env = {
+        "PGHOST": "other",
+        "PGPORT": "1",
+        "PGUSER": "them",
+        "PGPASSWORD": "theirs",
+        "PGDATABASE": "theirs",
+        "PGSSLMODE": "disable",
+        "PGSSLROOTCERT": "/root.crt",
+        "PGTARGETSESSIONATTRS": "any",
+        "STATE_POSTGRES_POOL": "7",
+        "STATE_POSTGRES_TIMEOUT": "8",
+    }
+    said = parse("postgresql://me:mine@db/a?sslmode=require&target_session_attrs=primary&pool=2&timeout=3")
+    completed = factory.with_env(said, env)
+    assert completed.hosts == (("db", 5432),)
+    assert (completed.user, completed.password, completed.database) == ("me", "mine", "a")
+    assert dict(completed.tls) == {"sslmode": "require", "sslrootcert": "/root.crt"}
+    assert (completed.session, completed.pool, completed.timeout) == ("primary", 2, 3)
+
+
+def test_the_environment_says_what_the_url_leaves_open() -> None:
+    env = {
+        "PGHOST": "one,two",
+        "PGPORT": "1,2",
+        "PGUSER": "me",
+        "PGPASSWORD": "mine",
+        "PGCONNECT_TIMEOUT": "4",
+        "STATE_POSTGRES_PGBOUNCER": "true",
+        "STATE_POSTGRES_LISTEN_DSN": "postgresql://me:mine@direct/a",
+    }
+    completed = factory.with_env(parse("postgresql://"), env)
+    assert completed.hosts == (("one", 1), ("two", 2))
+    assert (completed.user, completed.password, completed.database) == ("me", "mine", "me")
+    assert (completed.connect_timeout, completed.pgbouncer) == (4, True)
+    assert completed.listen_dsn == env["STATE_POSTGRES_LISTEN_DSN"]
+
+
+def test_a_bad_variable_is_named() -> None:
+    with pytest.raises(InvalidArgumentError, match="STATE_POSTGRES_POOL"):
+        factory.with_env(parse("postgresql://"), {"STATE_POSTGRES_POOL": "many"})
+
+
+def test_no_password_is_shown() -> None:
+    config = parse("postgresql://me:hunter2@one:1,[::1]:2/a?store=b&listen_dsn=postgresql://me:hunter3@db/a")
+    assert "hunter" not in repr(config) + config.url
+    assert config.url == "postgresql://me@one:1,[::1]:2/a?store=b"
+
+
+def test_the_url_of_several_hosts_is_shown_without_the_password() -> None:
+    url = StateURL.parse("postgresql://me:hunter2@One:1,two/a?store=b")
+    assert (url.host, url.port) == ("one:1,two", None)
+    assert url.redacted() == "postgresql://me@one:1,two/a?store=…"
