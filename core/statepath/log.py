@@ -34,7 +34,7 @@ from statepath.errors import (
     ThrottledError,
     UnavailableError,
 )
-from statepath.packs import Piece, covers, current, pack, read_piece, sweep
+from statepath.packs import Piece, covers, current, pack, packed_upto, read_piece
 
 T = TypeVar("T")
 
@@ -46,7 +46,8 @@ _REFUSALS: Final = (AccessDeniedError, ClosedError, InvalidArgumentError, ReadOn
 
 
 class _Floor(msgspec.Struct, frozen=True):
-    """Below `floor` commits may be gone; up to `packed` they are in packs, and slots are nothing."""
+    """As much of the log's own record as a log reads: below `floor` commits may be gone; up to `packed` they are in
+    packs, and slots are nothing."""
 
     floor: int = 0
     packed: int = 0
@@ -56,7 +57,7 @@ _decode_floor: Final = msgspec.json.Decoder(_Floor).decode
 
 
 class _Listing(NamedTuple):
-    floor: int
+    record: _Floor
     pieces: list[Piece]
 
 
@@ -120,24 +121,40 @@ class PortableCommitLog:
                 yield commit
 
     async def trim(self, upto: int) -> None:
-        """As `CommitLog.trim`. The newest piece stays: only a slot's content would tell where it ends."""
-        gone = [piece for piece, following in pairwise(await self._all()) if following.first <= upto + 1]
-        for batch in _batches(gone):
-            await asyncio.gather(*(self._backend.delete(piece.key) for piece in batch))
+        """As `CommitLog.trim`; removes as well what the log's own record says is packed.
+
+        The newest slot stays: only its content would tell where it ends.
+        """
+        packed = (await self._known_floor() or _Floor()).packed
+        pieces = sorted(await self._list(""))
+        slots = [piece for piece in pieces if not piece.is_pack]
+        gone = [piece for piece in pieces if piece.is_pack and piece.last <= upto]
+        gone += [slot for slot in slots if slot.first <= packed]
+        gone += [
+            slot for slot, following in pairwise(slots) if slot.first > packed and following.first <= upto + 1
+        ]
+        for start in range(0, len(gone), _PARALLEL):
+            await asyncio.gather(
+                *(self._backend.delete(piece.key) for piece in gone[start : start + _PARALLEL])
+            )
 
     async def pack(self, upto: int, *, least: int) -> int:
         """Put commits whose last seq is `upto` or lower into packs, if at least so many are not yet; up to which seq
-        commits are packed then. The log's own record has to say so before `sweep` is called.
+        commits are packed then. It counts when the log's own record says so; then `trim` removes their slots.
 
-        Every writer must have seen the head behind them within the window, as `trim` needs it, too.
+        As with `trim`, each of them has been in the log for the whole window.
         """
-        pieces = await self._all()
-        ended = [piece for piece, following in pairwise(pieces) if following.first <= upto + 1]
-        return await pack(self._backend, ended, (await self._floor()).packed, least)
+        record = await self._floor()
+        slots = current(await self._list(""), record.floor, record.packed)
+        slots = [piece for piece in slots if not piece.is_pack]
+        if sum(slot.first <= upto for slot in slots) < least:
+            return record.packed
+        begin = max(record.floor, record.packed + 1)
+        return max(record.packed, await pack(self._backend, slots, begin, upto))
 
-    async def sweep(self) -> None:
-        """Remove what the log's own record says is packed."""
-        await sweep(self._backend, await self._list(""), (await self._floor()).packed)
+    async def packed(self) -> int:
+        """Up to which seq commits are packed, where the log's own record is lost."""
+        return packed_upto(await self._list(""))
 
     async def restart(self, after: int) -> list[str]:
         """As `CommitLog.restart`."""
@@ -227,34 +244,48 @@ class PortableCommitLog:
         return True
 
     async def _read(self, after: int, previous: str) -> AsyncGenerator[Commit]:
-        begun = _clock()
-        listing = await self._listing(after)
-        floor, pieces = listing.floor, listing.pieces
-        if floor > after + 1:
-            raise _trimmed(floor)
-        begin = max((piece.first for piece in pieces if floor <= piece.first <= after + 1), default=after + 1)
+        while True:
+            begun = _clock()
+            record, pieces = await self._listing(after)
+            if record.floor > after + 1:
+                raise _trimmed(record.floor)
+            # A commit is held back until the next one continues it: its slot may have been packed and removed since
+            # it was listed, and created again by a writer that slept.
+            held: Commit | None = None
+            try:
+                async with aclosing(self._walk(pieces, after, previous)) as walked:
+                    async for commit in walked:
+                        if held is not None:
+                            yield held
+                            after, previous = held.last, held.id
+                        held = commit
+            except CorruptionError:
+                if (await self._known_floor() or _Floor()).packed > record.packed:
+                    continue
+                if held is not None:
+                    yield held
+                raise
+            if held is not None:
+                yield held
+                after = held.last
+            self._saw(after, begun)
+            return
+
+    async def _walk(self, pieces: Sequence[Piece], last: int, previous: str) -> AsyncGenerator[Commit]:
+        """The commits behind the seq `last`, to where the log ends."""
+        begin = max((piece.first for piece in pieces if piece.first <= last + 1), default=last + 1)
         pieces = [piece for piece in pieces if piece.first >= begin]
-        last = begin - 1
         async with aclosing(self._fetch(pieces)) as found:
             async for piece, commits in found:
-                if piece.first > last + 1 or commits is None:
-                    if commits is None and (await self._known_floor()).packed > last:
-                        break  # packed since it was listed
+                if commits is None or piece.first > last + 1:
                     await self._explain_gap(last + 1, pieces)
                     return
                 for commit in commits:
                     if commit.last <= last:
-                        continue  # two packs may overlap
+                        continue
                     _check_chain(commit, previous)
                     last, previous = commit.last, commit.id
-                    if last > after:
-                        yield commit
-            else:
-                self._saw(last, begun)
-                return
-        async with aclosing(self._read(max(last, after), previous)) as rest:
-            async for commit in rest:
-                yield commit
+                    yield commit
 
     async def _next(self, after: int, previous: str) -> AsyncGenerator[Commit]:
         for commit in await read_piece(self._backend, Piece(after + 1)) or ():
@@ -281,23 +312,19 @@ class PortableCommitLog:
     async def _listing(self, after: int) -> _Listing:
         """The pieces that count, in order, from the one on that holds `after + 1`."""
         start = slot_key(after - _REACH) if after > _REACH else ""
-        before: list[Piece] | None = None
+        packed = 0
         while True:
             listed = await self._list(start)
             # Read after the listing: had a later piece been there and trimmed, the floor would say so.
-            record = await self._known_floor()
-            pieces = current(listed, record.packed)
+            record = await self._known_floor() or _Floor(packed=packed_upto(listed))
+            pieces = current(listed, record.floor, record.packed)
             if start and (not pieces or pieces[0].first > after + 1):
                 start = ""
-            elif covers(pieces, max(after, record.floor - 1), record.packed) or listed == before:
-                return _Listing(record.floor, pieces)
+            elif record.packed == packed or covers(pieces, max(after, record.floor - 1), record.packed):
+                return _Listing(record, pieces)
             else:
-                # Packs are written before the record says so: a second listing has them, if they are there at all.
-                before = listed
-
-    async def _all(self) -> list[Piece]:
-        """All pieces that count, in order."""
-        return (await self._listing(-1)).pieces
+                # They were packed during the listing; the packs had been written before the record said so.
+                start, packed = "", record.packed
 
     async def _list(self, start: str) -> list[Piece]:
         entries = self._backend.list_keys(JOURNAL, after=start)
@@ -313,37 +340,44 @@ class PortableCommitLog:
         except (CorruptionError, msgspec.MsgspecError) as error:
             raise CorruptionError(f"{FLOOR_KEY} does not say where the log begins", key=FLOOR_KEY) from error
 
-    async def _known_floor(self) -> _Floor:
-        """Readers take the pieces as they find them if the record is damaged: whoever opens the store mends it."""
+    async def _known_floor(self) -> _Floor | None:
+        """Readers take the pieces as they find them if the record is lost: whoever opens the store mends it."""
         try:
             return await self._floor()
         except CorruptionError:
-            return _Floor()
+            return None
 
     async def _settled(self, commit: Commit) -> bool | None:
-        """Whether the commit stands in the log, where its slot is none any more: it was trimmed, or packed. `None`: it
-        is one.
+        """Whether the commit stands in the log, where its slot is nothing any more: it was trimmed, or packed.
+        `None`: a slot there counts.
 
         Raises:
             OutcomeUnknownError: the floor has passed it, and nothing in the log tells.
         """
         record = await self._floor()
         if commit.first < record.floor:
-            async for following in self._read(record.floor - 1, ""):
-                if following.prev == commit.id:
-                    return True
-                break
-            raise _unknown(commit)
-        if commit.first <= record.packed:
-            async for standing in self._read(commit.first - 1, ""):
+            async with aclosing(self._read(record.floor - 1, "")) as commits:
+                following = await anext(commits, None)
+            if following is not None and following.prev == commit.id:
+                return True
+        elif commit.first > record.packed:
+            return None
+        else:
+            async with aclosing(self._read(commit.first - 1, "")) as commits:
+                standing = await anext(commits, None)
+            if standing is not None:
                 return standing.id == commit.id
-        return None
+        raise _unknown(commit)
 
     async def _explain_gap(self, missing: int, pieces: Sequence[Piece]) -> None:
         """Return if nothing says that the missing commit had been durable."""
-        floor = (await self._known_floor()).floor
-        if missing < floor:
-            raise _trimmed(floor)
+        record = await self._known_floor() or _Floor()
+        if missing < record.floor:
+            raise _trimmed(record.floor)
+        if missing <= record.packed:
+            raise CorruptionError(
+                f"{slot_key(missing)} was packed, and the pack is missing", key=slot_key(missing)
+            )
         for piece in reversed(pieces):
             if piece.first <= missing:
                 return
@@ -381,10 +415,6 @@ def _unknown(commit: Commit) -> OutcomeUnknownError:
 
 def _trimmed(floor: int) -> HistoryTrimmedError:
     return HistoryTrimmedError(f"the log begins at seq {floor}; what came before was trimmed", floor=floor)
-
-
-def _batches(pieces: Sequence[Piece]) -> list[Sequence[Piece]]:
-    return [pieces[at : at + _PARALLEL] for at in range(0, len(pieces), _PARALLEL)]
 
 
 def _clock() -> float:

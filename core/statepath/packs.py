@@ -2,25 +2,26 @@
 
 A pack holds the lines of consecutive commits as they were written, and its name says which:
 `journal/<first seq>-<last seq>.jsonl`. It is written before anything is removed; then the log's own record says up to
-which seq commits are packed; then their slots are removed. From there on a slot at or below that seq is nothing: a
-writer that slept may create one again.
+which seq commits are packed; then their slots are removed. Up to that seq packs count and slots are nothing, whoever
+slept and creates one again; behind it slots count and packs are nothing yet.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
 from typing import Final, NamedTuple
 
+import msgspec
+
 from statepath.backend import IF_ABSENT, Backend
-from statepath.commit import JOURNAL, Commit, decode_commit, slot_key
+from statepath.commit import JOURNAL, Commit, decode_commit, slot_key, unseal
 from statepath.errors import AlreadyExistsError, CorruptionError, NotFoundError
 
 _PIECE: Final = re.compile(re.escape(JOURNAL) + r"(\d{20})(?:-(\d{20}))?\.jsonl")
-_BYTES: Final = 4 * 1024 * 1024
-_COMMITS: Final = 1024
+_BYTES: Final = 8 * 1024 * 1024
 _PARALLEL: Final = 8
 
 
@@ -46,18 +47,34 @@ class Piece(NamedTuple):
         return None if match is None else cls(int(match[1]), int(match[2] or 0))
 
 
-def current(pieces: Iterable[Piece], packed: int) -> list[Piece]:
-    """The pieces that count, in order: no slot at or below `packed`, and none of what a pack holds already."""
+class _Link(msgspec.Struct, frozen=True):
+    """As much of a commit as says where it stands."""
+
+    first: int
+    last: int
+    id: str
+    prev: str
+
+
+_decode_link: Final = msgspec.json.Decoder(_Link).decode
+
+
+def packed_upto(pieces: Iterable[Piece]) -> int:
+    """Up to which seq there are packs: what to go by where the log's own record is lost."""
+    return max((piece.last for piece in pieces), default=0)
+
+
+def current(pieces: Iterable[Piece], floor: int, packed: int) -> list[Piece]:
+    """The pieces that count, in order: packs up to `packed` and slots behind it, from `floor` on."""
     kept: list[Piece] = []
     covered = 0
     for piece in sorted(pieces, key=lambda piece: (piece.first, -piece.last)):
-        if piece.is_pack:
-            if piece.last <= covered:
-                continue
+        if not piece.is_pack:
+            if piece.first >= floor and piece.first > packed:
+                kept.append(piece)
+        elif piece.last > covered and floor <= piece.last <= packed:
             covered = piece.last
-        elif piece.first <= max(covered, packed):
-            continue
-        kept.append(piece)
+            kept.append(piece)
     return kept
 
 
@@ -80,69 +97,76 @@ async def read_piece(backend: Backend, piece: Piece) -> list[Commit] | None:
     except NotFoundError:
         return None
     try:
-        lines = data.splitlines() if piece.is_pack else [data]
-        commits = [decode_commit(line) for line in lines]
+        commits = [decode_commit(line) for line in (data.splitlines() if piece.is_pack else [data])]
     except CorruptionError as error:
         raise CorruptionError(f"{piece.key}: {error}", key=piece.key) from error
-    first = commits[0].first if commits else 0
-    if first != piece.first or (piece.is_pack and commits[-1].last != piece.last):
-        raise CorruptionError(f"{piece.key} holds the commit that begins at {first}", key=piece.key)
+    following = piece.first
+    for commit in commits:
+        if commit.first != following:
+            raise CorruptionError(
+                f"{piece.key} holds the commit that begins at {commit.first}, not {following}", key=piece.key
+            )
+        following = commit.last + 1
+    if piece.is_pack and following != piece.last + 1:
+        raise CorruptionError(f"{piece.key} ends at {following - 1}", key=piece.key)
     return commits
 
 
-async def pack(backend: Backend, pieces: Sequence[Piece], packed: int, least: int) -> int:
-    """Pack the slots of these consecutive pieces, if there are at least so many; up to which seq commits are packed
+async def pack(backend: Backend, slots: Sequence[Piece], begin: int, upto: int) -> int:
+    """Write packs of the commits from `begin` on whose last seq is `upto` or lower; up to which seq there are packs
     then. Nothing is removed.
 
-    Parameters:
-        pieces: those that count, up to where packing may go.
-        packed: up to which seq commits are packed already.
+    Only what the next commit names as the one before it is packed. So no slot gets in that a writer who slept created
+    where another packer has removed one.
     """
-    for piece in pieces:
-        if piece.is_pack and piece.first <= packed + 1:
-            packed = max(packed, piece.last)  # written before a crash
-    slots = [piece for piece in pieces if not piece.is_pack and piece.first > packed]
-    if len(slots) < least:
-        return packed
+    packed = begin - 1
+    first = begin
     lines = bytearray()
-    count = first = 0
+    before: tuple[_Link, bytes] | None = None
+    async with aclosing(_links(backend, slots)) as links:
+        async for link, line in links:
+            if before is None:
+                if link.first != begin:
+                    break
+            else:
+                sure, sure_line = before
+                if sure.last > upto or link.first != sure.last + 1 or link.prev != sure.id:
+                    break
+                if lines and len(lines) + len(sure_line) > _BYTES:
+                    if not await _write(backend, Piece(first, packed), lines):
+                        return first - 1
+                    lines, first = bytearray(), sure.first
+                lines += sure_line
+                packed = sure.last
+            before = link, line
+    if lines and not await _write(backend, Piece(first, packed), lines):
+        return first - 1
+    return packed
+
+
+async def _links(backend: Backend, slots: Sequence[Piece]) -> AsyncGenerator[tuple[_Link, bytes]]:
+    """The slots' links and lines, up to the first that is gone or damaged."""
     for start in range(0, len(slots), _PARALLEL):
         batch = slots[start : start + _PARALLEL]
-        for piece, commits in zip(
-            batch, await asyncio.gather(*(_checked(backend, piece) for piece in batch)), strict=True
-        ):
-            if commits is None or piece.first != packed + 1:
-                return await _write(backend, first, packed, lines)
-            commit, line = commits
-            first = first or commit.first
-            lines += line
-            count += 1
-            packed = commit.last
-            if len(lines) >= _BYTES or count >= _COMMITS:
-                await _write(backend, first, packed, lines)
-                lines, count, first = bytearray(), 0, 0
-    return await _write(backend, first, packed, lines)
+        for found in await asyncio.gather(*(_read_link(backend, slot) for slot in batch)):
+            if found is None:
+                return
+            yield found
 
 
-async def sweep(backend: Backend, pieces: Sequence[Piece], packed: int) -> None:
-    """Remove the slots at or below `packed`. The log's own record says so by now."""
-    gone = [piece.key for piece in pieces if not piece.is_pack and piece.first <= packed]
-    for start in range(0, len(gone), _PARALLEL):
-        await asyncio.gather(*map(backend.delete, gone[start : start + _PARALLEL]))
-
-
-async def _checked(backend: Backend, piece: Piece) -> tuple[Commit, bytes] | None:
-    """A slot's commit and its line; `None` if it is gone or damaged: packing ends before it."""
+async def _read_link(backend: Backend, slot: Piece) -> tuple[_Link, bytes] | None:
     try:
-        data = (await backend.read(piece.key)).data
-        commit = decode_commit(data)
-    except (NotFoundError, CorruptionError):
+        line = (await backend.read(slot.key)).data
+        link = _decode_link(unseal(line, "commit record"))
+    except (NotFoundError, CorruptionError, msgspec.MsgspecError):
         return None
-    return (commit, data) if commit.first == piece.first else None
+    return (link, line) if link.first == slot.first else None
 
 
-async def _write(backend: Backend, first: int, last: int, lines: bytearray) -> int:
-    if lines:
-        with suppress(AlreadyExistsError):  # another packer wrote the same lines
-            await backend.write(Piece(first, last).key, bytes(lines), when=IF_ABSENT)
-    return last
+async def _write(backend: Backend, piece: Piece, lines: bytearray) -> bool:
+    """Whether the pack is there with these lines."""
+    try:
+        await backend.write(piece.key, bytes(lines), when=IF_ABSENT)
+    except AlreadyExistsError:
+        return (await backend.read(piece.key)).data == lines
+    return True

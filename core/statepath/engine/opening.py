@@ -270,6 +270,7 @@ class _TakeOver:
                 store=engine.store,
                 incarnation=engine.incarnation,
                 floor=found.begins,
+                packed=found.packed,
                 snapshots=() if found.state is None else (found.state,),
             )
             etag = await write_floor(engine.backend, floor, None)

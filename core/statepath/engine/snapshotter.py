@@ -1,4 +1,4 @@
-"""Snapshots, backups and the trimming of the journal: written behind, at a cost that does not grow with use.
+"""Snapshots, backups, and the trimming and packing of the journal: behind, at a cost that does not grow with use.
 
 A snapshot is due at each interval, but of a large store only once the journal has grown by a fair share of its size
 or the oldest change in it is old enough. Unchanged state makes neither snapshot nor backup.
@@ -26,15 +26,23 @@ from statepath.backend import (
     SupportsStreams,
     When,
 )
-from statepath.commit import Body
+from statepath.commit import FLOOR_KEY, Body
 from statepath.engine.backups import backup_key, backup_keys
 from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.replica import Cut, Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream, is_ours, read_meta
 from statepath.engine.views import ViewWriter
-from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError, StateError
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    CorruptionError,
+    DivergedError,
+    NotFoundError,
+    StateError,
+)
 from statepath.events import BackupCreated, BackupError, EditConflict, Events, HistoryTrimmed, StateSaved
+from statepath.log import PortableCommitLog
 from statepath.settings import Settings
 
 logger = logging.getLogger("statepath.snapshots")
@@ -45,7 +53,9 @@ _HISTORY_SNAPSHOTS: Final = 4
 _HISTORY_LEAST: Final = 1024**3
 _MARKS: Final = 64
 KEEP_SECONDS: Final = 60.0
-"""No commit younger than this is ever trimmed; the portable log relies on it."""
+"""No commit younger than this is ever trimmed or packed; the portable log relies on it."""
+
+_PACK: Final = 256  # so many slots make a pack; of a day with a commit a second about as many packs are left
 
 
 PutAside = Callable[[str, str], Awaitable[str]]
@@ -108,6 +118,8 @@ class Snapshotter:
         self._since = written.journal_bytes
         self._total = (floor.snapshots[-1].journal_bytes if floor.snapshots else 0) + self._since
         self._oldest_change: float | None = time.monotonic() if self._since else None
+        self._covered = 0
+        self._unpacked = _PACK  # commits that may not be packed; how many there were before is not known
 
     @property
     def since(self) -> int:
@@ -117,6 +129,7 @@ class Snapshotter:
     def committed(self, size: int) -> None:
         self._since += size
         self._total += size
+        self._unpacked += 1
         if self._oldest_change is None:
             self._oldest_change = time.monotonic()
 
@@ -279,7 +292,11 @@ class Snapshotter:
         await self.save_floor(snapshots=marks)
 
     async def save_floor(self, **changes: object) -> None:
-        """Replace the log's own record; its numbers only rise."""
+        """Replace the log's own record; its numbers only rise.
+
+        Raises:
+            DivergedError: it is the record of another incarnation by now: its seqs are not ours.
+        """
         floor = replace(self.floor, **changes)
         try:
             self._floor_etag = await write_floor(self._backend, floor, self._floor_etag)
@@ -287,8 +304,17 @@ class Snapshotter:
             stored = await read_floor(self._backend)
             if stored is not None and stored[0].store != floor.store:
                 raise
+            if stored is not None and stored[0].incarnation != floor.incarnation:
+                raise DivergedError(
+                    f"{self._backend.url} was recovered or replaced by another writer; open it again",
+                    key=FLOOR_KEY,
+                ) from None
             if stored is not None:
-                floor = replace(floor, floor=max(floor.floor, stored[0].floor))
+                floor = replace(
+                    floor,
+                    floor=max(floor.floor, stored[0].floor),
+                    packed=max(floor.packed, stored[0].packed),
+                )
             self._floor_etag = await write_floor(self._backend, floor, stored[1] if stored else None)
         self.floor = floor
 
@@ -302,10 +328,32 @@ class Snapshotter:
             logger.warning("an old backup could not be removed: %s", error, extra={"code": error.code})
             self._events.emit(BackupError(error))
 
+    async def pack(self) -> None:
+        """Put what two snapshots cover of the portable log into packs, where many commits are not.
+
+        Each step may be the last one before a crash. The packs come first, and count when the log's own record says so;
+        the slots that are nothing then go when something is packed or trimmed the next time, too.
+        """
+        log = self._log
+        if not isinstance(log, PortableCommitLog) or self._unpacked < _PACK:
+            return
+        oldest = (time.time() - KEEP_SECONDS) * 1_000_000
+        ripe = [
+            mark.seq for mark in self.floor.snapshots if mark.seq <= self._covered and mark.time <= oldest
+        ]
+        if not ripe or ripe[-1] <= self.floor.packed:
+            return
+        self._unpacked = 0
+        packed = await log.pack(ripe[-1], least=_PACK)
+        async with self._lock:
+            if packed > self.floor.packed:
+                await self.save_floor(packed=packed)
+        await log.trim(self.floor.floor - 1)
+
     async def _trim(self) -> None:
         """Raise the floor to what two snapshots cover and history need not keep; then delete below it."""
         marks = self.floor.snapshots
-        covered = await self._covered()
+        self._covered = covered = await self._read_covered()
         now = time.time()
         kept_bytes = self._history_bytes
         if kept_bytes is None:
@@ -326,7 +374,7 @@ class Snapshotter:
         self._events.emit(HistoryTrimmed(floor, reason))
         await self._collect_bodies()
 
-    async def _covered(self) -> int:
+    async def _read_covered(self) -> int:
         """The seq that `state.json` and a backup both cover."""
         kept = set(await backup_keys(self._backend))
         earlier = self.floor.snapshots[:-1]
