@@ -125,7 +125,7 @@ class PortableCommitLog:
 
         The newest slot stays: only its content would tell where it ends.
         """
-        packed = (await self._known_floor() or _Floor()).packed
+        packed = (await self._known_record() or _Floor()).packed
         pieces = sorted(await self._list(""))
         slots = [piece for piece in pieces if not piece.is_pack]
         gone = [piece for piece in pieces if piece.is_pack and piece.last <= upto]
@@ -144,7 +144,7 @@ class PortableCommitLog:
 
         As with `trim`, each of them has been in the log for the whole window.
         """
-        record = await self._floor()
+        record = await self._record() or _Floor()
         slots = current(await self._list(""), record.floor, record.packed)
         slots = [piece for piece in slots if not piece.is_pack]
         if sum(slot.first <= upto for slot in slots) < least:
@@ -246,21 +246,21 @@ class PortableCommitLog:
     async def _read(self, after: int, previous: str) -> AsyncGenerator[Commit]:
         while True:
             begun = _clock()
-            record, pieces = await self._listing(after)
-            if record.floor > after + 1:
-                raise _trimmed(record.floor)
+            listing = await self._listing(after)
+            if listing.record.floor > after + 1:
+                raise _trimmed(listing.record.floor)
             # A commit is held back until the next one continues it: its slot may have been packed and removed since
             # it was listed, and created again by a writer that slept.
             held: Commit | None = None
             try:
-                async with aclosing(self._walk(pieces, after, previous)) as walked:
+                async with aclosing(self._walk(listing, after, previous)) as walked:
                     async for commit in walked:
                         if held is not None:
                             yield held
                             after, previous = held.last, held.id
                         held = commit
             except CorruptionError:
-                if (await self._known_floor() or _Floor()).packed > record.packed:
+                if (await self._known_record() or _Floor()).packed > listing.record.packed:
                     continue
                 if held is not None:
                     yield held
@@ -271,10 +271,10 @@ class PortableCommitLog:
             self._saw(after, begun)
             return
 
-    async def _walk(self, pieces: Sequence[Piece], last: int, previous: str) -> AsyncGenerator[Commit]:
+    async def _walk(self, listing: _Listing, last: int, previous: str) -> AsyncGenerator[Commit]:
         """The commits behind the seq `last`, to where the log ends."""
-        begin = max((piece.first for piece in pieces if piece.first <= last + 1), default=last + 1)
-        pieces = [piece for piece in pieces if piece.first >= begin]
+        begin = max((piece.first for piece in listing.pieces if piece.first <= last + 1), default=last + 1)
+        pieces = [piece for piece in listing.pieces if piece.first >= begin]
         async with aclosing(self._fetch(pieces)) as found:
             async for piece, commits in found:
                 if commits is None or piece.first > last + 1:
@@ -286,6 +286,8 @@ class PortableCommitLog:
                     _check_chain(commit, previous)
                     last, previous = commit.last, commit.id
                     yield commit
+        if last < listing.record.packed:
+            await self._explain_gap(last + 1, pieces)
 
     async def _next(self, after: int, previous: str) -> AsyncGenerator[Commit]:
         for commit in await read_piece(self._backend, Piece(after + 1)) or ():
@@ -316,7 +318,7 @@ class PortableCommitLog:
         while True:
             listed = await self._list(start)
             # Read after the listing: had a later piece been there and trimmed, the floor would say so.
-            record = await self._known_floor() or _Floor(packed=packed_upto(listed))
+            record = await self._known_record() or _Floor(packed=packed_upto(listed))
             pieces = current(listed, record.floor, record.packed)
             if start and (not pieces or pieces[0].first > after + 1):
                 start = ""
@@ -330,20 +332,24 @@ class PortableCommitLog:
         entries = self._backend.list_keys(JOURNAL, after=start)
         return [piece async for entry in entries if (piece := Piece.of(entry.key)) is not None]
 
-    async def _floor(self) -> _Floor:
+    async def _record(self) -> _Floor | None:
+        """
+        Raises:
+            CorruptionError: it is damaged.
+        """
         try:
             blob = await self._backend.read(FLOOR_KEY)
         except NotFoundError:
-            return _Floor()
+            return None
         try:
             return _decode_floor(unseal(blob.data, "record"))
         except (CorruptionError, msgspec.MsgspecError) as error:
             raise CorruptionError(f"{FLOOR_KEY} does not say where the log begins", key=FLOOR_KEY) from error
 
-    async def _known_floor(self) -> _Floor | None:
+    async def _known_record(self) -> _Floor | None:
         """Readers take the pieces as they find them if the record is lost: whoever opens the store mends it."""
         try:
-            return await self._floor()
+            return await self._record()
         except CorruptionError:
             return None
 
@@ -354,7 +360,7 @@ class PortableCommitLog:
         Raises:
             OutcomeUnknownError: the floor has passed it, and nothing in the log tells.
         """
-        record = await self._floor()
+        record = await self._record() or _Floor()
         if commit.first < record.floor:
             async with aclosing(self._read(record.floor - 1, "")) as commits:
                 following = await anext(commits, None)
@@ -371,7 +377,7 @@ class PortableCommitLog:
 
     async def _explain_gap(self, missing: int, pieces: Sequence[Piece]) -> None:
         """Return if nothing says that the missing commit had been durable."""
-        record = await self._known_floor() or _Floor()
+        record = await self._known_record() or _Floor()
         if missing < record.floor:
             raise _trimmed(record.floor)
         if missing <= record.packed:

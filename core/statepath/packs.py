@@ -65,14 +65,14 @@ def packed_upto(pieces: Iterable[Piece]) -> int:
 
 
 def current(pieces: Iterable[Piece], floor: int, packed: int) -> list[Piece]:
-    """The pieces that count, in order: packs up to `packed` and slots behind it, from `floor` on."""
+    """The pieces that count, in order: packs up to `packed`, and behind it slots that are not below `floor`."""
     kept: list[Piece] = []
     covered = 0
     for piece in sorted(pieces, key=lambda piece: (piece.first, -piece.last)):
         if not piece.is_pack:
             if piece.first >= floor and piece.first > packed:
                 kept.append(piece)
-        elif piece.last > covered and floor <= piece.last <= packed:
+        elif covered < piece.last <= packed:
             covered = piece.last
             kept.append(piece)
     return kept
