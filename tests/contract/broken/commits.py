@@ -195,6 +195,19 @@ class KnowsNoFloor(Sound):
     make_log = logs(NeverAsks)
 
 
+class AsksForTheFloorOnly(Log):
+    async def _settled(self, commit: Commit) -> bool | None:
+        record = await self._record()
+        if record is not None and record.floor <= commit.first:
+            return None
+        return await super()._settled(commit)
+
+
+@caught_by("test_a_writer_that_slept_while_the_log_was_packed_commits_nothing")
+class KnowsNoPacks(Sound):
+    make_log = logs(AsksForTheFloorOnly)
+
+
 class InTwoWrites(Log):
     async def append(self, after: int, commit: Commit) -> None:
         line = bytes(encode_commit(commit))
