@@ -11,7 +11,7 @@ from aiobotocore.httpsession import AIOHTTPSession
 from botocore.exceptions import ClientError
 from s3fs import S3FileSystem
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
-from statepath.objectstore import Asked, Content, Listed, Page, Place, Served, content_md5, unmet
+from statepath.objectstore import Asked, Content, Listed, Page, Place, Served, measure, unmet
 
 from statepath_s3.config import DEFAULT_TIMEOUT, S3Config
 from statepath_s3.failures import answer_of, translated
@@ -132,7 +132,7 @@ class S3Driver:
                 Key=name,
                 Body=content,
                 # Without it some services store what arrived before the connection was cut.
-                ContentMD5=await content_md5(content),
+                ContentMD5=(await measure(content)).md5,
                 Metadata={_VERSION: version},
                 **condition,
             )
