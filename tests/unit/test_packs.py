@@ -358,6 +358,28 @@ class TestRead:
             found += [await anext(commits) for _ in writer.commits[1:]]
             assert found == writer.commits
 
+    async def test_a_follower_that_sleeps_in_the_middle_takes_no_slot_of_a_sleeper(
+        self, storage: Storage, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = [1000.0]
+        monkeypatch.setattr(statepath.log, "_clock", lambda: now[0])
+        monkeypatch.setattr(statepath.log, "_SOONEST", 0.001)
+        forged = sleeper(storage, writer, 8).make()
+
+        async def meanwhile() -> None:
+            for _ in range(2):
+                await writer.append()
+            await pack(storage, PortableCommitLog(storage), 13)
+            await storage.write(slot_key(13), bytes(encode_commit(forged)))
+            now[0] += 60
+
+        log = PortableCommitLog(storage, window=60)
+        async with aclosing(_generator(log.follow(0))) as commits:
+            for _ in range(8):
+                await anext(commits)
+            storage.then[slot_key(13)] = meanwhile
+            assert [await anext(commits) for _ in range(2)] == writer.commits[8:]
+
 
 class TestAppend:
     async def test_a_sleeper_commits_nothing_where_it_is_packed(
