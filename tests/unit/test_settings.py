@@ -30,6 +30,7 @@ def origin(name: str, **arguments: Any) -> tuple[object, ...]:
 def test_the_defaults_are_those_of_the_manual() -> None:
     settings = Settings.load()
     assert settings.path == "./coding-agent-state"
+    assert settings.loads is True
     assert settings.autosave == 30
     assert settings.backups == 10
     assert settings.views is None
@@ -48,6 +49,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
 def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {
         "path": "s3://bucket/agents",
+        "load": "no",
         "autosave": "10s",
         "backups": "3",
         "views": "off",
@@ -66,6 +68,7 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv(f"STATE_{name.upper()}", text)
     assert Settings.load().model_dump() == {
         "path": "s3://bucket/agents",
+        "loads": False,
         "autosave": 10.0,
         "backups": 3,
         "views": False,

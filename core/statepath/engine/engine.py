@@ -447,6 +447,8 @@ class Engine:
         if self._committer is None or self._views is None:
             return
         await self._committer.close()
+        if self.backend.capabilities.queries and self._committer.failure is None:
+            await cast("SupportsQueries", self.backend).settle(self.replica.head)
         try:
             await self._views.flush()
         except StateError as error:
