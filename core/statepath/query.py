@@ -388,7 +388,7 @@ class Query(Generic[T]):
         async with aclosing(look.parts()) as parts:
             async for rows in parts:
                 for id, row in rows:
-                    document, size = None, 0
+                    document, size = None, row.size if look.by_id else 0
                     if reads:
                         data = row.json()
                         document, size = self._project(data), len(data)

@@ -46,6 +46,7 @@ class Connections:
         self._config = config
         self._readonly = readonly
         self._pool: Any = None
+        self._lent = 0
         self._closed = False
 
     @property
@@ -96,6 +97,25 @@ class Connections:
             # One that broke is dropped by the pool, and the caller has its error already.
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 await pool.release(connection)
+
+    @asynccontextmanager
+    async def borrow(self) -> AsyncIterator[Connection]:
+        """A connection for as long as the caller likes. Half of the pool is lent so, and then each gets one of its own:
+        who holds one and waits for another waits for nobody who does the same."""
+        if self._lent >= (self._config.pool or POOL) // 2:
+            connection = await self.patiently(self.connect)
+            try:
+                with translated(self.url):
+                    yield connection
+            finally:
+                await _close(connection)
+            return
+        self._lent += 1
+        try:
+            async with self.use() as connection:
+                yield connection
+        finally:
+            self._lent -= 1
 
     async def fetch(self, statement: str, *arguments: object, key: str | None = None) -> list[Any]:
         """The rows of a statement that changes nothing; asked again if the connection is lost."""
@@ -180,6 +200,14 @@ class Connections:
         if self._readonly:
             settings["default_transaction_read_only"] = "on"
         return arguments | {"server_settings": settings}
+
+
+async def _close(connection: Connection) -> None:
+    """Give up a connection of one's own; one that broke is gone already."""
+    try:
+        await connection.close(timeout=_CLOSING)
+    except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        connection.terminate()
 
 
 async def _nothing(connection: Connection) -> None:

@@ -28,7 +28,7 @@ from statepath.backend import (
     append_items,
     decode_changes,
 )
-from statepath.errors import InvalidArgumentError, StateError
+from statepath.errors import HistoryTrimmedError, InvalidArgumentError, StateError
 
 from statepath_postgres.conditions import condition
 from statepath_postgres.connections import Connection, Connections
@@ -145,6 +145,9 @@ class Documents:
         self._recent: deque[tuple[Commit, int]] = deque()
         self._recent_bytes = 0
         self._known = -1
+        self.stuck = False
+        """Whether what follows has to be told by somebody who has the documents: the log does not have it."""
+
         self._wanted = 0
         self._more = asyncio.Event()
         self._urgent = asyncio.Event()
@@ -182,9 +185,8 @@ class Documents:
         self._urgent.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE), self._shown:
-                await self._shown.wait_for(lambda: self._known >= seq)
-                return True
-        return False
+                await self._shown.wait_for(lambda: self._known >= seq or self.stuck)
+        return self._known >= seq
 
     async def find(
         self, store: int, collection: str, where: Filter, seq: int, *, readonly: bool
@@ -242,33 +244,35 @@ class Documents:
         while rows := await self._connections.fetch(_SHOWN, store):
             shown, head, floor = rows[0]
             if shown >= 0 and shown + 1 >= floor:
-                self._all = None
-            elif self._all is None:
+                await self._tell(shown)
+                if shown >= (target or head):
+                    self._all = None
+                    return
+                if await self._step(store, shown):
+                    self._all = None
+                    continue
+            if self._all is None:
+                await self._tell(shown, stuck=True)
                 return
-            else:
-                await self._refill(store, *self._all)
-                continue
-            await self._tell(shown)
-            target = target or head
-            if shown >= target:
-                return
-            await self._step(store, shown)
+            await self._refill(store, *self._all)
 
-    async def _step(self, store: int, shown: int) -> None:
-        """Show the next batch of commits."""
+    async def _step(self, store: int, shown: int) -> bool:
+        """Show the next batch of commits; whether the log has them."""
         while self._recent and self._recent[0][0].last <= shown:
             self._recent_bytes -= self._recent.popleft()[1]
         batch: Batch = {}
         last = shown
         size = 0
-        async for commit, length in self._commits(shown):
-            await self._fold(batch, commit)
-            last = commit.last
-            size += length
-            if size >= _BATCH_BYTES:
-                break
+        with suppress(HistoryTrimmedError):
+            async for commit, length in self._commits(shown):
+                await self._fold(batch, commit)
+                last = commit.last
+                size += length
+                if size >= _BATCH_BYTES:
+                    break
         if last > shown:
             await self._write(store, shown, last, batch)
+        return last > shown
 
     async def _commits(self, shown: int) -> AsyncIterator[tuple[Commit, int]]:
         """What follows, from memory where it is there."""
@@ -331,9 +335,9 @@ class Documents:
                 await connection.execute(_PUT, store, *_columns(some))
             await connection.execute(_SHOW, store, seq)
 
-    async def _tell(self, shown: int) -> None:
+    async def _tell(self, shown: int, *, stuck: bool = False) -> None:
         async with self._shown:
-            self._known = shown
+            self._known, self.stuck = shown, stuck
             self._shown.notify_all()
 
 

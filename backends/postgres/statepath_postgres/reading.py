@@ -23,7 +23,7 @@ from statepath_postgres.schema import version_of
 
 _LOOK: Final = 0.1  # seconds between two looks at what the view shows
 _PART_BYTES: Final = 1024 * 1024
-_FIRST_ROWS: Final = 100
+_FIRST_ROWS: Final = 20
 _MOST_ROWS: Final = 5000
 _SINCE: Final = 3
 """The version of the schema that keeps each document so that it can be given back."""
@@ -74,12 +74,7 @@ class Reading:
             schema = await version_of(connection)
             behind = await connection.fetchrow(_BEHIND, store) if schema >= _SINCE else None
         if behind is None or behind["shown"] < 0 or behind["shown"] + 1 < behind["floor"]:
-            raise UnsupportedError(
-                f"the documents in {self._connections.url} cannot be brought up to date from the log alone: open the "
-                "store once for writing without load=False (STATE_LOAD=true), which makes them anew",
-                backend=SCHEME,
-                code="needs_recovery",
-            )
+            raise self._needs_filling()
         if not self._readonly:
             self._documents.start(store)
         await self._reach(store, seq)
@@ -99,7 +94,7 @@ class Reading:
         statement = _SCAN.replace("{condition}", "true" if said is None else said.sql)
         arguments = () if said is None else said.arguments
         await self._reach(store, at_least)
-        async with self._connections.use() as connection, _one_moment(connection):
+        async with self._connections.borrow() as connection, _one_moment(connection):
             shown = await connection.fetchval(_SHOWN, store)
             if shown < at_least:
                 raise self._is_behind(shown, at_least)
@@ -122,9 +117,12 @@ class Reading:
 
         Raises:
             UnavailableError: it does not soon.
+            UnsupportedError: it never will, as it is.
         """
         if not self._readonly:
             if not await self._documents.settle(seq):
+                if self._documents.stuck:
+                    raise self._needs_filling()
                 raise self._is_behind(await self._shown(store), seq)
             return
         until = time.monotonic() + PATIENCE
@@ -135,6 +133,14 @@ class Reading:
 
     async def _shown(self, store: int) -> int:
         return int((await self._connections.fetch(_SHOWN, store))[0][0])
+
+    def _needs_filling(self) -> UnsupportedError:
+        return UnsupportedError(
+            f"the documents in {self._connections.url} cannot be brought up to date from the log alone: open the "
+            "store once for writing without load=False (STATE_LOAD=true), which makes them anew",
+            backend=SCHEME,
+            code="needs_recovery",
+        )
 
     def _is_behind(self, shown: int, seq: int) -> UnavailableError:
         cause = (
