@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,9 +12,15 @@ from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
 import asyncpg
-from statepath.errors import ClosedError, StateError, ThrottledError, UnavailableError
+from statepath.errors import (
+    ClosedError,
+    InvalidArgumentError,
+    StateError,
+    ThrottledError,
+    UnavailableError,
+)
 
-from statepath_postgres.config import SCHEME, PostgresConfig
+from statepath_postgres.config import FILES, SCHEME, PostgresConfig
 from statepath_postgres.failures import translated, worth_repeating
 
 T = TypeVar("T")
@@ -55,6 +62,7 @@ class Connections:
 
     async def open(self) -> None:
         """Make the first contact, without patience: what is wrong shows at once."""
+        self._check_files()
         with translated(self.url):
             pool = asyncpg.create_pool(
                 min_size=0,
@@ -169,6 +177,19 @@ class Connections:
             except asyncpg.InterfaceError:
                 self.check_open(key)
                 raise
+
+    def _check_files(self) -> None:
+        """
+        Raises:
+            InvalidArgumentError: a file that TLS needs is missing.
+        """
+        said = dict(self._config.tls)
+        for name, value in said.items() if said.get("sslmode") != "disable" else ():
+            if name in FILES and not os.path.isfile(os.path.expanduser(value)):
+                raise InvalidArgumentError(
+                    f"{self.url} cannot be used: {name} names the file {value}, which does not exist",
+                    backend=SCHEME,
+                )
 
     def _arguments(self) -> dict[str, Any]:
         config = self._config
