@@ -220,7 +220,8 @@ async def test_updates_of_many_handles_are_all_counted(path):
                 )
 
         await asyncio.gather(count(one), count(one), count(two), count(three))
-        assert (await one.collection("raw").get("a"))["n"] == 40
+    async with unloaded(path) as store:
+        assert (await store.collection("raw").get("a"))["n"] == 40
 
 
 async def test_fields_that_the_model_does_not_know_are_kept(path):
