@@ -12,7 +12,7 @@ from msgspec import Raw
 from pydantic import BaseModel, JsonValue
 from typing_extensions import Unpack
 
-from statepath.backend import Backend
+from statepath.backend import Backend, Tally
 from statepath.collection import Collection, Json, back_off
 from statepath.commit import WriteLog, WriteReport
 from statepath.debug import enable_debug
@@ -88,7 +88,8 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a store holds: documents and their bytes by collection, session logs, and where the log stands."""
+    """What a store holds: documents and their bytes by collection, session logs, and where the log stands. With
+    `load=False` the bytes are those that the storage takes for them."""
 
     documents: dict[str, int]
     bytes: dict[str, int]
@@ -124,7 +125,8 @@ class ArchivedDocument:
 class Store:
     """One store. Get one from `statepath.open`; every method may be called from many tasks at once.
 
-    A change is durable when its `await` returns. Reads come from memory and show durable changes only.
+    A change is durable when its `await` returns. Reads come from memory (with `load=False` from the storage) and show
+    durable changes only.
     """
 
     def __init__(self, engine: Engine, *, owns_events: bool = False) -> None:
@@ -188,7 +190,11 @@ class Store:
         return Collection(self._engine, check_collection(name), model, id)
 
     def collections(self) -> tuple[str, ...]:
-        """The names of the collections that hold documents."""
+        """The names of the collections that hold documents.
+
+        Raises:
+            UnsupportedError: the documents are not in memory (`not_loaded`); `stats` tells of them, too.
+        """
         self._engine.check_open()
         replica = self._engine.replica
         return tuple(sorted(name for name, held in replica.collections.items() if held and name != MEMBERS))
@@ -228,7 +234,7 @@ class Store:
     async def members(self) -> dict[str, JsonValue]:
         """All members of `state.json` that are no collections."""
         self._engine.check_open()
-        held = self._engine.replica.collections.get(MEMBERS, {})
+        held = self._engine.replica.members
         return {name: decode(entry.json()) for name, entry in held.items() if name not in OWN_MEMBERS}
 
     @property
@@ -538,10 +544,17 @@ class Store:
         """What the store holds."""
         self._engine.check_open()
         replica = self._engine.replica
-        held = {name: docs for name, docs in replica.collections.items() if docs and name != MEMBERS}
+        if self._engine.elsewhere is not None:
+            held = await self._engine.elsewhere.tally()
+        else:
+            held = {
+                name: Tally(len(documents), sum(entry.size for entry in documents.values()))
+                for name, documents in replica.collections.items()
+                if documents and name != MEMBERS
+            }
         return Stats(
-            documents={name: len(documents) for name, documents in held.items()},
-            bytes={name: sum(entry.size for entry in documents.values()) for name, documents in held.items()},
+            documents={name: tally.documents for name, tally in held.items()},
+            bytes={name: tally.bytes for name, tally in held.items()},
             logs=len(replica.logs),
             seq=replica.head,
             floor=self._engine.floor,
@@ -598,6 +611,8 @@ def open(
     Parameters:
         path: a folder or a URL. Default: `STATE_PATH`, else `./coding-agent-state`.
         readonly: take no lock and write nothing; works beside a running server.
+        load (one of the overrides): with `load=False` the documents stay in the database, each is read when it is asked
+            for, and what looks at all of them at once raises `UnsupportedError` (`not_loaded`).
         settings: instead of those from the environment and the configuration files; not together with overrides.
         events: the bus to tell events on, to hear those of opening, too.
         overrides: settings by name, such as `autosave=5`.
@@ -610,7 +625,8 @@ def open(
         StoreLockedError: another process writes to the store; names it.
         NotFoundError: read-only, and there is no store.
         UnsupportedError: a newer program wrote the store (`newer_format`, `newer_schema`), or a migration is due and
-            `migrate` is off (`migration_pending`).
+            `migrate` is off (`migration_pending`); or with `load=False` the backend keeps no documents that can be
+            read one by one (`no_documents`), or the store has to be recovered first (`needs_recovery`).
         MigrationError: a migration failed; nothing was changed.
     """
 
