@@ -17,7 +17,7 @@ from statepath.collection import Collection, Json, back_off
 from statepath.commit import WriteLog, WriteReport
 from statepath.debug import enable_debug
 from statepath.diff import Difference, differences
-from statepath.discovery import connect
+from statepath.discovery import check_not_within, connect
 from statepath.engine.archiving import (
     Archived,
     archive,
@@ -49,6 +49,7 @@ from statepath.filters import F, Filter
 from statepath.migrations import load_migrations
 from statepath.settings import Settings, SettingsArgs, duration
 from statepath.transaction import Transaction
+from statepath.url import StateURL
 from statepath.watch import StateChange, changes_in, position, watch
 
 T = TypeVar("T")
@@ -275,8 +276,8 @@ class Store:
         await self._flush_files()
         found: set[str] = set()
         async for entry in self._engine.backend.list_keys("logs/session_"):
-            name = entry.key.removeprefix("logs/session_").partition("/")[0].removesuffix(".log")
-            if (id := decode_id(name)) is not None:
+            name = entry.key.removeprefix("logs/session_").partition("/")[0]
+            if name.endswith(".log") and (id := decode_id(name.removesuffix(".log"))) is not None:
                 found.add(id)
         return sorted(found | set(self._engine.replica.logs))
 
@@ -379,6 +380,7 @@ class Store:
         if to is None:
             return Restored(*await self._engine.restore(at))
         engine = self._engine
+        check_not_within(StateURL.parse(engine.backend.url), StateURL.parse(os.fspath(to)))
         then, now = await engine.past(at), await engine.present()
         then.logs = now.logs
         backend = await connect(to)
@@ -447,7 +449,7 @@ class Store:
             wanted = one if wanted is None else wanted & one
         before = round((datetime.now(UTC) - duration(older_than)).timestamp() * 1_000_000)
         matches = (lambda document: True) if wanted is None else wanted.matches
-        chosen = choose(engine.replica, check_collection(collection), before, matches)
+        chosen = await choose(engine.replica, check_collection(collection), before, matches)
         if dry_run:
             return Archived(len(chosen), sum(entry.size for _, entry in chosen), (), 0)
         return await archive(engine, collection, chosen)

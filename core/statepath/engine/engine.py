@@ -369,7 +369,9 @@ class Engine:
         """The state of now, apart from the replica that goes on; the files of logs and reports show it."""
         self.check_loaded()
         await self.flush_files()
-        return Replica.of(self.replica.cut())
+        now = Replica.of(self.replica.cut())
+        now.needs = self.replica.needs
+        return now
 
     async def past(self, at: int | datetime) -> Replica:
         """The documents as they were."""

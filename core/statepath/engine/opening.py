@@ -142,11 +142,11 @@ async def _open(engine: Engine, *, anew: bool) -> str:
         *found.damage,
         *(damage for damage in (original.damage if original else ()) if damage.key not in known),
     ]
+    if found.floor is not None:
+        found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
     if engine.readonly:
         _show(engine, found, original)
     else:
-        if found.floor is not None:
-            found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
         engine.check_writable(found.replica)
         await _TakeOver(engine, found, original).run(document_views=document_views)
         if engine.migrations is not None:
@@ -203,14 +203,18 @@ class _Shown:
                 yield Shown(collection, id, entry.version, entry.modified, entry.json())
 
 
+def aside(key: str, why: str) -> str:
+    """Where an object is kept aside now: `<key>.<why>.<UTC time>`."""
+    return f"{key}.{why}.{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+
+
 async def put_aside(backend: Backend, key: str, why: str) -> str:
     """Move an object aside, as `<key>.<why>.<UTC time>`; its new key (empty: it was gone)."""
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     try:
         blob = await backend.read(key)
     except NotFoundError:
         return ""
-    kept = f"{key}.{why}.{moment}"
+    kept = aside(key, why)
     await backend.write(kept, blob.data)
     await backend.delete(key)
     return kept

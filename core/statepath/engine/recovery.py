@@ -367,7 +367,7 @@ async def measure_logs(backend: Backend, replica: Replica) -> None:
     async for entry in backend.list_keys("logs/session_"):
         name, _, offset = entry.key.removeprefix("logs/session_").partition("/")
         id = decode_id(name.removesuffix(".log"))
-        if id is not None and (not offset or offset.isdigit()):
+        if id is not None and name.endswith(".log") and (not offset or offset.isdigit()):
             replica.logs[id] = max(replica.log_size(id), int(offset or 0) + entry.size)
 
 
