@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 from uuid import uuid4
 
 from msgspec import Raw
 
+from statepath.aside import aside_key
 from statepath.backend import (
     IF_ABSENT,
     Backend,
@@ -203,18 +203,13 @@ class _Shown:
                 yield Shown(collection, id, entry.version, entry.modified, entry.json())
 
 
-def aside(key: str, why: str) -> str:
-    """Where an object is kept aside now: `<key>.<why>.<UTC time>`."""
-    return f"{key}.{why}.{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
-
-
 async def put_aside(backend: Backend, key: str, why: str) -> str:
     """Move an object aside, as `<key>.<why>.<UTC time>`; its new key (empty: it was gone)."""
     try:
         blob = await backend.read(key)
     except NotFoundError:
         return ""
-    kept = aside(key, why)
+    kept = aside_key(key, why)
     await backend.write(kept, blob.data)
     await backend.delete(key)
     return kept

@@ -27,7 +27,7 @@ from statepath.backend import (
     When,
 )
 from statepath.commit import FLOOR_KEY, Body
-from statepath.engine.backups import backup_key, backup_keys
+from statepath.engine.backups import backup_key, backup_keys, backup_time
 from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.replica import Cut, Replica
@@ -84,7 +84,11 @@ class Written:
 
 
 class Snapshotter:
-    """Writes `state.json` and the backups of one handle, and trims the journal behind them."""
+    """Writes `state.json` and the backups of one handle, and trims the journal behind them.
+
+    `ending` says that the program ends: a snapshot then makes a backup only where the newest one is older than
+    `snapshot_age`, or many short runs would push the good ones out.
+    """
 
     def __init__(
         self,
@@ -114,6 +118,7 @@ class Snapshotter:
         self._put_aside = put_aside
         self._lock = asyncio.Lock()
         self._bases: set[int] = set()
+        self.ending = False
         self.saved = written.saved
         self.saved_at: float | None = None
         self._size = written.size
@@ -202,7 +207,8 @@ class Snapshotter:
             return
         key = backup_key(state.time)
         try:
-            if key in await backup_keys(self._backend):
+            kept = await backup_keys(self._backend)
+            if key in kept or (self.ending and kept and not self._is_old(kept[-1])):
                 return
             if (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag != self._state_etag:
                 return
@@ -213,6 +219,9 @@ class Snapshotter:
             self._events.emit(BackupError(error))
         else:
             self._events.emit(BackupCreated(key, state.seq))
+
+    def _is_old(self, key: str) -> bool:
+        return time.time() - backup_time(key).timestamp() >= self._max_age
 
     async def _verified(self, key: str, state: SnapshotMark) -> None:
         """Read a new backup back; one that is not what it should be does not stay.
