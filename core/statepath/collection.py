@@ -33,7 +33,7 @@ from statepath.engine.ids import check_id, check_version
 from statepath.engine.replica import Entry
 from statepath.errors import AlreadyExistsError, ConflictError, InvalidArgumentError, NotFoundError
 from statepath.filters import Filter
-from statepath.query import Narrow, Query
+from statepath.query import Narrow, Query, Scan
 
 T = TypeVar("T")
 Json = dict[str, JsonValue]
@@ -79,7 +79,7 @@ class Collection(Generic[T]):
             InvalidArgumentError: not one of this collection's documents, or not JSON, too deep or too large.
             ConflictError: another version is stored; nothing was changed.
         """
-        document = self.encode(value)
+        document = await self.encoded(value)
         if if_version is not None:
             check_version(if_version)
         committer = self._engine.committer
@@ -95,7 +95,7 @@ class Collection(Generic[T]):
         Raises:
             AlreadyExistsError: there is a document of that id.
         """
-        document = self.encode(value)
+        document = await self.encoded(value)
         committer = self._engine.committer
         if committer.crowded:
             await committer.room()
@@ -108,12 +108,12 @@ class Collection(Generic[T]):
 
     async def get(self, id: str) -> T | None:
         """The document, or `None` if there is none."""
-        entry = self._engine.get(self.name, check_id(id))
+        entry = await self._engine.entry(self.name, check_id(id))
         return None if entry is None else self.decode(id, entry)
 
     async def get_document(self, id: str) -> Document[T] | None:
         """The document with its version, or `None` if there is none."""
-        entry = self._engine.get(self.name, check_id(id))
+        entry = await self._engine.entry(self.name, check_id(id))
         return None if entry is None else self.document(id, entry)
 
     async def delete(self, id: str, *, if_version: int | None = None) -> bool:
@@ -203,6 +203,7 @@ class Collection(Generic[T]):
             rows,
             self.decode,
             narrow=rows.narrow,
+            scan=rows.scan,
             model=cast("type[BaseModel] | None", self.model),
             where=where,
             order_by=order_by,
@@ -214,6 +215,8 @@ class Collection(Generic[T]):
     async def count(self) -> int:
         """How many documents there are."""
         self._engine.check_open()
+        if self._engine.elsewhere is not None:
+            return sum(held.documents for held in (await self._engine.elsewhere.tally(self.name)).values())
         return len(self._engine.replica.collections.get(self.name, ()))
 
     def __aiter__(self) -> AsyncIterator[T]:
@@ -243,8 +246,20 @@ class Collection(Generic[T]):
                 f"the document has no {self.id_field!r}, which is to be its id in {self.name}"
             ) from None
 
-    def encode(self, value: T) -> PutDocument:
-        """The document as it will be stored."""
+    async def encoded(self, value: T) -> PutDocument:
+        """The document as it will be stored, whether or not what it replaces is in memory."""
+        elsewhere = self._engine.elsewhere
+        if elsewhere is None or self._keeps_all:
+            return self.encode(value)
+        return self.encode(value, await elsewhere.get(self.name, self.id_of(value)))
+
+    @property
+    def forgets(self) -> bool:
+        """Whether `encode` has to be told what is stored, to keep what the model does not know."""
+        return self._engine.elsewhere is not None and not self._keeps_all
+
+    def encode(self, value: T, stored: Entry | None = None) -> PutDocument:
+        """The document as it will be stored. `stored` is what it replaces, where that is not in memory."""
         id = self.id_of(value)
         name, engine, model = self.name, self._engine, self.model
         limit = engine.settings.max_document
@@ -253,7 +268,8 @@ class Collection(Generic[T]):
             return name, id, data, None
         data = encode_model(cast("BaseModel", value), key=f"{name}/{id}", limit=limit)
         if not self._keeps_all:
-            stored = engine.replica.get(name, id)
+            if engine.elsewhere is None:
+                stored = engine.replica.get(name, id)
             if stored is not None and stored.complete is not model:
                 kept = keep_unknown(data, stored.json(), cast("type[BaseModel]", model))
                 if kept is not data:
@@ -312,6 +328,7 @@ def documents(
         rows,
         collection.document,
         narrow=rows.narrow,
+        scan=rows.scan,
         model=cast("type[BaseModel] | None", collection.model),
         where=where,
         order_by=order_by,
@@ -358,6 +375,12 @@ class _Rows:
         if not backend.capabilities.queries or not isinstance(backend, SupportsQueries):
             return None
         return partial(backend.find, self._name)
+
+    @property
+    def scan(self) -> Scan | None:
+        """How the documents are got, where they are not in memory."""
+        elsewhere = self._engine.elsewhere
+        return None if elsewhere is None else partial(elsewhere.scan, self._name)
 
     def __iter__(self) -> Iterator[tuple[str, Entry]]:
         return iter(self.rows()[1])

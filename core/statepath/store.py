@@ -16,12 +16,12 @@ from pydantic import BaseModel, JsonValue
 from typing_extensions import Unpack
 
 from statepath.arguments import check_function, path_text, wrong_kind
-from statepath.backend import Backend
+from statepath.backend import Backend, Tally
 from statepath.collection import Collection, Json, back_off
 from statepath.commit import WriteLog, WriteReport
 from statepath.debug import enable_debug
 from statepath.diff import Difference, differences
-from statepath.discovery import connect
+from statepath.discovery import check_not_within, connect
 from statepath.engine.archiving import (
     Archived,
     archive,
@@ -53,6 +53,7 @@ from statepath.filters import F, Filter
 from statepath.migrations import load_migrations
 from statepath.settings import Settings, SettingsArgs, duration
 from statepath.transaction import Transaction
+from statepath.url import StateURL
 from statepath.watch import StateChange, changes_in, position, watch
 
 T = TypeVar("T")
@@ -93,7 +94,8 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a store holds: documents and their bytes by collection, session logs, and where the log stands."""
+    """What a store holds: documents and their bytes by collection, session logs, and where the log stands. With
+    `load=False` the bytes are those that the storage takes for them."""
 
     documents: dict[str, int]
     bytes: dict[str, int]
@@ -129,7 +131,8 @@ class ArchivedDocument:
 class Store:
     """One store. Get one from `statepath.open`; every method may be called from many tasks at once.
 
-    A change is durable when its `await` returns. Reads come from memory and show durable changes only.
+    A change is durable when its `await` returns. Reads come from memory (with `load=False` from the storage) and show
+    durable changes only.
     """
 
     def __init__(self, engine: Engine, *, owns_events: bool = False) -> None:
@@ -195,7 +198,11 @@ class Store:
         return Collection(self._engine, check_collection(name), model, id)
 
     def collections(self) -> tuple[str, ...]:
-        """The names of the collections that hold documents."""
+        """The names of the collections that hold documents.
+
+        Raises:
+            UnsupportedError: the documents are not in memory (`not_loaded`); `stats` tells of them, too.
+        """
         self._engine.check_open()
         replica = self._engine.replica
         return tuple(sorted(name for name, held in replica.collections.items() if held and name != MEMBERS))
@@ -239,7 +246,7 @@ class Store:
     async def members(self) -> dict[str, JsonValue]:
         """All members of `state.json` that are no collections."""
         self._engine.check_open()
-        held = self._engine.replica.collections.get(MEMBERS, {})
+        held = self._engine.replica.members
         return {name: decode(entry.json()) for name, entry in held.items() if name not in OWN_MEMBERS}
 
     @property
@@ -286,8 +293,8 @@ class Store:
         await self._flush_files()
         found: set[str] = set()
         async for entry in self._engine.backend.list_keys("logs/session_"):
-            name = entry.key.removeprefix("logs/session_").partition("/")[0].removesuffix(".log")
-            if (id := decode_id(name)) is not None:
+            name = entry.key.removeprefix("logs/session_").partition("/")[0]
+            if name.endswith(".log") and (id := decode_id(name.removesuffix(".log"))) is not None:
                 found.add(id)
         return sorted(found | set(self._engine.replica.logs))
 
@@ -396,6 +403,7 @@ class Store:
         if to is None:
             return Restored(*await self._engine.restore(at))
         engine = self._engine
+        check_not_within(StateURL.parse(engine.backend.url), StateURL.parse(os.fspath(to)))
         then, now = await engine.past(at), await engine.present()
         then.logs = now.logs
         backend = await connect(to)
@@ -464,7 +472,7 @@ class Store:
             wanted = one if wanted is None else wanted & one
         before = round((datetime.now(UTC) - duration(older_than)).timestamp() * 1_000_000)
         matches = (lambda document: True) if wanted is None else wanted.matches
-        chosen = choose(engine.replica, check_collection(collection), before, matches)
+        chosen = await choose(engine.replica, check_collection(collection), before, matches)
         if dry_run:
             return Archived(len(chosen), sum(entry.size for _, entry in chosen), (), 0)
         return await archive(engine, collection, chosen)
@@ -572,10 +580,17 @@ class Store:
         """What the store holds."""
         self._engine.check_open()
         replica = self._engine.replica
-        held = {name: docs for name, docs in replica.collections.items() if docs and name != MEMBERS}
+        if self._engine.elsewhere is not None:
+            held = await self._engine.elsewhere.tally()
+        else:
+            held = {
+                name: Tally(len(documents), sum(entry.size for entry in documents.values()))
+                for name, documents in replica.collections.items()
+                if documents and name != MEMBERS
+            }
         return Stats(
-            documents={name: len(documents) for name, documents in held.items()},
-            bytes={name: sum(entry.size for entry in documents.values()) for name, documents in held.items()},
+            documents={name: tally.documents for name, tally in held.items()},
+            bytes={name: tally.bytes for name, tally in held.items()},
             logs=len(replica.logs),
             seq=replica.head,
             floor=self._engine.floor,
@@ -634,6 +649,8 @@ def open(
     Parameters:
         path: a folder or a URL. Default: `STATE_PATH`, else `./coding-agent-state`.
         readonly: take no lock and write nothing; works beside a running server.
+        load (one of the overrides): with `load=False` the documents stay in the database, each is read when it is asked
+            for, and what looks at all of them at once raises `UnsupportedError` (`not_loaded`).
         settings: instead of those from the environment and the configuration files; not together with overrides.
         events: the bus to tell events on, to hear those of opening, too.
         overrides: settings by name, such as `autosave=5`.
@@ -646,7 +663,8 @@ def open(
         StoreLockedError: another process writes to the store; names it.
         NotFoundError: read-only, and there is no store.
         UnsupportedError: a newer program wrote the store (`newer_format`, `newer_schema`), or a migration is due and
-            `migrate` is off (`migration_pending`).
+            `migrate` is off (`migration_pending`); or with `load=False` the backend keeps no documents that can be
+            read one by one (`no_documents`), or the store has to be recovered first (`needs_recovery`).
         MigrationError: a migration failed; nothing was changed.
     """
 

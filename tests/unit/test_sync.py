@@ -73,7 +73,7 @@ RENAMED = {
     "__aexit__": "__exit__",
     "__aiter__": "__iter__",
 }
-WITHIN = {"id_of", "encode", "encode_append", "decode", "document"}
+WITHIN = {"id_of", "encode", "encoded", "forgets", "encode_append", "decode", "document"}
 """What collections share with transactions, and with nobody else."""
 
 

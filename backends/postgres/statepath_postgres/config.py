@@ -16,6 +16,9 @@ T = TypeVar("T")
 SCHEME: Final = "postgresql"
 
 _TLS: Final = ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslnegotiation")
+FILES: Final = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
+"""Those that name a file."""
+
 _ENVIRONMENT: Final = {
     "PGSSLMODE": "sslmode",
     "PGSSLROOTCERT": "sslrootcert",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from functools import cache
 from typing import Any, Final
@@ -19,6 +19,7 @@ from msgspec import Raw
 from pydantic import BaseModel, JsonValue
 from pydantic_core import PydanticSerializationError
 
+from statepath.commit import append_items
 from statepath.engine.unknown import keep_unknown
 from statepath.errors import InvalidArgumentError
 
@@ -171,23 +172,6 @@ class _Reader:
         if math.isinf(value):
             raise _refuse(self.key, f"the number {text[:40]} is too large for a float", "write it as text")
         return value
-
-
-def append_items(document: bytes, field: str, values: Sequence[bytes]) -> bytes:
-    """The document with more elements at the end of a list; all other values stay byte for byte. A field that
-    is missing or null becomes a list.
-
-    Raises:
-        InvalidArgumentError: the field is something else than a list.
-    """
-    members = _members.decode(document)
-    held = members.get(field)
-    old = b"[]" if held is None or bytes(held) == b"null" else bytes(held)
-    if old[0] != 0x5B:
-        raise InvalidArgumentError(f"the field {field!r} is not a list: nothing can be appended to it")
-    body = old[1:-1].strip()
-    members[field] = Raw(b"[%s]" % b",".join((body, *values) if body else values))
-    return _encoder.encode(members)
 
 
 def list_fields(document: bytes) -> dict[str, bool]:

@@ -24,6 +24,7 @@ from statepath.engine.migration import Migrated, check_known, versions
 from statepath.engine.replay import Damage, apply_commit, changes_of
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
+from statepath.engine.unloaded import Elsewhere, needs_documents
 from statepath.engine.views import ViewWriter
 from statepath.errors import (
     ClosedError,
@@ -77,6 +78,7 @@ class Engine:
         self.closed = False
         self.migrations = migrations
         self.migrated: Migrated | None = None
+        self.elsewhere: Elsewhere | None = None
         self.last_commit_at: float | None = None
         self._found_floor = Floor(store="", incarnation="")
         self._committer: Committer | None = None
@@ -129,6 +131,7 @@ class Engine:
             committed=self._committed,
             catch_up=self._catch_up,
             failed=self._tell_failure,
+            elsewhere=self.elsewhere,
         )
         return views
 
@@ -224,6 +227,21 @@ class Engine:
         if self.closed:
             self.check_open()
         return self.replica.get(collection, id)
+
+    async def entry(self, collection: str, id: str) -> Entry | None:
+        """As `get`, of a document that may be in the storage only."""
+        if self.elsewhere is None:
+            return self.get(collection, id)
+        self.check_open()
+        return await self.elsewhere.get(collection, id)
+
+    def check_loaded(self) -> None:
+        """
+        Raises:
+            UnsupportedError: the handle does not hold the documents (`not_loaded`).
+        """
+        if self.elsewhere is not None:
+            raise needs_documents()
 
     def check_open(self) -> None:
         """
@@ -337,6 +355,7 @@ class Engine:
     def _writing_snapshotter(self) -> Snapshotter:
         if self._snapshotter is None or self.closed or self._disowned:
             raise self._cannot_write()
+        self.check_loaded()
         return self._snapshotter
 
     async def restore(self, at: int | datetime) -> tuple[int, int]:
@@ -363,8 +382,11 @@ class Engine:
 
     async def present(self) -> Replica:
         """The state of now, apart from the replica that goes on; the files of logs and reports show it."""
+        self.check_loaded()
         await self.flush_files()
-        return Replica.of(self.replica.cut())
+        now = Replica.of(self.replica.cut())
+        now.needs = self.replica.needs
+        return now
 
     async def past(self, at: int | datetime) -> Replica:
         """The documents as they were."""
@@ -373,6 +395,7 @@ class Engine:
             if type(at) is not int:
                 raise wrong_kind("at", "a seq or an aware datetime", at, "statepath history tells the seqs")
             check_seq(at)
+        self.check_loaded()
         if isinstance(at, int) and at > self.replica.head:
             raise InvalidArgumentError(f"seq {at} is not there yet: the head is {self.replica.head}")
         marks = (
@@ -445,11 +468,13 @@ class Engine:
         if self._committer is None or self._views is None:
             return
         await self._committer.close()
+        if self.backend.capabilities.queries and self._committer.failure is None:
+            await cast("SupportsQueries", self.backend).settle(self.replica.head)
         try:
             await self._views.flush()
         except StateError as error:
             self.events.emit(SaveError(error, error.key))
-        if self._snapshotter is not None and self._snapshotter.changed:
+        if self._snapshotter is not None and self._snapshotter.changed and self.elsewhere is None:
             self._snapshotter.ending = True
             await try_snapshot(self._snapshotter, self.events)
 

@@ -9,7 +9,7 @@ from typing import Final
 from statepath.aside import aside_key, utc_now
 from statepath.backend import Backend
 from statepath.commit import Note
-from statepath.engine.checking import check_snapshot
+from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.committer import FOLLOWS
 from statepath.engine.engine import Engine
 from statepath.engine.history import difference
@@ -118,10 +118,7 @@ async def _move(backend: Backend, key: str) -> None:
 
 async def _keep(engine: Engine, key: str) -> None:
     """Write the present state under the key, and read it back."""
-    stream = _stream(engine)
-    await engine.backend.write(key, b"".join(stream))
-    if (await check_snapshot(engine.backend, key)).digest != stream.digest:
-        raise CorruptionError(f"{key} is not what had been written; nothing was migrated", key=key)
+    await keep_snapshot(engine.backend, key, _stream(engine))
 
 
 def _stream(engine: Engine) -> SnapshotStream:
