@@ -419,13 +419,15 @@ class Store:
 
         Raises:
             HistoryTrimmedError: it is too long ago.
-            InvalidArgumentError: a seq that is not there yet, or a datetime without a time zone.
+            InvalidArgumentError: a seq that is not there yet, a datetime without a time zone, or a place within the
+                store.
+            UnsupportedError: a migration lies between then and now (`other_schema`).
             AlreadyExistsError: there is something at `to`.
         """
         if to is None:
             return Restored(*await self._engine.restore(at))
         engine = self._engine
-        check_not_within(StateURL.parse(engine.backend.url), StateURL.parse(os.fspath(to)))
+        check_not_within(StateURL.parse(engine.backend.url), StateURL.parse(path_text(to, "to=")))
         then, now = await engine.past(at), await engine.present()
         then.logs = now.logs
         backend = await connect(to)
