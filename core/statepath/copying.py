@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from statepath.arguments import path_text
 from statepath.discovery import check_apart, connect
 from statepath.engine.founding import Founded, silent
 from statepath.engine.opening import found, open_engine
@@ -99,8 +100,9 @@ async def import_backup(
         InvalidArgumentError: it holds more than the limit.
         AlreadyExistsError: there is something at `target`.
     """
+    path = path_text(file, "the file to import")
     used = settings if settings is not None else Settings.load(target)
-    with open_portable(os.fspath(file), limit=limit) as portable:
+    with open_portable(path, limit=limit) as portable:
         progress("checking the file")
         await asyncio.to_thread(portable.load)
         backend = await connect(used.path if target is None else target)

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from importlib.metadata import Distribution, EntryPoint, distributions
 from typing import Any, Final
 
+from statepath.arguments import path_text
 from statepath.backend import Backend, BackendFactory, StateURL
 from statepath.errors import (
     BackendNotInstalledError,
@@ -78,7 +79,7 @@ def resolve(
         line. DuplicateSchemeError: two distributions claim the scheme. ConfigurationError: the backend cannot
         be loaded.
     """
-    url = StateURL.parse(os.fspath(state_path))
+    url = StateURL.parse(path_text(state_path, "the state path"))
     factory, info = _load(url.scheme)
     try:
         config = factory.with_env(factory.parse(url), os.environ if env is None else env)

@@ -1,4 +1,5 @@
-"""What happens by time: snapshots where anything changed, and a look at the space that is left."""
+"""What happens by time: snapshots where anything changed, packs where the journal has become many objects, and a look
+at the space that is left."""
 
 from __future__ import annotations
 
@@ -68,6 +69,13 @@ class Autosave:
             await engine.committer.drain()
             if snapshotter.due:
                 await try_snapshot(snapshotter, engine.events)
+                await self._try_pack()
+
+    async def _try_pack(self) -> None:
+        try:
+            await self._snapshotter.pack()
+        except StateError as error:
+            logger.warning("the journal could not be packed: %s", error, extra={"code": error.code})
 
     async def _try_archive(self) -> None:
         try:

@@ -209,8 +209,6 @@ class Founding:
         async for commit in self.log.read(after):
             after, last = commit.last, commit.id
             self._commits += 1
-        if not last:
-            await self.log.restart(after)
         if floor.floor > self.origin.replica.head:
             return
         begun = False

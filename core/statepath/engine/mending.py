@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
+from statepath.aside import aside_key
 from statepath.backend import Backend
 from statepath.commit import FLOOR_KEY, JOURNAL, WriteLog, WriteReport
 from statepath.engine.adoption import examine
@@ -17,7 +18,7 @@ from statepath.engine.backups import backup_keys, is_backup
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
 from statepath.engine.ids import log_key, report_key
-from statepath.engine.opening import aside, put_aside
+from statepath.engine.opening import put_aside
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.verification import Finding
 from statepath.engine.views import read_log
@@ -99,7 +100,7 @@ async def _files(engine: Engine, damaged: frozenset[str]) -> list[str]:
     for id, offset in begins.items():
         with suppress(NotFoundError):
             data = await read_log(engine.backend, id)
-            kept.append(aside(log_key(id), "corrupt"))
+            kept.append(aside_key(log_key(id), "corrupt"))
             await engine.backend.write(kept[-1], data)
         await _remove_pieces(engine.backend, id, offset)
     for change in changes:

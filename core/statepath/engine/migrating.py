@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
+from statepath.aside import aside_key, utc_now
 from statepath.backend import Backend
 from statepath.commit import Note
 from statepath.engine.checking import check_snapshot, keep_snapshot
@@ -113,8 +113,7 @@ async def _keep_before(engine: Engine) -> str:
 
 
 async def _move(backend: Backend, key: str) -> None:
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    await backend.write(f"{key}.earlier.{moment}", (await backend.read(key)).data)
+    await backend.write(aside_key(key, "earlier"), (await backend.read(key)).data)
 
 
 async def _keep(engine: Engine, key: str) -> None:
@@ -147,8 +146,7 @@ async def rollback(engine: Engine, *, dry_run: bool = False) -> RolledBack:
     }
     if dry_run:
         return RolledBack(before.head, replica.head, changed, "")
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    kept = f"state.before-rollback.{moment}.json"
+    kept = f"state.before-rollback.{utc_now()}.json"
     head = replica.head
     await _keep(engine, kept)
     note = Note("restored", f"to seq {before.head}, before the migration")

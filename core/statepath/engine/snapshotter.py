@@ -1,4 +1,4 @@
-"""Snapshots, backups and the trimming of the journal: written behind, at a cost that does not grow with use.
+"""Snapshots, backups, and the trimming and packing of the journal: behind, at a cost that does not grow with use.
 
 A snapshot is due at each interval, but of a large store only once the journal has grown by a fair share of its size
 or the oldest change in it is old enough. Unchanged state makes neither snapshot nor backup.
@@ -26,15 +26,23 @@ from statepath.backend import (
     SupportsStreams,
     When,
 )
-from statepath.commit import Body
-from statepath.engine.backups import backup_key, backup_keys
+from statepath.commit import FLOOR_KEY, Body
+from statepath.engine.backups import backup_key, backup_keys, backup_time
 from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.replica import Cut, Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream, is_ours, read_meta
 from statepath.engine.views import ViewWriter
-from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError, StateError
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    CorruptionError,
+    DivergedError,
+    NotFoundError,
+    StateError,
+)
 from statepath.events import BackupCreated, BackupError, EditConflict, Events, HistoryTrimmed, StateSaved
+from statepath.log import PortableCommitLog
 from statepath.settings import Settings
 
 logger = logging.getLogger("statepath.snapshots")
@@ -46,7 +54,9 @@ _HISTORY_LEAST: Final = 1024**3
 _MARKS: Final = 64
 _RUNGS: Final = 4
 KEEP_SECONDS: Final = 60.0
-"""No commit younger than this is ever trimmed; the portable log relies on it."""
+"""No commit younger than this is ever trimmed or packed; the portable log relies on it."""
+
+_PACK: Final = 256  # so many slots make a pack; of a day with a commit a second about as many packs are left
 
 
 PutAside = Callable[[str, str], Awaitable[str]]
@@ -74,7 +84,11 @@ class Written:
 
 
 class Snapshotter:
-    """Writes `state.json` and the backups of one handle, and trims the journal behind them."""
+    """Writes `state.json` and the backups of one handle, and trims the journal behind them.
+
+    `ending` says that the program ends: a snapshot then makes a backup only where the newest one is older than
+    `snapshot_age`, or many short runs would push the good ones out.
+    """
 
     def __init__(
         self,
@@ -104,12 +118,15 @@ class Snapshotter:
         self._put_aside = put_aside
         self._lock = asyncio.Lock()
         self._bases: set[int] = set()
+        self.ending = False
         self.saved = written.saved
         self.saved_at: float | None = None
         self._size = written.size
         self._since = written.journal_bytes
         self._total = (floor.snapshots[-1].journal_bytes if floor.snapshots else 0) + self._since
         self._oldest_change: float | None = time.monotonic() if self._since else None
+        self._covered = 0
+        self._unpacked = _PACK  # commits that may not be packed; how many there were before is not known
 
     @property
     def since(self) -> int:
@@ -119,6 +136,7 @@ class Snapshotter:
     def committed(self, size: int) -> None:
         self._since += size
         self._total += size
+        self._unpacked += 1
         if self._oldest_change is None:
             self._oldest_change = time.monotonic()
 
@@ -189,7 +207,8 @@ class Snapshotter:
             return
         key = backup_key(state.time)
         try:
-            if key in await backup_keys(self._backend):
+            kept = await backup_keys(self._backend)
+            if key in kept or (self.ending and kept and not self._is_old(kept[-1])):
                 return
             if (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag != self._state_etag:
                 return
@@ -200,6 +219,9 @@ class Snapshotter:
             self._events.emit(BackupError(error))
         else:
             self._events.emit(BackupCreated(key, state.seq))
+
+    def _is_old(self, key: str) -> bool:
+        return time.time() - backup_time(key).timestamp() >= self._max_age
 
     async def _verified(self, key: str, state: SnapshotMark) -> None:
         """Read a new backup back; one that is not what it should be does not stay.
@@ -284,7 +306,11 @@ class Snapshotter:
         await self.save_floor(snapshots=marks)
 
     async def save_floor(self, **changes: object) -> None:
-        """Replace the log's own record; its numbers only rise."""
+        """Replace the log's own record; its numbers only rise.
+
+        Raises:
+            DivergedError: it is the record of another incarnation by now: its seqs are not ours.
+        """
         floor = replace(self.floor, **changes)
         try:
             self._floor_etag = await write_floor(self._backend, floor, self._floor_etag)
@@ -292,8 +318,17 @@ class Snapshotter:
             stored = await read_floor(self._backend)
             if stored is not None and stored[0].store != floor.store:
                 raise
+            if stored is not None and stored[0].incarnation != floor.incarnation:
+                raise DivergedError(
+                    f"{self._backend.url} was recovered or replaced by another writer; open it again",
+                    key=FLOOR_KEY,
+                ) from None
             if stored is not None:
-                floor = replace(floor, floor=max(floor.floor, stored[0].floor))
+                floor = replace(
+                    floor,
+                    floor=max(floor.floor, stored[0].floor),
+                    packed=max(floor.packed, stored[0].packed),
+                )
             self._floor_etag = await write_floor(self._backend, floor, stored[1] if stored else None)
         self.floor = floor
 
@@ -311,6 +346,28 @@ class Snapshotter:
         except StateError as error:
             logger.warning("an old backup could not be removed: %s", error, extra={"code": error.code})
             self._events.emit(BackupError(error))
+
+    async def pack(self) -> None:
+        """Put what two snapshots cover of the portable log into packs, where many commits are not.
+
+        Each step may be the last one before a crash. The packs come first, and count when the log's own record says so;
+        the slots that are nothing then go when something is packed or trimmed the next time, too.
+        """
+        log = self._log
+        if not isinstance(log, PortableCommitLog) or self._unpacked < _PACK:
+            return
+        oldest = (time.time() - KEEP_SECONDS) * 1_000_000
+        ripe = [
+            mark.seq for mark in self.floor.snapshots if mark.seq <= self._covered and mark.time <= oldest
+        ]
+        if not ripe or ripe[-1] <= self.floor.packed:
+            return
+        self._unpacked = 0
+        packed = await log.pack(ripe[-1], least=_PACK)
+        async with self._lock:
+            if packed > self.floor.packed:
+                await self.save_floor(packed=packed)
+        await log.trim(self.floor.floor - 1)
 
     def _needed(self, keys: list[str]) -> list[SnapshotMark]:
         """Those backups from which the commits are replayed: the one right before the floor, and so many behind it that
@@ -343,7 +400,9 @@ class Snapshotter:
         there is a way back to all that is left; then delete below it."""
         marks = self.floor.snapshots
         kept = set(await backup_keys(self._backend))
-        covered = max((mark.seq for mark in marks[:-1] if backup_key(mark.time) in kept), default=0)
+        self._covered = covered = max(
+            (mark.seq for mark in marks[:-1] if backup_key(mark.time) in kept), default=0
+        )
         now = time.time()
         floor, reason = self.floor.floor, ""
         for mark in marks:
