@@ -124,7 +124,6 @@ async def test_history_that_was_trimmed_is_copied_from_its_floor(path, store, el
         assert await other.verify() == []
 
 
-@pytest.mark.everywhere
 async def test_a_store_that_is_written_meanwhile_is_copied_as_of_one_seq(path, store, elsewhere, fill):
     await fill(store)
     going = True

@@ -227,7 +227,7 @@ async def test_an_attempt_that_was_interrupted_anywhere_can_be_repeated(old, to_
         with monkeypatch.context() as patched:
             patched.setattr("statepath.store.connect", interrupted)
             try:
-                store = await statepath.open(old, autosave=0, migrations=to_2, deadline=0.05)
+                store = await statepath.open(old, autosave=0, migrations=to_2)
             except UnavailableError:
                 left += 1
             else:
