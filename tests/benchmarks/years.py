@@ -289,7 +289,12 @@ def main() -> None:
         Ratio("requests of a copy / one by one", asked.copy / asked.singly, 1 / 20, False),
         Ratio("memory of verify beside the open store, MB", grown["verify"] / MB, 128, False),
         Ratio("memory of an export beside the open store, MB", grown["export"] / MB, 64, False),
-        Ratio("memory of a copy, which opens the store itself / state.json", grown["copy"] / state, 3, False),
+        Ratio(
+            "memory of a copy, which opens the store itself / state.json and two pieces",
+            grown["copy"] / (state + 2 * PIECE),
+            1.5,
+            False,
+        ),
     ]
     print(
         f"verify: {verified.bytes / MB:,.0f} MB; restore read {way.read / MB:,.1f} MB; copy: {asked.copy} requests;"

@@ -181,7 +181,6 @@ async def test_a_copy_goes_on_where_it_was_interrupted(
         assert await other.verify() == []
 
 
-@pytest.mark.everywhere
 @pytest.mark.parametrize("history", [False, True])
 async def test_an_interrupted_copy_takes_what_was_saved_since(path, store, elsewhere, fill, watch, history):
     await fill(store)

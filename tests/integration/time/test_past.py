@@ -128,7 +128,6 @@ def reads(store, monkeypatch):
     return keys
 
 
-@pytest.mark.everywhere
 @pytest.mark.parametrize("way", ["seq", "time"])
 async def test_a_restore_reads_one_snapshot_and_the_commits_behind_it(store, raw, reads, way):
     for n in range(12):
