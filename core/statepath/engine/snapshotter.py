@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -86,6 +87,7 @@ class Snapshotter:
         settings: Settings,
         *,
         put_aside: PutAside,
+        cut: Callable[[], AbstractAsyncContextManager[Cut]],
     ) -> None:
         self._backend = backend
         self._log = log
@@ -101,6 +103,7 @@ class Snapshotter:
         self._history_bytes = settings.history_bytes
         self._max_age = settings.snapshot_age.total_seconds()
         self._put_aside = put_aside
+        self._cut = cut
         self._lock = asyncio.Lock()
         self.saved = written.saved
         self.saved_at: float | None = None
@@ -143,27 +146,30 @@ class Snapshotter:
         async with self._lock:
             if not self.changed:
                 return self.saved
-            began = time.monotonic()
-            cut = self._replica.cut()
-            since = self._since
-            await self._views.flush(files_only=True)
-            stream = SnapshotStream(cut, store=self.floor.store, incarnation=self.floor.incarnation)
-            await self._keep_backup()
-            await self._write(stream, cut)
-            # Until it was read back it is no snapshot, and will not become a backup.
-            self._state = None
-            await self._read_back(STATE_KEY, stream.digest)
-            self._size = stream.size
-            self._since -= since
-            self._oldest_change = None if self._since <= 0 else time.monotonic()
-            mark = SnapshotMark(cut.seq, stream.digest, cut.time, self._total - self._since)
-            self._state = mark
-            await self._mark(mark)
-            self.saved, self.saved_at = cut.seq, time.time()
-            self._events.emit(StateSaved(cut.seq, cut.documents, stream.size, time.monotonic() - began))
-            await self._prune_backups()
-            await self._trim()
-            return cut.seq
+            async with self._cut() as cut:
+                return await self._save(cut)
+
+    async def _save(self, cut: Cut) -> int:
+        began = time.monotonic()
+        since = self._since
+        await self._views.flush(files_only=True)
+        stream = SnapshotStream(cut, store=self.floor.store, incarnation=self.floor.incarnation)
+        await self._keep_backup()
+        await self._write(stream, cut)
+        # Until it was read back it is no snapshot, and will not become a backup.
+        self._state = None
+        await self._read_back(STATE_KEY, stream.digest)
+        self._size = stream.size
+        self._since -= since
+        self._oldest_change = None if self._since <= 0 else time.monotonic()
+        mark = SnapshotMark(cut.seq, stream.digest, cut.time, self._total - self._since)
+        self._state = mark
+        await self._mark(mark)
+        self.saved, self.saved_at = cut.seq, time.time()
+        self._events.emit(StateSaved(cut.seq, cut.documents, stream.size, time.monotonic() - began))
+        await self._prune_backups()
+        await self._trim()
+        return cut.seq
 
     async def backup(self) -> str:
         """Keep the present state as a backup; the backup's key. A state that is kept already is not kept twice."""
@@ -173,8 +179,11 @@ class Snapshotter:
             if state is None:
                 raise NotFoundError("the store is empty, so there is nothing to keep", key=STATE_KEY)
             key = backup_key(state.time)
-            # A copy that shares nothing with `state.json`, whatever `copy` does: a person may write into either.
-            await self._backend.write(key, (await self._backend.read(STATE_KEY)).data)
+            if self._backend.capabilities.editable:
+                # A copy that shares nothing with `state.json`, whatever `copy` does: a person may write into either.
+                await self._backend.write(key, (await self._backend.read(STATE_KEY)).data)
+            else:
+                await self._copy_state(key)
             await self._verified(key, state)
             self._events.emit(BackupCreated(key, state.seq))
             await self._prune_backups()
