@@ -14,10 +14,20 @@ from typing import Any, Final, Generic, TypeVar, cast
 from msgspec import Raw
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from statepath.arguments import check_function
 from statepath.backend import SupportsQueries
 from statepath.commit import Append, Delete, Put
 from statepath.engine.committer import Document as PutDocument
-from statepath.engine.documents import decode, encode_mapping, encode_model, encode_value, keep_unknown
+from statepath.engine.documents import (
+    MARK,
+    MAX_DEPTH,
+    decode,
+    encode_mapping,
+    encode_model,
+    encode_value,
+    keep_unknown,
+)
+from statepath.engine.elements import stored_list
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id, check_version
 from statepath.engine.replica import Entry
@@ -119,9 +129,15 @@ class Collection(Generic[T]):
     async def append(self, id: str, field: str, item: object) -> int:
         """Add an element to the end of the list in a field; its seq. The cost does not depend on the list's length.
 
+        Parameters:
+            field: as the model names it; one that is missing or null becomes a list.
+            item: a JSON value or a pydantic model, which the field's type must take as an element. How long the list
+                may become, and validators of the whole list, are not asked.
+
         Raises:
             NotFoundError: there is no such document.
-            InvalidArgumentError: the field holds something else than a list, or the item is not JSON.
+            InvalidArgumentError: the field holds something else than a list, the model has no such field or does not
+                take the item in it, or the item is not JSON, too deep or too large.
         """
         change, size = self.encode_append(id, field, item)
         committer = self._engine.committer
@@ -138,6 +154,7 @@ class Collection(Generic[T]):
             NotFoundError: there is no such document.
             ConflictError: it changed again and again, in 32 attempts.
         """
+        check_function(fn, "what update calls")
         for attempt in range(_ATTEMPTS):
             found = await self.get_document(id)
             if found is None:
@@ -263,10 +280,9 @@ class Collection(Generic[T]):
         """The change that appends the item, and its size in bytes."""
         _check_field(field)
         key = f"{self.name}/{check_id(id)}"
-        model = cast("type[BaseModel] | None", self.model)
-        if model is not None and not self._keeps_all and field not in model.model_fields:
-            raise InvalidArgumentError(f"{model.__name__} has no field {field!r}", key=key)
-        data = encode_value(item, key=key)
+        data = encode_value(item, key=key, limit=self._engine.settings.max_document, depth=MAX_DEPTH - 2)
+        if self.model is not None:
+            field = stored_list(cast("type[BaseModel]", self.model), field, data, key)
         return Append(self.name, id, field, Raw(data)), len(data)
 
     def decode(self, id: str, entry: Entry) -> T:
@@ -334,6 +350,10 @@ def _change(document: PutDocument, base: int) -> Put:
 def _check_field(name: object) -> None:
     if not isinstance(name, str) or not name or not name.isprintable():
         raise InvalidArgumentError(f"{name!r} is no field name: an append needs that of the list")
+    if name == MARK:
+        raise InvalidArgumentError(
+            f"the field {name!r} is the store's own in a document's file: take another name"
+        )
 
 
 class _Rows:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, overload
 from msgspec import Raw
 from pydantic import JsonValue
 
+from statepath.arguments import wrong_kind
 from statepath.collection import Collection, Json
 from statepath.commit import Append, Change, Delete, Put
 from statepath.engine.documents import append_items, decode, encode_value
@@ -40,7 +41,7 @@ class Transaction:
     async def get(self, collection: Collection[T], id: str) -> T | None:
         """The document as this transaction sees it, its own changes included; `None` if there is none."""
         self._check_open()
-        place = (collection.name, check_id(id))
+        place = (self._held(collection).name, check_id(id))
         own = place in self._own
         entry = self._own[place] if own else self._seen(place, await self._engine.entry(*place))
         return None if entry is None else collection.decode(id, entry)
@@ -58,7 +59,7 @@ class Transaction:
             InvalidArgumentError: as `Collection.put`.
         """
         self._check_open()
-        name, id, data, _ = collection.encode(value)
+        name, id, data, _ = self._held(collection).encode(value)
         self._own[name, id] = Entry(data, 0, 0)
         if collection.forgets:
             self._puts[len(self._changes)] = collection, value
@@ -67,7 +68,7 @@ class Transaction:
     def delete(self, collection: Collection[Any], id: str) -> None:
         """Delete the document, if there is one."""
         self._check_open()
-        self._own[collection.name, check_id(id)] = None
+        self._own[self._held(collection).name, check_id(id)] = None
         self._changes.append(Delete(collection.name, id))
 
     def append(self, collection: Collection[Any], id: str, field: str, item: object) -> None:
@@ -78,7 +79,7 @@ class Transaction:
             InvalidArgumentError: the field holds something else than a list.
         """
         self._check_open()
-        change, _ = collection.encode_append(id, field, item)
+        change, _ = self._held(collection).encode_append(id, field, item)
         place = (collection.name, id)
         if self._engine.elsewhere is not None and place not in self._own:
             self._changes.append(change)
@@ -106,10 +107,11 @@ class Transaction:
             InvalidArgumentError: the name is one of `state.json`'s own, or a collection has it.
         """
         self._check_open()
+        check_id(name)
         if name in SNAPSHOT_MEMBERS or name in OWN_MEMBERS or self._is_collection(name):
             raise _taken(name)
         data = encode_value(value, key=name)
-        self._own[MEMBERS, check_id(name)] = Entry(data, 0, 0)
+        self._own[MEMBERS, name] = Entry(data, 0, 0)
         self._changes.append(Put(MEMBERS, name, Raw(data)))
 
     def delete_member(self, name: str) -> None:
@@ -119,9 +121,10 @@ class Transaction:
             InvalidArgumentError: the name is one of `state.json`'s own.
         """
         self._check_open()
+        check_id(name)
         if name in OWN_MEMBERS:
             raise InvalidArgumentError(f"{name!r} is a part of state.json itself")
-        self._own[MEMBERS, check_id(name)] = None
+        self._own[MEMBERS, name] = None
         self._changes.append(Delete(MEMBERS, name))
 
     async def __aenter__(self) -> Transaction:
@@ -169,6 +172,19 @@ class Transaction:
             if isinstance(change, Append) and (change.collection, change.id) == place and entry is not None:
                 entry = Entry(append_items(entry.json(), change.field, [bytes(change.value)]), 0, 0)
         return entry
+
+    def _held(self, collection: Collection[T]) -> Collection[T]:
+        """
+        Raises:
+            InvalidArgumentError: it is no collection of the transaction's store.
+        """
+        if not isinstance(collection, Collection):
+            raise wrong_kind("the collection", "what store.collection gives", collection)
+        if collection._engine is not self._engine:  # noqa: SLF001 - one package
+            raise InvalidArgumentError(
+                f"{collection.name} is a collection of another store; take one of the store whose transaction this is"
+            )
+        return collection
 
     def _check_open(self) -> None:
         if self._ended:

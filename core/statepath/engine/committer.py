@@ -52,6 +52,8 @@ logger = logging.getLogger("statepath.engine")
 _OVERLAP_BYTES: Final = 384 * 1024
 _BACKLOG_BYTES: Final = 64 * 1024 * 1024
 _OVERHEAD: Final = 256
+_RECORD: Final = 384
+_TRANSACTION: Final = 64
 _NOTHING_WRITTEN: Final = (AccessDeniedError, ThrottledError, UnavailableError)
 
 Read = tuple[str, str, int]
@@ -272,7 +274,7 @@ class Committer:
             size = sum([one.size for one in accepted])
             self._acknowledge(accepted, first, size)
             _decline(refused)
-            self._committed(commit, transactions, stage, size)
+            self._committed(commit, transactions, stage, size + _RECORD + _TRANSACTION * len(accepted))
             return
 
     async def _documents(self, elsewhere: Elsewhere, group: list[_Pending]) -> Replica | Stage:

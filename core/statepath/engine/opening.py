@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 from uuid import uuid4
 
 from msgspec import Raw
 
+from statepath.aside import aside_key
 from statepath.backend import (
     IF_ABSENT,
     Backend,
@@ -142,11 +142,11 @@ async def _open(engine: Engine, *, anew: bool) -> str:
         *found.damage,
         *(damage for damage in (original.damage if original else ()) if damage.key not in known),
     ]
+    if found.floor is not None:
+        found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
     if engine.readonly:
         _show(engine, found, original)
     else:
-        if found.floor is not None:
-            found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
         engine.check_writable(found.replica)
         await _TakeOver(engine, found, original).run(document_views=document_views)
         if engine.migrations is not None:
@@ -210,12 +210,11 @@ class _Shown:
 
 async def put_aside(backend: Backend, key: str, why: str) -> str:
     """Move an object aside, as `<key>.<why>.<UTC time>`; its new key (empty: it was gone)."""
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     try:
         blob = await backend.read(key)
     except NotFoundError:
         return ""
-    kept = f"{key}.{why}.{moment}"
+    kept = aside_key(key, why)
     await backend.write(kept, blob.data)
     await backend.delete(key)
     return kept
@@ -299,6 +298,7 @@ class _TakeOver:
                 store=engine.store,
                 incarnation=engine.incarnation,
                 floor=found.begins,
+                packed=found.packed,
                 snapshots=() if found.state is None else (found.state,),
             )
             etag = await write_floor(engine.backend, floor, None)

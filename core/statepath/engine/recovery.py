@@ -33,6 +33,7 @@ from statepath.errors import (
     NotFoundError,
     StateError,
 )
+from statepath.log import PortableCommitLog
 
 
 @dataclass(slots=True)
@@ -42,7 +43,7 @@ class Recovered:
     Attributes:
         source: which step of the ladder gave the state, in words.
         floor: the log's own record, with the version it was read from; `None` where there was none.
-        begins: where the log begins, if its own record is lost.
+        begins: where the log begins, if its own record is lost; `packed` is up to which seq it is packed then.
         state: the snapshot that `state.json` holds, if it is one of this store; `state_etag` is its version, and
             `None` where there is no such file.
         restore: a state that an operator put in the place of `state.json`, to be committed.
@@ -59,6 +60,7 @@ class Recovered:
     source: str = "nothing"
     floor: tuple[Floor, ETag] | None = None
     begins: int = 1
+    packed: int = 0
     state: SnapshotMark | None = None
     state_etag: ETag | None = None
     state_size: int = 0
@@ -258,9 +260,11 @@ def _is_import(change: Beside) -> bool:
 
 
 async def _without_floor(log: CommitLog, found: Recovered, base: int) -> None:
-    """The log's own record is lost: find out again where the log begins."""
+    """The log's own record is lost: find out again where the log begins, and what of it is packed."""
     if not any(damage.key == FLOOR_KEY for damage in found.damage):
         found.damage.append(Damage(FLOOR_KEY, f"{FLOOR_KEY} is missing", aside=False))
+    if isinstance(log, PortableCommitLog):
+        found.packed = await log.packed()
     try:
         first = await anext(aiter(log.read(0)), None)
         found.begins = first.first if first is not None else base + 1
@@ -363,7 +367,7 @@ async def measure_logs(backend: Backend, replica: Replica) -> None:
     async for entry in backend.list_keys("logs/session_"):
         name, _, offset = entry.key.removeprefix("logs/session_").partition("/")
         id = decode_id(name.removesuffix(".log"))
-        if id is not None and (not offset or offset.isdigit()):
+        if id is not None and name.endswith(".log") and (not offset or offset.isdigit()):
             replica.logs[id] = max(replica.log_size(id), int(offset or 0) + entry.size)
 
 

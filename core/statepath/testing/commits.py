@@ -38,6 +38,7 @@ class _Floor(msgspec.Struct, frozen=True):
     """As much of the record as a log reads."""
 
     floor: int
+    packed: int = 0
 
 
 def commit_log(backend: Backend) -> CommitLog:
@@ -281,6 +282,27 @@ class CommitLogChecks(Subject):
             assert await _read(writer.log, 5) == writer.commits[5:]
             await writer.append()
             assert await _read(commit_log(other), 5) == writer.commits[5:]
+
+    async def test_a_writer_that_slept_while_the_log_was_packed_commits_nothing(self) -> None:
+        async with self.writers() as (one, other):
+            log = commit_log(one)
+            if not isinstance(log, PortableCommitLog):
+                return  # a log of the backend's own has no packs
+            writer, zombie = Writer(log), Writer(commit_log(other), "zombie")
+            await writer.append()
+            await zombie.catch_up()
+            for _ in range(5):
+                await writer.append(transactions=2)
+            packed = await log.pack(9, least=1)
+            assert packed == 9
+            await one.write(FLOOR_KEY, bytes(seal(_Floor(1, packed))))
+            await log.trim(0)
+            with pytest.raises(HeadMoved):
+                await zombie.append()
+            assert await _read(log, 0) == writer.commits
+            await zombie.catch_up()
+            await zombie.append()
+            assert await _read(log, 3) == zombie.commits[2:]
 
     async def test_an_abandoned_append_is_whole_or_absent(self) -> None:
         for step in range(8):

@@ -110,6 +110,7 @@ class DocumentChecks(Subject):
                 return
             writer = Writer(commit_log(backend))
             documents: Documents = {}
+            counts: dict[str, int] = {}
             for changes in _history():
                 await _commit(writer, documents, changes)
                 counts = {name: sum(key[0] == name for key in documents) for name, _ in documents}

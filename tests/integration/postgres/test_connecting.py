@@ -91,7 +91,7 @@ async def test_the_variables_of_libpq_complete_the_state_path(postgres, path, co
         PGDATABASE="postgres",
     )
     await backend.write("a", b"A")
-    assert backend.url == f"postgresql://statepath@127.0.0.1:{postgres.port}/postgres?store={store}"
+    assert backend.url == f"postgresql://127.0.0.1:{postgres.port}/postgres?store={store}"
     assert (await (await connect(path, readonly=True)).read("a")).data == b"A"
 
 
