@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,7 +32,7 @@ from statepath.engine.backups import backup_key, backup_keys, backup_time
 from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.replica import Cut, Replica
-from statepath.engine.snapshot import STATE_KEY, SnapshotStream
+from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, SnapshotStream
 from statepath.engine.views import ViewWriter
 from statepath.errors import (
     AlreadyExistsError,
@@ -271,14 +271,14 @@ class Snapshotter:
 
     async def _see_state(self, cut: Cut) -> None:
         """Someone else wrote `state.json`: keep theirs aside if it says anything, and learn its version."""
+        meta: SnapshotMeta | None = None
         try:
             etag = (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag
-            meta = await check_snapshot(self._backend, STATE_KEY)
+            with suppress(CorruptionError):
+                meta = await check_snapshot(self._backend, STATE_KEY)
         except NotFoundError:
             self._state_etag = None
             return
-        except CorruptionError:
-            meta = None
         if meta is not None and meta.store == self.floor.store and meta.seq > cut.seq:
             raise ConflictError(
                 f"{STATE_KEY} shows seq {meta.seq} already, later than {cut.seq}", key=STATE_KEY
