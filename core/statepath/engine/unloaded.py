@@ -55,12 +55,12 @@ class Elsewhere:
         self._replica = replica
 
     async def get(self, collection: str, id: str) -> Entry | None:
-        return (await self.read([(collection, id)]))[1].get((collection, id))
+        return (await self.read([(collection, id)])).get((collection, id))
 
-    async def read(self, keys: Sequence[Key]) -> tuple[int, dict[Key, Entry]]:
-        """Those of the documents that there are, and the seq that they are as of."""
+    async def read(self, keys: Sequence[Key]) -> dict[Key, Entry]:
+        """Those of the documents that there are, all as of one seq."""
         part = await self._storage.read_documents(keys, self._replica.head)
-        return part.seq, {(shown.collection, shown.id): _entry(shown) for shown in part.documents}
+        return {(shown.collection, shown.id): _entry(shown) for shown in part.documents}
 
     async def scan(
         self, collection: str, where: Filter | None = None, after: str = ""

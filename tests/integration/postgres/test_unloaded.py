@@ -147,8 +147,8 @@ async def test_a_query_is_as_of_one_seq_while_others_write(path):
 async def test_more_queries_at_once_than_the_pool_has_connections(path):
     async with unloaded(f"{path}&pool=2") as store:
         raw = store.collection("raw")
-        for n in range(3):
-            await raw.put({"id": str(n)})
+        for n in range(3):  # so large that a query is still under way when the first one is at hand
+            await raw.put({"id": str(n), "text": "x" * 600_000})
 
         async def nested(depth):
             async for document in raw.find():
