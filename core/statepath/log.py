@@ -11,12 +11,12 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
+from statepath.aside import aside_key
 from statepath.backend import IF_ABSENT, Backend
 from statepath.commit import FLOOR_KEY, JOURNAL, Commit, encode_commit, slot_key, unseal
 from statepath.errors import (
@@ -158,10 +158,9 @@ class PortableCommitLog:
 
     async def restart(self, after: int) -> list[str]:
         """As `CommitLog.restart`."""
-        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         kept = []
         for piece in sorted(await self._list("")):
-            aside = f"{piece.key}.corrupt.{moment}"
+            aside = aside_key(piece.key, "corrupt")
             try:
                 blob = await self._backend.read(piece.key)
             except NotFoundError:

@@ -59,6 +59,9 @@ class Autosave:
         while True:
             await self._check_space()
             await asyncio.sleep(interval or _LOOK_AT_SPACE)
+            if engine.settings.archive and time.monotonic() >= due:
+                due = time.monotonic() + _ARCHIVE_EVERY
+                await self._try_archive()
             if not interval or not snapshotter.changed:
                 continue
             engine.events.emit(AutosaveTriggered(engine.replica.head))
@@ -67,9 +70,6 @@ class Autosave:
             if snapshotter.due:
                 await try_snapshot(snapshotter, engine.events)
                 await self._try_pack()
-            if engine.settings.archive and time.monotonic() >= due:
-                due = time.monotonic() + _ARCHIVE_EVERY
-                await self._try_archive()
 
     async def _try_pack(self) -> None:
         try:

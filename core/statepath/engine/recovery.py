@@ -101,13 +101,7 @@ async def recover(
         found.damage.append(Damage(FLOOR_KEY, str(error)))
     if found.floor is not None:
         found.store, found.incarnation = found.floor[0].store, found.floor[0].incarnation
-        if made_from := found.floor[0].unfinished:
-            raise StateError(
-                f"the store at {backend.url} is not finished: making it from {made_from} was interrupted; "
-                "run that command again to finish it, or empty the place",
-                key=FLOOR_KEY,
-                code="unfinished",
-            )
+        check_finished(backend, found.floor[0])
     with _no_collections():
         base = await _climb_down(backend, log, found, limit)
         if found.exists and found.floor is None:
@@ -122,11 +116,25 @@ async def recover(
         if found.exists and anew:
             found.broken = True
         if found.broken:
-            await _measure_logs(backend, found.replica)
+            await measure_logs(backend, found.replica)
             # Snapshots are told apart by their time, and the lost commits may have had the next ones.
             found.replica.time = max(found.replica.time + 1, time.time_ns() // 1000)
     found.damage = list(dict.fromkeys(found.damage))
     return found
+
+
+def check_finished(backend: Backend, floor: Floor) -> None:
+    """
+    Raises:
+        StateError: the store is being made from another one (`unfinished`).
+    """
+    if floor.unfinished:
+        raise StateError(
+            f"the store at {backend.url} is not finished: making it from {floor.unfinished} was interrupted; "
+            "run that command again to finish it, or empty the place",
+            key=FLOOR_KEY,
+            code="unfinished",
+        )
 
 
 async def _climb_down(backend: Backend, log: CommitLog, found: Recovered, limit: int) -> int:
@@ -354,12 +362,12 @@ async def _overlay(backend: Backend, replica: Replica, commit: Commit, found: Re
         stage.install(replica, commit.last, commit.id, time)
 
 
-async def _measure_logs(backend: Backend, replica: Replica) -> None:
+async def measure_logs(backend: Backend, replica: Replica) -> None:
     """The session logs' own files may be ahead of what is left of the log: nothing in them is written over."""
     async for entry in backend.list_keys("logs/session_"):
         name, _, offset = entry.key.removeprefix("logs/session_").partition("/")
         id = decode_id(name.removesuffix(".log"))
-        if id is not None and (not offset or offset.isdigit()):
+        if id is not None and name.endswith(".log") and (not offset or offset.isdigit()):
             replica.logs[id] = max(replica.log_size(id), int(offset or 0) + entry.size)
 
 

@@ -125,6 +125,18 @@ class CommitLogChecks(Subject):
                 await writer.append(size=1_000_000 if number % 20 == 7 else 1)
             assert await _read(writer.log, 0) == writer.commits
 
+    async def test_the_first_commit_of_all_may_have_any_place(self) -> None:
+        async with self.connection() as backend:
+            log = commit_log(backend)
+            first = msgspec.structs.replace(Writer(log).make(), first=8, last=8, durable=7)
+            await log.append(7, first)
+            assert await _read(log, 7) == [first]
+            second = msgspec.structs.replace(first, first=9, last=9, id=uuid4().hex, prev=first.id, durable=8)
+            await log.append(8, second)
+            assert await _read(log, 7) == [first, second]
+            with pytest.raises(HeadMoved):
+                await log.append(7, msgspec.structs.replace(first, id=uuid4().hex))
+
     async def test_a_place_that_is_taken_is_not_given_again(self) -> None:
         async with self.writers() as (one, other):
             first, second = Writer(commit_log(one)), Writer(commit_log(other), "z")

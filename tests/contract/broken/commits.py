@@ -82,6 +82,18 @@ class FirstFifty(Sound):
     make_log = logs(Stops)
 
 
+class BeginsAtOne(Log):
+    async def append(self, after: int, commit: Commit) -> None:
+        if after and not [entry async for entry in self.backend.list_keys(JOURNAL)]:
+            raise HeadMoved
+        await super().append(after, commit)
+
+
+@caught_by("test_the_first_commit_of_all_may_have_any_place")
+class CannotGoOnFromASnapshot(Sound):
+    make_log = logs(BeginsAtOne)
+
+
 class Overwrites(Log):
     async def append(self, after: int, commit: Commit) -> None:
         await self.backend.write(slot_key(commit.first), bytes(encode_commit(commit)))
