@@ -89,6 +89,20 @@ class WriteReport(msgspec.Struct, frozen=True, tag_field="op", tag="report"):
     document: Raw
 
 
+class RemoveLog(msgspec.Struct, frozen=True, tag_field="op", tag="unlog", omit_defaults=True):
+    """A session log that no longer exists; what is appended later begins a new one. `base` is the size in bytes that it
+    was checked against."""
+
+    id: str
+    base: int | None = None
+
+
+class RemoveReport(msgspec.Struct, frozen=True, tag_field="op", tag="unreport"):
+    """A report that no longer exists."""
+
+    id: str
+
+
 class Note(msgspec.Struct, frozen=True, tag_field="op", tag="note"):
     """What the log should remember beside the documents. `kind` is `imported`, `restored`, `adopted`, `migrated`, or
     one that a later program knows."""
@@ -97,7 +111,10 @@ class Note(msgspec.Struct, frozen=True, tag_field="op", tag="note"):
     text: str
 
 
-Change = Put | Delete | Append | WriteLog | WriteReport | Note
+FileChange = WriteLog | WriteReport | RemoveLog | RemoveReport
+"""A change of a session log or a report, which live in files of their own."""
+
+Change = Put | Delete | Append | FileChange | Note
 
 
 class Body(msgspec.Struct, frozen=True):

@@ -185,6 +185,15 @@ class DocumentsArchived(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LogsRemoved(Event):
+    """The session logs `ids`, of so many bytes, were removed: the settings `log_age` and `log_bytes` ask for it."""
+
+    name: ClassVar[str] = "logs:removed"
+    ids: tuple[str, ...]
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryTrimmed(Event):
     """The log begins at `floor` now. `reason` is `age` or `bytes`."""
 
@@ -238,6 +247,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
         StateRestored,
         StoreCopied,
         DocumentsArchived,
+        LogsRemoved,
         HistoryTrimmed,
         DiskLow,
         DiskOk,

@@ -54,6 +54,8 @@ class SettingsArgs(TypedDict, total=False):
     migrations: str | tuple[str, ...]
     migrate: bool
     archive: str | tuple[str, ...]
+    log_age: float | str | timedelta | None
+    log_bytes: int | str | None
 
 
 _UNITS: Final = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -124,6 +126,20 @@ def _auto(value: object) -> object:
 
 def _bytes_or_auto(value: object) -> int | None:
     value = _auto(value)
+    return None if value is None else _bytes(value)
+
+
+def _none(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() == "none" else value
+
+
+def _duration_or_none(value: object) -> timedelta | None:
+    value = _none(value)
+    return None if value is None else _duration(value)
+
+
+def _bytes_or_none(value: object) -> int | None:
+    value = _none(value)
     return None if value is None else _bytes(value)
 
 
@@ -233,6 +249,12 @@ class Settings(BaseSettings):
 
     archive: Annotated[tuple[str, ...], BeforeValidator(_rules)] = ()
     """What leaves the live state by itself, a rule each: "tasks older_than=30d status=completed"."""
+
+    log_age: Annotated[timedelta | None, BeforeValidator(_duration_or_none)] = None
+    """How long session logs are kept that nothing is appended to; `None` (or "none"): for ever."""
+
+    log_bytes: Annotated[int | None, BeforeValidator(_bytes_or_none)] = None
+    """The most bytes of session logs to keep: the longest untouched are removed; `None` (or "none"): no bound."""
 
     @property
     def archive_rules(self) -> tuple[ArchiveRule, ...]:

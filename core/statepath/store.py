@@ -18,7 +18,7 @@ from typing_extensions import Unpack
 from statepath.arguments import check_function, path_text, wrong_kind
 from statepath.backend import Backend, Tally
 from statepath.collection import Collection, Json, back_off
-from statepath.commit import WriteLog, WriteReport
+from statepath.commit import RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.debug import enable_debug
 from statepath.diff import Difference, differences
 from statepath.discovery import check_not_within, connect
@@ -314,6 +314,21 @@ class Store:
                 found.add(id)
         return sorted(found | set(self._engine.replica.logs))
 
+    async def delete_log(self, id: str) -> bool:
+        """Remove a session's log; whether there was one. What is appended later begins a new one. A restore does not
+        bring it back: its text is in the history only, as far as that reaches back.
+
+        Raises:
+            InvalidArgumentError: it is no id.
+            StateError: the file could not be removed. It is tried again; the log is removed all the same.
+        """
+        engine, known = self._engine, self._engine.replica.log_size(check_id(id))
+        if not known and id not in await self.logs():
+            return False
+        seq = await engine.commit([RemoveLog(id, None if known else 0)])
+        await self._flush_files()
+        return bool(seq)
+
     async def save_report(self, id: str, data: object) -> str:
         """Store a report, a JSON value or a pydantic model, in the place of an earlier one, and write its file; where
         that is: `<url>/reports/<id>.json`, the id percent-encoded.
@@ -349,6 +364,21 @@ class Store:
             if entry.key.endswith(".json")
         ]
         return sorted(id for id in found if id is not None)
+
+    async def delete_report(self, id: str) -> bool:
+        """Remove a report; whether there was one. A restore does not bring it back.
+
+        Raises:
+            InvalidArgumentError: it is no id.
+            StateError: the file could not be removed. It is tried again; the report is removed all the same.
+        """
+        key = report_key(check_id(id))
+        await self._flush_files()
+        if key not in [entry.key async for entry in self._engine.backend.list_keys(key)]:
+            return False
+        await self._engine.commit([RemoveReport(id)])
+        await self._flush_files()
+        return True
 
     def watch(
         self, *, since: int | str | None = None, collections: tuple[str, ...] = ()
@@ -531,8 +561,9 @@ class Store:
         )
 
     async def clean(self, *, older_than: timedelta | str = "30d", dry_run: bool = False) -> Cleaned:
-        """Remove what was kept aside before that (`*.corrupt.*`, `*.conflict.*`, the states of before a rollback), and
-        what an archive run has written and not finished. What any way back needs stays.
+        """Remove what was kept aside before that (`*.corrupt.*`, `*.conflict.*`, the states of before a rollback),
+        what an archive run has written and not finished, and the session logs that the settings `log_age` and
+        `log_bytes` do not allow, whatever `older_than`. What any way back needs stays.
 
         Parameters:
             older_than: a `timedelta`, or a text such as "30d" or "12h".

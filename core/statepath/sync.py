@@ -329,6 +329,10 @@ class SyncStore:
         """As `Store.logs`."""
         return self._loop.run(self._store.logs)
 
+    def delete_log(self, id: str) -> bool:
+        """As `Store.delete_log`."""
+        return self._loop.run(self._store.delete_log, id)
+
     def save_report(self, id: str, data: object) -> str:
         """As `Store.save_report`."""
         return self._loop.run(self._store.save_report, id, data)
@@ -340,6 +344,10 @@ class SyncStore:
     def reports(self) -> list[str]:
         """As `Store.reports`."""
         return self._loop.run(self._store.reports)
+
+    def delete_report(self, id: str) -> bool:
+        """As `Store.delete_report`."""
+        return self._loop.run(self._store.delete_report, id)
 
     def watch(
         self, *, since: int | str | None = None, collections: tuple[str, ...] = ()

@@ -11,7 +11,17 @@ from typing import Final, Literal
 from pydantic import JsonValue
 
 from statepath.arguments import wrong_kind
-from statepath.commit import Append, Change, Commit, Delete, Put, WriteLog, WriteReport
+from statepath.commit import (
+    Append,
+    Change,
+    Commit,
+    Delete,
+    Put,
+    RemoveLog,
+    RemoveReport,
+    WriteLog,
+    WriteReport,
+)
 from statepath.engine.documents import decode
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_seq
@@ -75,6 +85,10 @@ def changes_in(commit: Commit, seq: int, transaction: Sequence[Change]) -> list[
             kind, collection, value, offset = "log", "logs", change.text, change.offset
         elif isinstance(change, WriteReport):
             kind, collection, value = "report", "reports", decode(bytes(change.document))
+        elif isinstance(change, RemoveLog):
+            kind, collection = "delete", "logs"
+        elif isinstance(change, RemoveReport):
+            kind, collection = "delete", "reports"
         else:
             continue
         if collection == MEMBERS:

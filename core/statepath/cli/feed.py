@@ -52,6 +52,7 @@ class Tail:
         self._output = output
         self._since = store.seq
         self._shown = 0
+        self._removed = 0
 
     async def show(self, *, required: bool) -> None:
         """All there is.
@@ -60,14 +61,21 @@ class Tail:
             NotFoundError: there is no such log, and it is required.
         """
         missing: NotFoundError | None = None
+        text = ""
         try:
-            self._tell(0, await self._store.read_log(self._id))
+            text = await self._store.read_log(self._id)
         except NotFoundError as error:
             missing = error
         # Before each snapshot the files are brought up to date, so what they lack was committed behind it.
-        for change in await self._store.history(
-            f"logs/{self._id}", since=(await self._store.health()).snapshot_seq
-        ):
+        since = (await self._store.health()).snapshot_seq
+        changes = await self._store.history(f"logs/{self._id}", since=since)
+        if not any(change.kind == "delete" for change in changes):
+            self._tell(0, text)
+        else:
+            # Whether the file shows the log of before or of after the removal cannot be told.
+            while changes[0].kind != "delete" or any(one.kind == "delete" for one in changes[1:]):
+                del changes[0]
+        for change in changes:
             self._add(change)
         if required and missing is not None and not self._shown:
             raise missing
@@ -79,6 +87,11 @@ class Tail:
                 self._add(change)
 
     def _add(self, change: StateChange) -> None:
+        if change.seq <= self._removed:
+            return
+        if change.kind == "delete":
+            self._removed, self._shown = change.seq, 0
+            return
         self._tell(change.offset or 0, str(change.value))
 
     def _tell(self, offset: int, text: str) -> None:

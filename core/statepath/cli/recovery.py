@@ -185,7 +185,7 @@ async def _plan(store: Store, at: int | datetime) -> Plan:
     undone = [
         change.key
         for change in changes
-        if change.kind in ("put", "delete", "append") and (isinstance(at, int) or change.time > at)
+        if change.collection not in ("logs", "reports") and (isinstance(at, int) or change.time > at)
     ]
     return Plan(at, store.seq, len(undone), len(set(undone)), needed)
 

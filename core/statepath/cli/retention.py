@@ -134,7 +134,7 @@ async def clean(
     state_path: StatePath = None,
     as_json: Json = False,
 ) -> None:
-    """Remove what was kept aside long ago: *.corrupt.*, *.conflict.*, and what an archive run left unfinished."""
+    """Remove what was kept aside long ago, what an archive run left, and session logs beyond their bounds."""
     output = Output(as_json=as_json)
     async with reading(state_path) as store:
         plan = await store.clean(older_than=older_than, dry_run=True)

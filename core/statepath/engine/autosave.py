@@ -1,5 +1,5 @@
-"""What happens by time: snapshots where anything changed, packs where the journal has become many objects, and a look
-at the space that is left."""
+"""What happens by time: snapshots where anything changed, packs where the journal has become many objects, retention,
+and a look at the space that is left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("statepath.autosave")
 
 _LOOK_AT_SPACE: Final = 30.0
 _ENOUGH_AGAIN: Final = 1.1
-_ARCHIVE_EVERY: Final = 3600.0
+_RETAIN_EVERY: Final = 3600.0
 
 
 class _Saved(Protocol):
@@ -39,10 +39,15 @@ class Autosave:
     """A task of one handle, at `settings.autosave` seconds (0: it only looks at the space)."""
 
     def __init__(
-        self, engine: _Saved, snapshotter: Snapshotter, archive: Callable[[], Awaitable[object]]
+        self,
+        engine: _Saved,
+        snapshotter: Snapshotter,
+        archive: Callable[[], Awaitable[object]],
+        bound_logs: Callable[[], Awaitable[object]],
     ) -> None:
         self._engine = engine
         self._archive = archive
+        self._bound_logs = bound_logs
         self._snapshotter = snapshotter
         self._low = False
         self._task = asyncio.get_running_loop().create_task(self._run(), name="statepath-autosave")
@@ -59,9 +64,11 @@ class Autosave:
         while True:
             await self._check_space()
             await asyncio.sleep(interval or _LOOK_AT_SPACE)
-            if engine.settings.archive and time.monotonic() >= due:
-                due = time.monotonic() + _ARCHIVE_EVERY
-                await self._try_archive()
+            if time.monotonic() >= due:
+                due = time.monotonic() + _RETAIN_EVERY
+                if engine.settings.archive:
+                    await self._try_archive()
+                await self._try_bound_logs()
             if not interval or not snapshotter.changed:
                 continue
             engine.events.emit(AutosaveTriggered(engine.replica.head))
@@ -82,6 +89,13 @@ class Autosave:
             await self._archive()
         except StateError as error:
             logger.exception("what is due could not be archived; it stays live", extra={"code": error.code})
+            self._engine.events.emit(SaveError(error, error.key))
+
+    async def _try_bound_logs(self) -> None:
+        try:
+            await self._bound_logs()
+        except StateError as error:
+            logger.exception("session logs that are due could not be removed", extra={"code": error.code})
             self._engine.events.emit(SaveError(error, error.key))
 
     async def _check_space(self) -> None:

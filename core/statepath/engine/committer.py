@@ -29,6 +29,7 @@ from statepath.commit import (
     Commit,
     Delete,
     Put,
+    RemoveLog,
     Transaction,
     encode_changes,
 )
@@ -337,6 +338,8 @@ class Committer:
                     raise _conflict(trial, change.collection, change.id, change.base, change)
             if isinstance(change, Delete) and trial.get(change.collection, change.id) is None:
                 continue
+            if isinstance(change, RemoveLog) and not _is_due(change, trial.log_size(change.id)):
+                continue
             placed = trial.place(change)
             trial.apply(placed, seq, now)
             changes.append(placed)
@@ -381,6 +384,11 @@ class Committer:
         self._bytes = 0
         self.crowded = False
         self._room.set()
+
+
+def _is_due(change: RemoveLog, size: int) -> bool:
+    """Whether the session log is to be removed: there is one, or it is as it was looked at."""
+    return size > 0 if change.base is None else size == change.base
 
 
 def _decisive(pending: _Pending) -> Iterator[tuple[str, str]]:

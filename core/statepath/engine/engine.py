@@ -13,7 +13,17 @@ from typing import Final, cast
 
 from statepath.arguments import wrong_kind
 from statepath.backend import Backend, CommitLog, SupportsQueries
-from statepath.commit import FORMAT, Change, Commit, Delete, Note, Put, Transaction, WriteLog, WriteReport
+from statepath.commit import (
+    FORMAT,
+    Append,
+    Change,
+    Commit,
+    Note,
+    Put,
+    Transaction,
+    WriteLog,
+    WriteReport,
+)
 from statepath.engine.autosave import Autosave, free_bytes, try_snapshot
 from statepath.engine.committer import Committer, Read
 from statepath.engine.feed import Feed
@@ -136,9 +146,11 @@ class Engine:
         )
         return views
 
-    def start_autosave(self, archive: Callable[[], Awaitable[object]]) -> None:
-        """Begin to save by time, and to `archive` where the settings have rules for it."""
-        self._autosave = Autosave(self, self._writing_snapshotter(), archive)
+    def start_autosave(
+        self, archive: Callable[[], Awaitable[object]], bound_logs: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Begin to save by time, and to `archive` and `bound_logs` where the settings have rules for it."""
+        self._autosave = Autosave(self, self._writing_snapshotter(), archive, bound_logs)
 
     def _is_busy(self) -> bool:
         """Whether saves are going on: a commit is under way, or the last one was just now."""
@@ -420,12 +432,12 @@ class Engine:
         return self._views
 
     async def log_offset(self, id: str) -> int:
-        """Where the next piece of a session log goes: behind a file that the log does not know, too."""
-        size = self.replica.log_size(id)
-        if not size and self.backend.capabilities.editable:
+        """Where the next piece of a session log goes at the least: behind a file that the log does not know."""
+        known = self.replica.log_size(id) or (self._views is not None and self._views.removes(id))
+        if not known and self.backend.capabilities.editable:
             with suppress(NotFoundError):
                 return len((await self.backend.read(log_key(id))).data)
-        return size
+        return 0
 
     @property
     def view_lag(self) -> int:
@@ -514,4 +526,4 @@ def _size(change: Change) -> int:
         return _CHANGE_BYTES + len(bytes(change.document))
     if isinstance(change, WriteLog | Note):
         return _CHANGE_BYTES + 4 * len(change.text)
-    return _CHANGE_BYTES + len(change.id) + (0 if isinstance(change, Delete) else len(bytes(change.value)))
+    return _CHANGE_BYTES + len(change.id) + (len(bytes(change.value)) if isinstance(change, Append) else 0)

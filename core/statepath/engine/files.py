@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from statepath.backend import Backend, CommitLog, Span
-from statepath.commit import WriteLog, WriteReport
+from statepath.commit import RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.engine.documents import pretty
-from statepath.engine.ids import decode_id, log_key, report_key
+from statepath.engine.ids import LOGS, decode_id, log_key, log_place, report_key
 from statepath.engine.replay import changes_of
 from statepath.engine.replica import Replica
 from statepath.engine.views import read_log
@@ -19,7 +20,6 @@ from statepath.errors import NotFoundError
 PIECE: Final = 4 * 1024 * 1024
 """How much of a session log is held in memory at once, about."""
 
-_LOGS: Final = "logs/session_"
 _REPORTS: Final = "reports/"
 
 
@@ -53,6 +53,8 @@ class Files:
     since: int
     _texts: dict[str, list[WriteLog]] = field(default_factory=dict)
     _documents: dict[str, bytes] = field(default_factory=dict)
+    _removed: set[str] = field(default_factory=set)
+    """The keys of what was removed: their files may be there still."""
 
     async def read(self) -> AsyncIterator[LogPiece | Report]:
         """All of them, logs before reports."""
@@ -76,14 +78,19 @@ class Files:
                         self._texts.setdefault(change.id, []).append(change)
                     elif isinstance(change, WriteReport):
                         self._documents[change.id] = pretty(bytes(change.document))
+                    elif isinstance(change, RemoveLog):
+                        self._texts.pop(change.id, None)
+                        self._removed.add(log_key(change.id))
+                    elif isinstance(change, RemoveReport):
+                        self._documents.pop(change.id, None)
+                        self._removed.add(report_key(change.id))
 
     async def _logs(self) -> AsyncIterator[LogPiece]:
         stored: dict[str, list[str]] = {id: [] for id in (*self.replica.logs, *self._texts)}
-        async for entry in self.backend.list_keys(_LOGS):
-            name, _, offset = entry.key.removeprefix(_LOGS).partition("/")
-            owner = decode_id(name.removesuffix(".log"))
-            if owner is not None and name.endswith(".log") and (not offset or offset.isdigit()):
-                stored.setdefault(owner, []).append(entry.key)
+        async for entry in self.backend.list_keys(LOGS):
+            place = log_place(entry.key)
+            if place is not None and log_key(place[0]) not in self._removed:
+                stored.setdefault(place[0], []).append(entry.key)
         for id in sorted(stored):
             size = self.replica.log_size(id)
             reading = self._joined(id) if id in self._texts else _stored(self.backend, id, stored[id])
@@ -92,10 +99,10 @@ class Files:
 
     async def _joined(self, id: str) -> AsyncIterator[tuple[int, bytes]]:
         """The file with the pieces that it may lack."""
-        try:
-            text = bytearray(await read_log(self.backend, id))
-        except NotFoundError:
-            text = bytearray()
+        text = bytearray()
+        if log_key(id) not in self._removed:
+            with suppress(NotFoundError):
+                text.extend(await read_log(self.backend, id))
         for change in self._texts[id]:
             data = change.text.encode()
             text.extend(b"\n" * (change.offset - len(text)))
@@ -108,6 +115,8 @@ class Files:
         async for entry in self.backend.list_keys(_REPORTS):
             id = decode_id(entry.key.removeprefix(_REPORTS).removesuffix(".json"))
             if id is None or report_key(id) != entry.key or id in self._documents:
+                continue
+            if entry.key in self._removed:
                 continue
             try:
                 yield Report(id, (await self.backend.read(entry.key)).data)

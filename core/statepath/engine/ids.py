@@ -20,6 +20,9 @@ MAX_ID_BYTES: Final = 200
 MAX_NAME_BYTES: Final = 200
 MAX_COLLECTION: Final = 64
 
+LOGS: Final = "logs/session_"
+"""What the key of every session log begins with."""
+
 RESERVED: Final = frozenset(
     {
         "version",
@@ -187,7 +190,16 @@ def document_key(collection: str, id: str) -> str:
 
 def log_key(id: str) -> str:
     """Where a session's log is kept: `logs/session_1.log` for the session `1`."""
-    return f"logs/session_{encode_id(id)}.log"
+    return f"{LOGS}{encode_id(id)}.log"
+
+
+def log_place(key: str) -> tuple[str, int] | None:
+    """The session whose log is kept there, and where in the log that begins; `None`: no log is."""
+    name, _, offset = key.removeprefix(LOGS).partition("/")
+    id = decode_id(name.removesuffix(".log"))
+    if id is None or not name.endswith(".log") or (offset and not offset.isdigit()):
+        return None
+    return id, int(offset or 0)
 
 
 def report_key(id: str) -> str:

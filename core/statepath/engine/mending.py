@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from statepath.aside import aside_key
 from statepath.backend import Backend
-from statepath.commit import FLOOR_KEY, JOURNAL, WriteLog, WriteReport
+from statepath.commit import FLOOR_KEY, JOURNAL, FileChange, RemoveLog, WriteLog
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import ARCHIVE, rebuild
 from statepath.engine.backups import backup_keys, is_backup
@@ -89,13 +89,14 @@ async def _files(engine: Engine, damaged: frozenset[str]) -> list[str]:
         change
         async for _, _, transaction in transactions(engine.backend, engine.log, engine.floor - 1)
         for change in transaction
-        if (isinstance(change, WriteLog) and log_key(change.id) in damaged)
-        or (isinstance(change, WriteReport) and report_key(change.id) in damaged)
+        if isinstance(change, FileChange) and _key(change) in damaged
     ]
     kept: list[str] = []
     begins: dict[str, int] = {}
     for change in changes:
-        if isinstance(change, WriteLog):
+        if isinstance(change, RemoveLog):
+            begins[change.id] = 0
+        elif isinstance(change, WriteLog):
             begins.setdefault(change.id, change.offset)
     for id, offset in begins.items():
         with suppress(NotFoundError):
@@ -106,6 +107,10 @@ async def _files(engine: Engine, damaged: frozenset[str]) -> list[str]:
     for change in changes:
         views.mark_file(change)
     return kept
+
+
+def _key(change: FileChange) -> str:
+    return log_key(change.id) if isinstance(change, WriteLog | RemoveLog) else report_key(change.id)
 
 
 async def _remove_pieces(backend: Backend, id: str, offset: int) -> None:

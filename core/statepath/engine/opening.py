@@ -27,6 +27,7 @@ from statepath.backend import (
 from statepath.commit import Note, Put
 from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
+from statepath.engine.bounding import bound_logs
 from statepath.engine.engine import Engine
 from statepath.engine.floor import Floor, write_floor
 from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
@@ -246,7 +247,7 @@ class _TakeOver:
         await self._settle(views)
         if engine.elsewhere is None:
             await self._show()
-        engine.start_autosave(partial(archive_by_rules, engine))
+        engine.start_autosave(partial(archive_by_rules, engine), partial(bound_logs, engine))
 
     async def _show(self) -> None:
         """Tell the storage what queries should find, where it answers any."""

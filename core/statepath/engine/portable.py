@@ -35,6 +35,8 @@ from statepath.commit import (
     Commit,
     Delete,
     Put,
+    RemoveLog,
+    RemoveReport,
     Transaction,
     WriteLog,
     WriteReport,
@@ -440,13 +442,17 @@ class Portable:
         sizes = {member.name: member.size for member in self.manifest.members}
         self.replica.logs = {id: sizes[name] for name, id in self._ids(_LOG)}
         last, previous = self.manifest.floor - 1, ""
+        written: dict[str, tuple[int, int]] = {}
         for commit in self._lines():
             if commit.first != last + 1 or (previous and commit.prev != previous):
                 raise _bad(self.path, f"commit {commit.first} does not follow the one before it")
             for transaction in commit.transactions:
-                if isinstance(transaction, Body):
-                    self._body(transaction)
+                changes = self._body(transaction) if isinstance(transaction, Body) else transaction
+                _note_ends(changes, written)
             last, previous = commit.last, commit.id
+        for id, (end, offset) in written.items():
+            if end > self.replica.log_size(id):
+                raise _bad(self.path, f"{COMMITS}: logs/{id} is written at {offset}, where it is not")
         if COMMITS in sizes and (last, previous) != (meta.seq, meta.commit):
             raise _bad(self.path, f"its commits end at seq {last}, and do not lead to {STATE_KEY}")
 
@@ -488,11 +494,11 @@ class Portable:
             if segment.index_key not in digests or digests.get(segment.key) != segment.sha256:
                 raise _bad(self.path, f"{segment.key} is not what {STATE_KEY} names")
 
-    def _body(self, body: Body) -> None:
+    def _body(self, body: Body) -> Transaction:
         data = self._whole(body.key)
         if sha256(data).hexdigest() != body.sha256:
             raise _bad(self.path, f"{body.key} is not what its commit names")
-        self._checked(decode_changes(data))
+        return self._checked(decode_changes(data))
 
     def _report(self, name: str) -> bytes:
         data = self._whole(name)
@@ -585,9 +591,10 @@ class Portable:
                 return replace(change, value=Raw(self._document(bytes(change.value), key, member=True)))
         elif isinstance(change, WriteLog):
             check_id(change.id)
-            end = change.offset + len(change.text.encode())
-            if change.offset < 0 or end > self.replica.log_size(change.id):
+            if change.offset < 0:
                 raise InvalidArgumentError(f"logs/{change.id} is written at {change.offset}, where it is not")
+        elif isinstance(change, RemoveLog | RemoveReport):
+            check_id(change.id)
         elif isinstance(change, WriteReport):
             check_id(change.id)
             data = self._document(bytes(change.document), f"reports/{change.id}", member=True)
@@ -600,6 +607,16 @@ class Portable:
         if not member and not isinstance(value, dict):
             raise InvalidArgumentError(f"{key} is no JSON object", key=key)
         return compact(data)
+
+
+def _note_ends(changes: Transaction, written: dict[str, tuple[int, int]]) -> None:
+    """Remember up to where, and from where, the session logs are written that nothing removes later."""
+    for change in changes:
+        if isinstance(change, WriteLog):
+            place = change.offset + len(change.text.encode()), change.offset
+            written[change.id] = max(place, written.get(change.id, place))
+        elif isinstance(change, RemoveLog):
+            written.pop(change.id, None)
 
 
 def _check_name(collection: str, id: str) -> None:

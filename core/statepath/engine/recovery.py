@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from statepath.backend import Backend, CommitLog, ETag
-from statepath.commit import FLOOR_KEY, JOURNAL, Append, Commit, Note, WriteLog, WriteReport
+from statepath.commit import FLOOR_KEY, JOURNAL, Append, Commit, Note, WriteLog
 from statepath.engine.adoption import Examined, File, examine, read_views, view_id
 from statepath.engine.backups import backup_keys
 from statepath.engine.documents import compact, parse_untrusted
 from statepath.engine.floor import Floor, SnapshotMark, read_floor
-from statepath.engine.ids import decode_id, document_key
+from statepath.engine.ids import LOGS, document_key, log_place
 from statepath.engine.replay import Beside, Damage, apply_commit, changes_of, microseconds
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, is_ours, load_snapshot
@@ -116,7 +116,8 @@ async def recover(
         if found.exists and anew:
             found.broken = True
         if found.broken:
-            await measure_logs(backend, found.replica)
+            measured = await measure_logs(backend, found.replica)
+            _forget_logs(found, measured)
             # Snapshots are told apart by their time, and the lost commits may have had the next ones.
             found.replica.time = max(found.replica.time + 1, time.time_ns() // 1000)
     found.damage = list(dict.fromkeys(found.damage))
@@ -352,7 +353,7 @@ async def _overlay(backend: Backend, replica: Replica, commit: Commit, found: Re
     for seq, transaction in enumerate(commit.transactions, commit.first):
         stage = Stage(replica)
         for change in await changes_of(backend, transaction):
-            if isinstance(change, WriteLog | WriteReport | Note):
+            if isinstance(change, Beside):
                 found.beside.append(change)
             elif stage.version(change.collection, change.id) >= seq or (
                 isinstance(change, Append) and stage.get(change.collection, change.id) is None
@@ -362,13 +363,23 @@ async def _overlay(backend: Backend, replica: Replica, commit: Commit, found: Re
         stage.install(replica, commit.last, commit.id, time)
 
 
-async def measure_logs(backend: Backend, replica: Replica) -> None:
-    """The session logs' own files may be ahead of what is left of the log: nothing in them is written over."""
-    async for entry in backend.list_keys("logs/session_"):
-        name, _, offset = entry.key.removeprefix("logs/session_").partition("/")
-        id = decode_id(name.removesuffix(".log"))
-        if id is not None and name.endswith(".log") and (not offset or offset.isdigit()):
-            replica.logs[id] = max(replica.log_size(id), int(offset or 0) + entry.size)
+async def measure_logs(backend: Backend, replica: Replica) -> frozenset[str]:
+    """The session logs' own files may be ahead of what is left of the log: nothing in them is written over. Those that
+    have a file."""
+    measured: set[str] = set()
+    async for entry in backend.list_keys(LOGS):
+        if (place := log_place(entry.key)) is not None:
+            id, offset = place
+            replica.logs[id] = max(replica.log_size(id), offset + entry.size)
+            measured.add(id)
+    return frozenset(measured)
+
+
+def _forget_logs(found: Recovered, measured: frozenset[str]) -> None:
+    """A session log that has no file, and gets none, may have been removed by what is lost of the log."""
+    written = {change.id for change in found.beside if isinstance(change, WriteLog)}
+    for id in found.replica.logs.keys() - measured - written:
+        del found.replica.logs[id]
 
 
 @contextmanager

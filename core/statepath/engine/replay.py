@@ -14,17 +14,16 @@ from statepath.commit import (
     Change,
     Commit,
     Delete,
+    FileChange,
     Note,
     Put,
     Transaction,
-    WriteLog,
-    WriteReport,
     decode_changes,
 )
 from statepath.engine.replica import Replica, Stage
 from statepath.errors import CorruptionError, DivergedError, NotFoundError, StateError
 
-Beside = WriteLog | WriteReport | Note
+Beside = FileChange | Note
 """A change that concerns no document."""
 
 _CHANGE_BYTES = 128

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from statepath.commit import Append, Change, Delete, Put, WriteLog, WriteReport
+from statepath.commit import Append, Change, Delete, FileChange, Put, RemoveLog, WriteLog
 from statepath.engine.documents import append_items, list_fields
 from statepath.errors import InvalidArgumentError, NotFoundError
 
@@ -215,7 +215,8 @@ class Stage:
         self._below = below
         self.entries: dict[tuple[str, str], Entry | None] = {}
         self.logs: dict[str, int] = {}
-        self.files: list[WriteLog | WriteReport] = []
+        """The sizes of those session logs that change; 0: it was removed."""
+        self.files: list[FileChange] = []
 
     def get(self, collection: str, id: str) -> Entry | None:
         try:
@@ -232,9 +233,12 @@ class Stage:
         return self._below.log_size(id) if size is None else size
 
     def place(self, change: Change) -> Change:
-        """The change with what only its place in the log decides: where a piece of a session log goes."""
+        """The change with what only its place in the log decides: where a piece of a session log goes, and how much
+        of one is removed."""
         if isinstance(change, WriteLog):
             return WriteLog(change.id, max(change.offset, self.log_size(change.id)), change.text)
+        if isinstance(change, RemoveLog):
+            return RemoveLog(change.id, self.log_size(change.id))
         return change
 
     def apply(self, change: Change, seq: int, time: int) -> None:
@@ -259,7 +263,9 @@ class Stage:
         elif isinstance(change, WriteLog):
             self.logs[change.id] = change.offset + len(change.text.encode())
             self.files.append(change)
-        elif isinstance(change, WriteReport):
+        elif isinstance(change, FileChange):
+            if isinstance(change, RemoveLog):
+                self.logs[change.id] = 0
             self.files.append(change)
 
     def join(self, below: Stage) -> None:
@@ -271,5 +277,9 @@ class Stage:
     def install(self, replica: Replica, head: int, commit: str, time: int) -> None:
         """Show what was staged: the commit is durable."""
         replica.install(self.entries)
-        replica.logs.update(self.logs)
+        for id, size in self.logs.items():
+            if size:
+                replica.logs[id] = size
+            else:
+                replica.logs.pop(id, None)
         replica.head, replica.commit, replica.time = head, commit, time

@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import cast
 
-from statepath.commit import FLOOR_KEY, JOURNAL, Body, WriteLog, WriteReport
+from statepath.commit import (
+    FLOOR_KEY,
+    JOURNAL,
+    Body,
+    FileChange,
+    RemoveLog,
+    RemoveReport,
+    WriteLog,
+    WriteReport,
+)
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import check as check_archive
 from statepath.engine.backups import backup_keys
@@ -15,7 +24,7 @@ from statepath.engine.documents import compact, parse_untrusted
 from statepath.engine.engine import Engine
 from statepath.engine.files import stored_log
 from statepath.engine.floor import Floor, read_floor
-from statepath.engine.ids import decode_id, document_key, log_key, report_key
+from statepath.engine.ids import LOGS, document_key, log_key, log_place, report_key
 from statepath.engine.replay import changes_of
 from statepath.engine.snapshot import STATE_KEY, SnapshotFacts
 from statepath.engine.views import parse_view
@@ -28,7 +37,8 @@ from statepath.errors import (
 )
 
 _ATTEMPTS = 5
-_FILES = frozenset((WriteLog, WriteReport))
+_FILES = frozenset((WriteLog, WriteReport, RemoveLog, RemoveReport))
+_ABSENT = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +75,10 @@ class _Verification:
     snapshots: dict[str, SnapshotFacts] = field(default_factory=dict)
     texts: dict[str, _Text] = field(default_factory=dict)
     reports: dict[str, list[bytes]] = field(default_factory=dict)
-    """Digests of what may stand in a report's file: it has what the snapshot covers, or something later."""
+    """Digests of what may stand in a report's file: it has what the snapshot covers, or something later. `_ABSENT`: it
+    may be gone."""
+    removed: set[str] = field(default_factory=set)
+    """Session logs that were removed behind the snapshot: their files are of no account."""
     last: int = 0
     """The seq up to which the history was read."""
 
@@ -152,7 +165,7 @@ class _Verification:
                     changes = await changes_of(engine.backend, changes)
                 for change in changes:
                     if change.__class__ in _FILES:
-                        self._note(cast("WriteLog | WriteReport", change), seq)
+                        self._note(cast("FileChange", change), seq)
             last = self.last = commit.last
             for key, id in shown.get(last, ()):
                 if id != commit.id:
@@ -164,7 +177,7 @@ class _Verification:
         if last < head:
             self._found(JOURNAL, f"the journal ends at seq {last}, and the state shows seq {head}")
 
-    def _note(self, change: WriteLog | WriteReport, seq: int) -> None:
+    def _note(self, change: FileChange, seq: int) -> None:
         """Remember what the history has of logs and reports. Before a snapshot is written, their files have everything
         up to it."""
         state = self.snapshots.get(STATE_KEY)
@@ -175,6 +188,16 @@ class _Verification:
                 self.reports[change.id] = [digest]
             elif change.id in self.reports:
                 self.reports[change.id].append(digest)
+        elif isinstance(change, RemoveReport):
+            if covered:
+                self.reports.pop(change.id, None)
+            elif change.id in self.reports:
+                self.reports[change.id].append(_ABSENT)
+        elif isinstance(change, RemoveLog):
+            if covered:
+                self.texts.pop(change.id, None)
+            else:
+                self.removed.add(change.id)
         elif covered:
             data = change.text.encode()
             text = self.texts.get(change.id)
@@ -189,22 +212,28 @@ class _Verification:
         if state is None or not state.logs:
             return
         ends: dict[str, int] = {}
-        async for entry in self.engine.backend.list_keys("logs/session_"):
-            name, _, offset = entry.key.removeprefix("logs/session_").partition("/")
-            id = decode_id(name.removesuffix(".log"))
-            if id is not None and name.endswith(".log") and (not offset or offset.isdigit()):
+        async for entry in self.engine.backend.list_keys(LOGS):
+            if (place := log_place(entry.key)) is not None:
+                id, offset = place
                 end = ends.get(id, 0)
                 # Behind a gap nothing counts.
-                ends[id] = max(end, int(offset or 0) + entry.size) if int(offset or 0) <= end else end
+                ends[id] = max(end, offset + entry.size) if offset <= end else end
+        wrong: dict[str, str] = {}
         for id, size in state.logs.items():
             key = log_key(id)
             if id not in ends:
-                self._found(key, f"{key} is missing, and {STATE_KEY} says that it has {size} bytes")
+                wrong[id] = f"{key} is missing, and {STATE_KEY} says that it has {size} bytes"
             elif ends[id] < size:
-                reason = f"{key} has {ends[id]} bytes without a gap, and {STATE_KEY} says that it has {size}"
-                self._found(key, reason)
+                wrong[id] = (
+                    f"{key} has {ends[id]} bytes without a gap, and {STATE_KEY} says that it has {size}"
+                )
             elif id in self.texts and not await self._has_text(id, self.texts[id]):
-                self._found(key, f"{key} does not have the text that the history has")
+                wrong[id] = f"{key} does not have the text that the history has"
+        if wrong.keys() - self.removed:
+            # It may have been removed since the history was read.
+            await self._read_on()
+        for id in [id for id in wrong if id not in self.removed]:
+            self._found(log_key(id), wrong[id])
 
     async def _has_text(self, id: str, text: _Text) -> bool:
         digest = sha256()
@@ -232,12 +261,13 @@ class _Verification:
                     strange[entry.key] = digest
                     continue
             known.pop(entry.key, None)
-        if strange:
-            # It may have been written since the history was read.
+        if strange or known:
+            # It may have been written or removed since the history was read.
             await self._read_on()
         for key, digests in known.items():
             if key not in strange:
-                self._found(key, f"{key} is missing, and the history has it")
+                if _ABSENT not in digests:
+                    self._found(key, f"{key} is missing, and the history has it")
             elif strange[key] not in digests:
                 self._found(key, f"{key} is not what the history has")
 
@@ -245,7 +275,7 @@ class _Verification:
         async for commit in self.engine.log.read(self.last):
             for seq, transaction in enumerate(commit.transactions, commit.first):
                 for change in await changes_of(self.engine.backend, transaction):
-                    if isinstance(change, WriteReport):
+                    if isinstance(change, WriteReport | RemoveReport | RemoveLog):
                         self._note(change, seq)
 
     async def _views(self) -> None:

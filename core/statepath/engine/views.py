@@ -20,7 +20,7 @@ import msgspec
 from pydantic import JsonValue
 
 from statepath.backend import Backend, LazyWrite, SupportsAppend, SupportsLazyWrites
-from statepath.commit import WriteLog, WriteReport
+from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteReport
 from statepath.engine.documents import MARK, decode, parse_untrusted, pretty
 from statepath.engine.ids import document_key, log_key, report_key
 from statepath.engine.replica import MEMBERS, Replica, Stage
@@ -124,7 +124,8 @@ class ViewWriter:
         self._failed = failed
         self._dirty: dict[tuple[str, str], None] = {}
         self._resting: dict[tuple[str, str], float] = {}
-        self._files: list[WriteLog | WriteReport] = []
+        self._files: list[FileChange] = []
+        self._removing: set[str] = set()
         self._writing_files = False
         self._writing_documents = False
         self._urgent = 0
@@ -155,10 +156,16 @@ class ViewWriter:
         for change in stage.files:
             self.mark_file(change)
 
-    def mark_file(self, change: WriteLog | WriteReport) -> None:
+    def mark_file(self, change: FileChange) -> None:
         """The change has to reach its file."""
         self._files.append(change)
+        if isinstance(change, RemoveLog):
+            self._removing.add(change.id)
         self._work.set()
+
+    def removes(self, id: str) -> bool:
+        """Whether there may be the file still of a session log that was removed."""
+        return id in self._removing
 
     async def flush(self, *, files_only: bool = False) -> None:
         """Wait until every file shows what is committed now; with `files_only`, those of logs and reports.
@@ -217,6 +224,8 @@ class ViewWriter:
         if error is not None:
             self._files[:0] = files
             self._file_error = error
+        elif self._removing:
+            self._removing = {change.id for change in self._files if isinstance(change, RemoveLog)}
         await self._tell()
         return error
 
@@ -318,13 +327,19 @@ class ViewWriter:
         else:
             await self._backend.write(item.key, item.data)
 
-    async def _write_files(self, files: list[WriteLog | WriteReport]) -> None:
-        """Logs and reports, in the order of the log; neighbouring pieces of one log in one write."""
-        reports: dict[str, WriteReport] = {}
+    async def _write_files(self, files: list[FileChange]) -> None:
+        """Logs and reports, in the order of the log; neighbouring pieces of one log in one write. What was written to
+        one before it was removed is left out."""
+        reports: dict[str, WriteReport | RemoveReport] = {}
         logs: dict[str, list[tuple[int, bytearray]]] = {}
+        removed: dict[str, None] = {}
         for change in files:
-            if isinstance(change, WriteReport):
+            if isinstance(change, WriteReport | RemoveReport):
                 reports[change.id] = change
+                continue
+            if isinstance(change, RemoveLog):
+                logs.pop(change.id, None)
+                removed[change.id] = None
                 continue
             text = change.text.encode()
             pieces = logs.setdefault(change.id, [])
@@ -333,7 +348,12 @@ class ViewWriter:
             else:
                 pieces.append((change.offset, bytearray(text)))
         for id, report in reports.items():
-            await self._backend.write(report_key(id), pretty(bytes(report.document)))
+            if isinstance(report, RemoveReport):
+                await self._backend.delete(report_key(id))
+            else:
+                await self._backend.write(report_key(id), pretty(bytes(report.document)))
+        for id in removed:
+            await remove_log(self._backend, id)
         for id, pieces in logs.items():
             for offset, text_bytes in pieces:
                 await write_log(self._backend, id, offset, bytes(text_bytes))
@@ -345,6 +365,16 @@ async def write_log(backend: Backend, id: str, offset: int, data: bytes) -> None
         await backend.write_at(log_key(id), offset, data)
     else:
         await backend.write(f"{log_key(id)}/{offset:020d}", data)
+
+
+async def remove_log(backend: Backend, id: str) -> None:
+    """Remove the file of a session log, or all the objects that it consists of."""
+    await backend.delete(log_key(id))
+    if not backend.capabilities.append:
+        pieces = [entry.key async for entry in backend.list_keys(f"{log_key(id)}/")]
+        # The last first: what is left of an interrupted attempt is a log without a gap.
+        for key in reversed(pieces):
+            await backend.delete(key)
 
 
 async def read_log(backend: Backend, id: str) -> bytes:
