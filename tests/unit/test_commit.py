@@ -14,6 +14,8 @@ from statepath.commit import (
     Delete,
     Note,
     Put,
+    RemoveLog,
+    RemoveReport,
     WriteLog,
     WriteReport,
     decode_changes,
@@ -31,6 +33,9 @@ CHANGES: tuple[Change, ...] = (
     Append(collection="tasks", id="task_1", field="logs", value=msgspec.Raw(b'{"message":"x\\ny"}')),
     WriteLog(id="s", offset=10, text='line "one"\nline two\u2028'),
     WriteReport(id="r", document=msgspec.Raw(b"{}")),
+    RemoveLog(id="s", base=33),
+    RemoveLog(id="s"),
+    RemoveReport(id="r"),
     Note(kind="restored", text="to seq 3"),
 )
 

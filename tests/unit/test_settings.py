@@ -44,6 +44,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
     assert settings.migrations == ()
     assert settings.migrate is True
     assert settings.archive == ()
+    assert (settings.log_age, settings.log_bytes) == (None, None)
 
 
 def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +64,8 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "migrations": "mine.first, mine.second:function",
         "migrate": "no",
         "archive": "tasks older_than=30d; sessions older_than=1w",
+        "log_age": "90d",
+        "log_bytes": "10GiB",
     }
     for name, text in texts.items():
         monkeypatch.setenv(f"STATE_{name.upper()}", text)
@@ -82,6 +85,8 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "migrations": ("mine.first", "mine.second:function"),
         "migrate": False,
         "archive": ("tasks older_than=30d", "sessions older_than=1w"),
+        "log_age": timedelta(days=90),
+        "log_bytes": 10 * 1024 * MiB,
     }
 
 

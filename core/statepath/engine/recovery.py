@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from statepath.backend import Backend, CommitLog, ETag
-from statepath.commit import FLOOR_KEY, JOURNAL, Append, Commit, Note, WriteLog
+from statepath.commit import FLOOR_KEY, JOURNAL, Append, Commit, Note
 from statepath.engine.adoption import Examined, File, examine, read_views, view_id
 from statepath.engine.backups import backup_keys
 from statepath.engine.documents import compact, parse_untrusted
@@ -116,8 +116,7 @@ async def recover(
         if found.exists and anew:
             found.broken = True
         if found.broken:
-            measured = await measure_logs(backend, found.replica)
-            _forget_logs(found, measured)
+            await measure_logs(backend, found.replica)
             # Snapshots are told apart by their time, and the lost commits may have had the next ones.
             found.replica.time = max(found.replica.time + 1, time.time_ns() // 1000)
     found.damage = list(dict.fromkeys(found.damage))
@@ -363,23 +362,12 @@ async def _overlay(backend: Backend, replica: Replica, commit: Commit, found: Re
         stage.install(replica, commit.last, commit.id, time)
 
 
-async def measure_logs(backend: Backend, replica: Replica) -> frozenset[str]:
-    """The session logs' own files may be ahead of what is left of the log: nothing in them is written over. Those that
-    have a file."""
-    measured: set[str] = set()
+async def measure_logs(backend: Backend, replica: Replica) -> None:
+    """The session logs' own files may be ahead of what is left of the log: nothing in them is written over."""
     async for entry in backend.list_keys(LOGS):
         if (place := log_place(entry.key)) is not None:
             id, offset = place
             replica.logs[id] = max(replica.log_size(id), offset + entry.size)
-            measured.add(id)
-    return frozenset(measured)
-
-
-def _forget_logs(found: Recovered, measured: frozenset[str]) -> None:
-    """A session log that has no file, and gets none, may have been removed by what is lost of the log."""
-    written = {change.id for change in found.beside if isinstance(change, WriteLog)}
-    for id in found.replica.logs.keys() - measured - written:
-        del found.replica.logs[id]
 
 
 @contextmanager

@@ -79,8 +79,8 @@ class _Verification:
     may be gone."""
     removed: set[str] = field(default_factory=set)
     """Session logs that were removed behind the snapshot: their files are of no account."""
-    last: int = 0
-    """The seq up to which the history was read."""
+    last: int | None = None
+    """The seq up to which the history was read; `None`: it could not be read."""
 
     async def run(self) -> list[Finding]:
         floor = await self._floor()
@@ -149,10 +149,12 @@ class _Verification:
             # What was read of it does not say what the files have to have at its end.
             self.texts.clear()
             self.reports.clear()
+            self.last = None
             return
 
     async def _chain(self, last: int) -> None:
         engine = self.engine
+        self.last = last
         shown: dict[int, list[tuple[str, str]]] = {}
         for key, meta in self.snapshots.items():
             if meta.seq > last:
@@ -272,6 +274,8 @@ class _Verification:
                 self._found(key, f"{key} is not what the history has")
 
     async def _read_on(self) -> None:
+        if self.last is None:
+            return
         async for commit in self.engine.log.read(self.last):
             for seq, transaction in enumerate(commit.transactions, commit.first):
                 for change in await changes_of(self.engine.backend, transaction):

@@ -1,0 +1,376 @@
+"""Session logs and reports that are removed, one by one or by the bounds of the settings, and what comes after them."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+import statepath
+from statepath.commit import RemoveLog, RemoveReport
+from statepath.engine import bounding, verification
+from statepath.errors import ConfigurationError, NotFoundError, ReadOnlyError
+from statepath.events import LogsRemoved
+
+LATER = "1h"
+"""A view interval that leaves the files as they are, unless someone waits for them."""
+
+
+async def crash(store):
+    """Leave the storage as a program does that ends in the middle of it."""
+    await store._engine.release()
+
+
+@pytest.fixture
+async def crashed(path):
+    """A store that knows of the removal of a log and a report, whose files are still there."""
+    store = await statepath.open(path, autosave=0, view_interval=LATER)
+    await store.append_log("gone", "old\n")
+    await store.append_log("anew", "older than that\n")
+    await store.save_report("gone", {"n": 1})
+    await store.save_report("anew", {"n": 1})
+    await store.snapshot()
+    await store._engine.commit([RemoveLog("gone"), RemoveLog("anew"), RemoveReport("gone")])
+    await store.append_log("anew", "new\n")
+    await crash(store)
+    return path
+
+
+@pytest.mark.everywhere
+async def test_a_log_that_was_removed_is_gone_and_can_begin_anew(store, path, places):
+    await store.append_log("s/1", "old\n")
+    await store.snapshot()
+    await store.append_log("s/1", "older\n")
+    assert await store.delete_log("s/1") is True
+    assert (await store.logs(), (await store.stats()).logs) == ([], 0)
+    with pytest.raises(NotFoundError):
+        await store.read_log("s/1")
+    assert await places.keys(path, "logs/") == []
+    assert await store.delete_log("s/1") is False
+    await store.append_log("s/1", "new\n")
+    assert await store.read_log("s/1") == "new\n"
+    assert await store.verify() == []
+    await store.aclose()
+    async with statepath.open(path, autosave=0) as again:
+        await again.append_log("s/1", "newer\n")
+        assert await again.read_log("s/1") == "new\nnewer\n"
+        assert await again.verify() == []
+
+
+async def test_a_report_that_was_removed_is_gone(store, path, places):
+    await store.save_report("r", 1)
+    await store.snapshot()
+    assert await store.delete_report("r") is True
+    assert await store.reports() == []
+    with pytest.raises(NotFoundError):
+        await store.read_report("r")
+    assert await store.verify() == []
+    assert await store.delete_report("r") is False
+    await store.save_report("r", 2)
+    assert await store.read_report("r") == 2
+    assert await store.verify() == []
+
+
+async def test_of_two_who_remove_a_log_one_has(store):
+    await store.append_log("a", "1\n")
+    assert sorted(await asyncio.gather(store.delete_log("a"), store.delete_log("a"))) == [False, True]
+
+
+async def test_a_log_that_the_state_does_not_know_is_removed_too(tmp_path):
+    path = tmp_path / "store"
+    async with statepath.open(path, autosave=0) as store:
+        (path / "logs").mkdir(exist_ok=True)
+        (path / "logs/session_x.log").write_text("by hand\n")
+        assert await store.delete_log("x") is True
+        assert not (path / "logs/session_x.log").exists()
+
+
+async def test_what_is_appended_before_the_file_is_gone_begins_at_its_beginning(path):
+    async with statepath.open(path, autosave=0, view_interval=LATER) as store:
+        await store.append_log("a", "old\n")
+        await store.flush()
+        await store._engine.commit([RemoveLog("a")])
+        await store.append_log("a", "new\n")
+        await store.append_log("a", "newer\n")
+        assert await store.read_log("a") == "new\nnewer\n"
+
+
+async def test_an_append_that_a_removal_overtakes_begins_the_log_anew(store, monkeypatch):
+    await store.append_log("a", "old\n")
+    offset = store._engine.log_offset
+
+    async def overtaken(id):
+        found = await offset(id)
+        await store.delete_log("a")
+        return found
+
+    monkeypatch.setattr(store._engine, "log_offset", overtaken)
+    await store.append_log("a", "new\n")
+    assert await store.read_log("a") == "new\n"
+
+
+async def test_the_history_tells_of_it_and_has_the_text(store):
+    await store.append_log("a", "old\n")
+    await store.save_report("r", 1)
+    await store.delete_log("a")
+    await store.delete_report("r")
+    told = [(change.kind, change.key, change.value) for change in await store.history()]
+    assert told == [
+        ("log", "logs/a", "old\n"),
+        ("report", "reports/r", 1),
+        ("delete", "logs/a", None),
+        ("delete", "reports/r", None),
+    ]
+
+
+async def test_a_restore_to_before_brings_back_documents_only(store):
+    await store.collection("raw").put({"id": "1"})
+    await store.append_log("a", "old\n")
+    await store.collection("raw").delete("1")
+    await store.delete_log("a")
+    await store.restore(at=2)
+    assert await store.collection("raw").get("1") == {"id": "1"}
+    assert await store.logs() == []
+    assert await store.verify() == []
+
+
+@pytest.mark.everywhere
+async def test_a_crash_between_the_commit_and_the_files_brings_nothing_back(crashed):
+    async with statepath.open(crashed, autosave=0) as store:
+        assert await store.logs() == ["anew"]
+        assert await store.read_log("anew") == "new\n"
+        assert await store.reports() == ["anew"]
+        assert await store.verify() == []
+
+
+async def test_a_recovery_from_a_backup_brings_nothing_back(path, places):
+    async with statepath.open(path, autosave=0) as store:
+        await store.append_log("a", "old\n")
+        await store.backup()
+        await store.append_log("a", "older\n")
+        await store.delete_log("a")
+        await store.collection("raw").put({"id": "1"})
+    await places.delete(path, "state.json")
+    async with statepath.open(path, autosave=0) as store:
+        assert store.damage
+        assert await store.logs() == []
+        await store.append_log("a", "new\n")
+        assert await store.read_log("a") == "new\n"
+        assert await store.verify() == []
+
+
+@pytest.mark.parametrize("history", [False, True])
+async def test_a_copy_has_what_the_log_says_and_not_what_the_files_still_show(
+    crashed, places, contents, history
+):
+    to = places.new()
+    await statepath.copy(crashed, to, history=history)
+    async with statepath.open(to, autosave=0) as store:
+        held = await contents(store)
+        assert (held["logs"], held["reports"]) == ({"anew": "new\n"}, {"anew": {"n": 1}})
+        assert await store.verify() == []
+
+
+async def test_an_export_with_the_history_of_what_was_removed_is_taken(store, places, tmp_path):
+    await store.append_log("gone", "much longer than what comes later\n")
+    await store.append_log("anew", "much longer than what comes later\n")
+    await store.save_report("gone", 1)
+    await store.delete_log("gone")
+    await store.delete_log("anew")
+    await store.delete_report("gone")
+    await store.append_log("anew", "new\n")
+    await store.export(tmp_path / "file", history=True)
+    to = places.new()
+    await statepath.import_backup(tmp_path / "file", to)
+    async with statepath.open(to, autosave=0) as other:
+        assert (await other.logs(), await other.reports()) == (["anew"], [])
+        assert await other.read_log("anew") == "new\n"
+        assert await other.verify() == []
+
+
+async def test_repair_writes_what_was_appended_since_and_nothing_of_before(path, places):
+    async with statepath.open(path, autosave=0) as store:
+        await store.append_log("a", "old, and longer\n")
+        await store.flush()
+        await store.delete_log("a")
+        await store.append_log("a", "new\n")
+    for key in await places.keys(path, "logs/"):
+        await places.write(path, key, b"bad\n")
+    done = await statepath.repair(path)
+    assert [finding.key for finding in done.found] == ["logs/session_a.log"]
+    assert done.left == ()
+    async with statepath.open(path, autosave=0) as store:
+        assert await store.read_log("a") == "new\n"
+
+
+async def test_what_is_removed_while_it_is_verified_is_no_damage(store, monkeypatch):
+    await store.append_log("a", "old\n")
+    await store.save_report("r", 1)
+    await store.snapshot()
+    journal = verification._Verification._journal
+
+    async def meanwhile(self):
+        await journal(self)
+        await store.delete_log("a")
+        await store.delete_report("r")
+
+    monkeypatch.setattr(verification._Verification, "_journal", meanwhile)
+    assert await store.verify() == []
+
+
+async def test_what_the_state_says_and_nobody_removed_is_damage_still(store, path, places):
+    await store.append_log("a", "old\n")
+    await store.save_report("r", 1)
+    await store.append_log("b", "old\n")
+    await store.snapshot()
+    await store.delete_log("b")
+    async with places.objects(path) as backend:
+        keys = [entry.key async for entry in backend.list_keys("")]
+    for key in keys:
+        if key.startswith(("logs/", "reports/")):
+            await store._engine.backend.delete(key)
+    found = [finding.key for finding in await store.verify()]
+    assert found == ["logs/session_a.log", "reports/r.json"]
+
+
+# Bounds
+
+
+@pytest.mark.everywhere
+async def test_the_longest_untouched_go_until_the_rest_is_within_the_bound(path, places):
+    async with statepath.open(path, autosave=0, log_bytes=12) as store:
+        told = []
+        store.events.on(LogsRemoved, told.append)
+        for id in ("a", "b", "c"):
+            await store.append_log(id, "12345\n")
+            await store.flush()
+        tried = await store.clean(dry_run=True)
+        assert (tried.bytes, [key[:18] for key, _ in tried.objects]) == (6, ["logs/session_a.log"])
+        assert await store.logs() == ["a", "b", "c"]
+        assert await store.clean() == tried
+        assert await store.logs() == ["b", "c"]
+        assert told == [LogsRemoved(("a",), 6)]
+        assert (await store.clean()).objects == ()
+        assert await store.verify() == []
+
+
+async def test_logs_that_nothing_was_appended_to_for_so_long_go(path):
+    async with statepath.open(path, autosave=0, log_age=timedelta(seconds=1)) as store:
+        await store.append_log("old", "1\n")
+        await store.append_log("live", "1\n")
+        await store.flush()
+        assert (await store.clean()).objects == ()
+        await asyncio.sleep(1.1)
+        await store.append_log("live", "2\n")
+        await store.clean()
+        assert await store.logs() == ["live"]
+        assert await store.read_log("live") == "1\n2\n"
+
+
+async def test_without_bounds_everything_stays(store):
+    await store.append_log("a", "1\n")
+    assert (await store.clean(older_than="0s")).objects == ()
+    assert await store.logs() == ["a"]
+
+
+async def test_a_log_that_grows_meanwhile_stays(path, monkeypatch):
+    async with statepath.open(path, autosave=0, log_bytes=0) as store:
+        await store.append_log("a", "1\n")
+        await store.append_log("b", "1\n")
+        due = bounding._due
+
+        async def meanwhile(engine):
+            found = await due(engine)
+            await store.append_log("a", "2\n")
+            return found
+
+        monkeypatch.setattr(bounding, "_due", meanwhile)
+        done = await store.clean()
+        assert [key[:18] for key, _ in done.objects] == ["logs/session_b.log"]
+        assert await store.logs() == ["a"]
+        assert await store.read_log("a") == "1\n2\n"
+
+
+async def test_a_time_that_the_storage_does_not_know_is_no_reason(path, monkeypatch):
+    async with statepath.open(path, autosave=0, log_age="1d") as store:
+        await store.append_log("a", "1\n")
+        await store.flush()
+        listed = store._engine.backend.list_keys
+
+        async def doubtful(prefix, **options):
+            async for entry in listed(prefix, **options):
+                yield statepath.backend.Entry(entry.key, entry.size, 0.0)
+
+        monkeypatch.setattr(store._engine.backend, "list_keys", doubtful)
+        assert (await store.clean()).objects == ()
+
+
+async def test_a_server_looks_by_itself(path):
+    async with statepath.open(path, autosave=0, log_age="0s") as store:
+        await store.append_log("a", "1\n")
+    async with statepath.open(path, autosave=0.02, log_bytes="0") as store, store.events.stream() as events:
+        async with asyncio.timeout(20):
+            async for event in events:
+                if isinstance(event, LogsRemoved):
+                    break
+        assert await store.logs() == []
+
+
+async def test_a_reader_removes_nothing(path):
+    async with statepath.open(path, autosave=0) as store:
+        await store.append_log("a", "1\n")
+        await store.save_report("r", 1)
+    async with statepath.open(path, readonly=True, log_bytes=0) as reader:
+        assert len((await reader.clean(dry_run=True)).objects) == 1
+        for removing in (reader.clean(), reader.delete_log("a"), reader.delete_report("r")):
+            with pytest.raises(ReadOnlyError):
+                await removing
+
+
+async def test_a_bound_that_is_none_is_refused(path):
+    with pytest.raises(ConfigurationError, match="log_age"):
+        await statepath.open(path, log_age="soon")
+    with pytest.raises(ConfigurationError, match="log_bytes"):
+        await statepath.open(path, log_bytes="-1")
+
+
+PROGRAM = """
+import asyncio, sys, statepath
+
+async def main():
+    async with statepath.open(sys.argv[1], autosave=0, view_interval=0) as store:
+        for step in range(int(sys.argv[2]), 10_000):
+            if step % 4 == 3:
+                await store.delete_log("a")
+            else:
+                await store.append_log("a", f"{step}\\n")
+            if step % 7 == 0:
+                await store.snapshot()
+            print(step, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def shown(step):
+    """What the log has after so many steps of the program."""
+    return "".join(f"{n}\n" for n in range(step // 4 * 4, step + 1)) if step % 4 != 3 else ""
+
+
+@pytest.mark.slow
+async def test_whenever_it_is_killed_the_log_is_as_it_was_told(tmp_path):
+    path, step = str(tmp_path / "store"), 0
+    for lines in (1, 3, 4, 5, 6, 9, 14, 23):
+        with subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, path, str(step)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            told = [line for _, line in zip(range(lines), process.stdout, strict=False)]
+            process.kill()
+            last = int([*told, *process.stdout][-1])
+        async with statepath.open(path, autosave=0) as store:
+            text = await store.read_log("a") if await store.logs() else ""
+            assert text in (shown(last), shown(last + 1))
+            assert await store.verify() == []
+            step = last + 1 if text == shown(last) else last + 2
