@@ -31,7 +31,9 @@ async def serve(path):
         loop = asyncio.get_running_loop()
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             word, _, text = line.strip().partition(" ")
-            if word in ("s1", "s2"):
+            if word == "unlog":
+                await store.delete_log(text)
+            elif word in ("s1", "s2"):
                 await store.append_log(word, text + "\\n")
             else:
                 await tasks.put({"id": word, "status": text})

@@ -114,6 +114,32 @@ def test_logs_follows_each_line_once(start: Start, server: Any) -> None:
     assert told == ["begun\n", *(f"line {number}\n" for number in range(5))]
 
 
+def test_a_log_that_is_removed_and_begun_anew_is_followed_on(start: Start, server: Any) -> None:
+    following = start("logs", "s1", "--follow", "--json")
+    assert following.stdout is not None
+    told = [following.stdout.readline()]
+    server.tell("unlog s1")
+    for number in range(2):
+        server.tell(f"s1 line {number}")
+        told.append(following.stdout.readline())
+    assert [(one["offset"], one["text"]) for one in map(json.loads, told)] == [
+        (0, "begun\n"),
+        (0, "line 0\n"),
+        (7, "line 1\n"),
+    ]
+
+
+def test_of_a_log_that_was_removed_only_what_came_later_is_shown(on: Run, server: Any, path: str) -> None:
+    server.tell("s1 before")
+    server.tell("unlog s1")
+    server.tell("s1 after")
+    assert on("logs", "s1").out == "after\n"
+    server.process.kill()
+    server.process.wait()
+    Path(path, "logs/session_s1.log").write_text("begun\nbefore\n")
+    assert on("logs", "s1").out == "after\n"
+
+
 def test_a_log_that_a_killed_server_had_no_time_to_write_is_shown(on: Run, server: Any, path: str) -> None:
     server.tell("s1 last words")
     server.process.kill()

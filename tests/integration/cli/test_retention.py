@@ -60,6 +60,26 @@ def test_clean_tells_asks_and_removes(on: Run, filled: str, files: Run) -> None:
     assert not aside.exists()
 
 
+def test_clean_tells_and_removes_session_logs_beyond_their_bounds(on: Run, filled: str, files: Run) -> None:
+    env = {"STATE_LOG_BYTES": "5"}
+    log = Path(filled, "logs/session_s1.log")
+    before = files()
+    assert on("clean", "--dry-run").out == "nothing to remove\n"
+    tried = on("clean", "--dry-run", "--json", env=env).json
+    assert (tried["bytes"], [one["key"] for one in tried["objects"]]) == (6, ["logs/session_s1.log"])
+    assert files() == before
+    assert on("clean", "--yes", env=env).out.splitlines()[-1] == "removed 1 objects (6 B)"
+    assert not log.exists()
+    assert on("logs").out == ""
+    assert on("verify").code == 0
+
+
+def test_a_restore_does_not_count_what_it_does_not_bring_back(on: Run, filled: str) -> None:
+    before = on("restore", "--at", "6", "--dry-run", "--json").json
+    on("clean", "--yes", env={"STATE_LOG_BYTES": "0"})
+    assert on("restore", "--at", "6", "--dry-run", "--json").json["changes"] == before["changes"]
+
+
 def test_no_store_is_made(on: Run, path: str) -> None:
     assert on(*FAILED).code == 3
     assert on("clean").code == 3
