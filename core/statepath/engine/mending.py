@@ -94,9 +94,7 @@ async def _files(engine: Engine, damaged: frozenset[str]) -> list[str]:
     kept: list[str] = []
     begins: dict[str, int] = {}
     for change in changes:
-        if isinstance(change, RemoveLog):
-            begins[change.id] = 0
-        elif isinstance(change, WriteLog):
+        if isinstance(change, WriteLog):
             begins.setdefault(change.id, change.offset)
     for id, offset in begins.items():
         with suppress(NotFoundError):

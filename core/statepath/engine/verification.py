@@ -196,9 +196,7 @@ class _Verification:
             elif change.id in self.reports:
                 self.reports[change.id].append(_ABSENT)
         elif isinstance(change, RemoveLog):
-            if covered:
-                self.texts.pop(change.id, None)
-            else:
+            if not covered:
                 self.removed.add(change.id)
         elif covered:
             data = change.text.encode()

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+
+import pytest
+import statepath
+from statepath.cli.feed import Tail
+from statepath.cli.output import Output
 
 Run = Callable[..., Any]
 
 
 def test_logs_shows_a_log_as_it_is(on: Run, filled: str) -> None:
     assert on("logs", "s1").out == "hello\n"
+
+
+def test_a_log_that_was_begun_anew_while_it_was_looked_up_is_told_once(
+    path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def look() -> None:
+        async with statepath.open(path, autosave=0) as store:
+            await store.append_log("s1", "old\n")
+            tail = Tail(store, "s1", Output(as_json=False))
+            await store.delete_log("s1")
+            await store.append_log("s1", "new\n")
+            await tail.show(required=True)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await tail.follow()
+
+    asyncio.run(look())
+    assert capsys.readouterr().out == "new\n"
 
 
 def test_logs_in_json_tells_where_the_text_stands(on: Run, filled: str) -> None:
