@@ -32,6 +32,7 @@ from statepath.engine.cleaning import Cleaned, clean
 from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.founding import silent
+from statepath.engine.health import Health, health
 from statepath.engine.history import transactions
 from statepath.engine.ids import check_collection, check_id, decode_id, report_key
 from statepath.engine.migration import versions
@@ -57,33 +58,6 @@ R = TypeVar("R")
 
 _ATTEMPTS: Final = 32
 _LOG_PIECE: Final = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How a store does.
-
-    Attributes:
-        healthy: it takes commits (or, read-only, answers), and there is space.
-        problems: what is wrong, a sentence each.
-        last_saved: when this handle last wrote a snapshot; `last_commit`: when it last committed.
-        view_lag: files behind the log. `journal_bytes`: committed since the last snapshot.
-        free_bytes: space on the storage, where it can tell.
-        damage: what was found damaged when the store was opened, a sentence each.
-    """
-
-    healthy: bool
-    writable: bool
-    problems: tuple[str, ...]
-    seq: int
-    snapshot_seq: int
-    last_saved: datetime | None
-    last_commit: datetime | None
-    backups: int
-    view_lag: int
-    journal_bytes: int
-    free_bytes: int | None
-    damage: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -500,7 +474,9 @@ class Store:
     async def verify(self) -> list[Finding]:
         """Check snapshot, journal, backups and views against each other. An empty list: all is well."""
         await self.flush()
-        return await verify(self._engine)
+        found = await verify(self._engine)
+        self._engine.verified = not any(finding.severity == "damage" for finding in found)
+        return found
 
     @property
     def damage(self) -> tuple[Damage, ...]:
@@ -508,31 +484,9 @@ class Store:
         return tuple(self._engine.damage)
 
     async def health(self) -> Health:
-        """How the store does, without writing anything."""
-        engine = self._engine
-        problems: list[str] = []
-        if engine.closed:
-            problems.append("the store is closed")
-        if engine.failure is not None:
-            problems.append(str(engine.failure))
-        free = None if engine.closed else await engine.free_bytes()
-        if free is not None and free < engine.settings.disk_low:
-            problems.append(f"{free:,} bytes are free, less than {engine.settings.disk_low:,}")
-        snapshot_seq, saved_at = engine.saved
-        return Health(
-            healthy=not problems,
-            writable=not engine.closed and not engine.readonly and engine.failure is None,
-            problems=tuple(problems),
-            seq=self.seq,
-            snapshot_seq=snapshot_seq,
-            last_saved=_moment(saved_at),
-            last_commit=_moment(engine.last_commit_at),
-            backups=0 if engine.closed else len(await self.backups()),
-            view_lag=engine.view_lag,
-            journal_bytes=engine.journal_bytes,
-            free_bytes=free,
-            damage=tuple(damage.reason for damage in engine.damage),
-        )
+        """How the store does: a list of checks, each with a threshold from the settings. Nothing is written, and the
+        storage is asked within `health_timeout`."""
+        return await health(self._engine)
 
     async def stats(self) -> Stats:
         """What the store holds."""
@@ -635,8 +589,4 @@ def _is_model(model: object) -> bool:
     return isinstance(model, type) and issubclass(model, BaseModel)
 
 
-def _moment(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
-__all__ = ["ArchivedDocument", "Health", "Opening", "Restored", "Stats", "Store", "open"]
+__all__ = ["ArchivedDocument", "Opening", "Restored", "Stats", "Store", "open"]

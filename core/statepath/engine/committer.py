@@ -34,6 +34,7 @@ from statepath.commit import (
 )
 from statepath.engine.documents import decode
 from statepath.engine.replica import Entry, Replica, Stage
+from statepath.engine.trouble import Trouble
 from statepath.errors import (
     AccessDeniedError,
     ClosedError,
@@ -113,6 +114,7 @@ class Committer:
         self.crowded = False
         self._room = asyncio.Event()
         self._failure: StateError | None = None
+        self.trouble: Trouble | None = None
         self._closing = False
         self._busy = False
         self._task = self._loop.create_task(self._run(), name="statepath-committer")
@@ -201,6 +203,7 @@ class Committer:
                 try:
                     await self._commit(group)
                 except StateError as error:
+                    self._tell(error)
                     self._refuse(group, error)
         except asyncio.CancelledError:
             if self.busy:
@@ -259,13 +262,14 @@ class Committer:
                     return
                 continue
             except _NOTHING_WRITTEN as error:
-                self._failed(error)
+                self._tell(error)
                 self._refuse(group, error)
                 return
             except StateError as error:
                 self._stop(error, group)
                 return
             stage.install(replica, commit.last, id, now)
+            self.trouble = None
             size = sum([one.size for one in accepted])
             self._acknowledge(accepted, first, size)
             _decline(refused)
@@ -356,9 +360,13 @@ class Committer:
             if not pending.done.done():
                 pending.done.set_exception(copy.copy(error))
 
+    def _tell(self, error: StateError) -> None:
+        self.trouble = Trouble(error)
+        self._failed(error)
+
     def _stop(self, error: StateError, group: list[_Pending]) -> None:
         self._failure = error
-        self._failed(error)
+        self._tell(error)
         self._refuse(group, error)
         self._refuse(list(self._pending), error)
         self._pending.clear()

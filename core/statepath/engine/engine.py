@@ -13,7 +13,7 @@ from typing import Final, cast
 
 from statepath.backend import Backend, CommitLog, SupportsQueries
 from statepath.commit import FORMAT, Change, Commit, Delete, Note, Put, Transaction, WriteLog, WriteReport
-from statepath.engine.autosave import Autosave, free_bytes, try_snapshot
+from statepath.engine.autosave import Autosave, try_snapshot
 from statepath.engine.committer import Committer, Read
 from statepath.engine.feed import Feed
 from statepath.engine.floor import Floor
@@ -23,6 +23,7 @@ from statepath.engine.migration import Migrated, check_known, versions
 from statepath.engine.replay import Damage, apply_commit, changes_of
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
+from statepath.engine.trouble import Trouble
 from statepath.engine.views import ViewWriter
 from statepath.errors import (
     ClosedError,
@@ -73,11 +74,13 @@ class Engine:
         self.store = ""
         self.incarnation = ""
         self.damage: list[Damage] = []
+        self.verified = False
         self.closed = False
         self.migrations = migrations
         self.migrated: Migrated | None = None
         self.last_commit_at: float | None = None
         self._found_floor = Floor(store="", incarnation="")
+        self._found_journal = self._found_size = 0
         self._committer: Committer | None = None
         self._views: ViewWriter | None = None
         self._snapshotter: Snapshotter | None = None
@@ -91,8 +94,18 @@ class Engine:
 
     # Starting, which `opening` does
 
-    def show(self, replica: Replica, store: str, incarnation: str, floor: Floor | None) -> None:
-        """Have what was found for reading."""
+    def show(
+        self,
+        replica: Replica,
+        store: str,
+        incarnation: str,
+        floor: Floor | None,
+        *,
+        journal_bytes: int = 0,
+        state_size: int = 0,
+    ) -> None:
+        """Have what was found for reading: so many bytes of commits behind a snapshot of that size."""
+        self._found_journal, self._found_size = journal_bytes, state_size
         self.replica, self.store, self.incarnation = replica, store, incarnation
         if floor is not None:
             self._found_floor = floor
@@ -186,6 +199,8 @@ class Engine:
         self.last_commit_at = time.time()
         if self._snapshotter is not None:
             self._snapshotter.committed(size)
+        else:
+            self._found_journal += size
         self._feed.tell(commit, transactions, size)
 
     async def _catch_up(self) -> None:
@@ -379,10 +394,41 @@ class Engine:
         """How many files are behind the log."""
         return 0 if self._views is None else self._views.lag
 
+    def journal_behind(self, floor: Floor | None) -> int:
+        """The bytes that were committed since the last snapshot, roughly. For a reader `floor` is the log's own record
+        as it is now: it says which snapshots were written meanwhile."""
+        if self._snapshotter is not None:
+            return self._snapshotter.since
+        then, now = self._found_floor.snapshots, floor.snapshots if floor is not None else ()
+        written = now[-1].journal_bytes - (then[-1].journal_bytes if then else 0) if now else 0
+        return max(0, self._found_journal - written)
+
     @property
-    def journal_bytes(self) -> int:
-        """The bytes that were committed since the last snapshot, roughly."""
-        return 0 if self._snapshotter is None else self._snapshotter.since
+    def snapshot_size(self) -> int:
+        """The bytes of the last snapshot, roughly."""
+        return self._found_size if self._snapshotter is None else self._snapshotter.size
+
+    @property
+    def unsaved_seconds(self) -> float | None:
+        """How long the oldest change of this handle waits for a snapshot; `None`: none does."""
+        return None if self._snapshotter is None else self._snapshotter.waiting
+
+    @property
+    def save_trouble(self) -> Trouble | None:
+        """Why the last save failed, if it did; and so for what is written behind."""
+        return None if self._committer is None else self._committer.trouble
+
+    @property
+    def snapshot_trouble(self) -> Trouble | None:
+        return None if self._snapshotter is None else self._snapshotter.trouble
+
+    @property
+    def backup_trouble(self) -> Trouble | None:
+        return None if self._snapshotter is None else self._snapshotter.backup_trouble
+
+    @property
+    def view_trouble(self) -> Trouble | None:
+        return None if self._views is None else self._views.trouble
 
     @property
     def saved(self) -> tuple[int, float | None]:
@@ -402,10 +448,6 @@ class Engine:
     def failure(self) -> StateError | None:
         """Why the handle takes no further commits, if so."""
         return None if self._committer is None else self._committer.failure
-
-    async def free_bytes(self) -> int | None:
-        """How much may still be written, where the backend can tell."""
-        return await free_bytes(self.backend)
 
     async def close(self) -> None:
         """Commit what is queued, write the views and a snapshot of what changed, and release the storage.

@@ -163,7 +163,14 @@ def _show(engine: Engine, found: Recovered, original: Original | None) -> None:
         for change in original.changes:
             stage.apply(change, 0, 0)
         stage.install(found.replica, 0, "", 0)
-    engine.show(found.replica, found.store, found.incarnation, found.floor[0] if found.floor else None)
+    engine.show(
+        found.replica,
+        found.store,
+        found.incarnation,
+        found.floor[0] if found.floor else None,
+        journal_bytes=found.journal_bytes,
+        state_size=found.state_size,
+    )
     for damage in engine.damage:
         engine.events.emit(CorruptionDetected(damage.key, damage.reason, None))
 

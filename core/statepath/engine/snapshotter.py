@@ -32,6 +32,7 @@ from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.replica import Cut, Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream, is_ours, read_meta
+from statepath.engine.trouble import Trouble
 from statepath.engine.views import ViewWriter
 from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError, StateError
 from statepath.events import BackupCreated, BackupError, EditConflict, Events, HistoryTrimmed, StateSaved
@@ -104,6 +105,8 @@ class Snapshotter:
         self._lock = asyncio.Lock()
         self.saved = written.saved
         self.saved_at: float | None = None
+        self.trouble: Trouble | None = None
+        self.backup_trouble: Trouble | None = None
         self._size = written.size
         self._since = written.journal_bytes
         self._total = (floor.snapshots[-1].journal_bytes if floor.snapshots else 0) + self._since
@@ -113,6 +116,16 @@ class Snapshotter:
     def since(self) -> int:
         """The bytes that were committed since the last snapshot."""
         return self._since
+
+    @property
+    def size(self) -> int:
+        """The bytes of the last snapshot, roughly."""
+        return self._size
+
+    @property
+    def waiting(self) -> float | None:
+        """The seconds that the oldest change has waited for a snapshot; `None`: there is none."""
+        return None if self._oldest_change is None else time.monotonic() - self._oldest_change
 
     def committed(self, size: int) -> None:
         self._since += size
@@ -140,6 +153,15 @@ class Snapshotter:
             StateError: it could not be written, or was not what had been written when it was read back. The journal
                 still has everything.
         """
+        try:
+            seq = await self._snapshot()
+        except StateError as error:
+            self.trouble = Trouble(error)
+            raise
+        self.trouble = None
+        return seq
+
+    async def _snapshot(self) -> int:
         async with self._lock:
             if not self.changed:
                 return self.saved
@@ -176,6 +198,7 @@ class Snapshotter:
             # A copy that shares nothing with `state.json`, whatever `copy` does: a person may write into either.
             await self._backend.write(key, (await self._backend.read(STATE_KEY)).data)
             await self._verified(key, state)
+            self.backup_trouble = None
             self._events.emit(BackupCreated(key, state.seq))
             await self._prune_backups()
             return key
@@ -195,8 +218,10 @@ class Snapshotter:
             await self._verified(key, state)
         except StateError as error:
             logger.warning("the backup could not be written: %s", error, extra={"code": error.code})
+            self.backup_trouble = Trouble(error)
             self._events.emit(BackupError(error))
         else:
+            self.backup_trouble = None
             self._events.emit(BackupCreated(key, state.seq))
 
     async def _verified(self, key: str, state: SnapshotMark) -> None:
@@ -300,6 +325,7 @@ class Snapshotter:
                 await self._backend.delete(key)
         except StateError as error:
             logger.warning("an old backup could not be removed: %s", error, extra={"code": error.code})
+            self.backup_trouble = Trouble(error)
             self._events.emit(BackupError(error))
 
     async def _trim(self) -> None:

@@ -24,6 +24,7 @@ from statepath.commit import WriteLog, WriteReport
 from statepath.engine.documents import decode, parse_untrusted, pretty
 from statepath.engine.ids import document_key, log_key, report_key
 from statepath.engine.replica import MEMBERS, Replica, Stage
+from statepath.engine.trouble import Trouble
 from statepath.errors import InvalidArgumentError, StateError
 
 logger = logging.getLogger("statepath.views")
@@ -124,6 +125,7 @@ class ViewWriter:
         self._urgent = 0
         self._file_error: StateError | None = None
         self._document_error: StateError | None = None
+        self.trouble: Trouble | None = None
         self._work = asyncio.Event()
         self._turn = asyncio.Condition()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="statepath-views")
@@ -194,6 +196,8 @@ class ViewWriter:
             began = time.monotonic()
             file_error = await self._next_files()
             document_error = await self._next_documents()
+            failure = file_error or document_error
+            self.trouble = None if failure is None else Trouble(failure)
             if not self._dirty and not self._files:
                 self._work.clear()
             elif file_error is not None or document_error is not None:
