@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self, TypeVar, overload
@@ -18,6 +19,7 @@ from statepath.commit import WriteLog, WriteReport
 from statepath.debug import enable_debug
 from statepath.diff import Difference, differences
 from statepath.discovery import connect
+from statepath.engine.alerting import Alerts
 from statepath.engine.archiving import (
     Archived,
     archive,
@@ -50,7 +52,9 @@ from statepath.filters import F, Filter
 from statepath.migrations import load_migrations
 from statepath.settings import Settings, SettingsArgs, duration
 from statepath.transaction import Transaction
+from statepath.url import StateURL
 from statepath.watch import StateChange, changes_in, position, watch
+from statepath.webhook import Webhook
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -577,9 +581,22 @@ def open(
         used = settings if settings is not None else Settings.load(path, **overrides)
         state_path = used.path if path is None else path
         migrations = load_migrations(used.migrations)
-        backend: Backend = await connect(state_path, readonly=readonly)
         bus = Events() if events is None else events
-        engine = await open_engine(backend, used, bus, readonly=readonly, migrations=migrations)
+        async with AsyncExitStack() as beside:
+            webhook = used.alert_webhook
+            if webhook is not None and not readonly:
+                sending = Webhook(
+                    webhook,
+                    store=StateURL.parse(os.fspath(state_path)).redacted(),
+                    timeout=used.alert_timeout,
+                    events=bus,
+                )
+                beside.push_async_callback(sending.aclose)
+            backend: Backend = await connect(state_path, readonly=readonly)
+            engine = await open_engine(backend, used, bus, readonly=readonly, migrations=migrations)
+            if not readonly:
+                beside.push_async_callback(Alerts(engine).aclose)
+            engine.beside.push_async_exit(beside.pop_all())
         return Store(engine, owns_events=events is None)
 
     return Opening(opened)

@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from typing import Final, cast
 
@@ -53,7 +53,8 @@ os.register_at_fork(after_in_child=_disown_after_fork)
 
 
 class Engine:
-    """The replica of a store and, unless it is read-only, the tasks that commit, snapshot and write views."""
+    """The replica of a store and, unless it is read-only, the tasks that commit, snapshot and write views. What goes on
+    `beside` it, and only listens, ends after it."""
 
     def __init__(
         self,
@@ -79,6 +80,7 @@ class Engine:
         self.migrations = migrations
         self.migrated: Migrated | None = None
         self.last_commit_at: float | None = None
+        self.beside = AsyncExitStack()
         self._found_floor = Floor(store="", incarnation="")
         self._found_journal = self._found_size = 0
         self._committer: Committer | None = None
@@ -463,6 +465,7 @@ class Engine:
                     await self._finish()
                 finally:
                     await self.release()
+                    await self.beside.aclose()
 
     async def _finish(self) -> None:
         if self._committer is None or self._views is None:

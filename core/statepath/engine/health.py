@@ -124,6 +124,11 @@ def checks(engine: Engine, seen: Seen) -> tuple[Check, ...]:
     """All checks that can be made of this handle."""
     if engine.closed:
         return (Check("reachable", Status.FAIL, "the store is closed"),)
+    return examine(engine, seen)
+
+
+def examine(engine: Engine, seen: Seen) -> tuple[Check, ...]:
+    """The checks of a handle that is open, or about to end."""
     return tuple(check for one in CHECKS if (check := one(engine, seen)) is not None)
 
 
@@ -196,7 +201,7 @@ def _backups(engine: Engine, seen: Seen) -> Check | None:
         return Check("backups", Status.FAIL, summary, None, limit, "seconds")
     keys = seen.backups
     if keys is None:
-        return None
+        return None if engine.readonly else Check("backups", Status.OK, "none has failed")
     if not keys:
         status = Status.FAIL if limit is not None and engine.replica.head else Status.OK
         summary = "there is no backup yet: the first snapshot that is replaced becomes one"

@@ -196,8 +196,8 @@ class ViewWriter:
             began = time.monotonic()
             file_error = await self._next_files()
             document_error = await self._next_documents()
-            failure = file_error or document_error
-            self.trouble = None if failure is None else Trouble(failure)
+            if file_error is None and document_error is None:
+                self.trouble = None
             if not self._dirty and not self._files:
                 self._work.clear()
             elif file_error is not None or document_error is not None:
@@ -249,6 +249,7 @@ class ViewWriter:
             return None
         facts = {"key": trouble.key, "code": trouble.code}
         logger.warning("a view could not be written: %s", trouble, extra=facts)
+        self.trouble = Trouble(trouble)
         self._failed(trouble)
         return trouble
 

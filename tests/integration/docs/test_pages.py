@@ -86,6 +86,7 @@ PAGES = {
     "docs/migrations.md": _CHANGES,
     "docs/archive.md": "",
     "docs/health.md": "",
+    "docs/alerts.md": "",
 }
 """The pages, each with what its first block takes for granted."""
 
