@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -49,6 +50,7 @@ from statepath.engine.views import read_log
 from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError
 from statepath.events import Events, StoreCopied
 from statepath.filters import F, Filter
+from statepath.measuring import MetricsPort, measured
 from statepath.migrations import load_migrations
 from statepath.settings import Settings, SettingsArgs, duration
 from statepath.transaction import Transaction
@@ -583,17 +585,24 @@ def open(
         migrations = load_migrations(used.migrations)
         bus = Events() if events is None else events
         async with AsyncExitStack() as beside:
-            webhook = used.alert_webhook
-            if webhook is not None and not readonly:
-                sending = Webhook(
-                    webhook,
-                    store=StateURL.parse(os.fspath(state_path)).redacted(),
-                    timeout=used.alert_timeout,
-                    events=bus,
-                )
-                beside.push_async_callback(sending.aclose)
+            webhook = provider = None
+            if used.alert_webhook is not None and not readonly:
+                webhook = Webhook(used.alert_webhook, timeout=used.alert_timeout, events=bus)
+                beside.push_async_callback(webhook.aclose)
+            if used.metrics_port is not None and not readonly:
+                port = await asyncio.to_thread(MetricsPort, used.metrics_host, used.metrics_port)
+                beside.push_async_callback(port.aclose)
+                provider = port.provider
             backend: Backend = await connect(state_path, readonly=readonly)
-            engine = await open_engine(backend, used, bus, readonly=readonly, migrations=migrations)
+            beside.push_async_callback(backend.close)
+            if webhook is not None:
+                webhook.store = backend.url
+            telemetry = measured(backend, StateURL.parse(os.fspath(state_path)).scheme, provider)
+            engine = await open_engine(
+                backend, used, bus, readonly=readonly, migrations=migrations, telemetry=telemetry
+            )
+            telemetry.watch(engine, bus)
+            beside.callback(telemetry.close)
             if not readonly:
                 beside.push_async_callback(Alerts(engine).aclose)
             engine.beside.push_async_exit(beside.pop_all())

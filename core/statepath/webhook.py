@@ -46,7 +46,10 @@ class _DeliveryError(Exception):
 
 
 class Webhook:
-    """Sends the alerts of one store, which `store` names without credentials.
+    """Sends the alerts of one store.
+
+    Attributes:
+        store: its state path without credentials, set when it is known.
 
     Parameters:
         timeout: the seconds that an attempt, and at the end everything that is left, may take.
@@ -55,11 +58,11 @@ class Webhook:
         ConfigurationError: the HTTP client is not installed; gives the install line.
     """
 
-    def __init__(self, url: SecretStr, *, store: str, timeout: float, events: Events) -> None:
+    def __init__(self, url: SecretStr, *, timeout: float, events: Events) -> None:
         self._aiohttp = _client()
         self._url = url
         self._place = shown_webhook(url)
-        self._store = store
+        self.store = ""
         self._timeout = timeout
         self._waiting: deque[AlertRaised | AlertCleared] = deque()
         self._sending: asyncio.Task[None] | None = None
@@ -93,7 +96,7 @@ class Webhook:
                 await self._send(session, self._waiting.popleft())
 
     async def _send(self, session: ClientSession, alert: AlertRaised | AlertCleared) -> None:
-        body = _body(alert, self._store)
+        body = _body(alert, self.store)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(_DeliveryError),
             stop=stop_after_attempt(_ATTEMPTS),

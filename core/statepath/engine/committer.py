@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Raw
@@ -46,6 +46,7 @@ from statepath.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from statepath.telemetry import SILENT, Telemetry
 
 logger = logging.getLogger("statepath.engine")
 
@@ -73,6 +74,7 @@ class _Pending(msgspec.Struct, frozen=True, gc=False):
     done: asyncio.Future[int]
     reads: Sequence[Read]
     put: Document | None
+    span: Any = None
 
 
 _Refused: TypeAlias = tuple[_Pending, StateError | None]
@@ -97,7 +99,9 @@ class Committer:
         committed: Callable[[Commit, Sequence[Transaction], Stage, int], None],
         catch_up: Callable[[], Awaitable[None]],
         failed: Callable[[StateError], None],
+        telemetry: Telemetry = SILENT,
     ) -> None:
+        self._telemetry = telemetry
         self._replica = replica
         self._log = log
         self._backend = backend
@@ -109,6 +113,7 @@ class Committer:
         self._failed = failed
         self._pending: deque[_Pending] = deque()
         self._bytes = 0
+        self._waiting_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] | None = None
         self.crowded = False
@@ -151,7 +156,10 @@ class Committer:
         if self._closing:
             raise ClosedError("the store is closed; open it again to save")
         done: asyncio.Future[int] = self._loop.create_future()
-        self._pending.append(_Pending(changes, size, done, reads, put))
+        if not self._pending:
+            self._waiting_since = time.perf_counter()
+        span = self._telemetry.saving(changes, done) if self._telemetry.traced and changes else None
+        self._pending.append(_Pending(changes, size, done, reads, put, span))
         self._bytes += size
         if self._bytes > _BACKLOG_BYTES:
             self.crowded = True
@@ -199,10 +207,12 @@ class Committer:
                     await self._wake
                     continue
                 self._busy = True
+                began = self._waiting_since
                 group = self._take()
                 try:
-                    await self._commit(group)
+                    await self._commit(group, began)
                 except StateError as error:
+                    self._telemetry.not_committed(error, time.perf_counter() - began)
                     self._tell(error)
                     self._refuse(group, error)
         except asyncio.CancelledError:
@@ -223,13 +233,15 @@ class Committer:
             if group and size > MAX_COMMIT_BYTES:
                 break
             group.append(pending.popleft())
+        if pending:
+            self._waiting_since = time.perf_counter()
         self._bytes -= sum([one.size for one in group])
         if self._bytes <= _BACKLOG_BYTES:
             self.crowded = False
             self._room.set()
         return group
 
-    async def _commit(self, group: list[_Pending]) -> None:
+    async def _commit(self, group: list[_Pending], began: float) -> None:
         while True:
             replica = self._replica
             first = replica.head + 1
@@ -253,7 +265,11 @@ class Committer:
                 transactions=await self._bodies(id, accepted, transactions),
             )
             try:
-                await self._log.append(replica.head, commit)
+                if self._telemetry.traced:
+                    with self._telemetry.commit([one.span for one in accepted]):
+                        await self._log.append(replica.head, commit)
+                else:
+                    await self._log.append(replica.head, commit)
             except HeadMoved:
                 try:
                     await self._catch_up()
@@ -262,10 +278,12 @@ class Committer:
                     return
                 continue
             except _NOTHING_WRITTEN as error:
+                self._telemetry.not_committed(error, time.perf_counter() - began)
                 self._tell(error)
                 self._refuse(group, error)
                 return
             except StateError as error:
+                self._telemetry.not_committed(error, time.perf_counter() - began)
                 self._stop(error, group)
                 return
             stage.install(replica, commit.last, id, now)
@@ -273,6 +291,7 @@ class Committer:
             size = sum([one.size for one in accepted])
             self._acknowledge(accepted, first, size)
             _decline(refused)
+            self._telemetry.committed(len(accepted), size, time.perf_counter() - began)
             self._committed(commit, transactions, stage, size)
             return
 

@@ -21,7 +21,7 @@ from statepath.engine.history import Past, difference
 from statepath.engine.ids import log_key
 from statepath.engine.migration import Migrated, check_known, versions
 from statepath.engine.replay import Damage, apply_commit, changes_of
-from statepath.engine.replica import Entry, Replica, Stage
+from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
 from statepath.engine.trouble import Trouble
 from statepath.engine.views import ViewWriter
@@ -37,6 +37,7 @@ from statepath.errors import (
 from statepath.events import Events, SaveError, StateRestored
 from statepath.migrations import Migrations
 from statepath.settings import Settings
+from statepath.telemetry import SILENT, Telemetry
 
 _CHANGE_BYTES: Final = 128
 _JUST_NOW: Final = 0.05
@@ -65,7 +66,9 @@ class Engine:
         *,
         readonly: bool,
         migrations: Migrations | None = None,
+        telemetry: Telemetry = SILENT,
     ) -> None:
+        self.telemetry = telemetry
         self.backend = backend
         self.log = log
         self.settings = settings
@@ -133,6 +136,7 @@ class Engine:
             written,
             self.settings,
             put_aside=put_aside,
+            telemetry=self.telemetry,
         )
         self._committer = Committer(
             self.replica,
@@ -143,6 +147,7 @@ class Engine:
             committed=self._committed,
             catch_up=self._catch_up,
             failed=self._tell_failure,
+            telemetry=self.telemetry,
         )
         return views
 
@@ -392,9 +397,24 @@ class Engine:
         return size
 
     @property
+    def documents(self) -> dict[str, int]:
+        """How many documents each collection holds; may be asked in another thread."""
+        held = dict(self.replica.collections)
+        return {name: len(documents) for name, documents in held.items() if documents and name != MEMBERS}
+
+    @property
+    def seq(self) -> int:
+        return self.replica.head
+
+    @property
     def view_lag(self) -> int:
         """How many files are behind the log."""
         return 0 if self._views is None else self._views.lag
+
+    @property
+    def journal_bytes(self) -> int:
+        """The bytes that were committed since the last snapshot that this handle knows of, roughly."""
+        return self.journal_behind(None)
 
     def journal_behind(self, floor: Floor | None) -> int:
         """The bytes that were committed since the last snapshot, roughly. For a reader `floor` is the log's own record

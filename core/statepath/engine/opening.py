@@ -53,9 +53,11 @@ from statepath.events import (
     StoreUpgraded,
 )
 from statepath.log import PortableCommitLog
+from statepath.metering import metered
 from statepath.migrations import Migrations
 from statepath.retry import retrying
 from statepath.settings import Settings
+from statepath.telemetry import SILENT, Telemetry
 
 logger = logging.getLogger("statepath.opening")
 
@@ -70,24 +72,33 @@ async def open_engine(
     readonly: bool = False,
     anew: bool = False,
     migrations: Migrations | None = None,
+    telemetry: Telemetry = SILENT,
 ) -> Engine:
     """Recover the state and start the engine's tasks. The backend is the engine's from now on.
 
     Parameters:
         anew: the log is not continued: what it holds is kept aside, and it begins again behind the state.
         migrations: those that the program knows; what is due of them is done. `None`: it cares for no schema.
+        telemetry: who is told of the engine's work, and of the calls of the backend.
 
     Raises:
         NotFoundError: read-only, and there is no store.
         UnsupportedError: a newer program wrote the store (`newer_format`).
     """
     began = time.monotonic()
-    backend = retrying(backend, deadline=settings.deadline)
+    backend = retrying(metered(backend, telemetry), deadline=settings.deadline)
     engine = Engine(
-        backend, commit_log(backend, settings), settings, events, readonly=readonly, migrations=migrations
+        backend,
+        commit_log(backend, settings),
+        settings,
+        events,
+        readonly=readonly,
+        migrations=migrations,
+        telemetry=telemetry,
     )
     try:
-        source = await _open(engine, anew=anew)
+        with telemetry.operation("load"):
+            source = await _open(engine, anew=anew)
     except BaseException:
         await engine.release()
         raise

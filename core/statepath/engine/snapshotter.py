@@ -37,6 +37,7 @@ from statepath.engine.views import ViewWriter
 from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError, StateError
 from statepath.events import BackupCreated, BackupError, EditConflict, Events, HistoryTrimmed, StateSaved
 from statepath.settings import Settings
+from statepath.telemetry import SILENT, Telemetry
 
 logger = logging.getLogger("statepath.snapshots")
 
@@ -87,7 +88,9 @@ class Snapshotter:
         settings: Settings,
         *,
         put_aside: PutAside,
+        telemetry: Telemetry = SILENT,
     ) -> None:
+        self._telemetry = telemetry
         self._backend = backend
         self._log = log
         self._replica = replica
@@ -165,27 +168,31 @@ class Snapshotter:
         async with self._lock:
             if not self.changed:
                 return self.saved
-            began = time.monotonic()
-            cut = self._replica.cut()
-            since = self._since
-            await self._views.flush(files_only=True)
-            stream = SnapshotStream(cut, store=self.floor.store, incarnation=self.floor.incarnation)
-            await self._keep_backup()
-            await self._write(stream, cut)
-            # Until it was read back it is no snapshot, and will not become a backup.
-            self._state = None
-            await self._read_back(STATE_KEY, stream.digest)
-            self._size = stream.size
-            self._since -= since
-            self._oldest_change = None if self._since <= 0 else time.monotonic()
-            mark = SnapshotMark(cut.seq, stream.digest, cut.time, self._total - self._since)
-            self._state = mark
-            await self._mark(mark)
-            self.saved, self.saved_at = cut.seq, time.time()
-            self._events.emit(StateSaved(cut.seq, cut.documents, stream.size, time.monotonic() - began))
-            await self._prune_backups()
-            await self._trim()
-            return cut.seq
+            with self._telemetry.operation("snapshot"):
+                return await self._write_snapshot()
+
+    async def _write_snapshot(self) -> int:
+        began = time.monotonic()
+        cut = self._replica.cut()
+        since = self._since
+        await self._views.flush(files_only=True)
+        stream = SnapshotStream(cut, store=self.floor.store, incarnation=self.floor.incarnation)
+        await self._keep_backup()
+        await self._write(stream, cut)
+        # Until it was read back it is no snapshot, and will not become a backup.
+        self._state = None
+        await self._read_back(STATE_KEY, stream.digest)
+        self._size = stream.size
+        self._since -= since
+        self._oldest_change = None if self._since <= 0 else time.monotonic()
+        mark = SnapshotMark(cut.seq, stream.digest, cut.time, self._total - self._since)
+        self._state = mark
+        await self._mark(mark)
+        self.saved, self.saved_at = cut.seq, time.time()
+        self._events.emit(StateSaved(cut.seq, cut.documents, stream.size, time.monotonic() - began))
+        await self._prune_backups()
+        await self._trim()
+        return cut.seq
 
     async def backup(self) -> str:
         """Keep the present state as a backup; the backup's key. A state that is kept already is not kept twice."""
