@@ -33,8 +33,11 @@ def measured(backend: Backend, scheme: str, provider: MeterProvider | None = Non
     """
     if provider is None and not any(module in sys.modules for module in _API):
         return SILENT
-    from opentelemetry import metrics
+    from opentelemetry import metrics, trace
 
+    used = metrics.get_meter_provider() if provider is None else provider
+    if not _records(used) and not _records(trace.get_tracer_provider()):
+        return SILENT
     if "explicit_bucket_boundaries_advisory" not in signature(metrics.Meter.create_histogram).parameters:
         logger.warning(
             "nothing is measured: opentelemetry-api is too old; pip install 'statepath[telemetry]'"
@@ -42,8 +45,12 @@ def measured(backend: Backend, scheme: str, provider: MeterProvider | None = Non
         return SILENT
     from statepath.instruments import OpenTelemetry, instruments
 
-    used = metrics.get_meter_provider() if provider is None else provider
     return OpenTelemetry(instruments(used), url=backend.url, backend=scheme)
+
+
+def _records(provider: object) -> bool:
+    """Whether it is more than the API's own providers, which only hold the place of one that is set later."""
+    return not type(provider).__module__.startswith(_API)
 
 
 @dataclass(slots=True)

@@ -309,7 +309,12 @@ async def test_who_has_set_nothing_up_pays_nothing(url, monkeypatch):
         assert "opentelemetry.metrics" not in sys.modules
 
 
-async def test_an_api_that_is_too_old_is_told_and_the_store_opens(url, monkeypatch, caplog):
+async def test_where_the_api_is_there_and_nobody_has_set_a_provider_nothing_is_measured(url, opened):
+    assert "opentelemetry.metrics" in sys.modules
+    assert (await opened())._engine.telemetry is SILENT
+
+
+async def test_an_api_that_is_too_old_is_told_and_the_store_opens(url, read, monkeypatch, caplog):
     monkeypatch.setattr(metrics.Meter, "create_histogram", lambda self, name: None)
     async with statepath.open(url) as store:
         assert store._engine.telemetry is SILENT
