@@ -76,7 +76,8 @@ async def test_the_worst_check_is_the_store_s_status(writer, faulty):
 async def test_a_storage_that_does_not_answer_in_time_is_not_reachable(open_on, faulty):
     store = await open_on(faulty, health_timeout=0.05)
     gate = faulty.hold("read", "journal/floor")
-    found = await check(store, "reachable")
+    async with asyncio.timeout(10):
+        found = await check(store, "reachable")
     gate.open()
     assert (found.status, found.limit) == (FAIL, 0.05)
     assert "did not answer within 0.05 s" in found.summary

@@ -24,12 +24,14 @@ PLACE = "T0/hunter2"
 
 @dataclass
 class Hook:
-    """A server that takes alerts. `answers` are its next statuses, then it answers 200; with `hang` it never does."""
+    """A server that takes alerts. `answers` are its next statuses, then it answers 200; with `hang` it never does, and
+    with `delay` it takes that many seconds for the first one."""
 
     port: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
     hang: bool = False
+    delay: float = 0.0
     tried: int = 0
 
     @property
@@ -38,6 +40,8 @@ class Hook:
 
     async def answer(self, request: web.Request) -> web.Response:
         self.tried += 1
+        if self.tried == 1:
+            await asyncio.sleep(self.delay)
         if self.hang:
             await asyncio.Event().wait()
         status = self.answers.pop(0) if self.answers else 200
@@ -183,7 +187,16 @@ async def test_of_too_many_the_oldest_are_dropped(hook, events, place, caplog):
     assert sum("the oldest alert is dropped" in line for line in log_of(caplog)) == 2
 
 
+async def test_an_attempt_that_takes_too_long_is_given_up_and_made_again(hook, events, place):
+    hook.delay = 60
+    async with opened(place, hook, events, alert_timeout=0.5):
+        events.emit(RAISED)
+        await hook.told(1)
+    assert hook.tried == 2
+
+
 async def test_what_waits_is_sent_before_the_store_is_closed(hook, events, place):
+    hook.delay = 1
     async with opened(place, hook, events):
         events.emit(RAISED)
     assert len(hook.bodies) == 1
