@@ -2,6 +2,9 @@
 
 Imported only where the API is installed. The instruments of a meter provider are made once; the stores that are open
 are looked at when it is read, since an instrument that looks cannot be taken back.
+
+To record one duration costs the SDK more than many a save costs us. So what can be counted is counted here, and looked
+at when it is read; and of what is quick and often one duration a millisecond is recorded. What is slow always is.
 """
 
 from __future__ import annotations
@@ -27,9 +30,11 @@ from statepath.telemetry import NOTHING, Telemetry, Watched
 
 _SYSTEM: Final = "statepath"
 _SECONDS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
-_COUNTS: Final = tuple(float(2**n) for n in range(13))
+_OFTEN: Final = 0.001
+"""Seconds between two durations that are recorded of what is quick."""
 
 Facts = dict[str, str]
+Looking = Callable[[CallbackOptions], Iterable[Observation]]
 
 
 class Instruments:
@@ -44,64 +49,39 @@ class Instruments:
             "How long saves, snapshots and the loading of a store take; of the saves of a commit, the first one.",
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
-        self.transactions = meter.create_histogram(
-            "statepath.commit.transactions",
-            "{transaction}",
-            "How many transactions a commit has.",
-            explicit_bucket_boundaries_advisory=_COUNTS,
-        )
-        self.bytes = meter.create_counter(
-            "statepath.commit.io", "By", "The bytes of documents that were committed."
-        )
         self.failures = meter.create_counter(
             "statepath.failures", "{failure}", "What failed: saves, snapshots, files, backups."
         )
-        self.requests = meter.create_histogram(
+        self.answers = meter.create_histogram(
             "statepath.backend.request.duration",
             "s",
             "How long the backend takes to answer.",
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
-        observe = meter.create_observable_gauge
-        observe(
+        for name, unit, what, number in _COUNTERS:
+            meter.create_observable_counter(name, [self._counts(number)], unit, what)
+        for name, unit, what, look in _GAUGES:
+            meter.create_observable_gauge(name, [self._numbers(look)], unit, what)
+        meter.create_observable_counter(
+            "statepath.backend.requests", [self._requests], "{request}", "What the backend was asked for."
+        )
+        meter.create_observable_gauge(
             "statepath.documents", [self._documents], "{document}", "The live documents of each collection."
         )
-        observe(
-            "statepath.seq", [self._each(lambda store: store.seq)], "{transaction}", "The head of the log."
+        meter.create_observable_gauge(
+            "statepath.alerts", [self._alerts], "{alert}", "1 for each alert that is raised."
         )
-        observe(
-            "statepath.journal.lag",
-            [self._each(lambda store: store.journal_bytes)],
-            "By",
-            "The bytes of commits behind the snapshot.",
-        )
-        observe(
-            "statepath.views.lag",
-            [self._each(lambda store: store.view_lag)],
-            "{file}",
-            "The files behind the log.",
-        )
-        observe(
-            "statepath.snapshot.lag",
-            [self._each(lambda store: store.unsaved_seconds or 0.0)],
-            "s",
-            "How long the oldest change waits for a snapshot.",
-        )
-        observe(
-            "statepath.snapshot.size",
-            [self._each(lambda store: store.snapshot_size)],
-            "By",
-            "The last snapshot.",
-        )
-        observe("statepath.alerts", [self._alerts], "{alert}", "1 for each alert that is raised.")
 
-    def _each(self, number: Callable[[Watched], float]) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        def look(_: CallbackOptions) -> Iterable[Observation]:
-            return [
-                Observation(number(one.store), one.facts) for one in self._open() if one.store is not None
-            ]
+    def _counts(self, number: Callable[[OpenTelemetry], int]) -> Looking:
+        return lambda _: [Observation(number(one), one.facts) for one in self._open()]
 
-        return look
+    def _numbers(self, look: Callable[[Watched], float]) -> Looking:
+        return lambda _: [
+            Observation(look(one.store), one.facts) for one in self._open() if one.store is not None
+        ]
+
+    def _requests(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(count, facts) for one in self._open() for facts, count in one.requests()]
 
     def _documents(self, _: CallbackOptions) -> Iterable[Observation]:
         return [
@@ -121,6 +101,35 @@ class Instruments:
     def _open(self) -> list[OpenTelemetry]:
         return list(self.stores)
 
+
+_COUNTERS: Final[tuple[tuple[str, str, str, Callable[[OpenTelemetry], int]], ...]] = (
+    ("statepath.commits", "{commit}", "The commits of this process.", lambda one: one.commits),
+    (
+        "statepath.commit.transactions",
+        "{transaction}",
+        "The transactions in them.",
+        lambda one: one.transactions,
+    ),
+    ("statepath.commit.io", "By", "The bytes of documents in them.", lambda one: one.bytes),
+)
+
+_GAUGES: Final[tuple[tuple[str, str, str, Callable[[Watched], float]], ...]] = (
+    ("statepath.seq", "{transaction}", "The head of the log.", lambda store: store.seq),
+    (
+        "statepath.journal.lag",
+        "By",
+        "The bytes of commits behind the snapshot.",
+        lambda store: store.journal_bytes,
+    ),
+    ("statepath.views.lag", "{file}", "The files behind the log.", lambda store: store.view_lag),
+    (
+        "statepath.snapshot.lag",
+        "s",
+        "How long the oldest change waits for a snapshot.",
+        lambda store: store.unsaved_seconds or 0.0,
+    ),
+    ("statepath.snapshot.size", "By", "The last snapshot.", lambda store: store.snapshot_size),
+)
 
 _instruments: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()
 _making = threading.Lock()
@@ -142,6 +151,11 @@ class OpenTelemetry(Telemetry):
         self._instruments = instruments
         self.facts: Facts = {"db.system.name": _SYSTEM, "db.namespace": url, "statepath.backend": backend}
         self.alerts: set[str] = set()
+        self.commits: int = 0
+        self.transactions: int = 0
+        self.bytes: int = 0
+        self._asked: dict[tuple[str, str], int] = {}
+        self._saved_at = self._answered_at = 0.0
         self.store: Watched | None = None
         self._operations: dict[tuple[str, str], Facts] = {}
         self._save = self._of("save")
@@ -216,28 +230,40 @@ class OpenTelemetry(Telemetry):
         )
 
     def committed(self, transactions: int, size: int, seconds: float) -> None:
-        told, facts = self._instruments, self.facts
-        told.operations.record(seconds, self._save)
-        told.transactions.record(transactions, facts)
-        told.bytes.add(size, facts)
+        self.commits += 1
+        self.transactions += transactions
+        self.bytes += size
+        now = time.perf_counter()
+        if seconds >= _OFTEN or now - self._saved_at >= _OFTEN:
+            self._saved_at = now
+            self._instruments.operations.record(seconds, self._save)
 
     def not_committed(self, error: StateError, seconds: float) -> None:
         self._instruments.operations.record(seconds, self._of("save", error.code))
 
     def request(self, name: str, seconds: float, error: BaseException | None = None) -> None:
-        facts = self._of(name, "" if error is None else _code(error))
-        self._instruments.requests.record(seconds, facts)
+        code = "" if error is None else _code(error)
+        facts = self._of(name, code)
+        self._asked[name, code] = self._asked.get((name, code), 0) + 1
+        now = time.perf_counter()
+        if seconds >= _OFTEN or now - self._answered_at >= _OFTEN:
+            self._answered_at = now
+            self._instruments.answers.record(seconds, facts)
         if self.traced and trace.get_current_span().get_span_context().is_valid:
-            now = time.time_ns()
+            end = time.time_ns()
             span = self._tracer.start_span(
                 f"{facts['statepath.backend']} {name}",
                 kind=SpanKind.CLIENT,
                 attributes=facts,
-                start_time=now - round(seconds * 1e9),
+                start_time=end - round(seconds * 1e9),
             )
             if error is not None:
                 _spoil(span, error)
-            span.end(now)
+            span.end(end)
+
+    def requests(self) -> list[tuple[Facts, int]]:
+        """How often the backend was asked for what, and with which result."""
+        return [(self._of(name, code), count) for (name, code), count in list(self._asked.items())]
 
     def watch(self, store: Watched, events: Events) -> None:
         self.store = store

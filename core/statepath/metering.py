@@ -25,7 +25,6 @@ from statepath.backend import (
     SupportsStreams,
     When,
 )
-from statepath.commit import Commit
 from statepath.filters import Filter
 from statepath.telemetry import SILENT, Telemetry
 
@@ -40,7 +39,6 @@ class MeteredBackend:
         self.url = backend.url
         self._backend = backend
         self._telemetry = telemetry
-        self._log: MeteredLog | None = None
 
     async def read(self, key: str, *, span: Span | None = None) -> Blob:
         return await self._told("read", self._backend.read(key, span=span))
@@ -68,9 +66,8 @@ class MeteredBackend:
     # What may be declared beside; the flags in `capabilities` say what is.
 
     def commit_log(self) -> CommitLog:
-        if self._log is None:
-            self._log = MeteredLog(cast("SupportsCommitLog", self._backend).commit_log(), self._telemetry)
-        return self._log
+        """As it is: its appends are what a save waits for, and that is measured."""
+        return cast("SupportsCommitLog", self._backend).commit_log()
 
     async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
         return await self._told(
@@ -107,35 +104,6 @@ class MeteredBackend:
             raise
         self._telemetry.request(name, time.perf_counter() - began)
         return result
-
-
-class MeteredLog:
-    """A backend's own commit log, with its appends told."""
-
-    def __init__(self, log: CommitLog, telemetry: Telemetry) -> None:
-        self._log = log
-        self._telemetry = telemetry
-
-    async def append(self, after: int, commit: Commit) -> None:
-        began = time.perf_counter()
-        try:
-            await self._log.append(after, commit)
-        except Exception as error:
-            self._telemetry.request("append", time.perf_counter() - began, error)
-            raise
-        self._telemetry.request("append", time.perf_counter() - began)
-
-    def read(self, after: int) -> AsyncIterator[Commit]:
-        return self._log.read(after)
-
-    async def trim(self, upto: int) -> None:
-        await self._log.trim(upto)
-
-    async def restart(self, after: int) -> list[str]:
-        return await self._log.restart(after)
-
-    def follow(self, after: int) -> AsyncIterator[Commit]:
-        return self._log.follow(after)
 
 
 def metered(backend: Backend, telemetry: Telemetry) -> Backend:
