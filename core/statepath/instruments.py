@@ -24,7 +24,7 @@ from opentelemetry.trace import Link, ProxyTracerProvider, Span, SpanKind, Statu
 
 from statepath._version import __version__
 from statepath.commit import Change
-from statepath.errors import StateError
+from statepath.errors import HeadMoved, StateError
 from statepath.events import AlertCleared, AlertRaised, BackupError, Events, SaveError
 from statepath.telemetry import NOTHING, Telemetry, Watched
 
@@ -203,6 +203,8 @@ class OpenTelemetry(Telemetry):
         ) as span:
             try:
                 yield
+            except HeadMoved:
+                raise  # losing a race is normal
             except BaseException as failure:
                 _spoil(span, failure)
                 raise

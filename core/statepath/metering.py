@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from typing import TypeVar, cast
 
 from statepath.backend import (
@@ -14,15 +15,18 @@ from statepath.backend import (
     Entry,
     ETag,
     LazyWrite,
+    Part,
     Shown,
     Span,
     SupportsAppend,
     SupportsCommitLog,
     SupportsCopy,
+    SupportsDocuments,
     SupportsLazyWrites,
     SupportsQueries,
     SupportsSpace,
     SupportsStreams,
+    Tally,
     When,
 )
 from statepath.filters import Filter
@@ -94,6 +98,34 @@ class MeteredBackend:
 
     async def find(self, collection: str, where: Filter, seq: int) -> frozenset[str] | None:
         return await self._told("find", cast("SupportsQueries", self._backend).find(collection, where, seq))
+
+    async def serve(self, seq: int) -> None:
+        await cast("SupportsDocuments", self._backend).serve(seq)
+
+    async def read_documents(self, keys: Sequence[tuple[str, str]], at_least: int) -> Part:
+        return await self._told(
+            "read_documents", cast("SupportsDocuments", self._backend).read_documents(keys, at_least)
+        )
+
+    async def scan(
+        self, collection: str, where: Filter | None, at_least: int, *, after: str = ""
+    ) -> AsyncGenerator[Part]:
+        """Told when it ends, as a listing is."""
+        backend = cast("SupportsDocuments", self._backend)
+        began = time.perf_counter()
+        async with aclosing(backend.scan(collection, where, at_least, after=after)) as parts:
+            try:
+                async for part in parts:
+                    yield part
+            except Exception as error:
+                self._telemetry.request("scan", time.perf_counter() - began, error)
+                raise
+        self._telemetry.request("scan", time.perf_counter() - began)
+
+    async def tally(self, at_least: int, *, collection: str | None = None) -> Mapping[str, Tally]:
+        return await self._told(
+            "tally", cast("SupportsDocuments", self._backend).tally(at_least, collection=collection)
+        )
 
     async def _told(self, name: str, call: Awaitable[T]) -> T:
         began = time.perf_counter()

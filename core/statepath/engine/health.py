@@ -187,7 +187,9 @@ def _saved(engine: Engine, seen: Seen) -> Check | None:
         return Check("saved", Status.FAIL, summary, waiting, limit, "seconds")
     if waiting is None:
         return Check("saved", Status.OK, "everything is in the snapshot", 0.0, limit, "seconds")
-    status = _level(waiting, limit) if settings.autosave else Status.OK
+    # A handle that does not hold the documents writes no snapshots.
+    writes = bool(settings.autosave) and engine.elsewhere is None
+    status = _level(waiting, limit) if writes else Status.OK
     summary = f"changes wait for a snapshot since {_ago(waiting)}"
     return Check("saved", status, summary, waiting, limit, "seconds")
 
@@ -202,23 +204,31 @@ def _backups(engine: Engine, seen: Seen) -> Check | None:
     keys = seen.backups
     if keys is None:
         return None if engine.readonly else Check("backups", Status.OK, "none has failed")
+    missing = _not_kept(seen.floor, keys, engine.settings.snapshot_age)
     if not keys:
         status = Status.FAIL if limit is not None and engine.replica.head else Status.OK
         summary = "there is no backup yet: the first snapshot that is replaced becomes one"
+        if missing is not None:
+            status = max(status, Status.WARN, key=list(Status).index)
+            summary = f"there is no backup: the snapshot of seq {missing.seq} was not kept as one"
         return Check("backups", status, summary, None, limit, "seconds")
     seconds = max(0.0, (datetime.now(UTC) - backup_time(keys[-1])).total_seconds())
     summary = f"{len(keys)}, the newest shows the state of {_ago(seconds)} ago"
-    if (missing := _not_kept(seen.floor, keys)) is not None:
+    if missing is not None:
         summary += f"; the snapshot of seq {missing.seq} was not kept as one"
         return Check("backups", Status.WARN, summary, seconds, limit, "seconds")
     status = Status.OK if limit is None else _level(seconds, limit)
     return Check("backups", status, summary, seconds, limit, "seconds")
 
 
-def _not_kept(floor: Floor | None, keys: tuple[str, ...]) -> SnapshotMark | None:
-    """The snapshot before the present one, if it is no backup: then backups fail, or somebody removed it."""
+def _not_kept(floor: Floor | None, keys: tuple[str, ...], soon: timedelta) -> SnapshotMark | None:
+    """The snapshot before the present one, if it should be a backup and is none: then backups fail, or somebody removed
+    it. One that was replaced at the end of a program, soon after a backup, need not be one."""
     marks = floor.snapshots if floor is not None else ()
-    return marks[-2] if len(marks) > 1 and backup_key(marks[-2].time) not in keys else None
+    if len(marks) < 2 or backup_key(marks[-2].time) in keys:
+        return None
+    shown = datetime.fromtimestamp(marks[-2].time / 1_000_000, UTC)
+    return None if keys and shown - backup_time(keys[-1]) < soon else marks[-2]
 
 
 def _journal(engine: Engine, seen: Seen) -> Check | None:

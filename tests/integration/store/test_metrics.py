@@ -17,8 +17,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from statepath import discovery
+from statepath import backend, discovery
 from statepath.errors import AccessDeniedError, NotFoundError, UnavailableError
+from statepath.metering import MeteredBackend
 from statepath.telemetry import SILENT, Telemetry
 
 DENIED = AccessDeniedError("the folder of canary belongs to somebody else")
@@ -207,6 +208,29 @@ async def test_what_is_slow_is_always_recorded_and_what_is_quick_once_a_millisec
         store._engine.telemetry.request("write", 0.001)
     assert recorded() == [saves + 15, writes + 15]
     assert read.point("statepath.commits").value == 25
+
+
+def test_all_that_a_backend_may_declare_beside_is_passed_on(faulty):
+    """A capability that is added is added here, too: `SupportsSchema` is a factory's."""
+    declared = [kind for name, kind in vars(backend).items() if name.startswith("Supports")]
+    declared.remove(backend.SupportsSchema)
+    assert len(declared) >= 8
+    assert all(isinstance(MeteredBackend(faulty, SILENT), kind) for kind in declared)
+
+
+async def test_documents_that_stay_in_the_database_are_measured_too(read, postgres):
+    url = postgres.url(store="measured")
+    async with statepath.open(url) as store:
+        await store.collection("raw").put({"id": "a"})
+    async with statepath.open(url, load=False) as store:
+        assert await store.collection("raw").get("a") == {"id": "a"}
+        assert [document async for document in store.collection("raw").find()] == [{"id": "a"}]
+        await store.collection("raw").put({"id": "b"})
+        await store.stats()
+        asked = {point.attributes["db.operation.name"] for point in read.points("statepath.backend.requests")}
+        assert {"read_documents", "scan", "tally"} <= asked
+        assert read.points("statepath.documents") == []
+        assert (await store.health()).status == "ok"
 
 
 async def test_alerts_that_are_raised_can_be_read(read, opened, faulty):
