@@ -279,6 +279,13 @@ class _TakeOver:
             await self._back_up(original)
         elif found.foreign is not None:
             if kept := await self._put_aside(STATE_KEY, "conflict"):
+                logger.warning(
+                    "%s was replaced by one that statepath did not write; it is kept as %s. To go back to a backup of "
+                    "the original server: statepath backup list, then statepath backup restore",
+                    STATE_KEY,
+                    kept,
+                    extra={"key": STATE_KEY},
+                )
                 engine.events.emit(EditConflict(STATE_KEY, kept))
             found.state_etag = None
 
