@@ -78,7 +78,10 @@ class Alerts:
 
     async def _run(self) -> None:
         while True:
-            self._look(Seen(free=await self._free()))
+            try:
+                self._look(Seen(free=await self._free()))
+            except Exception:
+                logger.exception("the checks could not be looked at; they are again in %g s", self._interval)
             await asyncio.sleep(self._interval)
 
     async def _free(self) -> int | None:

@@ -268,6 +268,23 @@ async def test_a_listener_of_an_alert_that_fails_harms_nobody(opened, told, even
     assert await store.collection("raw").put({"id": "a"}) == 1
 
 
+async def test_a_look_that_fails_unexpectedly_is_logged_and_the_next_one_is_taken(
+    opened, told, monkeypatch, caplog
+):
+    looked = iter([RuntimeError("no such luck")])
+
+    async def free_bytes(backend):
+        for error in looked:
+            raise error
+        return 1
+
+    monkeypatch.setattr("statepath.engine.alerting.free_bytes", free_bytes)
+    await opened()
+    await until(lambda: told)
+    assert names(told, AlertRaised) == ["space"]
+    assert "the checks could not be looked at" in caplog.text
+
+
 async def test_nothing_listens_once_the_store_is_closed(opened, told, events):
     store = await opened()
     await store.aclose()
