@@ -107,6 +107,7 @@ class Committer:
         telemetry: Telemetry = SILENT,
     ) -> None:
         self._telemetry = telemetry
+        self._traced = telemetry.traced
         self._replica = replica
         self._log = log
         self._backend = backend
@@ -164,7 +165,7 @@ class Committer:
         done: asyncio.Future[int] = self._loop.create_future()
         if not self._pending:
             self._waiting_since = time.perf_counter()
-        span = self._telemetry.saving(changes, done) if self._telemetry.traced and changes else None
+        span = self._telemetry.saving(changes, done) if self._traced and changes else None
         self._pending.append(_Pending(changes, size, done, reads, put, span))
         self._bytes += size
         if self._bytes > _BACKLOG_BYTES:
@@ -275,7 +276,7 @@ class Committer:
                 transactions=await self._bodies(id, accepted, transactions),
             )
             try:
-                if self._telemetry.traced:
+                if self._traced:
                     with self._telemetry.commit([one.span for one in accepted]):
                         await self._log.append(replica.head, commit)
                 else:
