@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar, cast
 
 from statepath.backend import (
@@ -15,6 +15,7 @@ from statepath.backend import (
     Entry,
     ETag,
     LazyWrite,
+    Moment,
     Part,
     Shown,
     Span,
@@ -26,7 +27,6 @@ from statepath.backend import (
     SupportsQueries,
     SupportsSpace,
     SupportsStreams,
-    Tally,
     When,
 )
 from statepath.filters import Filter
@@ -107,25 +107,17 @@ class MeteredBackend:
             "read_documents", cast("SupportsDocuments", self._backend).read_documents(keys, at_least)
         )
 
-    async def scan(
-        self, collection: str, where: Filter | None, at_least: int, *, after: str = ""
-    ) -> AsyncGenerator[Part]:
-        """Told when it ends, as a listing is."""
-        backend = cast("SupportsDocuments", self._backend)
+    @asynccontextmanager
+    async def moment(self, at_least: int) -> AsyncIterator[Moment]:
+        """Told when it is over: the time includes what is done with the documents."""
         began = time.perf_counter()
-        async with aclosing(backend.scan(collection, where, at_least, after=after)) as parts:
-            try:
-                async for part in parts:
-                    yield part
-            except Exception as error:
-                self._telemetry.request("scan", time.perf_counter() - began, error)
-                raise
-        self._telemetry.request("scan", time.perf_counter() - began)
-
-    async def tally(self, at_least: int, *, collection: str | None = None) -> Mapping[str, Tally]:
-        return await self._told(
-            "tally", cast("SupportsDocuments", self._backend).tally(at_least, collection=collection)
-        )
+        try:
+            async with cast("SupportsDocuments", self._backend).moment(at_least) as moment:
+                yield moment
+        except Exception as error:
+            self._telemetry.request("moment", time.perf_counter() - began, error)
+            raise
+        self._telemetry.request("moment", time.perf_counter() - began)
 
     async def _told(self, name: str, call: Awaitable[T]) -> T:
         began = time.perf_counter()

@@ -161,7 +161,7 @@ class Transaction:
             for place, change in enumerate(self._changes)
             if isinstance(change, Put) and place in self._puts
         }
-        _, stored = await elsewhere.read(list(dict.fromkeys(places.values())))
+        stored = await elsewhere.read(list(dict.fromkeys(places.values())))
         for place, (collection, value) in self._puts.items():
             name, id, data, _ = collection.encode(value, stored.get(places[place]))
             self._changes[place] = Put(name, id, Raw(data))

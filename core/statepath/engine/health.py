@@ -187,9 +187,7 @@ def _saved(engine: Engine, seen: Seen) -> Check | None:
         return Check("saved", Status.FAIL, summary, waiting, limit, "seconds")
     if waiting is None:
         return Check("saved", Status.OK, "everything is in the snapshot", 0.0, limit, "seconds")
-    # A handle that does not hold the documents writes no snapshots.
-    writes = bool(settings.autosave) and engine.elsewhere is None
-    status = _level(waiting, limit) if writes else Status.OK
+    status = _level(waiting, limit) if settings.autosave else Status.OK
     summary = f"changes wait for a snapshot since {_ago(waiting)}"
     return Check("saved", status, summary, waiting, limit, "seconds")
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,7 +32,7 @@ from statepath.engine.backups import backup_key, backup_keys, backup_time
 from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.replica import Cut, Replica
-from statepath.engine.snapshot import STATE_KEY, SnapshotStream, is_ours, read_meta
+from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, SnapshotStream
 from statepath.engine.trouble import Trouble
 from statepath.engine.views import ViewWriter
 from statepath.errors import (
@@ -103,6 +104,7 @@ class Snapshotter:
         settings: Settings,
         *,
         put_aside: PutAside,
+        cut: Callable[[], AbstractAsyncContextManager[Cut]],
         telemetry: Telemetry = SILENT,
     ) -> None:
         self._telemetry = telemetry
@@ -120,6 +122,7 @@ class Snapshotter:
         self._history_bytes = settings.history_bytes
         self._max_age = settings.snapshot_age.total_seconds()
         self._put_aside = put_aside
+        self._cut = cut
         self._lock = asyncio.Lock()
         self._bases: set[int] = set()
         self.ending = False
@@ -189,11 +192,11 @@ class Snapshotter:
             if not self.changed:
                 return self.saved
             with self._telemetry.operation("snapshot"):
-                return await self._write_snapshot()
+                async with self._cut() as cut:
+                    return await self._save(cut)
 
-    async def _write_snapshot(self) -> int:
+    async def _save(self, cut: Cut) -> int:
         began = time.monotonic()
-        cut = self._replica.cut()
         since = self._since
         await self._views.flush(files_only=True)
         stream = SnapshotStream(cut, store=self.floor.store, incarnation=self.floor.incarnation)
@@ -222,8 +225,11 @@ class Snapshotter:
             if state is None:
                 raise NotFoundError("the store is empty, so there is nothing to keep", key=STATE_KEY)
             key = backup_key(state.time)
-            # A copy that shares nothing with `state.json`, whatever `copy` does: a person may write into either.
-            await self._backend.write(key, (await self._backend.read(STATE_KEY)).data)
+            if self._backend.capabilities.editable:
+                # A copy that shares nothing with `state.json`, whatever `copy` does: a person may write into either.
+                await self._backend.write(key, (await self._backend.read(STATE_KEY)).data)
+            else:
+                await self._copy_state(key)
             await self._verified(key, state)
             self.backup_trouble = None
             self._events.emit(BackupCreated(key, state.seq))
@@ -294,15 +300,14 @@ class Snapshotter:
 
     async def _see_state(self, cut: Cut) -> None:
         """Someone else wrote `state.json`: keep theirs aside if it says anything, and learn its version."""
+        meta: SnapshotMeta | None = None
         try:
-            blob = await self._backend.read(STATE_KEY)
+            etag = (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag
+            with suppress(CorruptionError):
+                meta = await check_snapshot(self._backend, STATE_KEY)
         except NotFoundError:
             self._state_etag = None
             return
-        try:
-            meta = read_meta(blob.data, STATE_KEY) if is_ours(blob.data) else None
-        except CorruptionError:
-            meta = None
         if meta is not None and meta.store == self.floor.store and meta.seq > cut.seq:
             raise ConflictError(
                 f"{STATE_KEY} shows seq {meta.seq} already, later than {cut.seq}", key=STATE_KEY
@@ -312,7 +317,7 @@ class Snapshotter:
         if meta is None or meta.store != self.floor.store or meta.seq < marked:
             kept = await self._put_aside(STATE_KEY, "conflict")
             self._events.emit(EditConflict(STATE_KEY, kept))
-        self._state_etag = blob.etag
+        self._state_etag = etag
 
     async def _read_back(self, key: str, digest: str) -> None:
         """
