@@ -13,7 +13,7 @@ Every method may be called from many tasks of one event loop at once. A call tha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple, NewType, Protocol, TypeAlias, runtime_checkable
@@ -80,6 +80,7 @@ __all__ = [
     "SupportsAppend",
     "SupportsCommitLog",
     "SupportsCopy",
+    "SupportsExtend",
     "SupportsLazyWrites",
     "SupportsQueries",
     "SupportsSchema",
@@ -332,6 +333,20 @@ class CommitLog(Protocol):
 
     def follow(self, after: int) -> AsyncIterator[Commit]:
         """As `read`, and then each further commit once it is durable, until the iterator is closed."""
+        ...
+
+
+@runtime_checkable
+class SupportsExtend(Protocol):
+    """A commit log that takes several commits for the price of one, as whoever ships them from another log has them."""
+
+    async def extend(self, after: int, commits: Sequence[Commit]) -> None:
+        """As `append`, for commits that follow each other, 8 MiB at most in all. What a crash leaves of them are the
+        first ones, or none.
+
+        Raises:
+            HeadMoved, OutcomeUnknownError, UnavailableError: as `append`, of all of them.
+        """
         ...
 
 

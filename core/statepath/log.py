@@ -1,7 +1,8 @@
 """The portable commit log: any backend's objects as a log, over `write(when=IF_ABSENT)`.
 
 A commit is one object, `journal/<first seq>.jsonl`, created and never overwritten: who creates it has won the
-place. The log itself keeps no index; the names of the objects are one.
+place. What ships commits that are durable elsewhere puts several into one object, a line each. The log itself keeps no
+index; the names of the objects are one.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Final
@@ -51,6 +53,28 @@ class _Floor(msgspec.Struct, frozen=True):
 _decode_floor: Final = msgspec.json.Decoder(_Floor).decode
 
 
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What is sent to one slot: a commit, or several that follow each other."""
+
+    commits: tuple[Commit, ...]
+
+    @property
+    def first(self) -> int:
+        return self.commits[0].first
+
+    @property
+    def last(self) -> int:
+        return self.commits[-1].last
+
+    @property
+    def ids(self) -> list[str]:
+        return [commit.id for commit in self.commits]
+
+    def encode(self) -> bytes:
+        return b"".join([encode_commit(commit) for commit in self.commits])
+
+
 class PortableCommitLog:
     """The commit log of a backend that has no native one.
 
@@ -70,7 +94,7 @@ class PortableCommitLog:
         self._deadline = deadline
         self._window = window
         self._review = review
-        self._unresolved: Commit | None = None
+        self._unresolved: _Record | None = None
         self._head = -1
         self._head_seen = 0.0
         self._news = asyncio.Event()
@@ -78,29 +102,34 @@ class PortableCommitLog:
     async def append(self, after: int, commit: Commit) -> None:
         """As `CommitLog.append`. Once the outcome of an append is open, because it raised
         `OutcomeUnknownError` or was cancelled, only the same commit is taken, until its outcome is known."""
-        if commit.first != after + 1:
+        await self.extend(after, (commit,))
+
+    async def extend(self, after: int, commits: Sequence[Commit]) -> None:
+        """As `SupportsExtend.extend`: one object holds all of them."""
+        record = _Record(tuple(commits))
+        if record.first != after + 1:
             raise InvalidArgumentError(
-                f"a commit behind seq {after} begins at {after + 1}, not {commit.first}"
+                f"a commit behind seq {after} begins at {after + 1}, not {record.first}"
             )
-        if self._unresolved is not None and self._unresolved.id != commit.id:
+        if self._unresolved is not None and self._unresolved.ids != record.ids:
             raise _unknown(self._unresolved)
         begun = _clock()
         try:
             async with asyncio.timeout(self._deadline):
-                committed = await self._place(commit)
+                committed = await self._place(record)
         except Exception as error:
             if self._unresolved is not None:
-                raise _unknown(commit) from error
+                raise _unknown(record) from error
             if isinstance(error, TimeoutError):
                 raise UnavailableError(
                     f"the storage took nothing for {self._deadline:g} s; nothing was written",
-                    key=slot_key(commit.first),
+                    key=slot_key(record.first),
                 ) from error
             raise
         self._unresolved = None
         if not committed:
             raise HeadMoved
-        self._saw(commit.last, begun)
+        self._saw(record.last, begun)
         self._news.set()
         self._news = asyncio.Event()
 
@@ -158,21 +187,21 @@ class PortableCommitLog:
             except TimeoutError:
                 pause = min(pause * 1.5, _LATEST)
 
-    async def _place(self, commit: Commit) -> bool:
-        """Send the commit to its slot until the storage has answered; whether it stands in the log."""
-        ours = await self._insist(self._send, commit)
+    async def _place(self, record: _Record) -> bool:
+        """Send the record to its slot until the storage has answered; whether it stands in the log."""
+        ours = await self._insist(self._send, record)
         if not ours and self._unresolved is None:
             return False
-        self._unresolved = commit
-        seen_lately = self._head == commit.first - 1 and _clock() - self._head_seen < self._window / 2
+        self._unresolved = record
+        seen_lately = self._head == record.first - 1 and _clock() - self._head_seen < self._window / 2
         if ours and seen_lately:
             return True
-        return await self._insist(self._passed, commit) or ours
+        return await self._insist(self._passed, record) or ours
 
-    async def _insist(self, call: Callable[[Commit], Awaitable[bool]], commit: Commit) -> bool:
+    async def _insist(self, call: Callable[[_Record], Awaitable[bool]], record: _Record) -> bool:
         """Call again and again, with growing pauses, until the storage answers."""
         try:
-            return await call(commit)
+            return await call(record)
         except StateError as error:
             if not self._worth_repeating(error):
                 raise
@@ -183,24 +212,23 @@ class PortableCommitLog:
             wait=wait_random_exponential(_SOONEST, _LATEST),
             reraise=True,
         )
-        return await retrying(call, commit)
+        return await retrying(call, record)
 
     def _worth_repeating(self, error: BaseException) -> bool:
         if isinstance(error, UnavailableError):
             return error.code != "disk_full" or self._unresolved is not None
         return isinstance(error, ThrottledError)
 
-    async def _send(self, commit: Commit) -> bool:
-        """Whether the slot holds the commit now."""
-        line = bytes(encode_commit(commit))
+    async def _send(self, record: _Record) -> bool:
+        """Whether the slot holds the record now."""
         try:
-            await self._backend.write(slot_key(commit.first), line, when=IF_ABSENT)
+            await self._backend.write(slot_key(record.first), record.encode(), when=IF_ABSENT)
         except AlreadyExistsError:
-            standing = await self._slot(commit.first)
-            return standing is not None and standing.id == commit.id
+            standing = await self._slot(record.first)
+            return standing is not None and [one.id for one in _commits(record.first, standing)] == record.ids
         except BaseException as error:
             if not _had_no_effect(error):
-                self._unresolved = commit
+                self._unresolved = record
             raise
         return True
 
@@ -215,26 +243,26 @@ class PortableCommitLog:
         slots = [first for first in slots if first >= begin]
         last = begin - 1
         async with aclosing(self._fetch(slots)) as found:
-            async for first, commit in found:
-                if first != last + 1 or commit is None:
+            async for first, slot in found:
+                if first != last + 1 or slot is None:
                     await self._explain_gap(last + 1, slots)
                     return
-                _check_chain(commit, previous)
-                last, previous = commit.last, commit.id
-                if last > after:
-                    yield commit
+                for commit in _commits(first, slot, previous):
+                    last, previous = commit.last, commit.id
+                    if last > after:
+                        yield commit
         self._saw(last, begun)
 
     async def _next(self, after: int, previous: str) -> AsyncGenerator[Commit]:
-        commit = await self._slot(after + 1)
-        if commit is not None:
-            _check_chain(commit, previous)
-            yield commit
+        slot = await self._slot(after + 1)
+        if slot is not None:
+            for commit in _commits(after + 1, slot, previous):
+                yield commit
 
-    async def _fetch(self, slots: Sequence[int]) -> AsyncGenerator[tuple[int, Commit | None]]:
-        """The slots' commits in order, some read ahead; `None` for one that is gone."""
+    async def _fetch(self, slots: Sequence[int]) -> AsyncGenerator[tuple[int, bytes | None]]:
+        """What the slots hold, in order, some read ahead; `None` for one that is gone."""
         waiting = iter(slots)
-        ahead: deque[tuple[int, asyncio.Task[Commit | None]]] = deque()
+        ahead: deque[tuple[int, asyncio.Task[bytes | None]]] = deque()
         try:
             while True:
                 while len(ahead) < _PARALLEL and (first := next(waiting, None)) is not None:
@@ -248,19 +276,11 @@ class PortableCommitLog:
                 task.cancel()
             await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
 
-    async def _slot(self, first: int) -> Commit | None:
-        key = slot_key(first)
+    async def _slot(self, first: int) -> bytes | None:
         try:
-            blob = await self._backend.read(key)
+            return (await self._backend.read(slot_key(first))).data
         except NotFoundError:
             return None
-        try:
-            commit = decode_commit(blob.data)
-        except CorruptionError as error:
-            raise CorruptionError(f"{key}: {error}", key=key) from error
-        if commit.first != first:
-            raise CorruptionError(f"{key} holds the commit that begins at {commit.first}", key=key)
-        return commit
 
     async def _slots(self, after: int) -> list[int]:
         """Where the slots begin, in order, from the one on that holds `after + 1`."""
@@ -291,20 +311,20 @@ class PortableCommitLog:
         except CorruptionError:
             return 0
 
-    async def _passed(self, commit: Commit) -> bool:
-        """Whether the floor has passed the commit, and the log shows that it had been committed before.
+    async def _passed(self, record: _Record) -> bool:
+        """Whether the floor has passed the record, and the log shows that it had been committed before.
 
         Raises:
             OutcomeUnknownError: the floor has passed it, and nothing in the log tells.
         """
         floor = await self._floor()
-        if commit.first >= floor:
+        if record.first >= floor:
             return False
         for first in (await self._list(slot_key(floor - 1)))[:1]:
             following = await self._slot(first)
-            if following is not None and following.prev == commit.id:
+            if following is not None and next(_commits(first, following)).prev == record.ids[-1]:
                 return True
-        raise _unknown(commit)
+        raise _unknown(record)
 
     async def _explain_gap(self, missing: int, slots: Sequence[int]) -> None:
         """Return if nothing says that the missing commit had been durable."""
@@ -315,7 +335,8 @@ class PortableCommitLog:
             if first <= missing:
                 return
             try:
-                later = await self._slot(first)
+                slot = await self._slot(first)
+                later = None if slot is None else next(_commits(first, slot))
             except CorruptionError:
                 continue
             if later is not None and later.durable >= missing:
@@ -328,21 +349,35 @@ class PortableCommitLog:
         self._head, self._head_seen = head, when
 
 
-def _check_chain(commit: Commit, previous: str) -> None:
-    if previous and commit.prev != previous:
-        key = slot_key(commit.first)
-        raise CorruptionError(f"{key} does not continue the commit before it", key=key)
+def _commits(first: int, slot: bytes, previous: str = "") -> Iterator[Commit]:
+    """The commits that the slot of the seq `first` holds, behind the commit `previous`, as far as they are sound.
+
+    Raises:
+        CorruptionError: what comes next is damaged, or does not belong there.
+    """
+    key = slot_key(first)
+    for line in slot.rstrip(b"\n").split(b"\n"):
+        try:
+            commit = decode_commit(line)
+        except CorruptionError as error:
+            raise CorruptionError(f"{key}: {error}", key=key) from error
+        if commit.first != first:
+            raise CorruptionError(f"{key} holds the commit that begins at {commit.first}", key=key)
+        if previous and commit.prev != previous:
+            raise CorruptionError(f"{key} does not continue the commit before it", key=key)
+        first, previous = commit.last + 1, commit.id
+        yield commit
 
 
 def _had_no_effect(error: BaseException) -> bool:
     return isinstance(error, _REFUSALS) or (isinstance(error, StateError) and error.code == "disk_full")
 
 
-def _unknown(commit: Commit) -> OutcomeUnknownError:
+def _unknown(record: _Record) -> OutcomeUnknownError:
     return OutcomeUnknownError(
-        f"it could not be found out whether the commit of seq {commit.first} to {commit.last} is durable; "
+        f"it could not be found out whether the commit of seq {record.first} to {record.last} is durable; "
         "open the store again to see what holds",
-        key=slot_key(commit.first),
+        key=slot_key(record.first),
     )
 
 

@@ -123,6 +123,28 @@ class TestAppend:
         assert storage.sent == [(slot_key(1), bytes(encode_commit(commit)))]
         assert decode_commit((await storage.read(slot_key(1))).data) == commit
 
+    async def test_several_commits_at_once_are_one_object(self, storage: Storage, writer: Writer) -> None:
+        writer.commits += [writer.make(transactions=2)]
+        writer.commits += [writer.make()]
+        storage.fates = [LOST_AFTER]
+        await writer.log.extend(0, writer.commits)
+        lines = b"".join(map(encode_commit, writer.commits))
+        assert storage.sent == [(slot_key(1), lines)] * 2
+        await writer.append()
+        assert await read(writer.log) == writer.commits
+        assert [key for key, _ in storage.sent[2:]] == [slot_key(4)]
+
+    async def test_of_several_commits_the_sound_ones_before_a_damaged_one_are_read(
+        self, storage: Storage, writer: Writer
+    ) -> None:
+        for _ in range(3):
+            writer.commits.append(writer.make())
+        await writer.log.extend(0, writer.commits)
+        lines = (await storage.read(slot_key(1))).data.split(b"\n")
+        lines[1] = lines[1].replace(b"task_1", b"task_2")
+        await storage.write(slot_key(1), b"\n".join(lines))
+        assert await read_until_damaged(writer.log) == (writer.commits[:1], slot_key(1))
+
     async def test_a_lost_answer_is_found_to_be_yes(self, storage: Storage, writer: Writer) -> None:
         storage.fates = [LOST_AFTER]
         commit = await writer.append()
