@@ -170,6 +170,8 @@ class Engine:
             return _disowned(self.backend.url)
         if self.closed:
             return ClosedError("the store is closed; open it again to save")
+        if self.replica_of:
+            return is_replica(self.backend.url, self.replica_of)
         return ReadOnlyError(f"{self.backend.url} was opened with readonly=True: this handle changes nothing")
 
     def disown(self) -> None:
@@ -356,10 +358,22 @@ class Engine:
         self.check_open()
         if isinstance(at, int) and at > self.replica.head:
             raise InvalidArgumentError(f"seq {at} is not there yet: the head is {self.replica.head}")
-        marks = (
-            self._found_floor.snapshots if self._snapshotter is None else self._snapshotter.floor.snapshots
-        )
-        return await Past(self.backend, self.log, self.store, self.incarnation, self.floor, marks).at(at)
+        past = Past(self.backend, self.log, self.store, self.continues, self.floor, self._record.snapshots)
+        return await past.at(at)
+
+    @property
+    def _record(self) -> Floor:
+        """The log's own record, as this handle knows it."""
+        return self._found_floor if self._snapshotter is None else self._snapshotter.floor
+
+    def continues(self, incarnation: str, seq: int) -> bool:
+        """Whether the state of that seq, in that incarnation, is of this history."""
+        return incarnation == self.incarnation or self._record.continues(incarnation, seq)
+
+    @property
+    def replica_of(self) -> str:
+        """Where the primary is, if this is a replica; else empty."""
+        return self._record.replica_of
 
     @property
     def views(self) -> ViewWriter | None:
@@ -396,7 +410,7 @@ class Engine:
     @property
     def floor(self) -> int:
         """The lowest seq that the log still has."""
-        return self._found_floor.floor if self._snapshotter is None else self._snapshotter.floor.floor
+        return self._record.floor
 
     @property
     def failure(self) -> StateError | None:
@@ -444,6 +458,15 @@ class Engine:
         if self._views is not None:
             await self._views.close()
         await self.backend.close()
+
+
+def is_replica(url: str, primary: str) -> ReadOnlyError:
+    """Why a replica takes no changes, and what to do."""
+    return ReadOnlyError(
+        f"{url} is a replica of {primary}: write there; if that is lost, go on here after "
+        f"statepath mirror promote {url}",
+        code="replica",
+    )
 
 
 def _disowned(url: str) -> ClosedError:

@@ -28,6 +28,7 @@ from statepath.engine.replica import Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream
 from statepath.engine.views import write_log
 from statepath.errors import AlreadyExistsError, CorruptionError, DivergedError, NotFoundError
+from statepath.log import PortableCommitLog
 
 Tell = Callable[[str], None]
 """Takes what is being done, in words, as it goes on."""
@@ -95,12 +96,18 @@ class Founded:
 
 @dataclass(slots=True)
 class Founding:
-    """One attempt to make a store of the origin in an empty place."""
+    """One attempt to make a store of the origin in an empty place.
+
+    With `replica_of`, where the primary is, it becomes a replica, in the primary's `incarnation`. A replica that is
+    there already is made anew: until all of it is there, it stays what it was.
+    """
 
     origin: Origin
     backend: Backend
     log: CommitLog
     tell: Tell
+    replica_of: str = ""
+    incarnation: str = ""
     _sizes: dict[str, int] = field(default_factory=dict)
     _marks: list[SnapshotMark] = field(default_factory=list)
     _logs: int = 0
@@ -123,6 +130,9 @@ class Founding:
         await self._journal(floor)
         self.tell("writing the documents")
         mark = await self._snapshot(STATE_KEY, replica, floor)
+        if self.replica_of and not isinstance(self.log, PortableCommitLog):
+            for key in await self.log.restart(replica.head):  # a native log knows where it ends
+                await self.backend.delete(key)
         finished = replace(floor, snapshots=(*self._marks, mark), unfinished="")
         await write_floor(self.backend, finished, etag)
         documents = replica.cut().documents
@@ -139,12 +149,16 @@ class Founding:
         if stored is None:
             floor = Floor(
                 store=origin.store,
-                incarnation=uuid4().hex,
+                incarnation=self.incarnation or uuid4().hex,
                 floor=origin.floor,
                 unfinished=origin.name,
+                replica_of=self.replica_of,
             )
             return floor, await write_floor(self.backend, floor, None)
         floor, etag = stored
+        same = (floor.store, floor.incarnation) == (origin.store, self.incarnation)
+        if self.replica_of and floor.replica_of and same:
+            return replace(floor, floor=origin.floor), etag
         if not floor.unfinished:
             raise _taken(self.backend, f"it has the store {floor.store}")
         if floor.store != origin.store or floor.floor > origin.replica.head + 1:
@@ -220,14 +234,14 @@ class Founding:
         stream = SnapshotStream(replica.cut(), store=floor.store, incarnation=floor.incarnation)
         backend = self.backend
         if key in self._sizes and await self._holds(key, stream):
-            return SnapshotMark(replica.head, stream.digest, replica.time)
+            return SnapshotMark(replica.head, stream.digest, replica.time, commit=replica.commit)
         if backend.capabilities.streams and isinstance(backend, SupportsStreams):
             await backend.write_stream(key, stream, when=ALWAYS)
         else:
             await backend.write(key, b"".join(stream))
         if (await check_snapshot(backend, key)).digest != stream.digest:
             raise _altered(key)
-        return SnapshotMark(replica.head, stream.digest, replica.time)
+        return SnapshotMark(replica.head, stream.digest, replica.time, commit=replica.commit)
 
     async def _holds(self, key: str, stream: SnapshotStream) -> bool:
         """Whether an interrupted attempt has written this very snapshot."""

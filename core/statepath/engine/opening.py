@@ -27,7 +27,7 @@ from statepath.backend import (
 from statepath.commit import Note, Put
 from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
-from statepath.engine.engine import Engine
+from statepath.engine.engine import Engine, is_replica
 from statepath.engine.floor import Floor, write_floor
 from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
 from statepath.engine.history import difference
@@ -80,6 +80,7 @@ async def open_engine(
     Raises:
         NotFoundError: read-only, and there is no store.
         UnsupportedError: a newer program wrote the store (`newer_format`).
+        ReadOnlyError: it is a replica, and was to be opened for writing (`replica`).
     """
     began = time.monotonic()
     backend = retrying(backend, deadline=settings.deadline)
@@ -143,6 +144,8 @@ async def _open(engine: Engine, *, anew: bool) -> str:
         _show(engine, found, original)
     else:
         if found.floor is not None:
+            if found.floor[0].replica_of:
+                raise is_replica(engine.backend.url, found.floor[0].replica_of)
             found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
         engine.check_writable(found.replica)
         await _TakeOver(engine, found, original).run(document_views=document_views)
@@ -271,6 +274,7 @@ class _TakeOver:
                 incarnation=engine.incarnation,
                 floor=found.begins,
                 snapshots=() if found.state is None else (found.state,),
+                earlier=found.earlier,
             )
             etag = await write_floor(engine.backend, floor, None)
         return floor, etag

@@ -156,7 +156,7 @@ class Snapshotter:
             self._size = stream.size
             self._since -= since
             self._oldest_change = None if self._since <= 0 else time.monotonic()
-            mark = SnapshotMark(cut.seq, stream.digest, cut.time, self._total - self._since)
+            mark = SnapshotMark(cut.seq, stream.digest, cut.time, self._total - self._since, cut.commit)
             self._state = mark
             await self._mark(mark)
             self.saved, self.saved_at = cut.seq, time.time()
@@ -247,13 +247,16 @@ class Snapshotter:
             meta = read_meta(blob.data, STATE_KEY) if is_ours(blob.data) else None
         except CorruptionError:
             meta = None
-        if meta is not None and meta.store == self.floor.store and meta.seq > cut.seq:
+        floor = self.floor
+        if meta is not None and (meta.store != floor.store or floor.strange(meta.incarnation, meta.seq)):
+            meta = None
+        if meta is not None and meta.seq > cut.seq:
             raise ConflictError(
                 f"{STATE_KEY} shows seq {meta.seq} already, later than {cut.seq}", key=STATE_KEY
             )
         # An attempt of ours whose outcome stayed open shows a later state than the last one that is marked.
-        marked = self.floor.snapshots[-1].seq if self.floor.snapshots else 0
-        if meta is None or meta.store != self.floor.store or meta.seq < marked:
+        marked = floor.snapshots[-1].seq if floor.snapshots else 0
+        if meta is None or meta.seq < marked:
             kept = await self._put_aside(STATE_KEY, "conflict")
             self._events.emit(EditConflict(STATE_KEY, kept))
         self._state_etag = blob.etag
@@ -285,7 +288,8 @@ class Snapshotter:
             self._floor_etag = await write_floor(self._backend, floor, self._floor_etag)
         except (ConflictError, AlreadyExistsError):
             stored = await read_floor(self._backend)
-            if stored is not None and stored[0].store != floor.store:
+            mine = (floor.store, floor.incarnation)
+            if stored is not None and (stored[0].store, stored[0].incarnation) != mine:
                 raise
             if stored is not None:
                 floor = replace(floor, floor=max(floor.floor, stored[0].floor))

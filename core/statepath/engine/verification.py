@@ -90,7 +90,7 @@ class _Verification:
                 continue
             if meta.store != engine.store:
                 self._found(key, f"{key} belongs to another store")
-            elif meta.incarnation == engine.incarnation:
+            elif engine.continues(meta.incarnation, meta.seq):
                 self.snapshots[key] = meta
 
     async def _journal(self) -> None:
