@@ -19,6 +19,7 @@ from statepath.errors import (
     BackendNotInstalledError,
     ConfigurationError,
     DuplicateSchemeError,
+    InvalidArgumentError,
     StateError,
     UnknownSchemeError,
 )
@@ -103,6 +104,31 @@ async def connect(
         if not url.betrayed_by(error):
             raise
         raise _unfit(error, url, None) from None
+
+
+def check_apart(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """
+    Raises:
+        InvalidArgumentError: both are one place, or one lies within the other.
+    """
+    (from_factory, from_config, one), (to_factory, to_config, other) = resolve(source), resolve(target)
+    if from_factory is not to_factory:
+        return
+    here, there = _place(one), _place(other)
+    if from_config == to_config or here == there:
+        raise InvalidArgumentError(f"{other.redacted()} is the store itself; name another place")
+    if here[0] == there[0] and here[1][: len(there[1])] == there[1][: len(here[1])]:
+        raise InvalidArgumentError(
+            f"{other.redacted()} and {one.redacted()} lie within each other; name a place apart from the store"
+        )
+
+
+def _place(url: StateURL) -> tuple[object, list[str]]:
+    """Whose path it is, and its steps."""
+    if url.scheme == "file":
+        return None, os.path.realpath(os.path.expanduser(url.path)).split(os.sep)
+    path = url.path
+    return (url.host, url.port, dict(url.query)), [step for step in path.split("/") if step]
 
 
 def _unfit(error: Exception, url: StateURL, info: BackendInfo | None) -> ConfigurationError:

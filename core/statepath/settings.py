@@ -33,6 +33,8 @@ CONFIG_VARIABLE: Final = "STATE_CONFIG"
 CONFIG_FILE: Final = "statepath.toml"
 ENV_FILE: Final = ".env"
 
+_PATHS: Final = ("path", "mirror")
+
 Kind: TypeAlias = Literal["argument", "environment", ".env", "file", "default"]
 
 
@@ -53,6 +55,8 @@ class SettingsArgs(TypedDict, total=False):
     migrations: str | tuple[str, ...]
     migrate: bool
     archive: str | tuple[str, ...]
+    mirror: str | os.PathLike[str] | None
+    mirror_lag: float | str | timedelta
 
 
 _UNITS: Final = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -230,6 +234,12 @@ class Settings(BaseSettings):
     archive: Annotated[tuple[str, ...], BeforeValidator(_rules)] = ()
     """What leaves the live state by itself, a rule each: "tasks older_than=30d status=completed"."""
 
+    mirror: Annotated[str | None, BeforeValidator(_text)] = Field(None, min_length=1)
+    """The state path of a replica, to which whoever has the store open for writing ships each commit."""
+
+    mirror_lag: Duration = timedelta(seconds=10)
+    """By how much the replica may be behind before `mirror:lagging` is told."""
+
     @property
     def archive_rules(self) -> tuple[ArchiveRule, ...]:
         """The rules of `archive`, parsed."""
@@ -265,7 +275,7 @@ class Settings(BaseSettings):
 
     def __repr_args__(self) -> Any:
         for name, value in super().__repr_args__():
-            yield name, (_shown("path", value) if name == "path" else value)
+            yield name, (_shown(name, value) if name in _PATHS else value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,7 +417,7 @@ def _explain(error: ValidationError, layers: tuple[_Layer, ...]) -> str:
 
 
 def _shown(name: str, value: Any) -> Any:
-    if name == "path":
+    if name in _PATHS and value is not None:
         try:
             return StateURL.parse(value).redacted()
         except InvalidArgumentError:

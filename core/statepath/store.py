@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, Self, TypeVar, overload
 
 from msgspec import Raw
@@ -17,7 +18,7 @@ from statepath.collection import Collection, Json, back_off
 from statepath.commit import WriteLog, WriteReport
 from statepath.debug import enable_debug
 from statepath.diff import Difference, differences
-from statepath.discovery import connect
+from statepath.discovery import check_apart, connect
 from statepath.engine.archiving import (
     Archived,
     archive,
@@ -35,20 +36,23 @@ from statepath.engine.founding import silent
 from statepath.engine.history import transactions
 from statepath.engine.ids import check_collection, check_id, decode_id, report_key
 from statepath.engine.migration import versions
+from statepath.engine.mirror import Mirror, MirrorLag
 from statepath.engine.opening import found, open_engine
 from statepath.engine.origin import StoreOrigin, present
 from statepath.engine.portable import Exported, export
+from statepath.engine.primary import OpenPrimary
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS
 from statepath.engine.snapshot import OWN_MEMBERS
 from statepath.engine.verification import Finding, verify
 from statepath.engine.views import read_log
-from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError
+from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError, ReadOnlyError
 from statepath.events import Events, StoreCopied
 from statepath.filters import F, Filter
 from statepath.migrations import load_migrations
 from statepath.settings import Settings, SettingsArgs, duration
 from statepath.transaction import Transaction
+from statepath.url import StateURL
 from statepath.watch import StateChange, changes_in, position, watch
 
 T = TypeVar("T")
@@ -70,6 +74,7 @@ class Health:
         view_lag: files behind the log. `journal_bytes`: committed since the last snapshot.
         free_bytes: space on the storage, where it can tell.
         damage: what was found damaged when the store was opened, a sentence each.
+        mirror: how far the replica is behind, where there is one. That makes no store unhealthy.
     """
 
     healthy: bool
@@ -84,6 +89,7 @@ class Health:
     journal_bytes: int
     free_bytes: int | None
     damage: tuple[str, ...]
+    mirror: MirrorLag | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +133,10 @@ class Store:
     A change is durable when its `await` returns. Reads come from memory and show durable changes only.
     """
 
-    def __init__(self, engine: Engine, *, owns_events: bool = False) -> None:
+    def __init__(self, engine: Engine, *, owns_events: bool = False, mirror: Mirror | None = None) -> None:
         self._engine = engine
         self._owns_events = owns_events
+        self._mirror = mirror
 
     @property
     def url(self) -> str:
@@ -153,6 +160,16 @@ class Store:
     @property
     def readonly(self) -> bool:
         return self._engine.readonly
+
+    @property
+    def replica_of(self) -> str | None:
+        """Where the primary is, if this is a replica: then it is read-only, until `statepath.promote`."""
+        return self._engine.replica_of or None
+
+    @property
+    def mirror_lag(self) -> MirrorLag | None:
+        """How far the replica is behind that the setting `mirror` names; `None` without one."""
+        return None if self._mirror is None else self._mirror.lag
 
     @property
     def closed(self) -> bool:
@@ -532,6 +549,7 @@ class Store:
             journal_bytes=engine.journal_bytes,
             free_bytes=free,
             damage=tuple(damage.reason for damage in engine.damage),
+            mirror=self.mirror_lag,
         )
 
     async def stats(self) -> Stats:
@@ -597,7 +615,7 @@ def open(
 
     Parameters:
         path: a folder or a URL. Default: `STATE_PATH`, else `./coding-agent-state`.
-        readonly: take no lock and write nothing; works beside a running server.
+        readonly: take no lock and write nothing; works beside a running server. A replica is always opened so.
         settings: instead of those from the environment and the configuration files; not together with overrides.
         events: the bus to tell events on, to hear those of opening, too.
         overrides: settings by name, such as `autosave=5`.
@@ -622,11 +640,28 @@ def open(
             )
         used = settings if settings is not None else Settings.load(path, **overrides)
         state_path = used.path if path is None else path
+        if used.mirror is not None and not readonly:
+            check_apart(state_path, used.mirror)
         migrations = load_migrations(used.migrations)
-        backend: Backend = await connect(state_path, readonly=readonly)
         bus = Events() if events is None else events
-        engine = await open_engine(backend, used, bus, readonly=readonly, migrations=migrations)
-        return Store(engine, owns_events=events is None)
+
+        async def engine_of(*, readonly: bool) -> Engine:
+            backend: Backend = await connect(state_path, readonly=readonly)
+            return await open_engine(backend, used, bus, readonly=readonly, migrations=migrations)
+
+        try:
+            engine = await engine_of(readonly=readonly)
+        except ReadOnlyError as error:
+            if error.code != "replica":
+                raise
+            engine = await engine_of(readonly=True)
+        mirror = None
+        if used.mirror is not None and not engine.readonly:
+            place = StateURL.parse(used.mirror).redacted()
+            mirror = Mirror(OpenPrimary(engine), place, partial(connect, used.mirror), used, bus)
+            engine.attach(mirror)
+            mirror.start()
+        return Store(engine, owns_events=events is None, mirror=mirror)
 
     return Opening(opened)
 

@@ -6,7 +6,7 @@ import asyncio
 from hashlib import sha256
 from typing import Final, Protocol
 
-from statepath.backend import Backend, Span
+from statepath.backend import Blob, Span
 from statepath.engine.snapshot import MARK, SnapshotMeta, read_meta, read_split
 from statepath.errors import CorruptionError
 
@@ -18,7 +18,13 @@ class Hash(Protocol):
     def update(self, data: bytes | memoryview, /) -> None: ...
 
 
-async def check_snapshot(backend: Backend, key: str) -> SnapshotMeta:
+class Readable(Protocol):
+    """What can be read as a backend can."""
+
+    async def read(self, key: str, *, span: Span | None = None) -> Blob: ...
+
+
+async def check_snapshot(backend: Readable, key: str) -> SnapshotMeta:
     """What the stored snapshot says of itself, once its bytes are known to be what was written.
 
     Raises:
@@ -34,7 +40,7 @@ async def check_snapshot(backend: Backend, key: str) -> SnapshotMeta:
     return read_meta((await backend.read(key)).data, key)
 
 
-async def _in_pieces(backend: Backend, key: str) -> SnapshotMeta | None:
+async def _in_pieces(backend: Readable, key: str) -> SnapshotMeta | None:
     """As `check_snapshot`; `None` if it was replaced meanwhile."""
     digest = sha256()
     etag, at = None, 0

@@ -9,13 +9,13 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from statepath.backend import Backend, CommitLog, SupportsQueries
 from statepath.commit import FORMAT, Change, Commit, Delete, Note, Put, Transaction, WriteLog, WriteReport
 from statepath.engine.autosave import Autosave, free_bytes, try_snapshot
 from statepath.engine.committer import Committer, Read
-from statepath.engine.feed import Feed
+from statepath.engine.feed import Feed, in_bulk
 from statepath.engine.floor import Floor
 from statepath.engine.history import Past, difference
 from statepath.engine.ids import log_key
@@ -51,6 +51,16 @@ def _disown_after_fork() -> None:
 os.register_at_fork(after_in_child=_disown_after_fork)
 
 
+class Companion(Protocol):
+    """What goes along with an open store."""
+
+    async def finish(self) -> None:
+        """Everything is committed: do what is left, in bounded time."""
+        ...
+
+    async def stop(self) -> None: ...
+
+
 class Engine:
     """The replica of a store and, unless it is read-only, the tasks that commit, snapshot and write views."""
 
@@ -82,6 +92,7 @@ class Engine:
         self._views: ViewWriter | None = None
         self._snapshotter: Snapshotter | None = None
         self._autosave: Autosave | None = None
+        self._companion: Companion | None = None
         self._disowned = False
         self._closing = asyncio.Lock()
         self._released = False
@@ -106,7 +117,7 @@ class Engine:
             store=self.store,
             documents=document_views,
             interval=self.settings.view_interval,
-            busy=self._is_busy,
+            busy=self.is_busy,
             failed=self._tell_failure,
         )
         self._snapshotter = Snapshotter(
@@ -135,7 +146,7 @@ class Engine:
         """Begin to save by time, and to `archive` where the settings have rules for it."""
         self._autosave = Autosave(self, self._writing_snapshotter(), archive)
 
-    def _is_busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether saves are going on: a commit is under way, or the last one was just now."""
         if self._committer is not None and self._committer.busy:
             return True
@@ -163,7 +174,7 @@ class Engine:
         committer = self.committer
         if committer.crowded:
             await committer.room()
-        return await committer.submit(tuple(changes), sum(_size(change) for change in changes), reads)
+        return await committer.submit(tuple(changes), sum(size_of(change) for change in changes), reads)
 
     def _cannot_write(self) -> StateError:
         if self._disowned:
@@ -280,6 +291,41 @@ class Engine:
         finally:
             self._feed.leave()
 
+    async def follow_in_bulk(self, after: int, *, pause: float) -> AsyncGenerator[list[Commit]]:
+        """As `follow`, for who may be late: every `pause` seconds all commits that have come. Ends when the store is
+        closing and all are told.
+
+        Raises:
+            HistoryTrimmedError: the log begins later.
+        """
+        self._feed.join()
+        try:
+            while True:
+                if recent := self._feed.behind(after):
+                    yield [commit for commit, _ in recent]
+                    after = recent[-1][0].last
+                elif self.replica.head > after:
+                    async for commits in in_bulk(self.log.read(after)):
+                        yield commits
+                        after = commits[-1].last
+                elif self.closed:
+                    return
+                else:
+                    await self._feed.news()
+                if not self.closed:
+                    await asyncio.sleep(pause)
+        finally:
+            self._feed.leave()
+
+    def oldest_behind(self, after: int) -> datetime | None:
+        """The time of the first commit behind the seq, if it was made lately; `None` also if there is none."""
+        recent = self._feed.behind(after)
+        return recent[0][0].time if recent else None
+
+    def attach(self, companion: Companion) -> None:
+        """Have it run until the store is closed."""
+        self._companion = companion
+
     async def _wait_for_news(self, after: int) -> None:
         if self._committer is not None:
             await self._feed.news()
@@ -358,22 +404,22 @@ class Engine:
         self.check_open()
         if isinstance(at, int) and at > self.replica.head:
             raise InvalidArgumentError(f"seq {at} is not there yet: the head is {self.replica.head}")
-        past = Past(self.backend, self.log, self.store, self.continues, self.floor, self._record.snapshots)
+        past = Past(self.backend, self.log, self.store, self.continues, self.floor, self.record.snapshots)
         return await past.at(at)
 
     @property
-    def _record(self) -> Floor:
+    def record(self) -> Floor:
         """The log's own record, as this handle knows it."""
         return self._found_floor if self._snapshotter is None else self._snapshotter.floor
 
     def continues(self, incarnation: str, seq: int) -> bool:
         """Whether the state of that seq, in that incarnation, is of this history."""
-        return incarnation == self.incarnation or self._record.continues(incarnation, seq)
+        return incarnation == self.incarnation or self.record.continues(incarnation, seq)
 
     @property
     def replica_of(self) -> str:
         """Where the primary is, if this is a replica; else empty."""
-        return self._record.replica_of
+        return self.record.replica_of
 
     @property
     def views(self) -> ViewWriter | None:
@@ -410,7 +456,7 @@ class Engine:
     @property
     def floor(self) -> int:
         """The lowest seq that the log still has."""
-        return self._record.floor
+        return self.record.floor
 
     @property
     def failure(self) -> StateError | None:
@@ -446,11 +492,16 @@ class Engine:
             self.events.emit(SaveError(error, error.key))
         if self._snapshotter is not None and self._snapshotter.changed:
             await try_snapshot(self._snapshotter, self.events)
+        if self._companion is not None:
+            self._feed.wake()
+            await self._companion.finish()
 
     async def release(self) -> None:
         """End the tasks and give the storage back, whatever is left to be done."""
         self.closed = self._released = True
         self._feed.wake()
+        if self._companion is not None:
+            await self._companion.stop()
         if self._autosave is not None:
             await self._autosave.stop()
         if self._committer is not None:
@@ -475,7 +526,7 @@ def _disowned(url: str) -> ClosedError:
     )
 
 
-def _size(change: Change) -> int:
+def size_of(change: Change) -> int:
     """The bytes of a change in a commit record, roughly, and rather too many."""
     if isinstance(change, Put | WriteReport):
         return _CHANGE_BYTES + len(bytes(change.document))

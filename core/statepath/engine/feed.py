@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Final
 
 from statepath.commit import Commit, Transaction
@@ -12,6 +12,18 @@ from statepath.commit import Commit, Transaction
 _MOST_BYTES: Final = 8 * 1024 * 1024
 
 Told = tuple[Commit, Sequence[Transaction]]
+
+
+async def in_bulk(commits: AsyncIterator[Commit], most: int = 256) -> AsyncGenerator[list[Commit]]:
+    """The commits, so many at a time."""
+    held: list[Commit] = []
+    async for commit in commits:
+        held.append(commit)
+        if len(held) >= most:
+            yield held
+            held = []
+    if held:
+        yield held
 
 
 class Feed:

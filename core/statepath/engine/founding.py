@@ -159,7 +159,7 @@ class Founding:
         same = (floor.store, floor.incarnation) == (origin.store, self.incarnation)
         if self.replica_of and floor.replica_of and same:
             return replace(floor, floor=origin.floor), etag
-        if not floor.unfinished:
+        if self.replica_of or floor.replica_of or not floor.unfinished:
             raise _taken(self.backend, f"it has the store {floor.store}")
         if floor.store != origin.store or floor.floor > origin.replica.head + 1:
             raise _taken(self.backend, f"there a store is being made from {floor.unfinished}")
