@@ -129,11 +129,12 @@ class Founding:
         await self._backups(floor)
         await self._journal(floor)
         self.tell("writing the documents")
-        mark = await self._snapshot(STATE_KEY, replica, floor)
+        if replica.head or not self.replica_of:
+            self._marks.append(await self._snapshot(STATE_KEY, replica, floor))
         if self.replica_of and not isinstance(self.log, PortableCommitLog):
             for key in await self.log.restart(replica.head):  # a native log knows where it ends
                 await self.backend.delete(key)
-        finished = replace(floor, snapshots=(*self._marks, mark), unfinished="")
+        finished = replace(floor, snapshots=tuple(self._marks), unfinished="")
         await write_floor(self.backend, finished, etag)
         documents = replica.cut().documents
         return Founded(replica.head, floor.incarnation, documents, self._logs, self._reports, self._commits)

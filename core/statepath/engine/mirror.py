@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -93,12 +94,20 @@ class Mirror:
         self._stopped = False
         self._anew = ""
         self._lagging: bool | None = None
-        self._moved = asyncio.Event()
+        self._since: float | None = None
+        self._shipped = 0.0
         self._task: asyncio.Task[None] | None = None
 
     @property
     def lag(self) -> MirrorLag:
-        behind, seconds = self._primary.behind(self._seq or 0)
+        behind, oldest = self._primary.behind(self._seq or 0)
+        if not behind:
+            self._since = None
+        elif self._since is None:
+            self._since = time.time()
+        # What is too far behind to be known is no older than what was shipped last, nor than when it was noticed.
+        since = oldest or max(self._since or 0.0, self._shipped)
+        seconds = max(time.time() - since, 0.0) if behind else 0.0
         failure = None if self._failure is None else str(self._failure)
         return MirrorLag(self._target, self._seq, behind, seconds, failure, self._stopped)
 
@@ -199,7 +208,7 @@ class Mirror:
 
     def _arrived(self, shipping: Shipping) -> None:
         """The replica is there, and has got so far."""
-        self._seq = shipping.position.seq
+        self._seq, self._shipped = shipping.position.seq, shipping.position.time / 1_000_000
         self._failure = None
         behind, _ = self._primary.behind(self._seq)
         self._tell(f"shipped seq {self._seq}" + (f", {behind} behind" if behind else ""))

@@ -21,6 +21,7 @@ from statepath.engine.replay import Beside, changes_of, microseconds
 from statepath.errors import (
     CorruptionError,
     DivergedError,
+    HistoryTrimmedError,
     NotFoundError,
     StateError,
 )
@@ -89,8 +90,8 @@ class Primary(Protocol):
         """The seq of its newest snapshot, as far as that is known without much ado."""
         ...
 
-    def behind(self, seq: int) -> tuple[int, float]:
-        """By how many seqs, and since how many seconds, who knows it up to the seq is behind."""
+    def behind(self, seq: int) -> tuple[int, float | None]:
+        """How many seqs come behind this one, and the time of the first of them, as far as it is known."""
         ...
 
     def rest(self, size: int) -> float:
@@ -122,6 +123,8 @@ async def read_position(
 
 async def check_position(url: str, log: CommitLog, floor: Floor, position: Position) -> None:
     """As `Primary.check`."""
+    if floor.floor > position.seq + 1:
+        raise HistoryTrimmedError(f"the log of {url} begins at seq {floor.floor}", floor=floor.floor)
     if position.seq == 0:
         return
     marks = {(mark.seq, mark.commit) for mark in floor.snapshots}
@@ -185,12 +188,9 @@ class OpenPrimary:
     async def saved(self) -> int:
         return self.engine.saved[0]
 
-    def behind(self, seq: int) -> tuple[int, float]:
-        lacking = self.engine.replica.head - seq
-        if lacking <= 0:
-            return 0, 0.0
+    def behind(self, seq: int) -> tuple[int, float | None]:
         oldest = self.engine.oldest_behind(seq)
-        return lacking, _age(time.time() if oldest is None else oldest.timestamp())
+        return max(self.engine.replica.head - seq, 0), None if oldest is None else oldest.timestamp()
 
     def rest(self, size: int) -> float:
         return size / _BUSY_RATE if self.engine.is_busy() else 0.0
@@ -328,9 +328,9 @@ class DistantPrimary:
         self._floor = stored[0]
         return self._floor
 
-    def behind(self, seq: int) -> tuple[int, float]:
+    def behind(self, seq: int) -> tuple[int, float | None]:
         oldest = next((commit for commit, _ in self._read if commit.last > seq), None)
-        return max(self._known - seq, 0), 0.0 if oldest is None else _age(oldest.time.timestamp())
+        return max(self._known - seq, 0), None if oldest is None else oldest.time.timestamp()
 
     def rest(self, size: int) -> float:
         return 0.0
@@ -346,7 +346,3 @@ async def _record_of(backend: Backend) -> Floor:
     if stored[0].unfinished:
         raise StateError(f"the store at {backend.url} is not finished", key=FLOOR_KEY, code="unfinished")
     return stored[0]
-
-
-def _age(moment: float) -> float:
-    return max(time.time() - moment, 0.0)

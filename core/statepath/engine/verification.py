@@ -58,7 +58,8 @@ class _Verification:
         await self._reports()
         async for key, reason in check_archive(self.engine):
             self._found(key, reason)
-        if self.engine.backend.capabilities.editable and self.engine.settings.views is not False:
+        editable = self.engine.backend.capabilities.editable and not self.engine.replica_of
+        if editable and self.engine.settings.views is not False:
             await self._views()
         return self.findings
 
