@@ -78,10 +78,11 @@ async def mirror(
     used = settings if settings is not None else Settings.load(source)
     primary = await DistantPrimary.open(partial(connect, source, readonly=True), used)
     try:
+        head = await primary.head()
         bus = Events() if events is None else events
         place = StateURL.parse(os.fspath(target)).redacted()
         mirror = Mirror(primary, place, partial(connect, target), used, bus, progress)
-        await mirror.run((await primary.head()).seq if once else None)
+        await mirror.run(head.seq if once else None)
         return Mirrored(place, mirror.lag.seq or 0)
     finally:
         await primary.close()

@@ -44,6 +44,7 @@ async def status(state_path: StatePath = None, as_json: Json = False) -> None:
         health, stats = await store.health(), await store.stats()
         kept, logs = await store.backups(), len(await store.logs())
         url, id, incarnation = store.url, store.id, store.incarnation
+        primary = store.replica_of
     well = health.healthy and not health.damage
     if as_json:
         output.json(
@@ -52,6 +53,7 @@ async def status(state_path: StatePath = None, as_json: Json = False) -> None:
                 "url": url,
                 "id": id,
                 "incarnation": incarnation,
+                "replica_of": primary,
                 "seq": health.seq,
                 "floor": stats.floor,
                 "snapshot_seq": health.snapshot_seq,
@@ -75,6 +77,7 @@ async def status(state_path: StatePath = None, as_json: Json = False) -> None:
                     "id",
                     id or "none yet: the original server's folder, upgraded when it is opened for writing",
                 ),
+                *([("replica of", primary)] if primary else []),
                 ("health", "well" if well else "; ".join((*health.problems, *health.damage))),
                 ("head", f"seq {health.seq}, {moment(health.last_commit)}"),
                 ("snapshot", f"seq {health.snapshot_seq}" if health.snapshot_seq else "none yet"),

@@ -221,7 +221,10 @@ class Mirror:
         self._failure = error
         if known and not self._stopped:
             return
-        logger.warning("the mirror to %s: %s", self._target, error, extra={"code": error.code})
+        if not self._stopped:
+            logger.warning(
+                "the mirror to %s is tried again: %s", self._target, error, extra={"code": error.code}
+            )
         self._events.emit(MirrorFailed(self._target, error, not self._stopped))
 
     async def _watch(self) -> None:

@@ -309,7 +309,9 @@ class DistantPrimary:
             change.cancel()
 
     async def head(self) -> Position:
-        return await read_position(self.backend, self._log, await self._record())
+        position = await read_position(self.backend, self._log, await self._record())
+        self._known = max(self._known, position.seq)
+        return position
 
     async def check(self, position: Position) -> None:
         await check_position(self.url, self._log, await self._record(), position)
