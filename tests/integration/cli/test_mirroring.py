@@ -6,8 +6,8 @@ import json
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
