@@ -189,8 +189,9 @@ def measure(
     for what, made in paces.items():
         rate, usual = median(one.rate for one in made), median(one.median for one in made)
         most, rest = max(one.most for one in made), max(one.rest for one in made)
+        told = f"{what:<24}"
         print(
-            f"  mirror {what:<24}{rate:7,.0f} saves/s, behind {usual:.2f} s, at most {most:.2f} s; the rest in {rest:.2f} s"
+            f"  mirror {told}{rate:7,.0f} saves/s, behind {usual:.2f} s, at most {most:.2f} s; rest in {rest:.2f} s"
         )
     ratios = []
     for n in (64, 1):
