@@ -23,6 +23,8 @@ from statepath.errors import (
     HistoryTrimmedError,
     InvalidArgumentError,
     StateError,
+    ThrottledError,
+    UnavailableError,
     UnsupportedError,
 )
 from statepath.events import Events, MirrorCaughtUp, MirrorFailed, MirrorLagging, MirrorRebased
@@ -41,6 +43,8 @@ _FINAL: Final = (
 _SOONEST: Final = 0.5
 _LATEST: Final = 30.0
 _LOOK: Final = 0.5
+_CREDIT: Final = 1.0
+"""Seconds in which nothing was shipped that may be made up for."""
 _GRACE: Final = 5.0
 """For how many seconds at most a store that is closed waits for its replica."""
 
@@ -93,6 +97,7 @@ class Mirror:
         self._failure: StateError | None = None
         self._stopped = False
         self._anew = ""
+        self._connection: Backend | None = None
         self._lagging: bool | None = None
         self._since: float | None = None
         self._shipped = 0.0
@@ -141,6 +146,8 @@ class Mirror:
                 pause = min(2 * pause, _LATEST)
         finally:
             watching.cancel()
+            if self._connection is not None:
+                await self._connection.close()
 
     def start(self) -> None:
         """Run in the background."""
@@ -167,7 +174,8 @@ class Mirror:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _session(self, until: int | None) -> None:
-        target = retrying(await self._connect(), deadline=self._settings.deadline)
+        target = self._connection or retrying(await self._connect(), deadline=self._settings.deadline)
+        self._connection = None
         shipping: Shipping | None = None
         try:
             anew, self._anew = self._anew, ""
@@ -176,11 +184,16 @@ class Mirror:
             if until is None or shipping.position.seq < until:
                 await self._ship(shipping, until)
             await shipping.settle()
+        except (ThrottledError, UnavailableError):
+            if target.capabilities.remote:  # the next attempt is the cheaper
+                self._connection = target
+            raise
         finally:
             with suppress(StateError):
                 if shipping is not None:
                     await shipping.close()
-                await target.close()
+                if self._connection is None:
+                    await target.close()
 
     async def _begin(self, target: Backend, anew: str) -> Shipping:
         primary, settings = self._primary, self._settings
@@ -197,11 +210,14 @@ class Mirror:
         return shipping
 
     async def _ship(self, shipping: Shipping, until: int | None) -> None:
+        free = time.monotonic()
         async with aclosing(self._primary.commits(shipping.position.seq)) as gathered:
             async for commits in gathered:
+                free = max(free, time.monotonic() - _CREDIT)
                 async for size in shipping.ship(commits):
                     self._arrived(shipping)
-                    await asyncio.sleep(self._primary.rest(size))
+                    free += self._primary.worth(size)
+                    await asyncio.sleep(max(free - time.monotonic(), 0.0))
                 await shipping.keep_up()
                 if until is not None and shipping.position.seq >= until:
                     return

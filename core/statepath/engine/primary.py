@@ -94,8 +94,8 @@ class Primary(Protocol):
         """How many seqs come behind this one, and the time of the first of them, as far as it is known."""
         ...
 
-    def rest(self, size: int) -> float:
-        """For how long whoever has shipped so many bytes should leave the machine to others."""
+    def worth(self, size: int) -> float:
+        """For how many seconds so many bytes should be all that is shipped, so that others have the machine."""
         ...
 
 
@@ -192,7 +192,7 @@ class OpenPrimary:
         oldest = self.engine.oldest_behind(seq)
         return max(self.engine.replica.head - seq, 0), None if oldest is None else oldest.timestamp()
 
-    def rest(self, size: int) -> float:
+    def worth(self, size: int) -> float:
         return size / _BUSY_RATE if self.engine.is_busy() else 0.0
 
 
@@ -334,7 +334,7 @@ class DistantPrimary:
         oldest = next((commit for commit, _ in self._read if commit.last > seq), None)
         return max(self._known - seq, 0), None if oldest is None else oldest.time.timestamp()
 
-    def rest(self, size: int) -> float:
+    def worth(self, size: int) -> float:
         return 0.0
 
     async def close(self) -> None:
