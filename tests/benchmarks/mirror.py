@@ -202,6 +202,10 @@ def measure(
         ratios.append(
             Ratio(f"{n} in flight: saves/s with a mirror / without", median(each), 0.9, at_least=True)
         )
+        cpu = median(one.cpu for one in alone) / median(one.cpu for one in with_mirror)
+        ratios.append(
+            Ratio(f"{n} in flight: processor time of a save without / with", cpu, 0.9, at_least=True)
+        )
     for what, made in paces.items():
         ratios.append(
             Ratio(

@@ -131,7 +131,11 @@ class Shipping:
             )
         await primary.check(position)
         session = cls(primary, target, settings, floor, position)
-        await session._take_over(etag, beside)
+        try:
+            await session._take_over(etag, beside)
+        except BaseException:
+            await session.close()
+            raise
         return session
 
     async def _take_over(self, etag: ETag, beside: list[Beside]) -> None:

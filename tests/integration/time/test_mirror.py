@@ -20,6 +20,7 @@ from statepath.errors import (
     NotFoundError,
     ReadOnlyError,
     StateError,
+    StoreLockedError,
     UnavailableError,
 )
 from statepath.events import (
@@ -537,3 +538,95 @@ async def test_a_kill_at_any_moment_leaves_a_replica_that_goes_on(tmp_path, cont
             assert replica.incarnation == store.incarnation
             assert await contents(replica) == await contents(store)
             assert [one for one in await replica.verify() if one.severity == "damage"] == []
+
+
+async def test_a_cursor_of_the_primary_goes_on_in_the_promoted_replica(path, store, elsewhere):
+    to = elsewhere.new()
+    await statepath.mirror(path, to, once=True)
+    raw = store.collection("raw")
+    for n in range(3):
+        await raw.put({"id": "a", "n": n})
+    cursors = [one.cursor for one in await store.history()]
+    await statepath.mirror(path, to, once=True)
+    await statepath.promote(to)
+    await raw.put({"id": "lost"})
+    lost = (await store.history())[-1].cursor
+    async with statepath.open(to, autosave=0) as promoted:
+        await promoted.collection("raw").put({"id": "mine"})
+        async for change in promoted.watch(since=cursors[1]):
+            assert (change.seq, change.value) == (3, {"id": "a", "n": 2})
+            break
+        with pytest.raises(DivergedError, match="another incarnation"):
+            promoted.watch(since=lost)
+
+
+async def test_a_later_snapshot_of_the_old_primary_is_not_taken_for_the_stores_own(path, store, elsewhere):
+    """As when it was on its way while the replica was promoted."""
+    to = elsewhere.new()
+    for n in range(2):
+        await store.collection("raw").put({"id": "a", "n": n})
+        await store.snapshot()
+        await statepath.mirror(path, to, once=True)
+    await statepath.promote(to)
+    await store.collection("raw").put({"id": "lost"})
+    await store.snapshot()
+    await elsewhere.write(to, "state.json", (await store._engine.backend.read("state.json")).data)
+    async with statepath.open(to, autosave=0) as promoted:
+        assert [damage.key for damage in promoted.damage] == ["state.json"]
+        assert await promoted.collection("raw").find().all() == [{"id": "a", "n": 1}]
+        assert await promoted.collection("raw").put({"id": "mine"}) == 4
+    async with statepath.open(to, autosave=0) as promoted:
+        assert promoted.damage == ()
+        assert await promoted.verify() == []
+
+
+async def test_a_promoted_store_that_lost_its_record_is_still_one_history(path, store, elsewhere):
+    await store.collection("raw").put({"id": "a"})
+    to = elsewhere.new()
+    await statepath.mirror(path, to, once=True)
+    made = await statepath.promote(to)
+    await elsewhere.delete(to, "journal/floor")
+    for n in range(2):
+        async with statepath.open(to, autosave=0) as promoted:
+            assert [damage.key for damage in promoted.damage] == ["journal/floor"] * (1 - n)
+            assert promoted.incarnation == made.incarnation
+            await promoted.collection("raw").put({"id": "mine", "n": n})
+            assert await promoted.collection("raw").find().count() == 2
+
+
+@pytest.mark.parametrize("backend", ["memory", "sqlite"])
+async def test_a_damaged_replica_is_made_anew(path, store, tmp_path, places, contents, backend, told):
+    to = f"{backend}://{tmp_path}/to"
+    await statepath.mirror(path, to, once=True)
+    for n in range(3):
+        await store.collection("raw").put({"id": "a", "n": n})
+        await statepath.mirror(path, to, once=True)
+    (key,) = [key for key in await places.keys(to, "journal/") if key.endswith("02.jsonl")]
+    await places.write(to, key, (await places.read(to, key)).replace(b"raw", b"rag"))
+    await statepath.mirror(path, to, once=True, events=told)
+    assert [event.seq for event in of(told, MirrorRebased)] == [3]
+    async with statepath.open(to, readonly=True) as replica:
+        assert replica.damage == ()
+        assert await contents(replica) == await contents(store)
+
+
+async def test_two_mirrors_of_one_store_do_no_harm(path, store, elsewhere, contents):
+    to = elsewhere.new()
+    await statepath.mirror(path, to, once=True)
+    async with mirroring(path, to), mirroring(path, to):
+        for n in range(100):
+            await store.collection("raw").put({"id": str(n % 7), "n": n})
+            await asyncio.sleep(0.002)
+    await statepath.mirror(path, to, once=True)
+    async with statepath.open(to, readonly=True) as replica:
+        assert replica.damage == ()
+        assert await contents(replica) == await contents(store)
+        assert [one for one in await replica.verify() if one.severity == "damage"] == []
+
+
+async def test_a_replica_with_a_lock_is_not_promoted_under_its_mirror(path, store, tmp_path, told):
+    to = str(tmp_path / "locked")
+    async with mirroring(path, to, events=told):
+        await until(lambda: of(told, MirrorCaughtUp))
+        with pytest.raises(StoreLockedError):
+            await statepath.promote(to)
