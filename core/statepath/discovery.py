@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from importlib.metadata import Distribution, EntryPoint, distributions
 from typing import Any, Final
 
+from statepath.arguments import path_text
 from statepath.backend import Backend, BackendFactory, StateURL
 from statepath.errors import (
     BackendNotInstalledError,
@@ -78,7 +79,7 @@ def resolve(
         line. DuplicateSchemeError: two distributions claim the scheme. ConfigurationError: the backend cannot
         be loaded.
     """
-    url = StateURL.parse(os.fspath(state_path))
+    url = StateURL.parse(path_text(state_path, "the state path"))
     factory, info = _load(url.scheme)
     try:
         config = factory.with_env(factory.parse(url), os.environ if env is None else env)
@@ -87,6 +88,35 @@ def resolve(
             raise
         raise _unfit(error, url, info) from None
     return factory, config, url
+
+
+def check_apart(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """
+    Raises:
+        InvalidArgumentError: both are one place, or the target lies within the store, which would take it for its own.
+    """
+    (from_factory, from_config, from_url), (to_factory, to_config, to_url) = resolve(source), resolve(target)
+    linked = from_url.scheme == to_url.scheme == "file" and _location(from_url) == _location(to_url)
+    if from_factory is to_factory and (from_config == to_config or linked):
+        raise InvalidArgumentError("the store cannot be copied onto itself: name another place")
+    check_not_within(from_url, to_url)
+
+
+def check_not_within(store: StateURL, place: StateURL) -> None:
+    """
+    Raises:
+        InvalidArgumentError: the place lies within the store, which would take it for its own.
+    """
+    if store.scheme == place.scheme and _location(place).startswith(f"{_location(store)}/"):
+        raise InvalidArgumentError(
+            "the new store would lie within the one that it is made of: name another place"
+        )
+
+
+def _location(url: StateURL) -> str:
+    if url.scheme == "file":
+        return os.path.realpath(os.path.expanduser(url.path))
+    return f"{url.netloc}/{url.path.strip('/')}".rstrip("/")
 
 
 async def connect(
@@ -104,31 +134,6 @@ async def connect(
         if not url.betrayed_by(error):
             raise
         raise _unfit(error, url, None) from None
-
-
-def check_apart(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """
-    Raises:
-        InvalidArgumentError: both are one place, or one lies within the other.
-    """
-    (from_factory, from_config, one), (to_factory, to_config, other) = resolve(source), resolve(target)
-    if from_factory is not to_factory:
-        return
-    here, there = _place(one), _place(other)
-    if from_config == to_config or here == there:
-        raise InvalidArgumentError(f"{other.redacted()} is the store itself; name another place")
-    if here[0] == there[0] and here[1][: len(there[1])] == there[1][: len(here[1])]:
-        raise InvalidArgumentError(
-            f"{other.redacted()} and {one.redacted()} lie within each other; name a place apart from the store"
-        )
-
-
-def _place(url: StateURL) -> tuple[object, list[str]]:
-    """Whose path it is, and its steps."""
-    if url.scheme == "file":
-        return None, os.path.realpath(os.path.expanduser(url.path)).split(os.sep)
-    path = url.path
-    return (url.host, url.port, dict(url.query)), [step for step in path.split("/") if step]
 
 
 def _unfit(error: Exception, url: StateURL, info: BackendInfo | None) -> ConfigurationError:

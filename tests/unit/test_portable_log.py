@@ -134,16 +134,22 @@ class TestAppend:
         assert await read(writer.log) == writer.commits
         assert [key for key, _ in storage.sent[2:]] == [slot_key(4)]
 
-    async def test_of_several_commits_the_sound_ones_before_a_damaged_one_are_read(
+    async def test_several_commits_at_once_are_packed_with_the_rest(
         self, storage: Storage, writer: Writer
     ) -> None:
-        for _ in range(3):
-            writer.commits.append(writer.make())
-        await writer.log.extend(0, writer.commits)
-        lines = (await storage.read(slot_key(1))).data.split(b"\n")
-        lines[1] = lines[1].replace(b"task_1", b"task_2")
-        await storage.write(slot_key(1), b"\n".join(lines))
-        assert await read_until_damaged(writer.log) == (writer.commits[:1], slot_key(1))
+        await writer.append()
+        before = len(writer.commits)
+        for transactions in (2, 1):
+            writer.commits.append(writer.make(transactions=transactions))
+        await writer.log.extend(1, writer.commits[before:])
+        await writer.append()
+        assert isinstance(writer.log, PortableCommitLog)
+        assert await writer.log.pack(4, least=2) == 4
+        await storage.write(FLOOR_KEY, bytes(seal({"floor": 1, "packed": 4})))
+        await writer.log.trim(0)
+        assert await slots(storage) == [1, 5]
+        for after in range(writer.head):
+            assert await read(writer.log, after) == [one for one in writer.commits if one.last > after]
 
     async def test_a_lost_answer_is_found_to_be_yes(self, storage: Storage, writer: Writer) -> None:
         storage.fates = [LOST_AFTER]
@@ -554,7 +560,7 @@ class TestRead:
     async def test_leaving_a_read_leaves_no_task(self) -> None:
         class Stuck(Storage):
             async def read(self, key: str, *, span: Span | None = None) -> Blob:
-                if slot_key(2) < key < FLOOR_KEY:
+                if slot_key(3) < key < FLOOR_KEY:  # the commit before it is held back
                     await asyncio.Event().wait()
                 return await super().read(key, span=span)
 

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from statepath.backend import Backend, CommitLog
-from statepath.commit import FLOOR_KEY, Commit
+from statepath.commit import Commit
 from statepath.engine.engine import Engine, size_of
 from statepath.engine.floor import Floor, read_floor
 from statepath.engine.founding import Origin
 from statepath.engine.opening import commit_log, open_engine
 from statepath.engine.origin import present
+from statepath.engine.recovery import check_finished
 from statepath.engine.replay import Beside, changes_of, microseconds
 from statepath.errors import (
     CorruptionError,
     DivergedError,
     HistoryTrimmedError,
     NotFoundError,
-    StateError,
 )
 from statepath.events import Events
 from statepath.retry import retrying
@@ -250,7 +250,8 @@ class DistantPrimary:
 
     @asynccontextmanager
     async def origin(self) -> AsyncIterator[Origin]:
-        engine = await open_engine(await self._connect(), self._settings, Events(), readonly=True)
+        settings = self._settings.model_copy(update={"load": True})
+        engine = await open_engine(await self._connect(), settings, Events(), readonly=True)
         try:
             yield await present(engine, history=False)
         finally:
@@ -345,6 +346,5 @@ async def _record_of(backend: Backend) -> Floor:
     stored = await read_floor(backend)
     if stored is None:
         raise NotFoundError(f"there is no store at {backend.url} to be mirrored", key=backend.url)
-    if stored[0].unfinished:
-        raise StateError(f"the store at {backend.url} is not finished", key=FLOOR_KEY, code="unfinished")
+    check_finished(backend, stored[0])
     return stored[0]

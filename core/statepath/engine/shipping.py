@@ -279,6 +279,7 @@ class Shipping:
             ours = (meta.store, meta.incarnation) == (self._floor.store, self._floor.incarnation)
             if ours and meta.seq <= self.position.seq:
                 await self._snapshotter.take(spool, meta)
+                await self._snapshotter.pack()
         except StateError as error:
             logger.warning(
                 "the replica's snapshot could not be written: %s", error, extra={"code": error.code}

@@ -311,16 +311,16 @@ async def test_a_primary_that_lost_commits_is_not_followed(elsewhere, told):
 
 
 async def test_a_mirror_into_itself_is_refused(path, store):
-    with pytest.raises(InvalidArgumentError, match="is the store itself"):
+    with pytest.raises(InvalidArgumentError, match="onto itself"):
         await statepath.mirror(path, path)
-    with pytest.raises(InvalidArgumentError, match="is the store itself"):
+    with pytest.raises(InvalidArgumentError, match="onto itself"):
         await statepath.open(path, mirror=path)
 
 
 async def test_a_mirror_within_its_own_folder_is_refused(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "store")
     for to in ("store/replica", "link/replica", "link"):
-        with pytest.raises(InvalidArgumentError, match=r"itself|within each other"):
+        with pytest.raises(InvalidArgumentError, match=r"itself|lie within"):
             await statepath.open(tmp_path / "store", mirror=tmp_path / to)
     assert not (tmp_path / "store").exists()
 
