@@ -44,6 +44,8 @@ def test_the_defaults_are_those_of_the_manual() -> None:
     assert settings.migrations == ()
     assert settings.migrate is True
     assert settings.archive == ()
+    assert settings.mirror is None
+    assert settings.mirror_lag == timedelta(seconds=10)
 
 
 def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +65,8 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "migrations": "mine.first, mine.second:function",
         "migrate": "no",
         "archive": "tasks older_than=30d; sessions older_than=1w",
+        "mirror": "s3://elsewhere/agents",
+        "mirror_lag": "1m",
     }
     for name, text in texts.items():
         monkeypatch.setenv(f"STATE_{name.upper()}", text)
@@ -82,6 +86,8 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "migrations": ("mine.first", "mine.second:function"),
         "migrate": False,
         "archive": ("tasks older_than=30d", "sessions older_than=1w"),
+        "mirror": "s3://elsewhere/agents",
+        "mirror_lag": timedelta(minutes=1),
     }
 
 
@@ -284,9 +290,9 @@ def test_pydantic_s_own_message_shows_no_value_either() -> None:
 
 def test_a_state_path_is_shown_without_credentials() -> None:
     path = "postgresql://me:hunter2@host/db?sslpassword=hunter3"
-    settings = Settings.load(path)
-    shown = f"{settings!r} {settings} {describe(path)}"
-    assert settings.path == path
+    settings = Settings.load(path, mirror=path)
+    shown = f"{settings!r} {settings} {describe(path, mirror=path)}"
+    assert settings.path == settings.mirror == path
     assert "hunter" not in shown
     assert "…@host/db" in shown
     assert "(not a state path)" in repr(Settings.load("s3:hunter2"))

@@ -250,7 +250,7 @@ class DistantPrimary:
 
     @asynccontextmanager
     async def origin(self) -> AsyncIterator[Origin]:
-        settings = self._settings.model_copy(update={"load": True})
+        settings = self._settings.model_copy(update={"loads": True})
         engine = await open_engine(await self._connect(), settings, Events(), readonly=True)
         try:
             yield await present(engine, history=False)
