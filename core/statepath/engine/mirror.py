@@ -13,12 +13,11 @@ from typing import Final
 from statepath.backend import Backend
 from statepath.engine.founding import Tell, silent
 from statepath.engine.primary import Primary
-from statepath.engine.shipping import Shipping
+from statepath.engine.shipping import ReplicaDamagedError, Shipping
 from statepath.errors import (
     AlreadyExistsError,
     ClosedError,
     ConfigurationError,
-    CorruptionError,
     DivergedError,
     HistoryTrimmedError,
     InvalidArgumentError,
@@ -199,9 +198,7 @@ class Mirror:
         primary, settings = self._primary, self._settings
         try:
             shipping = await Shipping.begin(primary, target, settings, self._tell, anew=bool(anew))
-        except CorruptionError as error:
-            if anew:
-                raise
+        except ReplicaDamagedError as error:
             anew = f"it is damaged: {error}"
             shipping = await Shipping.begin(primary, target, settings, self._tell, anew=True)
         if anew:

@@ -53,6 +53,10 @@ _RECORD_BYTES: Final = 1024 * 1024
 _SNAPSHOT_PAUSE: Final = 30.0
 
 
+class ReplicaDamagedError(Exception):
+    """The replica cannot tell where it stands: it has to be made anew. Never seen by callers."""
+
+
 @dataclass(slots=True)
 class _Examined:
     """A commit, and what has to be brought along with it."""
@@ -103,6 +107,7 @@ class Shipping:
         Raises:
             AlreadyExistsError: there is something that is no replica of the primary.
             DivergedError: the replica was promoted, or has what the primary has not.
+            ReplicaDamagedError: its log is damaged.
             HistoryTrimmedError: the primary's log does not reach back to where the replica stands.
         """
         log = commit_log(target, settings)
@@ -124,7 +129,10 @@ class Shipping:
                 await log.trim(stored[0].floor - 1)
         floor, etag = stored
         beside: list[Beside] = []
-        position = await read_position(target, log, floor, beside)
+        try:
+            position = await read_position(target, log, floor, beside)
+        except CorruptionError as error:
+            raise ReplicaDamagedError(str(error)) from error
         if position.incarnation != floor.incarnation:
             raise DivergedError(
                 f"{target.url} is being promoted: it goes on from seq {position.seq} by itself"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
+import shutil
 import subprocess
 import sys
 from collections import deque
@@ -15,6 +17,7 @@ import pytest
 import statepath
 from statepath.errors import (
     AlreadyExistsError,
+    CorruptionError,
     DivergedError,
     InvalidArgumentError,
     NotFoundError,
@@ -106,7 +109,8 @@ async def test_commits_keep_their_seqs_ids_and_times(path, store, elsewhere):
         assert facts[0] == facts[1]
         assert len(facts[0]) == 5
         durable = [one.durable async for one in commits_of(replica)]
-        assert durable == [0] * 5 or durable == list(range(5))
+        # What was not durable here when it was written: one write has several.
+        assert len(set(durable)) < 5
 
 
 async def test_each_commit_is_shipped_as_it_happens(path, store, elsewhere, told):
@@ -310,6 +314,39 @@ async def test_a_primary_that_lost_commits_is_not_followed(elsewhere, told):
         await statepath.mirror(path, to, once=True)
 
 
+async def test_a_local_store_restored_from_yesterday_is_not_followed(tmp_path):
+    path, yesterday, to = (str(tmp_path / name) for name in ("store", "yesterday", "replica"))
+    for id in ("a", "b"):
+        async with statepath.open(path, autosave=0, mirror=to) as store:
+            await store.collection("raw").put({"id": id})
+        if id == "a":
+            shutil.copytree(path, yesterday)
+    async with statepath.open(yesterday, autosave=0, mirror=to) as store:
+        await until(lambda: store.mirror_lag.stopped)
+        assert "ends with seq 1, and the replica has seq 2" in store.mirror_lag.failure
+    async with statepath.open(to) as replica:
+        assert await replica.collection("raw").find().count() == 2
+
+
+async def test_a_primary_whose_log_is_damaged_does_not_take_the_replica_with_it(elsewhere, places):
+    path, to = "memory://damaged", elsewhere.new()
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "0"})
+        await statepath.mirror(path, to, once=True)
+        for n in (1, 2):
+            await store.collection("raw").put({"id": str(n)})
+        await statepath.mirror(path, to, once=True)
+        held = await elsewhere.read(to, "journal/floor")
+        slots = _stores["damaged"]
+        for key in [key for key in slots if key.endswith("3.jsonl")]:
+            slots[key] = dataclasses.replace(slots[key], data=slots[key].data.replace(b"raw", b"rag"))
+        with pytest.raises(CorruptionError):
+            await statepath.mirror(path, to, once=True)
+    assert await elsewhere.read(to, "journal/floor") == held
+    async with statepath.open(to) as replica:
+        assert await replica.collection("raw").find().count() == 3
+
+
 async def test_a_mirror_into_itself_is_refused(path, store):
     with pytest.raises(InvalidArgumentError, match="onto itself"):
         await statepath.mirror(path, path)
@@ -346,6 +383,7 @@ async def test_what_was_trimmed_before_it_was_shipped_makes_the_replica_anew(
     assert (await store.stats()).floor > 22
     await statepath.mirror(path, to, once=True, events=told)
     assert [event.seq for event in of(told, MirrorRebased)] == [store.seq]
+    assert len(await elsewhere.keys(to, "state.backup.")) == 1  # what it was before
     await store.collection("raw").put({"id": "later"})
     await statepath.mirror(path, to, once=True, events=told)
     assert len(of(told, MirrorRebased)) == 1
