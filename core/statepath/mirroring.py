@@ -10,15 +10,19 @@ from functools import partial
 
 from statepath.discovery import check_apart, connect
 from statepath.engine import promoting
+from statepath.engine.floor import read_floor
 from statepath.engine.founding import silent
 from statepath.engine.mirror import Mirror
-from statepath.engine.primary import DistantPrimary
+from statepath.engine.opening import commit_log
+from statepath.engine.primary import DistantPrimary, read_position
+from statepath.engine.recovery import check_finished
+from statepath.errors import NotFoundError
 from statepath.events import Events, StorePromoted
 from statepath.retry import retrying
 from statepath.settings import Settings
 from statepath.url import StateURL
 
-__all__ = ["Mirrored", "Promoted", "mirror", "promote"]
+__all__ = ["Mirrored", "Promoted", "mirror", "promote", "reached"]
 
 Path = str | os.PathLike[str]
 
@@ -86,6 +90,26 @@ async def mirror(
         return Mirrored(place, mirror.lag.seq or 0)
     finally:
         await primary.close()
+
+
+async def reached(target: Path, *, settings: Settings | None = None) -> Mirrored:
+    """How far the replica is, by its own log. It is only read.
+
+    Raises:
+        NotFoundError: there is none yet.
+        StateError: it does not answer, or is not finished.
+    """
+    used = settings if settings is not None else Settings.load()
+    backend = retrying(await connect(target, readonly=True), deadline=used.deadline)
+    try:
+        stored = await read_floor(backend)
+        if stored is None:
+            raise NotFoundError(f"there is no replica at {backend.url} yet", key=backend.url)
+        check_finished(backend, stored[0])
+        position = await read_position(backend, commit_log(backend, used), stored[0])
+        return Mirrored(StateURL.parse(os.fspath(target)).redacted(), position.seq)
+    finally:
+        await backend.close()
 
 
 async def promote(

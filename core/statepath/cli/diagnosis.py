@@ -19,7 +19,9 @@ from statepath.cli.output import Output, amount, moment
 from statepath.cli.running import asynchronous, shown
 from statepath.discovery import backends, connect
 from statepath.errors import NotFoundError, StateError
+from statepath.mirroring import reached
 from statepath.settings import Settings
+from statepath.store import Store
 
 group = typer.Typer()
 
@@ -35,6 +37,32 @@ PACKAGES: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """How far the replica is that the setting `mirror` names, or why that is not known."""
+
+    target: str
+    seq: int | None
+    behind: int | None
+    error: str | None = None
+
+    def __str__(self) -> str:
+        if self.error is not None:
+            return f"{self.target}: {self.error}"
+        return f"{self.target}, at seq {self.seq}" + (f", {self.behind} behind" if self.behind else "")
+
+
+async def _replica(store: Store) -> Replica | None:
+    target = store.settings.mirror
+    if target is None or store.replica_of is not None:
+        return None
+    try:
+        found = await reached(target, settings=store.settings)
+    except StateError as error:
+        return Replica(shown(target), None, None, str(error))
+    return Replica(found.target, found.seq, max(store.seq - found.seq, 0))
+
+
 @group.command()
 @asynchronous
 async def status(state_path: StatePath = None, as_json: Json = False) -> None:
@@ -45,6 +73,7 @@ async def status(state_path: StatePath = None, as_json: Json = False) -> None:
         kept, logs = await store.backups(), len(await store.logs())
         url, id, incarnation = store.url, store.id, store.incarnation
         primary = store.replica_of
+        replica = await _replica(store)
     well = health.healthy and not health.damage
     if as_json:
         output.json(
@@ -54,6 +83,7 @@ async def status(state_path: StatePath = None, as_json: Json = False) -> None:
                 "id": id,
                 "incarnation": incarnation,
                 "replica_of": primary,
+                "mirror": None if replica is None else asdict(replica),
                 "seq": health.seq,
                 "floor": stats.floor,
                 "snapshot_seq": health.snapshot_seq,
@@ -78,6 +108,7 @@ async def status(state_path: StatePath = None, as_json: Json = False) -> None:
                     id or "none yet: the original server's folder, upgraded when it is opened for writing",
                 ),
                 *([("replica of", primary)] if primary else []),
+                *([("replica", str(replica))] if replica else []),
                 ("health", "well" if well else "; ".join((*health.problems, *health.damage))),
                 ("head", f"seq {health.seq}, {moment(health.last_commit)}"),
                 ("snapshot", f"seq {health.snapshot_seq}" if health.snapshot_seq else "none yet"),

@@ -74,6 +74,28 @@ def test_a_replica_refuses_changes_and_says_how_to_promote_it(cli: Run, filled: 
     assert (answer.code, f"statepath mirror promote {replica}" in answer.err) == (1, True)
 
 
+def test_status_tells_how_far_the_replica_is(cli: Run, filled: str, replica: str) -> None:
+    env = {"STATE_MIRROR": replica}
+    told = cli("status", "--json", "-s", filled, env=env).json
+    assert (told["ok"], told["mirror"]["seq"]) == (True, None)
+    assert "there is no" in told["mirror"]["error"]
+    cli("mirror", filled, replica, "--once")
+    cli("put", "tasks/task_4", "-", "-s", filled, stdin="{}")
+    assert cli("status", "--json", "-s", filled, env=env).json["mirror"] == {
+        "target": replica,
+        "seq": 7,
+        "behind": 1,
+        "error": None,
+    }
+    assert f"{replica}, at seq 7, 1 behind" in cli("status", "-s", filled, env=env).out
+    assert cli("status", "--json", "-s", filled).json["mirror"] is None
+
+
+def test_a_write_from_the_command_line_is_shipped_too(cli: Run, filled: str, replica: str) -> None:
+    cli("put", "tasks/task_4", "-", "-s", filled, stdin="{}", env={"STATE_MIRROR": replica})
+    assert cli("status", "--json", "-s", replica).json["seq"] == 8
+
+
 def test_promote_asks_and_says_what_may_be_missing(cli: Run, filled: str, replica: str) -> None:
     cli("mirror", filled, replica, "--once")
     refused = cli("mirror", "promote", replica, stdin="n\n")
