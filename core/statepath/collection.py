@@ -55,7 +55,13 @@ class Collection(Generic[T]):
     """Documents of one kind in one store. Get one from `Store.collection`.
 
     Reads are from memory, as of the newest commit that this handle knows to be durable, and always give fresh
-    objects. Every change returns the seq of its transaction once it is durable.
+    objects. Every change returns the seq of its transaction once it is durable; what it may raise besides what its
+    own docstring says, `Store` tells. Every id is a non-empty `str` of at most 200 bytes of UTF-8 without control
+    characters, else `InvalidArgumentError`.
+
+    Attributes:
+        name: of the collection. `model`: the class of its documents, or `None` for dicts.
+        id_field: the field that holds a document's id.
     """
 
     def __init__(self, engine: Engine, name: str, model: type[T] | None, id_field: str) -> None:
@@ -90,10 +96,11 @@ class Collection(Generic[T]):
         return await committer.submit((_change(document, if_version),), len(document[2]))
 
     async def create(self, value: T) -> int:
-        """Store a new document.
+        """Store a new document; its seq, when it is durable.
 
         Raises:
-            AlreadyExistsError: there is a document of that id.
+            AlreadyExistsError: there is a document of that id; nothing was changed.
+            InvalidArgumentError: as `put`.
         """
         document = await self.encoded(value)
         committer = self._engine.committer
@@ -107,20 +114,28 @@ class Collection(Generic[T]):
             ) from None
 
     async def get(self, id: str) -> T | None:
-        """The document, or `None` if there is none."""
+        """The document, or `None` if there is none.
+
+        Raises:
+            InvalidArgumentError: the stored document does not fit the model (`model_mismatch`).
+        """
         entry = await self._engine.entry(self.name, check_id(id))
         return None if entry is None else self.decode(id, entry)
 
     async def get_document(self, id: str) -> Document[T] | None:
-        """The document with its version, or `None` if there is none."""
+        """The document with its version and when it was changed, or `None` if there is none.
+
+        Raises:
+            InvalidArgumentError: as `get`.
+        """
         entry = await self._engine.entry(self.name, check_id(id))
         return None if entry is None else self.document(id, entry)
 
     async def delete(self, id: str, *, if_version: int | None = None) -> bool:
-        """Delete the document; whether there was one.
+        """Delete the document; whether there was one, when that is durable.
 
         Raises:
-            ConflictError: `if_version` is given and another version is stored.
+            ConflictError: `if_version` is given and another version is stored; nothing was changed.
         """
         base = None if if_version is None else check_version(if_version)
         change = Delete(self.name, check_id(id), base)
@@ -148,11 +163,15 @@ class Collection(Generic[T]):
     async def update(self, id: str, fn: Callable[[T], T | None] | Callable[[T], Awaitable[T | None]]) -> T:
         """Read the document, let `fn` change it in place or return another one, and store it; what was stored.
 
-        If someone else changed it meanwhile, `fn` is called again with the new document.
+        Parameters:
+            fn: gets a fresh value, and may be a coroutine function. `None` from it means: the one it got. If someone
+                else changed the document meanwhile, it is called again with the new one. What it raises ends the
+                update, and nothing is stored.
 
         Raises:
             NotFoundError: there is no such document.
             ConflictError: it changed again and again, in 32 attempts.
+            InvalidArgumentError: as `put`; or the id was changed.
         """
         check_function(fn, "what update calls")
         for attempt in range(_ATTEMPTS):

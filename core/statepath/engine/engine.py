@@ -6,8 +6,8 @@ import asyncio
 import os
 import time
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from typing import Final, Protocol, cast
 
@@ -22,7 +22,7 @@ from statepath.engine.history import Past, difference
 from statepath.engine.ids import check_seq, log_key
 from statepath.engine.migration import Migrated, check_known, versions
 from statepath.engine.replay import Damage, apply_commit, changes_of
-from statepath.engine.replica import Entry, Replica, Stage
+from statepath.engine.replica import Cut, Entry, Replica, Stage
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
 from statepath.engine.unloaded import Elsewhere, needs_documents
 from statepath.engine.views import ViewWriter
@@ -132,6 +132,7 @@ class Engine:
             written,
             self.settings,
             put_aside=put_aside,
+            cut=self._cut,
         )
         self._committer = Committer(
             self.replica,
@@ -403,8 +404,18 @@ class Engine:
     def _writing_snapshotter(self) -> Snapshotter:
         if self._snapshotter is None or self.closed or self._disowned:
             raise self._cannot_write()
-        self.check_loaded()
         return self._snapshotter
+
+    @asynccontextmanager
+    async def _cut(self) -> AsyncIterator[Cut]:
+        """What a snapshot is to show."""
+        if self.elsewhere is None:
+            yield self.replica.cut()
+            return
+        async with self.elsewhere.cut(self.log) as cut:
+            if cut.seq > self.replica.head:
+                await self._catch_up()
+            yield cut
 
     async def restore(self, at: int | datetime) -> tuple[int, int]:
         """Commit what makes the documents those of an earlier seq or moment; that seq, and the commit's.
@@ -534,7 +545,7 @@ class Engine:
             await self._views.flush()
         except StateError as error:
             self.events.emit(SaveError(error, error.key))
-        if self._snapshotter is not None and self._snapshotter.changed and self.elsewhere is None:
+        if self._snapshotter is not None and self._snapshotter.changed:
             self._snapshotter.ending = True
             await try_snapshot(self._snapshotter, self.events)
         if self._companion is not None:

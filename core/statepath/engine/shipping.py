@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -165,6 +165,7 @@ class Shipping:
             Written(floor, etag, state, state_etag, state.seq if state else 0, 0, sum(sizes)),
             self._settings,
             put_aside=partial(put_aside, target),
+            cut=lambda: nullcontext(self._shown.cut()),
         )
 
     async def ship(self, commits: Sequence[Commit]) -> AsyncIterator[int]:

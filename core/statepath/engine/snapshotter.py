@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -30,8 +31,8 @@ from statepath.commit import FLOOR_KEY, Body
 from statepath.engine.backups import backup_key, backup_keys, backup_time
 from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
-from statepath.engine.replica import Replica
-from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, SnapshotStream, is_ours, read_meta
+from statepath.engine.replica import Cut, Replica
+from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, SnapshotStream
 from statepath.engine.views import ViewWriter
 from statepath.errors import (
     AlreadyExistsError,
@@ -113,6 +114,7 @@ class Snapshotter:
         settings: Settings,
         *,
         put_aside: PutAside,
+        cut: Callable[[], AbstractAsyncContextManager[Cut]],
     ) -> None:
         self._backend = backend
         self._log = log
@@ -128,6 +130,7 @@ class Snapshotter:
         self._history_bytes = settings.history_bytes
         self._max_age = settings.snapshot_age.total_seconds()
         self._put_aside = put_aside
+        self._cut = cut
         self._lock = asyncio.Lock()
         self._bases: set[int] = set()
         self.ending = False
@@ -175,14 +178,14 @@ class Snapshotter:
         async with self._lock:
             if not self.changed:
                 return self.saved
-            began = time.monotonic()
-            cut = self._replica.cut()
-            since = self._since
-            await self._views.flush(files_only=True)
-            stream = SnapshotStream(cut, store=self.floor.store, incarnation=self.floor.incarnation)
-            await self._save(stream, cut.seq, cut.time, cut.commit, since)
-            self._events.emit(StateSaved(cut.seq, cut.documents, stream.size, time.monotonic() - began))
-            return cut.seq
+            async with self._cut() as cut:
+                began = time.monotonic()
+                since = self._since
+                await self._views.flush(files_only=True)
+                stream = SnapshotStream(cut, store=self.floor.store, incarnation=self.floor.incarnation)
+                await self._save(stream, cut.seq, cut.time, cut.commit, since)
+                self._events.emit(StateSaved(cut.seq, cut.documents, stream.size, time.monotonic() - began))
+                return cut.seq
 
     async def take(self, stream: Stream, meta: SnapshotMeta) -> None:
         """Make a snapshot that was written elsewhere this store's own; the log at hand reaches at least as far.
@@ -222,8 +225,11 @@ class Snapshotter:
             if state is None:
                 raise NotFoundError("the store is empty, so there is nothing to keep", key=STATE_KEY)
             key = backup_key(state.time)
-            # A copy that shares nothing with `state.json`, whatever `copy` does: a person may write into either.
-            await self._backend.write(key, (await self._backend.read(STATE_KEY)).data)
+            if self._backend.capabilities.editable:
+                # A copy that shares nothing with `state.json`, whatever `copy` does: a person may write into either.
+                await self._backend.write(key, (await self._backend.read(STATE_KEY)).data)
+            else:
+                await self._copy_state(key)
             await self._verified(key, state)
             self._events.emit(BackupCreated(key, state.seq))
             await self._prune_backups()
@@ -291,15 +297,14 @@ class Snapshotter:
 
     async def _see_state(self, seq: int) -> None:
         """Someone else wrote `state.json`: keep theirs aside if it says anything, and learn its version."""
+        meta: SnapshotMeta | None = None
         try:
-            blob = await self._backend.read(STATE_KEY)
+            etag = (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag
+            with suppress(CorruptionError):
+                meta = await check_snapshot(self._backend, STATE_KEY)
         except NotFoundError:
             self._state_etag = None
             return
-        try:
-            meta = read_meta(blob.data, STATE_KEY) if is_ours(blob.data) else None
-        except CorruptionError:
-            meta = None
         floor = self.floor
         if meta is not None and (meta.store != floor.store or floor.strange(meta.incarnation, meta.seq)):
             meta = None
@@ -310,7 +315,7 @@ class Snapshotter:
         if meta is None or meta.seq < marked:
             kept = await self._put_aside(STATE_KEY, "conflict")
             self._events.emit(EditConflict(STATE_KEY, kept))
-        self._state_etag = blob.etag
+        self._state_etag = etag
 
     async def _read_back(self, key: str, digest: str) -> None:
         """
