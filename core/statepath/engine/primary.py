@@ -16,9 +16,10 @@ from statepath.engine.engine import Engine, size_of
 from statepath.engine.floor import Floor, read_floor
 from statepath.engine.founding import Origin
 from statepath.engine.opening import commit_log, open_engine
-from statepath.engine.origin import present
+from statepath.engine.origin import StoreOrigin, present
 from statepath.engine.recovery import check_finished
 from statepath.engine.replay import Beside, changes_of, microseconds
+from statepath.engine.replica import Replica
 from statepath.errors import (
     CorruptionError,
     DivergedError,
@@ -167,7 +168,12 @@ class OpenPrimary:
 
     @asynccontextmanager
     async def origin(self) -> AsyncIterator[Origin]:
-        yield await present(self.engine, history=False)
+        engine = self.engine
+        engine.check_loaded()
+        if engine.views is not None:  # also while it is closing
+            await engine.views.flush(files_only=True)
+        now = Replica.of(engine.replica.cut())
+        yield StoreOrigin(engine, now, now)
 
     def commits(self, after: int) -> AsyncGenerator[list[Commit]]:
         return self.engine.follow_in_bulk(after, pause=_PAUSE)

@@ -149,6 +149,24 @@ async def test_the_opener_of_a_store_runs_it_in_the_background(places, elsewhere
     assert of(told, MirrorFailed) == []
 
 
+async def test_a_store_that_is_closed_at_once_has_its_replica(places, elsewhere, monkeypatch):
+    connect = statepath.discovery.connect
+    path, to = places.new(), elsewhere.new()
+
+    async def later(place, *, readonly=False):
+        if place == to:
+            await asyncio.sleep(0.1)  # so that it is closing by then
+        return await connect(place, readonly=readonly)
+
+    monkeypatch.setattr("statepath.store.connect", later)
+    async with statepath.open(path, autosave=0, mirror=to) as store:
+        await store.collection("raw").put({"id": "a"})
+        await store.append_log("s", "a\n")
+    async with statepath.open(to) as replica:
+        assert await replica.collection("raw").get("a") == {"id": "a"}
+        assert await replica.read_log("s") == "a\n"
+
+
 async def test_bodies_and_the_archive_are_carried(path, store, elsewhere, monkeypatch):
     monkeypatch.setattr("statepath.engine.committer.MAX_COMMIT_BYTES", 10_000)
     to = elsewhere.new()
