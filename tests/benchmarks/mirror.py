@@ -195,7 +195,7 @@ def measure(
         print(
             f"  mirror {told}{rate:7,.0f} saves/s, behind {usual:.2f} s, at most {most:.2f} s; rest in {rest:.2f} s"
         )
-    ratios = []
+    ratios: list[Ratio] = []
     for n in (64, 1):
         alone, with_mirror = runs[f"{n} in flight, alone"], runs[f"{n} in flight, mirrored"]
         each = [one.rate / other.rate for one, other in zip(with_mirror, alone, strict=True)]
@@ -215,7 +215,7 @@ def measure(
                 at_least=False,
             )
         )
-    results = {
+    results: dict[str, object] = {
         "runs": {what: [asdict(run) for run in each] for what, each in runs.items()},
         "paces": {what: [asdict(one) for one in made] for what, made in paces.items()},
     }

@@ -173,6 +173,7 @@ class OpenPrimary:
         if engine.views is not None:  # also while it is closing
             await engine.views.flush(files_only=True)
         now = Replica.of(engine.replica.cut())
+        now.needs = engine.replica.needs
         yield StoreOrigin(engine, now, now)
 
     def commits(self, after: int) -> AsyncGenerator[list[Commit]]:
