@@ -34,7 +34,7 @@ _PAUSE: Final = 0.2
 """Seconds in which commits are gathered, so that many of them are one write."""
 _AHEAD_BYTES: Final = 8 * 1024 * 1024
 _LOOK: Final = 10.0
-_BUSY_RATE: Final = 6 * 1024 * 1024
+_BUSY_RATE: Final = 5 * 1024 * 1024
 """Bytes a second that are shipped by the process that saves, while it does."""
 
 
