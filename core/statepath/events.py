@@ -185,7 +185,7 @@ class StorePromoted(Event):
 
 @dataclass(frozen=True, slots=True)
 class MirrorCaughtUp(Event):
-    """The replica at `target` has everything, up to `seq`: for the first time, or again after it lagged."""
+    """The replica at `target` has everything, up to `seq`: for the first time, or again after it lagged or failed."""
 
     name: ClassVar[str] = "mirror:caught-up"
     target: str

@@ -159,8 +159,10 @@ class Mirror:
             pass
         except StateError as error:
             logger.error("the mirror to %s has stopped: %s", self._target, error, extra={"code": error.code})  # noqa: TRY400
-        except Exception:
+        except Exception as error:
             logger.exception("the mirror to %s failed unexpectedly", self._target)
+            self._stopped = True
+            self._fail(StateError(f"the mirror failed unexpectedly: {error!r}"))
 
     async def finish(self) -> None:
         """The primary takes no more commits: ship what is left, unless the replica is down or that takes too long."""
@@ -232,6 +234,7 @@ class Mirror:
     def _fail(self, error: StateError) -> None:
         known = self._failure is not None and self._failure.code == error.code
         self._failure = error
+        self._lagging = self._lagging or None  # when it has everything again, that is told
         if known and not self._stopped:
             return
         if not self._stopped:
