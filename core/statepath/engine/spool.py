@@ -10,7 +10,7 @@ from typing import IO, Final
 
 from statepath.backend import Backend, Blob, ETag, Span
 from statepath.engine.checking import check_snapshot
-from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
+from statepath.engine.snapshot import STATE_KEY, SnapshotFacts
 from statepath.errors import ConflictError
 
 _PIECE: Final = 4 * 1024 * 1024
@@ -25,7 +25,7 @@ class Spool:
         self.digest = ""
         self.size = 0
 
-    async def fill(self, backend: Backend) -> SnapshotMeta:
+    async def fill(self, backend: Backend) -> SnapshotFacts:
         """Read the snapshot that is stored; what it says of itself, once it is known to be whole.
 
         Raises:
