@@ -80,6 +80,7 @@ def commits_of(store):
     return store._engine.log.read(store._engine.floor - 1)
 
 
+@pytest.mark.everywhere
 async def test_the_replica_holds_what_the_store_holds(path, store, elsewhere, fill, contents):
     await fill(store)
     to = elsewhere.new()
@@ -113,6 +114,7 @@ async def test_commits_keep_their_seqs_ids_and_times(path, store, elsewhere):
         assert len(set(durable)) < 5
 
 
+@pytest.mark.everywhere
 async def test_each_commit_is_shipped_as_it_happens(path, store, elsewhere, told):
     to = elsewhere.new()
     async with mirroring(path, to, events=told):
@@ -198,6 +200,7 @@ async def test_the_primarys_snapshots_become_the_replicas(path, store, elsewhere
         assert len(await replica.backups()) == len(await store.backups()) == 2
 
 
+@pytest.mark.everywhere
 async def test_a_replica_takes_no_changes_until_it_is_promoted(path, store, elsewhere, fill, contents, told):
     await fill(store)
     to = elsewhere.new()
@@ -387,6 +390,7 @@ async def test_a_mirror_of_nothing_makes_nothing(path, elsewhere):
     assert await elsewhere.keys(to) == []
 
 
+@pytest.mark.everywhere
 async def test_what_was_trimmed_before_it_was_shipped_makes_the_replica_anew(
     path, store, elsewhere, fill, contents, monkeypatch, told
 ):
