@@ -15,6 +15,7 @@ from statepath.cli import (
     feed,
     migrating,
     migration,
+    mirroring,
     recovery,
     retention,
 )
@@ -56,4 +57,5 @@ app.add_typer(retention.cleaning)
 app.add_typer(retention.group, name="archive")
 migrating.group.command()(migration.sql)
 app.add_typer(migrating.group, name="migrate")
+app.add_typer(mirroring.group, name="mirror")
 app.add_typer(configuration.group, name="config")

@@ -11,7 +11,7 @@ from typing import Final
 from statepath.backend import Backend, CommitLog, Span
 from statepath.commit import RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.engine.documents import pretty
-from statepath.engine.ids import LOGS, decode_id, log_key, log_place, report_key
+from statepath.engine.ids import LOGS, REPORTS, decode_id, log_key, log_place, report_key
 from statepath.engine.replay import changes_of
 from statepath.engine.replica import Replica
 from statepath.engine.views import read_log
@@ -19,8 +19,6 @@ from statepath.errors import NotFoundError
 
 PIECE: Final = 4 * 1024 * 1024
 """How much of a session log is held in memory at once, about."""
-
-_REPORTS: Final = "reports/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +110,8 @@ class Files:
     async def _reports(self) -> AsyncIterator[Report]:
         for newest, data in sorted(self._documents.items()):
             yield Report(newest, data)
-        async for entry in self.backend.list_keys(_REPORTS):
-            id = decode_id(entry.key.removeprefix(_REPORTS).removesuffix(".json"))
+        async for entry in self.backend.list_keys(REPORTS):
+            id = decode_id(entry.key.removeprefix(REPORTS).removesuffix(".json"))
             if id is None or report_key(id) != entry.key or id in self._documents:
                 continue
             if entry.key in self._removed:

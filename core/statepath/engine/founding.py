@@ -8,6 +8,7 @@ there already is not written again: so an attempt can be repeated.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.files import LogPiece, Report
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
-from statepath.engine.ids import log_key, report_key
+from statepath.engine.ids import LOGS, REPORTS, log_key, report_key
 from statepath.engine.replica import Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream, newer_format
 from statepath.engine.views import write_log
@@ -34,6 +35,7 @@ from statepath.errors import (
     DivergedError,
     NotFoundError,
 )
+from statepath.log import PortableCommitLog
 
 Tell = Callable[[str], None]
 """Takes what is being done, in words, as it goes on."""
@@ -101,14 +103,21 @@ class Founded:
 
 @dataclass(slots=True)
 class Founding:
-    """One attempt to make a store of the origin in an empty place."""
+    """One attempt to make a store of the origin in an empty place.
+
+    With `replica_of`, where the primary is, it becomes a replica, in the primary's `incarnation`. A replica that is
+    there already is made anew: until all of it is there, it stays what it was.
+    """
 
     origin: Origin
     backend: Backend
     log: CommitLog
     tell: Tell
+    replica_of: str = ""
+    incarnation: str = ""
     _sizes: dict[str, int] = field(default_factory=dict)
     _marks: list[SnapshotMark] = field(default_factory=list)
+    _files_of_origin: set[str] = field(default_factory=set)
     _logs: int = 0
     _reports: int = 0
     _commits: int = 0
@@ -133,9 +142,14 @@ class Founding:
         await self._journal(floor)
         if (stored := await read_floor(self.backend)) is None or stored[1] != etag:
             raise ConflictError(f"someone else is making a store at {self.backend.url}", key=FLOOR_KEY)
+        await self._remove_strangers()
         self.tell("writing the documents")
-        mark = await self._snapshot(STATE_KEY, replica, floor)
-        finished = replace(floor, snapshots=(*self._marks, mark), unfinished="")
+        if replica.head or not self.replica_of:
+            self._marks.append(await self._snapshot(STATE_KEY, replica, floor))
+        if self.replica_of and not isinstance(self.log, PortableCommitLog):
+            for key in await self.log.restart(replica.head):  # a native log knows where it ends
+                await self.backend.delete(key)
+        finished = replace(floor, snapshots=tuple(self._marks), unfinished="")
         await write_floor(self.backend, finished, etag)
         documents = replica.cut().documents
         return Founded(replica.head, floor.incarnation, documents, self._logs, self._reports, self._commits)
@@ -151,13 +165,17 @@ class Founding:
         if stored is None:
             floor = Floor(
                 store=origin.store,
-                incarnation=uuid4().hex,
+                incarnation=self.incarnation or uuid4().hex,
                 floor=origin.floor,
                 unfinished=origin.name,
+                replica_of=self.replica_of,
             )
             return floor, await write_floor(self.backend, floor, None)
         floor, etag = stored
-        if not floor.unfinished:
+        same = (floor.store, floor.incarnation) == (origin.store, self.incarnation)
+        if self.replica_of and floor.replica_of and same:
+            return replace(floor, floor=origin.floor), etag
+        if self.replica_of or floor.replica_of or not floor.unfinished:
             raise _taken(self.backend, f"it has the store {floor.store}")
         if floor.store != origin.store or floor.floor > origin.replica.head + 1:
             raise _taken(self.backend, f"there a store is being made from {floor.unfinished}")
@@ -175,6 +193,7 @@ class Founding:
     async def _files(self) -> None:
         async for piece in self.origin.files():
             if isinstance(piece, Report):
+                self._files_of_origin.add(report_key(piece.id))
                 await self._put(report_key(piece.id), piece.data)
                 self._reports += 1
                 self.tell(f"report {self._reports}")
@@ -187,8 +206,17 @@ class Founding:
     async def _log_piece(self, piece: LogPiece) -> None:
         key = log_key(piece.id)
         if not self.backend.capabilities.append:
-            await self._put(f"{key}/{piece.offset:020d}", piece.data)
+            key = f"{key}/{piece.offset:020d}"
+            self._files_of_origin.add(key)
+            await self._put(key, piece.data)
             return
+        self._files_of_origin.add(key)
+        if not piece.offset and self._sizes.get(key, 0) > (
+            self.origin.replica.log_size(piece.id) or sys.maxsize
+        ):
+            # There is a log that was removed since, and began anew.
+            await self.backend.delete(key)
+            del self._sizes[key]
         span = Span(piece.offset, piece.offset + len(piece.data))
         end = self._sizes.get(key, 0)
         there = end == span.stop if piece.last else end >= (span.stop or 0)
@@ -197,6 +225,13 @@ class Founding:
         await write_log(self.backend, piece.id, piece.offset, piece.data)
         self._sizes[key] = span.stop or 0
         self._compare(key, piece.data, (await self.backend.read(key, span=span)).data)
+
+    async def _remove_strangers(self) -> None:
+        """Remove what an earlier attempt, or a replica that is made anew, has of logs and reports that there are no
+        more."""
+        for key in self._sizes:
+            if key.startswith((LOGS, REPORTS)) and key not in self._files_of_origin:
+                await self.backend.delete(key)
 
     async def _backups(self, floor: Floor) -> None:
         async for replica in self.origin.backups():
@@ -236,9 +271,9 @@ class Founding:
         stream = SnapshotStream(replica.cut(), store=floor.store, incarnation=floor.incarnation)
         backend = self.backend
         if key in self._sizes and await self._holds(key, stream):
-            return SnapshotMark(replica.head, stream.digest, replica.time)
+            return SnapshotMark(replica.head, stream.digest, replica.time, commit=replica.commit)
         await keep_snapshot(backend, key, stream)
-        return SnapshotMark(replica.head, stream.digest, replica.time)
+        return SnapshotMark(replica.head, stream.digest, replica.time, commit=replica.commit)
 
     async def _holds(self, key: str, stream: SnapshotStream) -> bool:
         """Whether an interrupted attempt has written this very snapshot."""

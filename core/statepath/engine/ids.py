@@ -23,6 +23,9 @@ MAX_COLLECTION: Final = 64
 LOGS: Final = "logs/session_"
 """What the key of every session log begins with."""
 
+REPORTS: Final = "reports/"
+"""What the key of every report begins with."""
+
 RESERVED: Final = frozenset(
     {
         "version",
@@ -204,7 +207,7 @@ def log_place(key: str) -> tuple[str, int] | None:
 
 def report_key(id: str) -> str:
     """Where a report is kept: `reports/report_1.json`."""
-    return f"reports/{encode_id(id)}.json"
+    return f"{REPORTS}{encode_id(id)}.json"
 
 
 def parse_ref(text: str) -> tuple[str, str]:

@@ -28,7 +28,7 @@ from statepath.commit import Note, Put
 from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
 from statepath.engine.bounding import bound_logs
-from statepath.engine.engine import Engine
+from statepath.engine.engine import Engine, is_replica
 from statepath.engine.floor import Floor, write_floor
 from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
 from statepath.engine.history import difference
@@ -55,9 +55,11 @@ from statepath.events import (
     StoreUpgraded,
 )
 from statepath.log import PortableCommitLog
+from statepath.metering import metered
 from statepath.migrations import Migrations
 from statepath.retry import retrying
 from statepath.settings import Settings
+from statepath.telemetry import SILENT, Telemetry
 
 logger = logging.getLogger("statepath.opening")
 
@@ -72,24 +74,34 @@ async def open_engine(
     readonly: bool = False,
     anew: bool = False,
     migrations: Migrations | None = None,
+    telemetry: Telemetry = SILENT,
 ) -> Engine:
     """Recover the state and start the engine's tasks. The backend is the engine's from now on.
 
     Parameters:
         anew: the log is not continued: what it holds is kept aside, and it begins again behind the state.
         migrations: those that the program knows; what is due of them is done. `None`: it cares for no schema.
+        telemetry: who is told of the engine's work, and of the calls of the backend.
 
     Raises:
         NotFoundError: read-only, and there is no store.
         UnsupportedError: a newer program wrote the store (`newer_format`).
+        ReadOnlyError: it is a replica, and was to be opened for writing (`replica`).
     """
     began = time.monotonic()
-    backend = retrying(backend, deadline=settings.deadline)
+    backend = retrying(metered(backend, telemetry), deadline=settings.deadline)
     engine = Engine(
-        backend, commit_log(backend, settings), settings, events, readonly=readonly, migrations=migrations
+        backend,
+        commit_log(backend, settings),
+        settings,
+        events,
+        readonly=readonly,
+        migrations=migrations,
+        telemetry=telemetry,
     )
     try:
-        source = await _open(engine, anew=anew)
+        with telemetry.operation("load"):
+            source = await _open(engine, anew=anew)
     except BaseException:
         await engine.release()
         raise
@@ -148,6 +160,8 @@ async def _open(engine: Engine, *, anew: bool) -> str:
     if engine.readonly:
         _show(engine, found, original)
     else:
+        if found.floor is not None and found.floor[0].replica_of:
+            raise is_replica(engine.backend.url, found.floor[0].replica_of)
         engine.check_writable(found.replica)
         await _TakeOver(engine, found, original).run(document_views=document_views)
         if engine.migrations is not None:
@@ -192,7 +206,14 @@ def _show(engine: Engine, found: Recovered, original: Original | None) -> None:
         for change in original.changes:
             stage.apply(change, 0, 0)
         stage.install(found.replica, 0, "", 0)
-    engine.show(found.replica, found.store, found.incarnation, found.floor[0] if found.floor else None)
+    engine.show(
+        found.replica,
+        found.store,
+        found.incarnation,
+        found.floor[0] if found.floor else None,
+        journal_bytes=found.journal_bytes,
+        state_size=found.state_size,
+    )
     for damage in engine.damage:
         engine.events.emit(CorruptionDetected(damage.key, damage.reason, None))
 
@@ -308,6 +329,7 @@ class _TakeOver:
                 floor=found.begins,
                 packed=found.packed,
                 snapshots=() if found.state is None else (found.state,),
+                earlier=found.earlier,
             )
             etag = await write_floor(engine.backend, floor, None)
         return floor, etag
