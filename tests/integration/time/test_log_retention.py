@@ -175,6 +175,34 @@ async def test_a_copy_has_what_the_log_says_and_not_what_the_files_still_show(
         assert await store.verify() == []
 
 
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_replica_follows_a_removal_also_where_it_is_made_anew(
+    path, store, elsewhere, contents, monkeypatch, away
+):
+    for id in ("gone", "anew"):
+        await store.append_log(id, "much longer than what comes later\n")
+        await store.save_report(id, 1)
+    to = elsewhere.new()
+    await statepath.mirror(path, to, once=True)
+    for id in ("gone", "anew"):
+        await store.delete_log(id)
+        await store.delete_report(id)
+    await store.append_log("anew", "new\n")
+    await store.save_report("anew", 2)
+    if away:
+        monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+        store._engine._snapshotter._history = timedelta(seconds=-1)
+        for n in range(3):
+            await store.collection("raw").put({"id": "1", "n": n})
+            await store.snapshot()
+        assert (await store.stats()).floor > store.seq - 2
+    await statepath.mirror(path, to, once=True)
+    async with statepath.open(to, readonly=True) as replica:
+        held = await contents(replica)
+        assert (held["logs"], held["reports"]) == ({"anew": "new\n"}, {"anew": 2})
+        assert [one for one in await replica.verify() if one.severity == "damage"] == []
+
+
 async def test_an_export_with_the_history_of_what_was_removed_is_taken(store, places, tmp_path):
     await store.append_log("gone", "much longer than what comes later\n")
     await store.append_log("anew", "much longer than what comes later\n")
