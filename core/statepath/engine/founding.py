@@ -8,7 +8,6 @@ there already is not written again: so an attempt can be repeated.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -211,12 +210,6 @@ class Founding:
             await self._put(key, piece.data)
             return
         self._files_of_origin.add(key)
-        if not piece.offset and self._sizes.get(key, 0) > (
-            self.origin.replica.log_size(piece.id) or sys.maxsize
-        ):
-            # There is a log that was removed since, and began anew.
-            await self.backend.delete(key)
-            del self._sizes[key]
         span = Span(piece.offset, piece.offset + len(piece.data))
         end = self._sizes.get(key, 0)
         there = end == span.stop if piece.last else end >= (span.stop or 0)

@@ -10,6 +10,7 @@ import pytest
 import statepath
 from pydantic import BaseModel
 from statepath import F
+from statepath.commit import RemoveLog
 from statepath.engine.replica import Entry
 from statepath.errors import (
     AlreadyExistsError,
@@ -273,6 +274,25 @@ async def test_it_goes_on_behind_a_snapshot_and_a_loading_handle_behind_it(path)
     async with statepath.open(path) as store:
         assert await store.read_log("s") == "one\ntwo\nthree\n"
         assert [document["id"] async for document in store.collection("raw").find()] == ["a", "b", "c"]
+        assert await store.verify() == []
+
+
+async def test_a_removed_log_stays_removed_after_a_crash_and_begins_anew(path):
+    async with unloaded(path, view_interval="1h") as store:
+        await store.append_log("s", "one\n")
+        await store.append_log("t", "one\n")
+        await store.snapshot()
+        await store.append_log("s", "two\n")
+        await store._engine.commit([RemoveLog("s"), RemoveLog("t")])
+        await store.append_log("s", "three\n")
+        await abandon(store)
+    async with unloaded(path) as store:
+        assert (await store.logs(), (await store.stats()).logs) == (["s"], 1)
+        assert await store.read_log("s") == "three\n"
+        assert await store.delete_log("s") is True
+        assert await store.logs() == []
+    async with statepath.open(path) as store:
+        assert await store.logs() == []
         assert await store.verify() == []
 
 
