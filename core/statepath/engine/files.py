@@ -15,7 +15,7 @@ from statepath.engine.ids import LOGS, REPORTS, decode_id, log_key, log_place, r
 from statepath.engine.replay import changes_of
 from statepath.engine.replica import Replica
 from statepath.engine.views import read_log
-from statepath.errors import NotFoundError
+from statepath.errors import ConflictError, NotFoundError
 
 PIECE: Final = 4 * 1024 * 1024
 """How much of a session log is held in memory at once, about."""
@@ -92,8 +92,27 @@ class Files:
         for id in sorted(stored):
             size = self.replica.log_size(id)
             reading = self._joined(id) if id in self._texts else _stored(self.backend, id, stored[id])
-            async for piece in _regular(id, reading, size or None):
-                yield piece
+            end = 0
+            try:
+                async for piece in _regular(id, reading, size or None):
+                    yield piece
+                    end = piece.offset + len(piece.data)
+            except NotFoundError:
+                await self._check_not_removed(id)
+                raise
+            if end < size:
+                await self._check_not_removed(id)
+
+    async def _check_not_removed(self, id: str) -> None:
+        async for commit in self.log.read(self.replica.head):
+            for transaction in commit.transactions:
+                for change in await changes_of(self.backend, transaction):
+                    if isinstance(change, RemoveLog) and change.id == id:
+                        raise ConflictError(
+                            f"the log of session {id} was removed while it was read; repeat the command, which goes "
+                            "on from where it is",
+                            key=log_key(id),
+                        )
 
     async def _joined(self, id: str) -> AsyncIterator[tuple[int, bytes]]:
         """The file with the pieces that it may lack."""

@@ -11,7 +11,8 @@ import pytest
 import statepath
 from statepath.commit import RemoveLog, RemoveReport
 from statepath.engine import bounding, verification
-from statepath.errors import ConfigurationError, NotFoundError, ReadOnlyError
+from statepath.engine.files import Files
+from statepath.errors import ConfigurationError, ConflictError, NotFoundError, ReadOnlyError
 from statepath.events import LogsRemoved
 
 LATER = "1h"
@@ -173,6 +174,16 @@ async def test_a_copy_has_what_the_log_says_and_not_what_the_files_still_show(
         held = await contents(store)
         assert (held["logs"], held["reports"]) == ({"anew": "new\n"}, {"anew": {"n": 1}})
         assert await store.verify() == []
+
+
+async def test_a_log_that_is_removed_while_it_is_copied_is_told(store):
+    await store.append_log("a", "old\n")
+    await store.snapshot()
+    engine = store._engine
+    files = Files(engine.backend, engine.log, await engine.present(), engine.saved[0])
+    await store.delete_log("a")
+    with pytest.raises(ConflictError, match="the log of session a was removed while it was read"):
+        [piece async for piece in files.read()]
 
 
 @pytest.mark.parametrize("away", [False, True])
