@@ -18,7 +18,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypedDict
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import Unpack
@@ -53,6 +53,9 @@ class SettingsArgs(TypedDict, total=False):
     migrations: str | tuple[str, ...]
     migrate: bool
     archive: str | tuple[str, ...]
+    encryption_key_file: str | os.PathLike[str] | None
+    encryption_key: str | SecretStr | None
+    encryption_provider: str | None
 
 
 _UNITS: Final = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -229,6 +232,20 @@ class Settings(BaseSettings):
 
     archive: Annotated[tuple[str, ...], BeforeValidator(_rules)] = ()
     """What leaves the live state by itself, a rule each: "tasks older_than=30d status=completed"."""
+
+    encryption_key_file: Annotated[str | None, BeforeValidator(_text)] = Field(None, min_length=1)
+    """The file that holds the master key, and makes the store an encrypted one."""
+
+    encryption_key: SecretStr | None = None
+    """The master key itself: 32 bytes in base64 or hexadecimal digits."""
+
+    encryption_provider: str | None = Field(None, min_length=1)
+    """What keeps the master key: the name of an installed provider, a colon, and what that wants to know."""
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether a master key is configured."""
+        return (self.encryption_key_file or self.encryption_key or self.encryption_provider) is not None
 
     @property
     def archive_rules(self) -> tuple[ArchiveRule, ...]:
@@ -414,6 +431,8 @@ def _shown(name: str, value: Any) -> Any:
             return "(not a state path)"
     if isinstance(value, timedelta):
         return _duration_text(value)
+    if isinstance(value, SecretStr):
+        return "(secret)"
     if isinstance(value, tuple):
         return ("; " if name == "archive" else ", ").join(value)
     return value

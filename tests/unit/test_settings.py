@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from statepath.errors import ConfigurationError
 from statepath.settings import Settings, SettingsArgs, describe
 
@@ -43,6 +43,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
     assert settings.migrations == ()
     assert settings.migrate is True
     assert settings.archive == ()
+    assert settings.encryption_key_file is settings.encryption_key is settings.encryption_provider is None
 
 
 def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +62,9 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "migrations": "mine.first, mine.second:function",
         "migrate": "no",
         "archive": "tasks older_than=30d; sessions older_than=1w",
+        "encryption_key_file": "/run/secrets/key",
+        "encryption_key": "hunter2",
+        "encryption_provider": "kms:alias/agents",
     }
     for name, text in texts.items():
         monkeypatch.setenv(f"STATE_{name.upper()}", text)
@@ -79,6 +83,9 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "migrations": ("mine.first", "mine.second:function"),
         "migrate": False,
         "archive": ("tasks older_than=30d", "sessions older_than=1w"),
+        "encryption_key_file": "/run/secrets/key",
+        "encryption_key": SecretStr("hunter2"),
+        "encryption_provider": "kms:alias/agents",
     }
 
 
@@ -287,6 +294,14 @@ def test_a_state_path_is_shown_without_credentials() -> None:
     assert "hunter" not in shown
     assert "me@host/db" in shown
     assert "(not a state path)" in repr(Settings.load("s3:hunter2"))
+
+
+def test_a_master_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_ENCRYPTION_KEY", "hunter2")
+    settings = Settings.load()
+    assert settings.encrypted
+    assert "hunter2" not in f"{settings!r} {settings} {describe()}"
+    assert origin("encryption_key") == ("(secret)", "environment", "STATE_ENCRYPTION_KEY")
 
 
 def test_settings_do_not_change() -> None:

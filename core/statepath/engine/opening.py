@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
+from typing import Final, cast
 from uuid import uuid4
 
 from msgspec import Raw
@@ -22,9 +22,11 @@ from statepath.backend import (
     ETag,
     Shown,
     SupportsCommitLog,
+    SupportsCopy,
     SupportsQueries,
 )
 from statepath.commit import Note, Put
+from statepath.encryption import unlock
 from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
 from statepath.engine.engine import Engine
@@ -41,7 +43,7 @@ from statepath.engine.replica import Cut, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
 from statepath.engine.snapshotter import KEEP_SECONDS, Written
 from statepath.engine.views import ViewWriter
-from statepath.errors import AlreadyExistsError, NotFoundError
+from statepath.errors import AlreadyExistsError, CorruptionError, NotFoundError
 from statepath.events import (
     CorruptionDetected,
     DocumentRecovered,
@@ -82,10 +84,8 @@ async def open_engine(
         UnsupportedError: a newer program wrote the store (`newer_format`).
     """
     began = time.monotonic()
-    backend = retrying(backend, deadline=settings.deadline)
-    engine = Engine(
-        backend, commit_log(backend, settings), settings, events, readonly=readonly, migrations=migrations
-    )
+    backend, log = await attach(backend, settings, readonly=readonly)
+    engine = Engine(backend, log, settings, events, readonly=readonly, migrations=migrations)
     try:
         source = await _open(engine, anew=anew)
     except BaseException:
@@ -98,6 +98,29 @@ async def open_engine(
     head, documents = engine.replica.head, len(engine.replica)
     events.emit(StateLoaded(head, documents, source, time.monotonic() - began))
     return engine
+
+
+async def attach(
+    backend: Backend, settings: Settings, *, readonly: bool = False
+) -> tuple[Backend, CommitLog]:
+    """The backend as the engine uses it: with its calls repeated, and sealed where the store is encrypted; and its log.
+    Closes it if that fails.
+
+    Raises: as `unlock`.
+    """
+    backend = retrying(backend, deadline=settings.deadline)
+    try:
+        keys = await unlock(backend, settings, readonly=readonly)
+    except BaseException:
+        await backend.close()
+        raise
+    if keys is None:
+        return backend, commit_log(backend, settings)
+    from statepath.encryption.journal import SealedCommitLog
+    from statepath.encryption.objects import SealedBackend
+
+    sealed = SealedBackend(backend, keys)
+    return sealed, SealedCommitLog(commit_log(sealed, settings), keys)
 
 
 def commit_log(backend: Backend, settings: Settings) -> CommitLog:
@@ -113,8 +136,9 @@ async def found(origin: Origin, backend: Backend, settings: Settings, tell: Tell
     Raises:
         AlreadyExistsError: there is something.
     """
+    backend, log = await attach(backend, settings)
     try:
-        return await Founding(origin, backend, commit_log(backend, settings), tell).run()
+        return await Founding(origin, backend, log, tell).run()
     finally:
         await backend.close()
 
@@ -183,12 +207,14 @@ class _Shown:
 async def put_aside(backend: Backend, key: str, why: str) -> str:
     """Move an object aside, as `<key>.<why>.<UTC time>`; its new key (empty: it was gone)."""
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    kept = f"{key}.{why}.{moment}"
     try:
-        blob = await backend.read(key)
+        await backend.write(kept, (await backend.read(key)).data)
     except NotFoundError:
         return ""
-    kept = f"{key}.{why}.{moment}"
-    await backend.write(kept, blob.data)
+    except CorruptionError:
+        # Sealed, and cannot be opened: it is kept as it is.
+        await cast("SupportsCopy", backend).copy(key, kept)
     await backend.delete(key)
     return kept
 

@@ -19,7 +19,7 @@ from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.views import parse_view
-from statepath.errors import InvalidArgumentError, NotFoundError
+from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
 
 PRE_MIGRATION_KEY: Final = "state.pre-migration.backup.json"
 BACKUP: Final = re.compile(r"state\.backup\.(\d{10,16})\.json")
@@ -113,6 +113,9 @@ async def _state(backend: Backend, original: Original, limit: int) -> dict[str, 
             if backups:
                 original.damage.append(Damage(key, f"{key} is missing", aside=False))
             continue
+        except CorruptionError as error:
+            original.damage.append(Damage(key, str(error)))
+            continue
         try:
             state = parse_untrusted(data, key=key, limit=max(limit, len(data)))
         except InvalidArgumentError as error:
@@ -137,7 +140,7 @@ async def _files(
             continue
         try:
             view = parse_view((await backend.read(entry.key)).data, entry.key, limit)
-        except InvalidArgumentError as error:
+        except (InvalidArgumentError, CorruptionError) as error:
             original.damage.append(Damage(entry.key, str(error)))
             continue
         document = view.decode()

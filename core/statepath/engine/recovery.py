@@ -138,7 +138,7 @@ async def _climb_down(backend: Backend, log: CommitLog, found: Recovered, limit:
         found.broken = found.floor is not None and current[0].incarnation != found.incarnation
         if await _continue(log, backend, found, current, STATE_KEY):
             return base
-    async for key, data in _backups(backend):
+    async for key, data in _backups(backend, found):
         try:
             backup = load_snapshot(data, key)
         except CorruptionError as error:
@@ -164,6 +164,9 @@ async def _current_snapshot(backend: Backend, found: Recovered) -> tuple[Snapsho
     except NotFoundError:
         if found.marks:
             found.damage.append(Damage(STATE_KEY, f"{STATE_KEY} is missing", aside=False))
+        return None
+    except CorruptionError as error:
+        found.damage.append(Damage(STATE_KEY, str(error)))
         return None
     found.state_etag, found.state_size = blob.etag, len(blob.data)
     if not is_ours(blob.data):
@@ -263,11 +266,14 @@ async def _without_floor(log: CommitLog, found: Recovered, base: int) -> None:
         found.begins = base + 1
 
 
-async def _backups(backend: Backend) -> AsyncIterator[tuple[str, bytes]]:
+async def _backups(backend: Backend, found: Recovered) -> AsyncIterator[tuple[str, bytes]]:
     for key in reversed(await backup_keys(backend)):
         try:
             data = (await backend.read(key)).data
         except NotFoundError:
+            continue
+        except CorruptionError as error:
+            found.damage.append(Damage(key, str(error)))
             continue
         yield key, data
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from statepath.commit import FLOOR_KEY, JOURNAL
+from statepath.encryption import Encrypted
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import check as check_archive
 from statepath.engine.backups import backup_keys
@@ -60,6 +61,7 @@ class _Verification:
             self._found(key, reason)
         if self.engine.backend.capabilities.editable and self.engine.settings.views is not False:
             await self._views()
+        await self._sealed()
         return self.findings
 
     def _found(self, key: str, reason: str, severity: str = "damage") -> None:
@@ -166,6 +168,16 @@ class _Verification:
                 continue
             except (InvalidArgumentError, CorruptionError) as error:
                 self._found(entry.key, str(error))
+
+    async def _sealed(self) -> None:
+        """Whatever was not looked at so far, where a look tells that it was altered."""
+        backend = self.engine.backend
+        if not isinstance(backend, Encrypted):
+            return
+        known = {finding.key for finding in self.findings}
+        async for key, reason in backend.altered():
+            if key not in known:
+                self._found(key, reason)
 
     async def _views(self) -> None:
         engine = self.engine
