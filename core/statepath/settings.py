@@ -248,6 +248,13 @@ class Settings(BaseSettings):
         return (self.encryption_key_file or self.encryption_key or self.encryption_provider) is not None
 
     @property
+    def plain(self) -> Settings:
+        """The same without a master key."""
+        return self.model_copy(
+            update={"encryption_key_file": None, "encryption_key": None, "encryption_provider": None}
+        )
+
+    @property
     def archive_rules(self) -> tuple[ArchiveRule, ...]:
         """The rules of `archive`, parsed."""
         return tuple(ArchiveRule.parse(text) for text in self.archive)

@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast, overload
 
 from msgspec import Raw
 from pydantic import BaseModel, JsonValue
@@ -18,6 +18,7 @@ from statepath.commit import WriteLog, WriteReport
 from statepath.debug import enable_debug
 from statepath.diff import Difference, differences
 from statepath.discovery import connect
+from statepath.encryption import Encrypted, KeyInfo, Retired, Rotated
 from statepath.engine.archiving import (
     Archived,
     archive,
@@ -43,13 +44,17 @@ from statepath.engine.replica import MEMBERS
 from statepath.engine.snapshot import OWN_MEMBERS
 from statepath.engine.verification import Finding, verify
 from statepath.engine.views import read_log
-from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError
+from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError, UnsupportedError
 from statepath.events import Events, StoreCopied
 from statepath.filters import F, Filter
 from statepath.migrations import load_migrations
 from statepath.settings import Settings, SettingsArgs, duration
 from statepath.transaction import Transaction
 from statepath.watch import StateChange, changes_in, position, watch
+
+if TYPE_CHECKING:
+    from statepath.encryption.journal import SealedCommitLog
+    from statepath.encryption.objects import SealedBackend
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -501,6 +506,66 @@ class Store:
         """Check snapshot, journal, backups and views against each other. An empty list: all is well."""
         await self.flush()
         return await verify(self._engine)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether what is stored is sealed."""
+        return isinstance(self._engine.backend, Encrypted)
+
+    async def data_keys(self) -> list[KeyInfo]:
+        """The keys that what is stored is sealed with, the oldest first; the last one is the primary.
+
+        Raises:
+            UnsupportedError: the store is not encrypted (`not_encrypted`).
+        """
+        from statepath.encryption.rotation import describe
+
+        backend, log = self._sealed()
+        await backend.keys.refresh()
+        return await describe(backend.inner, log.inner, backend.keys.ring)
+
+    async def rotate_key(
+        self, *, master: str | os.PathLike[str] | None = None, progress: Callable[[str], None] = silent
+    ) -> Rotated:
+        """Seal with a new key from now on, and then, behind the saves, what is stored. An interrupted rotation is
+        finished by the same call. Records that are in the journal keep their key until it is trimmed.
+
+        Parameters:
+            master: a file for a new master key, which is made where it is missing; the store is opened with it from
+                now on.
+            progress: is told in words how far it is.
+
+        Raises:
+            UnsupportedError: the store is not encrypted (`not_encrypted`).
+            ConfigurationError: the file cannot be used (`bad_key`).
+        """
+        from statepath.encryption.rotation import rotate
+
+        backend, _ = self._sealed()
+        return await rotate(backend, progress, None if master is None else os.fspath(master))
+
+    async def retire_keys(self, *ids: str, progress: Callable[[str], None] = silent) -> Retired:
+        """Forget these keys, or all but the primary, as far as nothing needs them any more: what they sealed, wherever
+        a copy of it is, can be opened by nobody then.
+
+        Raises:
+            NotFoundError: there is no such key. InvalidArgumentError: it is the primary.
+            UnsupportedError: the store is not encrypted (`not_encrypted`).
+        """
+        from statepath.encryption.rotation import retire
+
+        backend, log = self._sealed()
+        return await retire(backend, log.inner, ids, progress)
+
+    def _sealed(self) -> tuple[SealedBackend, SealedCommitLog]:
+        engine = self._engine
+        engine.check_open()
+        if not self.encrypted:
+            raise UnsupportedError(
+                f"the store at {self.url} is not encrypted; to encrypt it: statepath keys encrypt",
+                code="not_encrypted",
+            )
+        return cast("SealedBackend", engine.backend), cast("SealedCommitLog", engine.log)
 
     @property
     def damage(self) -> tuple[Damage, ...]:

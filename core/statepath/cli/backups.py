@@ -19,6 +19,7 @@ from statepath.cli.output import Output, amount, moment
 from statepath.cli.recovery import restore_to
 from statepath.cli.running import asynchronous
 from statepath.discovery import connect
+from statepath.engine.opening import attach
 from statepath.engine.snapshot import SnapshotMeta, read_meta
 from statepath.errors import CorruptionError, DivergedError, NotFoundError
 from statepath.settings import Settings, size
@@ -49,7 +50,7 @@ async def list_backups(state_path: StatePath = None, as_json: Json = False) -> N
         keys = await store.backups()
     with output.progress("reading the backups"):
         async with _objects(state_path) as backend:
-            rows = [_described(key, (await backend.read(key)).data) for key in keys]
+            rows = [await _described(backend, key) for key in keys]
     if as_json:
         for row in rows:
             output.json(row)
@@ -127,7 +128,8 @@ async def import_file(
 @asynccontextmanager
 async def _objects(state_path: str | None) -> AsyncIterator[Backend]:
     """What is stored, below the store."""
-    backend = await connect(Settings.load(state_path).path, readonly=True)
+    settings = Settings.load(state_path)
+    backend, _ = await attach(await connect(settings.path, readonly=True), settings, readonly=True)
     try:
         yield backend
     finally:
@@ -153,9 +155,11 @@ async def _read(key: str, state_path: str | None) -> SnapshotMeta:
     return meta
 
 
-def _described(key: str, data: bytes) -> dict[str, Any]:
-    row: dict[str, Any] = {"key": key, "size": len(data), "damage": None}
+async def _described(backend: Backend, key: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"key": key, "size": None, "damage": None}
     try:
+        data = (await backend.read(key)).data
+        row["size"] = len(data)
         meta = read_meta(data, key)
     except CorruptionError as error:
         return row | {"seq": None, "last_change": None, "documents": None, "damage": str(error)}

@@ -8,17 +8,92 @@ data keys stand in the store's own key ring (`keyring`), each wrapped by a maste
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
-from statepath.backend import Backend
-from statepath.errors import ConfigurationError, NotFoundError
+from statepath.backend import Backend, Span
+from statepath.commit import FLOOR_KEY
+from statepath.errors import ConfigurationError, CorruptionError, NotFoundError
 from statepath.settings import Settings
 
 if TYPE_CHECKING:
     from statepath.encryption.keyring import Keys
-    from statepath.encryption.providers import KeyProvider
 
 RING_KEY: Final = "keyring.json"
+
+
+@runtime_checkable
+class KeyProvider(Protocol):
+    """Wraps and unwraps data keys. `name` tells which master key that is, for people: it is stored beside what was
+    wrapped, and is no secret. `context` has to be the same in both calls, and is no secret either.
+
+    Errors are `AccessDeniedError`, where the key may not be used, and `UnavailableError`, where its keeper does not
+    answer. Whatever else is raised becomes the latter.
+    """
+
+    name: str
+
+    async def wrap(self, data_key: bytes, context: bytes) -> bytes:
+        """The data key, wrapped."""
+        ...
+
+    async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """The data key.
+
+        Raises:
+            ConfigurationError: it was wrapped by another master key, or altered (`wrong_key`).
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release what it holds. May be called twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """A data key of a store.
+
+    Attributes:
+        primary: it seals what is written; the others only open what is there.
+        created: in seconds since 1970.
+        wrapped_by: the name of the master key.
+        objects: how many stored objects are sealed with it, and records how many commits in the journal.
+    """
+
+    id: str
+    primary: bool
+    created: float
+    wrapped_by: str
+    objects: int
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """A rotation: the primary key, how many objects were sealed anew with it, and those that could not be opened."""
+
+    key: str
+    resealed: int
+    unreadable: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """The keys that were forgotten, and why others were not."""
+
+    keys: tuple[str, ...]
+    kept: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A store that was converted: the seq that it shows, and how many objects were replaced. Its history begins there;
+    its backups went with it."""
+
+    seq: int
+    objects: int
 
 
 @runtime_checkable
@@ -54,6 +129,7 @@ async def unlock(backend: Backend, settings: Settings, *, readonly: bool) -> Key
     keys = await load_keys(backend, settings)
     if keys is None:
         if (found := await _first_object(backend)) is not None:
+            await _check_plain(backend, found)
             raise ConfigurationError(
                 f"a master key is configured, and the store at {backend.url} is not encrypted: it has {found}. "
                 "To encrypt it: statepath keys encrypt; to use it as it is, unset the key",
@@ -118,6 +194,18 @@ async def _has_ring(backend: Backend) -> bool:
     except NotFoundError:
         return False
     return True
+
+
+async def _check_plain(backend: Backend, found: str) -> None:
+    from statepath.encryption.sealing import HEADER, key_of
+
+    for key in (found, FLOOR_KEY):
+        with suppress(NotFoundError):
+            if key_of((await backend.read(key, span=Span(0, HEADER))).data) is not None:
+                raise CorruptionError(
+                    f"{RING_KEY} is missing, and without it nothing at {backend.url} can be read: put a copy back",
+                    key=RING_KEY,
+                )
 
 
 async def _first_object(backend: Backend) -> str | None:

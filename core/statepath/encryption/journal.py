@@ -90,6 +90,11 @@ class SealedCommitLog:
         self._sealer: RecordSealer | None = None
         self._last: tuple[str, Commit] | None = None
 
+    @property
+    def inner(self) -> CommitLog:
+        """The log as it is below the sealing."""
+        return self._log
+
     async def append(self, after: int, commit: Commit) -> None:
         """As `CommitLog.append`. The same commit again is the same record again."""
         key = await self._keys.primary()

@@ -10,7 +10,6 @@ import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from secrets import token_bytes, token_hex
 from typing import Final, TypeAlias
@@ -20,8 +19,7 @@ from msgspec.structs import replace
 
 from statepath.backend import IF_ABSENT, Backend, ETag, IfMatch
 from statepath.commit import seal, unseal
-from statepath.encryption import RING_KEY
-from statepath.encryption.providers import KeyProvider
+from statepath.encryption import RING_KEY, KeyProvider
 from statepath.encryption.sealing import KEY_BYTES, DataKey, derive
 from statepath.errors import (
     AlreadyExistsError,
@@ -50,12 +48,14 @@ class RingKey(msgspec.Struct, frozen=True):
 
 class Ring(msgspec.Struct, frozen=True, kw_only=True):
     """The stored record. `keys` is ordered by age; the last one is the primary. `store` is random, and a part of
-    everything that is sealed; `converting` says that the store is being encrypted or decrypted still."""
+    everything that is sealed; `converting` names the command that is encrypting or decrypting the store still, and
+    `rotating` says that not everything is sealed with the primary key yet."""
 
     format: int = FORMAT
     store: str
     keys: tuple[RingKey, ...]
     converting: str = ""
+    rotating: bool = False
     version: str = ""
     mac: str = ""
 
@@ -101,16 +101,6 @@ def _damaged(reason: str) -> CorruptionError:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class KeyInfo:
-    """A data key, as it may be shown. `wrapped_by` names the master key."""
-
-    id: str
-    primary: bool
-    created: float
-    wrapped_by: str
-
-
 class Keys:
     """The keys of one store, in one handle.
 
@@ -121,7 +111,7 @@ class Keys:
     def __init__(self, backend: Backend, provider: KeyProvider, *, shared: bool) -> None:
         self._backend = backend
         self._provider = provider
-        self._shared = shared
+        self.shared = shared
         self._known: dict[str, DataKey] = {}
         self._reading = asyncio.Lock()
         self._seen = 0.0
@@ -154,13 +144,9 @@ class Keys:
             await keys._read()
         return keys
 
-    def infos(self) -> list[KeyInfo]:
-        last = self.ring.keys[-1].id
-        return [KeyInfo(key.id, key.id == last, key.created, key.by) for key in self.ring.keys]
-
     async def primary(self) -> DataKey:
         """The key that seals what is written now."""
-        if self._shared and _clock() - self._seen > REFRESH:
+        if self.shared and _clock() - self._seen > REFRESH:
             await self.refresh()
         return self._known[self.ring.keys[-1].id]
 
@@ -187,14 +173,25 @@ class Keys:
             if not await self._read():
                 raise _damaged("it is missing")
 
-    async def rotate(self) -> str:
-        """Add a new primary key; its id.
+    async def rotate(self) -> None:
+        """Add a new primary key.
 
         Raises:
             ConflictError: someone else replaced the ring at the same time.
         """
-        await self._replace(self._with_new_key)
-        return self.ring.keys[-1].id
+
+        async def begun(ring: Ring) -> Ring:
+            return replace(await self._with_new_key(ring), rotating=True)
+
+        await self._replace(begun)
+
+    async def rotated(self) -> None:
+        """Everything is sealed with the primary key."""
+
+        async def finished(ring: Ring) -> Ring:
+            return replace(ring, rotating=False)
+
+        await self._replace(finished)
 
     async def remove(self, ids: Sequence[str]) -> None:
         """Forget keys. What they sealed can be opened no more, by anybody."""
@@ -222,21 +219,19 @@ class Keys:
             raise
         await former.close()
 
-    async def converted(self) -> None:
-        """The store is encrypted now, all of it."""
+    async def converting(self, command: str) -> None:
+        """Note that the command converts the store; empty: that it is encrypted, all of it."""
 
-        async def finished(ring: Ring) -> Ring:
-            return replace(ring, converting="")
+        async def noted(ring: Ring) -> Ring:
+            return replace(ring, converting=command)
 
-        await self._replace(finished)
+        await self._replace(noted)
 
-    async def convert(self, what: str) -> None:
-        """The store is about to be converted."""
-
-        async def begun(ring: Ring) -> Ring:
-            return replace(ring, converting=what)
-
-        await self._replace(begun)
+    async def destroy(self) -> None:
+        """Remove the ring: nothing is sealed any more."""
+        await self.refresh()
+        assert self._etag is not None  # noqa: S101 - it was read
+        await self._backend.delete(RING_KEY, when=IfMatch(self._etag))
 
     async def close(self) -> None:
         await self._provider.close()

@@ -12,11 +12,12 @@ import os
 import stat
 from importlib.metadata import entry_points
 from secrets import token_bytes
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from statepath.encryption import KeyProvider
 from statepath.encryption.sealing import KEY_BYTES, derive
 from statepath.errors import AlreadyExistsError, ConfigurationError, StateError, UnavailableError
 from statepath.settings import Settings
@@ -28,34 +29,6 @@ _VARIABLE: Final = "STATE_ENCRYPTION_KEY"
 _PROVIDER: Final = "STATE_ENCRYPTION_PROVIDER"
 _NONCE: Final = 12
 _MAKE_ONE: Final = "make one with: statepath keys init --new-key"
-
-
-@runtime_checkable
-class KeyProvider(Protocol):
-    """Wraps and unwraps data keys. `name` tells which master key that is, for people: it is stored beside what was
-    wrapped, and is no secret. `context` has to be the same in both calls, and is no secret either.
-
-    Errors are `AccessDeniedError`, where the key may not be used, and `UnavailableError`, where its keeper does not
-    answer. Whatever else is raised becomes the latter.
-    """
-
-    name: str
-
-    async def wrap(self, data_key: bytes, context: bytes) -> bytes:
-        """The data key, wrapped."""
-        ...
-
-    async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """The data key.
-
-        Raises:
-            ConfigurationError: it was wrapped by another master key, or altered (`wrong_key`).
-        """
-        ...
-
-    async def close(self) -> None:
-        """Release what it holds. May be called twice."""
-        ...
 
 
 class MasterKey:
@@ -194,7 +167,7 @@ def _load(text: str) -> KeyProvider:
     except Exception as error:
         raise _bad(f"the key provider {name!r} cannot be made by {target}: {type(error).__name__}") from error
     if not isinstance(provider, KeyProvider):
-        raise _bad(f"{target} makes no key provider: it lacks a part of statepath.keys.KeyProvider")
+        raise _bad(f"{target} makes no key provider: it lacks a part of statepath.encryption.KeyProvider")
     return _Guarded(provider, name)
 
 

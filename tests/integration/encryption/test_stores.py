@@ -87,7 +87,7 @@ async def test_another_key_is_told_to_be_the_wrong_one(place, key):
     other = "A" * 43 + "="
     for readonly in (False, True):
         with pytest.raises(
-            ConfigurationError, match="this is the wrong key: .* encrypted with key "
+            ConfigurationError, match=r"this is the wrong key: .* encrypted with key "
         ) as caught:
             await place.open(encryption_key=other, readonly=readonly)
         assert caught.value.code == "wrong_key"
@@ -111,7 +111,9 @@ async def test_with_a_key_a_plain_store_is_not_opened(place):
     async with statepath.open(place.url, autosave=0) as store:
         await store.collection("tasks").put({"id": "a"})
     for readonly in (False, True):
-        with pytest.raises(ConfigurationError, match="is not encrypted: .* statepath keys encrypt") as caught:
+        with pytest.raises(
+            ConfigurationError, match=r"is not encrypted: .* statepath keys encrypt"
+        ) as caught:
             await place.open(readonly=readonly)
         assert caught.value.code == "not_encrypted"
     async with statepath.open(place.url, autosave=0) as store:
