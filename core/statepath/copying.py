@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from statepath.discovery import connect, resolve
+from statepath.engine.filekeys import file_key_of
 from statepath.engine.founding import Founded, silent
 from statepath.engine.opening import found, open_engine
 from statepath.engine.origin import present
@@ -103,7 +104,8 @@ async def import_backup(
         AlreadyExistsError: there is something at `target`.
     """
     used = settings if settings is not None else Settings.load(target)
-    with open_portable(os.fspath(file), limit=limit) as portable:
+    key = await file_key_of(os.fspath(file), used)
+    with open_portable(os.fspath(file), limit=limit, key=key) as portable:
         progress("checking the file")
         await asyncio.to_thread(portable.load)
         backend = await connect(used.path if target is None else target)

@@ -32,6 +32,7 @@ from statepath.engine.backups import backup_keys
 from statepath.engine.cleaning import Cleaned, clean
 from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
+from statepath.engine.filekeys import new_file_key
 from statepath.engine.founding import silent
 from statepath.engine.history import transactions
 from statepath.engine.ids import check_collection, check_id, decode_id, report_key
@@ -406,7 +407,7 @@ class Store:
         progress: Callable[[str], None] = silent,
     ) -> Exported:
         """Write the state of now, the session logs and the reports into one file, which `import_backup` takes to any
-        backend. It is read back before it gets its name.
+        backend. It is read back before it gets its name. That of an encrypted store is encrypted.
 
         Parameters:
             history: the commits and the backups, too.
@@ -417,7 +418,11 @@ class Store:
         """
         engine = self._engine
         return await export(
-            await present(engine, history=history), engine.incarnation, os.fspath(path), progress
+            await present(engine, history=history),
+            engine.incarnation,
+            os.fspath(path),
+            progress,
+            key=await new_file_key(engine.settings),
         )
 
     async def archive(

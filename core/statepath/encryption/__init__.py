@@ -7,7 +7,7 @@ data keys stand in the store's own key ring (`keyring`), each wrapped by a maste
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
@@ -102,6 +102,10 @@ class Encrypted(Protocol):
 
     @property
     def keys(self) -> Keys: ...
+
+    def seal_beside(self, chunks: Iterable[bytes]) -> Iterable[bytes]:
+        """The chunks of a snapshot as they would be stored, for a place that is not the storage."""
+        ...
 
     def altered(self) -> AsyncIterator[tuple[str, str]]:
         """The objects that are not what was written, and why, whatever they are."""

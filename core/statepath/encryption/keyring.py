@@ -148,6 +148,11 @@ class Keys:
         """The key that seals what is written now."""
         if self.shared and _clock() - self._seen > REFRESH:
             await self.refresh()
+        return self.newest
+
+    @property
+    def newest(self) -> DataKey:
+        """The primary key as it was known last."""
         return self._known[self.ring.keys[-1].id]
 
     async def find(self, id: str, where: str) -> DataKey:

@@ -213,9 +213,9 @@ class SealedBackend:
             except CorruptionError as error:
                 yield key, str(error)
 
-    def seal_beside(self, chunks: Iterable[bytes], key: DataKey) -> Iterator[bytes]:
-        """The chunks of a state, sealed to be put into a file beside the store."""
-        return seal_all(self._sealing_with(key, "state.json"), chunks)
+    def seal_beside(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """As `Encrypted.seal_beside`: with the primary key as it was known last, since the storage may be gone."""
+        return seal_all(self._sealing_with(self.keys.newest, "state.json"), chunks)
 
     def _able(self, what: str) -> Backend:
         """The backend below, if it declares that it can do this."""
