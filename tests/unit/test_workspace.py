@@ -106,18 +106,19 @@ def names(requirements: list[str]) -> set[str]:
 
 def test_what_the_core_imports_is_declared() -> None:
     described = project(ROOT)["project"]
-    allowed = {
-        True: names(described["optional-dependencies"]["testing"]),
-        False: names(described["dependencies"]),
+    extras = {
+        "core/statepath/testing": "testing",
+        "core/statepath/encryption": "encryption",
     }
+    always = names(described["dependencies"])
     distributions = packages_distributions()
     for path in SOURCES:
         place = path.relative_to(ROOT)
         if not place.is_relative_to("core") and not place.is_relative_to("backends/local/statepath_local"):
             continue
         others = imported(path) - sys.stdlib_module_names - {"statepath", "statepath_local"}
-        testing = place.is_relative_to("core/statepath/testing")
-        declared = allowed[False] | (allowed[True] if testing else set())
+        extra = {name for folder, name in extras.items() if place.is_relative_to(folder)}
+        declared = always.union(*(names(described["optional-dependencies"][name]) for name in extra))
         assert {distributions[name][0].replace("_", "-") for name in others} <= declared, place
 
 
