@@ -89,14 +89,15 @@ class Body(msgspec.Struct, frozen=True):
 Transaction = tuple[Change, ...]
 
 
-class Sealed(msgspec.Struct, frozen=True):
+class Sealed(msgspec.Struct, frozen=True, omit_defaults=True):
     """Stands in a commit of an encrypted store for all its transactions. `key` is the id of the data key, `salt` the
-    writer's own, and `count` how many records it had sealed with that salt before."""
+    writer's own, and `count` how many records it had sealed with that salt before. `packed`: they were compressed."""
 
     key: str
     salt: bytes
     count: int
     data: bytes
+    packed: bool = False
 
 
 class Commit(msgspec.Struct, frozen=True, kw_only=True):

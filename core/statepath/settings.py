@@ -56,6 +56,7 @@ class SettingsArgs(TypedDict, total=False):
     encryption_key_file: str | os.PathLike[str] | None
     encryption_key: str | SecretStr | None
     encryption_provider: str | None
+    compression: str | None
 
 
 _UNITS: Final = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -122,6 +123,10 @@ def duration(value: timedelta | str) -> timedelta:
 
 def _auto(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() == "auto" else value
+
+
+def _none(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() in ("none", "off", "false") else value
 
 
 def _bytes_or_auto(value: object) -> int | None:
@@ -241,6 +246,9 @@ class Settings(BaseSettings):
 
     encryption_provider: str | None = Field(None, min_length=1)
     """What keeps the master key: the name of an installed provider, a colon, and what that wants to know."""
+
+    compression: Annotated[Literal["zstd"] | None, BeforeValidator(_none)] = None
+    """How what an encrypted store writes is compressed before; `None` (or "none"): not at all."""
 
     @property
     def encrypted(self) -> bool:

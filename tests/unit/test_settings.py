@@ -44,6 +44,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
     assert settings.migrate is True
     assert settings.archive == ()
     assert settings.encryption_key_file is settings.encryption_key is settings.encryption_provider is None
+    assert settings.compression is None
 
 
 def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +66,7 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "encryption_key_file": "/run/secrets/key",
         "encryption_key": "hunter2",
         "encryption_provider": "kms:alias/agents",
+        "compression": "zstd",
     }
     for name, text in texts.items():
         monkeypatch.setenv(f"STATE_{name.upper()}", text)
@@ -86,6 +88,7 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "encryption_key_file": "/run/secrets/key",
         "encryption_key": SecretStr("hunter2"),
         "encryption_provider": "kms:alias/agents",
+        "compression": "zstd",
     }
 
 

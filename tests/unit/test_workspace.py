@@ -109,6 +109,7 @@ def test_what_the_core_imports_is_declared() -> None:
     extras = {
         "core/statepath/testing": "testing",
         "core/statepath/encryption": "encryption",
+        "core/statepath/compression.py": "compression",
     }
     always = names(described["dependencies"])
     distributions = packages_distributions()

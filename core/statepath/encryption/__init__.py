@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from statepath.backend import Backend, Span
 from statepath.commit import FLOOR_KEY
+from statepath.compression import check_installed
 from statepath.errors import ConfigurationError, CorruptionError, NotFoundError
 from statepath.settings import Settings
 
@@ -183,6 +184,8 @@ def master_key(settings: Settings) -> KeyProvider:
             "encryption needs the package cryptography; install it with: pip install 'statepath[encryption]'",
             code="not_installed",
         ) from None
+    if settings.compression is not None:
+        check_installed()
     provider = provider_of(settings)
     if provider is None:
         raise ConfigurationError(

@@ -20,20 +20,26 @@ from msgspec.structs import replace
 
 from statepath.backend import CommitLog
 from statepath.commit import Body, Commit, Sealed, Transaction, slot_key
+from statepath.compression import pack, unpack
 from statepath.encryption.keyring import Keys
 from statepath.encryption.sealing import KEY_BYTES, SALT, DataKey, derive
 from statepath.errors import CorruptionError
 
 _CONTEXT: Final = b"statepath journal\0"
+_SMALL: Final = 256
+_MOST: Final = 256 * 1024 * 1024
+"""What a compressed record may hold."""
+
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder(tuple[Transaction | Body, ...])
 
 
 class RecordSealer:
-    """Seals the records of one handle with one data key."""
+    """Seals the records of one handle with one data key. `packs`: compresses their content before."""
 
-    def __init__(self, key: DataKey, store: bytes) -> None:
+    def __init__(self, key: DataKey, store: bytes, *, packs: bool = False) -> None:
         self.key = key
+        self._packs = packs
         self._store = store
         self._salt = token_bytes(SALT)
         self._cipher = _cipher(key, store, self._salt)
@@ -44,9 +50,12 @@ class RecordSealer:
         # Counted before it is used: a record that failed is never sealed with the same nonce again.
         self._count += 1
         content = _encoder.encode(commit.transactions)
+        packed = self._packs and len(content) > _SMALL
+        if packed:
+            content = pack(content)
         bare = replace(commit, transactions=())
-        data = self._cipher.encrypt(_nonce(count), content, self._store + _encoder.encode(bare))
-        return replace(bare, sealed=Sealed(self.key.id, self._salt, count, data))
+        data = self._cipher.encrypt(_nonce(count), content, _told(self._store, bare, packed=packed))
+        return replace(bare, sealed=Sealed(self.key.id, self._salt, count, data, packed))
 
 
 def open_record(commit: Commit, sealed: Sealed, key: DataKey, store: bytes) -> Commit:
@@ -56,15 +65,22 @@ def open_record(commit: Commit, sealed: Sealed, key: DataKey, store: bytes) -> C
         CorruptionError: it is not what was written.
     """
     bare = replace(commit, sealed=UNSET)
-    told = store + _encoder.encode(bare)
+    told = _told(store, bare, packed=sealed.packed)
     try:
         content = _cipher(key, store, sealed.salt).decrypt(_nonce(sealed.count), sealed.data, told)
+        if sealed.packed:
+            content = unpack(content, _MOST)
         transactions = _decoder.decode(content)
     except (InvalidTag, ValueError, OverflowError, msgspec.MsgspecError) as error:
         raise _altered(commit, "it was altered, or belongs to another place or store") from error
     if len(transactions) != commit.last - commit.first + 1:
         raise _altered(commit, "it has not as many transactions as it says")
     return replace(bare, transactions=transactions)
+
+
+def _told(store: bytes, bare: Commit, *, packed: bool) -> bytes:
+    """What is authenticated with the content."""
+    return b"%b%d%b" % (store, packed, _encoder.encode(bare))
 
 
 @lru_cache(maxsize=64)
@@ -82,9 +98,16 @@ def _altered(commit: Commit, reason: str) -> CorruptionError:
 
 
 class SealedCommitLog:
-    """The log with its records sealed. Parameters: the log that keeps them, and the keys of the store."""
+    """The log with its records sealed.
 
-    def __init__(self, log: CommitLog, keys: Keys) -> None:
+    Parameters:
+        log: keeps them.
+        keys: those of the store.
+        packs: whether new records are compressed before.
+    """
+
+    def __init__(self, log: CommitLog, keys: Keys, *, packs: bool = False) -> None:
+        self._packs = packs
         self._log = log
         self._keys = keys
         self._sealer: RecordSealer | None = None
@@ -102,7 +125,7 @@ class SealedCommitLog:
             sealed = self._last[1]
         else:
             if self._sealer is None or self._sealer.key.id != key.id:
-                self._sealer = RecordSealer(key, self._keys.store)
+                self._sealer = RecordSealer(key, self._keys.store, packs=self._packs)
             sealed = self._sealer.seal(commit)
             self._last = commit.id, sealed
         await self._log.append(after, sealed)

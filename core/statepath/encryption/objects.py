@@ -31,6 +31,7 @@ from statepath.backend import (
     When,
 )
 from statepath.commit import FLOOR_KEY, JOURNAL
+from statepath.compression import pack, pack_all, unpack
 from statepath.encryption import RING_KEY
 from statepath.encryption.keyring import Keys
 from statepath.encryption.sealing import (
@@ -50,6 +51,10 @@ from statepath.errors import CorruptionError, NotFoundError, UnsupportedError
 T = TypeVar("T")
 
 _ASIDE: Final = re.compile(r"\.(?:corrupt|conflict|earlier)\.[0-9]{8}T[0-9]{6}\.[0-9]{6}Z$")
+_AS_THEY_ARE: Final = ("logs/", "archive/", JOURNAL)
+_MOST: Final = 16 * 1024**3
+"""What a compressed object may hold."""
+
 _LARGE: Final = 512 * 1024
 """More bytes than these are sealed and opened in a worker thread."""
 
@@ -70,9 +75,15 @@ def place_of(key: str) -> str:
 
 
 class SealedBackend:
-    """The backend with its objects sealed. Parameters: what keeps them, and the keys of the store."""
+    """The backend with its objects sealed.
 
-    def __init__(self, backend: Backend, keys: Keys) -> None:
+    Parameters:
+        backend: keeps them.
+        keys: those of the store.
+        packs: whether new objects are compressed before. Those that are there are read, whichever they are.
+    """
+
+    def __init__(self, backend: Backend, keys: Keys, *, packs: bool = False) -> None:
         can = backend.capabilities
         largest = can.max_object_bytes
         self.capabilities = replace(
@@ -86,6 +97,8 @@ class SealedBackend:
         self.url = backend.url
         self.keys = keys
         self._backend = backend
+        self._packs = packs
+        self._unpacked: tuple[str, ETag, bytes] | None = None
         self._recent: tuple[str, ETag, Sealing] | None = None
         self._resealed: dict[str, tuple[ETag, ETag]] = {}
 
@@ -103,17 +116,18 @@ class SealedBackend:
         if not is_sealed_key(key):
             return await self._backend.read(key, span=span)
         if span is not None:
-            return self._shown(key, await self._read_span(key, span.start, span.stop))
+            blob, packed = await self._read_span(key, span.start, span.stop)
+            return self._shown(key, await self._of_packed(key, blob, span) if packed else blob)
         blob = await self._backend.read(key)
         sealing = await self._sealing(key, blob.data[:HEADER])
-        data = await _beside(len(blob.data), lambda: _checked(key, lambda: open_all(sealing, blob.data)))
+        data = await _beside(len(blob.data), lambda: _checked(key, lambda: _opened(sealing, blob.data)))
         return self._shown(key, Blob(data, blob.etag, blob.modified))
 
     async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
         if not is_sealed_key(key):
             return await self._backend.write(key, data, when=when)
         sealing = await self._new_sealing(key)
-        sealed = await _beside(len(data), lambda: b"".join(seal_all(sealing, (data,))))
+        sealed = await _beside(len(data), lambda: _sealed(sealing, data))
         return await self._written(key, self._backend.write(key, sealed, when=self._meant(key, when)))
 
     async def delete(self, key: str, *, when: When = ALWAYS) -> bool:
@@ -122,7 +136,8 @@ class SealedBackend:
         return gone
 
     async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
-        """As `Backend.list_keys`; the key ring is not one of the store's objects."""
+        """As `Backend.list_keys`; the key ring is not one of the store's objects. The size of one that is compressed is
+        that of what is sealed."""
         async for entry in self._backend.list_keys(prefix, after=after):
             if is_sealed_key(entry.key):
                 yield replace(entry, size=content_size(entry.size))
@@ -143,7 +158,8 @@ class SealedBackend:
 
     async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
         backend = cast("SupportsStreams", self._able("streams"))
-        sealed = seal_all(await self._new_sealing(key), chunks)
+        sealing = await self._new_sealing(key)
+        sealed = seal_all(sealing, pack_all(chunks) if sealing.packed else chunks)
         return await self._written(key, backend.write_stream(key, sealed, when=self._meant(key, when)))
 
     async def write_lazily(self, items: Iterable[LazyWrite]) -> None:
@@ -154,7 +170,7 @@ class SealedBackend:
             for item in items:
                 data = item.data
                 if data is not None:
-                    data = b"".join(seal_all(self._sealing_with(key, item.key), (data,)))
+                    data = _sealed(self._sealing_with(key, item.key, packed=self._is_packed(item.key)), data)
                 yield item._replace(data=data)
 
         await backend.write_lazily(sealed())
@@ -184,8 +200,8 @@ class SealedBackend:
             ConflictError: it was replaced meanwhile. CorruptionError: it is not what was written.
         """
         backend = self._backend
-        sealing = await self._new_sealing(key)
-        first = await self._read_span(key, 0, _PIECE)
+        first, packed = await self._read_span(key, 0, _PIECE)
+        sealing = self._sealing_with(await self.keys.primary(), key, packed=packed)
         when = IfMatch(first.etag)
         if len(first.data) < _PIECE:
             etag = await backend.write(key, b"".join(seal_all(sealing, (first.data,))), when=when)
@@ -193,8 +209,8 @@ class SealedBackend:
             chunks = self._drawn(key, first, asyncio.get_running_loop())
             etag = await backend.write_stream(key, seal_all(sealing, chunks), when=when)
         else:
-            data = (await self.read(key)).data
-            sealed = await asyncio.to_thread(lambda: b"".join(seal_all(sealing, (data,))))
+            whole, _ = await self._read_span(key, 0, None)
+            sealed = await asyncio.to_thread(lambda: b"".join(seal_all(sealing, (whole.data,))))
             etag = await backend.write(key, sealed, when=when)
         shown = self._shown(key, first).etag
         self._resealed[key] = (etag, shown)
@@ -206,7 +222,7 @@ class SealedBackend:
             if not is_sealed_key(key) or ".corrupt." in key:
                 continue
             try:
-                while (await self._read_span(key, at, at + _PIECE)).data:
+                while (await self._read_span(key, at, at + _PIECE))[0].data:
                     at += _PIECE
             except NotFoundError:
                 continue
@@ -229,7 +245,7 @@ class SealedBackend:
         at = len(first.data)
         while True:
             reading = asyncio.run_coroutine_threadsafe(self._read_span(key, at, at + _PIECE), loop)
-            piece = reading.result()
+            piece, _ = reading.result()
             if piece.etag != first.etag:
                 return  # it was replaced, and the condition of the write will say so
             if not piece.data:
@@ -237,7 +253,19 @@ class SealedBackend:
             yield piece.data
             at += len(piece.data)
 
-    async def _read_span(self, key: str, start: int, stop: int | None) -> Blob:
+    async def _of_packed(self, key: str, part: Blob, span: Span) -> Blob:
+        """A part of an object that is compressed, and so read as a whole; it is kept until its end was asked for."""
+        held = self._unpacked
+        if held is None or held[:2] != (key, part.etag):
+            whole, _ = await self._read_span(key, 0, None)
+            data = await _beside(len(whole.data), lambda: _checked(key, lambda: unpack(whole.data, _MOST)))
+            held = self._unpacked = key, whole.etag, data
+        if span.stop is None or span.stop >= len(held[2]):
+            self._unpacked = None
+        return Blob(held[2][span.start : span.stop], held[1], part.modified)
+
+    async def _read_span(self, key: str, start: int, stop: int | None) -> tuple[Blob, bool]:
+        """A part of what is sealed, and whether that is compressed."""
         number, end = start // SEGMENT, None if stop is None else -(-max(stop, start + 1) // SEGMENT)
         begin = HEADER + number * STORED
         # One byte more tells whether the object ends there.
@@ -250,14 +278,14 @@ class SealedBackend:
             self._recent = None
         data = blob.data
         if not data and number:
-            return Blob(b"", blob.etag, blob.modified)
+            return Blob(b"", blob.etag, blob.modified), sealing.packed
         whole = end is None or len(data) <= (end - number) * STORED
         content = await _beside(
             len(data), lambda: _checked(key, lambda: open_from(sealing, number, data, whole=whole))
         )
         offset = number * SEGMENT
         content = content[start - offset : None if stop is None else max(stop, start) - offset]
-        return Blob(content, blob.etag, blob.modified)
+        return Blob(content, blob.etag, blob.modified), sealing.packed
 
     async def _recent_sealing(self, key: str) -> tuple[ETag, Sealing]:
         """A version of the object, and its sealing: mostly of what was read last; else its header is read first."""
@@ -278,10 +306,14 @@ class SealedBackend:
         return _checked(key, lambda: Sealing.of(data_key, self.keys.store, place_of(key), header))
 
     async def _new_sealing(self, key: str) -> Sealing:
-        return self._sealing_with(await self.keys.primary(), key)
+        return self._sealing_with(await self.keys.primary(), key, packed=self._is_packed(key))
 
-    def _sealing_with(self, key: DataKey, where: str) -> Sealing:
-        return Sealing.new(key, self.keys.store, place_of(where))
+    def _sealing_with(self, key: DataKey, where: str, *, packed: bool = False) -> Sealing:
+        return Sealing.new(key, self.keys.store, place_of(where), packed=packed)
+
+    def _is_packed(self, key: str) -> bool:
+        """Whether a new object is compressed. Listings have to tell the sizes of logs, and segments are packed."""
+        return self._packs and not key.startswith(_AS_THEY_ARE)
 
     def _shown(self, key: str, blob: Blob) -> Blob:
         stored, shown = self._resealed.get(key, _NEVER)
@@ -298,6 +330,15 @@ class SealedBackend:
         etag = await writing
         self._resealed.pop(key, None)
         return etag
+
+
+def _sealed(sealing: Sealing, data: bytes) -> bytes:
+    return b"".join(seal_all(sealing, (pack(data) if sealing.packed else data,)))
+
+
+def _opened(sealing: Sealing, data: bytes) -> bytes:
+    content = open_all(sealing, data)
+    return unpack(content, _MOST) if sealing.packed else content
 
 
 def _checked(key: str, opening: Callable[[], T]) -> T:

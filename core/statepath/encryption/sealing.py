@@ -26,6 +26,9 @@ from statepath.errors import CorruptionError
 MAGIC: Final = b"\x93STPENC1"
 """No text, no JSON and no archive begins like this."""
 
+PACKED: Final = b"\x93STPENZ1"
+"""So begins an object whose content was compressed before it was sealed."""
+
 KEY_BYTES: Final = 32
 ID_BYTES: Final = 16
 SEGMENT: Final = 64 * 1024
@@ -53,19 +56,20 @@ def derive(secret: bytes, salt: bytes, context: bytes, size: int = 2 * KEY_BYTES
 
 
 class Sealing:
-    """How one object is sealed: its header, and its own key."""
+    """How one object is sealed: its header, and its own key. `packed` says that its content is compressed."""
 
-    __slots__ = ("_cipher", "_told", "header")
+    __slots__ = ("_cipher", "_told", "header", "packed")
 
-    def __init__(self, key: DataKey, store: bytes, place: str, salt: bytes) -> None:
+    def __init__(self, key: DataKey, store: bytes, place: str, salt: bytes, *, packed: bool = False) -> None:
         derived = derive(key.secret, salt, b"statepath object\0" + store)
         self._cipher = AESGCM(derived[:KEY_BYTES])
-        self.header = MAGIC + bytes.fromhex(key.id) + salt + derived[KEY_BYTES:]
+        self.packed = packed
+        self.header = (PACKED if packed else MAGIC) + bytes.fromhex(key.id) + salt + derived[KEY_BYTES:]
         self._told = self.header + store + place.encode()
 
     @classmethod
-    def new(cls, key: DataKey, store: bytes, place: str) -> Sealing:
-        return cls(key, store, place, token_bytes(SALT))
+    def new(cls, key: DataKey, store: bytes, place: str, *, packed: bool = False) -> Sealing:
+        return cls(key, store, place, token_bytes(SALT), packed=packed)
 
     @classmethod
     def of(cls, key: DataKey, store: bytes, place: str, header: bytes) -> Sealing:
@@ -74,7 +78,8 @@ class Sealing:
         Raises:
             CorruptionError: the header is not what was written.
         """
-        sealing = cls(key, store, place, header[len(MAGIC) + ID_BYTES :][:SALT])
+        salt = header[len(MAGIC) + ID_BYTES :][:SALT]
+        sealing = cls(key, store, place, salt, packed=header.startswith(PACKED))
         if not hmac.compare_digest(sealing.header, header):
             raise CorruptionError("its header was altered")
         return sealing
@@ -99,7 +104,7 @@ def _nonce(number: int, *, last: bool) -> bytes:
 
 def key_of(header: bytes) -> str | None:
     """The id of the data key that an object was sealed with; `None`: it is not a sealed one."""
-    if len(header) < HEADER or not header.startswith(MAGIC):
+    if len(header) < HEADER or not header.startswith((MAGIC, PACKED)):
         return None
     return header[len(MAGIC) :][:ID_BYTES].hex()
 

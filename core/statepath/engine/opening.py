@@ -119,8 +119,9 @@ async def attach(
     from statepath.encryption.journal import SealedCommitLog
     from statepath.encryption.objects import SealedBackend
 
-    sealed = SealedBackend(backend, keys)
-    return sealed, SealedCommitLog(commit_log(sealed, settings), keys)
+    packs = settings.compression is not None
+    sealed = SealedBackend(backend, keys, packs=packs)
+    return sealed, SealedCommitLog(commit_log(sealed, settings), keys, packs=packs)
 
 
 def commit_log(backend: Backend, settings: Settings) -> CommitLog:
