@@ -27,7 +27,7 @@ def test_a_bomb_is_not_unpacked(packed: bytes) -> None:
         unpack(packed, 1_000_000)
 
 
-@pytest.mark.parametrize("data", [b"{}", b"\x28\xb5\x2f\xfd" + b"x" * 20])
+@pytest.mark.parametrize("data", [b"{}", b"\x28\xb5\x2f\xfd" + b"x" * 20], ids=["JSON", "a beginning"])
 def test_what_was_never_packed_is_told(data: bytes) -> None:
     with pytest.raises(CorruptionError, match="cannot be uncompressed"):
         unpack(data, 10_000)

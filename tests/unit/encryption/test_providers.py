@@ -34,7 +34,11 @@ def refused(file: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("text", [TEXT, f"  {TEXT}\n", SECRET.hex(), SECRET.hex().upper()])
+@pytest.mark.parametrize(
+    "text",
+    [TEXT, f"  {TEXT}\n", SECRET.hex(), SECRET.hex().upper()],
+    ids=["base64", "with space", "hex", "HEX"],
+)
 def test_a_key_is_written_in_base64_or_hexadecimal_digits(file: Path, text: str) -> None:
     file.write_text(text)
     assert read_key_file(str(file)) == SECRET
@@ -57,6 +61,7 @@ def test_a_file_that_is_empty(file: Path) -> None:
         ("correct horse battery staple", "no master key"),
         ("ä" * 40, "no master key"),
     ],
+    ids=["short", "long", "words", "no ASCII"],
 )
 def test_a_file_that_holds_something_else(file: Path, text: str, told: str) -> None:
     file.write_text(text)

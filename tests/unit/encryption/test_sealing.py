@@ -108,7 +108,9 @@ def test_an_object_is_opened_only_as_what_it_is(place: str, key: DataKey | None,
         unseal(seal(CONTENT), place, key=key or DataKey(KEY.id, token_bytes(32)), store=store)
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", CONTENT * 10, seal(CONTENT)[: HEADER - 1]])
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", CONTENT * 10, seal(CONTENT)[: HEADER - 1]], ids=["nothing", "JSON", "more", "cut"]
+)
 def test_what_is_not_sealed_has_no_key(data: bytes) -> None:
     assert key_of(data) is None
 
