@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Self, TypeVar, overload
 
+from statepath.arguments import check_function, wrong_kind
 from statepath.errors import InvalidArgumentError
 
 logger = logging.getLogger("statepath.events")
@@ -50,7 +51,8 @@ class StateLoaded(Event):
 
 @dataclass(frozen=True, slots=True)
 class SaveError(Event):
-    """A change or a snapshot is not durable. `key` is the document or object, where there is one."""
+    """A change, a snapshot or a file could not be written. `key` is the document or object, where there is one. Who
+    waits for it gets the error, too."""
 
     name: ClassVar[str] = "state:save-error"
     error: BaseException
@@ -76,7 +78,8 @@ class ShutdownSave(Event):
 
 @dataclass(frozen=True, slots=True)
 class EmergencySave(Event):
-    """The state could not be saved at the end, because of `error`; all of it is in the local file `path`."""
+    """`state.json` could not be brought up to date at the end, because of `error`; the documents and members as of the
+    last commit are in the local file `path`. They are in the journal, too."""
 
     name: ClassVar[str] = "emergency:save"
     path: str
@@ -275,9 +278,10 @@ class Events:
             A function that takes the listener off again.
 
         Raises:
-            InvalidArgumentError: there is no event of that name.
+            InvalidArgumentError: there is no such event, or the listener cannot be called.
         """
         name = _name(event)
+        check_function(listener, f"a listener of {name}")
         listeners = self._listeners.get(name, ())
         if listener not in listeners and not self._closed:
             self._listeners[name] = (*listeners, listener)
@@ -288,7 +292,11 @@ class Events:
     @overload
     def off(self, event: str, listener: Listener) -> bool: ...
     def off(self, event: type[Event] | str, listener: Listener) -> bool:
-        """Stop calling the listener; whether it was registered."""
+        """Stop calling the listener; whether it was registered.
+
+        Raises:
+            InvalidArgumentError: there is no such event.
+        """
         name = _name(event)
         listeners = self._listeners.get(name, ())
         if listener not in listeners:
@@ -316,8 +324,8 @@ class Events:
         Raises:
             InvalidArgumentError: there is no event of that name, or the limit is below 1.
         """
-        if limit < 1:
-            raise InvalidArgumentError(f"a stream of events needs room for at least one, not {limit}")
+        if type(limit) is not int or limit < 1:
+            raise InvalidArgumentError(f"a stream of events needs room for at least one, not {limit!r}")
         return EventStream(self, frozenset(_name(event) for event in events) or frozenset("*"), limit)
 
     async def aclose(self, grace: float = 10.0) -> None:
@@ -415,8 +423,10 @@ class EventStream:
 
 
 def _name(event: type[Event] | str) -> str:
-    if not isinstance(event, str):
+    if isinstance(event, type) and issubclass(event, Event):
         return event.name
+    if not isinstance(event, str):
+        raise wrong_kind("an event", "a class of statepath.events, or its name", event)
     if event != "*" and event not in EVENTS:
         raise InvalidArgumentError(f"there is no event {event!r}; the events are {', '.join(EVENTS)}")
     return event

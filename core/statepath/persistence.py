@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Self, TypeVar, overload
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from typing_extensions import Unpack
 
 from statepath import store as stores
+from statepath.arguments import wrong_kind
 from statepath.collection import Collection
 from statepath.emergency import write_emergency
 from statepath.encryption import Encrypted
@@ -34,7 +35,7 @@ from statepath.events import (
     ShutdownSave,
     StateSaved,
 )
-from statepath.models import PersistedState, SessionInfo, StateMetrics, Task
+from statepath.models import PersistedState, SessionInfo, StateMetrics, Task, iso
 from statepath.settings import Settings, SettingsArgs
 from statepath.signals import SignalSaver
 from statepath.state_save import DERIVED, METRICS, Plan, StateSave
@@ -82,9 +83,12 @@ class StatePersistence:
 
     Raises:
         UnsupportedError: signals are to be handled, and this is not the main thread.
+        InvalidArgumentError: it is no `Store`.
     """
 
     def __init__(self, store: Store, *, handle_signals: bool = False) -> None:
+        if not isinstance(store, Store):
+            raise wrong_kind("the store", "what statepath.open gives", store)
         self.store = store
         self._engine = store._engine  # noqa: SLF001 - one package: whole cuts, and versions of members
         self._tasks = store.collection("tasks", Task)
@@ -108,7 +112,7 @@ class StatePersistence:
         settings: Settings | None = None,
         events: Events | None = None,
         **overrides: Unpack[SettingsArgs],
-    ) -> OpeningPersistence:
+    ) -> stores.Opening[StatePersistence]:
         """Open the store of a state path: `async with` it, or `await` it and call `shutdown` yourself.
 
         Parameters and errors: as `statepath.open`, and `handle_signals` as above.
@@ -124,7 +128,7 @@ class StatePersistence:
             persistence._owned = True
             return persistence
 
-        return OpeningPersistence(opened)
+        return stores.Opening(opened)
 
     @property
     def events(self) -> Events:
@@ -144,7 +148,8 @@ class StatePersistence:
 
         Parameters:
             replace: make each collection of the state equal to it. Older documents are put, too, and what is
-                missing is deleted, if it is among what `load_state` gives.
+                missing is deleted, if it is among what `load_state` gives. Tasks and sessions are always collections of
+                the state.
 
         Raises:
             InvalidArgumentError: a part of the state cannot be stored; the message names it.
@@ -169,17 +174,22 @@ class StatePersistence:
         return await self._tasks.put(given)
 
     async def delete_task(self, task_id: str) -> bool:
-        """Delete a task; whether there was one."""
+        """Delete a task; whether there was one, when that is durable."""
         self._check_open()
         return await self._tasks.delete(task_id)
 
     async def save_session_log(self, session_id: str, content: str) -> int:
-        """Append text, as it is, to the end of a session's log; the seq."""
+        """Append text, as it is, to the end of a session's log; the seq. Line ends are the caller's.
+
+        Raises:
+            InvalidArgumentError: it is no id, or no text that UTF-8 can hold.
+        """
         self._check_open()
         return await self.store.append_log(session_id, content)
 
     async def save_report(self, report_id: str, data: object) -> str:
-        """Save a report, a JSON value or a pydantic model, in the place of an earlier one; where it is."""
+        """Save a report, a JSON value or a pydantic model, in the place of an earlier one; where it is. As
+        `Store.save_report`."""
         self._check_open()
         return await self.store.save_report(report_id, data)
 
@@ -213,7 +223,8 @@ class StatePersistence:
         )
 
     async def load_tasks(self) -> list[Task]:
-        """All tasks as of one seq. What the model does not accept is treated as by `load_state`."""
+        """All tasks as of one seq, in no particular order. What the model does not accept is treated as by
+        `load_state`."""
         self._check_open()
         return await self._load(self._tasks, self._cut())
 
@@ -245,11 +256,11 @@ class StatePersistence:
 
     async def shutdown(self) -> None:
         """Bring metrics, files and snapshot up to date, emit `shutdown:save`, and close the store if `open`
-        opened it. May be called twice; every other call afterwards is `ClosedError`.
+        opened it. May be called twice; every save or load afterwards is `ClosedError`. Read-only it only closes.
 
         Raises:
-            StateError: the snapshot could not be written. What was saved is in the journal, and in an
-                emergency file.
+            StateError: the metrics, the snapshot or a file could not be written. What was saved is in the journal; if
+                it was the metrics or the snapshot, the documents are in an emergency file, too.
         """
         self._closing = True
         try:
@@ -279,7 +290,8 @@ class StatePersistence:
                 return
             try:
                 await self._update_metrics()
-                seq = await self.store.snapshot()
+                with self._engine.ending():
+                    seq = await self.store.snapshot()
             except StateError as error:
                 self.events.emit(SaveError(error, error.key))
                 await self._write_emergency(error)
@@ -380,25 +392,6 @@ class StatePersistence:
             raise ClosedError("this was shut down; open the state path again")
 
 
-class OpeningPersistence:
-    """What `StatePersistence.open` returns: `async with` it, or `await` it."""
-
-    def __init__(self, opened: Callable[[], Awaitable[StatePersistence]]) -> None:
-        self._opened = opened
-        self._persistence: StatePersistence | None = None
-
-    def __await__(self) -> Generator[Any, None, StatePersistence]:
-        return self._opened().__await__()
-
-    async def __aenter__(self) -> StatePersistence:
-        self._persistence = await self._opened()
-        return self._persistence
-
-    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if self._persistence is not None:
-            await self._persistence.__aexit__(kind, error, traceback)
-
-
 def _model(kind: type[M], value: M | Mapping[str, Any]) -> M:
     if isinstance(value, kind):
         return value
@@ -419,4 +412,4 @@ def _find(cut: Cut, collection: str, id: str) -> Entry | None:
 def _iso(micros: int) -> str | None:
     if not micros:
         return None
-    return datetime.fromtimestamp(micros / 1_000_000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    return iso(datetime.fromtimestamp(micros / 1_000_000, UTC))

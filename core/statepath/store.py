@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast, overload
+from inspect import isawaitable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast, overload
 
 from msgspec import Raw
 from pydantic import BaseModel, JsonValue
 from typing_extensions import Unpack
 
-from statepath.backend import Backend
+from statepath.arguments import check_function, path_text, wrong_kind
+from statepath.backend import Backend, Tally
 from statepath.collection import Collection, Json, back_off
 from statepath.commit import WriteLog, WriteReport
 from statepath.debug import enable_debug
 from statepath.diff import Difference, differences
-from statepath.discovery import connect
+from statepath.discovery import check_not_within, connect
 from statepath.encryption import Encrypted, KeyInfo, Retired, Rotated
 from statepath.engine.archiving import (
     Archived,
@@ -35,7 +39,7 @@ from statepath.engine.engine import Engine
 from statepath.engine.filekeys import new_file_key
 from statepath.engine.founding import silent
 from statepath.engine.history import transactions
-from statepath.engine.ids import check_collection, check_id, decode_id, report_key
+from statepath.engine.ids import check_collection, check_id, check_seq, decode_id, report_key
 from statepath.engine.migration import versions
 from statepath.engine.opening import found, open_engine
 from statepath.engine.origin import StoreOrigin, present
@@ -51,6 +55,7 @@ from statepath.filters import F, Filter
 from statepath.migrations import load_migrations
 from statepath.settings import Settings, SettingsArgs, duration
 from statepath.transaction import Transaction
+from statepath.url import StateURL
 from statepath.watch import StateChange, changes_in, position, watch
 
 if TYPE_CHECKING:
@@ -60,6 +65,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
+H = TypeVar("H", bound=AbstractAsyncContextManager[Any, None])
 
 _ATTEMPTS: Final = 32
 _LOG_PIECE: Final = 1024 * 1024
@@ -94,7 +100,13 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a store holds: documents and their bytes by collection, session logs, and where the log stands."""
+    """What a store holds.
+
+    Attributes:
+        documents: how many, by collection; `bytes`: of their JSON, with `load=False` those that the storage takes.
+        logs: how many session logs.
+        seq: the head. `floor`: the lowest seq that the log still has.
+    """
 
     documents: dict[str, int]
     bytes: dict[str, int]
@@ -130,7 +142,14 @@ class ArchivedDocument:
 class Store:
     """One store. Get one from `statepath.open`; every method may be called from many tasks at once.
 
-    A change is durable when its `await` returns. Reads come from memory and show durable changes only.
+    A change is durable when its `await` returns. Reads come from memory (with `load=False` from the storage) and show
+    durable changes only.
+
+    Any change may end in one of these, too. Nothing was changed, except where the outcome is unknown:
+        ReadOnlyError, ClosedError: the handle takes no changes, or is of no use any more.
+        AccessDeniedError, ThrottledError, UnavailableError: the storage did not take it (`code` `disk_full`: no space).
+        OutcomeUnknownError: whether it is durable could not be found out. The handle takes no further changes.
+        UnsupportedError, DivergedError: a newer program, or another history of the store, has taken over.
     """
 
     def __init__(self, engine: Engine, *, owns_events: bool = False) -> None:
@@ -144,6 +163,7 @@ class Store:
 
     @property
     def id(self) -> str:
+        """The store's own name, made with it and kept by its copies. With `incarnation` it names one history."""
         return self._engine.store
 
     @property
@@ -158,18 +178,22 @@ class Store:
 
     @property
     def readonly(self) -> bool:
+        """Whether the handle was opened with `readonly=True`, and changes nothing."""
         return self._engine.readonly
 
     @property
     def closed(self) -> bool:
+        """Whether the handle is closed, or belongs to the process that this one was forked from."""
         return self._engine.closed
 
     @property
     def events(self) -> Events:
+        """The bus on which the store tells what it does: the one that was passed to `open`, or its own."""
         return self._engine.events
 
     @property
     def settings(self) -> Settings:
+        """How the store is kept; fixed when it was opened."""
         return self._engine.settings
 
     @overload
@@ -191,10 +215,16 @@ class Store:
         """
         if model is not None and not _is_model(model):
             raise InvalidArgumentError(f"{model!r} is not a pydantic model class")
+        if not isinstance(id, str):
+            raise wrong_kind("id=", "the name of the field that holds the id", id)
         return Collection(self._engine, check_collection(name), model, id)
 
     def collections(self) -> tuple[str, ...]:
-        """The names of the collections that hold documents."""
+        """The names of the collections that hold documents.
+
+        Raises:
+            UnsupportedError: the documents are not in memory (`not_loaded`); `stats` tells of them, too.
+        """
         self._engine.check_open()
         replica = self._engine.replica
         return tuple(sorted(name for name, held in replica.collections.items() if held and name != MEMBERS))
@@ -214,10 +244,14 @@ class Store:
         Raises:
             ConflictError: there was a conflict in each of 32 attempts.
         """
+        check_function(fn, "what transact calls")
         for attempt in range(_ATTEMPTS):
             try:
                 async with self.transaction() as tx:
-                    result = await fn(tx)
+                    waiting = fn(tx)
+                    if not isawaitable(waiting):
+                        raise wrong_kind("what transact calls", "an async function", fn)
+                    result = await waiting
             except ConflictError:
                 if attempt == _ATTEMPTS - 1:
                     raise
@@ -234,7 +268,7 @@ class Store:
     async def members(self) -> dict[str, JsonValue]:
         """All members of `state.json` that are no collections."""
         self._engine.check_open()
-        held = self._engine.replica.collections.get(MEMBERS, {})
+        held = self._engine.replica.members
         return {name: decode(entry.json()) for name, entry in held.items() if name not in OWN_MEMBERS}
 
     @property
@@ -243,8 +277,14 @@ class Store:
         return versions(self._engine.replica)
 
     async def append_log(self, id: str, text: str) -> int:
-        """Add text to the end of a session's log; the seq, when it is durable."""
+        """Add text to the end of a session's log, as it is; the seq, when it is durable.
+
+        Raises:
+            InvalidArgumentError: what it got is no id, or no text that UTF-8 can hold.
+        """
         check_id(id)
+        if not isinstance(text, str):
+            raise wrong_kind(f"the text for the log of {id}", "a str", text, "decode or format it first")
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -275,13 +315,19 @@ class Store:
         await self._flush_files()
         found: set[str] = set()
         async for entry in self._engine.backend.list_keys("logs/session_"):
-            name = entry.key.removeprefix("logs/session_").partition("/")[0].removesuffix(".log")
-            if (id := decode_id(name)) is not None:
+            name = entry.key.removeprefix("logs/session_").partition("/")[0]
+            if name.endswith(".log") and (id := decode_id(name.removesuffix(".log"))) is not None:
                 found.add(id)
         return sorted(found | set(self._engine.replica.logs))
 
     async def save_report(self, id: str, data: object) -> str:
-        """Store a report, a JSON value or a pydantic model, and write its file; where that is."""
+        """Store a report, a JSON value or a pydantic model, in the place of an earlier one, and write its file; where
+        that is: `<url>/reports/<id>.json`, the id percent-encoded.
+
+        Raises:
+            InvalidArgumentError: it is no id, or the data is not JSON, too deep or too large.
+            StateError: the file could not be written. It is tried again; the report is in the log all the same.
+        """
         key = report_key(check_id(id))
         document = encode_value(data, key=f"reports/{id}")
         await self._engine.commit([WriteReport(id, Raw(document))])
@@ -301,7 +347,7 @@ class Store:
             raise NotFoundError(f"there is no report {id}", key=f"reports/{id}") from None
 
     async def reports(self) -> list[str]:
-        """The ids of the reports, sorted."""
+        """The ids of the reports, sorted; those whose names do not tell their ids are left out."""
         await self._flush_files()
         found = [
             decode_id(entry.key.removeprefix("reports/").removesuffix(".json"))
@@ -324,7 +370,10 @@ class Store:
             DivergedError: `since` belongs to another history of the store.
         """
         self._engine.check_open()
-        return watch(self._engine, position(self._engine, since), frozenset(collections))
+        names: object = collections
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise wrong_kind("collections", "a tuple of names", names)
+        return watch(self._engine, position(self._engine, since), frozenset(names))
 
     async def history(
         self, key: str | None = None, *, since: int = 0, limit: int | None = None
@@ -335,10 +384,13 @@ class Store:
             since: only behind this seq. `limit`: only so many of the newest.
 
         Raises:
-            InvalidArgumentError: a negative limit.
+            InvalidArgumentError: a negative limit, what is no seq, or no document's name.
         """
-        if limit is not None and limit < 0:
-            raise InvalidArgumentError(f"limit is how many changes to tell, not {limit}")
+        if key is not None and not isinstance(key, str):
+            raise wrong_kind("the document", "a str such as 'tasks/task_1'", key)
+        check_seq(since)
+        if limit is not None and (type(limit) is not int or limit < 0):
+            raise InvalidArgumentError(f"limit is how many changes to tell, 0 or more, not {limit!r}")
         engine = self._engine
         engine.check_open()
         found: list[StateChange] = []
@@ -373,12 +425,15 @@ class Store:
 
         Raises:
             HistoryTrimmedError: it is too long ago.
-            InvalidArgumentError: a seq that is not there yet, or a datetime without a time zone.
+            InvalidArgumentError: a seq that is not there yet, a datetime without a time zone, or a place within the
+                store.
+            UnsupportedError: a migration lies between then and now (`other_schema`).
             AlreadyExistsError: there is something at `to`.
         """
         if to is None:
             return Restored(*await self._engine.restore(at))
         engine = self._engine
+        check_not_within(StateURL.parse(engine.backend.url), StateURL.parse(path_text(to, "to=")))
         then, now = await engine.past(at), await engine.present()
         then.logs = now.logs
         backend = await connect(to)
@@ -387,15 +442,28 @@ class Store:
         return Restored(founded.seq, founded.seq)
 
     async def snapshot(self) -> int:
-        """Bring `state.json` up to now; the seq that it shows. The one before it becomes a backup."""
+        """Bring `state.json` up to now; the seq that it shows. The one before it becomes a backup. Where nothing has
+        changed since, nothing is written.
+
+        Raises:
+            StateError: it could not be written, or was not what had been written when it was read back. The journal
+                has everything.
+        """
         return await self._engine.snapshot()
 
     async def backup(self) -> str:
-        """Bring `state.json` up to now and keep a backup of it; the backup's key."""
+        """Bring `state.json` up to now and keep a backup of it; the backup's key. A state that is kept already is not
+        kept twice.
+
+        Raises:
+            NotFoundError: the store is empty.
+            StateError: as `snapshot`.
+        """
         return await self._engine.backup()
 
     async def backups(self) -> list[str]:
-        """The keys of the backups, oldest first."""
+        """The keys of the backups, oldest first: `state.backup.<UTC time>.json`, after the last commit that they show.
+        Those that the original server made are not among them."""
         self._engine.check_open()
         return await backup_keys(self._engine.backend)
 
@@ -415,15 +483,11 @@ class Store:
 
         Raises:
             AlreadyExistsError: there is such a file.
+            CorruptionError: what it was read from, or the file itself, is not what had been written.
         """
-        engine = self._engine
-        return await export(
-            await present(engine, history=history),
-            engine.incarnation,
-            os.fspath(path),
-            progress,
-            key=await new_file_key(engine.settings),
-        )
+        engine, file = self._engine, path_text(path, "the file to export to")
+        origin, key = await present(engine, history=history), await new_file_key(engine.settings)
+        return await export(origin, engine.incarnation, file, progress, key=key)
 
     async def archive(
         self,
@@ -440,24 +504,30 @@ class Store:
 
         Parameters:
             where, equals: which documents, as for `find`.
-            older_than: only those that were not changed for so long, such as "30d".
+            older_than: only those that were not changed for so long: a `timedelta`, or a text such as "30d" or "12h".
             dry_run: only tell what would be archived; its segments are not named.
+
+        Raises:
+            InvalidArgumentError: it is no collection, filter or duration.
         """
         engine = self._engine
         engine.check_open()
+        if where is not None and not isinstance(where, Filter):
+            raise wrong_kind("where", "a filter made with F", where)
         wanted = where
         for field, value in equals.items():
             one = F(field) == value
             wanted = one if wanted is None else wanted & one
         before = round((datetime.now(UTC) - duration(older_than)).timestamp() * 1_000_000)
         matches = (lambda document: True) if wanted is None else wanted.matches
-        chosen = choose(engine.replica, check_collection(collection), before, matches)
+        chosen = await choose(engine.replica, check_collection(collection), before, matches)
         if dry_run:
             return Archived(len(chosen), sum(entry.size for _, entry in chosen), (), 0)
         return await archive(engine, collection, chosen)
 
     async def archive_by_rules(self, *, dry_run: bool = False) -> Archived:
-        """Archive what the setting `archive` says, as a running server does each hour."""
+        """Archive what the setting `archive` says, as a running server does each hour. `dry_run` only tells what would
+        be archived."""
         self._engine.check_open()
         done = await archive_by_rules(self._engine, dry_run=dry_run)
         return Archived(
@@ -469,13 +539,20 @@ class Store:
 
     async def clean(self, *, older_than: timedelta | str = "30d", dry_run: bool = False) -> Cleaned:
         """Remove what was kept aside before that (`*.corrupt.*`, `*.conflict.*`, the states of before a rollback), and
-        what an archive run has written and not finished. What any way back needs stays."""
+        what an archive run has written and not finished. What any way back needs stays.
+
+        Parameters:
+            older_than: a `timedelta`, or a text such as "30d" or "12h".
+            dry_run: only tell what would be removed.
+        """
         self._engine.check_open()
         return await clean(self._engine, duration(older_than), dry_run=dry_run)
 
     async def archived(self, collection: str | None = None) -> AsyncGenerator[ArchivedDocument]:
         """What is in the archive, of one collection or of all, the latest first."""
         self._engine.check_open()
+        if collection is not None:
+            check_collection(collection)
         async for segment, place in documents(self._engine, collection):
             modified = datetime.fromtimestamp(place.modified / 1_000_000, UTC)
             yield ArchivedDocument(segment.collection, place.id, place.version, modified, segment.key)
@@ -500,15 +577,29 @@ class Store:
         return await bring_back(self._engine, check_collection(collection), check_id(id))
 
     async def flush(self) -> None:
-        """Wait until everything saved so far is durable and the files that people read show it."""
+        """Wait until everything saved so far is durable and the files that people read show it.
+
+        Raises:
+            StateError: a file could not be written. It is tried again; what was saved is durable all the same.
+        """
         await self._engine.flush()
 
     async def sync(self, *, at_least: int | None = None) -> int:
-        """Bring reads up to the head of the log, and with `at_least` wait for that seq; the seq they show then."""
+        """Bring reads up to the head of the log; the seq that they show then.
+
+        Parameters:
+            at_least: a seq that reads have to show, such as one that another process got for its save. One that no
+                commit has reached is waited for until one does, however long: `asyncio.timeout` bounds that.
+
+        Raises:
+            ClosedError: the handle was closed meanwhile.
+            InvalidArgumentError: it is no seq.
+        """
         return await self._engine.sync(at_least)
 
     async def verify(self) -> list[Finding]:
-        """Check snapshot, journal, backups and views against each other. An empty list: all is well."""
+        """Check snapshot, journal, backups and views against each other, after a `flush`. An empty list: all is well.
+        What is found is told, and not mended: `statepath repair` does that."""
         await self.flush()
         return await verify(self._engine)
 
@@ -574,7 +665,7 @@ class Store:
 
     @property
     def damage(self) -> tuple[Damage, ...]:
-        """What was found damaged when the store was opened."""
+        """What was found damaged when the store was opened, each with its key and the reason."""
         return tuple(self._engine.damage)
 
     async def health(self) -> Health:
@@ -608,10 +699,17 @@ class Store:
         """What the store holds."""
         self._engine.check_open()
         replica = self._engine.replica
-        held = {name: docs for name, docs in replica.collections.items() if docs and name != MEMBERS}
+        if self._engine.elsewhere is not None:
+            held = await self._engine.elsewhere.tally()
+        else:
+            held = {
+                name: Tally(len(documents), sum(entry.size for entry in documents.values()))
+                for name, documents in replica.collections.items()
+                if documents and name != MEMBERS
+            }
         return Stats(
-            documents={name: len(documents) for name, documents in held.items()},
-            bytes={name: sum(entry.size for entry in documents.values()) for name, documents in held.items()},
+            documents={name: tally.documents for name, tally in held.items()},
+            bytes={name: tally.bytes for name, tally in held.items()},
             logs=len(replica.logs),
             seq=replica.head,
             floor=self._engine.floor,
@@ -636,23 +734,25 @@ class Store:
         await self._engine.flush_files()
 
 
-class Opening:
-    """What `statepath.open` returns: `async with` it, or `await` it and call `aclose` yourself."""
+class Opening(Generic[H]):
+    """What `open` returns: `async with` it, or `await` it for the same and close that yourself."""
 
-    def __init__(self, opened: Callable[[], Awaitable[Store]]) -> None:
+    def __init__(self, opened: Callable[[], Awaitable[H]]) -> None:
         self._opened = opened
-        self._store: Store | None = None
+        self._handle: H | None = None
 
-    def __await__(self) -> Any:
+    def __await__(self) -> Generator[Any, None, H]:
         return self._opened().__await__()
 
-    async def __aenter__(self) -> Store:
-        self._store = await self._opened()
-        return self._store
+    async def __aenter__(self) -> H:
+        self._handle = await self._opened()
+        return self._handle
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._store is not None:
-            await self._store.aclose()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._handle is not None:
+            await self._handle.__aexit__(kind, error, traceback)
 
 
 def open(
@@ -662,12 +762,14 @@ def open(
     settings: Settings | None = None,
     events: Events | None = None,
     **overrides: Unpack[SettingsArgs],
-) -> Opening:
+) -> Opening[Store]:
     """Open a store: `async with statepath.open() as store: …`.
 
     Parameters:
         path: a folder or a URL. Default: `STATE_PATH`, else `./coding-agent-state`.
         readonly: take no lock and write nothing; works beside a running server.
+        load (one of the overrides): with `load=False` the documents stay in the database, each is read when it is asked
+            for, and what looks at all of them at once raises `UnsupportedError` (`not_loaded`).
         settings: instead of those from the environment and the configuration files; not together with overrides.
         events: the bus to tell events on, to hear those of opening, too.
         overrides: settings by name, such as `autosave=5`.
@@ -680,7 +782,8 @@ def open(
         StoreLockedError: another process writes to the store; names it.
         NotFoundError: read-only, and there is no store.
         UnsupportedError: a newer program wrote the store (`newer_format`, `newer_schema`), or a migration is due and
-            `migrate` is off (`migration_pending`).
+            `migrate` is off (`migration_pending`); or with `load=False` the backend keeps no documents that can be
+            read one by one (`no_documents`), or the store has to be recovered first (`needs_recovery`).
         MigrationError: a migration failed; nothing was changed.
     """
 
@@ -690,6 +793,10 @@ def open(
             raise InvalidArgumentError(
                 f"give either settings= or {', '.join(overrides)}: settings= would leave the latter without effect"
             )
+        if settings is not None and not isinstance(settings, Settings):
+            raise wrong_kind("settings=", "statepath.Settings", settings)
+        if events is not None and not isinstance(events, Events):
+            raise wrong_kind("events=", "statepath.Events", events)
         used = settings if settings is not None else Settings.load(path, **overrides)
         state_path = used.path if path is None else path
         migrations = load_migrations(used.migrations)

@@ -10,9 +10,11 @@ from typing import Final, Literal
 
 from pydantic import JsonValue
 
+from statepath.arguments import wrong_kind
 from statepath.commit import Append, Change, Commit, Delete, Put, WriteLog, WriteReport
 from statepath.engine.documents import decode
 from statepath.engine.engine import Engine
+from statepath.engine.ids import check_seq
 from statepath.engine.replica import MEMBERS
 from statepath.errors import DivergedError, InvalidArgumentError
 
@@ -28,7 +30,8 @@ class StateChange:
         seq: the transaction that made it; all changes of one transaction follow each other.
         kind: `put` (value: the document), `delete` (value: `None`), `append` (value: the element, field: its list),
             `log` (value: the text), `report` (value: the report).
-        key: as people write it: `tasks/task_1`.
+        collection, id: of the document; `logs` or `reports` and the id of one of these.
+        key: both, as people write it: `tasks/task_1`.
         time: of the commit. `writer`: the handle that made it.
         cursor: pass it to `watch(since=…)` to go on behind this change's transaction.
         offset: of a `log`, where in the session's log the text stands, in bytes; else `None`.
@@ -103,8 +106,9 @@ def position(engine: Engine, since: int | str | None) -> int:
                 "since: read the state anew and watch from there"
             )
         since = int(seq)
-    if since < 0:
-        raise InvalidArgumentError(f"{since} is no seq")
+    if type(since) is not int:
+        raise wrong_kind("since", "the cursor of a change, a seq or None", since)
+    check_seq(since)
     if since > engine.replica.head:
         raise DivergedError(f"the cursor is at seq {since}, and the log ends at {engine.replica.head}")
     return since

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
-from statepath.backend import Backend, Span
+from statepath.backend import Backend, CommitLog, Span
 from statepath.commit import FLOOR_KEY
 from statepath.compression import check_installed
 from statepath.errors import ConfigurationError, CorruptionError, NotFoundError
@@ -111,6 +111,17 @@ class Encrypted(Protocol):
     def altered(self) -> AsyncIterator[tuple[str, str]]:
         """The objects that are not what was written, and why, whatever they are."""
         ...
+
+
+@runtime_checkable
+class _SealedLog(Protocol):
+    @property
+    def inner(self) -> CommitLog: ...
+
+
+def unsealed(log: CommitLog) -> CommitLog:
+    """The log that keeps the records, sealed or not."""
+    return log.inner if isinstance(log, _SealedLog) else log
 
 
 async def unlock(backend: Backend, settings: Settings, *, readonly: bool) -> Keys | None:

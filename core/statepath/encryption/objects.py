@@ -91,6 +91,7 @@ class SealedBackend:
             editable=False,
             append=False,
             queries=False,
+            documents=False,
             copy=True,
             max_object_bytes=None if largest is None else content_size(largest),
         )

@@ -12,7 +12,7 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Final, TypeAlias
@@ -33,7 +33,8 @@ from statepath.commit import (
     encode_changes,
 )
 from statepath.engine.documents import decode
-from statepath.engine.replica import Entry, Replica, Stage
+from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
+from statepath.engine.unloaded import Elsewhere
 from statepath.errors import (
     AccessDeniedError,
     ClosedError,
@@ -51,6 +52,8 @@ logger = logging.getLogger("statepath.engine")
 _OVERLAP_BYTES: Final = 384 * 1024
 _BACKLOG_BYTES: Final = 64 * 1024 * 1024
 _OVERHEAD: Final = 256
+_RECORD: Final = 384
+_TRANSACTION: Final = 64
 _NOTHING_WRITTEN: Final = (AccessDeniedError, ThrottledError, UnavailableError)
 
 Read = tuple[str, str, int]
@@ -82,7 +85,8 @@ class Committer:
     """Takes transactions, makes them durable in groups, and shows them to readers once they are.
 
     `committed` is called for every commit of this handle or another's that has become durable and visible.
-    `catch_up` reads what other writers committed and brings the replica up to it.
+    `catch_up` reads what other writers committed and brings the replica up to it. `elsewhere` is where the documents
+    are that the replica does not hold.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Committer:
         committed: Callable[[Commit, Sequence[Transaction], Stage, int], None],
         catch_up: Callable[[], Awaitable[None]],
         failed: Callable[[StateError], None],
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._replica = replica
         self._log = log
@@ -106,6 +111,7 @@ class Committer:
         self._committed = committed
         self._catch_up = catch_up
         self._failed = failed
+        self._elsewhere = elsewhere
         self._pending: deque[_Pending] = deque()
         self._bytes = 0
         self._loop = asyncio.get_running_loop()
@@ -200,6 +206,8 @@ class Committer:
                 group = self._take()
                 try:
                     await self._commit(group)
+                except UnsupportedError as error:
+                    self._stop(error, group)
                 except StateError as error:
                     self._refuse(group, error)
         except asyncio.CancelledError:
@@ -229,9 +237,10 @@ class Committer:
     async def _commit(self, group: list[_Pending]) -> None:
         while True:
             replica = self._replica
+            below = replica if self._elsewhere is None else await self._documents(self._elsewhere, group)
             first = replica.head + 1
             now = max(time.time_ns() // 1000, replica.time + 1)
-            stage = Stage(replica)
+            stage = Stage(below)
             accepted, transactions, refused = self._stage(group, stage, first, now)
             if not transactions:
                 _decline(refused)
@@ -252,11 +261,7 @@ class Committer:
             try:
                 await self._log.append(replica.head, commit)
             except HeadMoved:
-                try:
-                    await self._catch_up()
-                except UnsupportedError as error:
-                    self._stop(error, group)
-                    return
+                await self._catch_up()
                 continue
             except _NOTHING_WRITTEN as error:
                 self._failed(error)
@@ -269,8 +274,19 @@ class Committer:
             size = sum([one.size for one in accepted])
             self._acknowledge(accepted, first, size)
             _decline(refused)
-            self._committed(commit, transactions, stage, size)
+            self._committed(commit, transactions, stage, size + _RECORD + _TRANSACTION * len(accepted))
             return
+
+    async def _documents(self, elsewhere: Elsewhere, group: list[_Pending]) -> Replica | Stage:
+        """The replica, and over it the documents that decide about the group's changes, as of the same seq or a later
+        one: then the place behind the replica's head is taken, and what is not refused is looked at again."""
+        keys = list({key for pending in group for key in _decisive(pending)})
+        if not keys:
+            return self._replica
+        found = await elsewhere.read(keys)
+        below = Stage(self._replica)
+        below.entries.update((key, found.get(key)) for key in keys)
+        return below
 
     def _stage(
         self, group: list[_Pending], stage: Stage, first: int, now: int
@@ -365,6 +381,18 @@ class Committer:
         self._bytes = 0
         self.crowded = False
         self._room.set()
+
+
+def _decisive(pending: _Pending) -> Iterator[tuple[str, str]]:
+    """The documents on which it depends what becomes of the transaction."""
+    for collection, id, _ in pending.reads:
+        if (collection, id) != FOLLOWS and collection != MEMBERS:
+            yield collection, id
+    for change in pending.changes:
+        if isinstance(change, Put) and change.base is None:
+            continue
+        if isinstance(change, Put | Delete | Append) and change.collection != MEMBERS:
+            yield change.collection, change.id
 
 
 def _answer(accepted: list[_Pending], first: int) -> None:

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Final, cast
 from uuid import uuid4
 
 from msgspec import Raw
 
+from statepath.aside import aside_key
 from statepath.backend import (
     IF_ABSENT,
     Backend,
@@ -42,8 +42,9 @@ from statepath.engine.replay import Damage
 from statepath.engine.replica import Cut, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
 from statepath.engine.snapshotter import KEEP_SECONDS, Written
+from statepath.engine.surveying import survey
 from statepath.engine.views import ViewWriter
-from statepath.errors import AlreadyExistsError, CorruptionError, NotFoundError
+from statepath.errors import AlreadyExistsError, CorruptionError, NotFoundError, UnsupportedError
 from statepath.events import (
     CorruptionDetected,
     DocumentRecovered,
@@ -148,6 +149,8 @@ async def _open(engine: Engine, *, anew: bool) -> str:
     """Bring the engine to the state that is found; what it was read from."""
     settings, capabilities = engine.settings, engine.backend.capabilities
     document_views = settings.views if settings.views is not None else capabilities.editable
+    if not settings.loads:
+        return await _open_unloaded(engine, document_views=document_views)
     found = await recover(
         engine.backend,
         engine.log,
@@ -164,16 +167,41 @@ async def _open(engine: Engine, *, anew: bool) -> str:
         *found.damage,
         *(damage for damage in (original.damage if original else ()) if damage.key not in known),
     ]
+    if found.floor is not None:
+        found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
     if engine.readonly:
         _show(engine, found, original)
     else:
-        if found.floor is not None:
-            found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
         engine.check_writable(found.replica)
         await _TakeOver(engine, found, original).run(document_views=document_views)
         if engine.migrations is not None:
             engine.migrated = await migrate(engine, engine.migrations, allowed=settings.migrate)
     return original.source if original and original.source else found.source
+
+
+async def _open_unloaded(engine: Engine, *, document_views: bool) -> str:
+    """Bring the engine to the head of the log, and leave the documents where they are."""
+    if document_views:
+        raise UnsupportedError(
+            "load=False keeps no file of each document: leave out views=True (STATE_VIEWS=auto)",
+            code="no_documents",
+        )
+    if engine.settings.archive and not engine.readonly:
+        raise UnsupportedError(
+            "load=False archives nothing by itself: leave out archive= (STATE_ARCHIVE), or load the documents",
+            code="no_documents",
+        )
+    found, engine.elsewhere = await survey(engine.backend, engine.log)
+    if engine.readonly:
+        _show(engine, found, None)
+        return found.source
+    if found.floor is not None:
+        found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
+    engine.check_writable(found.replica)
+    await _TakeOver(engine, found, None).run(document_views=False)
+    if engine.migrations is not None:
+        engine.migrated = await migrate(engine, engine.migrations, allowed=engine.settings.migrate)
+    return found.source
 
 
 def _show(engine: Engine, found: Recovered, original: Original | None) -> None:
@@ -207,8 +235,7 @@ class _Shown:
 
 async def put_aside(backend: Backend, key: str, why: str) -> str:
     """Move an object aside, as `<key>.<why>.<UTC time>`; its new key (empty: it was gone)."""
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    kept = f"{key}.{why}.{moment}"
+    kept = aside_key(key, why)
     try:
         await backend.write(kept, (await backend.read(key)).data)
     except NotFoundError:
@@ -244,7 +271,8 @@ class _TakeOver:
         )
         views = engine.start(written, self._put_aside, document_views=document_views)
         await self._settle(views)
-        await self._show()
+        if engine.elsewhere is None:
+            await self._show()
         engine.start_autosave(partial(archive_by_rules, engine))
 
     async def _show(self) -> None:
@@ -265,6 +293,13 @@ class _TakeOver:
             await self._back_up(original)
         elif found.foreign is not None:
             if kept := await self._put_aside(STATE_KEY, "conflict"):
+                logger.warning(
+                    "%s was replaced by one that statepath did not write; it is kept as %s. To go back to a backup of "
+                    "the original server: statepath backup list, then statepath backup restore",
+                    STATE_KEY,
+                    kept,
+                    extra={"key": STATE_KEY},
+                )
                 engine.events.emit(EditConflict(STATE_KEY, kept))
             found.state_etag = None
 
@@ -297,6 +332,7 @@ class _TakeOver:
                 store=engine.store,
                 incarnation=engine.incarnation,
                 floor=found.begins,
+                packed=found.packed,
                 snapshots=() if found.state is None else (found.state,),
             )
             etag = await write_floor(engine.backend, floor, None)

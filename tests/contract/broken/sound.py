@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -18,9 +19,13 @@ from statepath.backend import (
     ETag,
     Filter,
     LazyWrite,
+    Moment,
+    Part,
     Shown,
     StateURL,
+    Tally,
     When,
+    append_items,
 )
 from statepath.commit import Append, Delete, Put, Transaction
 from statepath.errors import InvalidArgumentError
@@ -43,6 +48,33 @@ class Config:
     region: str | None = None
 
 
+@dataclass
+class Still:
+    """A sound moment."""
+
+    seq: int
+    documents: Mapping[tuple[str, str], Shown]
+
+    async def scan(
+        self, collection: str, where: Filter | None = None, *, after: str = ""
+    ) -> AsyncGenerator[Sequence[Shown]]:
+        yield [
+            shown
+            for (name, id), shown in sorted(self.documents.items())
+            if name == collection
+            and id > after
+            and (where is None or where.matches(msgspec.json.decode(shown.document)))
+        ]
+
+    async def tally(self, *, collection: str | None = None) -> Mapping[str, Tally]:
+        found: dict[str, Tally] = {}
+        for (name, _), shown in self.documents.items():
+            if collection in (None, name):
+                one = found.get(name, Tally(0, 0))
+                found[name] = Tally(one.documents + 1, one.bytes + len(shown.document))
+        return found
+
+
 class Sound(MemoryBackend):
     """Every capability but `exclusive`."""
 
@@ -56,6 +88,7 @@ class Sound(MemoryBackend):
         copy=True,
         space=True,
         queries=True,
+        documents=True,
         max_object_bytes=LIMIT,
     )
 
@@ -118,6 +151,41 @@ class Sound(MemoryBackend):
         return frozenset(
             id for (name, id), each in found.items() if name == collection and where.matches(each)
         )
+
+    async def serve(self, seq: int) -> None:
+        """Nothing is behind: each answer is made from the log."""
+
+    async def read_documents(self, keys: Sequence[tuple[str, str]], at_least: int) -> Part:
+        seq, documents = await self.replayed()
+        return Part(seq, [documents[key] for key in keys if key in documents])
+
+    @asynccontextmanager
+    async def moment(self, at_least: int) -> AsyncIterator[Moment]:
+        yield self.still(*await self.replayed())
+
+    def still(self, seq: int, documents: Mapping[tuple[str, str], Shown]) -> Still:
+        return Still(seq, documents)
+
+    async def replayed(self) -> tuple[int, dict[tuple[str, str], Shown]]:
+        """The documents, and the seq that they are as of."""
+        found: dict[tuple[str, str], Shown] = {}
+        head = 0
+        async for commit in self.log.read(0):
+            for head, changes in enumerate(commit.transactions, commit.first):
+                assert not isinstance(changes, Body)
+                for change in changes:
+                    if isinstance(change, Put):
+                        found[change.collection, change.id] = self.row(change, head, bytes(change.document))
+                    elif isinstance(change, Delete):
+                        del found[change.collection, change.id]
+                    elif isinstance(change, Append):
+                        before = found[change.collection, change.id].document
+                        document = append_items(before, change.field, [bytes(change.value)])
+                        found[change.collection, change.id] = self.row(change, head, document)
+        return head, found
+
+    def row(self, change: Put | Append, seq: int, document: bytes) -> Shown:
+        return Shown(change.collection, change.id, seq, 0, document)
 
     def put(self, key: str, **changes: Any) -> None:
         """Change the stored object behind everybody's back."""
