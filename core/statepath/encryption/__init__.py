@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 RING_KEY: Final = "keyring.json"
 
+SEALED: Final = b"\x93STPEN"
+"""So begins every sealed object, and nothing else that a store has."""
+
 
 @runtime_checkable
 class KeyProvider(Protocol):

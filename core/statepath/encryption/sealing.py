@@ -21,12 +21,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from statepath.encryption import SEALED
 from statepath.errors import CorruptionError
 
-MAGIC: Final = b"\x93STPENC1"
-"""No text, no JSON and no archive begins like this."""
-
-PACKED: Final = b"\x93STPENZ1"
+MAGIC: Final = SEALED + b"C1"
+PACKED: Final = SEALED + b"Z1"
 """So begins an object whose content was compressed before it was sealed."""
 
 KEY_BYTES: Final = 32

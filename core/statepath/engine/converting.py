@@ -88,17 +88,13 @@ class Conversion:
         return await self._sealed.read(key), True
 
     async def _floor(self) -> Floor:
-        for backend in (self.backend, self._sealed):
-            try:
-                stored = await read_floor(backend)
-            except CorruptionError:
-                continue
-            if stored is None:
-                raise NotFoundError(f"there is no store at {self.backend.url}", key=self.backend.url)
-            return stored[0]
-        raise CorruptionError(
-            f"{FLOOR_KEY} is damaged; open the store as it was, which mends it", key=FLOOR_KEY
-        )
+        try:
+            _, sealed = await self._read(FLOOR_KEY)
+        except NotFoundError:
+            raise NotFoundError(f"there is no store at {self.backend.url}", key=self.backend.url) from None
+        stored = await read_floor(self._sealed if sealed else self.backend)
+        assert stored is not None  # noqa: S101 - it was read
+        return stored[0]
 
     async def _put_floor(self, floor: Floor) -> None:
         blob = await self.backend.read(FLOOR_KEY)

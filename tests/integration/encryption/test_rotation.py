@@ -231,8 +231,14 @@ async def test_a_missing_ring_is_told_as_such(place):
     backend = await place.raw()
     await backend.delete("keyring.json")
     await backend.close()
+    stored = await place.everything()
     with pytest.raises(CorruptionError, match=r"keyring\.json is missing"):
         await place.open()
+    # Nobody takes it for a damaged plain one.
+    with pytest.raises(UnsupportedError, match=r"keyring\.json is missing") as caught:
+        await statepath.open(place.url)
+    assert caught.value.code == "encrypted"
+    assert (await place.everything()).keys() == stored.keys()
 
 
 async def test_a_master_key_is_exchanged_with_the_data_key(folder, tmp_path):

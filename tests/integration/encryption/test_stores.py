@@ -144,3 +144,33 @@ async def test_what_is_made_of_an_encrypted_store_is_encrypted(folder, tmp_path,
         assert await contents(store) == held
     files = [path for path in elsewhere.rglob("*") if path.is_file()]
     assert [path for path in files if canary.encode() in path.read_bytes()] == []
+
+
+async def test_a_long_journal_is_packed_as_a_plain_one_is(memory, monkeypatch, canary):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    monkeypatch.setattr("statepath.engine.snapshotter._PACK", 8)
+    async with memory.open() as store:
+        tasks = store.collection("tasks")
+        for n in range(20):
+            await tasks.put({"id": str(n), "text": canary})
+        for n in range(3):
+            await store.snapshot()
+            await tasks.put({"id": "last", "n": n})
+        await store.snapshot()
+        await store._engine._snapshotter.pack()
+        assert len(await store.history()) == 23
+        assert (await store.data_keys())[0].records == 23
+    stored = await memory.everything()
+    packs = [key for key in stored if key.startswith("journal/0") and "-" in key]
+    assert len(packs) == 1
+    assert canary.encode() not in stored[packs[0]]
+    await memory.write(packs[0], stored[packs[0]].replace(b'"durable":3', b'"durable":2'))
+    async with memory.open(readonly=True) as store:
+        assert "journal/" in str(await store.verify())
+    await memory.write(packs[0], stored[packs[0]])
+    backend = await memory.raw()
+    await backend.delete("journal/floor")
+    await backend.close()
+    async with memory.open() as store:
+        assert await store.collection("tasks").find().count() == 21
+        assert await store.verify() == []
