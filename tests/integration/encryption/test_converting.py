@@ -45,6 +45,7 @@ async def test_an_encrypted_store_is_made_of_a_plain_one(plain, settings, canary
     done = await encrypt(place.url, settings=settings)
     assert done.objects > 4
     assert await plain_text(place, canary) == []
+    assert [key for key in await place.everything() if key.startswith(("tasks/", "bodies/"))] == []
     async with place.open() as store:
         assert store.seq == done.seq
         assert await contents(store) == held

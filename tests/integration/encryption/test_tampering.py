@@ -6,6 +6,9 @@ import random
 
 import pytest
 import statepath
+from msgspec.structs import replace
+from statepath.commit import seal
+from statepath.encryption.keyring import read_ring
 from statepath.encryption.sealing import HEADER
 from statepath.errors import ConfigurationError, CorruptionError
 from statepath.events import CorruptionDetected, Events
@@ -162,3 +165,25 @@ async def test_a_key_ring_that_was_altered_opens_nothing(made, at):
     await place.write("keyring.json", bytes(damaged))
     with pytest.raises(CorruptionError, match=r"keyring\.json is damaged"):
         await place.open()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ring: {"keys": ring.keys[::-1]},
+        lambda ring: {"keys": ring.keys[1:]},
+        lambda ring: {"rotating": True},
+        lambda ring: {"converting": "encrypt"},
+        lambda ring: {"store": "00" * 16},
+    ],
+    ids=["another primary", "a key less", "rotating", "converting", "another store"],
+)
+async def test_a_key_ring_that_was_forged_opens_nothing(folder, change):
+    async with folder.open() as store:
+        await store.rotate_key()
+    backend = await folder.raw()
+    ring, _ = await read_ring(backend)
+    await backend.write("keyring.json", bytes(seal(replace(ring, **change(ring)))))
+    await backend.close()
+    with pytest.raises(CorruptionError, match=r"keyring\.json is damaged"):
+        await folder.open()
