@@ -33,7 +33,7 @@ from statepath.engine.backups import backup_key, backup_keys, backup_time
 from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.replica import Cut, Replica
-from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, SnapshotStream
+from statepath.engine.snapshot import STATE_KEY, SnapshotFacts, SnapshotStream
 from statepath.engine.views import ViewWriter
 from statepath.errors import (
     AlreadyExistsError,
@@ -272,7 +272,7 @@ class Snapshotter:
 
     async def _see_state(self, cut: Cut) -> None:
         """Someone else wrote `state.json`: keep theirs aside if it says anything, and learn its version."""
-        meta: SnapshotMeta | None = None
+        meta: SnapshotFacts | None = None
         try:
             etag = (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag
             with suppress(CorruptionError):
