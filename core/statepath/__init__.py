@@ -10,17 +10,20 @@ from statepath.collection import Collection, Document
 from statepath.copying import Copied, copy, import_backup
 from statepath.diff import Difference, FieldDifference
 from statepath.engine.archiving import Archived
+from statepath.engine.companion import MirrorLag
+from statepath.engine.health import Check, Health, Status
 from statepath.errors import StateError
 from statepath.events import Events
 from statepath.filters import F, Filter
 from statepath.migrating import MigrationPlan, migrate, plan_migration, plan_rollback, rollback
 from statepath.migrations import migration
+from statepath.mirroring import Mirrored, Promoted, mirror, promote
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task, TaskLogEntry
 from statepath.persistence import SavedState, StatePersistence
 from statepath.query import Page, Query
 from statepath.repairing import Repair, repair
 from statepath.settings import Settings, SettingsArgs
-from statepath.store import ArchivedDocument, Health, Restored, Stats, Store, open
+from statepath.store import ArchivedDocument, Restored, Stats, Store, open
 from statepath.sync import SyncStore, open_sync
 from statepath.transaction import Transaction
 from statepath.watch import StateChange
@@ -28,6 +31,7 @@ from statepath.watch import StateChange
 __all__ = [
     "Archived",
     "ArchivedDocument",
+    "Check",
     "Collection",
     "Copied",
     "Difference",
@@ -38,8 +42,11 @@ __all__ = [
     "Filter",
     "Health",
     "MigrationPlan",
+    "MirrorLag",
+    "Mirrored",
     "Page",
     "PersistedState",
+    "Promoted",
     "Query",
     "Repair",
     "Restored",
@@ -52,6 +59,7 @@ __all__ = [
     "StateMetrics",
     "StatePersistence",
     "Stats",
+    "Status",
     "Store",
     "SyncStore",
     "Task",
@@ -62,10 +70,12 @@ __all__ = [
     "import_backup",
     "migrate",
     "migration",
+    "mirror",
     "open",
     "open_sync",
     "plan_migration",
     "plan_rollback",
+    "promote",
     "repair",
     "rollback",
 ]

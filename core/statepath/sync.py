@@ -37,7 +37,9 @@ from statepath.diff import Difference
 from statepath.encryption import KeyInfo, Retired, Rotated
 from statepath.engine.archiving import Archived
 from statepath.engine.cleaning import Cleaned
+from statepath.engine.companion import MirrorLag
 from statepath.engine.founding import silent
+from statepath.engine.health import Health
 from statepath.engine.portable import Exported
 from statepath.engine.replay import Damage
 from statepath.engine.verification import Finding
@@ -46,7 +48,7 @@ from statepath.events import Events
 from statepath.filters import Filter
 from statepath.query import Page, Query
 from statepath.settings import Settings, SettingsArgs
-from statepath.store import ArchivedDocument, Health, Opening, Restored, Stats, Store, open
+from statepath.store import ArchivedDocument, Opening, Restored, Stats, Store, open
 from statepath.transaction import Transaction
 from statepath.watch import StateChange
 
@@ -260,6 +262,16 @@ class SyncStore:
     @property
     def id(self) -> str:
         return self._store.id
+
+    @property
+    def replica_of(self) -> str | None:
+        """As `Store.replica_of`."""
+        return self._store.replica_of
+
+    @property
+    def mirror_lag(self) -> MirrorLag | None:
+        """As `Store.mirror_lag`."""
+        return self._store.mirror_lag
 
     @property
     def incarnation(self) -> str:

@@ -10,16 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
-import statepath
 from statepath import import_backup
 from statepath.backend import Backend
-from statepath.cli.opening import reading
+from statepath.cli.opening import reading, writing
 from statepath.cli.options import DryRun, History, Json, StatePath, Yes
 from statepath.cli.original import described, is_original, restore_original
 from statepath.cli.output import Output, amount, moment
 from statepath.cli.recovery import restore_to
 from statepath.cli.running import asynchronous
 from statepath.discovery import connect
+from statepath.engine.floor import read_floor
 from statepath.engine.opening import attach
 from statepath.engine.original import State, read_backup
 from statepath.engine.original import backup_keys as original_keys
@@ -38,7 +38,7 @@ async def create(state_path: StatePath = None, as_json: Json = False) -> None:
     async with reading(state_path):
         pass  # a missing store is not to be created by its backup
     with output.progress("writing the backup"):
-        async with statepath.open(state_path) as store:
+        async with writing(state_path) as store:
             key = await store.backup()
             seq = store.seq
     output.result({"key": key, "seq": seq}, f"{key} shows seq {seq}")
@@ -138,7 +138,7 @@ async def import_file(
 async def _objects(state_path: str | None) -> AsyncIterator[Backend]:
     """What is stored, below the store."""
     settings = Settings.load(state_path)
-    backend, _ = await attach(await connect(settings.path, readonly=True), settings, readonly=True)
+    backend = await attach(await connect(settings.path, readonly=True), settings, readonly=True)
     try:
         yield backend
     finally:
@@ -148,14 +148,15 @@ async def _objects(state_path: str | None) -> AsyncIterator[Backend]:
 async def _read(key: str, state_path: str | None) -> SnapshotMeta:
     """What the backup says of itself, once it is known to be whole and of this history."""
     async with reading(state_path) as store:
-        incarnation, kept = store.incarnation, await store.backups()
+        kept = await store.backups()
     if key not in kept:
         raise NotFoundError(
             f"there is no backup {key}", key=key if key.startswith("state.backup.") else "state.backup."
         )
     async with _objects(state_path) as backend:
         meta = read_meta((await backend.read(key)).data, key)
-    if meta.incarnation != incarnation:
+        stored = await read_floor(backend)
+    if stored is not None and not stored[0].continues(meta.incarnation, meta.seq):
         raise DivergedError(
             f"{key} is of another incarnation of the store, before a recovery that lost commits: "
             "its seq means something else now. To use it, close the store and copy it over state.json",

@@ -107,6 +107,10 @@ class Encrypted(Protocol):
     @property
     def keys(self) -> Keys: ...
 
+    def seal_log(self, log: CommitLog) -> CommitLog:
+        """The log with its records sealed as the objects are."""
+        ...
+
     def seal_beside(self, chunks: Iterable[bytes]) -> Iterable[bytes]:
         """The chunks of a snapshot as they would be stored, for a place that is not the storage."""
         ...

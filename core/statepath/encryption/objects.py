@@ -33,6 +33,7 @@ from statepath.backend import (
 from statepath.commit import FLOOR_KEY, JOURNAL
 from statepath.compression import pack, pack_all, unpack
 from statepath.encryption import RING_KEY
+from statepath.encryption.journal import SealedCommitLog
 from statepath.encryption.keyring import Keys
 from statepath.encryption.sealing import (
     HEADER,
@@ -229,6 +230,10 @@ class SealedBackend:
                 continue
             except CorruptionError as error:
                 yield key, str(error)
+
+    def seal_log(self, log: CommitLog) -> CommitLog:
+        """As `Encrypted.seal_log`."""
+        return SealedCommitLog(log, self.keys, packs=self._packs)
 
     def seal_beside(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """As `Encrypted.seal_beside`: with the primary key as it was known last, since the storage may be gone."""

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Raw
@@ -34,6 +34,7 @@ from statepath.commit import (
 )
 from statepath.engine.documents import decode
 from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
+from statepath.engine.trouble import Trouble
 from statepath.engine.unloaded import Elsewhere
 from statepath.errors import (
     AccessDeniedError,
@@ -46,6 +47,7 @@ from statepath.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from statepath.telemetry import SILENT, Telemetry
 
 logger = logging.getLogger("statepath.engine")
 
@@ -75,6 +77,7 @@ class _Pending(msgspec.Struct, frozen=True, gc=False):
     done: asyncio.Future[int]
     reads: Sequence[Read]
     put: Document | None
+    span: Any = None
 
 
 _Refused: TypeAlias = tuple[_Pending, StateError | None]
@@ -101,7 +104,10 @@ class Committer:
         catch_up: Callable[[], Awaitable[None]],
         failed: Callable[[StateError], None],
         elsewhere: Elsewhere | None = None,
+        telemetry: Telemetry = SILENT,
     ) -> None:
+        self._telemetry = telemetry
+        self._traced = telemetry.traced
         self._replica = replica
         self._log = log
         self._backend = backend
@@ -114,11 +120,13 @@ class Committer:
         self._elsewhere = elsewhere
         self._pending: deque[_Pending] = deque()
         self._bytes = 0
+        self._waiting_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] | None = None
         self.crowded = False
         self._room = asyncio.Event()
         self._failure: StateError | None = None
+        self.trouble: Trouble | None = None
         self._closing = False
         self._busy = False
         self._task = self._loop.create_task(self._run(), name="statepath-committer")
@@ -155,7 +163,10 @@ class Committer:
         if self._closing:
             raise ClosedError("the store is closed; open it again to save")
         done: asyncio.Future[int] = self._loop.create_future()
-        self._pending.append(_Pending(changes, size, done, reads, put))
+        if not self._pending:
+            self._waiting_since = time.perf_counter()
+        span = self._telemetry.saving(changes, done) if self._traced and changes else None
+        self._pending.append(_Pending(changes, size, done, reads, put, span))
         self._bytes += size
         if self._bytes > _BACKLOG_BYTES:
             self.crowded = True
@@ -203,12 +214,16 @@ class Committer:
                     await self._wake
                     continue
                 self._busy = True
+                began = self._waiting_since
                 group = self._take()
                 try:
-                    await self._commit(group)
+                    await self._commit(group, began)
                 except UnsupportedError as error:
+                    self._telemetry.not_committed(error, time.perf_counter() - began)
                     self._stop(error, group)
                 except StateError as error:
+                    self._telemetry.not_committed(error, time.perf_counter() - began)
+                    self._tell(error)
                     self._refuse(group, error)
         except asyncio.CancelledError:
             if self.busy:
@@ -228,13 +243,15 @@ class Committer:
             if group and size > MAX_COMMIT_BYTES:
                 break
             group.append(pending.popleft())
+        if pending:
+            self._waiting_since = time.perf_counter()
         self._bytes -= sum([one.size for one in group])
         if self._bytes <= _BACKLOG_BYTES:
             self.crowded = False
             self._room.set()
         return group
 
-    async def _commit(self, group: list[_Pending]) -> None:
+    async def _commit(self, group: list[_Pending], began: float) -> None:
         while True:
             replica = self._replica
             below = replica if self._elsewhere is None else await self._documents(self._elsewhere, group)
@@ -259,21 +276,29 @@ class Committer:
                 transactions=await self._bodies(id, accepted, transactions),
             )
             try:
-                await self._log.append(replica.head, commit)
+                if self._traced:
+                    with self._telemetry.commit([one.span for one in accepted]):
+                        await self._log.append(replica.head, commit)
+                else:
+                    await self._log.append(replica.head, commit)
             except HeadMoved:
                 await self._catch_up()
                 continue
             except _NOTHING_WRITTEN as error:
-                self._failed(error)
+                self._telemetry.not_committed(error, time.perf_counter() - began)
+                self._tell(error)
                 self._refuse(group, error)
                 return
             except StateError as error:
+                self._telemetry.not_committed(error, time.perf_counter() - began)
                 self._stop(error, group)
                 return
             stage.install(replica, commit.last, id, now)
+            self.trouble = None
             size = sum([one.size for one in accepted])
             self._acknowledge(accepted, first, size)
             _decline(refused)
+            self._telemetry.committed(len(accepted), size, time.perf_counter() - began)
             self._committed(commit, transactions, stage, size + _RECORD + _TRANSACTION * len(accepted))
             return
 
@@ -372,9 +397,13 @@ class Committer:
             if not pending.done.done():
                 pending.done.set_exception(copy.copy(error))
 
+    def _tell(self, error: StateError) -> None:
+        self.trouble = Trouble(error)
+        self._failed(error)
+
     def _stop(self, error: StateError, group: list[_Pending]) -> None:
         self._failure = error
-        self._failed(error)
+        self._tell(error)
         self._refuse(group, error)
         self._refuse(list(self._pending), error)
         self._pending.clear()

@@ -7,23 +7,25 @@ import os
 import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from typing import Final, cast
 
 from statepath.arguments import wrong_kind
 from statepath.backend import Backend, CommitLog, SupportsQueries
 from statepath.commit import FORMAT, Change, Commit, Delete, Note, Put, Transaction, WriteLog, WriteReport
-from statepath.engine.autosave import Autosave, free_bytes, try_snapshot
+from statepath.engine.autosave import Autosave, try_snapshot
 from statepath.engine.committer import Committer, Read
-from statepath.engine.feed import Feed
+from statepath.engine.companion import Companion, MirrorLag
+from statepath.engine.feed import Feed, in_bulk
 from statepath.engine.floor import Floor
 from statepath.engine.history import Past, difference
 from statepath.engine.ids import check_seq, log_key
 from statepath.engine.migration import Migrated, check_known, versions
 from statepath.engine.replay import Damage, apply_commit, changes_of
-from statepath.engine.replica import Cut, Entry, Replica, Stage
+from statepath.engine.replica import MEMBERS, Cut, Entry, Replica, Stage
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
+from statepath.engine.trouble import Trouble
 from statepath.engine.unloaded import Elsewhere, needs_documents
 from statepath.engine.views import ViewWriter
 from statepath.errors import (
@@ -38,6 +40,7 @@ from statepath.errors import (
 from statepath.events import Events, SaveError, StateRestored
 from statepath.migrations import Migrations
 from statepath.settings import Settings
+from statepath.telemetry import SILENT, Telemetry
 
 _CHANGE_BYTES: Final = 128
 _JUST_NOW: Final = 0.05
@@ -54,7 +57,8 @@ os.register_at_fork(after_in_child=_disown_after_fork)
 
 
 class Engine:
-    """The replica of a store and, unless it is read-only, the tasks that commit, snapshot and write views."""
+    """The replica of a store and, unless it is read-only, the tasks that commit, snapshot and write views. What goes on
+    `beside` it, and only listens, ends after it."""
 
     def __init__(
         self,
@@ -65,7 +69,9 @@ class Engine:
         *,
         readonly: bool,
         migrations: Migrations | None = None,
+        telemetry: Telemetry = SILENT,
     ) -> None:
+        self.telemetry = telemetry
         self.backend = backend
         self.log = log
         self.settings = settings
@@ -75,16 +81,20 @@ class Engine:
         self.store = ""
         self.incarnation = ""
         self.damage: list[Damage] = []
+        self.verified = False
         self.closed = False
         self.migrations = migrations
         self.migrated: Migrated | None = None
         self.elsewhere: Elsewhere | None = None
         self.last_commit_at: float | None = None
+        self.beside = AsyncExitStack()
         self._found_floor = Floor(store="", incarnation="")
+        self._found_journal = self._found_size = 0
         self._committer: Committer | None = None
         self._views: ViewWriter | None = None
         self._snapshotter: Snapshotter | None = None
         self._autosave: Autosave | None = None
+        self._companion: Companion | None = None
         self._disowned = False
         self._closing = asyncio.Lock()
         self._released = False
@@ -94,8 +104,18 @@ class Engine:
 
     # Starting, which `opening` does
 
-    def show(self, replica: Replica, store: str, incarnation: str, floor: Floor | None) -> None:
-        """Have what was found for reading."""
+    def show(
+        self,
+        replica: Replica,
+        store: str,
+        incarnation: str,
+        floor: Floor | None,
+        *,
+        journal_bytes: int = 0,
+        state_size: int = 0,
+    ) -> None:
+        """Have what was found for reading: so many bytes of commits behind a snapshot of that size."""
+        self._found_journal, self._found_size = journal_bytes, state_size
         self.replica, self.store, self.incarnation = replica, store, incarnation
         if floor is not None:
             self._found_floor = floor
@@ -109,7 +129,7 @@ class Engine:
             store=self.store,
             documents=document_views,
             interval=self.settings.view_interval,
-            busy=self._is_busy,
+            busy=self.is_busy,
             failed=self._tell_failure,
         )
         self._snapshotter = Snapshotter(
@@ -122,6 +142,7 @@ class Engine:
             self.settings,
             put_aside=put_aside,
             cut=self._cut,
+            telemetry=self.telemetry,
         )
         self._committer = Committer(
             self.replica,
@@ -132,6 +153,7 @@ class Engine:
             committed=self._committed,
             catch_up=self._catch_up,
             failed=self._tell_failure,
+            telemetry=self.telemetry,
             elsewhere=self.elsewhere,
         )
         return views
@@ -140,7 +162,7 @@ class Engine:
         """Begin to save by time, and to `archive` where the settings have rules for it."""
         self._autosave = Autosave(self, self._writing_snapshotter(), archive)
 
-    def _is_busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether saves are going on: a commit is under way, or the last one was just now."""
         if self._committer is not None and self._committer.busy:
             return True
@@ -168,13 +190,15 @@ class Engine:
         committer = self.committer
         if committer.crowded:
             await committer.room()
-        return await committer.submit(tuple(changes), sum(_size(change) for change in changes), reads)
+        return await committer.submit(tuple(changes), sum(size_of(change) for change in changes), reads)
 
     def _cannot_write(self) -> StateError:
         if self._disowned:
             return _disowned(self.backend.url)
         if self.closed:
             return ClosedError("the store is closed; open it again to save")
+        if self.replica_of:
+            return is_replica(self.backend.url, self.replica_of)
         return ReadOnlyError(f"{self.backend.url} was opened with readonly=True: this handle changes nothing")
 
     def disown(self) -> None:
@@ -191,6 +215,8 @@ class Engine:
         self.last_commit_at = time.time()
         if self._snapshotter is not None:
             self._snapshotter.committed(size)
+        else:
+            self._found_journal += size
         self._feed.tell(commit, transactions, size)
 
     async def _catch_up(self) -> None:
@@ -302,6 +328,51 @@ class Engine:
         finally:
             self._feed.leave()
 
+    async def follow_in_bulk(self, after: int, *, pause: float) -> AsyncGenerator[list[Commit]]:
+        """As `follow`, for who may be late: every `pause` seconds all commits that have come. Ends when the store is
+        closing and all are told.
+
+        Raises:
+            HistoryTrimmedError: the log begins later.
+        """
+        self._feed.join()
+        try:
+            while True:
+                if recent := self._feed.behind(after):
+                    yield [commit for commit, _ in recent]
+                    after = recent[-1][0].last
+                elif self.replica.head > after:
+                    async for commits in in_bulk(self.log.read(after)):
+                        yield commits
+                        after = commits[-1].last
+                elif self.closed:
+                    return
+                else:
+                    await self._feed.news()
+                if not self.closed:
+                    await asyncio.sleep(pause)
+        finally:
+            self._feed.leave()
+
+    def oldest_behind(self, after: int) -> datetime | None:
+        """The time of the first commit behind the seq, if it was made lately; `None` also if there is none."""
+        recent = self._feed.behind(after)
+        return recent[0][0].time if recent else None
+
+    def attach(self, companion: Companion) -> None:
+        """Have it run until the store is closed."""
+        self._companion = companion
+
+    @property
+    def mirror_lag(self) -> MirrorLag | None:
+        """How far the replica is behind, where there is one."""
+        return None if self._companion is None else self._companion.lag
+
+    @property
+    def mirror_seconds(self) -> float | None:
+        """For how long the oldest commit has waited to be on the replica."""
+        return None if self._companion is None else self._companion.lag.seconds
+
     async def _wait_for_news(self, after: int) -> None:
         if self._committer is not None:
             await self._feed.news()
@@ -409,10 +480,22 @@ class Engine:
         self.check_loaded()
         if isinstance(at, int) and at > self.replica.head:
             raise InvalidArgumentError(f"seq {at} is not there yet: the head is {self.replica.head}")
-        marks = (
-            self._found_floor.snapshots if self._snapshotter is None else self._snapshotter.floor.snapshots
-        )
-        return await Past(self.backend, self.log, self.store, self.incarnation, self.floor, marks).at(at)
+        past = Past(self.backend, self.log, self.store, self.continues, self.floor, self.record.snapshots)
+        return await past.at(at)
+
+    @property
+    def record(self) -> Floor:
+        """The log's own record, as this handle knows it."""
+        return self._found_floor if self._snapshotter is None else self._snapshotter.floor
+
+    def continues(self, incarnation: str, seq: int) -> bool:
+        """Whether the state of that seq, in that incarnation, is of this history."""
+        return incarnation == self.incarnation or self.record.continues(incarnation, seq)
+
+    @property
+    def replica_of(self) -> str:
+        """Where the primary is, if this is a replica; else empty."""
+        return self.record.replica_of
 
     @property
     def views(self) -> ViewWriter | None:
@@ -428,14 +511,63 @@ class Engine:
         return size
 
     @property
+    def documents(self) -> dict[str, int]:
+        """How many documents each collection holds, as far as this handle holds them; may be asked in another
+        thread."""
+        if self.elsewhere is not None:
+            return {}
+        held = dict(self.replica.collections)
+        return {name: len(documents) for name, documents in held.items() if documents and name != MEMBERS}
+
+    @property
+    def seq(self) -> int:
+        return self.replica.head
+
+    @property
     def view_lag(self) -> int:
         """How many files are behind the log."""
         return 0 if self._views is None else self._views.lag
 
     @property
     def journal_bytes(self) -> int:
-        """The bytes that were committed since the last snapshot, roughly."""
-        return 0 if self._snapshotter is None else self._snapshotter.since
+        """The bytes that were committed since the last snapshot that this handle knows of, roughly."""
+        return self.journal_behind(None)
+
+    def journal_behind(self, floor: Floor | None) -> int:
+        """The bytes that were committed since the last snapshot, roughly. For a reader `floor` is the log's own record
+        as it is now: it says which snapshots were written meanwhile."""
+        if self._snapshotter is not None:
+            return self._snapshotter.since
+        then, now = self._found_floor.snapshots, floor.snapshots if floor is not None else ()
+        written = now[-1].journal_bytes - (then[-1].journal_bytes if then else 0) if now else 0
+        return max(0, self._found_journal - written)
+
+    @property
+    def snapshot_size(self) -> int:
+        """The bytes of the last snapshot, roughly."""
+        return self._found_size if self._snapshotter is None else self._snapshotter.size
+
+    @property
+    def unsaved_seconds(self) -> float | None:
+        """How long the oldest change of this handle waits for a snapshot; `None`: none does."""
+        return None if self._snapshotter is None else self._snapshotter.waiting
+
+    @property
+    def save_trouble(self) -> Trouble | None:
+        """Why the last save failed, if it did; and so for what is written behind."""
+        return None if self._committer is None else self._committer.trouble
+
+    @property
+    def snapshot_trouble(self) -> Trouble | None:
+        return None if self._snapshotter is None else self._snapshotter.trouble
+
+    @property
+    def backup_trouble(self) -> Trouble | None:
+        return None if self._snapshotter is None else self._snapshotter.backup_trouble
+
+    @property
+    def view_trouble(self) -> Trouble | None:
+        return None if self._views is None else self._views.trouble
 
     @property
     def saved(self) -> tuple[int, float | None]:
@@ -449,16 +581,12 @@ class Engine:
     @property
     def floor(self) -> int:
         """The lowest seq that the log still has."""
-        return self._found_floor.floor if self._snapshotter is None else self._snapshotter.floor.floor
+        return self.record.floor
 
     @property
     def failure(self) -> StateError | None:
         """Why the handle takes no further commits, if so."""
         return None if self._committer is None else self._committer.failure
-
-    async def free_bytes(self) -> int | None:
-        """How much may still be written, where the backend can tell."""
-        return await free_bytes(self.backend)
 
     async def close(self) -> None:
         """Commit what is queued, write the views and a snapshot of what changed, and release the storage.
@@ -474,6 +602,7 @@ class Engine:
                     await self._finish()
                 finally:
                     await self.release()
+                    await self.beside.aclose()
 
     async def _finish(self) -> None:
         if self._committer is None or self._views is None:
@@ -488,11 +617,16 @@ class Engine:
         if self._snapshotter is not None and self._snapshotter.changed:
             self._snapshotter.ending = True
             await try_snapshot(self._snapshotter, self.events)
+        if self._companion is not None:
+            self._feed.wake()
+            await self._companion.finish()
 
     async def release(self) -> None:
         """End the tasks and give the storage back, whatever is left to be done."""
         self.closed = self._released = True
         self._feed.wake()
+        if self._companion is not None:
+            await self._companion.stop()
         if self._autosave is not None:
             await self._autosave.stop()
         if self._committer is not None:
@@ -502,13 +636,22 @@ class Engine:
         await self.backend.close()
 
 
+def is_replica(url: str, primary: str) -> ReadOnlyError:
+    """Why a replica takes no changes, and what to do."""
+    return ReadOnlyError(
+        f"{url} is a replica of {primary}: write there; if that is lost, go on here after "
+        f"statepath mirror promote {url}",
+        code="replica",
+    )
+
+
 def _disowned(url: str) -> ClosedError:
     return ClosedError(
         f"this handle on {url} belongs to the process that this one was forked from; open the store again here"
     )
 
 
-def _size(change: Change) -> int:
+def size_of(change: Change) -> int:
     """The bytes of a change in a commit record, roughly, and rather too many."""
     if isinstance(change, Put | WriteReport):
         return _CHANGE_BYTES + len(bytes(change.document))

@@ -26,10 +26,10 @@ from statepath.backend import (
     SupportsQueries,
 )
 from statepath.commit import Note, Put
-from statepath.encryption import unlock
+from statepath.encryption import Encrypted, unlock
 from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
-from statepath.engine.engine import Engine
+from statepath.engine.engine import Engine, is_replica
 from statepath.engine.floor import Floor, write_floor
 from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
 from statepath.engine.history import difference
@@ -56,9 +56,11 @@ from statepath.events import (
     StoreUpgraded,
 )
 from statepath.log import PortableCommitLog
+from statepath.metering import metered
 from statepath.migrations import Migrations
 from statepath.retry import retrying
 from statepath.settings import Settings
+from statepath.telemetry import SILENT, Telemetry
 
 logger = logging.getLogger("statepath.opening")
 
@@ -73,22 +75,34 @@ async def open_engine(
     readonly: bool = False,
     anew: bool = False,
     migrations: Migrations | None = None,
+    telemetry: Telemetry = SILENT,
 ) -> Engine:
     """Recover the state and start the engine's tasks. The backend is the engine's from now on.
 
     Parameters:
         anew: the log is not continued: what it holds is kept aside, and it begins again behind the state.
         migrations: those that the program knows; what is due of them is done. `None`: it cares for no schema.
+        telemetry: who is told of the engine's work, and of the calls of the backend.
 
     Raises:
         NotFoundError: read-only, and there is no store.
         UnsupportedError: a newer program wrote the store (`newer_format`).
+        ReadOnlyError: it is a replica, and was to be opened for writing (`replica`).
     """
     began = time.monotonic()
-    backend, log = await attach(backend, settings, readonly=readonly)
-    engine = Engine(backend, log, settings, events, readonly=readonly, migrations=migrations)
+    backend = await attach(metered(backend, telemetry), settings, readonly=readonly)
+    engine = Engine(
+        backend,
+        commit_log(backend, settings),
+        settings,
+        events,
+        readonly=readonly,
+        migrations=migrations,
+        telemetry=telemetry,
+    )
     try:
-        source = await _open(engine, anew=anew)
+        with telemetry.operation("load"):
+            source = await _open(engine, anew=anew)
     except BaseException:
         await engine.release()
         raise
@@ -101,11 +115,9 @@ async def open_engine(
     return engine
 
 
-async def attach(
-    backend: Backend, settings: Settings, *, readonly: bool = False
-) -> tuple[Backend, CommitLog]:
-    """The backend as the engine uses it: with its calls repeated, and sealed where the store is encrypted; and its log.
-    Closes it if that fails.
+async def attach(backend: Backend, settings: Settings, *, readonly: bool = False) -> Backend:
+    """The backend as the engine uses it: with its calls repeated, and sealed where the store is encrypted. Closes it if
+    that fails.
 
     Raises: as `unlock`.
     """
@@ -116,20 +128,20 @@ async def attach(
         await backend.close()
         raise
     if keys is None:
-        return backend, commit_log(backend, settings)
-    from statepath.encryption.journal import SealedCommitLog
+        return backend
     from statepath.encryption.objects import SealedBackend
 
-    packs = settings.compression is not None
-    sealed = SealedBackend(backend, keys, packs=packs)
-    return sealed, SealedCommitLog(commit_log(sealed, settings), keys, packs=packs)
+    return SealedBackend(backend, keys, packs=settings.compression is not None)
 
 
 def commit_log(backend: Backend, settings: Settings) -> CommitLog:
-    """The backend's own log, or the portable one on top of it."""
+    """The backend's own log, or the portable one on top of it; its records are sealed as the objects are."""
+    log: CommitLog
     if backend.capabilities.commit_log and isinstance(backend, SupportsCommitLog):
-        return backend.commit_log()
-    return PortableCommitLog(backend, deadline=settings.deadline, window=KEEP_SECONDS)
+        log = backend.commit_log()
+    else:
+        log = PortableCommitLog(backend, deadline=settings.deadline, window=KEEP_SECONDS)
+    return backend.seal_log(log) if isinstance(backend, Encrypted) else log
 
 
 async def found(origin: Origin, backend: Backend, settings: Settings, tell: Tell = silent) -> Founded:
@@ -138,9 +150,9 @@ async def found(origin: Origin, backend: Backend, settings: Settings, tell: Tell
     Raises:
         AlreadyExistsError: there is something.
     """
-    backend, log = await attach(backend, settings)
+    backend = await attach(backend, settings)
     try:
-        return await Founding(origin, backend, log, tell).run()
+        return await Founding(origin, backend, commit_log(backend, settings), tell).run()
     finally:
         await backend.close()
 
@@ -172,6 +184,8 @@ async def _open(engine: Engine, *, anew: bool) -> str:
     if engine.readonly:
         _show(engine, found, original)
     else:
+        if found.floor is not None and found.floor[0].replica_of:
+            raise is_replica(engine.backend.url, found.floor[0].replica_of)
         engine.check_writable(found.replica)
         await _TakeOver(engine, found, original).run(document_views=document_views)
         if engine.migrations is not None:
@@ -216,7 +230,14 @@ def _show(engine: Engine, found: Recovered, original: Original | None) -> None:
         for change in original.changes:
             stage.apply(change, 0, 0)
         stage.install(found.replica, 0, "", 0)
-    engine.show(found.replica, found.store, found.incarnation, found.floor[0] if found.floor else None)
+    engine.show(
+        found.replica,
+        found.store,
+        found.incarnation,
+        found.floor[0] if found.floor else None,
+        journal_bytes=found.journal_bytes,
+        state_size=found.state_size,
+    )
     for damage in engine.damage:
         engine.events.emit(CorruptionDetected(damage.key, damage.reason, None))
 
@@ -334,6 +355,7 @@ class _TakeOver:
                 floor=found.begins,
                 packed=found.packed,
                 snapshots=() if found.state is None else (found.state,),
+                earlier=found.earlier,
             )
             etag = await write_floor(engine.backend, floor, None)
         return floor, etag
