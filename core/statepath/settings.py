@@ -66,6 +66,7 @@ class SettingsArgs(TypedDict, total=False):
     mirror_lag: float | str | timedelta
     save_late: float | str | timedelta | None
     backup_age: float | str | timedelta | None
+    key_age: float | str | timedelta | None
     journal_lag: int | str | None
     view_lag: int
     health_timeout: float | str | timedelta
@@ -83,7 +84,7 @@ _SIZES: Final = {"": 1, "b": 1} | {
     for unit, base in (("b", 1000), ("ib", 1024))
 }
 _QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
-_SWITCHED_OFF: Final = ("backup_age", "alert_webhook", "metrics_port")
+_SWITCHED_OFF: Final = ("backup_age", "key_age", "alert_webhook", "metrics_port")
 _LONGEST: Final = timedelta(days=36500)
 _NO_DURATION: Final = 'this is no duration: write "30s", "15m", "24h", "7d", or a number of seconds'
 _NO_SIZE: Final = 'this is no size: write "100MiB", "1GB", or a number of bytes'
@@ -337,6 +338,9 @@ class Settings(BaseSettings):
 
     backup_age: Annotated[timedelta | None, BeforeValidator(_duration_or_off)] = Field(None, gt=timedelta(0))
     """How old the newest backup may be; `None` (or "off"): of any age, since an unchanged store makes none."""
+
+    key_age: Annotated[timedelta | None, BeforeValidator(_duration_or_off)] = Field(None, gt=timedelta(0))
+    """How old the key that an encrypted store seals with may be; `None` (or "off"): of any age."""
 
     journal_lag: Annotated[int | None, BeforeValidator(_bytes_or_auto)] = Field(None, ge=1)
     """The most bytes of commits behind the snapshot; `None` (or "auto"): four times the snapshot, at least 4 GiB."""

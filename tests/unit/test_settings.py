@@ -50,6 +50,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
     assert settings.mirror is None
     assert settings.mirror_lag == timedelta(seconds=10)
     assert (settings.save_late, settings.backup_age, settings.journal_lag) == (None, None, None)
+    assert settings.key_age is None
     assert (settings.view_lag, settings.health_timeout) == (100_000, 5)
     assert (settings.alert_interval, settings.alert_webhook, settings.alert_timeout) == (30, None, 10)
     assert (settings.metrics_port, settings.metrics_host) == (None, "127.0.0.1")
@@ -123,6 +124,7 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "mirror_lag": "1m",
         "save_late": "2h",
         "backup_age": "1d",
+        "key_age": "90d",
         "journal_lag": "8GiB",
         "view_lag": "5000",
         "health_timeout": "2s",
@@ -158,6 +160,7 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "mirror_lag": timedelta(minutes=1),
         "save_late": timedelta(hours=2),
         "backup_age": timedelta(days=1),
+        "key_age": timedelta(days=90),
         "journal_lag": 8192 * MiB,
         "view_lag": 5000,
         "health_timeout": 2.0,
@@ -417,11 +420,14 @@ def test_what_is_no_webhook_is_refused_and_not_shown(url: str) -> None:
 
 def test_off_takes_a_setting_back_that_a_file_has() -> None:
     Path("statepath.toml").write_text(
-        'backup_age = "1d"\nalert_webhook = "https://host/x"\nmetrics_port = 9464\n'
+        'backup_age = "1d"\nkey_age = "90d"\nalert_webhook = "https://host/x"\nmetrics_port = 9464\n'
     )
-    Path(".env").write_text("STATE_BACKUP_AGE=off\nSTATE_ALERT_WEBHOOK=Off\nSTATE_METRICS_PORT=off\n")
+    Path(".env").write_text(
+        "STATE_BACKUP_AGE=off\nSTATE_KEY_AGE=off\nSTATE_ALERT_WEBHOOK=Off\nSTATE_METRICS_PORT=off\n"
+    )
     settings = Settings.load()
     assert (settings.backup_age, settings.alert_webhook, settings.metrics_port) == (None, None, None)
+    assert settings.key_age is None
     assert origin("metrics_port") == ("off", ".env", "STATE_METRICS_PORT")
 
 

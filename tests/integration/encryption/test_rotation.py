@@ -253,3 +253,16 @@ async def test_a_master_key_is_exchanged_with_the_data_key(folder, tmp_path):
     async with statepath.open(folder.url, encryption_key_file=new) as store:
         assert await tasks_of(store) == 2
         assert len({key.wrapped_by for key in await store.data_keys()}) == 1
+
+
+async def test_health_tells_of_a_key_that_is_too_old_until_another_one_is_made(memory):
+    async with memory.open(key_age=0.2) as store:
+        await store.collection("tasks").put({"id": "a"})
+        await asyncio.sleep(0.21)
+        key = next(check for check in (await store.health()).checks if check.name == "key")
+        assert (key.status, key.limit, key.unit) == (statepath.Status.FAIL, 0.2, "seconds")
+        assert "keys rotate" in key.summary
+        await store.rotate_key()
+        key = next(check for check in (await store.health()).checks if check.name == "key")
+        assert key.value is not None
+        assert key.value < 0.2
