@@ -73,6 +73,7 @@ class PortableCommitLog:
         self._unresolved: Commit | None = None
         self._head = -1
         self._head_seen = 0.0
+        self._last: Commit | None = None
         self._news = asyncio.Event()
 
     async def append(self, after: int, commit: Commit) -> None:
@@ -101,12 +102,24 @@ class PortableCommitLog:
         if not committed:
             raise HeadMoved
         self._saw(commit.last, begun)
+        self._last = commit
         self._news.set()
         self._news = asyncio.Event()
 
+    @property
+    def head(self) -> int:
+        """Where the log ended when this object last saw its end (-1: it never did)."""
+        return self._head
+
+    @property
+    def age(self) -> float:
+        """How many seconds ago that was."""
+        return _clock() - self._head_seen
+
     async def read(self, after: int) -> AsyncIterator[Commit]:
         """As `CommitLog.read`."""
-        async with aclosing(self._read(after, "")) as commits:
+        look = self._walk(after) if self._seen_lately(after) else self._read(after, "")
+        async with aclosing(look) as commits:
             async for commit in commits:
                 yield commit
 
@@ -121,6 +134,7 @@ class PortableCommitLog:
         """As `CommitLog.restart`."""
         moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         kept = []
+        self._head, self._last = -1, None
         for first in await self._slots(-1):
             key = slot_key(first)
             aside = f"{key}.corrupt.{moment}"
@@ -164,8 +178,7 @@ class PortableCommitLog:
         if not ours and self._unresolved is None:
             return False
         self._unresolved = commit
-        seen_lately = self._head == commit.first - 1 and _clock() - self._head_seen < self._window / 2
-        if ours and seen_lately:
+        if ours and self._seen_lately(commit.first - 1):
             return True
         return await self._insist(self._passed, commit) or ours
 
@@ -196,7 +209,7 @@ class PortableCommitLog:
         try:
             await self._backend.write(slot_key(commit.first), line, when=IF_ABSENT)
         except AlreadyExistsError:
-            standing = await self._slot(commit.first)
+            standing = self._last = await self._slot(commit.first)
             return standing is not None and standing.id == commit.id
         except BaseException as error:
             if not _had_no_effect(error):
@@ -226,10 +239,33 @@ class PortableCommitLog:
         self._saw(last, begun)
 
     async def _next(self, after: int, previous: str) -> AsyncGenerator[Commit]:
-        commit = await self._slot(after + 1)
+        begun = _clock()
+        last = self._last
+        commit = last if last is not None and last.first == after + 1 else await self._slot(after + 1)
         if commit is not None:
             _check_chain(commit, previous)
             yield commit
+        elif self._seen_lately(after):
+            self._saw(after, begun)
+
+    async def _walk(self, after: int) -> AsyncGenerator[Commit]:
+        """The commits behind a seq that was the head not long ago: what follows it cannot have been trimmed yet, so
+        nothing has to be read but the slots, one by one, up to the first that is not there."""
+        previous, since = "", self._head_seen
+        while True:
+            begun = _clock()
+            async with aclosing(self._next(after, previous)) as commits:
+                commit = await anext(commits, None)
+            if commit is None:
+                break
+            after, previous = commit.last, commit.id
+            yield commit
+        if _clock() - since < self._window / 2:
+            self._saw(after, begun)
+            return
+        async with aclosing(self._read(after, previous)) as rest:
+            async for commit in rest:
+                yield commit
 
     async def _fetch(self, slots: Sequence[int]) -> AsyncGenerator[tuple[int, Commit | None]]:
         """The slots' commits in order, some read ahead; `None` for one that is gone."""
@@ -323,6 +359,10 @@ class PortableCommitLog:
                 raise CorruptionError(
                     f"{key} is missing, and {slot_key(first)} says that it was durable", key=key
                 )
+
+    def _seen_lately(self, head: int) -> bool:
+        """Whether the log ended there within half the time that each commit is kept for."""
+        return self._head == head and _clock() - self._head_seen < self._window / 2
 
     def _saw(self, head: int, when: float) -> None:
         self._head, self._head_seen = head, when

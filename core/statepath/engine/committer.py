@@ -81,8 +81,10 @@ _Refused: TypeAlias = tuple[_Pending, StateError | None]
 class Committer:
     """Takes transactions, makes them durable in groups, and shows them to readers once they are.
 
-    `committed` is called for every commit of this handle or another's that has become durable and visible.
-    `catch_up` reads what other writers committed and brings the replica up to it.
+    Whoever moves the replica's head holds `advancing`: from the moment that a commit is put together until it is
+    visible, nothing of other writers comes in between. `alone` says that there are none. `committed` is called for
+    every commit that has become durable and visible. `catch_up` reads what other writers committed and brings the
+    replica up to it.
     """
 
     def __init__(
@@ -93,6 +95,8 @@ class Committer:
         *,
         store: str,
         incarnation: str,
+        advancing: asyncio.Lock,
+        alone: bool,
         committed: Callable[[Commit, Sequence[Transaction], Stage, int], None],
         catch_up: Callable[[], Awaitable[None]],
         failed: Callable[[StateError], None],
@@ -102,6 +106,8 @@ class Committer:
         self._backend = backend
         self._store = store
         self._incarnation = incarnation
+        self._advancing = advancing
+        self._alone = alone
         self._writer = f"{os.getpid():x}-{secrets.token_hex(6)}"
         self._committed = committed
         self._catch_up = catch_up
@@ -227,50 +233,65 @@ class Committer:
         return group
 
     async def _commit(self, group: list[_Pending]) -> None:
+        current = self._alone
         while True:
-            replica = self._replica
-            first = replica.head + 1
-            now = max(time.time_ns() // 1000, replica.time + 1)
-            stage = Stage(replica)
-            accepted, transactions, refused = self._stage(group, stage, first, now)
-            if not transactions:
-                _decline(refused)
-                return
-            id = secrets.token_hex(12)
-            commit = Commit(
-                first=first,
-                last=first + len(transactions) - 1,
-                id=id,
-                prev=replica.commit,
-                writer=self._writer,
-                store=self._store,
-                incarnation=self._incarnation,
-                time=datetime.fromtimestamp(now / 1_000_000, UTC),
-                durable=replica.head,
-                transactions=await self._bodies(id, accepted, transactions),
-            )
             try:
-                await self._log.append(replica.head, commit)
+                async with self._advancing:
+                    await self._place(group, current=current)
             except HeadMoved:
                 try:
                     await self._catch_up()
                 except UnsupportedError as error:
                     self._stop(error, group)
                     return
-                continue
-            except _NOTHING_WRITTEN as error:
-                self._failed(error)
-                self._refuse(group, error)
+                current = True
+            else:
                 return
-            except StateError as error:
-                self._stop(error, group)
-                return
-            stage.install(replica, commit.last, id, now)
-            size = sum([one.size for one in accepted])
-            self._acknowledge(accepted, first, size)
+
+    async def _place(self, group: list[_Pending], *, current: bool) -> None:
+        """Try the next place in the log with what of the group does not conflict. `current` says that the replica has
+        been at the head since the group was taken.
+
+        Raises:
+            HeadMoved: another writer has it; or nothing is refused before it is known whether one has.
+        """
+        replica = self._replica
+        first = replica.head + 1
+        now = max(time.time_ns() // 1000, replica.time + 1)
+        stage = Stage(replica)
+        accepted, transactions, refused = self._stage(group, stage, first, now)
+        if not transactions:
+            if not current and any(one.changes for one, _ in refused):
+                raise HeadMoved
             _decline(refused)
-            self._committed(commit, transactions, stage, size)
             return
+        id = secrets.token_hex(12)
+        commit = Commit(
+            first=first,
+            last=first + len(transactions) - 1,
+            id=id,
+            prev=replica.commit,
+            writer=self._writer,
+            store=self._store,
+            incarnation=self._incarnation,
+            time=datetime.fromtimestamp(now / 1_000_000, UTC),
+            durable=replica.head,
+            transactions=await self._bodies(id, accepted, transactions),
+        )
+        try:
+            await self._log.append(replica.head, commit)
+        except _NOTHING_WRITTEN as error:
+            self._failed(error)
+            self._refuse(group, error)
+            return
+        except StateError as error:
+            self._stop(error, group)
+            return
+        stage.install(replica, commit.last, id, now)
+        size = sum([one.size for one in accepted])
+        self._acknowledge(accepted, first, size)
+        _decline(refused)
+        self._committed(commit, transactions, stage, size)
 
     def _stage(
         self, group: list[_Pending], stage: Stage, first: int, now: int

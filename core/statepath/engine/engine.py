@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import time
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import datetime
 from typing import Final, cast
 
@@ -17,6 +18,7 @@ from statepath.engine.autosave import Autosave, free_bytes, try_snapshot
 from statepath.engine.committer import Committer, Read
 from statepath.engine.feed import Feed
 from statepath.engine.floor import Floor
+from statepath.engine.following import Follower
 from statepath.engine.history import Past, difference
 from statepath.engine.ids import log_key
 from statepath.engine.migration import Migrated, check_known, versions
@@ -34,6 +36,7 @@ from statepath.errors import (
     UnsupportedError,
 )
 from statepath.events import Events, SaveError, StateRestored
+from statepath.log import PortableCommitLog
 from statepath.migrations import Migrations
 from statepath.settings import Settings
 
@@ -86,7 +89,10 @@ class Engine:
         self._closing = asyncio.Lock()
         self._released = False
         self._feed = Feed()
-        self._catching_up = asyncio.Lock()
+        self._advancing = asyncio.Lock()
+        self._alone = backend.capabilities.exclusive and not readonly
+        self._seen = time.monotonic()
+        self._follower = Follower(log, self._take, self._feed.wake)
         _open_engines.add(self)
 
     # Starting, which `opening` does
@@ -125,8 +131,10 @@ class Engine:
             self.backend,
             store=self.store,
             incarnation=self.incarnation,
+            advancing=self._advancing,
+            alone=self._alone,
             committed=self._committed,
-            catch_up=self._catch_up,
+            catch_up=self.catch_up,
             failed=self._tell_failure,
         )
         return views
@@ -188,20 +196,47 @@ class Engine:
             self._snapshotter.committed(size)
         self._feed.tell(commit, transactions, size)
 
-    async def _catch_up(self) -> None:
+    async def catch_up(self) -> None:
         """Apply what other writers committed behind the head."""
-        async with self._catching_up:
+        if self._alone:
+            return
+        async with self._advancing:
+            begun = time.monotonic()
             async for commit in self.log.read(self.replica.head):
-                if commit.store != self.store or commit.incarnation != self.incarnation:
-                    raise DivergedError(
-                        f"{self.backend.url} was promoted, imported or replaced while it was open; open it again"
-                    )
-                # Read first: nothing may come between applying the commit and telling of it.
-                transactions = [await changes_of(self.backend, one) for one in commit.transactions]
-                stage, size = await apply_commit(self.backend, self.replica, commit)
-                self._committed(commit, transactions, stage, size)
-            if not self.readonly:
-                self.check_writable(self.replica)
+                await self._apply(commit)
+            self._seen = begun
+
+    async def _take(self, commit: Commit) -> None:
+        """Apply a commit that the follower has met, unless it is known already."""
+        async with self._advancing:
+            if commit.first == self.replica.head + 1:
+                await self._apply(commit)
+                self._seen = time.monotonic()
+                return
+        if commit.last > self.replica.head:
+            await self.catch_up()
+
+    async def _apply(self, commit: Commit) -> None:
+        if commit.store != self.store or commit.incarnation != self.incarnation:
+            raise DivergedError(
+                f"{self.backend.url} was promoted, imported or replaced while it was open; open it again"
+            )
+        # Read first: nothing may come between applying the commit and telling of it.
+        transactions = [await changes_of(self.backend, one) for one in commit.transactions]
+        stage, size = await apply_commit(self.backend, self.replica, commit)
+        self._committed(commit, transactions, stage, size)
+        if not self.readonly:
+            self.check_writable(self.replica)
+
+    @property
+    def staleness(self) -> float:
+        """For how many seconds, at most, another writer's commits may have been missed."""
+        if self._alone:
+            return 0.0
+        age = time.monotonic() - self._seen
+        if isinstance(self.log, PortableCommitLog) and self.log.head == self.replica.head:
+            age = min(age, self.log.age)
+        return age
 
     def check_writable(self, replica: Replica) -> None:
         """
@@ -235,16 +270,18 @@ class Engine:
             raise ClosedError("the store is closed; open it again")
 
     async def sync(self, at_least: int | None = None) -> int:
-        """Bring the replica up to the head of the log; its seq. A writer's own replica is there already."""
+        """Bring the replica up to the head of the log; its seq."""
         self.check_open()
         if self._committer is not None:
             await self._committer.drain()
-        else:
-            await self._catch_up()
-            while at_least is not None and self.replica.head < at_least:
-                async for _ in self.log.follow(self.replica.head):
-                    await self._catch_up()
-                    break
+        if not self._alone:
+            await self.catch_up()
+            if at_least is not None and self.replica.head < at_least:
+                async with aclosing(self.follow(self.replica.head)) as commits:
+                    async for commit, _ in commits:
+                        if commit.last >= at_least:
+                            break
+                self.check_open()
         return self.replica.head
 
     async def follow(self, after: int) -> AsyncGenerator[tuple[Commit, Sequence[Transaction]]]:
@@ -254,6 +291,8 @@ class Engine:
             HistoryTrimmedError: the log begins later.
         """
         self._feed.join()
+        if not self._alone:
+            self._follower.join(self.replica.head)
         try:
             while True:
                 recent = self._feed.behind(after)
@@ -271,27 +310,16 @@ class Engine:
                 if self.closed:
                     return
                 if self.replica.head <= after:
-                    await self._wait_for_news(after)
+                    if self._follower.failure is not None:
+                        raise copy.copy(self._follower.failure)
+                    await self._feed.news()
         except ClosedError:
             if not self.closed:
                 raise
         finally:
             self._feed.leave()
-
-    async def _wait_for_news(self, after: int) -> None:
-        if self._committer is not None:
-            await self._feed.news()
-            return
-        news = asyncio.ensure_future(self._feed.news())
-        arrival = asyncio.ensure_future(anext(self.log.follow(after)))
-        try:
-            await asyncio.wait((news, arrival), return_when=asyncio.FIRST_COMPLETED)
-            if arrival.done():
-                arrival.result()
-                await self._catch_up()
-        finally:
-            news.cancel()
-            arrival.cancel()
+            if not self._alone:
+                self._follower.leave()
 
     # Snapshots, views, restore
 
@@ -437,6 +465,7 @@ class Engine:
         """End the tasks and give the storage back, whatever is left to be done."""
         self.closed = self._released = True
         self._feed.wake()
+        await self._follower.stop()
         if self._autosave is not None:
             await self._autosave.stop()
         if self._committer is not None:
