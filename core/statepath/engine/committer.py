@@ -108,7 +108,7 @@ class Committer:
         self._incarnation = incarnation
         self._advancing = advancing
         self._alone = alone
-        self._writer = f"{os.getpid():x}-{secrets.token_hex(6)}"
+        self.writer = f"{os.getpid():x}-{secrets.token_hex(6)}"
         self._committed = committed
         self._catch_up = catch_up
         self._failed = failed
@@ -271,7 +271,7 @@ class Committer:
             last=first + len(transactions) - 1,
             id=id,
             prev=replica.commit,
-            writer=self._writer,
+            writer=self.writer,
             store=self._store,
             incarnation=self._incarnation,
             time=datetime.fromtimestamp(now / 1_000_000, UTC),

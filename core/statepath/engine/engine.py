@@ -21,6 +21,9 @@ from statepath.engine.floor import Floor
 from statepath.engine.following import Follower
 from statepath.engine.history import Past, difference
 from statepath.engine.ids import log_key
+from statepath.engine.lagging import find_lagging
+from statepath.engine.leases import Leases
+from statepath.engine.maintenance import Maintenance
 from statepath.engine.migration import Migrated, check_known, versions
 from statepath.engine.replay import Damage, apply_commit, changes_of
 from statepath.engine.replica import Entry, Replica, Stage
@@ -42,6 +45,7 @@ from statepath.settings import Settings
 
 _CHANGE_BYTES: Final = 128
 _JUST_NOW: Final = 0.05
+_MAINTAINER_TTL: Final = 15.0
 
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -92,6 +96,10 @@ class Engine:
         self._advancing = asyncio.Lock()
         self._alone = backend.capabilities.exclusive and not readonly
         self._seen = time.monotonic()
+        self.leases = Leases(backend)
+        self._maintenance = Maintenance(
+            self.leases, ttl=max(_MAINTAINER_TTL, 3 * settings.autosave), alone=self._alone
+        )
         self._follower = Follower(log, self._take, self._feed.wake)
         _open_engines.add(self)
 
@@ -112,7 +120,9 @@ class Engine:
             store=self.store,
             documents=document_views,
             interval=self.settings.view_interval,
+            alone=self._alone,
             busy=self._is_busy,
+            catch_up=self.catch_up,
             failed=self._tell_failure,
         )
         self._snapshotter = Snapshotter(
@@ -190,7 +200,10 @@ class Engine:
     ) -> None:
         """Note what follows from a commit that is visible now, whoever made it."""
         if self._views is not None:
-            self._views.mark_all(stage)
+            if self._maintenance.ours or (self._committer and commit.writer == self._committer.writer):
+                self._views.mark_all(stage)
+            else:
+                self._views.leave(stage, commit.last)
         self.last_commit_at = time.time()
         if self._snapshotter is not None:
             self._snapshotter.committed(size)
@@ -227,6 +240,23 @@ class Engine:
         self._committed(commit, transactions, stage, size)
         if not self.readonly:
             self.check_writable(self.replica)
+
+    async def maintain(self) -> bool:
+        """Whether this handle is the one that saves by time. It knows what the others did, then."""
+        snapshotter, views = self._writing_snapshotter(), self._views
+        before = self._maintenance.ours
+        if not await self._maintenance.attempt():
+            await snapshotter.refresh()
+            return False
+        await self.catch_up()
+        if not before and views is not None:
+            await snapshotter.refresh()
+            views.take_left()
+            if views.documents:
+                limit = self.settings.max_document
+                for collection, id in await find_lagging(self.backend, self.replica, self.store, limit=limit):
+                    views.mark(collection, id)
+        return True
 
     @property
     def staleness(self) -> float:
@@ -329,6 +359,7 @@ class Engine:
         if self._committer is not None:
             await self._committer.drain()
         if self._views is not None:
+            self._views.take_left()
             await self._views.flush()
         if self._committer is not None and self.backend.capabilities.queries:
             await cast("SupportsQueries", self.backend).settle(self.replica.head)
@@ -337,6 +368,7 @@ class Engine:
         """Wait until the files of logs and reports have everything that is committed."""
         self.check_open()
         if self._views is not None:
+            self._views.take_left()
             await self._views.flush(files_only=True)
 
     async def snapshot(self) -> int:
@@ -458,8 +490,9 @@ class Engine:
             await self._views.flush()
         except StateError as error:
             self.events.emit(SaveError(error, error.key))
-        if self._snapshotter is not None and self._snapshotter.changed:
+        if self._snapshotter is not None and self._snapshotter.changed and not self._maintenance.elsewhere:
             await try_snapshot(self._snapshotter, self.events)
+        await self._maintenance.release()
 
     async def release(self) -> None:
         """End the tasks and give the storage back, whatever is left to be done."""

@@ -87,7 +87,12 @@ async def open_engine(
         backend, commit_log(backend, settings), settings, events, readonly=readonly, migrations=migrations
     )
     try:
-        source = await _open(engine, anew=anew)
+        while True:
+            try:
+                source = await _open(engine, anew=anew)
+                break
+            except _Founded:
+                continue
     except BaseException:
         await engine.release()
         raise
@@ -117,6 +122,10 @@ async def found(origin: Origin, backend: Backend, settings: Settings, tell: Tell
         return await Founding(origin, backend, commit_log(backend, settings), tell).run()
     finally:
         await backend.close()
+
+
+class _Founded(Exception):  # noqa: N818 - a signal, never seen by callers
+    """Another writer founded the store meanwhile: what there is has to be read again."""
 
 
 async def _open(engine: Engine, *, anew: bool) -> str:
@@ -272,7 +281,10 @@ class _TakeOver:
                 floor=found.begins,
                 snapshots=() if found.state is None else (found.state,),
             )
-            etag = await write_floor(engine.backend, floor, None)
+            try:
+                etag = await write_floor(engine.backend, floor, None)
+            except AlreadyExistsError as error:
+                raise _Founded from error
         return floor, etag
 
     def _saved(self, floor: Floor) -> int:

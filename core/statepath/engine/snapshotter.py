@@ -146,6 +146,7 @@ class Snapshotter:
             began = time.monotonic()
             cut = self._replica.cut()
             since = self._since
+            self._views.take_left()
             await self._views.flush(files_only=True)
             stream = SnapshotStream(cut, store=self.floor.store, incarnation=self.floor.incarnation)
             await self._keep_backup()
@@ -279,18 +280,43 @@ class Snapshotter:
         await self.save_floor(snapshots=marks)
 
     async def save_floor(self, **changes: object) -> None:
-        """Replace the log's own record; its numbers only rise."""
+        """Replace the log's own record; its numbers only rise, and the snapshots that others marked stay."""
         floor = replace(self.floor, **changes)
-        try:
-            self._floor_etag = await write_floor(self._backend, floor, self._floor_etag)
-        except (ConflictError, AlreadyExistsError):
-            stored = await read_floor(self._backend)
-            if stored is not None and stored[0].store != floor.store:
-                raise
-            if stored is not None:
-                floor = replace(floor, floor=max(floor.floor, stored[0].floor))
-            self._floor_etag = await write_floor(self._backend, floor, stored[1] if stored else None)
+        while True:
+            try:
+                self._floor_etag = await write_floor(self._backend, floor, self._floor_etag)
+            except (ConflictError, AlreadyExistsError):
+                stored = await read_floor(self._backend)
+                if stored is not None and stored[0].store != floor.store:
+                    raise
+                if stored is not None:
+                    marks = {mark.seq: mark for mark in (*stored[0].snapshots, *floor.snapshots)}
+                    floor = replace(
+                        floor,
+                        floor=max(floor.floor, stored[0].floor),
+                        snapshots=tuple(marks[seq] for seq in sorted(marks)),
+                    )
+                self._floor_etag = stored[1] if stored else None
+            else:
+                break
         self.floor = floor
+
+    async def refresh(self) -> None:
+        """Learn what other handles have saved since this one last looked."""
+        async with self._lock:
+            stored = await read_floor(self._backend)
+            if stored is None or stored[1] == self._floor_etag or stored[0].store != self.floor.store:
+                return
+            self.floor, self._floor_etag = stored
+            marks = self.floor.snapshots
+            if not marks or marks[-1].seq <= self.saved:
+                return
+            # If it is a later one by now, it is found out when it is to be kept as a backup.
+            self._state_etag = (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag
+            self._state, self.saved = marks[-1], marks[-1].seq
+            self._total = max(self._total, marks[-1].journal_bytes)
+            self._since, self._oldest_change = 0, None
+            self._views.forget(self.saved)
 
     async def _prune_backups(self) -> None:
         """Remove the oldest backups. That one stays is told, and fails nothing: the state is saved."""
