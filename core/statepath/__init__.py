@@ -13,6 +13,7 @@ from statepath.engine.archiving import Archived
 from statepath.errors import StateError
 from statepath.events import Events
 from statepath.filters import F, Filter
+from statepath.lease import Lease
 from statepath.migrating import MigrationPlan, migrate, plan_migration, plan_rollback, rollback
 from statepath.migrations import migration
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task, TaskLogEntry
@@ -37,6 +38,7 @@ __all__ = [
     "FieldDifference",
     "Filter",
     "Health",
+    "Lease",
     "MigrationPlan",
     "Page",
     "PersistedState",

@@ -73,7 +73,7 @@ RENAMED = {
     "__aexit__": "__exit__",
     "__aiter__": "__iter__",
 }
-WITHIN = {"id_of", "encode", "encode_append", "decode", "document"}
+WITHIN = {"id_of", "encode", "encode_append", "decode", "document", "resolve"}
 """What collections share with transactions, and with nobody else."""
 
 
@@ -93,7 +93,7 @@ def blocking(annotation):
     """The annotation of the asynchronous method, as the facade has to have it."""
     text = re.sub(r"\bAwaitable\[((?:[^\[\]]|\[[^\[\]]*\])*)\]", r"\1", str(annotation))
     text = re.sub(r"\bAsync(?:Iterator|Generator)\b", "Iterator", text)
-    text = re.sub(r"\b(Store|Collection|Query|Transaction)\b", r"Sync\1", text)
+    text = re.sub(r"\b(Store|Collection|Query|Transaction|Lease)\b", r"Sync\1", text)
     return " | ".join(dict.fromkeys(re.split(r" \| (?=Callable)", text)))
 
 

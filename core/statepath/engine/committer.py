@@ -13,9 +13,10 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Raw
@@ -33,12 +34,14 @@ from statepath.commit import (
     encode_changes,
 )
 from statepath.engine.documents import decode
-from statepath.engine.replica import Entry, Replica, Stage
+from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
+from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.errors import (
     AccessDeniedError,
     ClosedError,
     ConflictError,
     HeadMoved,
+    LeaseLostError,
     OutcomeUnknownError,
     StateError,
     ThrottledError,
@@ -62,6 +65,17 @@ FOLLOWS: Final = ("", "")
 
 Document = tuple[str, str, bytes, type | None]
 """A document to be put: its collection, its id, its bytes, and the model class that knows each of its fields."""
+
+
+class Fence(NamedTuple):
+    """A lease's epoch that must still hold when anything is committed by this committer."""
+
+    committer: Committer
+    read: Read
+
+
+FENCES: Final[ContextVar[tuple[Fence, ...]]] = ContextVar("statepath_fences", default=())
+"""The fences that the present task works within."""
 
 
 class _Pending(msgspec.Struct, frozen=True, gc=False):
@@ -154,6 +168,10 @@ class Committer:
             raise copy.copy(self._failure)
         if self._closing:
             raise ClosedError("the store is closed; open it again to save")
+        if fences := FENCES.get():
+            own = [fence.read for fence in fences if fence.committer is self]
+            if own:
+                reads, put = (*reads, *own), None
         done: asyncio.Future[int] = self._loop.create_future()
         self._pending.append(_Pending(changes, size, done, reads, put))
         self._bytes += size
@@ -332,6 +350,8 @@ class Committer:
                 continue
             current = stage.version(collection, id)
             if current != version:
+                if collection == MEMBERS and id.startswith(LEASE_MEMBERS):
+                    raise _lost(stage, id.removeprefix(LEASE_MEMBERS), version)
                 raise _conflict(stage, collection, id, version, None)
         trial = Stage(stage)
         changes: list[Change] = []
@@ -402,6 +422,15 @@ def _decline(refused: list[_Refused]) -> None:
             pending.done.set_result(0)
         else:
             pending.done.set_exception(error)
+
+
+def _lost(stage: Stage, lease: str, epoch: int) -> LeaseLostError:
+    entry = stage.get(MEMBERS, f"{LEASE_MEMBERS}{lease}")
+    holder = "nobody" if entry is None else f"a holder of epoch {entry.version}"
+    return LeaseLostError(
+        f"the change was made under the lease {lease!r} of epoch {epoch}, which {holder} has now; nothing was changed",
+        key=lease,
+    )
 
 
 def _conflict(

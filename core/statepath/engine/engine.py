@@ -22,11 +22,12 @@ from statepath.engine.following import Follower
 from statepath.engine.history import Past, difference
 from statepath.engine.ids import log_key
 from statepath.engine.lagging import find_lagging
-from statepath.engine.leases import Leases
+from statepath.engine.leases import Holder, Leases
 from statepath.engine.maintenance import Maintenance
 from statepath.engine.migration import Migrated, check_known, versions
 from statepath.engine.replay import Damage, apply_commit, changes_of
-from statepath.engine.replica import Entry, Replica, Stage
+from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
+from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
 from statepath.engine.views import ViewWriter
 from statepath.errors import (
@@ -97,6 +98,7 @@ class Engine:
         self._alone = backend.capabilities.exclusive and not readonly
         self._seen = time.monotonic()
         self.leases = Leases(backend)
+        self.beats: set[asyncio.Task[None]] = set()
         self._maintenance = Maintenance(
             self.leases, ttl=max(_MAINTAINER_TTL, 3 * settings.autosave), alone=self._alone
         )
@@ -384,6 +386,17 @@ class Engine:
             raise self._cannot_write()
         return self._snapshotter
 
+    async def break_lease(self, name: str) -> Holder:
+        """Take a lease away from its holder: the log refuses what it changes from then on.
+
+        Raises:
+            NotFoundError: nobody holds it.
+        """
+        committer = self.committer
+        holder = await self.leases.remove(name)
+        await committer.submit((Delete(MEMBERS, f"{LEASE_MEMBERS}{name}"),), 0)
+        return holder
+
     async def restore(self, at: int | datetime) -> tuple[int, int]:
         """Commit what makes the documents those of an earlier seq or moment; that seq, and the commit's.
 
@@ -499,6 +512,8 @@ class Engine:
         self.closed = self._released = True
         self._feed.wake()
         await self._follower.stop()
+        for beat in tuple(self.beats):
+            beat.cancel()
         if self._autosave is not None:
             await self._autosave.stop()
         if self._committer is not None:

@@ -31,6 +31,8 @@ LEASES: Final = "leases/"
 MAINTAINER: Final = "maintainer"
 """The lease of the one handle that saves by time, and trims."""
 
+_UNKNOWN_TTL: Final = 60.0
+
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
     """What a lease's object says: who holds it, since when by its own clock, and for how many seconds it is valid
@@ -165,10 +167,8 @@ class Leases:
             # Whoever wrote that gives no sign of life that could be understood.
             logger.warning("the object is no lease", extra={"key": key})
             name = key.removeprefix(LEASES)
-            unknown = Holder(
-                name=name, pid=0, host="?", program="", since=datetime.fromtimestamp(0, UTC), ttl=60
-            )
-            return unknown, blob.etag
+            begin = datetime.fromtimestamp(0, UTC)
+            return Holder(name=name, pid=0, host="?", program="", since=begin, ttl=_UNKNOWN_TTL), blob.etag
 
 
 def lease_key(name: str) -> str:
