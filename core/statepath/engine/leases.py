@@ -92,9 +92,9 @@ class Leases:
         holder, etag = found
         seen = self._observed.get(key)
         if seen is None or seen[0] != etag:
-            self._observed[key] = (etag, time.monotonic())
+            self._observed[key] = (etag, clock())
             return holder
-        if time.monotonic() - seen[1] < holder.ttl:
+        if clock() - seen[1] < holder.ttl:
             return holder
         logger.warning("%s gives no sign of life: its lease %s is taken over", holder, name)
         return await self._put(_myself(name, ttl), IfMatch(etag))
