@@ -10,7 +10,7 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from datetime import datetime
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from statepath.backend import Backend, CommitLog, SupportsQueries
 from statepath.commit import FORMAT, Change, Commit, Delete, Note, Put, Transaction, WriteLog, WriteReport
@@ -32,6 +32,7 @@ from statepath.engine.snapshotter import PutAside, Snapshotter, Written
 from statepath.engine.views import ViewWriter
 from statepath.errors import (
     ClosedError,
+    ConflictError,
     DivergedError,
     InvalidArgumentError,
     NotFoundError,
@@ -47,6 +48,9 @@ from statepath.settings import Settings
 _CHANGE_BYTES: Final = 128
 _JUST_NOW: Final = 0.05
 _MAINTAINER_TTL: Final = 15.0
+_SAVES: Final = 5
+
+T = TypeVar("T")
 
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -375,11 +379,20 @@ class Engine:
 
     async def snapshot(self) -> int:
         """Bring `state.json` up to now; the seq that it shows."""
-        return await self._writing_snapshotter().snapshot()
+        return await self._beside_others(self._writing_snapshotter().snapshot)
 
     async def backup(self) -> str:
         """Write a snapshot, and keep it as a backup as well; the backup's key."""
-        return await self._writing_snapshotter().backup()
+        return await self._beside_others(self._writing_snapshotter().backup)
+
+    async def _beside_others(self, save: Callable[[], Awaitable[T]]) -> T:
+        """Save, again where another handle saved a later state meanwhile."""
+        for _ in range(_SAVES - 1):
+            await self.catch_up()
+            with suppress(ConflictError):
+                return await save()
+        await self.catch_up()
+        return await save()
 
     def _writing_snapshotter(self) -> Snapshotter:
         if self._snapshotter is None or self.closed or self._disowned:

@@ -153,7 +153,7 @@ class Snapshotter:
             await self._write(stream, cut)
             # Until it was read back it is no snapshot, and will not become a backup.
             self._state = None
-            await self._read_back(STATE_KEY, stream.digest)
+            await self._read_back(STATE_KEY, stream.digest, cut.seq)
             self._size = stream.size
             self._since -= since
             self._oldest_change = None if self._since <= 0 else time.monotonic()
@@ -173,13 +173,26 @@ class Snapshotter:
             state = self._state
             if state is None:
                 raise NotFoundError("the store is empty, so there is nothing to keep", key=STATE_KEY)
-            key = backup_key(state.time)
             # A copy that shares nothing with `state.json`, whatever `copy` does: a person may write into either.
-            await self._backend.write(key, (await self._backend.read(STATE_KEY)).data)
+            data = (await self._backend.read(STATE_KEY)).data
+            if (later := self._later(data, state)) is not None:
+                state = later
+            key = backup_key(state.time)
+            await self._backend.write(key, data)
             await self._verified(key, state)
             self._events.emit(BackupCreated(key, state.seq))
             await self._prune_backups()
             return key
+
+    def _later(self, data: bytes, state: SnapshotMark) -> SnapshotMark | None:
+        """The snapshot that another handle has put in place of ours meanwhile, if that is what this is."""
+        try:
+            meta = read_meta(data, STATE_KEY)
+        except CorruptionError:
+            return None
+        if meta.store != self.floor.store or meta.seq <= state.seq:
+            return None
+        return SnapshotMark(meta.seq, meta.digest, meta.time)
 
     async def _keep_backup(self) -> None:
         """Keep the snapshot that is about to be replaced, unless an earlier attempt did."""
@@ -194,6 +207,8 @@ class Snapshotter:
                 return
             await self._copy_state(key)
             await self._verified(key, state)
+        except ConflictError as error:
+            logger.info("another handle saved meanwhile: %s", error)
         except StateError as error:
             logger.warning("the backup could not be written: %s", error, extra={"code": error.code})
             self._events.emit(BackupError(error))
@@ -205,10 +220,11 @@ class Snapshotter:
 
         Raises:
             CorruptionError: it is not.
+            ConflictError: what was copied had been replaced by another handle.
         """
         try:
-            await self._read_back(key, state.digest)
-        except CorruptionError:
+            await self._read_back(key, state.digest, state.seq)
+        except (CorruptionError, ConflictError):
             await self._backend.delete(key)
             raise
 
@@ -259,17 +275,21 @@ class Snapshotter:
             self._events.emit(EditConflict(STATE_KEY, kept))
         self._state_etag = blob.etag
 
-    async def _read_back(self, key: str, digest: str) -> None:
+    async def _read_back(self, key: str, digest: str, seq: int | None = None) -> None:
         """
         Raises:
             CorruptionError: what is stored is not the snapshot of this digest.
+            ConflictError: it is one of a later seq than this, which another handle has written since.
         """
         try:
-            stored = (await check_snapshot(self._backend, key)).digest
+            stored = await check_snapshot(self._backend, key)
         except (CorruptionError, NotFoundError) as error:
             raise _altered(key, str(error)) from error
-        if stored != digest:
-            raise _altered(key, "it is another snapshot")
+        if stored.digest == digest:
+            return
+        if seq is not None and stored.store == self.floor.store and stored.seq > seq:
+            raise ConflictError(f"{key} shows seq {stored.seq} already, later than {seq}", key=key)
+        raise _altered(key, "it is another snapshot")
 
     async def _mark(self, mark: SnapshotMark) -> None:
         marks = (*(m for m in self.floor.snapshots if m.seq < mark.seq), mark)

@@ -197,9 +197,9 @@ class ViewWriter:
 
     def take_left(self) -> None:
         """Write also what was left to other handles."""
-        while self._left:
-            self.mark_file(self._left.popleft()[1])
-        self._left_bytes = 0
+        left, self._left, self._left_bytes = self._left, deque(), 0
+        for _, change in left:
+            self.mark_file(change)
 
     def forget(self, upto: int) -> None:
         """Others have written what was left to them up to the seq."""
@@ -209,7 +209,11 @@ class ViewWriter:
             self._left_bytes = 0
 
     def mark_file(self, change: WriteLog | WriteReport) -> None:
-        """The change has to reach its file."""
+        """The change has to reach its file; it is later than all that came before it."""
+        if self._left and isinstance(change, WriteReport):
+            self._left = deque(
+                one for one in self._left if one[1].id != change.id or isinstance(one[1], WriteLog)
+            )
         self._files.append(change)
         self._work.set()
 

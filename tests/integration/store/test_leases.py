@@ -337,6 +337,14 @@ async def test_an_earlier_report_never_replaces_a_later_one(store, other, monkey
     assert await other.read_report("r") == 2
 
 
+async def test_what_was_left_to_others_does_not_replace_a_later_report(store, other):
+    await other.save_report("r", 1)
+    await store.sync()
+    await store.save_report("r", 2)
+    await store.flush()
+    assert await store.read_report("r") == 2
+
+
 async def test_what_a_writer_left_when_it_died_is_in_the_next_snapshot_of_another(
     store, url, other, monkeypatch
 ):
