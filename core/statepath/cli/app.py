@@ -13,6 +13,7 @@ from statepath.cli import (
     diagnosis,
     documents,
     feed,
+    leases,
     migrating,
     migration,
     recovery,
@@ -56,4 +57,5 @@ app.add_typer(retention.cleaning)
 app.add_typer(retention.group, name="archive")
 migrating.group.command()(migration.sql)
 app.add_typer(migrating.group, name="migrate")
+app.add_typer(leases.group, name="lease")
 app.add_typer(configuration.group, name="config")

@@ -32,7 +32,7 @@ async def test_of_many_processes_that_create_one_document_one_wins(path, kind):
 
 @pytest.mark.slow
 async def test_processes_that_increment_one_counter_lose_nothing(path, kind):
-    processes, times = (8, 500) if kind == "postgresql" else (4, 25)
+    processes, times = (8, 125) if kind == "postgresql" else (4, 25)
     async with statepath.open(path, autosave=0) as store:
         await store.collection("counters").put({"id": "n", "n": 0})
     made = await together(processes, work.count, path, times)
