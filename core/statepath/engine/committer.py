@@ -9,6 +9,7 @@ import asyncio
 import copy
 import logging
 import os
+import random
 import secrets
 import time
 from collections import deque
@@ -54,6 +55,7 @@ logger = logging.getLogger("statepath.engine")
 _OVERLAP_BYTES: Final = 384 * 1024
 _BACKLOG_BYTES: Final = 64 * 1024 * 1024
 _OVERHEAD: Final = 256
+_WAITS: Final = 8
 _NOTHING_WRITTEN: Final = (AccessDeniedError, ThrottledError, UnavailableError)
 
 Read = tuple[str, str, int]
@@ -237,26 +239,39 @@ class Committer:
 
     def _take(self) -> list[_Pending]:
         group: list[_Pending] = []
-        size = 0
+        self._more(group)
+        return group
+
+    def _more(self, group: list[_Pending]) -> None:
+        """Add what has arrived, as far as one commit can hold it."""
+        before = len(group)
+        size = sum([one.size + _OVERHEAD for one in group])
         pending = self._pending
         while pending:
             size += pending[0].size + _OVERHEAD
             if group and size > MAX_COMMIT_BYTES:
                 break
             group.append(pending.popleft())
-        self._bytes -= sum([one.size for one in group])
+        self._bytes -= sum([one.size for one in group[before:]])
         if self._bytes <= _BACKLOG_BYTES:
             self.crowded = False
             self._room.set()
-        return group
 
     async def _commit(self, group: list[_Pending]) -> None:
         current = self._alone
+        losses = 0
+        begun = self._loop.time()
         while True:
             try:
                 async with self._advancing:
                     await self._place(group, current=current)
             except HeadMoved:
+                losses += 1
+                if losses > 1:
+                    # Among many, whoever lets a few others go first wastes fewer attempts, and takes more along.
+                    took = (self._loop.time() - begun) / losses
+                    await asyncio.sleep(random.random() * took * min(losses, _WAITS))  # noqa: S311 - no secret
+                    self._more(group)
                 try:
                     await self._catch_up()
                 except UnsupportedError as error:

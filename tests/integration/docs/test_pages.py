@@ -85,6 +85,7 @@ PAGES = {
     "docs/troubleshooting.md": "",
     "docs/migrations.md": _CHANGES,
     "docs/archive.md": "",
+    "docs/many-writers.md": "",
 }
 """The pages, each with what its first block takes for granted."""
 
