@@ -13,7 +13,7 @@ Every method may be called from many tasks of one event loop at once. A call tha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple, NewType, Protocol, TypeAlias, runtime_checkable
@@ -24,6 +24,7 @@ from statepath.commit import (
     Commit,
     Delete,
     Put,
+    append_items,
     decode_changes,
     decode_commit,
     encode_commit,
@@ -71,6 +72,7 @@ __all__ = [
     "Not",
     "Or",
     "Ordered",
+    "Part",
     "Path",
     "Put",
     "Shown",
@@ -80,12 +82,15 @@ __all__ = [
     "SupportsAppend",
     "SupportsCommitLog",
     "SupportsCopy",
+    "SupportsDocuments",
     "SupportsLazyWrites",
     "SupportsQueries",
     "SupportsSchema",
     "SupportsSpace",
     "SupportsStreams",
+    "Tally",
     "When",
+    "append_items",
     "decode_changes",
     "decode_commit",
     "encode_commit",
@@ -162,6 +167,7 @@ class Capabilities:
         copy: `SupportsCopy` is implemented.
         space: `SupportsSpace` is implemented.
         queries: `SupportsQueries` is implemented.
+        documents: `SupportsDocuments` is implemented.
         max_object_bytes: a larger object is refused with `InvalidArgumentError`; `None`: no limit of its own.
     """
 
@@ -177,6 +183,7 @@ class Capabilities:
     copy: bool = False
     space: bool = False
     queries: bool = False
+    documents: bool = False
     max_object_bytes: int | None = None
 
 
@@ -285,6 +292,55 @@ class SupportsQueries(Protocol):
     async def find(self, collection: str, where: Filter, seq: int) -> frozenset[str] | None:
         """The ids of all documents of the collection that fulfil the condition as of the seq, and perhaps of others:
         the core looks at each. `None`: it would not be faster than to look at all, or is not known as of that seq."""
+        ...
+
+
+class Part(NamedTuple):
+    """Some of the documents that were asked for, and the seq that all of them are as of."""
+
+    seq: int
+    documents: Sequence[Shown]
+
+
+class Tally(NamedTuple):
+    """How many documents a collection holds, and the bytes that they take in the storage."""
+
+    documents: int
+    bytes: int
+
+
+@runtime_checkable
+class SupportsDocuments(Protocol):
+    """Keeps the documents themselves where they can be read one by one, for a handle that does not hold them.
+
+    They are as of one seq, which follows the log. A document is equal to what the log says, value by value; the order
+    of its members, and the space between them, may be others. Where `at_least` is not reached soon, each method raises
+    `UnavailableError`.
+    """
+
+    async def serve(self, seq: int) -> None:
+        """Begin to bring the documents up to date with the log, for a writer that does not know them (one that does
+        calls `SupportsQueries.show`), and wait until they show the seq. Who only reads waits for the writers.
+
+        Raises:
+            UnsupportedError: the log alone cannot bring them up to date.
+        """
+        ...
+
+    async def read_documents(self, keys: Sequence[tuple[str, str]], at_least: int) -> Part:
+        """Those of the documents, named by collection and id, that there are, as of one seq, `at_least` or later."""
+        ...
+
+    def scan(
+        self, collection: str, where: Filter | None, at_least: int, *, after: str = ""
+    ) -> AsyncGenerator[Part]:
+        """All documents of the collection that fulfil the condition, and perhaps others: the core looks at each. They
+        come by id, in the order of its UTF-8, behind `after`, and all parts are as of one seq. There is a part at
+        least; close the generator."""
+        ...
+
+    async def tally(self, at_least: int, *, collection: str | None = None) -> Mapping[str, Tally]:
+        """What the collection holds, or each collection that holds any."""
         ...
 
 

@@ -14,10 +14,20 @@ from typing import Any, Final, Generic, TypeVar, cast
 from msgspec import Raw
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from statepath.arguments import check_function
 from statepath.backend import SupportsQueries
 from statepath.commit import Append, Delete, Put
 from statepath.engine.committer import Document as PutDocument
-from statepath.engine.documents import decode, encode_mapping, encode_model, encode_value, keep_unknown
+from statepath.engine.documents import (
+    MARK,
+    MAX_DEPTH,
+    decode,
+    encode_mapping,
+    encode_model,
+    encode_value,
+    keep_unknown,
+)
+from statepath.engine.elements import stored_list
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id, check_version
 from statepath.engine.replica import Entry
@@ -30,7 +40,7 @@ from statepath.errors import (
 )
 from statepath.filters import Filter
 from statepath.merging import Clash, OnConflict, check_policy, resolver
-from statepath.query import Narrow, Query
+from statepath.query import Narrow, Query, Scan
 
 T = TypeVar("T")
 Json = dict[str, JsonValue]
@@ -85,7 +95,7 @@ class Collection(Generic[T]):
             ConflictError: another version is stored, and the collection's `on_conflict` does not resolve that;
                 nothing was changed.
         """
-        document = self.encode(value)
+        document = await self.encoded(value)
         if if_version is not None:
             check_version(if_version)
         committer = self._engine.committer
@@ -109,7 +119,7 @@ class Collection(Generic[T]):
         Raises:
             AlreadyExistsError: there is a document of that id.
         """
-        document = self.encode(value)
+        document = await self.encoded(value)
         committer = self._engine.committer
         if committer.crowded:
             await committer.room()
@@ -124,14 +134,14 @@ class Collection(Generic[T]):
         """The document, or `None` if there is none. `fresh`: as of now, whoever changed it; else from memory."""
         if fresh:
             await self._engine.catch_up()
-        entry = self._engine.get(self.name, check_id(id))
+        entry = await self._engine.entry(self.name, check_id(id))
         return None if entry is None else self.decode(id, entry)
 
     async def get_document(self, id: str, *, fresh: bool = False) -> Document[T] | None:
         """The document with its version, or `None` if there is none. `fresh`: as `get`."""
         if fresh:
             await self._engine.catch_up()
-        entry = self._engine.get(self.name, check_id(id))
+        entry = await self._engine.entry(self.name, check_id(id))
         return None if entry is None else self.document(id, entry)
 
     async def delete(self, id: str, *, if_version: int | None = None) -> bool:
@@ -147,9 +157,15 @@ class Collection(Generic[T]):
     async def append(self, id: str, field: str, item: object) -> int:
         """Add an element to the end of the list in a field; its seq. The cost does not depend on the list's length.
 
+        Parameters:
+            field: as the model names it; one that is missing or null becomes a list.
+            item: a JSON value or a pydantic model, which the field's type must take as an element. How long the list
+                may become, and validators of the whole list, are not asked.
+
         Raises:
             NotFoundError: there is no such document.
-            InvalidArgumentError: the field holds something else than a list, or the item is not JSON.
+            InvalidArgumentError: the field holds something else than a list, the model has no such field or does not
+                take the item in it, or the item is not JSON, too deep or too large.
         """
         change, size = self.encode_append(id, field, item)
         committer = self._engine.committer
@@ -166,6 +182,7 @@ class Collection(Generic[T]):
             NotFoundError: there is no such document.
             ConflictError: it changed again and again, in 32 attempts.
         """
+        check_function(fn, "what update calls")
         for attempt in range(_ATTEMPTS):
             found = await self.get_document(id)
             if found is None:
@@ -220,6 +237,7 @@ class Collection(Generic[T]):
             rows,
             self.decode,
             narrow=rows.narrow,
+            scan=rows.scan,
             model=cast("type[BaseModel] | None", self.model),
             where=where,
             order_by=order_by,
@@ -231,6 +249,8 @@ class Collection(Generic[T]):
     async def count(self) -> int:
         """How many documents there are."""
         self._engine.check_open()
+        if self._engine.elsewhere is not None:
+            return sum(held.documents for held in (await self._engine.elsewhere.tally(self.name)).values())
         return len(self._engine.replica.collections.get(self.name, ()))
 
     def __aiter__(self) -> AsyncIterator[T]:
@@ -313,8 +333,20 @@ class Collection(Generic[T]):
                 f"the document has no {self.id_field!r}, which is to be its id in {self.name}"
             ) from None
 
-    def encode(self, value: T) -> PutDocument:
-        """The document as it will be stored."""
+    async def encoded(self, value: T) -> PutDocument:
+        """The document as it will be stored, whether or not what it replaces is in memory."""
+        elsewhere = self._engine.elsewhere
+        if elsewhere is None or self._keeps_all:
+            return self.encode(value)
+        return self.encode(value, await elsewhere.get(self.name, self.id_of(value)))
+
+    @property
+    def forgets(self) -> bool:
+        """Whether `encode` has to be told what is stored, to keep what the model does not know."""
+        return self._engine.elsewhere is not None and not self._keeps_all
+
+    def encode(self, value: T, stored: Entry | None = None) -> PutDocument:
+        """The document as it will be stored. `stored` is what it replaces, where that is not in memory."""
         id = self.id_of(value)
         name, engine, model = self.name, self._engine, self.model
         limit = engine.settings.max_document
@@ -323,7 +355,8 @@ class Collection(Generic[T]):
             return name, id, data, None
         data = encode_model(cast("BaseModel", value), key=f"{name}/{id}", limit=limit)
         if not self._keeps_all:
-            stored = engine.replica.get(name, id)
+            if engine.elsewhere is None:
+                stored = engine.replica.get(name, id)
             if stored is not None and stored.complete is not model:
                 kept = keep_unknown(data, stored.json(), cast("type[BaseModel]", model))
                 if kept is not data:
@@ -334,10 +367,9 @@ class Collection(Generic[T]):
         """The change that appends the item, and its size in bytes."""
         _check_field(field)
         key = f"{self.name}/{check_id(id)}"
-        model = cast("type[BaseModel] | None", self.model)
-        if model is not None and not self._keeps_all and field not in model.model_fields:
-            raise InvalidArgumentError(f"{model.__name__} has no field {field!r}", key=key)
-        data = encode_value(item, key=key)
+        data = encode_value(item, key=key, limit=self._engine.settings.max_document, depth=MAX_DEPTH - 2)
+        if self.model is not None:
+            field = stored_list(cast("type[BaseModel]", self.model), field, data, key)
         return Append(self.name, id, field, Raw(data)), len(data)
 
     def decode(self, id: str, entry: Entry) -> T:
@@ -383,6 +415,7 @@ def documents(
         rows,
         collection.document,
         narrow=rows.narrow,
+        scan=rows.scan,
         model=cast("type[BaseModel] | None", collection.model),
         where=where,
         order_by=order_by,
@@ -404,6 +437,10 @@ def _change(document: PutDocument, base: int) -> Put:
 def _check_field(name: object) -> None:
     if not isinstance(name, str) or not name or not name.isprintable():
         raise InvalidArgumentError(f"{name!r} is no field name: an append needs that of the list")
+    if name == MARK:
+        raise InvalidArgumentError(
+            f"the field {name!r} is the store's own in a document's file: take another name"
+        )
 
 
 class _Rows:
@@ -425,6 +462,12 @@ class _Rows:
         if not backend.capabilities.queries or not isinstance(backend, SupportsQueries):
             return None
         return partial(backend.find, self._name)
+
+    @property
+    def scan(self) -> Scan | None:
+        """How the documents are got, where they are not in memory."""
+        elsewhere = self._engine.elsewhere
+        return None if elsewhere is None else partial(elsewhere.scan, self._name)
 
     def __iter__(self) -> Iterator[tuple[str, Entry]]:
         return iter(self.rows()[1])

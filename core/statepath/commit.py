@@ -6,6 +6,7 @@ byte before the comma in front of it; so a reader can check a line without parsi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 from zlib import crc32
@@ -13,7 +14,7 @@ from zlib import crc32
 import msgspec
 from msgspec import Raw
 
-from statepath.errors import CorruptionError, UnsupportedError
+from statepath.errors import CorruptionError, InvalidArgumentError, UnsupportedError
 
 FORMAT: Final = 1
 """The version of the journal's and the snapshot's format that this program writes."""
@@ -50,6 +51,27 @@ class Append(msgspec.Struct, frozen=True, tag_field="op", tag="append", omit_def
     field: str
     value: Raw
     base: int | None = None
+
+
+_object = msgspec.json.Decoder(dict[str, Raw])
+_json = msgspec.json.Encoder()
+
+
+def append_items(document: bytes, field: str, values: Sequence[bytes]) -> bytes:
+    """The document with more elements at the end of a list; all other values stay byte for byte. A field that
+    is missing or null becomes a list.
+
+    Raises:
+        InvalidArgumentError: the field is something else than a list.
+    """
+    members = _object.decode(document)
+    held = members.get(field)
+    old = b"[]" if held is None or bytes(held) == b"null" else bytes(held)
+    if old[0] != 0x5B:
+        raise InvalidArgumentError(f"the field {field!r} is not a list: nothing can be appended to it")
+    body = old[1:-1].strip()
+    members[field] = Raw(b"[%s]" % b",".join((body, *values) if body else values))
+    return _json.encode(members)
 
 
 class WriteLog(msgspec.Struct, frozen=True, tag_field="op", tag="log"):

@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from statepath.discovery import connect, resolve
+from statepath.arguments import path_text
+from statepath.discovery import check_apart, connect
 from statepath.engine.founding import Founded, silent
 from statepath.engine.opening import found, open_engine
 from statepath.engine.origin import present
 from statepath.engine.portable import MAX_BYTES, open_portable
-from statepath.errors import InvalidArgumentError
 from statepath.events import Events, StoreCopied
 from statepath.settings import Settings
 
@@ -65,9 +65,7 @@ async def copy(
         AlreadyExistsError: there is something at `target`.
         InvalidArgumentError: both are one place.
     """
-    (from_factory, from_config, _), (to_factory, to_config, _) = resolve(source), resolve(target)
-    if from_factory is to_factory and from_config == to_config:
-        raise InvalidArgumentError("the store cannot be copied onto itself: name another place")
+    check_apart(source, target)
     used = settings if settings is not None else Settings.load(source)
     bus = Events() if events is None else events
     engine = await open_engine(await connect(source, readonly=True), used, bus, readonly=True)
@@ -102,8 +100,9 @@ async def import_backup(
         InvalidArgumentError: it holds more than the limit.
         AlreadyExistsError: there is something at `target`.
     """
+    path = path_text(file, "the file to import")
     used = settings if settings is not None else Settings.load(target)
-    with open_portable(os.fspath(file), limit=limit) as portable:
+    with open_portable(path, limit=limit) as portable:
         progress("checking the file")
         await asyncio.to_thread(portable.load)
         backend = await connect(used.path if target is None else target)

@@ -14,11 +14,13 @@ from difflib import get_close_matches
 from importlib.metadata import Distribution, EntryPoint, distributions
 from typing import Any, Final
 
+from statepath.arguments import path_text
 from statepath.backend import Backend, BackendFactory, StateURL
 from statepath.errors import (
     BackendNotInstalledError,
     ConfigurationError,
     DuplicateSchemeError,
+    InvalidArgumentError,
     StateError,
     UnknownSchemeError,
 )
@@ -77,7 +79,7 @@ def resolve(
         line. DuplicateSchemeError: two distributions claim the scheme. ConfigurationError: the backend cannot
         be loaded.
     """
-    url = StateURL.parse(os.fspath(state_path))
+    url = StateURL.parse(path_text(state_path, "the state path"))
     factory, info = _load(url.scheme)
     try:
         config = factory.with_env(factory.parse(url), os.environ if env is None else env)
@@ -86,6 +88,34 @@ def resolve(
             raise
         raise _unfit(error, url, info) from None
     return factory, config, url
+
+
+def check_apart(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """
+    Raises:
+        InvalidArgumentError: both are one place, or the target lies within the store, which would take it for its own.
+    """
+    (from_factory, from_config, from_url), (to_factory, to_config, to_url) = resolve(source), resolve(target)
+    if from_factory is to_factory and from_config == to_config:
+        raise InvalidArgumentError("the store cannot be copied onto itself: name another place")
+    check_not_within(from_url, to_url)
+
+
+def check_not_within(store: StateURL, place: StateURL) -> None:
+    """
+    Raises:
+        InvalidArgumentError: the place lies within the store, which would take it for its own.
+    """
+    if store.scheme == place.scheme and _location(place).startswith(f"{_location(store)}/"):
+        raise InvalidArgumentError(
+            "the new store would lie within the one that it is made of: name another place"
+        )
+
+
+def _location(url: StateURL) -> str:
+    if url.scheme == "file":
+        return os.path.realpath(os.path.expanduser(url.path))
+    return f"{url.netloc}/{url.path.strip('/')}".rstrip("/")
 
 
 async def connect(

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Self, TypeVar, overload
 
+from statepath.arguments import check_function, wrong_kind
 from statepath.errors import InvalidArgumentError
 
 logger = logging.getLogger("statepath.events")
@@ -285,9 +286,10 @@ class Events:
             A function that takes the listener off again.
 
         Raises:
-            InvalidArgumentError: there is no event of that name.
+            InvalidArgumentError: there is no such event, or the listener cannot be called.
         """
         name = _name(event)
+        check_function(listener, f"a listener of {name}")
         listeners = self._listeners.get(name, ())
         if listener not in listeners and not self._closed:
             self._listeners[name] = (*listeners, listener)
@@ -298,7 +300,11 @@ class Events:
     @overload
     def off(self, event: str, listener: Listener) -> bool: ...
     def off(self, event: type[Event] | str, listener: Listener) -> bool:
-        """Stop calling the listener; whether it was registered."""
+        """Stop calling the listener; whether it was registered.
+
+        Raises:
+            InvalidArgumentError: there is no such event.
+        """
         name = _name(event)
         listeners = self._listeners.get(name, ())
         if listener not in listeners:
@@ -326,8 +332,8 @@ class Events:
         Raises:
             InvalidArgumentError: there is no event of that name, or the limit is below 1.
         """
-        if limit < 1:
-            raise InvalidArgumentError(f"a stream of events needs room for at least one, not {limit}")
+        if type(limit) is not int or limit < 1:
+            raise InvalidArgumentError(f"a stream of events needs room for at least one, not {limit!r}")
         return EventStream(self, frozenset(_name(event) for event in events) or frozenset("*"), limit)
 
     async def aclose(self, grace: float = 10.0) -> None:
@@ -425,8 +431,10 @@ class EventStream:
 
 
 def _name(event: type[Event] | str) -> str:
-    if not isinstance(event, str):
+    if isinstance(event, type) and issubclass(event, Event):
         return event.name
+    if not isinstance(event, str):
+        raise wrong_kind("an event", "a class of statepath.events, or its name", event)
     if event != "*" and event not in EVENTS:
         raise InvalidArgumentError(f"there is no event {event!r}; the events are {', '.join(EVENTS)}")
     return event

@@ -1,25 +1,24 @@
 """The portable commit log: any backend's objects as a log, over `write(when=IF_ABSENT)`.
 
 A commit is one object, `journal/<first seq>.jsonl`, created and never overwritten: who creates it has won the
-place. The log itself keeps no index; the names of the objects are one.
+place. The log itself keeps no index; the names of the objects are one. Older commits are packed (`statepath.packs`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
+from statepath.aside import aside_key
 from statepath.backend import IF_ABSENT, Backend
-from statepath.commit import FLOOR_KEY, JOURNAL, Commit, decode_commit, encode_commit, slot_key, unseal
+from statepath.commit import FLOOR_KEY, JOURNAL, Commit, encode_commit, slot_key, unseal
 from statepath.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -35,8 +34,10 @@ from statepath.errors import (
     ThrottledError,
     UnavailableError,
 )
+from statepath.packs import Piece, covers, current, pack, packed_upto, read_piece
 
-_SLOT: Final = re.compile(re.escape(JOURNAL) + r"(\d{20})\.jsonl")
+T = TypeVar("T")
+
 _REACH: Final = 1024  # how far before a seq the commit that holds it is looked for first
 _PARALLEL: Final = 8  # slots read ahead or deleted at once; each may be 8 MiB
 _SOONEST: Final = 0.02  # seconds
@@ -45,10 +46,19 @@ _REFUSALS: Final = (AccessDeniedError, ClosedError, InvalidArgumentError, ReadOn
 
 
 class _Floor(msgspec.Struct, frozen=True):
-    floor: int
+    """As much of the log's own record as a log reads: below `floor` commits may be gone; up to `packed` they are in
+    packs, and slots are nothing."""
+
+    floor: int = 0
+    packed: int = 0
 
 
 _decode_floor: Final = msgspec.json.Decoder(_Floor).decode
+
+
+class _Listing(NamedTuple):
+    record: _Floor
+    pieces: list[Piece]
 
 
 class PortableCommitLog:
@@ -118,32 +128,59 @@ class PortableCommitLog:
 
     async def read(self, after: int) -> AsyncIterator[Commit]:
         """As `CommitLog.read`."""
-        look = self._walk(after) if self._seen_lately(after) else self._read(after, "")
+        look = self._step(after) if self._seen_lately(after) else self._read(after, "")
         async with aclosing(look) as commits:
             async for commit in commits:
                 yield commit
 
     async def trim(self, upto: int) -> None:
-        """As `CommitLog.trim`. The newest slot stays: only its content would tell where it ends."""
-        slots = await self._slots(-1)
-        gone = [first for first, following in pairwise(slots) if following <= upto + 1]
-        for batch in _batches(gone):
-            await asyncio.gather(*(self._backend.delete(slot_key(first)) for first in batch))
+        """As `CommitLog.trim`; removes as well what the log's own record says is packed.
+
+        The newest slot stays: only its content would tell where it ends.
+        """
+        packed = (await self._known_record() or _Floor()).packed
+        pieces = sorted(await self._list(""))
+        slots = [piece for piece in pieces if not piece.is_pack]
+        gone = [piece for piece in pieces if piece.is_pack and piece.last <= upto]
+        gone += [slot for slot in slots if slot.first <= packed]
+        gone += [
+            slot for slot, following in pairwise(slots) if slot.first > packed and following.first <= upto + 1
+        ]
+        for start in range(0, len(gone), _PARALLEL):
+            await asyncio.gather(
+                *(self._backend.delete(piece.key) for piece in gone[start : start + _PARALLEL])
+            )
+
+    async def pack(self, upto: int, *, least: int) -> int:
+        """Put commits whose last seq is `upto` or lower into packs, if at least so many are not yet; up to which seq
+        commits are packed then. It counts when the log's own record says so; then `trim` removes their slots.
+
+        As with `trim`, each of them has been in the log for the whole window.
+        """
+        record = await self._record() or _Floor()
+        slots = current(await self._list(""), record.floor, record.packed)
+        slots = [piece for piece in slots if not piece.is_pack]
+        if sum(slot.first <= upto for slot in slots) < least:
+            return record.packed
+        begin = max(record.floor, record.packed + 1)
+        return max(record.packed, await pack(self._backend, slots, begin, upto))
+
+    async def packed(self) -> int:
+        """Up to which seq commits are packed, where the log's own record is lost."""
+        return packed_upto(await self._list(""))
 
     async def restart(self, after: int) -> list[str]:
         """As `CommitLog.restart`."""
-        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         kept = []
         self._head, self._last = -1, None
-        for first in await self._slots(-1):
-            key = slot_key(first)
-            aside = f"{key}.corrupt.{moment}"
+        for piece in sorted(await self._list("")):
+            aside = aside_key(piece.key, "corrupt")
             try:
-                blob = await self._backend.read(key)
+                blob = await self._backend.read(piece.key)
             except NotFoundError:
                 continue
             await self._backend.write(aside, blob.data)
-            await self._backend.delete(key)
+            await self._backend.delete(piece.key)
             kept.append(aside)
         self._unresolved = None
         return kept
@@ -180,9 +217,10 @@ class PortableCommitLog:
         self._unresolved = commit
         if ours and self._seen_lately(commit.first - 1):
             return True
-        return await self._insist(self._passed, commit) or ours
+        settled = await self._insist(self._settled, commit)
+        return ours if settled is None else settled
 
-    async def _insist(self, call: Callable[[Commit], Awaitable[bool]], commit: Commit) -> bool:
+    async def _insist(self, call: Callable[[Commit], Awaitable[T]], commit: Commit) -> T:
         """Call again and again, with growing pauses, until the storage answers."""
         try:
             return await call(commit)
@@ -209,8 +247,10 @@ class PortableCommitLog:
         try:
             await self._backend.write(slot_key(commit.first), line, when=IF_ABSENT)
         except AlreadyExistsError:
-            standing = self._last = await self._slot(commit.first)
-            return standing is not None and standing.id == commit.id
+            standing = await read_piece(self._backend, Piece(commit.first))
+            if standing and self._seen_lately(commit.first - 1):
+                self._last = standing[0]
+            return standing is not None and standing[0].id == commit.id
         except BaseException as error:
             if not _had_no_effect(error):
                 self._unresolved = commit
@@ -218,39 +258,70 @@ class PortableCommitLog:
         return True
 
     async def _read(self, after: int, previous: str) -> AsyncGenerator[Commit]:
-        begun = _clock()
-        slots = await self._slots(after)
-        # Read after the listing: had a later slot been there and trimmed, the floor would say so.
-        floor = await self._known_floor()
-        if floor > after + 1:
-            raise _trimmed(floor)
-        begin = max((first for first in slots if floor <= first <= after + 1), default=after + 1)
-        slots = [first for first in slots if first >= begin]
-        last = begin - 1
-        async with aclosing(self._fetch(slots)) as found:
-            async for first, commit in found:
-                if first != last + 1 or commit is None:
-                    await self._explain_gap(last + 1, slots)
+        while True:
+            begun = _clock()
+            listing = await self._listing(after)
+            if listing.record.floor > after + 1:
+                raise _trimmed(listing.record.floor)
+            # A commit is held back until the next one continues it: its slot may have been packed and removed since
+            # it was listed, and created again by a writer that slept.
+            held: Commit | None = None
+            try:
+                async with aclosing(self._walk(listing, after, previous)) as walked:
+                    async for commit in walked:
+                        if held is not None:
+                            yield held
+                            after, previous = held.last, held.id
+                        held = commit
+            except CorruptionError:
+                if (await self._known_record() or _Floor()).packed > listing.record.packed:
+                    continue
+                if held is not None:
+                    yield held
+                raise
+            if held is not None:
+                yield held
+                after = held.last
+            self._saw(after, begun)
+            return
+
+    async def _walk(self, listing: _Listing, last: int, previous: str) -> AsyncGenerator[Commit]:
+        """The commits behind the seq `last`, to where the log ends."""
+        begin = max((piece.first for piece in listing.pieces if piece.first <= last + 1), default=last + 1)
+        pieces = [piece for piece in listing.pieces if piece.first >= begin]
+        async with aclosing(self._fetch(pieces)) as found:
+            async for piece, commits in found:
+                if commits is None or piece.first > last + 1:
+                    await self._explain_gap(last + 1, pieces)
                     return
-                _check_chain(commit, previous)
-                last, previous = commit.last, commit.id
-                if last > after:
+                for commit in commits:
+                    if commit.last <= last:
+                        continue
+                    _check_chain(commit, previous)
+                    last, previous = commit.last, commit.id
                     yield commit
-        self._saw(last, begun)
+        if last < listing.record.packed:
+            await self._explain_gap(last + 1, pieces)
 
     async def _next(self, after: int, previous: str) -> AsyncGenerator[Commit]:
-        begun = _clock()
+        asked = _clock()
         last = self._last
-        commit = last if last is not None and last.first == after + 1 else await self._slot(after + 1)
-        if commit is not None:
+        commits = (
+            [last]
+            if last is not None and last.first == after + 1
+            else await read_piece(self._backend, Piece(after + 1))
+        )
+        if self._window and _clock() - asked >= self._window / 2:
+            return  # the place may be packed or trimmed by now, and this be what a sleeper left there
+        if not commits and self._seen_lately(after):
+            self._saw(after, asked)
+        for commit in commits or ():
             _check_chain(commit, previous)
             yield commit
-        elif self._seen_lately(after):
-            self._saw(after, begun)
 
-    async def _walk(self, after: int) -> AsyncGenerator[Commit]:
-        """The commits behind a seq that was the head not long ago: what follows it cannot have been trimmed yet, so
-        nothing has to be read but the slots, one by one, up to the first that is not there."""
+    async def _step(self, after: int) -> AsyncGenerator[Commit]:
+        """The commits behind a seq that was the head not long ago: what follows it cannot have been packed or trimmed
+        yet, so nothing has to be read but the slots, one by one, up to the first that is not there."""
         previous, since = "", self._head_seen
         while True:
             begun = _clock()
@@ -267,97 +338,107 @@ class PortableCommitLog:
             async for commit in rest:
                 yield commit
 
-    async def _fetch(self, slots: Sequence[int]) -> AsyncGenerator[tuple[int, Commit | None]]:
-        """The slots' commits in order, some read ahead; `None` for one that is gone."""
-        waiting = iter(slots)
-        ahead: deque[tuple[int, asyncio.Task[Commit | None]]] = deque()
+    async def _fetch(self, pieces: Sequence[Piece]) -> AsyncGenerator[tuple[Piece, list[Commit] | None]]:
+        """The pieces' commits in order, some read ahead; `None` for one that is gone."""
+        waiting = iter(pieces)
+        ahead: deque[tuple[Piece, asyncio.Task[list[Commit] | None]]] = deque()
         try:
             while True:
-                while len(ahead) < _PARALLEL and (first := next(waiting, None)) is not None:
-                    ahead.append((first, asyncio.create_task(self._slot(first))))
+                while len(ahead) < _PARALLEL and (piece := next(waiting, None)) is not None:
+                    ahead.append((piece, asyncio.create_task(read_piece(self._backend, piece))))
                 if not ahead:
                     return
-                first, task = ahead.popleft()
-                yield first, await task
+                piece, task = ahead.popleft()
+                yield piece, await task
         finally:
             for _, task in ahead:
                 task.cancel()
             await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
 
-    async def _slot(self, first: int) -> Commit | None:
-        key = slot_key(first)
-        try:
-            blob = await self._backend.read(key)
-        except NotFoundError:
-            return None
-        try:
-            commit = decode_commit(blob.data)
-        except CorruptionError as error:
-            raise CorruptionError(f"{key}: {error}", key=key) from error
-        if commit.first != first:
-            raise CorruptionError(f"{key} holds the commit that begins at {commit.first}", key=key)
-        return commit
-
-    async def _slots(self, after: int) -> list[int]:
-        """Where the slots begin, in order, from the one on that holds `after + 1`."""
+    async def _listing(self, after: int) -> _Listing:
+        """The pieces that count, in order, from the one on that holds `after + 1`."""
         start = slot_key(after - _REACH) if after > _REACH else ""
-        slots = await self._list(start)
-        if start and (not slots or slots[0] > after + 1):
-            slots = await self._list("")
-        return slots
+        packed = 0
+        while True:
+            listed = await self._list(start)
+            # Read after the listing: had a later piece been there and trimmed, the floor would say so.
+            record = await self._known_record() or _Floor(packed=packed_upto(listed))
+            pieces = current(listed, record.floor, record.packed)
+            if start and (not pieces or pieces[0].first > after + 1):
+                start = ""
+            elif record.packed == packed or covers(pieces, max(after, record.floor - 1), record.packed):
+                return _Listing(record, pieces)
+            else:
+                # They were packed during the listing; the packs had been written before the record said so.
+                start, packed = "", record.packed
 
-    async def _list(self, start: str) -> list[int]:
+    async def _list(self, start: str) -> list[Piece]:
         entries = self._backend.list_keys(JOURNAL, after=start)
-        return [int(match[1]) async for entry in entries if (match := _SLOT.fullmatch(entry.key))]
+        return [piece async for entry in entries if (piece := Piece.of(entry.key)) is not None]
 
-    async def _floor(self) -> int:
+    async def _record(self) -> _Floor | None:
+        """
+        Raises:
+            CorruptionError: it is damaged.
+        """
         try:
             blob = await self._backend.read(FLOOR_KEY)
         except NotFoundError:
-            return 0
+            return None
         try:
-            return _decode_floor(unseal(blob.data, "record")).floor
+            return _decode_floor(unseal(blob.data, "record"))
         except (CorruptionError, msgspec.MsgspecError) as error:
             raise CorruptionError(f"{FLOOR_KEY} does not say where the log begins", key=FLOOR_KEY) from error
 
-    async def _known_floor(self) -> int:
-        """Readers take the slots as they find them if the record is damaged: whoever opens the store mends it."""
+    async def _known_record(self) -> _Floor | None:
+        """Readers take the pieces as they find them if the record is lost: whoever opens the store mends it."""
         try:
-            return await self._floor()
+            return await self._record()
         except CorruptionError:
-            return 0
+            return None
 
-    async def _passed(self, commit: Commit) -> bool:
-        """Whether the floor has passed the commit, and the log shows that it had been committed before.
+    async def _settled(self, commit: Commit) -> bool | None:
+        """Whether the commit stands in the log, where its slot is nothing any more: it was trimmed, or packed.
+        `None`: a slot there counts.
 
         Raises:
             OutcomeUnknownError: the floor has passed it, and nothing in the log tells.
         """
-        floor = await self._floor()
-        if commit.first >= floor:
-            return False
-        for first in (await self._list(slot_key(floor - 1)))[:1]:
-            following = await self._slot(first)
+        record = await self._record() or _Floor()
+        if commit.first < record.floor:
+            async with aclosing(self._read(record.floor - 1, "")) as commits:
+                following = await anext(commits, None)
             if following is not None and following.prev == commit.id:
                 return True
+        elif commit.first > record.packed:
+            return None
+        else:
+            async with aclosing(self._read(commit.first - 1, "")) as commits:
+                standing = await anext(commits, None)
+            if standing is not None:
+                return standing.id == commit.id
         raise _unknown(commit)
 
-    async def _explain_gap(self, missing: int, slots: Sequence[int]) -> None:
+    async def _explain_gap(self, missing: int, pieces: Sequence[Piece]) -> None:
         """Return if nothing says that the missing commit had been durable."""
-        floor = await self._known_floor()
-        if missing < floor:
-            raise _trimmed(floor)
-        for first in reversed(slots):
-            if first <= missing:
+        record = await self._known_record() or _Floor()
+        if missing < record.floor:
+            raise _trimmed(record.floor)
+        if missing <= record.packed:
+            raise CorruptionError(
+                f"{slot_key(missing)} was packed, and the pack is missing", key=slot_key(missing)
+            )
+        for piece in reversed(pieces):
+            if piece.first <= missing:
                 return
             try:
-                later = await self._slot(first)
+                later = await read_piece(self._backend, piece)
             except CorruptionError:
                 continue
-            if later is not None and later.durable >= missing:
-                key = slot_key(missing)
+            if later and later[-1].durable >= missing:
                 raise CorruptionError(
-                    f"{key} is missing, and {slot_key(first)} says that it was durable", key=key
+                    f"{slot_key(missing)} is missing, and {piece.key} says that it was durable",
+                    key=slot_key(missing),
                 )
 
     def _seen_lately(self, head: int) -> bool:
@@ -388,10 +469,6 @@ def _unknown(commit: Commit) -> OutcomeUnknownError:
 
 def _trimmed(floor: int) -> HistoryTrimmedError:
     return HistoryTrimmedError(f"the log begins at seq {floor}; what came before was trimmed", floor=floor)
-
-
-def _batches(firsts: Sequence[int]) -> list[Sequence[int]]:
-    return [firsts[at : at + _PARALLEL] for at in range(0, len(firsts), _PARALLEL)]
 
 
 def _clock() -> float:

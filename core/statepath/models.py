@@ -10,13 +10,18 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, Strict, model_validator
 from pydantic_core import to_jsonable_python
+
+
+def iso(moment: datetime) -> str:
+    """A moment in the form of the seed's timestamps: UTC with milliseconds, `2024-01-01T10:00:00.000Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def iso_now() -> str:
     """The present in the form of the seed's timestamps: UTC with milliseconds, `2024-01-01T10:00:00.000Z`."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    return iso(datetime.now(UTC))
 
 
 def _whole(value: Any) -> Any:
@@ -25,6 +30,10 @@ def _whole(value: Any) -> Any:
 
 Json = Annotated[Any, PlainSerializer(_whole, when_used="json-unless-none")]
 """Any JSON value. A model in it is written whole: what is left out of ours is no rule for others'."""
+
+
+Text = Annotated[str, Strict()]
+"""A `str`: pydantic would also decode bytes, which JSON does not have."""
 
 
 class Model(BaseModel):
@@ -58,10 +67,10 @@ class TaskLogEntry(Model):
         metadata: anything more that belongs to it.
     """
 
-    timestamp: str | None = None
-    level: str = "info"
-    type: str = "system"
-    message: str = ""
+    timestamp: Text | None = None
+    level: Text = "info"
+    type: Text = "system"
+    message: Text = ""
     metadata: Json = None
 
 
@@ -77,14 +86,14 @@ class Task(Model):
         error: why it failed, any JSON value.
     """
 
-    id: str
-    description: str = ""
-    status: str = "pending"
-    tool: str | None = None
-    created_at: str | None = None
-    updated_at: str | None = None
-    started_at: str | None = None
-    completed_at: str | None = None
+    id: Text
+    description: Text = ""
+    status: Text = "pending"
+    tool: Text | None = None
+    created_at: Text | None = None
+    updated_at: Text | None = None
+    started_at: Text | None = None
+    completed_at: Text | None = None
     logs: list[TaskLogEntry] = Field(default_factory=list)
     result: Json = None
     error: Json = None
@@ -100,12 +109,12 @@ class SessionInfo(Model):
         task_id: the task it works on.
     """
 
-    id: str
-    type: str | None = None
-    status: str | None = None
-    created_at: str | None = None
-    updated_at: str | None = None
-    task_id: str | None = None
+    id: Text
+    type: Text | None = None
+    status: Text | None = None
+    created_at: Text | None = None
+    updated_at: Text | None = None
+    task_id: Text | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -140,5 +149,5 @@ class PersistedState(Model):
     tasks: list[Task] = Field(default_factory=list)
     sessions: list[SessionInfo] = Field(default_factory=list)
     metrics: StateMetrics = Field(default_factory=StateMetrics)
-    last_saved: str | None = None
-    version: str | int | None = None
+    last_saved: Text | None = None
+    version: Text | int | None = None

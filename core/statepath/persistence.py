@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Self, TypeVar, overload
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from typing_extensions import Unpack
 
 from statepath import store as stores
+from statepath.arguments import wrong_kind
 from statepath.collection import Collection
 from statepath.emergency import write_emergency
 from statepath.engine.documents import decode
@@ -33,7 +34,7 @@ from statepath.events import (
     ShutdownSave,
     StateSaved,
 )
-from statepath.models import PersistedState, SessionInfo, StateMetrics, Task
+from statepath.models import PersistedState, SessionInfo, StateMetrics, Task, iso
 from statepath.settings import Settings, SettingsArgs
 from statepath.signals import SignalSaver
 from statepath.state_save import DERIVED, METRICS, Plan, StateSave
@@ -81,9 +82,12 @@ class StatePersistence:
 
     Raises:
         UnsupportedError: signals are to be handled, and this is not the main thread.
+        InvalidArgumentError: it is no `Store`.
     """
 
     def __init__(self, store: Store, *, handle_signals: bool = False) -> None:
+        if not isinstance(store, Store):
+            raise wrong_kind("the store", "what statepath.open gives", store)
         self.store = store
         self._engine = store._engine  # noqa: SLF001 - one package: whole cuts, and versions of members
         self._tasks = store.collection("tasks", Task)
@@ -107,7 +111,7 @@ class StatePersistence:
         settings: Settings | None = None,
         events: Events | None = None,
         **overrides: Unpack[SettingsArgs],
-    ) -> OpeningPersistence:
+    ) -> stores.Opening[StatePersistence]:
         """Open the store of a state path: `async with` it, or `await` it and call `shutdown` yourself.
 
         Parameters and errors: as `statepath.open`, and `handle_signals` as above.
@@ -123,7 +127,7 @@ class StatePersistence:
             persistence._owned = True
             return persistence
 
-        return OpeningPersistence(opened)
+        return stores.Opening(opened)
 
     @property
     def events(self) -> Events:
@@ -282,7 +286,8 @@ class StatePersistence:
                 return
             try:
                 await self._update_metrics()
-                seq = await self.store.snapshot()
+                with self._engine.ending():
+                    seq = await self.store.snapshot()
             except StateError as error:
                 self.events.emit(SaveError(error, error.key))
                 await self._write_emergency(error)
@@ -381,25 +386,6 @@ class StatePersistence:
             raise ClosedError("this was shut down; open the state path again")
 
 
-class OpeningPersistence:
-    """What `StatePersistence.open` returns: `async with` it, or `await` it."""
-
-    def __init__(self, opened: Callable[[], Awaitable[StatePersistence]]) -> None:
-        self._opened = opened
-        self._persistence: StatePersistence | None = None
-
-    def __await__(self) -> Generator[Any, None, StatePersistence]:
-        return self._opened().__await__()
-
-    async def __aenter__(self) -> StatePersistence:
-        self._persistence = await self._opened()
-        return self._persistence
-
-    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if self._persistence is not None:
-            await self._persistence.__aexit__(kind, error, traceback)
-
-
 def _model(kind: type[M], value: M | Mapping[str, Any]) -> M:
     if isinstance(value, kind):
         return value
@@ -420,4 +406,4 @@ def _find(cut: Cut, collection: str, id: str) -> Entry | None:
 def _iso(micros: int) -> str | None:
     if not micros:
         return None
-    return datetime.fromtimestamp(micros / 1_000_000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    return iso(datetime.fromtimestamp(micros / 1_000_000, UTC))

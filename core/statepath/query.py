@@ -8,7 +8,7 @@ from asyncio import sleep
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from heapq import merge, nsmallest
 from operator import attrgetter
 from types import SimpleNamespace
@@ -52,6 +52,9 @@ class Source(Protocol):
         ...
 
 
+Scan: TypeAlias = Callable[[Filter | None, str], AsyncGenerator[tuple[int, list[tuple[str, Any]]]]]
+"""The documents that may match, behind an id: by id, in parts that are all as of one seq, which each tells."""
+
 Narrow: TypeAlias = Callable[[Filter, int], Awaitable[frozenset[str] | None]]
 """Asks the storage which documents may match as of a seq. `None`: it cannot tell."""
 
@@ -81,6 +84,42 @@ class _Hit(NamedTuple):
     id: str
     kinds: _Kinds
     row: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """The documents of one moment, all at hand."""
+
+    seq: int
+    rows: list[tuple[str, Any]]
+    narrow: Callable[[int], Awaitable[frozenset[str] | None]] | None
+
+    by_id = False
+
+    async def parts(self) -> AsyncGenerator[list[tuple[str, Any]]]:
+        if self.narrow is None or len(self.rows) < MANY:
+            yield self.rows
+            return
+        ids = await self.narrow(self.seq)
+        yield self.rows if ids is None else [row for row in self.rows if row[0] in ids]
+
+
+@dataclass(slots=True)
+class _Scanned:
+    """The documents of one moment, which come by id from where they are kept; then `seq` is known."""
+
+    scan: AsyncGenerator[tuple[int, list[tuple[str, Any]]]]
+    seq: int = 0
+
+    by_id = True
+
+    async def parts(self) -> AsyncGenerator[list[tuple[str, Any]]]:
+        async with aclosing(self.scan) as parts:
+            async for self.seq, rows in parts:
+                yield rows
+
+
+_Look: TypeAlias = _Held | _Scanned
 
 
 class _Reversed:
@@ -232,6 +271,7 @@ class Query(Generic[T]):
         limit: the most documents to give.
         after: the cursor of a page: documents behind it only.
         narrow: how to find out which documents need not be looked at.
+        scan: how to get the documents, where the source does not have them.
 
     Raises:
         InvalidArgumentError: a field that the model does not know, or an argument that cannot be used.
@@ -249,6 +289,7 @@ class Query(Generic[T]):
         after: str | None = None,
         equals: Mapping[str, object] | None = None,
         narrow: Narrow | None = None,
+        scan: Scan | None = None,
     ) -> None:
         if where is not None and not isinstance(where, Filter):
             raise InvalidArgumentError(
@@ -265,15 +306,16 @@ class Query(Generic[T]):
         self._after = None if after is None else self._order.read_cursor(after)
         paths = {path for part in filters for path in part.paths()} | {path for path, _ in self._order.fields}
         stored = {path: path if model is None else stored_path(model, path) for path in paths}
-        self._narrow = narrow if filters else None
-        self._where = And(tuple(renamed(part, stored) for part in filters))
+        self._where = And(tuple(renamed(part, stored) for part in filters)) if filters else None
+        self._narrow = None if narrow is None or self._where is None else partial(narrow, self._where)
+        self._scan = scan
         projection = _Projection({path[0] for path in stored.values()})
         self._project = projection.decode
         self._tests = [part.compile(lambda path: projection.reader(stored[path])) for part in filters]
         self._keys = [projection.reader(stored[path]) for path, _ in self._order.fields]
 
     def __aiter__(self) -> AsyncIterator[T]:
-        return self._values(*self._source.rows())
+        return self._values(self._look())
 
     async def all(self) -> list[T]:
         """All of them."""
@@ -281,14 +323,14 @@ class Query(Generic[T]):
 
     async def first(self) -> T | None:
         """The first one, or `None` if none matches."""
-        for hit in await self._best(await self._narrowed(*self._source.rows()), 1):
+        for hit in await self._best(self._look(), 1):
             return self._decode(hit.id, hit.row)
         return None
 
     async def count(self) -> int:
         """How many `all` would give."""
         count = 0
-        async with aclosing(self._hits(await self._narrowed(*self._source.rows()))) as parts:
+        async with aclosing(self._hits(self._look())) as parts:
             async for hits in parts:
                 count += len(hits)
                 if self._limit is not None and count >= self._limit:
@@ -299,54 +341,64 @@ class Query(Generic[T]):
         """At most `limit` (if there is none, 100) of them, and the cursor behind which the next page
         begins."""
         limit = self._limit or DEFAULT_PAGE
-        seq, rows = self._source.rows()
-        hits = await self._best(await self._narrowed(seq, rows), limit + 1)
+        look = self._look()
+        hits = await self._best(look, limit + 1)
         items = [self._decode(hit.id, hit.row) for hit in hits[:limit]]
-        return Page(items, self._order.cursor(hits[limit - 1]) if len(hits) > limit else None, seq)
+        return Page(items, self._order.cursor(hits[limit - 1]) if len(hits) > limit else None, look.seq)
 
-    async def _narrowed(self, seq: int, rows: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-        """The documents that may match."""
-        if self._narrow is None or len(rows) < MANY:
-            return rows
-        ids = await self._narrow(self._where, seq)
-        return rows if ids is None else [row for row in rows if row[0] in ids]
+    def _look(self) -> _Look:
+        """The documents that may match, at this moment."""
+        if self._scan is None:
+            return _Held(*self._source.rows(), self._narrow)
+        behind = self._after[1] if self._after is not None and not self._order.fields else ""
+        return _Scanned(self._scan(self._where, behind))
 
-    async def _values(self, seq: int, rows: list[tuple[str, Any]]) -> AsyncIterator[T]:
-        rows = await self._narrowed(seq, rows)
+    async def _values(self, look: _Look) -> AsyncIterator[T]:
+        if self._limit is None and look.by_id and not self._order.fields:
+            async with aclosing(self._hits(look)) as parts:
+                async for hits in parts:
+                    for hit in hits:
+                        yield self._decode(hit.id, hit.row)
+            return
         if self._limit is None:
-            runs = [sorted(hits) async for hits in self._hits(rows)]
+            runs = [sorted(hits) async for hits in self._hits(look)]
             found: Iterable[_Hit] = merge(*runs)
         else:
-            found = await self._best(rows, self._limit)
+            found = await self._best(look, self._limit)
         pause = _Pause()
         for hit in found:
             yield self._decode(hit.id, hit.row)
             if pause.due(len(hit.row.json())):
                 await sleep(0)
 
-    async def _best(self, rows: list[tuple[str, Any]], limit: int) -> list[_Hit]:
+    async def _best(self, look: _Look, limit: int) -> list[_Hit]:
         """The first documents that match, in order."""
         best: list[_Hit] = []
-        async for hits in self._hits(rows):
-            best = nsmallest(limit, best + hits)
+        async with aclosing(self._hits(look)) as parts:
+            async for hits in parts:
+                best = nsmallest(limit, best + hits)
+                if look.by_id and not self._order.fields and len(best) == limit:
+                    break
         return best
 
-    async def _hits(self, rows: list[tuple[str, Any]]) -> AsyncGenerator[list[_Hit], None]:
+    async def _hits(self, look: _Look) -> AsyncGenerator[list[_Hit], None]:
         """The documents that match, in parts, between which other tasks run."""
         reads = bool(self._tests or self._keys)
         pause, hits = _Pause(), []
-        for id, row in rows:
-            document, size = None, 0
-            if reads:
-                data = row.json()
-                document, size = self._project(data), len(data)
-            if all(test(document) for test in self._tests):
-                kinds = tuple([order_key(get(document)) for get in self._keys])
-                place = self._order.place(kinds)
-                if self._after is None or (place, id) > self._after:
-                    hits.append(_Hit(place, id, kinds, row))
-            if pause.due(size):
-                yield hits
-                hits = []
-                await sleep(0)
+        async with aclosing(look.parts()) as parts:
+            async for rows in parts:
+                for id, row in rows:
+                    document, size = None, row.size if look.by_id else 0
+                    if reads:
+                        data = row.json()
+                        document, size = self._project(data), len(data)
+                    if all(test(document) for test in self._tests):
+                        kinds = tuple([order_key(get(document)) for get in self._keys])
+                        place = self._order.place(kinds)
+                        if self._after is None or (place, id) > self._after:
+                            hits.append(_Hit(place, id, kinds, row))
+                    if pause.due(size):
+                        yield hits
+                        hits = []
+                        await sleep(0)
         yield hits

@@ -26,7 +26,7 @@ from typing_extensions import Unpack
 from statepath.errors import ConfigurationError, InvalidArgumentError
 from statepath.url import StateURL
 
-__all__ = ["Setting", "Settings", "SettingsArgs", "describe"]
+__all__ = ["Setting", "Settings", "SettingsArgs", "describe", "setting_names"]
 
 PREFIX: Final = "STATE_"
 CONFIG_VARIABLE: Final = "STATE_CONFIG"
@@ -40,6 +40,7 @@ class SettingsArgs(TypedDict, total=False):
     """The settings that `statepath.open` takes by name. Durations are seconds, `timedelta` or text such as
     "15m"; sizes are bytes or text such as "100MiB"."""
 
+    load: bool
     autosave: float | str | timedelta
     backups: int
     views: bool | None
@@ -191,6 +192,9 @@ class Settings(BaseSettings):
     path: Annotated[str, BeforeValidator(_text)] = Field("./coding-agent-state", min_length=1)
     """The state path: a folder or a URL."""
 
+    loads: bool = Field(True, alias="load")
+    """Whether the documents are held in memory; if not, each is read where the backend keeps them."""
+
     autosave: Seconds = 30.0
     """Seconds between snapshots, where anything has changed; 0: none by time."""
 
@@ -296,18 +300,23 @@ def describe(
         arguments["path"] = path
     layers = _layers(arguments)
     lines = []
-    for name in Settings.model_fields:
+    for name, field in setting_names().items():
         layer = next((layer for layer in layers if name in layer.values), None)
         lines.append(
             Setting(
                 name=name,
                 variable=PREFIX + name.upper(),
-                value=_shown(name, getattr(settings, name)),
+                value=_shown(name, getattr(settings, field)),
                 origin="default" if layer is None else layer.kind,
                 source=None if layer is None else layer.name(name),
             )
         )
     return tuple(lines)
+
+
+def setting_names() -> dict[str, str]:
+    """The name of each setting, and the field that holds it: `load` is a method already."""
+    return {field.alias or name: name for name, field in Settings.model_fields.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +363,7 @@ def _layers(arguments: Mapping[str, Any]) -> tuple[_Layer, ...]:
 
 def _fields(variables: Mapping[str, str | None]) -> dict[str, Any]:
     """The settings among the variables. An empty variable is one that is not set."""
-    found = {name: variables.get(PREFIX + name.upper()) for name in Settings.model_fields}
+    found = {name: variables.get(PREFIX + name.upper()) for name in setting_names()}
     return {name: value for name, value in found.items() if value}
 
 
@@ -396,7 +405,7 @@ def _explain(error: ValidationError, layers: tuple[_Layer, ...]) -> str:
         name = layer.name(field)
         where = f"{field} ({layer.kind})" if name is None else f"{field} ({layer.kind}: {name})"
         if problem["type"] == "extra_forbidden":
-            near = get_close_matches(field, Settings.model_fields, n=1)
+            near = get_close_matches(field, setting_names(), n=1)
             cause = "there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
         else:
             cause = problem["msg"].removeprefix("Value error, ")

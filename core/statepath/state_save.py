@@ -9,10 +9,11 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import Raw
 from pydantic import JsonValue
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from statepath.collection import Collection
 from statepath.commit import Change, Delete, Put
-from statepath.engine.documents import decode, encode_value
+from statepath.engine.documents import MARK, decode, encode_value
 from statepath.engine.ids import is_collection, is_id
 from statepath.engine.replica import MEMBERS, Cut, Entry
 from statepath.errors import InvalidArgumentError
@@ -21,7 +22,7 @@ from statepath.store import Store
 from statepath.tally import Tally, moment
 
 METRICS: Final = "metrics"
-DERIVED: Final = frozenset({"version", "seq", "last_saved", "_statepath"})
+DERIVED: Final = frozenset({"version", "seq", "last_saved", MARK})
 """Members of `state.json` that the store writes of its own accord."""
 
 _COUNTS: Final = tuple(StateMetrics.model_fields)
@@ -70,16 +71,17 @@ class StateSave:
 
     def __init__(self, store: Store, state: PersistedState, *, replace: bool) -> None:
         self._replace = replace
-        self._metrics = state.metrics.model_dump(mode="json")
+        self._metrics = _metrics(state.metrics)
         self._members: dict[str, JsonValue] = {}
         self._parts = [
             _part(store.collection("tasks", Task), state.tasks),
             _part(store.collection("sessions", SessionInfo), state.sessions),
         ]
         held = store.collections()
-        for name, value in (state.model_dump(mode="json", include=set(state.model_extra or ()))).items():
+        for name, given in (state.model_extra or {}).items():
             if name in DERIVED:
                 continue
+            value = _plain(name, given)
             if _is_collection(name, value):
                 self._parts.append(_part(store.collection(name), value))
             elif name in held:
@@ -89,7 +91,7 @@ class StateSave:
                     key=name,
                 )
             else:
-                self._members[name] = value
+                self._members[name] = decode(encode_value(value, key=name))
 
     def plan(self, cut: Cut, tally: Tally) -> Plan:
         """What to change in the store, as it is in the cut; the tally counts the tasks as they will be."""
@@ -149,6 +151,21 @@ def _part(collection: Collection[Any], values: list[Any]) -> Part:
             raise InvalidArgumentError(f"{key} is twice in the state; leave one of them out", key=key)
         documents[id] = data
     return Part(collection, documents)
+
+
+def _metrics(metrics: StateMetrics) -> dict[str, Any]:
+    own = metrics.model_extra or {}
+    counted: dict[str, Any] = metrics.model_dump(mode="json", exclude=set(own))
+    return counted | {name: _plain(f"{METRICS}.{name}", value) for name, value in own.items()}
+
+
+def _plain(name: str, value: object) -> Any:
+    """The value as JSON values, models in it written whole. Numbers that JSON does not have stay: they are refused, and
+    pydantic would write null for them."""
+    try:
+        return to_jsonable_python(value, by_alias=True, round_trip=True)
+    except (PydanticSerializationError, ValueError):
+        return decode(encode_value(value, key=name))  # which says what is wrong, and where
 
 
 def _is_collection(name: str, value: object) -> bool:

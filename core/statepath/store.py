@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Self, TypeVar, overload
+from inspect import isawaitable
+from types import TracebackType
+from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from msgspec import Raw
 from pydantic import BaseModel, JsonValue
 from typing_extensions import Unpack
 
-from statepath.backend import Backend
+from statepath.arguments import check_function, path_text, wrong_kind
+from statepath.backend import Backend, Tally
 from statepath.collection import Collection, Json, back_off
 from statepath.commit import WriteLog, WriteReport
 from statepath.debug import enable_debug
 from statepath.diff import Difference, differences
-from statepath.discovery import connect
+from statepath.discovery import check_not_within, connect
 from statepath.engine.archiving import (
     Archived,
     archive,
@@ -33,7 +37,7 @@ from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.founding import silent
 from statepath.engine.history import transactions
-from statepath.engine.ids import check_collection, check_id, decode_id, report_key
+from statepath.engine.ids import check_collection, check_id, check_seq, decode_id, report_key
 from statepath.engine.leases import Holder
 from statepath.engine.migration import versions
 from statepath.engine.opening import found, open_engine
@@ -52,11 +56,13 @@ from statepath.merging import OnConflict
 from statepath.migrations import load_migrations
 from statepath.settings import Settings, SettingsArgs, duration
 from statepath.transaction import Transaction
+from statepath.url import StateURL
 from statepath.watch import StateChange, Wanted, changes_in, position, watch
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
+H = TypeVar("H", bound=AbstractAsyncContextManager[Any, None])
 
 _ATTEMPTS: Final = 32
 _LOG_PIECE: Final = 1024 * 1024
@@ -91,7 +97,8 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a store holds: documents and their bytes by collection, session logs, and where the log stands."""
+    """What a store holds: documents and their bytes by collection, session logs, and where the log stands. With
+    `load=False` the bytes are those that the storage takes for them."""
 
     documents: dict[str, int]
     bytes: dict[str, int]
@@ -127,7 +134,8 @@ class ArchivedDocument:
 class Store:
     """One store. Get one from `statepath.open`; every method may be called from many tasks at once.
 
-    A change is durable when its `await` returns. Reads come from memory and show durable changes only.
+    A change is durable when its `await` returns. Reads come from memory (with `load=False` from the storage) and show
+    durable changes only.
     """
 
     def __init__(self, engine: Engine, *, owns_events: bool = False) -> None:
@@ -210,10 +218,16 @@ class Store:
         """
         if model is not None and not _is_model(model):
             raise InvalidArgumentError(f"{model!r} is not a pydantic model class")
+        if not isinstance(id, str):
+            raise wrong_kind("id=", "the name of the field that holds the id", id)
         return Collection(self._engine, check_collection(name), model, id, on_conflict)
 
     def collections(self) -> tuple[str, ...]:
-        """The names of the collections that hold documents."""
+        """The names of the collections that hold documents.
+
+        Raises:
+            UnsupportedError: the documents are not in memory (`not_loaded`); `stats` tells of them, too.
+        """
         self._engine.check_open()
         replica = self._engine.replica
         return tuple(sorted(name for name, held in replica.collections.items() if held and name != MEMBERS))
@@ -233,10 +247,14 @@ class Store:
         Raises:
             ConflictError: there was a conflict in each of 32 attempts.
         """
+        check_function(fn, "what transact calls")
         for attempt in range(_ATTEMPTS):
             try:
                 async with self.transaction() as tx:
-                    result = await fn(tx)
+                    waiting = fn(tx)
+                    if not isawaitable(waiting):
+                        raise wrong_kind("what transact calls", "an async function", fn)
+                    result = await waiting
             except ConflictError:
                 if attempt == _ATTEMPTS - 1:
                     raise
@@ -253,7 +271,7 @@ class Store:
     async def members(self) -> dict[str, JsonValue]:
         """All members of `state.json` that are no collections."""
         self._engine.check_open()
-        held = self._engine.replica.collections.get(MEMBERS, {})
+        held = self._engine.replica.members
         return {name: decode(entry.json()) for name, entry in held.items() if not is_own_member(name)}
 
     @property
@@ -262,8 +280,14 @@ class Store:
         return versions(self._engine.replica)
 
     async def append_log(self, id: str, text: str) -> int:
-        """Add text to the end of a session's log; the seq, when it is durable."""
+        """Add text to the end of a session's log, as it is; the seq, when it is durable.
+
+        Raises:
+            InvalidArgumentError: what it got is no id, or no text that UTF-8 can hold.
+        """
         check_id(id)
+        if not isinstance(text, str):
+            raise wrong_kind(f"the text for the log of {id}", "a str", text, "decode or format it first")
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -294,8 +318,8 @@ class Store:
         await self._flush_files()
         found: set[str] = set()
         async for entry in self._engine.backend.list_keys("logs/session_"):
-            name = entry.key.removeprefix("logs/session_").partition("/")[0].removesuffix(".log")
-            if (id := decode_id(name)) is not None:
+            name = entry.key.removeprefix("logs/session_").partition("/")[0]
+            if name.endswith(".log") and (id := decode_id(name.removesuffix(".log"))) is not None:
                 found.add(id)
         return sorted(found | set(self._engine.replica.logs))
 
@@ -351,6 +375,10 @@ class Store:
             DivergedError: `since` belongs to another history of the store.
         """
         self._engine.check_open()
+        for what, names in (("collections", collections), ("ids", ids)):
+            given: object = names
+            if isinstance(given, str) or not isinstance(given, Iterable):
+                raise wrong_kind(what, "a tuple of names", given)
         wanted = Wanted(frozenset(collections), frozenset(ids))
         return watch(self._engine, position(self._engine, since), wanted, resync=resync)
 
@@ -402,10 +430,13 @@ class Store:
             since: only behind this seq. `limit`: only so many of the newest.
 
         Raises:
-            InvalidArgumentError: a negative limit.
+            InvalidArgumentError: a negative limit, what is no seq, or no document's name.
         """
-        if limit is not None and limit < 0:
-            raise InvalidArgumentError(f"limit is how many changes to tell, not {limit}")
+        if key is not None and not isinstance(key, str):
+            raise wrong_kind("the document", "a str such as 'tasks/task_1'", key)
+        check_seq(since)
+        if limit is not None and (type(limit) is not int or limit < 0):
+            raise InvalidArgumentError(f"limit is how many changes to tell, 0 or more, not {limit!r}")
         engine = self._engine
         engine.check_open()
         found: list[StateChange] = []
@@ -446,6 +477,7 @@ class Store:
         if to is None:
             return Restored(*await self._engine.restore(at))
         engine = self._engine
+        check_not_within(StateURL.parse(engine.backend.url), StateURL.parse(os.fspath(to)))
         then, now = await engine.past(at), await engine.present()
         then.logs = now.logs
         backend = await connect(to)
@@ -483,10 +515,8 @@ class Store:
         Raises:
             AlreadyExistsError: there is such a file.
         """
-        engine = self._engine
-        return await export(
-            await present(engine, history=history), engine.incarnation, os.fspath(path), progress
-        )
+        engine, file = self._engine, path_text(path, "the file to export to")
+        return await export(await present(engine, history=history), engine.incarnation, file, progress)
 
     async def archive(
         self,
@@ -508,13 +538,15 @@ class Store:
         """
         engine = self._engine
         engine.check_open()
+        if where is not None and not isinstance(where, Filter):
+            raise wrong_kind("where", "a filter made with F", where)
         wanted = where
         for field, value in equals.items():
             one = F(field) == value
             wanted = one if wanted is None else wanted & one
         before = round((datetime.now(UTC) - duration(older_than)).timestamp() * 1_000_000)
         matches = (lambda document: True) if wanted is None else wanted.matches
-        chosen = choose(engine.replica, check_collection(collection), before, matches)
+        chosen = await choose(engine.replica, check_collection(collection), before, matches)
         if dry_run:
             return Archived(len(chosen), sum(entry.size for _, entry in chosen), (), 0)
         return await archive(engine, collection, chosen)
@@ -539,6 +571,8 @@ class Store:
     async def archived(self, collection: str | None = None) -> AsyncGenerator[ArchivedDocument]:
         """What is in the archive, of one collection or of all, the latest first."""
         self._engine.check_open()
+        if collection is not None:
+            check_collection(collection)
         async for segment, place in documents(self._engine, collection):
             modified = datetime.fromtimestamp(place.modified / 1_000_000, UTC)
             yield ArchivedDocument(segment.collection, place.id, place.version, modified, segment.key)
@@ -567,7 +601,16 @@ class Store:
         await self._engine.flush()
 
     async def sync(self, *, at_least: int | None = None) -> int:
-        """Bring reads up to the head of the log, and with `at_least` wait for that seq; the seq they show then."""
+        """Bring reads up to the head of the log; the seq that they show then.
+
+        Parameters:
+            at_least: a seq that reads have to show, such as one that another process got for its save. One that no
+                commit has reached is waited for until one does, however long: `asyncio.timeout` bounds that.
+
+        Raises:
+            ClosedError: the handle was closed meanwhile.
+            InvalidArgumentError: it is no seq.
+        """
         return await self._engine.sync(at_least)
 
     async def verify(self) -> list[Finding]:
@@ -611,10 +654,17 @@ class Store:
         """What the store holds."""
         self._engine.check_open()
         replica = self._engine.replica
-        held = {name: docs for name, docs in replica.collections.items() if docs and name != MEMBERS}
+        if self._engine.elsewhere is not None:
+            held = await self._engine.elsewhere.tally()
+        else:
+            held = {
+                name: Tally(len(documents), sum(entry.size for entry in documents.values()))
+                for name, documents in replica.collections.items()
+                if documents and name != MEMBERS
+            }
         return Stats(
-            documents={name: len(documents) for name, documents in held.items()},
-            bytes={name: sum(entry.size for entry in documents.values()) for name, documents in held.items()},
+            documents={name: tally.documents for name, tally in held.items()},
+            bytes={name: tally.bytes for name, tally in held.items()},
             logs=len(replica.logs),
             seq=replica.head,
             floor=self._engine.floor,
@@ -639,23 +689,25 @@ class Store:
         await self._engine.flush_files()
 
 
-class Opening:
-    """What `statepath.open` returns: `async with` it, or `await` it and call `aclose` yourself."""
+class Opening(Generic[H]):
+    """What `open` returns: `async with` it, or `await` it for the same and close that yourself."""
 
-    def __init__(self, opened: Callable[[], Awaitable[Store]]) -> None:
+    def __init__(self, opened: Callable[[], Awaitable[H]]) -> None:
         self._opened = opened
-        self._store: Store | None = None
+        self._handle: H | None = None
 
-    def __await__(self) -> Any:
+    def __await__(self) -> Generator[Any, None, H]:
         return self._opened().__await__()
 
-    async def __aenter__(self) -> Store:
-        self._store = await self._opened()
-        return self._store
+    async def __aenter__(self) -> H:
+        self._handle = await self._opened()
+        return self._handle
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._store is not None:
-            await self._store.aclose()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._handle is not None:
+            await self._handle.__aexit__(kind, error, traceback)
 
 
 def open(
@@ -665,12 +717,14 @@ def open(
     settings: Settings | None = None,
     events: Events | None = None,
     **overrides: Unpack[SettingsArgs],
-) -> Opening:
+) -> Opening[Store]:
     """Open a store: `async with statepath.open() as store: …`.
 
     Parameters:
         path: a folder or a URL. Default: `STATE_PATH`, else `./coding-agent-state`.
         readonly: take no lock and write nothing; works beside a running server.
+        load (one of the overrides): with `load=False` the documents stay in the database, each is read when it is asked
+            for, and what looks at all of them at once raises `UnsupportedError` (`not_loaded`).
         settings: instead of those from the environment and the configuration files; not together with overrides.
         events: the bus to tell events on, to hear those of opening, too.
         overrides: settings by name, such as `autosave=5`.
@@ -683,7 +737,8 @@ def open(
         StoreLockedError: another process writes to the store; names it.
         NotFoundError: read-only, and there is no store.
         UnsupportedError: a newer program wrote the store (`newer_format`, `newer_schema`), or a migration is due and
-            `migrate` is off (`migration_pending`).
+            `migrate` is off (`migration_pending`); or with `load=False` the backend keeps no documents that can be
+            read one by one (`no_documents`), or the store has to be recovered first (`needs_recovery`).
         MigrationError: a migration failed; nothing was changed.
     """
 
@@ -693,6 +748,10 @@ def open(
             raise InvalidArgumentError(
                 f"give either settings= or {', '.join(overrides)}: settings= would leave the latter without effect"
             )
+        if settings is not None and not isinstance(settings, Settings):
+            raise wrong_kind("settings=", "statepath.Settings", settings)
+        if events is not None and not isinstance(events, Events):
+            raise wrong_kind("events=", "statepath.Events", events)
         used = settings if settings is not None else Settings.load(path, **overrides)
         state_path = used.path if path is None else path
         migrations = load_migrations(used.migrations)

@@ -31,6 +31,7 @@ from anyio.from_thread import BlockingPortalProvider
 from pydantic import BaseModel, JsonValue
 from typing_extensions import Unpack
 
+from statepath.arguments import check_function, wrong_kind
 from statepath.collection import Collection, Document, Json
 from statepath.diff import Difference
 from statepath.engine.archiving import Archived
@@ -105,6 +106,7 @@ class _Loop:
     ) -> T:
         """Run `start(ask)` in the event loop's thread; what it asks, `fn` answers in the caller's thread."""
         self.check()
+        check_function(fn, "what is to be called")
         questions: SimpleQueue[tuple[A, Future[R]] | None] = SimpleQueue()
 
         async def ask(value: A) -> R:
@@ -189,7 +191,7 @@ def _answer(fn: Callable[[A], R], value: A, answer: Future[R]) -> None:
 class _Attempt:
     """One attempt to open a store, which may be interrupted at any moment."""
 
-    def __init__(self, opening: Opening) -> None:
+    def __init__(self, opening: Opening[Store]) -> None:
         self._opening = opening
         self._store: Store | None = None
         self._begun = False
@@ -578,6 +580,8 @@ class SyncCollection(Generic[T]):
 
 
 def _inner(collection: SyncCollection[T]) -> Collection[T]:
+    if not isinstance(collection, SyncCollection):
+        raise wrong_kind("the collection", "what store.collection gives", collection)
     return collection._collection  # noqa: SLF001 - one idea in several classes
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar, overload
 from msgspec import Raw
 from pydantic import JsonValue
 
+from statepath.arguments import wrong_kind
 from statepath.collection import Collection, Json, back_off
 from statepath.commit import Append, Change, Delete, Put
 from statepath.engine.documents import append_items, decode, encode_value
@@ -16,6 +17,7 @@ from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
 from statepath.engine.replica import MEMBERS, Entry
 from statepath.engine.snapshot import SNAPSHOT_MEMBERS, is_own_member
+from statepath.engine.unloaded import Elsewhere
 from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, NotFoundError
 
 T = TypeVar("T")
@@ -41,13 +43,16 @@ class Transaction:
         self._reads: dict[tuple[str, str], int] = {}
         self._own: dict[tuple[str, str], Entry | None] = {}
         self._putters: dict[tuple[str, str], Collection[Any]] = {}
+        self._puts: dict[int, tuple[Collection[Any], Any]] = {}
         self._ended = False
         self.seq: int | None = None
 
     async def get(self, collection: Collection[T], id: str) -> T | None:
         """The document as this transaction sees it, its own changes included; `None` if there is none."""
         self._check_open()
-        entry = self._entry(collection.name, check_id(id))
+        place = (self._held(collection).name, check_id(id))
+        own = place in self._own
+        entry = self._own[place] if own else self._seen(place, await self._engine.entry(*place))
         return None if entry is None else collection.decode(id, entry)
 
     @overload
@@ -63,27 +68,32 @@ class Transaction:
             InvalidArgumentError: as `Collection.put`.
         """
         self._check_open()
-        name, id, data, _ = collection.encode(value)
+        name, id, data, _ = self._held(collection).encode(value)
         self._own[name, id] = Entry(data, 0, 0)
         self._putters[name, id] = collection
+        if collection.forgets:
+            self._puts[len(self._changes)] = collection, value
         self._changes.append(Put(name, id, Raw(data)))
 
     def delete(self, collection: Collection[Any], id: str) -> None:
         """Delete the document, if there is one."""
         self._check_open()
-        self._own[collection.name, check_id(id)] = None
+        self._own[self._held(collection).name, check_id(id)] = None
         self._changes.append(Delete(collection.name, id))
 
     def append(self, collection: Collection[Any], id: str, field: str, item: object) -> None:
         """Add an element to the end of a list in a document.
 
-        Raises:
+        Raises (with `load=False`, at the end):
             NotFoundError: there is no such document.
             InvalidArgumentError: the field holds something else than a list.
         """
         self._check_open()
-        change, _ = collection.encode_append(id, field, item)
+        change, _ = self._held(collection).encode_append(id, field, item)
         place = (collection.name, id)
+        if self._engine.elsewhere is not None and place not in self._own:
+            self._changes.append(change)
+            return
         entry = self._own[place] if place in self._own else self._engine.get(*place)
         if entry is None:
             key = f"{collection.name}/{id}"
@@ -97,7 +107,7 @@ class Transaction:
     def get_member(self, name: str) -> JsonValue | None:
         """A member of `state.json` that is no collection, such as `metrics`."""
         self._check_open()
-        entry = self._entry(MEMBERS, check_id(name))
+        entry = self._member(check_id(name))
         return None if entry is None else decode(entry.json())
 
     def put_member(self, name: str, value: object) -> None:
@@ -107,12 +117,11 @@ class Transaction:
             InvalidArgumentError: the name is one of `state.json`'s own, or a collection has it.
         """
         self._check_open()
-        if name in SNAPSHOT_MEMBERS or is_own_member(name) or self._engine.replica.collections.get(name):
-            raise InvalidArgumentError(
-                f"{name!r} is a part of state.json already, or a collection: take another name"
-            )
+        check_id(name)
+        if name in SNAPSHOT_MEMBERS or is_own_member(name) or self._is_collection(name):
+            raise _taken(name)
         data = encode_value(value, key=name)
-        self._own[MEMBERS, check_id(name)] = Entry(data, 0, 0)
+        self._own[MEMBERS, name] = Entry(data, 0, 0)
         self._changes.append(Put(MEMBERS, name, Raw(data)))
 
     def delete_member(self, name: str) -> None:
@@ -122,9 +131,10 @@ class Transaction:
             InvalidArgumentError: the name is one of `state.json`'s own.
         """
         self._check_open()
+        check_id(name)
         if is_own_member(name):
             raise InvalidArgumentError(f"{name!r} is a part of state.json itself")
-        self._own[MEMBERS, check_id(name)] = None
+        self._own[MEMBERS, name] = None
         self._changes.append(Delete(MEMBERS, name))
 
     async def __aenter__(self) -> Transaction:
@@ -135,6 +145,8 @@ class Transaction:
         self._ended = True
         if kind is not None or not self._changes:
             return
+        if self._engine.elsewhere is not None:
+            await self._complete(self._engine.elsewhere)
         for attempt in count():
             reads = [(collection, id, seq) for (collection, id), seq in self._reads.items()]
             try:
@@ -163,17 +175,58 @@ class Transaction:
         self._reads[place] = version
         return True
 
-    def _entry(self, collection: str, id: str) -> Entry | None:
-        place = (collection, id)
-        if place in self._own:
-            return self._own[place]
-        entry = self._engine.get(collection, id)
+    def _is_collection(self, name: str) -> bool:
+        """Whether there are documents in a collection of the name; where they are not in memory, `_complete` tells."""
+        return self._engine.elsewhere is None and bool(self._engine.replica.collections.get(name))
+
+    async def _complete(self, elsewhere: Elsewhere) -> None:
+        """Do what needs a look at documents that are not in memory: keep what the models do not know."""
+        for change in self._changes:
+            if isinstance(change, Put) and change.collection == MEMBERS and await elsewhere.tally(change.id):
+                raise _taken(change.id)
+        if not self._puts:
+            return
+        places = {
+            place: (change.collection, change.id)
+            for place, change in enumerate(self._changes)
+            if isinstance(change, Put) and place in self._puts
+        }
+        _, stored = await elsewhere.read(list(dict.fromkeys(places.values())))
+        for place, (collection, value) in self._puts.items():
+            name, id, data, _ = collection.encode(value, stored.get(places[place]))
+            self._changes[place] = Put(name, id, Raw(data))
+
+    def _member(self, name: str) -> Entry | None:
+        place = (MEMBERS, name)
+        return self._own[place] if place in self._own else self._seen(place, self._engine.get(*place))
+
+    def _seen(self, place: tuple[str, str], entry: Entry | None) -> Entry | None:
+        """Note what was read, and add what the transaction itself appends."""
         self._reads.setdefault(place, 0 if entry is None else entry.version)
         for change in self._changes:
             if isinstance(change, Append) and (change.collection, change.id) == place and entry is not None:
                 entry = Entry(append_items(entry.json(), change.field, [bytes(change.value)]), 0, 0)
         return entry
 
+    def _held(self, collection: Collection[T]) -> Collection[T]:
+        """
+        Raises:
+            InvalidArgumentError: it is no collection of the transaction's store.
+        """
+        if not isinstance(collection, Collection):
+            raise wrong_kind("the collection", "what store.collection gives", collection)
+        if collection._engine is not self._engine:  # noqa: SLF001 - one package
+            raise InvalidArgumentError(
+                f"{collection.name} is a collection of another store; take one of the store whose transaction this is"
+            )
+        return collection
+
     def _check_open(self) -> None:
         if self._ended:
             raise ClosedError("the transaction has ended; begin another one")
+
+
+def _taken(name: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"{name!r} is a part of state.json already, or a collection: take another name"
+    )

@@ -26,7 +26,7 @@ class StateURL:
         path: decoded; of a plain path the path itself.
         host, port, user: decoded, `None` where missing. Of several hosts (`one:5432,two`) `host` is all of them, and
             `port` is `None`.
-        password: never shown: not in `repr`, not by `redacted`.
+        password: never shown: not in `repr`, not by `redacted`. Nor is the user, which is a token in some URLs.
         query: the backend's parameters, each given once.
     """
 
@@ -34,7 +34,7 @@ class StateURL:
     path: str
     host: str | None = None
     port: int | None = None
-    user: str | None = None
+    user: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     query: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     netloc: str = field(default="", repr=False)
@@ -101,10 +101,10 @@ class StateURL:
         )
 
     def redacted(self) -> str:
-        """The URL as it may be shown: no password, and no value of any parameter."""
+        """The URL as it may be shown: no user, no password, and no value of any parameter."""
         if self.scheme == "file" and not self.netloc:
             return self.path
-        user = f"{self.user}@" if self.user else ""
+        user = "" if self.user is None and self.password is None else "…@"
         six = self.host is not None and ":" in self.host and "," not in self.host
         host = f"[{self.host}]" if six else self.host or ""
         port = f":{self.port}" if self.port is not None else ""

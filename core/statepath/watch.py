@@ -11,9 +11,11 @@ from typing import Final, Literal
 
 from pydantic import JsonValue
 
+from statepath.arguments import wrong_kind
 from statepath.commit import Append, Change, Commit, Delete, Put, WriteLog, WriteReport
 from statepath.engine.documents import decode
 from statepath.engine.engine import Engine
+from statepath.engine.ids import check_seq
 from statepath.engine.replica import MEMBERS, Cut
 from statepath.errors import DivergedError, HistoryTrimmedError, InvalidArgumentError
 
@@ -107,8 +109,9 @@ def position(engine: Engine, since: int | str | None) -> int:
                 "since: read the state anew and watch from there"
             )
         since = int(seq)
-    if since < 0:
-        raise InvalidArgumentError(f"{since} is no seq")
+    if type(since) is not int:
+        raise wrong_kind("since", "the cursor of a change, a seq or None", since)
+    check_seq(since)
     if since > engine.replica.head:
         raise DivergedError(f"the cursor is at seq {since}, and the log ends at {engine.replica.head}")
     return since

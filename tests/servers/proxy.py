@@ -46,6 +46,8 @@ class Request:
     target: str
     head: bytes
     body: bytes
+    waited: bool = False
+    """The client asked for leave before it sent the body."""
 
     @property
     def raw(self) -> bytes:
@@ -175,7 +177,8 @@ async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
     head = await reader.readuntil(b"\r\n\r\n")
     first, *lines = head[:-4].split(b"\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
-    if headers.get(b"expect", b"").lower() == b"100-continue":
+    waited = headers.get(b"expect", b"").lower() == b"100-continue"
+    if waited:
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         await writer.drain()
     if headers.get(b"transfer-encoding", b"").lower() == b"chunked":
@@ -184,7 +187,7 @@ async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
         body = await reader.readexactly(int(headers.get(b"content-length", b"0")))
     kept = [line for line in lines if line.partition(b":")[0].lower() not in (b"connection", b"expect")]
     method, target, _ = first.decode().split(" ")
-    return Request(method, target, b"\r\n".join([first, *kept, b"Connection: close", b"", b""]), body)
+    return Request(method, target, b"\r\n".join([first, *kept, b"Connection: close", b"", b""]), body, waited)
 
 
 async def _read_chunks(reader: asyncio.StreamReader) -> bytes:

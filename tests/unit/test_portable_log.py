@@ -532,7 +532,7 @@ class TestRead:
     async def test_leaving_a_read_leaves_no_task(self) -> None:
         class Stuck(Storage):
             async def read(self, key: str, *, span: Span | None = None) -> Blob:
-                if slot_key(2) < key < FLOOR_KEY:
+                if slot_key(3) < key < FLOOR_KEY:  # the commit before it is held back
                     await asyncio.Event().wait()
                 return await super().read(key, span=span)
 

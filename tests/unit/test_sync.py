@@ -73,7 +73,16 @@ RENAMED = {
     "__aexit__": "__exit__",
     "__aiter__": "__iter__",
 }
-WITHIN = {"id_of", "encode", "encode_append", "decode", "document", "resolve"}
+WITHIN = {
+    "id_of",
+    "encode",
+    "encoded",
+    "forgets",
+    "encode_append",
+    "decode",
+    "document",
+    "resolve",
+}
 """What collections share with transactions, and with nobody else."""
 
 
@@ -618,3 +627,16 @@ def test_a_program_that_forgets_to_close_ends_and_loses_nothing(tmp_path: Path):
     assert (ended.returncode, ended.stdout) == (0, "saved\n"), ended.stderr
     with statepath.open_sync(tmp_path / "state") as store:
         assert store.collection("raw").get("a") == {"id": "a"}
+
+
+def test_an_argument_of_the_wrong_kind_is_refused(store, tasks):
+    for call in (
+        lambda: store.transact(5),
+        lambda: tasks.update("a", None),
+        lambda: store.transaction().put(tasks._collection, Task(id="a")),
+        lambda: store.append_log("s", None),
+        lambda: store.restore(at=True),
+    ):
+        with pytest.raises(InvalidArgumentError, match="must be"):
+            call()
+    assert store.seq == 0

@@ -94,7 +94,7 @@ def test_no_message_quotes_a_password(text: str) -> None:
 
 def test_what_is_shown_of_a_url_has_no_secrets() -> None:
     url = StateURL.parse("postgresql://me:hunter2@host:0/db?password=hunter3&x=1")
-    assert url.redacted() == "postgresql://me@host:0/db?password=…&x=…"
+    assert url.redacted() == "postgresql://…@host:0/db?password=…&x=…"
     assert "hunter" not in repr(url)
 
 
@@ -115,6 +115,12 @@ def test_a_state_path_without_secrets_is_shown_as_it_is(text: str, shown: str) -
 def test_a_password_is_never_shown(password: str) -> None:
     url = StateURL.parse(f"zz://user:{password}QQ@host/path?k={password}QQ")
     assert password + "QQ" not in url.redacted() + repr(url)
+
+
+def test_a_user_is_not_shown_which_may_be_a_token():
+    url = StateURL.parse("zz://t0ken@host/db")
+    assert url.redacted() == "zz://…@host/db"
+    assert "t0ken" not in repr(url)
 
 
 def test_an_error_that_quotes_a_secret_is_noticed() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from statepath.backend import StateURL
-from statepath.objectstore import ObjectStoreBackend, probe
+from statepath.objectstore import ObjectStoreBackend, open_backend
 
 from statepath_azure.config import AzureConfig, complete, parse
 
@@ -29,13 +29,7 @@ class AzureFactory:
         from statepath_azure.driver import AzureDriver  # importing adlfs takes a second
 
         driver = await AzureDriver.connect(config)
-        try:
-            if not readonly:
-                await probe(driver, config.place)
-        except BaseException:
-            await driver.close()
-            raise
-        return ObjectStoreBackend(driver, config.place, max_object_bytes=_LARGEST, readonly=readonly)
+        return await open_backend(driver, config.place, max_object_bytes=_LARGEST, readonly=readonly)
 
 
 factory: Final = AzureFactory()

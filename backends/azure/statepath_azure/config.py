@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
-from urllib.parse import urlsplit
 
 from statepath.backend import StateURL
 from statepath.errors import InvalidArgumentError
-from statepath.objectstore import Place, seconds
+from statepath.objectstore import Place, endpoint, seconds
 
 DEFAULT_TIMEOUT: Final = 60.0
 
@@ -18,6 +17,8 @@ _PARAMETERS: Final = ("account_name", "endpoint_url", "timeout")
 _CONTAINER: Final = re.compile(r"(?=.{3,63}$)[a-z0-9]+(?:-[a-z0-9]+)*")
 _ACCOUNT: Final = re.compile(r"[a-z0-9]{3,24}")
 _AT_ACCOUNT: Final = re.compile(r"([a-z0-9]{3,24})\.(?:blob|dfs)\.core\.windows\.net")
+_FORM: Final = "http://host:port/account"
+_SECRETS: Final = "keys and SAS tokens where the Azure tools look for them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def _with(config: AzureConfig, given: Mapping[str, str], called: Mapping[str, st
     values: dict[str, object] = {}
     for name, text in given.items():
         if name == "endpoint_url":
-            values[name] = _endpoint(called[name], text)
+            values[name] = endpoint(called[name], text, form=_FORM, secrets=_SECRETS)
         elif name == "timeout":
             values[name] = seconds(called[name], text)
         else:
@@ -85,21 +86,3 @@ def account(name: str, text: str) -> str:
             f"{name} is no storage account's name: that has 3 to 24 lower-case letters and digits"
         )
     return text
-
-
-def _endpoint(name: str, text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-        parts = urlsplit("")
-    if not usable:
-        raise InvalidArgumentError(
-            f"{name} is no URL of a service; write https://host or http://host:port/account"
-        )
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        raise InvalidArgumentError(
-            f"{name} holds more than an address; set keys and SAS tokens where the Azure tools look for them"
-        )
-    return text.rstrip("/")

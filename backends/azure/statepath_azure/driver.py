@@ -16,7 +16,7 @@ from azure.core.pipeline.transport import AioHttpTransport
 from azure.storage.blob.aio import BlobServiceClient
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
 from statepath.errors import InvalidArgumentError, UnavailableError
-from statepath.objectstore import Answer, Asked, Content, Listed, Page, Place, Served, content_md5, unmet
+from statepath.objectstore import Answer, Asked, Content, Listed, Page, Place, Served, measure, unmet
 
 from statepath_azure.config import DEFAULT_TIMEOUT, AzureConfig
 from statepath_azure.credentials import Found, find
@@ -109,7 +109,7 @@ class AzureDriver:
                 answer = await self._blobs.get_blob_client(name).upload_blob(
                     b"",
                     overwrite=not isinstance(when, IfAbsent),
-                    raw_request_hook=_filling(content, await content_md5(content)),
+                    raw_request_hook=_filling(content, (await measure(content)).md5),
                     **_condition(when),
                 )
             except HttpResponseError as error:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final, Self
 
 import msgspec
-from statepath.objectstore import Content
+from statepath.objectstore import Content, measure
 
 _BLOCK: Final = 1024 * 1024
 
@@ -33,10 +31,7 @@ class Upload:
     async def of(cls, name: str, content: Content) -> Self:
         """The upload of an object. Its MD5 is sent along, so that a content which was cut or changed on the way is
         refused; the boundary is a random one, so that no content can hold it."""
-        if isinstance(content, bytes) and len(content) < _BLOCK:
-            md5, size = _measured(content)
-        else:
-            md5, size = await asyncio.to_thread(_measured, content)
+        md5, size = await measure(content)
         boundary = secrets.token_hex(16)
         said = msgspec.json.encode({"name": name, "md5Hash": md5}).decode()
         head = (
@@ -64,18 +59,3 @@ class Upload:
             while block := await asyncio.to_thread(self._content.read, _BLOCK):
                 yield block
         yield self._tail
-
-
-def _measured(content: Content) -> tuple[str, int]:
-    """The MD5 of a content as Google writes it, and its size."""
-    digest = hashlib.md5(usedforsecurity=False)
-    if isinstance(content, bytes):
-        digest.update(content)
-        size = len(content)
-    else:
-        size = 0
-        while block := content.read(_BLOCK):
-            digest.update(block)
-            size += len(block)
-        content.seek(0)
-    return base64.b64encode(digest.digest()).decode(), size

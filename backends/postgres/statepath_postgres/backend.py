@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
 
-from statepath.backend import ALWAYS, Blob, Capabilities, Commit, Entry, ETag, Filter, Shown, Span, When
-from statepath.errors import ReadOnlyError
+from statepath.backend import (
+    ALWAYS,
+    Blob,
+    Capabilities,
+    Commit,
+    Entry,
+    ETag,
+    Filter,
+    Part,
+    Shown,
+    Span,
+    Tally,
+    When,
+)
+from statepath.errors import NotFoundError, ReadOnlyError
 
 from statepath_postgres.config import SCHEME, PostgresConfig
 from statepath_postgres.connections import Connections
 from statepath_postgres.documents import Documents
 from statepath_postgres.log import PostgresCommitLog
 from statepath_postgres.objects import Objects
+from statepath_postgres.reading import Reading
 from statepath_postgres.schema import upgrade, version_of
 
 _log = logging.getLogger("statepath.postgres")
@@ -30,7 +45,13 @@ class PostgresBackend:
     def __init__(self, config: PostgresConfig, *, readonly: bool) -> None:
         self.url = config.url
         self.capabilities = Capabilities(
-            durable=True, shared=True, commit_log=True, streams=True, copy=True, queries=True
+            durable=True,
+            shared=True,
+            commit_log=True,
+            streams=True,
+            copy=True,
+            queries=True,
+            documents=True,
         )
         self._name = config.store
         self._readonly = readonly
@@ -38,6 +59,7 @@ class PostgresBackend:
         self._connections = Connections(config, readonly=readonly)
         self._objects = Objects(self._connections)
         self._documents = Documents(self._connections, read=self._read_log, body=self._body)
+        self._reading = Reading(self._connections, self._documents, readonly=readonly)
         self._log = PostgresCommitLog(
             self._connections, self.store, readonly=readonly, committed=self._documents.committed
         )
@@ -101,6 +123,23 @@ class PostgresBackend:
             return None
         return await self._documents.find(store, collection, where, seq, readonly=self._readonly)
 
+    async def serve(self, seq: int) -> None:
+        await self._reading.serve(await self._served(), seq)
+
+    async def read_documents(self, keys: Sequence[tuple[str, str]], at_least: int) -> Part:
+        return await self._reading.read(await self._served(), keys, at_least)
+
+    async def scan(
+        self, collection: str, where: Filter | None, at_least: int, *, after: str = ""
+    ) -> AsyncGenerator[Part]:
+        store = await self._served()
+        async with aclosing(self._reading.scan(store, collection, where, at_least, after)) as parts:
+            async for part in parts:
+                yield part
+
+    async def tally(self, at_least: int, *, collection: str | None = None) -> Mapping[str, Tally]:
+        return await self._reading.tally(await self._served(), at_least, collection)
+
     def commit_log(self) -> PostgresCommitLog:
         return self._log
 
@@ -114,6 +153,12 @@ class PostgresBackend:
 
     async def _body(self, key: str) -> bytes:
         return (await self.read(key)).data
+
+    async def _served(self) -> int:
+        store = await self.store()
+        if store is None:
+            raise NotFoundError(f"there is no store at {self.url}", key=self.url, backend=SCHEME)
+        return store
 
     async def _writable(self, key: str) -> int:
         self._connections.check_open(key)

@@ -16,6 +16,9 @@ T = TypeVar("T")
 SCHEME: Final = "postgresql"
 
 _TLS: Final = ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslnegotiation")
+FILES: Final = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
+"""Those that name a file."""
+
 _ENVIRONMENT: Final = {
     "PGSSLMODE": "sslmode",
     "PGSSLROOTCERT": "sslrootcert",
@@ -65,9 +68,8 @@ class PostgresConfig:
     @property
     def url(self) -> str:
         """The state path as a person may see it."""
-        user = f"{self.user}@" if self.user else ""
         hosts = ",".join(f"{_shown(host)}:{port}" for host, port in self.hosts)
-        return f"{SCHEME}://{user}{hosts}/{self.database}?store={quote(self.store)}"
+        return f"{SCHEME}://{hosts}/{self.database}?store={quote(self.store)}"
 
 
 def parse(url: StateURL) -> PostgresConfig:

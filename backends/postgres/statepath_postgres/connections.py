@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,9 +12,15 @@ from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
 import asyncpg
-from statepath.errors import ClosedError, StateError, ThrottledError, UnavailableError
+from statepath.errors import (
+    ClosedError,
+    InvalidArgumentError,
+    StateError,
+    ThrottledError,
+    UnavailableError,
+)
 
-from statepath_postgres.config import SCHEME, PostgresConfig
+from statepath_postgres.config import FILES, SCHEME, PostgresConfig
 from statepath_postgres.failures import translated, worth_repeating
 
 T = TypeVar("T")
@@ -46,6 +53,7 @@ class Connections:
         self._config = config
         self._readonly = readonly
         self._pool: Any = None
+        self._lent = 0
         self._closed = False
 
     @property
@@ -54,6 +62,7 @@ class Connections:
 
     async def open(self) -> None:
         """Make the first contact, without patience: what is wrong shows at once."""
+        self._check_files()
         with translated(self.url):
             pool = asyncpg.create_pool(
                 min_size=0,
@@ -96,6 +105,25 @@ class Connections:
             # One that broke is dropped by the pool, and the caller has its error already.
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 await pool.release(connection)
+
+    @asynccontextmanager
+    async def borrow(self) -> AsyncIterator[Connection]:
+        """A connection for as long as the caller likes. Half of the pool is lent so, and then each gets one of its own:
+        who holds one and waits for another waits for nobody who does the same."""
+        if self._lent >= (self._config.pool or POOL) // 2:
+            connection = await self.patiently(self.connect)
+            try:
+                with translated(self.url):
+                    yield connection
+            finally:
+                await _close(connection)
+            return
+        self._lent += 1
+        try:
+            async with self.use() as connection:
+                yield connection
+        finally:
+            self._lent -= 1
 
     async def fetch(self, statement: str, *arguments: object, key: str | None = None) -> list[Any]:
         """The rows of a statement that changes nothing; asked again if the connection is lost."""
@@ -150,6 +178,19 @@ class Connections:
                 self.check_open(key)
                 raise
 
+    def _check_files(self) -> None:
+        """
+        Raises:
+            InvalidArgumentError: a file that TLS needs is missing.
+        """
+        said = dict(self._config.tls)
+        for name, value in said.items() if said.get("sslmode") != "disable" else ():
+            if name in FILES and not os.path.isfile(os.path.expanduser(value)):
+                raise InvalidArgumentError(
+                    f"{self.url} cannot be used: {name} names the file {value}, which does not exist",
+                    backend=SCHEME,
+                )
+
     def _arguments(self) -> dict[str, Any]:
         config = self._config
         hosts = [host for host, _ in config.hosts]
@@ -180,6 +221,14 @@ class Connections:
         if self._readonly:
             settings["default_transaction_read_only"] = "on"
         return arguments | {"server_settings": settings}
+
+
+async def _close(connection: Connection) -> None:
+    """Give up a connection of one's own; one that broke is gone already."""
+    try:
+        await connection.close(timeout=_CLOSING)
+    except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        connection.terminate()
 
 
 async def _nothing(connection: Connection) -> None:

@@ -25,9 +25,10 @@ from statepath.backend import (
     Filter,
     Put,
     Shown,
+    append_items,
     decode_changes,
 )
-from statepath.errors import InvalidArgumentError, StateError
+from statepath.errors import HistoryTrimmedError, InvalidArgumentError, StateError
 
 from statepath_postgres.conditions import condition
 from statepath_postgres.connections import Connection, Connections
@@ -41,12 +42,17 @@ _KEPT_BYTES: Final = 32 * 1024 * 1024
 
 _PACE: Final = 0.2  # seconds that the view may be behind while nobody asks
 _PAUSE: Final = 1.0  # seconds, after a failure
-_PATIENCE: Final = 10.0
+PATIENCE: Final = 10.0
+"""For how many seconds the view is waited for."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 # What JSON can say and jsonb cannot: NUL and half characters. What looks like having such is found by looking at it.
 _ESCAPED: Final = b"\\u"
 _BEYOND_JSONB: Final = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+
+# Numbers that jsonb gives back in another form: with an exponent, and zero with a sign. Texts that look so are no harm.
+_REWRITTEN: Final = re.compile(rb"[:\[,]-?(?:[0-9.]+[eE]|0[.0]*[,}\]])")
 
 _MAKE: Final = "INSERT INTO statepath.views (store) VALUES ($1) ON CONFLICT (store) DO NOTHING"
 _LOCK: Final = "SELECT shown FROM statepath.views WHERE store = $1 FOR UPDATE"
@@ -57,10 +63,10 @@ FROM statepath.stores WHERE id = $1
 _SHOW: Final = "UPDATE statepath.views SET shown = $2 WHERE store = $1"
 _CLEAR: Final = "DELETE FROM statepath.documents WHERE store = $1"
 _PUT: Final = """
-INSERT INTO statepath.documents (store, collection, id, version, modified, data)
-SELECT $1, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::jsonb[])
+INSERT INTO statepath.documents (store, collection, id, version, modified, data, exact)
+SELECT $1, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::jsonb[], $7::bytea[])
 ON CONFLICT (store, collection, id) DO UPDATE
-SET version = excluded.version, modified = excluded.modified, data = excluded.data
+SET version = excluded.version, modified = excluded.modified, data = excluded.data, exact = excluded.exact
 """
 _DELETE: Final = """
 DELETE FROM statepath.documents d USING unnest($2::text[], $3::text[]) AS gone (collection, id)
@@ -70,11 +76,17 @@ WHERE d.store = $1 AND d.collection = gone.collection AND d.id = gone.id
 _APPEND: Final = """
 UPDATE statepath.documents d
 SET version = more.version, modified = more.modified,
-    data = CASE WHEN more.items IS NULL THEN NULL
-        ELSE jsonb_set(d.data, ARRAY[more.field], coalesce(d.data -> more.field, '[]') || more.items) END
+    data = jsonb_set(d.data, ARRAY[more.field], coalesce(nullif(d.data -> more.field, 'null'), '[]') || more.items)
 FROM unnest($2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::text[], $7::jsonb[])
     AS more (collection, id, version, modified, field, items)
 WHERE d.store = $1 AND d.collection = more.collection AND d.id = more.id
+"""
+# Those to which jsonb alone cannot append so that the document can be given back.
+_HELD: Final = """
+SELECT d.collection, d.id, coalesce(d.exact, convert_to(d.data::text, 'UTF8')) AS document
+FROM unnest($2::text[], $3::text[], $4::boolean[]) AS more (collection, id, exactly)
+JOIN statepath.documents d ON d.store = $1 AND d.collection = more.collection AND d.id = more.id
+WHERE more.exactly OR d.exact IS NOT NULL
 """
 _FIND: Final = """
 SELECT v.shown, d.id FROM statepath.views v LEFT JOIN LATERAL (
@@ -96,18 +108,25 @@ class _Change:
     deleted: bool = False
     appended: dict[str, list[bytes]] = field(default_factory=dict)
 
+    def absorb(self, document: bytes) -> None:
+        """Make one document of the stored one and what is appended to it."""
+        for name, items in self.appended.items():
+            document = append_items(document, name, items)
+        self.put, self.appended = document, {}
+
 
 Batch = dict[tuple[str, str], _Change]
 
 
 class _Row(NamedTuple):
-    """A row of the view; `data` as JSON, `None` where jsonb cannot hold it."""
+    """A row of the view; `data` as JSON, `None` where jsonb cannot hold it, and `exact` where it would alter it."""
 
     collection: str
     id: str
     version: int
     modified: datetime
     data: str | None
+    exact: bytes | None
 
 
 class Documents:
@@ -126,6 +145,9 @@ class Documents:
         self._recent: deque[tuple[Commit, int]] = deque()
         self._recent_bytes = 0
         self._known = -1
+        self.stuck = False
+        """Whether what follows has to be told by somebody who has the documents: the log does not have it."""
+
         self._wanted = 0
         self._more = asyncio.Event()
         self._urgent = asyncio.Event()
@@ -162,10 +184,9 @@ class Documents:
         self._want(seq)
         self._urgent.set()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE), self._shown:
-                await self._shown.wait_for(lambda: self._known >= seq)
-                return True
-        return False
+            async with asyncio.timeout(PATIENCE), self._shown:
+                await self._shown.wait_for(lambda: self._known >= seq or self.stuck)
+        return self._known >= seq
 
     async def find(
         self, store: int, collection: str, where: Filter, seq: int, *, readonly: bool
@@ -223,33 +244,35 @@ class Documents:
         while rows := await self._connections.fetch(_SHOWN, store):
             shown, head, floor = rows[0]
             if shown >= 0 and shown + 1 >= floor:
-                self._all = None
-            elif self._all is None:
+                await self._tell(shown)
+                if shown >= (target or head):
+                    self._all = None
+                    return
+                if await self._step(store, shown):
+                    self._all = None
+                    continue
+            if self._all is None:
+                await self._tell(shown, stuck=True)
                 return
-            else:
-                await self._refill(store, *self._all)
-                continue
-            await self._tell(shown)
-            target = target or head
-            if shown >= target:
-                return
-            await self._step(store, shown)
+            await self._refill(store, *self._all)
 
-    async def _step(self, store: int, shown: int) -> None:
-        """Show the next batch of commits."""
+    async def _step(self, store: int, shown: int) -> bool:
+        """Show the next batch of commits; whether the log has them."""
         while self._recent and self._recent[0][0].last <= shown:
             self._recent_bytes -= self._recent.popleft()[1]
         batch: Batch = {}
         last = shown
         size = 0
-        async for commit, length in self._commits(shown):
-            await self._fold(batch, commit)
-            last = commit.last
-            size += length
-            if size >= _BATCH_BYTES:
-                break
+        with suppress(HistoryTrimmedError):
+            async for commit, length in self._commits(shown):
+                await self._fold(batch, commit)
+                last = commit.last
+                size += length
+                if size >= _BATCH_BYTES:
+                    break
         if last > shown:
             await self._write(store, shown, last, batch)
+        return last > shown
 
     async def _commits(self, shown: int) -> AsyncIterator[tuple[Commit, int]]:
         """What follows, from memory where it is there."""
@@ -282,23 +305,23 @@ class Documents:
 
     async def _write(self, store: int, shown: int, last: int, batch: Batch) -> None:
         """Show the batch, unless somebody else has shown it meanwhile."""
-        statements = _statements(batch)
         try:
-            await self._transact(store, shown, last, statements)
+            await self._transact(store, shown, last, batch)
         except InvalidArgumentError as error:
             # jsonb refused one of them, which none of them looks like: leave out all contents of the batch.
             _log.warning(
                 "some documents in %s cannot be found by the database: %s", self._connections.url, error
             )
-            await self._transact(store, shown, last, _statements(batch, blank=True))
+            await self._transact(store, shown, last, batch, blank=True)
 
     async def _transact(
-        self, store: int, shown: int, last: int, statements: list[tuple[str, list[Any]]]
+        self, store: int, shown: int, last: int, batch: Batch, *, blank: bool = False
     ) -> None:
         async with self._connections.use() as connection, connection.transaction():
             if await _lock(connection, store) != shown:
                 return
-            for statement, arguments in statements:
+            await _take_in(connection, store, batch, all_exactly=blank)
+            for statement, arguments in _statements(batch, blank=blank):
                 await connection.execute(statement, store, *arguments)
             await connection.execute(_SHOW, store, last)
 
@@ -312,9 +335,9 @@ class Documents:
                 await connection.execute(_PUT, store, *_columns(some))
             await connection.execute(_SHOW, store, seq)
 
-    async def _tell(self, shown: int) -> None:
+    async def _tell(self, shown: int, *, stuck: bool = False) -> None:
         async with self._shown:
-            self._known = shown
+            self._known, self.stuck = shown, stuck
             self._shown.notify_all()
 
 
@@ -329,11 +352,27 @@ async def _lock(connection: Connection, store: int) -> int:
     return int(shown)
 
 
+async def _take_in(connection: Connection, store: int, batch: Batch, *, all_exactly: bool) -> None:
+    """Make a whole document of what is appended to one that jsonb alone cannot give back."""
+    appended = {key: change for key, change in batch.items() if change.appended}
+    for change in appended.values():
+        if change.put is not None:
+            change.absorb(change.put)
+    more = [
+        (*key, all_exactly or any(_exact(item) for items in change.appended.values() for item in items))
+        for key, change in appended.items()
+        if change.appended
+    ]
+    if more:
+        for collection, id, document in await connection.fetch(_HELD, store, *_columns(more)):
+            batch[collection, id].absorb(document)
+
+
 def _statements(batch: Batch, *, blank: bool = False) -> list[tuple[str, list[Any]]]:
     """The statements that bring the rows up to date, in order."""
     gone = [key for key, change in batch.items() if change.deleted]
     put = [
-        _Row(collection, id, change.version, change.modified, None if blank else _jsonb(change.put))
+        _row(collection, id, change.version, change.modified, change.put, blank=blank)
         for (collection, id), change in batch.items()
         if change.put is not None
     ]
@@ -349,7 +388,7 @@ def _statements(batch: Batch, *, blank: bool = False) -> list[tuple[str, list[An
         if len(change.appended) > place
     ]:
         columns = _columns(more)
-        columns[5] = [None if blank else _jsonb(b"[%s]" % b",".join(items)) for items in columns[5]]
+        columns[5] = [f"[{b','.join(items).decode()}]" for items in columns[5]]
         found.append((_APPEND, columns))
         place += 1
     return found
@@ -361,11 +400,19 @@ def _draw(items: Iterator[Shown]) -> list[_Row]:
     size = 0
     for item in items:
         modified = _EPOCH + timedelta(microseconds=item.modified)
-        drawn.append(_Row(item.collection, item.id, item.version, modified, _jsonb(item.document)))
+        drawn.append(_row(item.collection, item.id, item.version, modified, item.document))
         size += len(item.document)
         if size >= _BATCH_BYTES:
             break
     return drawn
+
+
+def _row(
+    collection: str, id: str, version: int, modified: datetime, document: bytes, *, blank: bool = False
+) -> _Row:
+    data = None if blank else _jsonb(document)
+    exact = document if data is None or _REWRITTEN.search(document) else None
+    return _Row(collection, id, version, modified, data, exact)
 
 
 def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
@@ -375,3 +422,8 @@ def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
 def _jsonb(data: bytes) -> str | None:
     """The JSON as a parameter; `None` where jsonb cannot hold it."""
     return None if _ESCAPED in data and _BEYOND_JSONB.search(data) else data.decode()
+
+
+def _exact(item: bytes) -> bool:
+    """Whether jsonb would not give the element back."""
+    return _jsonb(item) is None or _REWRITTEN.search(b"[%s]" % item) is not None

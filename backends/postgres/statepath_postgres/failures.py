@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
@@ -84,6 +85,23 @@ def state_error(error: BaseException, url: str, key: str | None = None) -> State
         return InvalidArgumentError(f"{url} cannot be used: {error}", key=key, backend=SCHEME)
     if isinstance(error, TimeoutError):
         return UnavailableError(f"PostgreSQL did not answer in time: {url}", key=key, backend=SCHEME)
+    if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
+        return UnavailableError(
+            f"the server of {url} has no TLS; check sslmode, or turn ssl on there",
+            key=key,
+            backend=SCHEME,
+            code="tls",
+            retryable=False,
+        )
+    if isinstance(error, ssl.SSLError):
+        reason = getattr(error, "verify_message", "") or error.reason or error
+        return UnavailableError(
+            f"the connection to {url} cannot be made safe: {reason}; check sslmode, sslrootcert and the host's name",
+            key=key,
+            backend=SCHEME,
+            code="tls",
+            retryable=False,
+        )
     return UnavailableError(f"{_LOST}: {url}: {error}", key=key, backend=SCHEME)
 
 

@@ -40,10 +40,12 @@ _ATTEMPTS: Final = 3  # how many attempts that get no answer fit into the time t
 _PAGE: Final = 256
 _PAGE_BYTES: Final = 8 * 1024 * 1024
 
+# The first commit of all may have any place ($9): a store that was copied from another one goes on from a snapshot.
 _APPEND: Final = """
 WITH place AS (
-    UPDATE statepath.stores SET head = $4, tip = $5
-    WHERE id = $1 AND head = $2 AND (tip = $6 OR tip = '')
+    UPDATE statepath.stores
+    SET head = $4, tip = $5, floor = CASE WHEN head = 0 AND tip = '' THEN greatest(floor, $3) ELSE floor END
+    WHERE id = $1 AND (head = $2 AND (tip = $6 OR tip = '') OR $9 AND head = 0 AND tip = '')
     RETURNING id
 ), entry AS (
     INSERT INTO statepath.log (store, first, last, id, record)
@@ -113,6 +115,8 @@ class PostgresCommitLog:
         self._held = Held(connections, patience=self._deadline / _ATTEMPTS)
         self._listener = Listener(connections)
         self._unresolved: Commit | None = None
+        self._begun = False
+        """Whether this handle knows of a commit: then a log that has none has lost it."""
 
     async def append(self, after: int, commit: Commit) -> None:
         """As `CommitLog.append`. Once the outcome of an append is open, because it raised
@@ -133,6 +137,7 @@ class PostgresCommitLog:
                 raise _unknown(commit) from error
             raise
         self._unresolved = None
+        self._begun = True
         if not committed:
             raise HeadMoved
         self._listener.tell()
@@ -226,6 +231,7 @@ class PostgresCommitLog:
                 commit.prev,
                 record,
                 channel(store),
+                not self._begun,
                 sending=sending,
             )
         except StateError as error:
@@ -295,6 +301,7 @@ class PostgresCommitLog:
             except CorruptionError as error:
                 return head, commits, error
             last, previous = commits[-1].last, commits[-1].id
+        self._begun = self._begun or bool(commits)
         return head, commits, None
 
 

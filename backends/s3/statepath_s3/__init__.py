@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from statepath.backend import StateURL
-from statepath.objectstore import ObjectStoreBackend, probe
+from statepath.objectstore import ObjectStoreBackend, open_backend
 
 from statepath_s3.config import S3Config, complete, parse
 
@@ -29,13 +29,7 @@ class S3Factory:
         from statepath_s3.driver import S3Driver  # importing s3fs takes a second
 
         driver = await S3Driver.connect(config)
-        try:
-            if not readonly:
-                await probe(driver, config.place)
-        except BaseException:
-            await driver.close()
-            raise
-        return ObjectStoreBackend(driver, config.place, max_object_bytes=_LARGEST, readonly=readonly)
+        return await open_backend(driver, config.place, max_object_bytes=_LARGEST, readonly=readonly)
 
 
 factory: Final = S3Factory()

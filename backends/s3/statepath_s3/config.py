@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
+from typing import Final
 
 from statepath.backend import StateURL
-from statepath.errors import InvalidArgumentError
-from statepath.objectstore import Place, flag, seconds
+from statepath.objectstore import Place, endpoint, flag, seconds
 
 DEFAULT_TIMEOUT = 60.0
+
+_FORM: Final = "http://host:port"
+_SECRETS: Final = "credentials where the AWS tools look for them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def _with(config: S3Config, given: Mapping[str, str], called: Mapping[str, str])
     values: dict[str, object] = {}
     for name, text in given.items():
         if name == "endpoint_url":
-            values[name] = _endpoint(called[name], text)
+            values[name] = endpoint(called[name], text, form=_FORM, secrets=_SECRETS)
         elif name in ("anonymous", "path_style"):
             values[name] = flag(called[name], text)
         elif name == "timeout":
@@ -64,17 +66,3 @@ def _with(config: S3Config, given: Mapping[str, str], called: Mapping[str, str])
         else:
             values[name] = text
     return replace(config, **values)  # type: ignore[arg-type]  # each value is of its field's type
-
-
-def _endpoint(name: str, text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-        parts = urlsplit("")
-    if not usable:
-        raise InvalidArgumentError(f"{name} is no URL of a service; write https://host or http://host:port")
-    if parts.username is not None or parts.password is not None:
-        raise InvalidArgumentError(f"{name} holds credentials; set them where the AWS tools look for them")
-    return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import secrets
 from contextlib import suppress
 from typing import Any, Final, Self
@@ -11,7 +12,7 @@ from aiobotocore.httpsession import AIOHTTPSession
 from botocore.exceptions import ClientError
 from s3fs import S3FileSystem
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
-from statepath.objectstore import Asked, Content, Listed, Page, Place, Served, content_md5, unmet
+from statepath.objectstore import Asked, Content, Listed, Page, Place, Served, measure, unmet
 
 from statepath_s3.config import DEFAULT_TIMEOUT, S3Config
 from statepath_s3.failures import answer_of, translated
@@ -21,6 +22,7 @@ SCHEME: Final = "s3"
 _VERSION: Final = "statepath-version"
 _CONNECTIONS: Final = 64
 _CONNECT_SECONDS: Final = 10
+_AT_ONCE: Final = 64 * 1024
 _LISTS_BY_FOLDER: Final = "SeaweedFS"
 _LACKING: Final = 404
 _UNMET: Final = 412
@@ -38,6 +40,14 @@ class _SendsOnce(AIOHTTPSession):  # type: ignore[misc]  # it is not typed
         session: aiohttp.ClientSession = await super()._get_session(proxy_url)
         session._retry_connection = False  # noqa: SLF001 - no argument of aiohttp says so
         return session
+
+
+def _send_at_once(params: Any, **others: Any) -> None:
+    """The SDK lets each PUT wait for the service's leave to send its body. For a small one that is a round trip more; a
+    large one that is refused half-way would end as a connection that is reset, and nobody would know why."""
+    body = params.get("body")
+    if isinstance(body, io.BytesIO) and body.getbuffer().nbytes <= _AT_ONCE:
+        params["headers"].pop("Expect", None)
 
 
 class S3Driver:
@@ -88,7 +98,9 @@ class S3Driver:
             use_listings_cache=False,
         )
         with translated(asked):
-            driver = cls(await fs.set_session(), config)
+            client = await fs.set_session()
+        client.meta.events.register_last("before-call.s3", _send_at_once)
+        driver = cls(client, config)
         try:
             await driver._greet(config.place)
         except BaseException:
@@ -132,7 +144,7 @@ class S3Driver:
                 Key=name,
                 Body=content,
                 # Without it some services store what arrived before the connection was cut.
-                ContentMD5=await content_md5(content),
+                ContentMD5=(await measure(content)).md5,
                 Metadata={_VERSION: version},
                 **condition,
             )

@@ -15,10 +15,13 @@ from statepath import import_backup
 from statepath.backend import Backend
 from statepath.cli.opening import reading
 from statepath.cli.options import DryRun, History, Json, StatePath, Yes
+from statepath.cli.original import described, is_original, restore_original
 from statepath.cli.output import Output, amount, moment
 from statepath.cli.recovery import restore_to
 from statepath.cli.running import asynchronous
 from statepath.discovery import connect
+from statepath.engine.original import State, read_backup
+from statepath.engine.original import backup_keys as original_keys
 from statepath.engine.snapshot import SnapshotMeta, read_meta
 from statepath.errors import CorruptionError, DivergedError, NotFoundError
 from statepath.settings import Settings, size
@@ -49,7 +52,7 @@ async def list_backups(state_path: StatePath = None, as_json: Json = False) -> N
         keys = await store.backups()
     with output.progress("reading the backups"):
         async with _objects(state_path) as backend:
-            rows = [_described(key, (await backend.read(key)).data) for key in keys]
+            rows = [await _described(backend, key) for key in (*await original_keys(backend), *keys)]
     if as_json:
         for row in rows:
             output.json(row)
@@ -61,7 +64,7 @@ async def list_backups(state_path: StatePath = None, as_json: Json = False) -> N
                 if row["damage"]
                 else (
                     row["key"],
-                    row["seq"],
+                    "original" if row["seq"] is None else row["seq"],
                     moment(row["last_change"]),
                     row["documents"],
                     amount(row["size"]),
@@ -82,8 +85,14 @@ async def restore(
     state_path: StatePath = None,
     as_json: Json = False,
 ) -> None:
-    """Make the documents those of a backup. That is a change like any other, and can be undone."""
+    """Make the documents those of a backup, one of the original server's, too. That is a change like any other, and can
+    be undone."""
     output = Output(as_json=as_json)
+    if is_original(key):
+        with output.progress("reading the backup"):
+            kept = await _read_original(key, state_path)
+        await restore_original(key, kept, state_path, output, yes=yes, dry_run=dry_run)
+        return
     with output.progress("reading the backup"):
         meta = await _read(key, state_path)
     await restore_to(meta.seq, state_path, output, yes=yes, dry_run=dry_run)
@@ -153,9 +162,21 @@ async def _read(key: str, state_path: str | None) -> SnapshotMeta:
     return meta
 
 
-def _described(key: str, data: bytes) -> dict[str, Any]:
+async def _read_original(key: str, state_path: str | None) -> State:
+    async with reading(state_path):
+        pass  # the error of a store that is missing
+    async with _objects(state_path) as backend:
+        if key not in await original_keys(backend):
+            raise NotFoundError(f"there is no backup {key}", key=key)
+        return await read_backup(backend, key)
+
+
+async def _described(backend: Backend, key: str) -> dict[str, Any]:
+    data = (await backend.read(key)).data
     row: dict[str, Any] = {"key": key, "size": len(data), "damage": None}
     try:
+        if is_original(key):
+            return described(key, len(data), await read_backup(backend, key))
         meta = read_meta(data, key)
     except CorruptionError as error:
         return row | {"seq": None, "last_change": None, "documents": None, "damage": str(error)}

@@ -14,7 +14,7 @@ import statepath
 from statepath.backend import Capabilities
 from statepath.cli.exits import Exit
 from statepath.cli.opening import reading
-from statepath.cli.options import Json, StatePath
+from statepath.cli.options import Json, StatePath, about
 from statepath.cli.output import Output, amount, moment
 from statepath.cli.running import asynchronous, shown
 from statepath.discovery import backends, connect
@@ -108,6 +108,7 @@ class Examination:
 @group.command()
 @asynchronous
 async def doctor(
+    ctx: typer.Context,
     url: Annotated[
         str | None,
         typer.Argument(metavar="[URL]", help="A state path to examine instead.", show_default=False),
@@ -118,6 +119,8 @@ async def doctor(
     """Examine the installation and the state path. Nothing of the store is changed; in an object store an object is
     written beside it and removed again, to see that the service keeps conditions."""
     output = Output(as_json=as_json)
+    if url is not None:
+        about(ctx, url)
     found = await _examine(url if url is not None else state_path)
     versions = {name: _version(name) for name in PACKAGES}
     system = {"python": platform.python_version(), "platform": platform.platform()}

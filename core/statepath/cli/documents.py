@@ -19,9 +19,9 @@ from statepath.cli.running import asynchronous, command_line
 from statepath.collection import Document, documents
 from statepath.collection import Json as JsonObject
 from statepath.discovery import connect
-from statepath.engine.documents import parse_untrusted, pretty
+from statepath.engine.documents import encode_mapping, parse_untrusted, pretty
 from statepath.engine.ids import check_id, parse_ref
-from statepath.errors import InvalidArgumentError, NotFoundError
+from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError
 from statepath.settings import Settings
 
 group = typer.Typer()
@@ -155,9 +155,29 @@ async def put(
     settings = Settings.load(state_path)
     text = parse_untrusted(_read_file(file), key=document, limit=settings.max_document)
     value = _identified(text, document)
+    if if_version:
+        await _check_version(document, if_version, state_path)
     async with statepath.open(state_path, settings=settings) as store:
         seq = await store.collection(collection).put(value, if_version=if_version)
     output.result(_stored(document, seq), f"stored {document} as seq {seq}")
+
+
+async def _check_version(document: str, version: int, state_path: str | None) -> None:
+    """A missing store holds no version of anything, and is not to be created only to say so.
+
+    Raises:
+        ConflictError: there is no store.
+    """
+    try:
+        async with reading(state_path):
+            pass
+    except NotFoundError as error:
+        raise ConflictError(
+            f"{document} does not exist, and the change was based on version {version}: {error}",
+            key=document,
+            base=version,
+            current=0,
+        ) from None
 
 
 @group.command()
@@ -232,6 +252,7 @@ def _identified(value: JsonValue, document: str) -> JsonObject:
             f"{document}: the id in the document is {value['id']!r}; write the same one in both places",
             key=document,
         )
+    encode_mapping(value, key=document)  # refused now, it creates no store
     return value
 
 

@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any, ParamSpec
 
 import msgspec
@@ -28,6 +29,7 @@ from statepath.errors import (
     DivergedError,
     DuplicateSchemeError,
     HistoryTrimmedError,
+    InvalidArgumentError,
     NotFoundError,
     OutcomeUnknownError,
     StateError,
@@ -57,17 +59,54 @@ def asynchronous(command: Callable[P, Awaitable[None]]) -> Callable[P, None]:
     return run
 
 
+_UsageError: Any = typer.BadParameter.__base__
+"""What a command line raises that cannot be understood; typer has no name for it."""
+
+
 class Commands(TyperGroup):
-    """The commands. An error of ours becomes a message on stderr and an exit code, never a traceback."""
+    """The commands. An error of ours becomes a message on stderr and an exit code, never a traceback; with `--json` so
+    does one of the command line itself."""
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **options: Any) -> Any:
+        # Known before the rest is, which may be what cannot be understood.
+        as_json = "--json" in list(takewhile(lambda word: word != "--", args))
+        try:
+            ctx = super().make_context(info_name, args, *more, **options)
+        except _UsageError as error:
+            if not as_json:
+                raise
+            raise _misused(error) from None
+        if as_json:
+            ctx.meta["statepath.as_json"] = True
+        return ctx
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except _UsageError as error:
+            if not given(ctx, "as_json"):
+                raise
+            raise _misused(error) from None
+        except typer.Abort:
+            if not given(ctx, "as_json"):
+                raise
+            why = StateError(
+                "nobody confirmed it, and nothing was done; --yes confirms", code="not_confirmed"
+            )
+            # The question stands on a line that has no end.
+            print(f"\n{Failure(why, given(ctx, 'state_path')).json()}", file=sys.stderr)
+            raise typer.Exit(exit_of(why)) from None
         except StateError as error:
             logger.debug("the command failed", exc_info=True, extra={"code": error.code})
             told = Failure(error, given(ctx, "state_path"))
             print(told.json() if given(ctx, "as_json") else told.text(), file=sys.stderr)
             raise typer.Exit(exit_of(error)) from None
+
+
+def _misused(error: Any) -> typer.Exit:
+    """Tell a usage error as JSON."""
+    print(Misuse(error).json(), file=sys.stderr)
+    return typer.Exit(error.exit_code)
 
 
 class Failure:
@@ -136,6 +175,20 @@ class Failure:
 
     def _command(self, *words: str) -> str:
         return command_line(self._path, *words)
+
+
+class Misuse(Failure):
+    """A command line that cannot be understood. It is about no store, as far as anyone can tell."""
+
+    def __init__(self, error: Any) -> None:
+        super().__init__(InvalidArgumentError(error.format_message(), code="usage"), None)
+        self.place = None
+        self._help = f"{error.ctx.command_path if error.ctx is not None else 'statepath'} --help"
+
+    @property
+    def next(self) -> str | None:
+        """The command that tells how it is used."""
+        return self._help
 
 
 def command_line(path: str | None, *words: str) -> str:

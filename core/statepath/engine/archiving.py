@@ -22,11 +22,13 @@ from pydantic import JsonValue
 
 from statepath.backend import IF_ABSENT, Backend
 from statepath.commit import Change, Delete, Note, Put, seal, unseal
+from statepath.engine.backups import backup_keys
 from statepath.engine.documents import decode, parse_untrusted
 from statepath.engine.engine import Engine
+from statepath.engine.history import transactions
 from statepath.engine.migration import migrated, versions
 from statepath.engine.replica import MEMBERS, Entry, Replica
-from statepath.engine.snapshot import ARCHIVE_MEMBER
+from statepath.engine.snapshot import ARCHIVE_MEMBER, STATE_KEY, load_snapshot
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -42,6 +44,7 @@ ARCHIVE: Final = "archive/"
 _DOCUMENTS: Final = 10_000
 _BYTES: Final = 16 * 1024 * 1024
 _ATTEMPTS: Final = 8
+_TURN: Final = 256
 _GZIP: Final = 31
 _MOST: Final = 256 * 1024 * 1024
 """What a segment may be unpacked: it holds less, but for a single document of that size."""
@@ -108,18 +111,43 @@ def decode_segments(data: bytes) -> tuple[Segment, ...]:
     return _segments.decode(data)
 
 
+async def named(engine: Engine) -> set[Segment]:
+    """The segments of every state to which there is a way back, by the history or by a backup."""
+    held = set(segments(engine.replica))
+    for key in (STATE_KEY, *await backup_keys(engine.backend)):
+        try:
+            held.update(segments(load_snapshot((await engine.backend.read(key)).data, key)[1]))
+        except (NotFoundError, CorruptionError):
+            continue
+    async for _, _, changes in transactions(engine.backend, engine.log, engine.floor - 1):
+        for change in changes:
+            if isinstance(change, Put) and (change.collection, change.id) == (MEMBERS, ARCHIVE_MEMBER):
+                held.update(decode_segments(bytes(change.document)))
+    return held
+
+
 def segments(replica: Replica) -> tuple[Segment, ...]:
     """The segments that the state names, oldest first."""
     entry = replica.get(MEMBERS, ARCHIVE_MEMBER)
     return () if entry is None else decode_segments(entry.json())
 
 
-def choose(replica: Replica, collection: str, before: int, matches: Callable[[JsonValue], bool]) -> Chosen:
+async def choose(
+    replica: Replica, collection: str, before: int, matches: Callable[[JsonValue], bool]
+) -> Chosen:
     """The documents that match and were changed last before the time, in microseconds since 1970."""
-    held = replica.collections.get(collection, {})
-    return [
-        (id, entry) for id, entry in held.items() if entry.modified < before and matches(decode(entry.json()))
+    chosen: Chosen = []
+    old = [
+        (id, entry)
+        for id, entry in replica.collections.get(collection, {}).items()
+        if entry.modified < before
     ]
+    for n, (id, entry) in enumerate(old):
+        if n % _TURN == 0:
+            await asyncio.sleep(0)  # saves go on meanwhile
+        if matches(decode(entry.json())):
+            chosen.append((id, entry))
+    return chosen
 
 
 async def archive(engine: Engine, collection: str, chosen: Chosen) -> Archived:
@@ -141,7 +169,7 @@ async def archive_by_rules(engine: Engine, *, dry_run: bool = False) -> list[Arc
     done: list[Archived] = []
     for rule in engine.settings.archive_rules:
         before = round((datetime.now(UTC) - rule.older_than).timestamp() * 1_000_000)
-        chosen = choose(engine.replica, rule.collection, before, field_equals(rule.fields))
+        chosen = await choose(engine.replica, rule.collection, before, field_equals(rule.fields))
         size = sum(entry.size for _, entry in chosen)
         done.append(
             Archived(len(chosen), size, (), 0) if dry_run else await archive(engine, rule.collection, chosen)
@@ -325,6 +353,31 @@ async def bring_back(engine: Engine, collection: str, id: str) -> int:
         raise AlreadyExistsError(
             f"{collection}/{id} is live; delete it first", key=f"{collection}/{id}"
         ) from error
+
+
+async def rebuild(engine: Engine, damaged: frozenset[str]) -> None:
+    """Write those segments again that have a damaged key, from the states of right before they were archived, as far as
+    the history has these."""
+    wanted = {
+        segment.key: segment
+        for segment in segments(engine.replica)
+        if damaged & {segment.key, segment.index_key}
+    }
+    async for _, seq, changes in transactions(engine.backend, engine.log, engine.floor - 1):
+        for change in changes:
+            segment = wanted.get(change.text) if isinstance(change, Note) else None
+            if segment is None:
+                continue
+            then = await engine.past(seq - 1)
+            gone = [one for one in changes if isinstance(one, Delete)]
+            part = [
+                (one.id, entry) for one in gone if (entry := then.get(one.collection, one.id)) is not None
+            ]
+            data, places = await asyncio.to_thread(_pack, part)
+            index = bytes(seal(_Index(places)))
+            if sha256(index + data).hexdigest() == segment.name:
+                await engine.backend.write(segment.key, data)
+                await engine.backend.write(segment.index_key, index)
 
 
 async def check(engine: Engine) -> AsyncIterator[tuple[str, str]]:

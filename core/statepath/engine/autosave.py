@@ -1,4 +1,5 @@
-"""What happens by time: snapshots where anything changed, and a look at the space that is left."""
+"""What happens by time: snapshots where anything changed, packs where the journal has become many objects, and a look
+at the space that is left."""
 
 from __future__ import annotations
 
@@ -60,6 +61,9 @@ class Autosave:
         while True:
             await self._check_space()
             await asyncio.sleep(interval or _LOOK_AT_SPACE)
+            if engine.settings.archive and time.monotonic() >= due:
+                due = time.monotonic() + _ARCHIVE_EVERY
+                await self._try_archive()
             if not interval or not snapshotter.changed:
                 continue
             engine.events.emit(AutosaveTriggered(engine.replica.head))
@@ -69,9 +73,13 @@ class Autosave:
                 continue
             if snapshotter.due:
                 await try_snapshot(snapshotter, engine.events)
-            if engine.settings.archive and time.monotonic() >= due:
-                due = time.monotonic() + _ARCHIVE_EVERY
-                await self._try_archive()
+                await self._try_pack()
+
+    async def _try_pack(self) -> None:
+        try:
+            await self._snapshotter.pack()
+        except StateError as error:
+            logger.warning("the journal could not be packed: %s", error, extra={"code": error.code})
 
     async def _maintains(self) -> bool:
         try:

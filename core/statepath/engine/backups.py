@@ -22,6 +22,11 @@ def backup_key(time: int) -> str:
     return f"{_PREFIX}{moment:%Y%m%dT%H%M%S}.{time % 1_000_000:06d}Z.json"
 
 
+def backup_time(key: str) -> datetime:
+    """The time of the last commit that a backup of ours shows."""
+    return datetime.strptime(key[len(_PREFIX) : -len("Z.json")], "%Y%m%dT%H%M%S.%f").replace(tzinfo=UTC)
+
+
 def is_backup(key: str) -> bool:
     """Whether the key is that of a backup of ours."""
     return _OURS.fullmatch(key) is not None

@@ -1,4 +1,4 @@
-"""A stored snapshot read in pieces, and found to be what was written, whatever its size."""
+"""Snapshots written and read in pieces, and found to be what was written, whatever their size."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 from hashlib import sha256
 from typing import Final, Protocol
 
-from statepath.backend import Backend, Span
-from statepath.engine.snapshot import MARK, SnapshotMeta, read_meta, read_split
+from statepath.backend import ALWAYS, Backend, Span, SupportsStreams
+from statepath.engine.snapshot import MARK, SnapshotMeta, SnapshotStream, read_meta, read_split
 from statepath.errors import CorruptionError
 
 _PIECE: Final = 4 * 1024 * 1024
@@ -16,6 +16,21 @@ _ATTEMPTS: Final = 3
 
 class Hash(Protocol):
     def update(self, data: bytes | memoryview, /) -> None: ...
+    def digest(self) -> bytes: ...
+
+
+async def keep_snapshot(backend: Backend, key: str, stream: SnapshotStream) -> None:
+    """Write a snapshot, piece by piece where that is possible, and read it back.
+
+    Raises:
+        CorruptionError: what was written is not what was read back.
+    """
+    if backend.capabilities.streams and isinstance(backend, SupportsStreams):
+        await backend.write_stream(key, stream, when=ALWAYS)
+    else:
+        await backend.write(key, await asyncio.to_thread(lambda: b"".join(stream)))
+    if (await check_snapshot(backend, key)).digest != stream.digest:
+        raise CorruptionError(f"{key} is not what had been written", key=key)
 
 
 async def check_snapshot(backend: Backend, key: str) -> SnapshotMeta:

@@ -8,14 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from statepath.commit import Put
-from statepath.engine.archiving import ARCHIVE, decode_segments, segments
-from statepath.engine.backups import backup_keys
+from statepath.engine.archiving import ARCHIVE, named
 from statepath.engine.engine import Engine
-from statepath.engine.history import transactions
-from statepath.engine.replica import MEMBERS
-from statepath.engine.snapshot import ARCHIVE_MEMBER, STATE_KEY, load_snapshot
-from statepath.errors import CorruptionError, NotFoundError
 
 _ASIDE: Final = re.compile(
     r".+\.(corrupt|conflict|earlier)\.\d{8}T\d{6}\.\d{6}Z|state\.before-rollback\..+\.json"
@@ -49,23 +43,9 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
         elif entry.key.startswith(ARCHIVE):
             unnamed.append((entry.key, entry.size))
     if unnamed:
-        named = await _named(engine)
-        found += [(key, size) for key, size in unnamed if key not in named]
+        kept = {key for segment in await named(engine) for key in (segment.key, segment.index_key)}
+        found += [(key, size) for key, size in unnamed if key not in kept]
     if not dry_run:
         for key, _ in found:
             await engine.backend.delete(key)
     return Cleaned(tuple(sorted(found)))
-
-
-async def _named(engine: Engine) -> set[str]:
-    held = set(segments(engine.replica))
-    for key in (STATE_KEY, *await backup_keys(engine.backend)):
-        try:
-            held.update(segments(load_snapshot((await engine.backend.read(key)).data, key)[1]))
-        except (NotFoundError, CorruptionError):
-            continue
-    async for _, _, changes in transactions(engine.backend, engine.log, engine.floor - 1):
-        for change in changes:
-            if isinstance(change, Put) and (change.collection, change.id) == (MEMBERS, ARCHIVE_MEMBER):
-                held.update(decode_segments(bytes(change.document)))
-    return {key for segment in held for key in (segment.key, segment.index_key)}

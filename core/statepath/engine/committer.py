@@ -13,7 +13,7 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -37,6 +37,7 @@ from statepath.commit import (
 from statepath.engine.documents import decode
 from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS
+from statepath.engine.unloaded import Elsewhere
 from statepath.errors import (
     AccessDeniedError,
     ClosedError,
@@ -56,6 +57,8 @@ _OVERLAP_BYTES: Final = 384 * 1024
 _BACKLOG_BYTES: Final = 64 * 1024 * 1024
 _OVERHEAD: Final = 256
 _WAITS: Final = 8
+_RECORD: Final = 384
+_TRANSACTION: Final = 64
 _NOTHING_WRITTEN: Final = (AccessDeniedError, ThrottledError, UnavailableError)
 
 Read = tuple[str, str, int]
@@ -100,7 +103,8 @@ class Committer:
     Whoever moves the replica's head holds `advancing`: from the moment that a commit is put together until it is
     visible, nothing of other writers comes in between. `alone` says that there are none. `committed` is called for
     every commit that has become durable and visible. `catch_up` reads what other writers committed and brings the
-    replica up to it.
+    replica up to it. `elsewhere` is where the documents
+    are that the replica does not hold.
     """
 
     def __init__(
@@ -116,6 +120,7 @@ class Committer:
         committed: Callable[[Commit, Sequence[Transaction], Stage, int], None],
         catch_up: Callable[[], Awaitable[None]],
         failed: Callable[[StateError], None],
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._replica = replica
         self._log = log
@@ -128,6 +133,7 @@ class Committer:
         self._committed = committed
         self._catch_up = catch_up
         self._failed = failed
+        self._elsewhere = elsewhere
         self._pending: deque[_Pending] = deque()
         self._bytes = 0
         self._loop = asyncio.get_running_loop()
@@ -226,6 +232,8 @@ class Committer:
                 group = self._take()
                 try:
                     await self._commit(group)
+                except UnsupportedError as error:
+                    self._stop(error, group)
                 except StateError as error:
                     self._refuse(group, error)
         except asyncio.CancelledError:
@@ -272,11 +280,7 @@ class Committer:
                     took = (self._loop.time() - begun) / losses
                     await asyncio.sleep(random.random() * took * min(losses, _WAITS))  # noqa: S311 - no secret
                     self._more(group)
-                try:
-                    await self._catch_up()
-                except UnsupportedError as error:
-                    self._stop(error, group)
-                    return
+                await self._catch_up()
                 current = True
             else:
                 return
@@ -289,9 +293,10 @@ class Committer:
             HeadMoved: another writer has it; or nothing is refused before it is known whether one has.
         """
         replica = self._replica
+        below = replica if self._elsewhere is None else await self._documents(self._elsewhere, group)
         first = replica.head + 1
         now = max(time.time_ns() // 1000, replica.time + 1)
-        stage = Stage(replica)
+        stage = Stage(below)
         accepted, transactions, refused = self._stage(group, stage, first, now)
         if not transactions:
             if not current and any(one.changes for one, _ in refused):
@@ -324,7 +329,23 @@ class Committer:
         size = sum([one.size for one in accepted])
         self._acknowledge(accepted, first, size)
         _decline(refused)
-        self._committed(commit, transactions, stage, size)
+        self._committed(commit, transactions, stage, size + _RECORD + _TRANSACTION * len(accepted))
+
+    async def _documents(self, elsewhere: Elsewhere, group: list[_Pending]) -> Replica | Stage:
+        """The replica, and over it the documents, as of the same seq, that decide about the group's changes.
+
+        Raises:
+            HeadMoved: they are of another seq.
+        """
+        keys = list({key for pending in group for key in _decisive(pending)})
+        if not keys:
+            return self._replica
+        seq, found = await elsewhere.read(keys)
+        if seq != self._replica.head:
+            raise HeadMoved
+        below = Stage(self._replica)
+        below.entries.update((key, found.get(key)) for key in keys)
+        return below
 
     def _stage(
         self, group: list[_Pending], stage: Stage, first: int, now: int
@@ -421,6 +442,18 @@ class Committer:
         self._bytes = 0
         self.crowded = False
         self._room.set()
+
+
+def _decisive(pending: _Pending) -> Iterator[tuple[str, str]]:
+    """The documents on which it depends what becomes of the transaction."""
+    for collection, id, _ in pending.reads:
+        if (collection, id) != FOLLOWS and collection != MEMBERS:
+            yield collection, id
+    for change in pending.changes:
+        if isinstance(change, Put) and change.base is None:
+            continue
+        if isinstance(change, Put | Delete | Append) and change.collection != MEMBERS:
+            yield change.collection, change.id
 
 
 def _answer(accepted: list[_Pending], first: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from functools import cache
 from typing import Any, Final
@@ -19,10 +19,12 @@ from msgspec import Raw
 from pydantic import BaseModel, JsonValue
 from pydantic_core import PydanticSerializationError
 
+from statepath.commit import append_items
 from statepath.engine.unknown import keep_unknown
 from statepath.errors import InvalidArgumentError
 
 __all__ = [
+    "MARK",
     "MAX_BYTES",
     "MAX_DEPTH",
     "append_items",
@@ -43,6 +45,9 @@ MAX_DEPTH: Final = 100
 MAX_BYTES: Final = 64 * 1024 * 1024
 """The size of a document, where the settings do not say."""
 
+MARK: Final = "_statepath"
+"""The member of a document's file that is the store's own. No document has one of that name."""
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
 _members = msgspec.json.Decoder(dict[str, Raw])
@@ -57,8 +62,8 @@ def encode_mapping(value: Mapping[str, Any], *, key: str, limit: int = MAX_BYTES
         limit: the most bytes it may have.
 
     Raises:
-        InvalidArgumentError: a value is of another type, a key is not a `str`, a float is not finite, or the
-            document is too deep or too large. The message names the place.
+        InvalidArgumentError: a value is of another type, a key is not a `str`, a float is not finite, a member has the
+            name that is the store's own, or the document is too deep or too large. The message names the place.
     """
     if not isinstance(value, dict):
         if not isinstance(value, Mapping):
@@ -66,7 +71,7 @@ def encode_mapping(value: Mapping[str, Any], *, key: str, limit: int = MAX_BYTES
                 key, f"a document is a JSON object, not {type(value).__name__}", "pass a dict or a model"
             )
         value = dict(value)
-    return _bounded(_encode_json(value, key), key, limit)
+    return _unmarked(_bounded(_encode_json(value, key), key, limit), key)
 
 
 def encode_model(model: BaseModel, *, key: str, limit: int = MAX_BYTES) -> bytes:
@@ -79,19 +84,19 @@ def encode_model(model: BaseModel, *, key: str, limit: int = MAX_BYTES) -> bytes
         raise _refuse(
             key, f"{type(model).__name__} is not stored as a JSON object", "wrap its value in a field"
         )
-    return _bounded(data, key, limit)
+    return _unmarked(_bounded(data, key, limit), key)
 
 
-def encode_value(value: object, *, key: str, limit: int = MAX_BYTES) -> bytes:
+def encode_value(value: object, *, key: str, limit: int = MAX_BYTES, depth: int = MAX_DEPTH) -> bytes:
     """Any JSON value, or a pydantic model, as JSON: an element of a list, or a report.
 
-    Parameters and errors: as `encode_mapping`.
+    Parameters and errors: as `encode_mapping`; `depth` is the most levels that it may have.
     """
     if isinstance(value, BaseModel):
-        return _bounded(_encode_model(value, key), key, limit)
+        return _bounded(_encode_model(value, key), key, limit, depth)
     if isinstance(value, Mapping) and not isinstance(value, dict):
         value = dict(value)
-    return _bounded(_encode_json(value, key), key, limit)
+    return _bounded(_encode_json(value, key), key, limit, depth)
 
 
 def decode(data: bytes | memoryview) -> JsonValue:
@@ -167,23 +172,6 @@ class _Reader:
         if math.isinf(value):
             raise _refuse(self.key, f"the number {text[:40]} is too large for a float", "write it as text")
         return value
-
-
-def append_items(document: bytes, field: str, values: Sequence[bytes]) -> bytes:
-    """The document with more elements at the end of a list; all other values stay byte for byte. A field that
-    is missing or null becomes a list.
-
-    Raises:
-        InvalidArgumentError: the field is something else than a list.
-    """
-    members = _members.decode(document)
-    held = members.get(field)
-    old = b"[]" if held is None or bytes(held) == b"null" else bytes(held)
-    if old[0] != 0x5B:
-        raise InvalidArgumentError(f"the field {field!r} is not a list: nothing can be appended to it")
-    body = old[1:-1].strip()
-    members[field] = Raw(b"[%s]" % b",".join((body, *values) if body else values))
-    return _encoder.encode(members)
 
 
 def list_fields(document: bytes) -> dict[str, bool]:
@@ -468,13 +456,24 @@ _ONE_KIND = bytes.maketrans(b"[]", b"{}")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
-def _bounded(data: bytes, key: str, limit: int) -> bytes:
+def _bounded(data: bytes, key: str, limit: int, depth: int = MAX_DEPTH) -> bytes:
     size = len(data)
     if size > limit:
         raise _too_large(key, size, limit)
     # Shorter by its opening brackets: `replace` finds single bytes several times faster than `count` does.
-    if size - len(data.replace(b"{", b"").replace(b"[", b"")) > MAX_DEPTH and _depth(data) > MAX_DEPTH:
+    if size - len(data.replace(b"{", b"").replace(b"[", b"")) > depth and _depth(data) > depth:
         raise _too_deep(key)
+    return data
+
+
+_MARKED: Final = b'"%s":' % MARK.encode()
+
+
+def _unmarked(data: bytes, key: str) -> bytes:
+    if _MARKED in data and MARK in _members.decode(data):
+        raise _refuse(
+            key, f"the member {MARK!r} is the store's own in a document's file", "leave it out or rename it"
+        )
     return data
 
 

@@ -7,11 +7,12 @@ import copy
 import os
 import time
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime
 from typing import Final, TypeVar, cast
 
+from statepath.arguments import wrong_kind
 from statepath.backend import Backend, CommitLog, SupportsQueries
 from statepath.commit import FORMAT, Change, Commit, Delete, Note, Put, Transaction, WriteLog, WriteReport
 from statepath.engine.autosave import Autosave, free_bytes, try_snapshot
@@ -20,7 +21,7 @@ from statepath.engine.feed import Feed
 from statepath.engine.floor import Floor
 from statepath.engine.following import Follower
 from statepath.engine.history import Past, difference
-from statepath.engine.ids import log_key
+from statepath.engine.ids import check_seq, log_key
 from statepath.engine.lagging import find_lagging
 from statepath.engine.leases import Holder, Leases
 from statepath.engine.maintenance import Maintenance
@@ -29,6 +30,7 @@ from statepath.engine.replay import Damage, apply_commit, changes_of
 from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
+from statepath.engine.unloaded import Elsewhere, needs_documents
 from statepath.engine.views import ViewWriter
 from statepath.errors import (
     ClosedError,
@@ -88,6 +90,7 @@ class Engine:
         self.closed = False
         self.migrations = migrations
         self.migrated: Migrated | None = None
+        self.elsewhere: Elsewhere | None = None
         self.last_commit_at: float | None = None
         self._found_floor = Floor(store="", incarnation="")
         self._committer: Committer | None = None
@@ -152,6 +155,7 @@ class Engine:
             committed=self._committed,
             catch_up=self.catch_up,
             failed=self._tell_failure,
+            elsewhere=self.elsewhere,
         )
         return views
 
@@ -295,6 +299,21 @@ class Engine:
             self.check_open()
         return self.replica.get(collection, id)
 
+    async def entry(self, collection: str, id: str) -> Entry | None:
+        """As `get`, of a document that may be in the storage only."""
+        if self.elsewhere is None:
+            return self.get(collection, id)
+        self.check_open()
+        return await self.elsewhere.get(collection, id)
+
+    def check_loaded(self) -> None:
+        """
+        Raises:
+            UnsupportedError: the handle does not hold the documents (`not_loaded`).
+        """
+        if self.elsewhere is not None:
+            raise needs_documents()
+
     def check_open(self) -> None:
         """
         Raises:
@@ -306,18 +325,19 @@ class Engine:
             raise ClosedError("the store is closed; open it again")
 
     async def sync(self, at_least: int | None = None) -> int:
-        """Bring the replica up to the head of the log; its seq."""
+        """Bring the replica up to the head of the log, and wait until it shows the seq `at_least`; its seq."""
+        if at_least is not None:
+            check_seq(at_least)
         self.check_open()
         if self._committer is not None:
             await self._committer.drain()
-        if not self._alone:
-            await self.catch_up()
-            if at_least is not None and self.replica.head < at_least:
-                async with aclosing(self.follow(self.replica.head)) as commits:
-                    async for commit, _ in commits:
-                        if commit.last >= at_least:
-                            break
-                self.check_open()
+        await self.catch_up()
+        if at_least is not None and self.replica.head < at_least:
+            async with aclosing(self.follow(self.replica.head)) as commits:
+                async for commit, _ in commits:
+                    if commit.last >= at_least:
+                        break
+            self.check_open()
         return self.replica.head
 
     async def follow(self, after: int) -> AsyncGenerator[tuple[Commit, Sequence[Transaction]]]:
@@ -381,6 +401,20 @@ class Engine:
         """Bring `state.json` up to now; the seq that it shows."""
         return await self._beside_others(self._writing_snapshotter().snapshot)
 
+    async def snapshot_as_is(self) -> int:
+        """As `snapshot`, of what this handle has: without a look at a log that cannot be continued."""
+        return await self._writing_snapshotter().snapshot()
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """While it is saved because the program ends, which is no reason for a backup each time."""
+        snapshotter = self._writing_snapshotter()
+        snapshotter.ending = True
+        try:
+            yield
+        finally:
+            snapshotter.ending = False
+
     async def backup(self) -> str:
         """Write a snapshot, and keep it as a backup as well; the backup's key."""
         return await self._beside_others(self._writing_snapshotter().backup)
@@ -397,6 +431,7 @@ class Engine:
     def _writing_snapshotter(self) -> Snapshotter:
         if self._snapshotter is None or self.closed or self._disowned:
             raise self._cannot_write()
+        self.check_loaded()
         return self._snapshotter
 
     async def break_lease(self, name: str) -> Holder:
@@ -434,12 +469,20 @@ class Engine:
 
     async def present(self) -> Replica:
         """The state of now, apart from the replica that goes on; the files of logs and reports show it."""
+        self.check_loaded()
         await self.flush_files()
-        return Replica.of(self.replica.cut())
+        now = Replica.of(self.replica.cut())
+        now.needs = self.replica.needs
+        return now
 
     async def past(self, at: int | datetime) -> Replica:
         """The documents as they were."""
         self.check_open()
+        if not isinstance(at, datetime):
+            if type(at) is not int:
+                raise wrong_kind("at", "a seq or an aware datetime", at, "statepath history tells the seqs")
+            check_seq(at)
+        self.check_loaded()
         if isinstance(at, int) and at > self.replica.head:
             raise InvalidArgumentError(f"seq {at} is not there yet: the head is {self.replica.head}")
         marks = (
@@ -512,12 +555,21 @@ class Engine:
         if self._committer is None or self._views is None:
             return
         await self._committer.close()
+        if self.backend.capabilities.queries and self._committer.failure is None:
+            await cast("SupportsQueries", self.backend).settle(self.replica.head)
         try:
             await self._views.flush()
         except StateError as error:
             self.events.emit(SaveError(error, error.key))
-        if self._snapshotter is not None and self._snapshotter.changed and not self._maintenance.elsewhere:
-            await try_snapshot(self._snapshotter, self.events)
+        snapshotter = self._snapshotter
+        if (
+            snapshotter is not None
+            and snapshotter.changed
+            and self.elsewhere is None
+            and not self._maintenance.elsewhere
+        ):
+            snapshotter.ending = True
+            await try_snapshot(snapshotter, self.events)
         await self._maintenance.release()
 
     async def release(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -85,7 +86,7 @@ class Files:
                 stored.setdefault(owner, []).append(entry.key)
         for id in sorted(stored):
             size = self.replica.log_size(id)
-            reading = self._joined(id) if id in self._texts else self._stored(id, stored[id])
+            reading = self._joined(id) if id in self._texts else _stored(self.backend, id, stored[id])
             async for piece in _regular(id, reading, size or None):
                 yield piece
 
@@ -101,16 +102,6 @@ class Files:
             text[change.offset : change.offset + len(data)] = data
         yield 0, bytes(text)
 
-    async def _stored(self, id: str, keys: list[str]) -> AsyncIterator[tuple[int, bytes]]:
-        for key in keys:
-            if key != log_key(id):
-                yield int(key.rpartition("/")[2]), (await self.backend.read(key)).data
-                continue
-            at = 0
-            while data := (await self.backend.read(key, span=Span(at, at + PIECE))).data:
-                yield at, data
-                at += len(data)
-
     async def _reports(self) -> AsyncIterator[Report]:
         for newest, data in sorted(self._documents.items()):
             yield Report(newest, data)
@@ -124,12 +115,41 @@ class Files:
                 continue
 
 
+async def stored_log(backend: Backend, id: str, start: int, end: int) -> AsyncIterator[LogPiece]:
+    """The bytes from `start` to `end` of a session log, from its file or the objects that it consists of."""
+    key = log_key(id)
+    keys = [entry.key async for entry in backend.list_keys(key) if entry.key == key]
+    keys += [
+        entry.key
+        async for entry in backend.list_keys(f"{key}/")
+        if start < _offset(entry.key) + entry.size and _offset(entry.key) < end
+    ]
+    async for piece in _regular(id, _stored(backend, id, keys, start, end), end, start):
+        yield piece
+
+
+async def _stored(
+    backend: Backend, id: str, keys: list[str], start: int = 0, end: int = sys.maxsize
+) -> AsyncIterator[tuple[int, bytes]]:
+    for key in keys:
+        if key != log_key(id):
+            yield _offset(key), (await backend.read(key)).data
+            continue
+        at = start
+        while data := (await backend.read(key, span=Span(at, min(at + PIECE, end)))).data:
+            yield at, data
+            at += len(data)
+
+
+def _offset(key: str) -> int:
+    return int(key.rpartition("/")[2])
+
+
 async def _regular(
-    id: str, pieces: AsyncIterator[tuple[int, bytes]], size: int | None
+    id: str, pieces: AsyncIterator[tuple[int, bytes]], size: int | None, at: int = 0
 ) -> AsyncIterator[LogPiece]:
     """The pieces without overlaps and gaps, neither tiny nor huge, and none behind the size."""
     held = bytearray()
-    at = 0
     async for offset, data in pieces:
         if offset > at + len(held):
             held.extend(b"\n" * (offset - at - len(held)))

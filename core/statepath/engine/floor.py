@@ -29,13 +29,15 @@ class SnapshotMark(msgspec.Struct, frozen=True):
 class Floor(msgspec.Struct, frozen=True, kw_only=True):
     """What the log knows of itself beside its commits.
 
-    Commits that begin below `floor` may be gone; `snapshots` are the newest ones, oldest first. `unfinished` says what
-    the store is being made from, until all of it is there: nobody opens it before.
+    Commits that begin below `floor` may be gone; up to `packed` they are in packs, and slots are nothing; `snapshots`
+    are the newest ones, oldest first. `unfinished` says what the store is being made from, until all of it is there:
+    nobody opens it before.
     """
 
     store: str
     incarnation: str
     floor: int = 1
+    packed: int = 0
     min_reader: int = FORMAT
     min_writer: int = FORMAT
     snapshots: tuple[SnapshotMark, ...] = ()

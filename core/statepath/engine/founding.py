@@ -17,17 +17,23 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
-from statepath.backend import ALWAYS, Backend, CommitLog, ETag, Span, SupportsStreams
-from statepath.commit import FLOOR_KEY, Body, Commit
+from statepath.backend import Backend, CommitLog, ETag, Span
+from statepath.commit import FLOOR_KEY, FORMAT, Body, Commit
 from statepath.engine.backups import backup_key
-from statepath.engine.checking import check_snapshot
+from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.files import LogPiece, Report
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.ids import log_key, report_key
 from statepath.engine.replica import Replica
-from statepath.engine.snapshot import STATE_KEY, SnapshotStream
+from statepath.engine.snapshot import STATE_KEY, SnapshotStream, newer_format
 from statepath.engine.views import write_log
-from statepath.errors import AlreadyExistsError, CorruptionError, DivergedError, NotFoundError
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    CorruptionError,
+    DivergedError,
+    NotFoundError,
+)
 
 Tell = Callable[[str], None]
 """Takes what is being done, in words, as it goes on."""
@@ -111,16 +117,22 @@ class Founding:
         """
         Raises:
             AlreadyExistsError: there is something in that place.
+            UnsupportedError: only a newer program may go on with the state (`newer_format`).
+            ConflictError: someone else has begun to make one there since.
             CorruptionError: what was written is not what was read back.
         """
-        floor, etag = await self._claim()
         replica = self.origin.replica
+        if replica.needs > FORMAT:
+            raise newer_format(self.origin.name, replica.needs)
+        floor, etag = await self._claim()
         await self._files()
         async for key, data in self.origin.archive():
             self.tell(key)
             await self._put(key, data)
         await self._backups(floor)
         await self._journal(floor)
+        if (stored := await read_floor(self.backend)) is None or stored[1] != etag:
+            raise ConflictError(f"someone else is making a store at {self.backend.url}", key=FLOOR_KEY)
         self.tell("writing the documents")
         mark = await self._snapshot(STATE_KEY, replica, floor)
         finished = replace(floor, snapshots=(*self._marks, mark), unfinished="")
@@ -149,11 +161,16 @@ class Founding:
             raise _taken(self.backend, f"it has the store {floor.store}")
         if floor.store != origin.store or floor.floor > origin.replica.head + 1:
             raise _taken(self.backend, f"there a store is being made from {floor.unfinished}")
-        if floor.floor != origin.floor:
+        begun = await anext(aiter(self.log.read(floor.floor - 1)), None) is not None
+        if begun and not floor.floor <= origin.floor <= origin.replica.head:
             raise _taken(
                 self.backend, f"there a store is being made from {floor.unfinished}, with another history"
             )
-        return floor, etag
+        # An origin that is in use has gone on since. Whoever else is still at it can no longer finish.
+        if not begun:
+            floor = replace(floor, floor=origin.floor)
+        floor = replace(floor, unfinished=origin.name)
+        return floor, await write_floor(self.backend, floor, etag)
 
     async def _files(self) -> None:
         async for piece in self.origin.files():
@@ -221,12 +238,7 @@ class Founding:
         backend = self.backend
         if key in self._sizes and await self._holds(key, stream):
             return SnapshotMark(replica.head, stream.digest, replica.time)
-        if backend.capabilities.streams and isinstance(backend, SupportsStreams):
-            await backend.write_stream(key, stream, when=ALWAYS)
-        else:
-            await backend.write(key, b"".join(stream))
-        if (await check_snapshot(backend, key)).digest != stream.digest:
-            raise _altered(key)
+        await keep_snapshot(backend, key, stream)
         return SnapshotMark(replica.head, stream.digest, replica.time)
 
     async def _holds(self, key: str, stream: SnapshotStream) -> bool:

@@ -67,7 +67,8 @@ class Past:
             def reached(seq: int, time: int) -> bool:
                 return seq > until
 
-        async for meta, replica in self._bases(reached):
+        earliest: list[int] = []
+        async for meta, replica in self._bases(reached, earliest):
             if meta.seq == at:
                 return replica  # which needs no log, should it begin later
             if not reached(meta.seq, meta.time):
@@ -75,20 +76,25 @@ class Past:
         if self.floor > 1:
             # The storage may still have what was trimmed; the history begins at the floor all the same.
             raise HistoryTrimmedError(
-                f"the history begins at seq {self.floor}; what came before was trimmed", floor=self.floor
+                f"the history begins at seq {self.floor}; what came before was trimmed. The earliest state to which "
+                f"there is a way back is that of seq {min(earliest, default=self.floor - 1)}; how far back it goes is "
+                "set by STATE_HISTORY",
+                floor=self.floor,
             )
         return await _replay(self.backend, self.log, Replica(), reached)
 
     async def _bases(
-        self, reached: Callable[[int, int], bool]
+        self, reached: Callable[[int, int], bool], seen: list[int]
     ) -> AsyncIterator[tuple[SnapshotMeta, Replica]]:
-        """Good snapshots of this history, newest first, without those that are known to be too new."""
+        """Good snapshots of this history, newest first, without those that are known to be too new; `seen` takes the
+        seqs of all."""
         known = {backup_key(mark.time): mark for mark in self.snapshots}
         if self.snapshots:
             known[STATE_KEY] = self.snapshots[-1]
         for key in (STATE_KEY, *reversed(await backup_keys(self.backend))):
             mark = known.get(key)
             if mark is not None and reached(mark.seq, mark.time):
+                seen.append(mark.seq)
                 continue
             try:
                 meta, replica = load_snapshot((await self.backend.read(key)).data, key)
@@ -96,6 +102,7 @@ class Past:
                 continue
             # One of before a recovery has seqs that may have been given away again.
             if (meta.store, meta.incarnation) == (self.store, self.incarnation):
+                seen.append(meta.seq)
                 yield meta, replica
 
 

@@ -116,6 +116,17 @@ def check_version(value: object) -> int:
     return value
 
 
+def check_seq(value: object) -> int:
+    """The seq, if it is one: a whole number, 0 or higher.
+
+    Raises:
+        InvalidArgumentError: it is not; `True` and `1.0` are none.
+    """
+    if type(value) is not int or value < 0:
+        raise InvalidArgumentError(f"{value!r} is no seq: seqs are 1, 2, 3, …, and 0 is the empty store")
+    return value
+
+
 def is_id(value: object) -> bool:
     """Whether `check_id` lets the value through."""
     try:

@@ -7,9 +7,13 @@ or a log that the history does not reach back to.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
+from statepath.aside import aside_key
+from statepath.backend import Backend
 from statepath.commit import FLOOR_KEY, JOURNAL, WriteLog, WriteReport
 from statepath.engine.adoption import examine
+from statepath.engine.archiving import ARCHIVE, rebuild
 from statepath.engine.backups import backup_keys, is_backup
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
@@ -17,6 +21,8 @@ from statepath.engine.ids import log_key, report_key
 from statepath.engine.opening import put_aside
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.verification import Finding
+from statepath.engine.views import read_log
+from statepath.errors import NotFoundError
 
 _BODIES = "bodies/"
 
@@ -41,9 +47,11 @@ def remedy(key: str) -> str:
     if key.startswith((JOURNAL, _BODIES)):
         return "the journal is kept aside and begins anew with the state of now; the history of before is given up"
     if key.startswith("logs/"):
-        return "what the history has of it is written again"
+        return "is kept aside, and what the history has of it is written again"
     if key.startswith("reports/"):
         return "is kept aside, and written again if the history has it"
+    if key.startswith(ARCHIVE):
+        return "is kept aside, and written again if the history reaches back to when it was archived"
     return "its file is written again from the document"
 
 
@@ -53,10 +61,12 @@ async def mend(engine: Engine, findings: Sequence[Finding]) -> list[str]:
     kept = [
         await put_aside(engine.backend, key, "corrupt")
         for key in damaged
-        if is_backup(key) or key.startswith("reports/")
+        if is_backup(key) or key.startswith(("reports/", ARCHIVE))
     ]
+    if any(key.startswith(ARCHIVE) for key in damaged):
+        await rebuild(engine, frozenset(damaged))
     if any(key.startswith(("logs/", "reports/")) for key in damaged):
-        await _files(engine, frozenset(damaged))
+        kept += await _files(engine, frozenset(damaged))
     if engine.views is not None and engine.backend.capabilities.editable:
         examined = await examine(
             engine.backend, engine.replica, engine.store, limit=engine.settings.max_document, thorough=True
@@ -70,14 +80,36 @@ async def mend(engine: Engine, findings: Sequence[Finding]) -> list[str]:
     return [key for key in kept if key]
 
 
-async def _files(engine: Engine, damaged: frozenset[str]) -> None:
-    """Write again what the history has of logs and reports."""
+async def _files(engine: Engine, damaged: frozenset[str]) -> list[str]:
+    """Write again what the history has of logs and reports; where the logs were kept."""
     views = engine.views
     if views is None:
-        return
-    async for _, _, changes in transactions(engine.backend, engine.log, engine.floor - 1):
-        for change in changes:
-            if (isinstance(change, WriteLog) and log_key(change.id) in damaged) or (
-                isinstance(change, WriteReport) and report_key(change.id) in damaged
-            ):
-                views.mark_file(change)
+        return []
+    changes = [
+        change
+        async for _, _, transaction in transactions(engine.backend, engine.log, engine.floor - 1)
+        for change in transaction
+        if (isinstance(change, WriteLog) and log_key(change.id) in damaged)
+        or (isinstance(change, WriteReport) and report_key(change.id) in damaged)
+    ]
+    kept: list[str] = []
+    begins: dict[str, int] = {}
+    for change in changes:
+        if isinstance(change, WriteLog):
+            begins.setdefault(change.id, change.offset)
+    for id, offset in begins.items():
+        with suppress(NotFoundError):
+            data = await read_log(engine.backend, id)
+            kept.append(aside_key(log_key(id), "corrupt"))
+            await engine.backend.write(kept[-1], data)
+        await _remove_pieces(engine.backend, id, offset)
+    for change in changes:
+        views.mark_file(change)
+    return kept
+
+
+async def _remove_pieces(backend: Backend, id: str, offset: int) -> None:
+    """Remove the objects of a session log from there on: they are not always written again under the same names."""
+    async for entry in backend.list_keys(f"{log_key(id)}/"):
+        if int(entry.key.rpartition("/")[2]) >= offset:
+            await backend.delete(entry.key)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
+from statepath.aside import aside_key, utc_now
 from statepath.backend import Backend
 from statepath.commit import Note
-from statepath.engine.checking import check_snapshot
+from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.committer import FOLLOWS
 from statepath.engine.engine import Engine
 from statepath.engine.history import difference
@@ -113,16 +113,12 @@ async def _keep_before(engine: Engine) -> str:
 
 
 async def _move(backend: Backend, key: str) -> None:
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    await backend.write(f"{key}.earlier.{moment}", (await backend.read(key)).data)
+    await backend.write(aside_key(key, "earlier"), (await backend.read(key)).data)
 
 
 async def _keep(engine: Engine, key: str) -> None:
     """Write the present state under the key, and read it back."""
-    stream = _stream(engine)
-    await engine.backend.write(key, b"".join(stream))
-    if (await check_snapshot(engine.backend, key)).digest != stream.digest:
-        raise CorruptionError(f"{key} is not what had been written; nothing was migrated", key=key)
+    await keep_snapshot(engine.backend, key, _stream(engine))
 
 
 def _stream(engine: Engine) -> SnapshotStream:
@@ -150,8 +146,7 @@ async def rollback(engine: Engine, *, dry_run: bool = False) -> RolledBack:
     }
     if dry_run:
         return RolledBack(before.head, replica.head, changed, "")
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    kept = f"state.before-rollback.{moment}.json"
+    kept = f"state.before-rollback.{utc_now()}.json"
     head = replica.head
     await _keep(engine, kept)
     note = Note("restored", f"to seq {before.head}, before the migration")

@@ -25,10 +25,15 @@ from statepath.migrations import Migrations, Step
 _versions = msgspec.json.Decoder(dict[str, int])
 
 
+def decode_versions(data: bytes) -> dict[str, int]:
+    """The versions that the member of a state tells."""
+    return _versions.decode(data)
+
+
 def versions(replica: Replica) -> dict[str, int]:
     """The version of each collection whose documents are not of version 1."""
     entry = replica.get(MEMBERS, SCHEMA_MEMBER)
-    return {} if entry is None else _versions.decode(entry.json())
+    return {} if entry is None else decode_versions(entry.json())
 
 
 def check_known(replica: Replica, migrations: Migrations) -> None:

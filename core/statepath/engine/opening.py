@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 from uuid import uuid4
 
 from msgspec import Raw
 
+from statepath.aside import aside_key
 from statepath.backend import (
     IF_ABSENT,
     Backend,
@@ -40,8 +40,9 @@ from statepath.engine.replay import Damage
 from statepath.engine.replica import Cut, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
 from statepath.engine.snapshotter import KEEP_SECONDS, Written
+from statepath.engine.surveying import survey
 from statepath.engine.views import ViewWriter
-from statepath.errors import AlreadyExistsError, NotFoundError
+from statepath.errors import AlreadyExistsError, NotFoundError, UnsupportedError
 from statepath.events import (
     CorruptionDetected,
     DocumentRecovered,
@@ -132,6 +133,8 @@ async def _open(engine: Engine, *, anew: bool) -> str:
     """Bring the engine to the state that is found; what it was read from."""
     settings, capabilities = engine.settings, engine.backend.capabilities
     document_views = settings.views if settings.views is not None else capabilities.editable
+    if not settings.loads:
+        return await _open_unloaded(engine, document_views=document_views)
     found = await recover(
         engine.backend,
         engine.log,
@@ -148,16 +151,36 @@ async def _open(engine: Engine, *, anew: bool) -> str:
         *found.damage,
         *(damage for damage in (original.damage if original else ()) if damage.key not in known),
     ]
+    if found.floor is not None:
+        found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
     if engine.readonly:
         _show(engine, found, original)
     else:
-        if found.floor is not None:
-            found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
         engine.check_writable(found.replica)
         await _TakeOver(engine, found, original).run(document_views=document_views)
         if engine.migrations is not None:
             engine.migrated = await migrate(engine, engine.migrations, allowed=settings.migrate)
     return original.source if original and original.source else found.source
+
+
+async def _open_unloaded(engine: Engine, *, document_views: bool) -> str:
+    """Bring the engine to the head of the log, and leave the documents where they are."""
+    if document_views:
+        raise UnsupportedError(
+            "load=False keeps no file of each document: leave out views=True (STATE_VIEWS=auto)",
+            code="no_documents",
+        )
+    found, engine.elsewhere = await survey(engine.backend, engine.log)
+    if engine.readonly:
+        _show(engine, found, None)
+        return found.source
+    if found.floor is not None:
+        found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
+    engine.check_writable(found.replica)
+    await _TakeOver(engine, found, None).run(document_views=False)
+    if engine.migrations is not None:
+        engine.migrated = await migrate(engine, engine.migrations, allowed=engine.settings.migrate)
+    return found.source
 
 
 def _show(engine: Engine, found: Recovered, original: Original | None) -> None:
@@ -191,12 +214,11 @@ class _Shown:
 
 async def put_aside(backend: Backend, key: str, why: str) -> str:
     """Move an object aside, as `<key>.<why>.<UTC time>`; its new key (empty: it was gone)."""
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     try:
         blob = await backend.read(key)
     except NotFoundError:
         return ""
-    kept = f"{key}.{why}.{moment}"
+    kept = aside_key(key, why)
     await backend.write(kept, blob.data)
     await backend.delete(key)
     return kept
@@ -226,8 +248,9 @@ class _TakeOver:
         )
         views = engine.start(written, self._put_aside, document_views=document_views)
         await self._settle(views)
-        await self._show()
-        engine.start_autosave(partial(archive_by_rules, engine))
+        if engine.elsewhere is None:
+            await self._show()
+            engine.start_autosave(partial(archive_by_rules, engine))
 
     async def _show(self) -> None:
         """Tell the storage what queries should find, where it answers any."""
@@ -279,6 +302,7 @@ class _TakeOver:
                 store=engine.store,
                 incarnation=engine.incarnation,
                 floor=found.begins,
+                packed=found.packed,
                 snapshots=() if found.state is None else (found.state,),
             )
             try:
@@ -301,7 +325,7 @@ class _TakeOver:
             if not isinstance(change, Note):
                 views.mark_file(change)
         if found.broken:
-            await engine.snapshot()
+            await engine.snapshot_as_is()
             await engine.log.restart(engine.replica.head)
         for key in found.recovered:
             engine.events.emit(DocumentRecovered(key, "its own file"))

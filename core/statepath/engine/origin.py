@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from statepath.commit import Commit
-from statepath.engine.archiving import read_index, read_segment, segments
+from statepath.engine.archiving import named, read_index, read_segment, segments
 from statepath.engine.backups import backup_keys
 from statepath.engine.engine import Engine
 from statepath.engine.files import Files, LogPiece, Report
@@ -44,7 +44,10 @@ class StoreOrigin:
         return Files(engine.backend, engine.log, now, shown).read()
 
     async def archive(self) -> AsyncIterator[tuple[str, bytes]]:
-        for segment in segments(self.replica):
+        held = segments(self.replica)
+        if self.history:
+            held += tuple((await named(self.engine)).difference(held))
+        for segment in held:
             yield segment.key, await read_segment(self.engine.backend, segment)
             await read_index(self.engine.backend, segment)
             yield segment.index_key, (await self.engine.backend.read(segment.index_key)).data

@@ -13,13 +13,13 @@ from msgspec import Raw
 
 from statepath.backend import Backend
 from statepath.commit import Change, Note, Put
-from statepath.engine.documents import encode_mapping, encode_value, parse_untrusted
+from statepath.engine.documents import MARK, encode_mapping, encode_value, parse_untrusted
 from statepath.engine.ids import decode_id, document_key, is_collection, is_id, log_key, report_key
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.views import parse_view
-from statepath.errors import InvalidArgumentError, NotFoundError
+from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
 
 PRE_MIGRATION_KEY: Final = "state.pre-migration.backup.json"
 BACKUP: Final = re.compile(r"state\.backup\.(\d{10,16})\.json")
@@ -28,7 +28,9 @@ _LOG: Final = re.compile(r"logs/session_([^/]+)\.log")
 _REPORT: Final = re.compile(r"reports/([^/]+)\.json")
 
 _ID_FIELDS: Final = ("id", "session_id")
-_OURS: Final = frozenset({"version", "seq", "last_saved", "_statepath"})
+_OURS: Final = frozenset({"version", "seq", "last_saved", MARK})
+_THEIRS: Final = f"{MARK}_of_the_original"
+"""The name under which a document's own member of that name is kept."""
 
 
 @dataclass(slots=True)
@@ -67,23 +69,77 @@ class Original:
         ]
 
 
+@dataclass(slots=True)
+class State:
+    """What a `state.json` of the original, or a backup of it, says.
+
+    Attributes:
+        documents: by collection and id. members: what is no collection.
+        oddities: what is no document although it stands among them, a sentence each. It is a member.
+        saved: when it was saved, ISO 8601, if it says so.
+    """
+
+    documents: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    members: dict[str, Any] = field(default_factory=dict)
+    oddities: list[str] = field(default_factory=list)
+    saved: str | None = None
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> State:
+        found = cls()
+        for name, value in state.items():
+            if name in _OURS:
+                continue
+            if isinstance(value, list) and is_collection(name):
+                if rest := [one for one in value if not _take(found.documents, name, one)]:
+                    # Not documents after all: kept under a name of their own, so that nothing is lost.
+                    found.oddities.append(
+                        f"{len(rest)} elements of {name!r} have no id and were kept as they are"
+                    )
+                    found.members[f"{name}_without_id"] = rest
+            else:
+                found.members[name] = value
+        saved = state.get("last_saved")
+        found.saved = saved if isinstance(saved, str) else None
+        return found
+
+
+async def backup_keys(backend: Backend) -> list[str]:
+    """The keys of the backups that the original made, oldest first."""
+    found = [
+        (int(match[1]), entry.key)
+        async for entry in backend.list_keys("state.backup.")
+        if (match := BACKUP.fullmatch(entry.key))
+    ]
+    return [key for _, key in sorted(found)]
+
+
+async def read_backup(backend: Backend, key: str) -> State:
+    """What a backup of the original says.
+
+    Raises:
+        CorruptionError: it is no state.
+    """
+    data = (await backend.read(key)).data
+    try:
+        return State.of(_parsed(data, key))
+    except InvalidArgumentError as error:
+        raise CorruptionError(str(error), key=key) from None
+
+
+def _parsed(data: bytes, key: str) -> dict[str, Any]:
+    state = parse_untrusted(data, key=key, limit=len(data))
+    if not isinstance(state, dict):
+        raise InvalidArgumentError(f"{key} holds no JSON object", key=key)
+    return state
+
+
 async def read_original(backend: Backend, *, limit: int) -> Original | None:
     """Read the directory, or say that there is nothing to read. `limit` bounds a document's size, in bytes."""
     original = Original("")
-    state = await _state(backend, original, limit)
-    documents: dict[tuple[str, str], dict[str, Any]] = {}
-    members: dict[str, Any] = {}
-    for name, value in state.items():
-        if name in _OURS:
-            continue
-        if isinstance(value, list) and is_collection(name):
-            if rest := [one for one in value if not _take(documents, name, one)]:
-                # Not documents after all: kept under a name of their own, so that nothing is lost.
-                reason = f"{len(rest)} elements of {name!r} have no id and were kept as they are"
-                original.damage.append(Damage(original.source, reason, aside=False))
-                members[f"{name}_without_id"] = rest
-        else:
-            members[name] = value
+    state = State.of(await _state(backend, original))
+    documents, members = state.documents, state.members
+    original.damage += [Damage(original.source, reason, aside=False) for reason in state.oddities]
     await _files(backend, original, documents, limit)
     await _beside(backend, original)
     if not documents and not members and not original.source:
@@ -97,16 +153,10 @@ async def read_original(backend: Backend, *, limit: int) -> Original | None:
     return original
 
 
-async def _state(backend: Backend, original: Original, limit: int) -> dict[str, Any]:
+async def _state(backend: Backend, original: Original) -> dict[str, Any]:
     """`state.json`, or the newest backup that can be read."""
-    backups = sorted(
-        [
-            (int(match[1]), entry.key)
-            async for entry in backend.list_keys("state.backup.")
-            if (match := BACKUP.fullmatch(entry.key))
-        ]
-    )
-    for key in (STATE_KEY, *(key for _, key in reversed(backups))):
+    backups = await backup_keys(backend)
+    for key in (STATE_KEY, *reversed(backups)):
         try:
             data = (await backend.read(key)).data
         except NotFoundError:
@@ -114,12 +164,9 @@ async def _state(backend: Backend, original: Original, limit: int) -> dict[str, 
                 original.damage.append(Damage(key, f"{key} is missing", aside=False))
             continue
         try:
-            state = parse_untrusted(data, key=key, limit=max(limit, len(data)))
+            state = _parsed(data, key)
         except InvalidArgumentError as error:
             original.damage.append(Damage(key, str(error)))
-            continue
-        if not isinstance(state, dict):
-            original.damage.append(Damage(key, f"{key} holds no JSON object"))
             continue
         original.source = key
         original.state = data
@@ -136,11 +183,14 @@ async def _files(
         if not name.endswith(".json") or "/" in name or not is_collection(collection):
             continue
         try:
-            view = parse_view((await backend.read(entry.key)).data, entry.key, limit)
+            data = (await backend.read(entry.key)).data
+            view = parse_view(data, entry.key, limit)
         except InvalidArgumentError as error:
             original.damage.append(Damage(entry.key, str(error)))
             continue
         document = view.decode()
+        if not view.store and MARK.encode() in data:
+            document = _unmarked(parse_untrusted(data, key=entry.key, limit=limit))
         id = _id(document)
         if id is None:
             original.damage.append(Damage(entry.key, f"{entry.key} holds no document with an id"))
@@ -170,10 +220,20 @@ def _take(documents: dict[tuple[str, str], dict[str, Any]], collection: str, doc
     id = _id(document)
     if id is None or not isinstance(document, dict):
         return False
+    document = _unmarked(document)
     stored = documents.get((collection, id))
     if stored is None or _updated(document) >= _updated(stored):
         documents[collection, id] = document
     return True
+
+
+def _unmarked(document: Any) -> dict[str, Any]:
+    """The document with another name for a member that has the name of ours, so that nothing is lost."""
+    return (
+        {_THEIRS if name == MARK else name: value for name, value in document.items()}
+        if MARK in document
+        else document
+    )
 
 
 def _id(document: object) -> str | None:

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import sys
+import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,9 @@ import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 
+from statepath.commit import (
+    FORMAT as COMMIT_FORMAT,
+)
 from statepath.commit import (
     Append,
     Body,
@@ -40,18 +44,24 @@ from statepath.commit import (
     seal,
     unseal,
 )
+from statepath.engine.archiving import decode_segments, segments
 from statepath.engine.backups import backup_key, is_backup
 from statepath.engine.documents import compact, parse_untrusted
 from statepath.engine.files import PIECE, LogPiece, Report
 from statepath.engine.founding import Origin, Tell
 from statepath.engine.ids import check_collection, check_id, decode_id, log_key, report_key
+from statepath.engine.migration import decode_versions
+from statepath.engine.replay import microseconds
 from statepath.engine.replica import MEMBERS, Entry, Replica
 from statepath.engine.snapshot import (
+    OWN_MEMBERS,
+    SCHEMA_MEMBER,
     SNAPSHOT_MEMBERS,
     STATE_KEY,
     SnapshotMeta,
     SnapshotStream,
     load_snapshot,
+    newer_format,
 )
 from statepath.errors import (
     AccessDeniedError,
@@ -74,6 +84,9 @@ COMMITS: Final = "journal/commits.jsonl"
 _MANIFEST_BYTES: Final = 64 * 1024 * 1024
 _DEFLATE: Final = 1032
 """Deflate makes nothing smaller than by this; whoever claims more lets members share their bytes."""
+
+_AHEAD: Final = 86_400.0
+"""By how many seconds the clock of whoever wrote it may have been ahead."""
 
 _LINE: Final = 64 * 1024 * 1024
 _BODY: Final = re.compile(r"bodies/[0-9a-f]{1,64}/[0-9]{1,9}")
@@ -120,7 +133,10 @@ async def export(origin: Origin, incarnation: str, path: str, tell: Tell) -> Exp
 
     Raises:
         AlreadyExistsError: there is such a file.
+        UnsupportedError: only a newer program may go on with the state (`newer_format`).
     """
+    if origin.replica.needs > COMMIT_FORMAT:
+        raise newer_format(origin.name, origin.replica.needs)
     _check_free(path)
     temporary = f"{path}.{os.getpid():x}.tmp"
     with _file_errors(path):
@@ -373,7 +389,7 @@ class Portable:
         self.manifest = manifest
         self.replica = Replica()
         self._file = file
-        self._lock = asyncio.Lock()
+        self._latest = round((time.time() + _AHEAD) * 1_000_000)
 
     def __enter__(self) -> Portable:
         return self
@@ -411,6 +427,12 @@ class Portable:
         """Check everything, and take the documents from it, each as if a stranger had sent it."""
         self.check()
         meta, self.replica = self._snapshot(STATE_KEY)
+        self._check_archive()
+        for name, _ in self._ids(_REPORT):
+            self._report(name)
+        for member in self.manifest.members:
+            if is_backup(member.name):
+                self._snapshot(member.name)
         if meta.seq != self.manifest.seq:
             raise _bad(
                 self.path, f"{STATE_KEY} shows seq {meta.seq}, and the manifest says {self.manifest.seq}"
@@ -421,6 +443,9 @@ class Portable:
         for commit in self._lines():
             if commit.first != last + 1 or (previous and commit.prev != previous):
                 raise _bad(self.path, f"commit {commit.first} does not follow the one before it")
+            for transaction in commit.transactions:
+                if isinstance(transaction, Body):
+                    self._body(transaction)
             last, previous = commit.last, commit.id
         if COMMITS in sizes and (last, previous) != (meta.seq, meta.commit):
             raise _bad(self.path, f"its commits end at seq {last}, and do not lead to {STATE_KEY}")
@@ -436,9 +461,7 @@ class Portable:
                 at += len(piece)
                 piece = following
         for name, id in self._ids(_REPORT):
-            data = await asyncio.to_thread(self._whole, name)
-            parse_untrusted(data, key=name, limit=len(data))
-            yield Report(id, data)
+            yield Report(id, await asyncio.to_thread(self._report, name))
 
     async def archive(self) -> AsyncIterator[tuple[str, bytes]]:
         for member in self.manifest.members:
@@ -457,8 +480,26 @@ class Portable:
                 await asyncio.sleep(0)
 
     async def body(self, key: str) -> bytes:
-        data = await asyncio.to_thread(self._whole, key)
+        return await asyncio.to_thread(self._whole, key)
+
+    def _check_archive(self) -> None:
+        digests = {member.name: member.sha256 for member in self.manifest.members}
+        for segment in segments(self.replica):
+            if segment.index_key not in digests or digests.get(segment.key) != segment.sha256:
+                raise _bad(self.path, f"{segment.key} is not what {STATE_KEY} names")
+
+    def _body(self, body: Body) -> None:
+        data = self._whole(body.key)
+        if sha256(data).hexdigest() != body.sha256:
+            raise _bad(self.path, f"{body.key} is not what its commit names")
         self._checked(decode_changes(data))
+
+    def _report(self, name: str) -> bytes:
+        data = self._whole(name)
+        try:
+            parse_untrusted(data, key=name, limit=max(len(data), 1))
+        except StateError as error:
+            raise _bad(self.path, str(error)) from error
         return data
 
     def _ids(self, pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
@@ -481,12 +522,31 @@ class Portable:
                 data = self._document(entry.json(), f"{collection}/{id}", member=collection == MEMBERS)
             except StateError as error:
                 raise _bad(self.path, f"{name}: {error}") from error
-            if not 0 <= entry.version <= meta.seq:
-                raise _bad(
-                    self.path, f"{name}: {collection}/{id} is of seq {entry.version}, later than the state"
-                )
+            if not 0 <= entry.version <= meta.seq or not 0 <= entry.modified <= self._latest:
+                raise _bad(self.path, f"{name}: {collection}/{id} is later than the state that it is of")
             replica.set(collection, id, Entry(data, entry.version, entry.modified))
+        self._check_time(meta.time, name)
+        for member in OWN_MEMBERS:
+            if (own := replica.get(MEMBERS, member)) is not None:
+                self._check_own(member, own.json(), name)
         return meta, replica
+
+    def _check_own(self, member: str, data: bytes, what: str) -> None:
+        """A member that only the core writes is read without suspicion everywhere else."""
+        try:
+            if member == SCHEMA_MEMBER:
+                decode_versions(data)
+                return
+            strange = [one.key for one in decode_segments(data) if not _SEGMENT.fullmatch(one.key)]
+        except msgspec.MsgspecError as error:
+            raise _bad(self.path, f"{what}: {member} is not what a store has there: {error}") from error
+        if strange:
+            raise _bad(self.path, f"{what}: {member} names {strange[0]!r}")
+
+    def _check_time(self, time: int, what: str) -> None:
+        """Nothing may come from the future: what is saved next has to be later still."""
+        if not 0 <= time <= self._latest:
+            raise _bad(self.path, f"{what} is of a time that has not come; is the clock right?")
 
     def _lines(self) -> Iterator[Commit]:
         if COMMITS not in {member.name for member in self.manifest.members}:
@@ -498,6 +558,7 @@ class Portable:
                 raise _bad(self.path, f"{COMMITS} has a line of more than {_LINE:,} bytes")
             for line in lines:
                 commit = decode_commit(line)
+                self._check_time(microseconds(commit.time), f"commit {commit.first}")
                 transactions = tuple(
                     one if isinstance(one, Body) else self._checked(one) for one in commit.transactions
                 )
@@ -517,13 +578,16 @@ class Portable:
             key = f"{change.collection}/{change.id}"
             if isinstance(change, Put):
                 data = self._document(bytes(change.document), key, member=change.collection == MEMBERS)
+                if change.collection == MEMBERS and change.id in OWN_MEMBERS:
+                    self._check_own(change.id, data, COMMITS)
                 return replace(change, document=Raw(data))
             if isinstance(change, Append):
                 return replace(change, value=Raw(self._document(bytes(change.value), key, member=True)))
         elif isinstance(change, WriteLog):
             check_id(change.id)
-            if change.offset < 0:
-                raise InvalidArgumentError(f"logs/{change.id} is written at {change.offset}")
+            end = change.offset + len(change.text.encode())
+            if change.offset < 0 or end > self.replica.log_size(change.id):
+                raise InvalidArgumentError(f"logs/{change.id} is written at {change.offset}, where it is not")
         elif isinstance(change, WriteReport):
             check_id(change.id)
             data = self._document(bytes(change.document), f"reports/{change.id}", member=True)

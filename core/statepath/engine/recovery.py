@@ -33,6 +33,7 @@ from statepath.errors import (
     NotFoundError,
     StateError,
 )
+from statepath.log import PortableCommitLog
 
 
 @dataclass(slots=True)
@@ -42,7 +43,7 @@ class Recovered:
     Attributes:
         source: which step of the ladder gave the state, in words.
         floor: the log's own record, with the version it was read from; `None` where there was none.
-        begins: where the log begins, if its own record is lost.
+        begins: where the log begins, if its own record is lost; `packed` is up to which seq it is packed then.
         state: the snapshot that `state.json` holds, if it is one of this store; `state_etag` is its version, and
             `None` where there is no such file.
         restore: a state that an operator put in the place of `state.json`, to be committed.
@@ -59,6 +60,7 @@ class Recovered:
     source: str = "nothing"
     floor: tuple[Floor, ETag] | None = None
     begins: int = 1
+    packed: int = 0
     state: SnapshotMark | None = None
     state_etag: ETag | None = None
     state_size: int = 0
@@ -99,13 +101,7 @@ async def recover(
         found.damage.append(Damage(FLOOR_KEY, str(error)))
     if found.floor is not None:
         found.store, found.incarnation = found.floor[0].store, found.floor[0].incarnation
-        if made_from := found.floor[0].unfinished:
-            raise StateError(
-                f"the store at {backend.url} is not finished: making it from {made_from} was interrupted; "
-                "run that command again to finish it, or empty the place",
-                key=FLOOR_KEY,
-                code="unfinished",
-            )
+        check_finished(backend, found.floor[0])
     with _no_collections():
         base = await _climb_down(backend, log, found, limit)
         if found.exists and found.floor is None:
@@ -123,11 +119,25 @@ async def recover(
         if found.exists and anew:
             found.broken = True
         if found.broken:
-            await _measure_logs(backend, found.replica)
+            await measure_logs(backend, found.replica)
             # Snapshots are told apart by their time, and the lost commits may have had the next ones.
             found.replica.time = max(found.replica.time + 1, time.time_ns() // 1000)
     found.damage = list(dict.fromkeys(found.damage))
     return found
+
+
+def check_finished(backend: Backend, floor: Floor) -> None:
+    """
+    Raises:
+        StateError: the store is being made from another one (`unfinished`).
+    """
+    if floor.unfinished:
+        raise StateError(
+            f"the store at {backend.url} is not finished: making it from {floor.unfinished} was interrupted; "
+            "run that command again to finish it, or empty the place",
+            key=FLOOR_KEY,
+            code="unfinished",
+        )
 
 
 async def _climb_down(backend: Backend, log: CommitLog, found: Recovered, limit: int) -> int:
@@ -253,9 +263,11 @@ def _is_import(change: Beside) -> bool:
 
 
 async def _without_floor(log: CommitLog, found: Recovered, base: int) -> None:
-    """The log's own record is lost: find out again where the log begins."""
+    """The log's own record is lost: find out again where the log begins, and what of it is packed."""
     if not any(damage.key == FLOOR_KEY for damage in found.damage):
         found.damage.append(Damage(FLOOR_KEY, f"{FLOOR_KEY} is missing", aside=False))
+    if isinstance(log, PortableCommitLog):
+        found.packed = await log.packed()
     try:
         first = await anext(aiter(log.read(0)), None)
         found.begins = first.first if first is not None else base + 1
@@ -353,12 +365,12 @@ async def _overlay(backend: Backend, replica: Replica, commit: Commit, found: Re
         stage.install(replica, commit.last, commit.id, time)
 
 
-async def _measure_logs(backend: Backend, replica: Replica) -> None:
+async def measure_logs(backend: Backend, replica: Replica) -> None:
     """The session logs' own files may be ahead of what is left of the log: nothing in them is written over."""
     async for entry in backend.list_keys("logs/session_"):
         name, _, offset = entry.key.removeprefix("logs/session_").partition("/")
         id = decode_id(name.removesuffix(".log"))
-        if id is not None and (not offset or offset.isdigit()):
+        if id is not None and name.endswith(".log") and (not offset or offset.isdigit()):
             replica.logs[id] = max(replica.log_size(id), int(offset or 0) + entry.size)
 
 

@@ -11,7 +11,9 @@ from statepath.commit import (
     JOURNAL,
     Append,
     Body,
+    Change,
     Commit,
+    Delete,
     Note,
     Put,
     Transaction,
@@ -71,6 +73,9 @@ async def apply_commit(
             lost.append(Damage(error.key or JOURNAL, f"seq {seq} is lost: {error}"))
             continue
         for change in changes:
+            if isinstance(change, Put | Delete | Append) and not replica.holds(change.collection):
+                size += _size(change) + _CHANGE_BYTES
+                continue
             try:
                 stage.apply(change, seq, time)
             except StateError as error:
@@ -79,13 +84,9 @@ async def apply_commit(
                     raise CorruptionError(reason, key=error.key) from error
                 lost.append(Damage(JOURNAL, reason, aside=False))
                 continue
-            if isinstance(change, Put):
-                size += len(bytes(change.document))
-            elif isinstance(change, Append):
-                size += len(bytes(change.value))
-            elif isinstance(change, Beside) and beside is not None:
+            if isinstance(change, Beside) and beside is not None:
                 beside.append(change)
-            size += _CHANGE_BYTES
+            size += _size(change) + _CHANGE_BYTES
     stage.install(replica, commit.last, commit.id, time)
     replica.needs = max(replica.needs, commit.min_writer)
     return stage, size
@@ -108,6 +109,12 @@ async def changes_of(backend: Backend, transaction: Transaction | Body) -> Trans
     if sha256(data).hexdigest() != transaction.sha256:
         raise CorruptionError(f"{transaction.key} does not match its digest", key=transaction.key)
     return decode_changes(data)
+
+
+def _size(change: Change) -> int:
+    if isinstance(change, Put):
+        return len(bytes(change.document))
+    return len(bytes(change.value)) if isinstance(change, Append) else 0
 
 
 def microseconds(time: datetime) -> int:

@@ -5,7 +5,7 @@ Entries are replaced, never changed, so that a list of them is a consistent cut 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -123,7 +123,7 @@ class Replica:
     know to go on behind it."""
 
     def __init__(self) -> None:
-        self.collections: dict[str, dict[str, Entry]] = {}
+        self._collections: dict[str, dict[str, Entry]] = {}
         self.logs: dict[str, int] = {}
         self.head = 0
         self.commit = ""
@@ -135,24 +135,47 @@ class Replica:
         """A replica of its own, of the state of a cut."""
         replica = cls()
         replica.head, replica.commit, replica.time = cut.seq, cut.commit, cut.time
-        replica.collections = {name: dict(entries) for name, entries in cut.collections.items()}
+        replica._collections = {name: dict(entries) for name, entries in cut.collections.items()}
         replica.logs = dict(cut.logs)
         return replica
 
+    @property
+    def collections(self) -> dict[str, dict[str, Entry]]:
+        """All documents, by collection and id."""
+        return self._collections
+
+    @property
+    def members(self) -> dict[str, Entry]:
+        """The members of `state.json` that are no collections."""
+        return self._collections.get(MEMBERS, {})
+
+    def holds(self, collection: str) -> bool:
+        """Whether the documents of the collection are here."""
+        return True
+
     def get(self, collection: str, id: str) -> Entry | None:
-        documents = self.collections.get(collection)
+        documents = self._collections.get(collection)
         return None if documents is None else documents.get(id)
 
     def set(self, collection: str, id: str, entry: Entry | None) -> None:
-        documents = self.collections.get(collection)
+        documents = self._collections.get(collection)
         if documents is None:
             if entry is None:
                 return
-            documents = self.collections[collection] = {}
+            documents = self._collections[collection] = {}
         if entry is None:
             documents.pop(id, None)
         else:
             documents[id] = entry
+
+    def install(self, entries: Mapping[tuple[str, str], Entry | None]) -> None:
+        """Take over what has become durable; `None`: it was deleted."""
+        collections = self._collections
+        for (collection, id), entry in entries.items():
+            if entry is None or collection not in collections:
+                self.set(collection, id, entry)
+            else:
+                collections[collection][id] = entry
 
     def log_size(self, id: str) -> int:
         return self.logs.get(id, 0)
@@ -172,7 +195,7 @@ class Replica:
                 yield collection, id, entry
 
     def __len__(self) -> int:
-        return sum(len(documents) for documents in self.collections.values())
+        return sum(len(documents) for documents in self._collections.values())
 
 
 class Stage:
@@ -238,11 +261,6 @@ class Stage:
 
     def install(self, replica: Replica, head: int, commit: str, time: int) -> None:
         """Show what was staged: the commit is durable."""
-        collections = replica.collections
-        for (collection, id), entry in self.entries.items():
-            if entry is None or collection not in collections:
-                replica.set(collection, id, entry)
-            else:
-                collections[collection][id] = entry
+        replica.install(self.entries)
         replica.logs.update(self.logs)
         replica.head, replica.commit, replica.time = head, commit, time

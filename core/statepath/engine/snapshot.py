@@ -195,7 +195,9 @@ def read_meta(data: bytes, key: str) -> SnapshotMeta:
 
 def read_split(end: bytes, digest: str, key: str) -> SnapshotMeta:
     """As `read_meta`, of a snapshot's end from the mark on, and the digest of what came before."""
-    meta, _ = _split(end, key)
+    meta, more = _split(end, key)
+    if more:
+        raise CorruptionError(f"{key} is damaged: it ends twice", key=key)
     _compare(meta, digest, key)
     return meta
 

@@ -1,4 +1,4 @@
-"""Snapshots, backups and the trimming of the journal: written behind, at a cost that does not grow with use.
+"""Snapshots, backups, and the trimming and packing of the journal: behind, at a cost that does not grow with use.
 
 A snapshot is due at each interval, but of a large store only once the journal has grown by a fair share of its size
 or the oldest change in it is old enough. Unchanged state makes neither snapshot nor backup.
@@ -26,15 +26,23 @@ from statepath.backend import (
     SupportsStreams,
     When,
 )
-from statepath.commit import Body
-from statepath.engine.backups import backup_key, backup_keys
+from statepath.commit import FLOOR_KEY, Body
+from statepath.engine.backups import backup_key, backup_keys, backup_time
 from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.replica import Cut, Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream, is_ours, read_meta
 from statepath.engine.views import ViewWriter
-from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError, StateError
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    CorruptionError,
+    DivergedError,
+    NotFoundError,
+    StateError,
+)
 from statepath.events import BackupCreated, BackupError, EditConflict, Events, HistoryTrimmed, StateSaved
+from statepath.log import PortableCommitLog
 from statepath.settings import Settings
 
 logger = logging.getLogger("statepath.snapshots")
@@ -44,8 +52,11 @@ _SHARE: Final = 0.5
 _HISTORY_SNAPSHOTS: Final = 4
 _HISTORY_LEAST: Final = 1024**3
 _MARKS: Final = 64
+_RUNGS: Final = 4
 KEEP_SECONDS: Final = 60.0
-"""No commit younger than this is ever trimmed; the portable log relies on it."""
+"""No commit younger than this is ever trimmed or packed; the portable log relies on it."""
+
+_PACK: Final = 256  # so many slots make a pack; of a day with a commit a second about as many packs are left
 
 
 PutAside = Callable[[str, str], Awaitable[str]]
@@ -73,7 +84,11 @@ class Written:
 
 
 class Snapshotter:
-    """Writes `state.json` and the backups of one handle, and trims the journal behind them."""
+    """Writes `state.json` and the backups of one handle, and trims the journal behind them.
+
+    `ending` says that the program ends: a snapshot then makes a backup only where the newest one is older than
+    `snapshot_age`, or many short runs would push the good ones out.
+    """
 
     def __init__(
         self,
@@ -102,12 +117,16 @@ class Snapshotter:
         self._max_age = settings.snapshot_age.total_seconds()
         self._put_aside = put_aside
         self._lock = asyncio.Lock()
+        self._bases: set[int] = set()
+        self.ending = False
         self.saved = written.saved
         self.saved_at: float | None = None
         self._size = written.size
         self._since = written.journal_bytes
         self._total = (floor.snapshots[-1].journal_bytes if floor.snapshots else 0) + self._since
         self._oldest_change: float | None = time.monotonic() if self._since else None
+        self._covered = 0
+        self._unpacked = _PACK  # commits that may not be packed; how many there were before is not known
 
     @property
     def since(self) -> int:
@@ -117,6 +136,7 @@ class Snapshotter:
     def committed(self, size: int) -> None:
         self._since += size
         self._total += size
+        self._unpacked += 1
         if self._oldest_change is None:
             self._oldest_change = time.monotonic()
 
@@ -201,7 +221,8 @@ class Snapshotter:
             return
         key = backup_key(state.time)
         try:
-            if key in await backup_keys(self._backend):
+            kept = await backup_keys(self._backend)
+            if key in kept or (self.ending and kept and not self._is_old(kept[-1])):
                 return
             if (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag != self._state_etag:
                 return
@@ -214,6 +235,9 @@ class Snapshotter:
             self._events.emit(BackupError(error))
         else:
             self._events.emit(BackupCreated(key, state.seq))
+
+    def _is_old(self, key: str) -> bool:
+        return time.time() - backup_time(key).timestamp() >= self._max_age
 
     async def _verified(self, key: str, state: SnapshotMark) -> None:
         """Read a new backup back; one that is not what it should be does not stay.
@@ -295,12 +319,19 @@ class Snapshotter:
         marks = (*(m for m in self.floor.snapshots if m.seq < mark.seq), mark)
         if len(marks) > _MARKS:
             # Thin out the older half: a mark an hour is enough to trim by.
-            half = _MARKS // 2
-            marks = (*marks[:half:2], *marks[half:])
+            half = len(marks) // 2
+            marks = (
+                *(m for n, m in enumerate(marks[:half]) if n % 2 == 0 or m.seq in self._bases),
+                *marks[half:],
+            )
         await self.save_floor(snapshots=marks)
 
     async def save_floor(self, **changes: object) -> None:
-        """Replace the log's own record; its numbers only rise, and the snapshots that others marked stay."""
+        """Replace the log's own record; its numbers only rise, and the snapshots that others marked stay.
+
+        Raises:
+            DivergedError: it is the record of another incarnation by now: its seqs are not ours.
+        """
         floor = replace(self.floor, **changes)
         while True:
             try:
@@ -309,11 +340,17 @@ class Snapshotter:
                 stored = await read_floor(self._backend)
                 if stored is not None and stored[0].store != floor.store:
                     raise
+                if stored is not None and stored[0].incarnation != floor.incarnation:
+                    raise DivergedError(
+                        f"{self._backend.url} was recovered or replaced by another writer; open it again",
+                        key=FLOOR_KEY,
+                    ) from None
                 if stored is not None:
                     marks = {mark.seq: mark for mark in (*stored[0].snapshots, *floor.snapshots)}
                     floor = replace(
                         floor,
                         floor=max(floor.floor, stored[0].floor),
+                        packed=max(floor.packed, stored[0].packed),
                         snapshots=tuple(marks[seq] for seq in sorted(marks)),
                     )
                 self._floor_etag = stored[1] if stored else None
@@ -339,31 +376,87 @@ class Snapshotter:
             self._views.forget(self.saved)
 
     async def _prune_backups(self) -> None:
-        """Remove the oldest backups. That one stays is told, and fails nothing: the state is saved."""
+        """Remove the oldest backups, but for those that the history needs. That one stays is told, and fails nothing:
+        the state is saved."""
         try:
             keys = await backup_keys(self._backend)
+            bases = self._needed(keys)
+            self._bases = {mark.seq for mark in bases}
+            needed = {backup_key(mark.time) for mark in bases}
             for key in keys[: max(0, len(keys) - self._backups)]:
-                await self._backend.delete(key)
+                if key not in needed:
+                    await self._backend.delete(key)
         except StateError as error:
             logger.warning("an old backup could not be removed: %s", error, extra={"code": error.code})
             self._events.emit(BackupError(error))
 
+    async def pack(self) -> None:
+        """Put what two snapshots cover of the portable log into packs, where many commits are not.
+
+        Each step may be the last one before a crash. The packs come first, and count when the log's own record says so;
+        the slots that are nothing then go when something is packed or trimmed the next time, too.
+        """
+        log = self._log
+        if not isinstance(log, PortableCommitLog) or self._unpacked < _PACK:
+            return
+        oldest = (time.time() - KEEP_SECONDS) * 1_000_000
+        ripe = [
+            mark.seq for mark in self.floor.snapshots if mark.seq <= self._covered and mark.time <= oldest
+        ]
+        if not ripe or ripe[-1] <= self.floor.packed:
+            return
+        self._unpacked = 0
+        packed = await log.pack(ripe[-1], least=_PACK)
+        async with self._lock:
+            if packed > self.floor.packed:
+                await self.save_floor(packed=packed)
+        await log.trim(self.floor.floor - 1)
+
+    def _needed(self, keys: list[str]) -> list[SnapshotMark]:
+        """Those backups from which the commits are replayed: the one right before the floor, and so many behind it that
+        the floor can be raised to one of them in time."""
+        kept = set(keys)
+        marks = [mark for mark in self.floor.snapshots if backup_key(mark.time) in kept]
+        bases = [mark for mark in marks if mark.seq == self.floor.floor - 1]
+        at, size = (bases[0].time, bases[0].journal_bytes) if bases else (self.floor.snapshots[0].time, 0)
+        for mark in marks:
+            apart = _RUNGS * (mark.time - at) / 1_000_000
+            much = _RUNGS * (mark.journal_bytes - size) >= self._most
+            if (
+                mark.seq >= self.floor.floor
+                and apart >= KEEP_SECONDS
+                and (much or apart >= self._history.total_seconds())
+            ):
+                bases.append(mark)
+                at, size = mark.time, mark.journal_bytes
+        return bases
+
+    @property
+    def _most(self) -> int:
+        """How many bytes of the log are kept."""
+        if self._history_bytes is not None:
+            return self._history_bytes
+        return max(_HISTORY_LEAST, _HISTORY_SNAPSHOTS * self._size)
+
     async def _trim(self) -> None:
-        """Raise the floor to what two snapshots cover and history need not keep; then delete below it."""
+        """Raise the floor to what two snapshots cover and history need not keep, and right behind one of them, so that
+        there is a way back to all that is left; then delete below it."""
         marks = self.floor.snapshots
-        covered = await self._covered()
+        kept = set(await backup_keys(self._backend))
+        self._covered = covered = max(
+            (mark.seq for mark in marks[:-1] if backup_key(mark.time) in kept), default=0
+        )
         now = time.time()
-        kept_bytes = self._history_bytes
-        if kept_bytes is None:
-            kept_bytes = max(_HISTORY_LEAST, _HISTORY_SNAPSHOTS * self._size)
         floor, reason = self.floor.floor, ""
         for mark in marks:
             age = now - mark.time / 1_000_000
             if mark.seq > covered or age < KEEP_SECONDS:
                 break
+            if backup_key(mark.time) not in kept:
+                continue
             if age > self._history.total_seconds():
                 floor, reason = mark.seq + 1, "age"
-            elif self._total - mark.journal_bytes > kept_bytes:
+            elif self._total - mark.journal_bytes > self._most:
                 floor, reason = mark.seq + 1, "bytes"
         if floor <= self.floor.floor:
             return
@@ -371,12 +464,6 @@ class Snapshotter:
         await self._log.trim(floor - 1)
         self._events.emit(HistoryTrimmed(floor, reason))
         await self._collect_bodies()
-
-    async def _covered(self) -> int:
-        """The seq that `state.json` and a backup both cover."""
-        kept = set(await backup_keys(self._backend))
-        earlier = self.floor.snapshots[:-1]
-        return max((mark.seq for mark in earlier if backup_key(mark.time) in kept), default=0)
 
     async def _collect_bodies(self) -> None:
         """Delete the bodies that no commit in the log names any more, unless they are about to be committed."""

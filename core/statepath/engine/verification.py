@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 
-from statepath.commit import FLOOR_KEY, JOURNAL
+from statepath.commit import FLOOR_KEY, JOURNAL, WriteLog, WriteReport
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import check as check_archive
 from statepath.engine.backups import backup_keys
-from statepath.engine.checking import check_snapshot
-from statepath.engine.documents import parse_untrusted
+from statepath.engine.checking import Hash, check_snapshot
+from statepath.engine.documents import compact, parse_untrusted
 from statepath.engine.engine import Engine
+from statepath.engine.files import stored_log
 from statepath.engine.floor import Floor, read_floor
-from statepath.engine.ids import decode_id, document_key, log_key
+from statepath.engine.ids import decode_id, document_key, log_key, report_key
 from statepath.engine.replay import changes_of
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
+from statepath.engine.views import parse_view
 from statepath.errors import (
     CorruptionError,
     HistoryTrimmedError,
@@ -45,10 +48,24 @@ async def verify(engine: Engine) -> list[Finding]:
 
 
 @dataclass(slots=True)
+class _Text:
+    """What the history has of a session log: its last bytes, from `start` to `end`."""
+
+    start: int
+    end: int
+    digest: Hash
+
+
+@dataclass(slots=True)
 class _Verification:
     engine: Engine
     findings: list[Finding] = field(default_factory=list)
     snapshots: dict[str, SnapshotMeta] = field(default_factory=dict)
+    texts: dict[str, _Text] = field(default_factory=dict)
+    reports: dict[str, list[bytes]] = field(default_factory=dict)
+    """Digests of what may stand in a report's file: it has what the snapshot covers, or something later."""
+    last: int = 0
+    """The seq up to which the history was read."""
 
     async def run(self) -> list[Finding]:
         floor = await self._floor()
@@ -101,6 +118,8 @@ class _Verification:
                 begin = self.engine.floor if stored is None else stored[0].floor
             except StateError:
                 begin = self.engine.floor
+            self.texts.clear()
+            self.reports.clear()
             try:
                 await self._chain(begin - 1)
             except HistoryTrimmedError as error:
@@ -110,6 +129,11 @@ class _Verification:
                 self._found(error.key or JOURNAL, str(error))
             except StateError as error:
                 self._found(error.key or JOURNAL, str(error))
+            else:
+                return
+            # What was read of it does not say what the files have to have at its end.
+            self.texts.clear()
+            self.reports.clear()
             return
 
     async def _chain(self, last: int) -> None:
@@ -120,9 +144,11 @@ class _Verification:
                 shown.setdefault(meta.seq, []).append((key, meta.commit))
         strangers: list[Finding] = []
         async for commit in engine.log.read(last):
-            for transaction in commit.transactions:
-                await changes_of(engine.backend, transaction)
-            last = commit.last
+            for seq, transaction in enumerate(commit.transactions, commit.first):
+                for change in await changes_of(engine.backend, transaction):
+                    if isinstance(change, WriteLog | WriteReport):
+                        self._note(change, seq)
+            last = self.last = commit.last
             for key, id in shown.get(last, ()):
                 if id != commit.id:
                     strangers.append(
@@ -133,8 +159,27 @@ class _Verification:
         if last < head:
             self._found(JOURNAL, f"the journal ends at seq {last}, and the state shows seq {head}")
 
+    def _note(self, change: WriteLog | WriteReport, seq: int) -> None:
+        """Remember what the history has of logs and reports. Before a snapshot is written, their files have everything
+        up to it."""
+        state = self.snapshots.get(STATE_KEY)
+        covered = state is not None and seq <= state.seq
+        if isinstance(change, WriteReport):
+            digest = sha256(compact(bytes(change.document))).digest()
+            if covered:
+                self.reports[change.id] = [digest]
+            elif change.id in self.reports:
+                self.reports[change.id].append(digest)
+        elif covered:
+            data = change.text.encode()
+            text = self.texts.get(change.id)
+            if text is None or text.end != change.offset:
+                text = self.texts[change.id] = _Text(change.offset, change.offset, sha256())
+            text.digest.update(data)
+            text.end += len(data)
+
     async def _session_logs(self) -> None:
-        """Before a snapshot is written, the files have everything up to it."""
+        """Their length, and as much of their text as the history has."""
         state = self.snapshots.get(STATE_KEY)
         if state is None or not state.logs:
             return
@@ -142,7 +187,7 @@ class _Verification:
         async for entry in self.engine.backend.list_keys("logs/session_"):
             name, _, offset = entry.key.removeprefix("logs/session_").partition("/")
             id = decode_id(name.removesuffix(".log"))
-            if id is not None and (not offset or offset.isdigit()):
+            if id is not None and name.endswith(".log") and (not offset or offset.isdigit()):
                 end = ends.get(id, 0)
                 # Behind a gap nothing counts.
                 ends[id] = max(end, int(offset or 0) + entry.size) if int(offset or 0) <= end else end
@@ -153,9 +198,19 @@ class _Verification:
             elif ends[id] < size:
                 reason = f"{key} has {ends[id]} bytes without a gap, and {STATE_KEY} says that it has {size}"
                 self._found(key, reason)
+            elif id in self.texts and not await self._has_text(id, self.texts[id]):
+                self._found(key, f"{key} does not have the text that the history has")
+
+    async def _has_text(self, id: str, text: _Text) -> bool:
+        digest = sha256()
+        async for piece in stored_log(self.engine.backend, id, text.start, text.end):
+            digest.update(piece.data)
+        return digest.digest() == text.digest.digest()
 
     async def _reports(self) -> None:
         backend = self.engine.backend
+        known = {report_key(id): digests for id, digests in self.reports.items()}
+        strange: dict[str, bytes] = {}
         async for entry in backend.list_keys("reports/"):
             if not entry.key.endswith(".json"):
                 continue
@@ -166,6 +221,27 @@ class _Verification:
                 continue
             except (InvalidArgumentError, CorruptionError) as error:
                 self._found(entry.key, str(error))
+            else:
+                digest = sha256(compact(data)).digest()
+                if digest not in known.get(entry.key, [digest]):
+                    strange[entry.key] = digest
+                    continue
+            known.pop(entry.key, None)
+        if strange:
+            # It may have been written since the history was read.
+            await self._read_on()
+        for key, digests in known.items():
+            if key not in strange:
+                self._found(key, f"{key} is missing, and the history has it")
+            elif strange[key] not in digests:
+                self._found(key, f"{key} is not what the history has")
+
+    async def _read_on(self) -> None:
+        async for commit in self.engine.log.read(self.last):
+            for seq, transaction in enumerate(commit.transactions, commit.first):
+                for change in await changes_of(self.engine.backend, transaction):
+                    if isinstance(change, WriteReport):
+                        self._note(change, seq)
 
     async def _views(self) -> None:
         engine = self.engine
@@ -180,4 +256,15 @@ class _Verification:
         for edit in examined.edits:
             self._found(edit.key, "was edited by hand; it is adopted when the store is opened next", "notice")
         for collection, id in examined.stale:
-            self._found(f"{collection}/{id}", "its file is missing or shows another version", "notice")
+            if not await self._shows(collection, id):
+                self._found(f"{collection}/{id}", "its file is missing or shows another version", "notice")
+
+    async def _shows(self, collection: str, id: str) -> bool:
+        """Whether a file whose time says nothing shows the document as it is."""
+        engine, key = self.engine, document_key(collection, id)
+        entry = engine.replica.get(collection, id)
+        try:
+            view = parse_view((await engine.backend.read(key)).data, key, engine.settings.max_document)
+        except (NotFoundError, InvalidArgumentError):
+            return False
+        return view.ours and entry is not None and (view.store, view.seq) == (engine.store, entry.version)

@@ -30,7 +30,7 @@ from statepath.backend import (
     SupportsLazyWrites,
 )
 from statepath.commit import WriteLog, WriteReport
-from statepath.engine.documents import decode, parse_untrusted, pretty
+from statepath.engine.documents import MARK, decode, parse_untrusted, pretty
 from statepath.engine.ids import document_key, log_key, report_key
 from statepath.engine.replica import MEMBERS, Replica, Stage
 from statepath.errors import (
@@ -43,7 +43,7 @@ from statepath.errors import (
 
 logger = logging.getLogger("statepath.views")
 
-_MARK: Final = b',\n  "_statepath": '
+_MARK: Final = b',\n  "%s": ' % MARK.encode()
 _BATCH: Final = 256
 _BATCH_BYTES: Final = 1024 * 1024
 _PARALLEL: Final = 16  # documents written at once, where each is a request of its own
@@ -101,7 +101,7 @@ def parse_view(data: bytes, key: str, limit: int) -> View:
         raise InvalidArgumentError(f"{key} holds no JSON object", key=key)
     store, seq = "", 0
     with suppress(msgspec.MsgspecError):
-        found = msgspec.convert(document.pop("_statepath", None), _Mark)
+        found = msgspec.convert(document.pop(MARK, None), _Mark)
         store, seq = found.store, found.seq
     return View(msgspec.Raw(msgspec.json.encode(document)), store, seq, ours=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from statepath.backend import StateURL
 from statepath.errors import InvalidArgumentError
@@ -56,6 +57,28 @@ class Place:
     def url(self, scheme: str) -> str:
         """The state path as a person may see it."""
         return f"{scheme}://{self.container}/{self.prefix}".rstrip("/")
+
+
+def endpoint(name: str, text: str, *, form: str, secrets: str) -> str:
+    """A parameter that is a service's address.
+
+    Parameters:
+        form: how the address is written, and `secrets` what belongs elsewhere and where, for messages.
+
+    Raises:
+        InvalidArgumentError: it is none, or holds more than an address.
+    """
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+        parts = urlsplit("")
+    if not usable:
+        raise InvalidArgumentError(f"{name} is no URL of a service; write https://host or {form}")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise InvalidArgumentError(f"{name} holds more than an address; set {secrets}")
+    return text.rstrip("/")
 
 
 def seconds(name: str, text: str) -> float:

@@ -21,6 +21,7 @@ pytest.register_assert_rewrite(
             "commits",
             "conditions",
             "configuration",
+            "documents",
             "lifecycle",
             "listing",
             "machine",

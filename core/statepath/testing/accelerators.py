@@ -15,6 +15,7 @@ from statepath.backend import (
     SupportsAppend,
     SupportsCommitLog,
     SupportsCopy,
+    SupportsDocuments,
     SupportsLazyWrites,
     SupportsQueries,
     SupportsSpace,
@@ -54,7 +55,10 @@ _SPACE = _Accelerator("space", SupportsSpace, lambda backend: backend.free_bytes
 _QUERIES = _Accelerator(
     "queries", SupportsQueries, lambda backend: backend.find("tasks", F("a") == "a", 0), writes=False
 )
-_ALL = (_COMMIT_LOG, _STREAMS, _APPEND, _LAZY, _COPY, _SPACE, _QUERIES)
+_DOCUMENTS = _Accelerator(
+    "documents", SupportsDocuments, lambda backend: backend.read_documents([("tasks", "a")], 0), writes=False
+)
+_ALL = (_COMMIT_LOG, _STREAMS, _APPEND, _LAZY, _COPY, _SPACE, _QUERIES, _DOCUMENTS)
 
 
 class AcceleratorChecks(Subject):

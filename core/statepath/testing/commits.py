@@ -38,6 +38,7 @@ class _Floor(msgspec.Struct, frozen=True):
     """As much of the record as a log reads."""
 
     floor: int
+    packed: int = 0
 
 
 def commit_log(backend: Backend) -> CommitLog:
@@ -123,6 +124,18 @@ class CommitLogChecks(Subject):
             for number in range(60):
                 await writer.append(size=1_000_000 if number % 20 == 7 else 1)
             assert await _read(writer.log, 0) == writer.commits
+
+    async def test_the_first_commit_of_all_may_have_any_place(self) -> None:
+        async with self.connection() as backend:
+            log = commit_log(backend)
+            first = msgspec.structs.replace(Writer(log).make(), first=8, last=8, durable=7)
+            await log.append(7, first)
+            assert await _read(log, 7) == [first]
+            second = msgspec.structs.replace(first, first=9, last=9, id=uuid4().hex, prev=first.id, durable=8)
+            await log.append(8, second)
+            assert await _read(log, 7) == [first, second]
+            with pytest.raises(HeadMoved):
+                await log.append(7, msgspec.structs.replace(first, id=uuid4().hex))
 
     async def test_a_place_that_is_taken_is_not_given_again(self) -> None:
         async with self.writers() as (one, other):
@@ -269,6 +282,27 @@ class CommitLogChecks(Subject):
             assert await _read(writer.log, 5) == writer.commits[5:]
             await writer.append()
             assert await _read(commit_log(other), 5) == writer.commits[5:]
+
+    async def test_a_writer_that_slept_while_the_log_was_packed_commits_nothing(self) -> None:
+        async with self.writers() as (one, other):
+            log = commit_log(one)
+            if not isinstance(log, PortableCommitLog):
+                return  # a log of the backend's own has no packs
+            writer, zombie = Writer(log), Writer(commit_log(other), "zombie")
+            await writer.append()
+            await zombie.catch_up()
+            for _ in range(5):
+                await writer.append(transactions=2)
+            packed = await log.pack(9, least=1)
+            assert packed == 9
+            await one.write(FLOOR_KEY, bytes(seal(_Floor(1, packed))))
+            await log.trim(0)
+            with pytest.raises(HeadMoved):
+                await zombie.append()
+            assert await _read(log, 0) == writer.commits
+            await zombie.catch_up()
+            await zombie.append()
+            assert await _read(log, 3) == zombie.commits[2:]
 
     async def test_an_abandoned_append_is_whole_or_absent(self) -> None:
         for step in range(8):

@@ -7,6 +7,7 @@ from statepath.testing.atomicity import AtomicityChecks
 from statepath.testing.commits import CommitLogChecks
 from statepath.testing.conditions import ConditionChecks
 from statepath.testing.configuration import ConfigurationChecks
+from statepath.testing.documents import DocumentChecks
 from statepath.testing.lifecycle import LifecycleChecks
 from statepath.testing.listing import ListingChecks
 from statepath.testing.machine import MachineChecks
@@ -24,6 +25,7 @@ class BackendContract(
     AcceleratorChecks,
     CommitLogChecks,
     QueryChecks,
+    DocumentChecks,
     MachineChecks,
 ):
     """What every backend promises. Subclass it, name the factory, and say where a new store may be.

@@ -82,6 +82,18 @@ class FirstFifty(Sound):
     make_log = logs(Stops)
 
 
+class BeginsAtOne(Log):
+    async def append(self, after: int, commit: Commit) -> None:
+        if after and not [entry async for entry in self.backend.list_keys(JOURNAL)]:
+            raise HeadMoved
+        await super().append(after, commit)
+
+
+@caught_by("test_the_first_commit_of_all_may_have_any_place")
+class CannotGoOnFromASnapshot(Sound):
+    make_log = logs(BeginsAtOne)
+
+
 class Overwrites(Log):
     async def append(self, after: int, commit: Commit) -> None:
         await self.backend.write(slot_key(commit.first), bytes(encode_commit(commit)))
@@ -186,13 +198,26 @@ class TrimsOneMore(Sound):
 
 
 class NeverAsks(Log):
-    async def _passed(self, commit: Commit) -> bool:
-        return False
+    async def _settled(self, commit: Commit) -> bool | None:
+        return None
 
 
 @caught_by("test_a_writer_that_slept_while_the_log_was_trimmed_commits_nothing")
 class KnowsNoFloor(Sound):
     make_log = logs(NeverAsks)
+
+
+class AsksForTheFloorOnly(Log):
+    async def _settled(self, commit: Commit) -> bool | None:
+        record = await self._record()
+        if record is not None and record.floor <= commit.first:
+            return None
+        return await super()._settled(commit)
+
+
+@caught_by("test_a_writer_that_slept_while_the_log_was_packed_commits_nothing")
+class KnowsNoPacks(Sound):
+    make_log = logs(AsksForTheFloorOnly)
 
 
 class InTwoWrites(Log):

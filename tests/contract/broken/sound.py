@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -18,9 +18,12 @@ from statepath.backend import (
     ETag,
     Filter,
     LazyWrite,
+    Part,
     Shown,
     StateURL,
+    Tally,
     When,
+    append_items,
 )
 from statepath.commit import Append, Delete, Put, Transaction
 from statepath.errors import InvalidArgumentError
@@ -56,6 +59,7 @@ class Sound(MemoryBackend):
         copy=True,
         space=True,
         queries=True,
+        documents=True,
         max_object_bytes=LIMIT,
     )
 
@@ -118,6 +122,56 @@ class Sound(MemoryBackend):
         return frozenset(
             id for (name, id), each in found.items() if name == collection and where.matches(each)
         )
+
+    async def serve(self, seq: int) -> None:
+        """Nothing is behind: each answer is made from the log."""
+
+    async def read_documents(self, keys: Sequence[tuple[str, str]], at_least: int) -> Part:
+        seq, documents = await self.replayed()
+        return Part(seq, [documents[key] for key in keys if key in documents])
+
+    async def scan(
+        self, collection: str, where: Filter | None, at_least: int, *, after: str = ""
+    ) -> AsyncGenerator[Part]:
+        seq, documents = await self.replayed()
+        found = [
+            shown
+            for (name, id), shown in sorted(documents.items())
+            if name == collection
+            and id > after
+            and (where is None or where.matches(msgspec.json.decode(shown.document)))
+        ]
+        yield Part(seq, found)
+
+    async def tally(self, at_least: int, *, collection: str | None = None) -> Mapping[str, Tally]:
+        _, documents = await self.replayed()
+        found: dict[str, Tally] = {}
+        for (name, _), shown in documents.items():
+            if collection in (None, name):
+                one = found.get(name, Tally(0, 0))
+                found[name] = Tally(one.documents + 1, one.bytes + len(shown.document))
+        return found
+
+    async def replayed(self) -> tuple[int, dict[tuple[str, str], Shown]]:
+        """The documents, and the seq that they are as of."""
+        found: dict[tuple[str, str], Shown] = {}
+        head = 0
+        async for commit in self.log.read(0):
+            for head, changes in enumerate(commit.transactions, commit.first):
+                assert not isinstance(changes, Body)
+                for change in changes:
+                    if isinstance(change, Put):
+                        found[change.collection, change.id] = self.row(change, head, bytes(change.document))
+                    elif isinstance(change, Delete):
+                        del found[change.collection, change.id]
+                    elif isinstance(change, Append):
+                        before = found[change.collection, change.id].document
+                        document = append_items(before, change.field, [bytes(change.value)])
+                        found[change.collection, change.id] = self.row(change, head, document)
+        return head, found
+
+    def row(self, change: Put | Append, seq: int, document: bytes) -> Shown:
+        return Shown(change.collection, change.id, seq, 0, document)
 
     def put(self, key: str, **changes: Any) -> None:
         """Change the stored object behind everybody's back."""

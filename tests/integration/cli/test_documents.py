@@ -200,3 +200,11 @@ def test_delete_prints_the_command_that_brings_it_back(on: Run, cli: Run, filled
 def test_delete_of_a_missing_document_creates_no_store(on: Run, path: str) -> None:
     assert on("delete", "tasks/task_1", "--yes").code == 3
     assert not Path(path).exists()
+
+
+@pytest.mark.parametrize("text", ["{}", '{"_statepath": 1}'])
+def test_a_put_that_is_refused_creates_no_store(on: Run, path: str, text: str) -> None:
+    answer = on("put", "tasks/a", "-", *(["--if-version", "3"] if text == "{}" else []), stdin=text)
+    assert answer.code == (4 if text == "{}" else 2)
+    assert "tasks/a" in answer.err
+    assert not Path(path).exists()

@@ -86,6 +86,52 @@ def test_an_error_in_json_is_one_object_on_stderr(on: Run, filled: str) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (("--nope",), "statepath"),
+        (("nope",), "statepath"),
+        (("ls", "--nope"), "statepath ls"),
+        (("ls", "--limit", "x"), "statepath ls"),
+        (("show",), "statepath show"),
+        (("backup", "nope"), "statepath backup"),
+        (("backup", "restore"), "statepath backup restore"),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_usage_error_in_json_is_an_object_too(
+    cli: Run, words: tuple[str, ...], command: str, first: bool
+) -> None:
+    answer = cli("--json", *words) if first else cli(*words, "--json")
+    assert (answer.code, answer.out, len(answer.err.splitlines())) == (2, "", 1)
+    assert answer.error["code"] == "usage"
+    assert (answer.error["next"], answer.error["exit"]) == (f"{command} --help", 2)
+    assert answer.error["state_path"] is None
+
+
+def test_a_usage_error_without_json_is_for_people(cli: Run) -> None:
+    answer = cli("ls", "--nope")
+    assert answer.code == 2
+    assert "Usage: " in answer.err
+
+
+def test_what_nobody_confirms_is_an_object_in_json(on: Run, filled: str, files: Run) -> None:
+    before = files()
+    answer = on("delete", "tasks/task_1", "--json", stdin="")
+    assert (answer.code, answer.error["code"]) == (1, "not_confirmed")
+    assert "--yes" in answer.error["message"]
+    assert files() == before
+
+
+def test_an_error_of_doctor_is_about_the_state_path_that_it_was_given(
+    cli: Run, filled: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    answer = cli("doctor", str(tmp_path / "file"), "-s", filled, "--json")
+    assert answer.error["state_path"] == str(tmp_path / "file")
+    assert filled not in answer.err
+
+
 @pytest.mark.parametrize("words", [("show", "tasks"), ("show", "Tasks/a"), ("put", "metrics/a", "-")])
 def test_a_reference_that_names_no_document_is_a_usage_error(
     on: Run, filled: str, words: tuple[str, ...]
@@ -96,7 +142,7 @@ def test_a_reference_that_names_no_document_is_a_usage_error(
 def test_a_command_to_go_on_with_is_for_the_same_store_but_has_no_secrets() -> None:
     assert command_line("my folder", "ls", "tasks") == "statepath ls tasks -s 'my folder'"
     assert command_line(None, "ls") == "statepath ls"
-    assert command_line(f"s3://user:{CANARY}@bucket/x", "ls") == "statepath ls"
+    assert command_line(f"s3://{CANARY}:{CANARY}@bucket/x", "ls") == "statepath ls"
 
 
 def test_what_looks_like_markup_is_shown_as_it_is(cli: Run, filled: str) -> None:
@@ -146,10 +192,11 @@ COMMANDS = [
 
 
 URLS = [
-    f"nosuch://user:{CANARY}@host/x?token={CANARY}",
-    f"s3://user:{CANARY}@bucket/x",
-    f"file://user:{CANARY}@localhost/x",
+    f"nosuch://{CANARY}:{CANARY}@host/x?token={CANARY}",
+    f"s3://{CANARY}:{CANARY}@bucket/x",
+    f"file://{CANARY}:{CANARY}@localhost/x",
     f"memory://x?password={CANARY}",
+    f"nosuch://{CANARY}@host/x",
 ]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 
 Run = Callable[..., Any]
+
+DATA = Path(__file__).parents[2] / "data"
 
 
 def status(on: Run, document: str = "tasks/task_1") -> str:
@@ -262,3 +266,54 @@ def test_backup_import_refuses_what_is_no_backup_or_too_large(
     answer = cli("backup", "import", str(file), "-s", to)
     assert (answer.code, Path(to).exists()) == (6, False)
     assert "nothing was written" in answer.err
+
+
+@pytest.fixture
+def original(path: str) -> Path:
+    """A directory of the original server, with two backups of its own."""
+    shutil.copytree(DATA / "original-state", path)
+    return Path(path)
+
+
+@pytest.mark.parametrize("upgraded", [False, True])
+def test_backups_of_the_original_are_listed_first(on: Run, original: Path, upgraded: bool) -> None:
+    kept = sorted(file.name for file in original.glob("state.backup.*"))
+    if upgraded:
+        on("backup", "create")
+    listed = on("backup", "list", "--json").lines
+    assert [row["key"] for row in listed][:2] == kept
+    assert len(listed) == (3 if upgraded else 2)
+    for row in listed[:2]:
+        state = json.loads((original / row["key"]).read_bytes())
+        assert row["documents"] == len(state["tasks"]) + len(state["sessions"])
+        assert (row["seq"], row["damage"]) == (None, None)
+    assert kept[0] in on("backup", "list").out
+
+
+def test_a_backup_of_the_original_can_be_restored_and_that_undone(on: Run, original: Path) -> None:
+    key = min(file.name for file in original.glob("state.backup.*"))
+    state = json.loads((original / key).read_bytes())
+    on("put", "plans/a", "-", stdin="{}")
+    before = {one["id"]: one["value"] for one in on("ls", "tasks", "--json").lines}
+    tried = on("backup", "restore", key, "--dry-run", "--json").json
+    assert (tried["restored"], tried["documents"] > 0) == (False, True)
+    assert {one["id"]: one["value"] for one in on("ls", "tasks", "--json").lines} == before
+    done = on("backup", "restore", key, "--yes", "--json").json
+    assert (done["restored"], done["documents"]) == (True, tried["documents"])
+    assert [one["value"] for one in on("ls", "tasks", "--json").lines] == sorted(
+        state["tasks"], key=lambda task: task["id"]
+    )
+    assert on("ls", "plans", "--json").lines == []
+    assert json.loads((original / "state.json").read_bytes())["metrics"] == state["metrics"]
+    assert "already" in on("backup", "restore", key, "--yes").out
+    assert on(*shlex.split(done["undo"])[1:-2], "--yes").code == 0
+    assert {one["id"]: one["value"] for one in on("ls", "tasks", "--json").lines} == before
+
+
+def test_a_damaged_or_missing_backup_of_the_original_is_told(on: Run, original: Path) -> None:
+    key = min(file.name for file in original.glob("state.backup.*"))
+    on("put", "plans/a", "-", stdin="{}")
+    (original / key).write_bytes(b'{"tasks": [')
+    assert on("backup", "list", "--json").lines[0]["damage"]
+    assert on("backup", "restore", key, "--yes").code == 6
+    assert on("backup", "restore", "state.backup.1000000000000.json", "--yes").code == 3

@@ -23,7 +23,7 @@ class Directory:
     path: Path
     heard: list[Event] = field(default_factory=list)
 
-    def open(self, *, readonly: bool = False, **settings: Any) -> Opening:
+    def open(self, *, readonly: bool = False, **settings: Any) -> Opening[Store]:
         events = Events()
         events.on("*", self.heard.append)
         return statepath.open(self.path, readonly=readonly, events=events, **{"autosave": 0, **settings})

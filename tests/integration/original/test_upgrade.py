@@ -206,3 +206,25 @@ async def test_a_task_that_stands_twice_counts_as_it_was_updated_last(empty, tas
     )
     async with empty.open() as store:
         assert (await tasks(store))["a"]["n"] == 2
+
+
+async def test_a_member_that_has_the_name_of_ours_is_kept_under_another(original, tasks):
+    state = original.state()
+    first, second = state["tasks"][:2]
+    state["tasks"][0] = first | {"_statepath": {"their": "own"}}
+    original.put("state.json", state)
+    lone = {"id": "lone", "updated_at": "2020-01-01T00:00:00.000Z", "_statepath": "of its file"}
+    newer = second | {"updated_at": "2099-01-01T00:00:00.000Z", "_statepath": [1]}
+    for task in (first | {"_statepath": {"their": "own"}}, lone, newer):
+        original.put(f"tasks/{task['id']}.json", task)
+
+    def kept(task):
+        return {name.replace("_statepath", "_statepath_of_the_original"): task[name] for name in task}
+
+    want = by_id(state["tasks"]) | by_id([kept(state["tasks"][0]), kept(lone), kept(newer)])
+    async with original.open() as store:
+        assert await tasks(store) == want
+        assert await store.verify() == []
+    assert original.told(CorruptionDetected, EditConflict) == []
+    async with original.open() as store:
+        assert await tasks(store) == want

@@ -44,11 +44,6 @@ async def test_a_server_that_is_down_is_told_at_once(unused_tcp_port):
         )
 
 
-async def test_a_certificate_that_is_asked_for_and_missing_is_told(path):
-    error = await refused(f"{path}&sslmode=require", UnavailableError, "cannot be reached")
-    assert "rejected SSL upgrade" in str(error)
-
-
 async def test_without_the_right_to_make_the_schema_it_is_said_who_may(postgres, database):
     role = f"r{uuid4().hex}"
     async with session(postgres.url(database)) as admin:
@@ -85,7 +80,7 @@ async def test_the_variables_of_libpq_complete_the_state_path(postgres, path, co
         PGDATABASE="postgres",
     )
     await backend.write("a", b"A")
-    assert backend.url == f"postgresql://statepath@127.0.0.1:{postgres.port}/postgres?store={store}"
+    assert backend.url == f"postgresql://127.0.0.1:{postgres.port}/postgres?store={store}"
     assert (await (await connect(path, readonly=True)).read("a")).data == b"A"
 
 

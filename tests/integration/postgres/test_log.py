@@ -29,6 +29,7 @@ UPDATE statepath.stores s SET head = head - 1, tip = (
     SELECT id FROM statepath.log l WHERE l.store = s.id AND l.first = s.head - 1
 ) WHERE name = $1
 """
+FORGET = "UPDATE statepath.stores SET head = 0, tip = '' WHERE name = $1"
 LEFT_OVER = """
 SELECT count(*) FROM statepath.pieces p
 WHERE NOT EXISTS (SELECT FROM statepath.objects o WHERE o.version = p.version)
@@ -150,3 +151,24 @@ async def test_an_object_of_any_size_is_whole_and_can_be_read_in_parts(path, con
     assert (await backend.read("b")).data == data
     await backend.write("b", b"small")
     assert await around.fetchval(LEFT_OVER) == 0
+
+
+async def test_a_store_that_was_copied_here_without_its_history_goes_on(path, postgres):
+    there = f"{path}_there"
+    async with statepath.open(path) as store:
+        for n in range(3):
+            await store.collection("raw").put({"id": str(n)})
+        await store.restore(at=2, to=there)
+    async with statepath.open(there) as store, statepath.open(there) as other:
+        assert await store.collection("raw").put({"id": "more"}) == 3
+        assert await other.collection("raw").put({"id": "yet more"}) == 4
+    async with statepath.open(there) as store:
+        assert (store.damage, await store.collection("raw").count()) == ((), 4)
+
+
+async def test_a_log_that_has_lost_everything_is_not_begun_anew(path, around, name):
+    async with statepath.open(path) as store:
+        await store.collection("raw").put({"id": "a"})
+        await around.execute(FORGET, name)
+        with pytest.raises(DivergedError, match="open the store again"):
+            await store.collection("raw").put({"id": "b"})

@@ -181,7 +181,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("scheme", ["memory", "sqlite", "file", "postgresql"])
+@pytest.mark.parametrize("scheme", ["memory", "sqlite", "file", "postgresql", "unloaded"])
 async def test_each_backend_gives_the_same_documents(scheme, path, tmp_path, monkeypatch):
     monkeypatch.setattr("statepath.query.MANY", 0)
     places = {
@@ -189,15 +189,38 @@ async def test_each_backend_gives_the_same_documents(scheme, path, tmp_path, mon
         "sqlite": f"sqlite://{tmp_path}/state.db",
         "file": str(tmp_path / "state"),
         "postgresql": path,
+        "unloaded": path,
     }
-    async with statepath.open(f"memory://{uuid4().hex}") as model, statepath.open(places[scheme]) as store:
+    load = scheme != "unloaded"
+    async with (
+        statepath.open(f"memory://{uuid4().hex}") as model,
+        statepath.open(places[scheme], load=load) as store,
+    ):
         await fill(model)
         await fill(store)
+        everything = await model.collection("raw").find().all()
+        assert await store.collection("raw").find().all() == everything
+        assert [await store.collection("raw").get(document["id"]) for document in everything] == everything
         for where, order in CASES:
             found = [document async for document in store.collection("raw").find(where, order_by=order)]
             wanted = [document async for document in model.collection("raw").find(where, order_by=order)]
             assert found == wanted, where
             assert await store.collection("raw").find(where).count() == len(wanted)
+            assert await store.collection("raw").find(where, order_by=order).first() == next(
+                iter(wanted), None
+            )
+            assert await pages(store, where, order) == wanted
+
+
+async def pages(store, where, order):
+    """The documents, a few at a time."""
+    found, after = [], None
+    while True:
+        page = await store.collection("raw").find(where, order_by=order, limit=3, after=after).page()
+        found += page.items
+        after = page.next
+        if after is None:
+            return found
 
 
 class Asked:

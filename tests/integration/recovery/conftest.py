@@ -29,7 +29,7 @@ class Place(ABC):
     url: str
     heard: list[Event] = field(default_factory=list)
 
-    def open(self, *, readonly: bool = False, **settings: Any) -> Opening:
+    def open(self, *, readonly: bool = False, **settings: Any) -> Opening[Store]:
         """Open the store. It writes no snapshot by itself, and views only at `flush`."""
         events = Events()
         events.on("*", self.heard.append)

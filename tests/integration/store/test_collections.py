@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 import statepath
 from pydantic import BaseModel, ConfigDict, Field
+from statepath import StatePersistence
 from statepath.errors import AlreadyExistsError, ConflictError, InvalidArgumentError
 
 
@@ -316,3 +317,26 @@ async def test_a_version_that_is_no_whole_number_is_refused_and_what_follows_is_
     await raw.put({"id": "b"})
     async with statepath.open(url, readonly=True) as reader:
         assert {document["id"] async for document in reader.collection("raw")} == {"a", "b"}
+
+
+async def test_a_member_of_the_name_that_a_documents_file_has_for_its_own_is_refused(store):
+    class Marked(BaseModel):
+        id: str
+        mark: int = Field(default=1, alias="_statepath")
+
+    raw, marked = store.collection("raw"), store.collection("marked", Marked)
+    await raw.put({"id": "a", "nested": {"_statepath": 1}, "text": '"_statepath":'})
+    with pytest.raises(InvalidArgumentError, match=r"raw/a: the member '_statepath' .*rename"):
+        await raw.put({"id": "a", "_statepath": 1})
+    with pytest.raises(InvalidArgumentError, match="raw/b"):
+        await raw.create({"id": "b", "_statepath": 1})
+    with pytest.raises(InvalidArgumentError, match="marked/a"):
+        await marked.put(Marked(id="a"))
+    with pytest.raises(InvalidArgumentError, match="'_statepath'"):
+        await raw.append("a", "_statepath", 1)
+    async with store.transaction() as tx:
+        with pytest.raises(InvalidArgumentError, match="raw/a"):
+            tx.put(raw, {"id": "a", "_statepath": 1})
+    with pytest.raises(InvalidArgumentError, match="tasks/a"):
+        await StatePersistence(store).save_task({"id": "a", "_statepath": 1})
+    assert store.seq == 1

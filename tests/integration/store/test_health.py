@@ -193,3 +193,13 @@ async def test_damage_of_the_log_that_is_open_is_told_to_who_reads_it(store, raw
     await memory.write(middle, b"garbage\n")
     with pytest.raises(CorruptionError):
         await store.history()
+
+
+async def test_journal_bytes_are_about_those_of_the_journal(tmp_path):
+    """Also of documents that are much smaller than the records around them: history is bounded by them."""
+    async with statepath.open(tmp_path / "store", autosave=0) as store:
+        for n in range(100):
+            await store.collection("raw").put({"id": "a", "n": n})
+        told = (await store.health()).journal_bytes
+    written = sum(len(file.read_bytes()) for file in tmp_path.glob("store/journal/*.jsonl"))
+    assert 0.8 * written < told < 1.25 * written

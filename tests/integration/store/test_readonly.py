@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 import statepath
-from statepath.errors import ClosedError, NotFoundError, ReadOnlyError
+from statepath.errors import ClosedError, InvalidArgumentError, NotFoundError, ReadOnlyError
 
 
 @pytest.fixture
@@ -118,3 +118,28 @@ async def test_waiting_for_a_seq_ends_when_the_handle_is_closed(reader):
     await reader.aclose()
     with pytest.raises(ClosedError):
         await waiting
+
+
+async def test_a_writer_waits_for_a_seq_that_is_not_there_yet(store):
+    raw = store.collection("raw")
+    waiting = asyncio.ensure_future(store.sync(at_least=2))
+    assert await raw.put({"id": "a"}) == 1
+    done, _ = await asyncio.wait([waiting], timeout=0.05)
+    assert not done
+    await raw.put({"id": "b"})
+    assert await asyncio.wait_for(waiting, 10) == 2
+
+
+async def test_a_writers_wait_for_a_seq_ends_when_it_is_closed(store):
+    waiting = asyncio.ensure_future(store.sync(at_least=99))
+    await asyncio.sleep(0)
+    await store.aclose()
+    with pytest.raises(ClosedError):
+        await asyncio.wait_for(waiting, 10)
+
+
+@pytest.mark.parametrize("seq", [-1, True, 1.0, "1"])
+async def test_what_is_no_seq_is_waited_for_by_nobody(store, reader, seq):
+    for handle in (store, reader):
+        with pytest.raises(InvalidArgumentError, match="no seq"):
+            await handle.sync(at_least=seq)

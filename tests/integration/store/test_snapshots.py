@@ -5,6 +5,7 @@ import json
 
 import pytest
 import statepath
+from statepath import StatePersistence
 from statepath.errors import CorruptionError, NotFoundError, UnavailableError
 from statepath.events import AutosaveTriggered, BackupCreated, BackupError, SaveError, StateSaved
 
@@ -74,6 +75,30 @@ async def test_opening_and_closing_again_and_again_keeps_the_backups(url, memory
         async with statepath.open(url):
             pass
     assert [(key, (await memory.read(key)).etag) for key in await keys("state.")] == before
+
+
+async def test_many_short_runs_that_save_do_not_push_the_backups_out(url):
+    async with statepath.open(url) as store:
+        raw = store.collection("raw")
+        for n in range(3):
+            await raw.put({"id": "a", "n": n})
+            await store.snapshot()
+        before = await store.backups()
+    for n in range(12):
+        async with statepath.open(url) as store:
+            await store.collection("raw").put({"id": "b", "n": n})
+        async with StatePersistence.open(url) as persistence:
+            await persistence.save_task({"id": "c", "n": n})
+    async with statepath.open(url) as store:
+        assert await store.backups() == before
+        assert await store.verify() == []
+
+
+async def test_a_run_after_a_long_time_keeps_what_it_found(url):
+    for n in range(3):
+        async with statepath.open(url, snapshot_age=0.000001) as store:
+            await store.collection("raw").put({"id": "a", "n": n})
+            assert len(await store.backups()) == max(0, n - 1)
 
 
 async def test_the_last_ten_backups_are_kept(store, raw):

@@ -1,9 +1,10 @@
 """Updates and appends: changes of what is stored, safe beside other changes."""
 
 import asyncio
+from typing import Any, Literal
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError
 
 
@@ -184,3 +185,97 @@ async def test_many_appends_keep_their_order_and_the_rest_of_the_document(store)
     assert document["name"] == "kept"
     assert document["logs"] == [n for n in range(1500) if n % 3]
     assert document["other"] == [n for n in range(1500) if not n % 3]
+
+
+class Line(BaseModel):
+    message: str
+    level: Literal["info", "error"] = "info"
+
+
+class Job(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    lines: list[Line] = []
+    seen: set[int] | None = None
+    mixed: list[int] | str = []
+    either: list[int | None] | list[str] = []
+    notes: list[str] = Field(default=[], alias="Notes", max_length=2)
+    anything: Any = None
+    title: str | None = None
+    pair: tuple[int, str] | None = None
+
+
+REFUSED = {
+    "of another type": ("lines", "a text"),
+    "without a field": ("lines", {"level": "info"}),
+    "with a wrong field": ("lines", {"message": "x", "level": "loud"}),
+    "null": ("lines", None),
+    "of no element type of several": ("mixed", "x"),
+    "of no list of several": ("either", 1.5),
+    "that a set does not take": ("seen", "x"),
+    "that a field with an alias does not take": ("notes", 1),
+    "for a missing field that is no list": ("title", "x"),
+    "for pairs, which no append fills": ("pair", 1),
+}
+
+
+@pytest.fixture
+async def jobs(store):
+    jobs = store.collection("jobs", Job)
+    await jobs.put(Job(id="a"))
+    return jobs
+
+
+@pytest.mark.parametrize(("field", "item"), REFUSED.values(), ids=REFUSED.keys())
+async def test_an_element_that_the_model_would_not_read_again_is_refused(jobs, store, field, item):
+    head = store.seq
+    with pytest.raises(InvalidArgumentError, match=f"jobs/a: .*'{field}'.* append"):
+        await jobs.append("a", field, item)
+    async with store.transaction() as tx:
+        with pytest.raises(InvalidArgumentError, match=f"jobs/a: .*'{field}'"):
+            tx.append(jobs, "a", field, item)
+    assert (store.seq, await jobs.get("a")) == (head, Job(id="a"))
+
+
+@pytest.mark.parametrize(
+    ("field", "item"),
+    [
+        ("lines", Line(message="x")),
+        ("lines", {"message": "x", "unknown": 1}),
+        ("seen", 3),
+        ("mixed", 3),
+        ("either", "x"),
+        ("either", None),
+        ("notes", "x"),
+        ("Notes", "x"),
+        ("anything", {"x": [1]}),
+        ("extra", 1),
+    ],
+)
+async def test_what_an_append_takes_the_model_reads(jobs, field, item):
+    await jobs.append("a", field, item)
+    held = (await jobs.get("a")).model_dump()["notes" if field == "Notes" else field]
+    assert len(held) == 1
+
+
+async def test_what_a_model_says_of_the_whole_list_is_not_asked(jobs):
+    # It would cost as much as the list is long: who sets such limits keeps them by `update`.
+    for text in ("one", "two", "three"):
+        await jobs.append("a", "notes", text)
+    with pytest.raises(InvalidArgumentError, match="at most 2 items"):
+        await jobs.get("a")
+
+
+async def test_an_append_makes_no_document_deeper_or_larger_than_a_put_may(store):
+    raw = store.collection("raw")
+    deep: list[Any] = []
+    for _ in range(97):
+        deep = [deep]
+    await raw.put({"id": "a", "deep": [deep]})
+    await raw.put({"id": "b"})
+    await raw.append("b", "deep", deep)
+    with pytest.raises(InvalidArgumentError, match="deeper"):
+        await raw.put({"id": "a", "deep": [[deep]]})
+    with pytest.raises(InvalidArgumentError, match="deeper"):
+        await raw.append("b", "deep", [deep])

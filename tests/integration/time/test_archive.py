@@ -240,13 +240,14 @@ async def test_one_of_an_earlier_schema_is_migrated_when_it_comes_back(
 
 
 async def test_rules_archive_by_themselves(path):
+    async with statepath.open(path) as store:
+        await store.collection("other").put({"id": "a"})
+        await store.collection("tasks").put({"id": "a", "status": "completed", "result": {"passed": False}})
+        await store.collection("tasks").put({"id": "b", "status": "completed", "result": {"passed": True}})
     rules = "tasks older_than=0s status=completed result.passed=true; other older_than=1h"
     async with statepath.open(path, autosave=0.02, archive=rules) as store:
         archiving = asyncio.Event()
         store.events.on(DocumentsArchived, lambda event: archiving.set())
-        await store.collection("other").put({"id": "a"})
-        await store.collection("tasks").put({"id": "a", "status": "completed", "result": {"passed": False}})
-        await store.collection("tasks").put({"id": "b", "status": "completed", "result": {"passed": True}})
         await asyncio.wait_for(archiving.wait(), 20)
         assert await archived(store) == ["tasks/b"]
         assert await ids(store.collection("other")) == ["a"]
@@ -281,3 +282,14 @@ async def test_clean_removes_what_nothing_names_and_keeps_every_way_back(store, 
     assert set(before) - set(after) == {key for key, _ in plan.objects}
     await store.restore(at=5)
     assert (await store.read_archived("tasks", "done_0"))["n"] == 0
+
+
+async def test_rules_archive_in_a_store_that_nobody_changes(path):
+    """What is old enough only now may have been saved by an earlier process."""
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a", "status": "completed"})
+    async with statepath.open(path, autosave=0.02, archive="tasks older_than=0s") as store:
+        archiving = asyncio.Event()
+        store.events.on(DocumentsArchived, lambda event: archiving.set())
+        await asyncio.wait_for(archiving.wait(), 20)
+        assert await archived(store) == ["tasks/a"]

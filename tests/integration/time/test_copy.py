@@ -8,11 +8,14 @@ import sys
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import statepath
+from statepath.engine.founding import Founding
 from statepath.errors import (
     AlreadyExistsError,
+    ConflictError,
     CorruptionError,
     InvalidArgumentError,
     NotFoundError,
@@ -177,17 +180,18 @@ async def test_a_copy_goes_on_where_it_was_interrupted(
         assert await other.verify() == []
 
 
-async def test_an_interrupted_copy_takes_what_was_saved_since(path, store, elsewhere, fill, watch):
+@pytest.mark.parametrize("history", [False, True])
+async def test_an_interrupted_copy_takes_what_was_saved_since(path, store, elsewhere, fill, watch, history):
     await fill(store)
     to = elsewhere.new()
     watch(writes=2)
     with pytest.raises(UnavailableError):
-        await statepath.copy(path, to, history=True)
+        await statepath.copy(path, to, history=history)
     await store.collection("raw").put({"id": "since"})
     await store.append_log("s/1", "since\n")
     await store.flush()
     watch()
-    await statepath.copy(path, to, history=True)
+    await statepath.copy(path, to, history=history)
     async with statepath.open(to, autosave=0) as other:
         assert await other.collection("raw").get("since") == {"id": "since"}
         assert (await other.read_log("s/1")).endswith("third\nsince\n")
@@ -234,6 +238,42 @@ async def test_a_place_that_is_not_empty_is_refused(path, store, elsewhere, fill
 async def test_a_copy_onto_itself_is_refused(path, store):
     with pytest.raises(InvalidArgumentError, match="onto itself"):
         await statepath.copy(path, path)
+
+
+@pytest.mark.parametrize("way", ["copy", "restore"])
+async def test_a_copy_within_the_store_is_refused(tmp_path, way):
+    """The store would take its files for documents that a person made."""
+    path = tmp_path / "store"
+    (tmp_path / "link").symlink_to(path)
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "a"})
+        for to in (path / "copy", tmp_path / "link/deep/copy"):
+            with pytest.raises(InvalidArgumentError, match="within the one that it is made of"):
+                await (statepath.copy(path, to) if way == "copy" else store.restore(at=1, to=to))
+        assert not (path / "copy").exists()
+
+
+async def test_of_two_who_make_a_store_in_one_place_one_finishes(store, fill, monkeypatch):
+    """The second takes an unfinished one for one that was interrupted; the first can only notice."""
+    await fill(store)
+    to = f"memory://{uuid4().hex}"
+    second = []
+
+    claims = Founding._claim
+
+    async def claim(self):
+        claimed = await claims(self)
+        if not second:
+            second.append(None)
+            await store.restore(at=store.seq, to=to)
+        return claimed
+
+    monkeypatch.setattr(Founding, "_claim", claim)
+    with pytest.raises(ConflictError, match="someone else is making a store"):
+        await store.restore(at=store.seq, to=to)
+    async with statepath.open(to, autosave=0) as other:
+        assert other.seq == store.seq
+        assert await other.verify() == []
 
 
 async def test_a_copy_of_nothing_makes_nothing(path, elsewhere):

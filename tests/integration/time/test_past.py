@@ -90,6 +90,28 @@ async def test_what_lies_before_the_history_is_refused(trimmed):
         await trimmed.restore(at=datetime(2024, 5, 1, tzinfo=UTC))
 
 
+@pytest.mark.parametrize("by", ["age", "bytes"])
+async def test_there_is_a_way_back_to_all_that_the_log_has(path, monkeypatch, by):
+    """Also to what is older than the last backups: those that the commits are replayed on stay, and few of them."""
+    keep, day, clock = 3, 86_400, [1_700_000_000.0]
+    monkeypatch.setattr("statepath.engine.snapshotter.time.time", lambda: clock[0])
+    monkeypatch.setattr("statepath.engine.committer.time.time_ns", lambda: round(clock[0] * 1e9))
+    limit = {"history": "24h"} if by == "age" else {"history": "300d", "history_bytes": 48 * 465}
+    async with statepath.open(path, autosave=0, backups=keep, **limit) as store:
+        raw = store.collection("raw")
+        for n in range(1, 97):
+            await raw.put({"id": "a", "n": n})
+            await store.snapshot()
+            assert len(await store.backups()) <= keep + 6
+            clock[0] += day / 48
+        floor = (await store.stats()).floor
+        assert 96 - 48 * 1.5 <= floor <= 96 - 40
+        for at in range(floor - 1, 97):
+            assert (await store._engine.past(at)).get("raw", "a").json() == b'{"id":"a","n":%d}' % at
+        with pytest.raises(HistoryTrimmedError, match=f"a way back is that of seq {floor - 1}"):
+            await store.diff(floor - 2)
+
+
 @pytest.fixture
 def reads(store, monkeypatch):
     """The keys of the whole objects that the store reads, in order."""

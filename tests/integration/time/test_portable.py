@@ -13,6 +13,7 @@ from zlib import crc32
 import pytest
 import statepath
 from statepath.commit import seal
+from statepath.engine.portable import COMMITS
 from statepath.engine.snapshot import MARK
 from statepath.errors import (
     AlreadyExistsError,
@@ -140,6 +141,24 @@ class TestStrangers:
             for info, data in infos:
                 packed.writestr(info, data)
 
+    @staticmethod
+    def forge(state, old, new):
+        """A snapshot with something replaced, and all its checksums right."""
+        assert old in state
+        body, _, meta = state.replace(old, new).rpartition(MARK)
+        meta = meta.rpartition(b',"crc"')[0]
+        digest = json.loads(meta + b"}")["digest"].encode()
+        meta = meta.replace(digest, sha256(body).hexdigest().encode())
+        return b'%s%s%s,"crc":"%08x"}\n}\n' % (body, MARK, meta, crc32(meta))
+
+    @staticmethod
+    def forge_commits(commits, old, new):
+        """Commits with something replaced in the first that has it, and all their checksums right."""
+        assert old in commits
+        lines = commits.replace(old, new, 1).splitlines(keepends=True)
+        bodies = [line.rpartition(b',"crc"')[0] for line in lines]
+        return b"".join(b'%s,"crc":"%08x"}\n' % (body, crc32(body)) for body in bodies)
+
     async def test_the_sound_one_is_imported(self, good, file, tmp_path):
         self.pack(file, good)
         assert (await statepath.import_backup(file, tmp_path / "to")).seq == 21
@@ -238,15 +257,7 @@ class TestStrangers:
     )
     async def test_documents_that_could_not_have_been_stored(self, good, file, refused, old, new):
         """They have all their checksums: who wrote the file knew how to."""
-
-        state = good["state.json"]
-        assert old in state
-        body, _, meta = state.replace(old, new).rpartition(MARK)
-        meta = meta.rpartition(b',"crc"')[0]
-        digest = json.loads(meta + b"}")["digest"].encode()
-        meta = meta.replace(digest, sha256(body).hexdigest().encode())
-        state = b'%s%s%s,"crc":"%08x"}\n}\n' % (body, MARK, meta, crc32(meta))
-        self.pack(file, good | {"state.json": state})
+        self.pack(file, good | {"state.json": self.forge(good["state.json"], old, new)})
         await refused(CorruptionError, r"state\.json: ")
 
     async def test_commits_that_do_not_lead_to_the_state(self, good, file, refused):
@@ -257,6 +268,72 @@ class TestStrangers:
         await refused(CorruptionError, "does not follow")
         self.pack(file, good | {"journal/commits.jsonl": good["journal/commits.jsonl"][:-1]})
         await refused(CorruptionError, "in the middle of a line")
+
+    async def test_a_time_that_has_not_come(self, good, file, refused):
+        """Whatever was saved next would have to be later still, and there is no later."""
+        meta = json.loads(good["state.json"])["_statepath"]
+        time = str(meta["time"]).encode()
+        late = b"253402300799000000"
+        state = self.forge(good["state.json"], b'"time":' + time, b'"time":' + late)
+        self.pack(file, good | {"state.json": state})
+        await refused(CorruptionError, "of a time that has not come")
+        modified = str(meta["collections"]["raw"]["documents"][0][2]).encode()
+        state = self.forge(good["state.json"], b",%s," % modified, b",%s," % late)
+        self.pack(file, good | {"state.json": state})
+        await refused(CorruptionError, "later than the state")
+        commits = self.forge_commits(good[COMMITS], b'"time":"20', b'"time":"99')
+        self.pack(file, good | {COMMITS: commits})
+        await refused(CorruptionError, "commit 1 is of a time that has not come")
+
+    async def test_a_log_that_begins_where_none_is(self, good, file, refused):
+        """To write it there would fill the disk."""
+        commits = self.forge_commits(good[COMMITS], b'"offset":0', b'"offset":1234567890123')
+        self.pack(file, good | {COMMITS: commits})
+        await refused(CorruptionError, "is written at 1234567890123, where it is not")
+
+    async def test_a_backup_that_could_not_have_been_stored(self, good, file, refused):
+        key = next(name for name in good if name.startswith("state.backup."))
+        state = self.forge(good[key], b'["raw",', b'["\\u0000",')
+        self.pack(file, good | {key: state})
+        await refused(CorruptionError, key)
+
+    async def test_a_report_that_is_no_json(self, good, file, refused):
+        self.pack(file, good | {"reports/r.json": b"{"})
+        await refused(CorruptionError, r"reports/r\.json")
+
+    @pytest.mark.parametrize("gone", ["bodies/", "archive/"])
+    async def test_what_the_state_or_a_commit_needs_is_there(self, tmp_path, file, refused, gone):
+        path = tmp_path / "large.zip"
+        async with statepath.open("memory://", autosave=0) as store:
+            await store.collection("raw").put({"id": "a", "text": "x" * 9_000_000})
+            await store.collection("raw").put({"id": "b"})
+            await store.archive("raw", older_than="0s", id="b")
+            await store.export(path, history=True)
+        with zipfile.ZipFile(path) as packed:
+            members = {name: packed.read(name) for name in packed.namelist()}
+        for name in [name for name in members if name.startswith(gone)]:
+            self.pack(file, {other: data for other, data in members.items() if other != name})
+            await refused(CorruptionError, "is missing|is not what state.json names")
+            self.pack(file, members | {name: members[name] + b" "})
+            if not name.endswith("index.json"):
+                await refused(CorruptionError, "is not what")
+
+    @pytest.mark.parametrize(
+        "member",
+        [
+            b'"schema_versions":"two"',
+            b'"archive_segments":[1]',
+            b'"archive_segments":[{"name":"../../x","collection":"raw","sha256":"","bytes":1,"documents":1,"version":1,"newest":1}]',
+        ],
+    )
+    async def test_a_member_that_only_the_core_writes(self, good, file, refused, member):
+        """Everything else takes it for what the core wrote."""
+        name, value = member.split(b":", 1)
+        put = b'"collection":"_state","id":%s,"document":%s' % (name, value)
+        old = good[COMMITS].partition(b'"collection":"_state","id":"metrics","document":')[2]
+        old = b'"collection":"_state","id":"metrics","document":' + old[: old.index(b"}") + 1]
+        self.pack(file, good | {COMMITS: self.forge_commits(good[COMMITS], old, put)})
+        await refused(CorruptionError, "schema_versions|archive_segments")
 
     async def test_one_of_a_newer_program(self, good, file, refused):
         self.pack(file, good, manifest={"format": 2, "new": True})

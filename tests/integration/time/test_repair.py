@@ -95,6 +95,46 @@ async def test_a_session_log_is_written_again_from_the_history(stored, places, c
     assert await holds(path, contents) == held
 
 
+async def test_a_session_log_that_was_altered_is_kept_aside_and_written_again(stored, places, contents):
+    """Also where it consists of objects: of these, too, nothing altered stays."""
+    path, held = stored
+    await flip(places, path, (await places.keys(path, "logs/"))[-1])
+    done = await statepath.repair(path)
+    assert done.left == ()
+    (kept,) = done.kept
+    assert kept.startswith("logs/session_s%2f1.log.corrupt.")
+    assert len(await places.read(path, kept)) == len(held["logs"]["s/1"])
+    assert await holds(path, contents) == held
+
+
+async def test_a_report_is_left_alone_where_the_history_is_given_up(stored, places, contents):
+    """What was read of the damaged history may say something older."""
+    path, held = stored
+    async with statepath.open(path, autosave=0) as store:
+        await store.backup()
+    await flip(places, path, (await places.keys(path, "journal/"))[-2], 0.4)
+    await statepath.repair(path)
+    assert (await holds(path, contents))["reports"] == held["reports"]
+
+
+@pytest.mark.parametrize("kind", ["index.json", "jsonl.gz"])
+async def test_a_segment_of_the_archive_is_written_again_from_the_history(stored, places, kind):
+    path, _ = stored
+    async with statepath.open(path, autosave=0) as store:
+        await store.archive("tasks", older_than="0s")
+        held = [await store.read_archived(one.collection, one.id) async for one in store.archived()]
+    (key,) = [key for key in await places.keys(path, "archive/") if key.endswith(kind)]
+    good = await places.read(path, key)
+    bad = await flip(places, path, key)
+    done = await statepath.repair(path)
+    assert (done.damaged, done.left) == (True, ())
+    assert "written again if the history reaches back" in done.remedies[0]
+    (kept,) = done.kept
+    assert (await places.read(path, kept), await places.read(path, key)) == (bad, good)
+    async with statepath.open(path, readonly=True) as store:
+        assert [await store.read_archived(one.collection, one.id) async for one in store.archived()] == held
+
+
 async def test_the_last_backup_that_was_bad_is_followed_by_a_good_one(stored, places):
     path, _ = stored
     for key in await places.keys(path, "state.backup."):

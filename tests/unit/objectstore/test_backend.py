@@ -14,7 +14,8 @@ from statepath.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from statepath.objectstore import Asked, Listed, ObjectStoreBackend, Page, Place, Served, probe, unmet
+from statepath.objectstore import Asked, Listed, ObjectStoreBackend, Page, Place, Served, unmet
+from statepath.objectstore.probe import probe
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -105,10 +105,10 @@ def test_a_bad_variable_is_named() -> None:
 def test_no_password_is_shown() -> None:
     config = parse("postgresql://me:hunter2@one:1,[::1]:2/a?store=b&listen_dsn=postgresql://me:hunter3@db/a")
     assert "hunter" not in repr(config) + config.url
-    assert config.url == "postgresql://me@one:1,[::1]:2/a?store=b"
+    assert config.url == "postgresql://one:1,[::1]:2/a?store=b"
 
 
 def test_the_url_of_several_hosts_is_shown_without_the_password() -> None:
     url = StateURL.parse("postgresql://me:hunter2@One:1,two/a?store=b")
     assert (url.host, url.port) == ("one:1,two", None)
-    assert url.redacted() == "postgresql://me@one:1,two/a?store=…"
+    assert url.redacted() == "postgresql://…@one:1,two/a?store=…"

@@ -1,0 +1,108 @@
+"""What is found of a store that is opened without loading it: the head of its log, and what no document says.
+
+Nothing is recovered this way: where something is damaged, the store has to be opened with its documents once.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+from statepath.backend import Backend, CommitLog
+from statepath.commit import Commit
+from statepath.engine.checking import check_snapshot
+from statepath.engine.floor import Floor, read_floor
+from statepath.engine.recovery import Recovered, check_finished, measure_logs
+from statepath.engine.replay import apply_commit, microseconds
+from statepath.engine.replica import MEMBERS
+from statepath.engine.snapshot import STATE_KEY
+from statepath.engine.unloaded import Elsewhere, Unloaded, documents_of
+from statepath.errors import (
+    CorruptionError,
+    DivergedError,
+    HistoryTrimmedError,
+    NotFoundError,
+    UnsupportedError,
+)
+
+
+async def survey(backend: Backend, log: CommitLog) -> tuple[Recovered, Elsewhere]:
+    """What the store holds beside the documents, and where these are.
+
+    Raises:
+        UnsupportedError: the storage has no documents to read (`no_documents`), or something has to be recovered
+            first (`needs_recovery`).
+    """
+    storage = documents_of(backend)
+    replica = Unloaded()
+    try:
+        found = await _survey(backend, log, replica)
+    except (CorruptionError, DivergedError, HistoryTrimmedError) as error:
+        raise _needs_recovery(backend, str(error)) from error
+    await storage.serve(replica.head)
+    elsewhere = Elsewhere(storage, replica)
+    async with aclosing(elsewhere.scan(MEMBERS)) as parts:
+        async for _, members in parts:
+            for name, entry in members:
+                replica.set(MEMBERS, name, entry)
+    return found, elsewhere
+
+
+async def _survey(backend: Backend, log: CommitLog, replica: Unloaded) -> Recovered:
+    found = Recovered(replica, floor=await read_floor(backend))
+    if found.floor is None:
+        await _check_new(backend, log)
+        return found
+    floor = found.floor[0]
+    check_finished(backend, floor)
+    found.store, found.incarnation, found.source = floor.store, floor.incarnation, "the storage's documents"
+    found.state = floor.snapshots[-1] if floor.snapshots else None
+    await measure_logs(backend, replica)
+    base = max(found.state.seq if found.state else 0, floor.floor - 1)
+    # The commit that ends at the base, if the log still has it, tells what the next one follows.
+    async for commit in log.read(base - 1 if base >= floor.floor else base):
+        _check_incarnation(backend, floor, commit)
+        if commit.last <= base:
+            replica.head, replica.commit, replica.time = commit.last, commit.id, microseconds(commit.time)
+            continue
+        replica.head = replica.head or base
+        found.journal_bytes += (await apply_commit(backend, replica, commit, found.beside))[1]
+    if replica.head < base:
+        await _take_from_snapshot(backend, replica, base)
+    return found
+
+
+async def _check_new(backend: Backend, log: CommitLog) -> None:
+    """
+    Raises:
+        UnsupportedError: there is something, but not what the log should say of itself.
+    """
+    async for entry in backend.list_keys(""):
+        raise _needs_recovery(backend, f"there is {entry.key}, and no record of where the log begins")
+    async for commit in log.read(0):
+        raise _needs_recovery(
+            backend, f"there is a commit {commit.first}, and no record of where the log begins"
+        )
+
+
+def _check_incarnation(backend: Backend, floor: Floor, commit: Commit) -> None:
+    if (commit.store, commit.incarnation) != (floor.store, floor.incarnation):
+        raise _needs_recovery(backend, f"commit {commit.first} belongs to another history of the store")
+
+
+async def _take_from_snapshot(backend: Backend, replica: Unloaded, base: int) -> None:
+    """The log has nothing that ends at the base: the snapshot itself tells what the next commit follows."""
+    try:
+        meta = await check_snapshot(backend, STATE_KEY)
+    except NotFoundError as error:
+        raise _needs_recovery(backend, str(error)) from error
+    if meta.seq != base:
+        raise _needs_recovery(backend, f"{STATE_KEY} shows seq {meta.seq}, and the log begins behind {base}")
+    replica.head, replica.commit, replica.time = meta.seq, meta.commit, meta.time
+
+
+def _needs_recovery(backend: Backend, reason: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"{backend.url} has to be recovered, which load=False cannot do: {reason}; open it once without load=False "
+        "(STATE_LOAD=true), where there is memory for its documents",
+        code="needs_recovery",
+    )

@@ -1,0 +1,172 @@
+"""Packs: many small commits of the portable log in one object, so that a long history is few objects.
+
+A pack holds the lines of consecutive commits as they were written, and its name says which:
+`journal/<first seq>-<last seq>.jsonl`. It is written before anything is removed; then the log's own record says up to
+which seq commits are packed; then their slots are removed. Up to that seq packs count and slots are nothing, whoever
+slept and creates one again; behind it slots count and packs are nothing yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from typing import Final, NamedTuple
+
+import msgspec
+
+from statepath.backend import IF_ABSENT, Backend
+from statepath.commit import JOURNAL, Commit, decode_commit, slot_key, unseal
+from statepath.errors import AlreadyExistsError, CorruptionError, NotFoundError
+
+_PIECE: Final = re.compile(re.escape(JOURNAL) + r"(\d{20})(?:-(\d{20}))?\.jsonl")
+_BYTES: Final = 8 * 1024 * 1024
+_PARALLEL: Final = 8
+
+
+class Piece(NamedTuple):
+    """An object of the log: a slot (`last` is 0: only its content tells where it ends), or a pack."""
+
+    first: int
+    last: int = 0
+
+    @property
+    def is_pack(self) -> bool:
+        return self.last > 0
+
+    @property
+    def key(self) -> str:
+        slot = slot_key(self.first)
+        return f"{slot.removesuffix('.jsonl')}-{self.last:020d}.jsonl" if self.is_pack else slot
+
+    @classmethod
+    def of(cls, key: str) -> Piece | None:
+        """The piece that lies under the key; `None` for any other object."""
+        match = _PIECE.fullmatch(key)
+        return None if match is None else cls(int(match[1]), int(match[2] or 0))
+
+
+class _Link(msgspec.Struct, frozen=True):
+    """As much of a commit as says where it stands."""
+
+    first: int
+    last: int
+    id: str
+    prev: str
+
+
+_decode_link: Final = msgspec.json.Decoder(_Link).decode
+
+
+def packed_upto(pieces: Iterable[Piece]) -> int:
+    """Up to which seq there are packs: what to go by where the log's own record is lost."""
+    return max((piece.last for piece in pieces), default=0)
+
+
+def current(pieces: Iterable[Piece], floor: int, packed: int) -> list[Piece]:
+    """The pieces that count, in order: packs up to `packed`, and behind it slots that are not below `floor`."""
+    kept: list[Piece] = []
+    covered = 0
+    for piece in sorted(pieces, key=lambda piece: (piece.first, -piece.last)):
+        if not piece.is_pack:
+            if piece.first >= floor and piece.first > packed:
+                kept.append(piece)
+        elif covered < piece.last <= packed:
+            covered = piece.last
+            kept.append(piece)
+    return kept
+
+
+def covers(pieces: Sequence[Piece], after: int, packed: int) -> bool:
+    """Whether the packs among the pieces hold every seq behind `after` up to `packed`."""
+    for piece in pieces:
+        if piece.is_pack and piece.first <= after + 1:
+            after = max(after, piece.last)
+    return after >= packed
+
+
+async def read_piece(backend: Backend, piece: Piece) -> list[Commit] | None:
+    """The commits of a piece, in order; `None` if it is gone.
+
+    Raises:
+        CorruptionError: it does not hold what its name says.
+    """
+    try:
+        data = (await backend.read(piece.key)).data
+    except NotFoundError:
+        return None
+    try:
+        commits = [decode_commit(line) for line in (data.splitlines() if piece.is_pack else [data])]
+    except CorruptionError as error:
+        raise CorruptionError(f"{piece.key}: {error}", key=piece.key) from error
+    following = piece.first
+    for commit in commits:
+        if commit.first != following:
+            raise CorruptionError(
+                f"{piece.key} holds the commit that begins at {commit.first}, not {following}", key=piece.key
+            )
+        following = commit.last + 1
+    if piece.is_pack and following != piece.last + 1:
+        raise CorruptionError(f"{piece.key} ends at {following - 1}", key=piece.key)
+    return commits
+
+
+async def pack(backend: Backend, slots: Sequence[Piece], begin: int, upto: int) -> int:
+    """Write packs of the commits from `begin` on whose last seq is `upto` or lower; up to which seq there are packs
+    then. Nothing is removed.
+
+    Only what the next commit names as the one before it is packed. So no slot gets in that a writer who slept created
+    where another packer has removed one.
+    """
+    packed = begin - 1
+    first = begin
+    lines = bytearray()
+    before: tuple[_Link, bytes] | None = None
+    async with aclosing(_links(backend, slots)) as links:
+        async for link, line in links:
+            if before is None:
+                if link.first != begin:
+                    break
+            else:
+                sure, sure_line = before
+                if sure.last > upto or link.first != sure.last + 1 or link.prev != sure.id:
+                    break
+                if lines and len(lines) + len(sure_line) > _BYTES:
+                    if not await _write(backend, Piece(first, packed), lines):
+                        return first - 1
+                    lines, first = bytearray(), sure.first
+                lines += sure_line
+                packed = sure.last
+            before = link, line
+    if lines and not await _write(backend, Piece(first, packed), lines):
+        return first - 1
+    return packed
+
+
+async def _links(backend: Backend, slots: Sequence[Piece]) -> AsyncGenerator[tuple[_Link, bytes]]:
+    """The slots' links and lines, up to the first that is gone or damaged."""
+    for start in range(0, len(slots), _PARALLEL):
+        batch = slots[start : start + _PARALLEL]
+        for found in await asyncio.gather(*(_read_link(backend, slot) for slot in batch)):
+            if found is None:
+                return
+            yield found
+
+
+async def _read_link(backend: Backend, slot: Piece) -> tuple[_Link, bytes] | None:
+    try:
+        line = (await backend.read(slot.key)).data
+        link = _decode_link(unseal(line, "commit record"))
+    except (NotFoundError, CorruptionError, msgspec.MsgspecError):
+        return None
+    return (link, line) if link.first == slot.first else None
+
+
+async def _write(backend: Backend, piece: Piece, lines: bytearray) -> bool:
+    """Whether the pack is there with these lines."""
+    try:
+        await backend.write(piece.key, bytes(lines), when=IF_ABSENT)
+    except AlreadyExistsError:
+        return (await backend.read(piece.key)).data == lines
+    return True

@@ -1,0 +1,180 @@
+"""Checks of documents that the backend gives one by one: each is what the log says, as of one seq."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any, cast
+
+import msgspec
+
+from statepath.backend import Append, Backend, Delete, Filter, Part, Put, Shown, SupportsDocuments
+from statepath.commit import Change
+from statepath.filters import F
+from statepath.testing.commits import Writer, commit_log
+from statepath.testing.subject import Subject
+
+Documents = dict[tuple[str, str], tuple[int, Any]]
+"""The version and the value of each document."""
+
+_NUMBERS = (0, -1, 2**70, 1.0, 0.1, 1e15, 1e16, 1e22, 1e-7, 1e300, 5e-324, -0.0)
+_TEXTS = ("", "ä", "\U0001f600", "a\0b", "\\u0000", '"', "1e5", "-0")
+_IDS = ("a", "B", "b/c", "ä", "\uffff", "\U0001f600", "%", "'")
+
+
+class DocumentChecks(Subject):
+    async def test_documents_are_read_as_the_log_has_them(self) -> None:
+        async with self.connection() as backend:
+            storage = await _storage(backend)
+            if storage is None:
+                return
+            writer = Writer(commit_log(backend))
+            documents: Documents = {}
+            for changes in _history():
+                await _commit(writer, documents, changes)
+                keys = [*documents, ("tasks", "missing"), ("missing", "a")]
+                part = await storage.read_documents(keys, writer.head)
+                assert part.seq == writer.head
+                assert _values(part.documents) == _comparable(documents)
+            assert (await storage.read_documents([], writer.head)).documents == []
+
+    async def test_a_scan_gives_a_collection_in_the_order_of_ids(self) -> None:
+        async with self.connection() as backend:
+            storage = await _storage(backend)
+            if storage is None:
+                return
+            writer = Writer(commit_log(backend))
+            documents: Documents = {}
+            assert [part.documents for part in await _scan(storage, "tasks", None, 0)] == [[]]
+            for changes in _history():
+                await _commit(writer, documents, changes)
+                for collection in ("tasks", "other"):
+                    ids = sorted(id for name, id in documents if name == collection)
+                    for after in ("", *ids[::3]):
+                        parts = await _scan(storage, collection, None, writer.head, after=after)
+                        assert {part.seq for part in parts} == {writer.head}
+                        found = [shown for part in parts for shown in part.documents]
+                        assert [shown.id for shown in found] == [id for id in ids if id > after]
+                        wanted = {key: documents[key] for key in documents if key[0] == collection}
+                        assert after or _values(found) == _comparable(wanted)
+
+    async def test_a_scan_misses_nothing_that_matches(self) -> None:
+        async with self.connection() as backend:
+            storage = await _storage(backend)
+            if storage is None:
+                return
+            writer = Writer(commit_log(backend))
+            documents: Documents = {}
+            for changes in _history():
+                await _commit(writer, documents, changes)
+            filters = [F("value") == value for value in (*_NUMBERS, *_TEXTS)]
+            for where in (
+                *filters,
+                F("list").contains("x"),
+                ~F("list").exists(),
+                F("value") > 1,
+                F("a") == 1,
+            ):
+                parts = await _scan(storage, "tasks", where, writer.head)
+                found = {shown.id for part in parts for shown in part.documents}
+                missed = {
+                    id
+                    for (name, id), (_, value) in documents.items()
+                    if name == "tasks" and where.matches(value)
+                }
+                assert missed <= found, str(where)
+
+    async def test_a_tally_counts_each_collection(self) -> None:
+        async with self.connection() as backend:
+            storage = await _storage(backend)
+            if storage is None:
+                return
+            writer = Writer(commit_log(backend))
+            documents: Documents = {}
+            counts: dict[str, int] = {}
+            for changes in _history():
+                await _commit(writer, documents, changes)
+                counts = {name: sum(key[0] == name for key in documents) for name, _ in documents}
+                tally = await storage.tally(writer.head)
+                assert {name: one.documents for name, one in tally.items()} == counts
+                assert all(one.bytes > 0 for one in tally.values())
+            one = await storage.tally(writer.head, collection="other")
+            assert {name: each.documents for name, each in one.items()} == {"other": counts["other"]}
+
+
+async def _storage(backend: Backend) -> SupportsDocuments | None:
+    """The backend as what gives documents, if it says so; the accelerators' checks see that it is refused if not."""
+    if not backend.capabilities.documents:
+        return None
+    storage = cast("SupportsDocuments", backend)
+    await storage.serve(0)
+    return storage
+
+
+async def _scan(
+    storage: SupportsDocuments, collection: str, where: Filter | None, at_least: int, *, after: str = ""
+) -> list[Part]:
+    async with aclosing(storage.scan(collection, where, at_least, after=after)) as parts:
+        return [part async for part in parts]
+
+
+def _history() -> list[Sequence[Change]]:
+    """The changes of one transaction each."""
+    values = [*_NUMBERS, *_TEXTS]
+    return [
+        [_put("tasks", f"v{n}", {"value": value}) for n, value in enumerate(values)],
+        [_put("other", id, {"a": [{"b": id}], "list": None}) for id in _IDS],
+        [_append("v0", 1), _append("v0", 1e22), _append("v1", "a\0b"), _append("v13", "x")],
+        [_append("v0", "x"), _append("v1", "x"), _append("v2", "x"), _append("v2", 1e-7)],
+        [Delete("tasks", "v3"), Delete("other", "a"), _put("tasks", "v4", {"value": 2, "list": []})],
+        [
+            _append("v4", "x"),
+            _put("tasks", "v5", {"a": 1}),
+            _append("v5", -0.0),
+            _put("tasks", "v1", {"a": 1.5}),
+        ],
+        [_put("tasks", f"more{n}", {"text": "x" * 5000}) for n in range(300)],
+    ]
+
+
+def _put(collection: str, id: str, value: dict[str, Any]) -> Put:
+    return Put(collection, id, msgspec.Raw(msgspec.json.encode({"id": id, **value})))
+
+
+def _append(id: str, value: object) -> Append:
+    return Append("tasks", id, "list", msgspec.Raw(msgspec.json.encode(value)))
+
+
+async def _commit(writer: Writer, documents: Documents, changes: Sequence[Change]) -> None:
+    """Commit one transaction, and do to the documents what it does."""
+    commit = msgspec.structs.replace(writer.make(), transactions=(tuple(changes),))
+    await writer.log.append(writer.head, commit)
+    writer.commits.append(commit)
+    seq = writer.head
+    for change in changes:
+        if isinstance(change, Put):
+            documents[change.collection, change.id] = (seq, msgspec.json.decode(change.document))
+        elif isinstance(change, Delete):
+            del documents[change.collection, change.id]
+        elif isinstance(change, Append):
+            value = documents[change.collection, change.id][1]
+            value["list"] = [*(value.get("list") or ()), msgspec.json.decode(change.value)]
+            documents[change.collection, change.id] = (seq, value)
+
+
+def _values(found: Sequence[Shown]) -> dict[tuple[str, str], tuple[int, Any]]:
+    return _comparable({(s.collection, s.id): (s.version, msgspec.json.decode(s.document)) for s in found})
+
+
+def _comparable(documents: Documents) -> dict[tuple[str, str], tuple[int, Any]]:
+    """With numbers that are equal only if they are of one kind and have one sign."""
+    return {key: (version, _exact(value)) for key, (version, value) in documents.items()}
+
+
+def _exact(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _exact(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_exact(item) for item in value]
+    return struct.pack("d", value) if isinstance(value, float) else value

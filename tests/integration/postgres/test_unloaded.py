@@ -1,0 +1,425 @@
+"""A store that is served from the database: the documents stay there, and everything else is as it was."""
+
+import asyncio
+import gc
+import tracemalloc
+from contextlib import aclosing
+from uuid import uuid4
+
+import pytest
+import statepath
+from pydantic import BaseModel
+from statepath import F
+from statepath.engine.replica import Entry
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedError,
+)
+
+MAKE_STALE = """
+UPDATE statepath.views SET shown = -1 WHERE store = (SELECT id FROM statepath.stores WHERE name = $1)
+"""
+LOSE_A_COMMIT = """
+DELETE FROM statepath.log WHERE first = 1 AND store = (SELECT id FROM statepath.stores WHERE name = $1)
+"""
+LOSE_THE_FLOOR = """
+DELETE FROM statepath.objects
+WHERE key = 'journal/floor' AND store = (SELECT id FROM statepath.stores WHERE name = $1)
+"""
+
+
+class Task(BaseModel):
+    id: str
+    status: str = "new"
+
+
+def unloaded(path, **more):
+    return statepath.open(path, load=False, **more)
+
+
+def name_of(path):
+    return path.partition("store=")[2]
+
+
+async def abandon(store):
+    """What a crash leaves: nothing that is done behind a commit is done any more."""
+    await store._engine.release()
+
+
+# What memory holds
+
+
+async def test_no_document_is_held(path):
+    size, count = 50_000, 400
+    async with unloaded(path) as store:
+        raw = store.collection("raw")
+        await asyncio.gather(*(raw.put({"id": f"{n:04}", "n": n, "text": "x" * size}) for n in range(count)))
+        await raw.update("0007", lambda document: document | {"n": -1})
+        await store.flush()
+    async with unloaded(path) as store:
+        raw = store.collection("raw")
+        tracemalloc.start()
+        try:
+            assert await raw.find(F("n") < 0).count() == 1
+            assert await raw.count() == count
+            seen = 0
+            async for document in raw.find():
+                seen += len(document["text"])
+            assert seen == size * count
+            assert tracemalloc.get_traced_memory()[1] < size * count / 3
+        finally:
+            tracemalloc.stop()
+        assert len(store._engine.replica) == 0
+        gc.collect()
+        holders = [each for each in gc.get_objects() if type(each) in (dict, list, tuple)]
+        entries = {
+            id(item)
+            for each in holders
+            for item in (each.values() if type(each) is dict else each)
+            if type(item) is Entry
+        }
+        assert len(entries) == 0
+
+
+async def test_the_members_of_the_state_are_in_memory(path):
+    async with unloaded(path) as store:
+        async with store.transaction() as tx:
+            tx.put_member("metrics", {"done": 1})
+        await store.collection("tasks").put({"id": "a"})
+        with pytest.raises(InvalidArgumentError, match="a collection"):
+            async with store.transaction() as tx:
+                tx.put_member("tasks", 1)
+    async with unloaded(path) as store:
+        assert await store.members() == {"metrics": {"done": 1}}
+        async with store.transaction() as tx:
+            assert tx.get_member("metrics") == {"done": 1}
+            tx.delete_member("metrics")
+        assert await store.get_member("metrics") is None
+
+
+# Reading what was written
+
+
+async def test_reads_are_never_older_than_the_handle_s_own_commits(path):
+    async with unloaded(path) as store:
+        raw = store.collection("raw")
+        for n in range(20):
+            seq = await raw.put({"id": "a", "n": n})
+            assert (await raw.get_document("a")).version == seq
+            assert await raw.find(n=n).count() == 1
+            page = await raw.find(n=n).page()
+            assert [document["n"] for document in page.items] == [n]
+            assert page.seq == seq
+
+
+async def test_a_document_has_the_version_and_the_time_of_its_last_change(path):
+    async with unloaded(path) as store:
+        await store.collection("raw").put({"id": "a"})
+        await store.collection("raw").append("a", "list", 1)
+        found = await store.collection("raw").get_document("a")
+    async with statepath.open(path) as store:
+        assert found == await store.collection("raw").get_document("a")
+
+
+async def test_a_query_is_as_of_one_seq_while_others_write(path):
+    async with unloaded(path) as store, statepath.open(path) as other:
+        raw = store.collection("raw")
+        async with store.transaction() as tx:
+            for n in range(300):
+                tx.put(raw, {"id": f"{n:03}", "n": 0, "text": "x" * 10_000})
+        seen = set()
+        async with aclosing(raw.find().__aiter__()) as found:
+            async for document in found:
+                if not seen:
+                    async with other.transaction() as tx:
+                        for n in range(300):
+                            tx.put(other.collection("raw"), {"id": f"{n:03}", "n": 1})
+                    await other.flush()
+                seen.add(document["n"])
+        assert seen == {0}
+        assert {document["n"] async for document in raw.find()} == {1}
+
+
+async def test_more_queries_at_once_than_the_pool_has_connections(path):
+    async with unloaded(f"{path}&pool=2") as store:
+        raw = store.collection("raw")
+        for n in range(3):
+            await raw.put({"id": str(n)})
+
+        async def nested(depth):
+            async for document in raw.find():
+                assert await raw.get(document["id"]) == document
+                if depth:
+                    await nested(depth - 1)
+
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(nested(1) for _ in range(6)))
+
+
+# Changes
+
+
+async def test_checked_changes_are_checked_against_what_the_database_holds(path):
+    async with unloaded(path) as store:
+        raw = store.collection("raw")
+        seq = await raw.put({"id": "a", "list": []})
+        with pytest.raises(AlreadyExistsError, match=f"at version {seq}"):
+            await raw.create({"id": "a"})
+        with pytest.raises(ConflictError) as caught:
+            await raw.put({"id": "a"}, if_version=7)
+        assert (caught.value.current, caught.value.theirs) == (seq, {"id": "a", "list": []})
+        with pytest.raises(ConflictError):
+            await raw.delete("a", if_version=7)
+        with pytest.raises(NotFoundError, match="raw/b does not exist"):
+            await raw.append("b", "list", 1)
+        with pytest.raises(InvalidArgumentError, match="does not hold a list"):
+            await raw.append("a", "id", 1)
+        assert not await raw.delete("b")
+        assert await raw.delete("a", if_version=seq)
+        assert await raw.get("a") is None
+        assert await raw.create({"id": "a"}) == 3
+
+
+async def test_a_transaction_is_refused_when_what_it_read_has_changed(path):
+    async with unloaded(path) as store, statepath.open(path) as other:
+        raw = store.collection("raw")
+        await raw.put({"id": "a", "n": 0})
+        tx = store.transaction()
+        document = await tx.get(raw, "a")
+        await other.collection("raw").put({"id": "a", "n": 1})
+        tx.put(raw, document | {"n": 2})
+        with pytest.raises(ConflictError):
+            await tx.__aexit__(None, None, None)
+        assert await raw.get("a") == {"id": "a", "n": 1}
+        tx = store.transaction()
+        tx.put(raw, {"id": "b"})
+        tx.append(raw, "missing", "list", 1)
+        with pytest.raises(NotFoundError):
+            await tx.__aexit__(None, None, None)
+        assert await raw.get("b") is None
+        async with store.transaction() as tx:
+            tx.append(raw, "a", "list", 1)
+            assert await tx.get(raw, "a") == {"id": "a", "n": 1, "list": [1]}
+            tx.delete(raw, "a")
+            assert await tx.get(raw, "a") is None
+
+
+async def test_updates_of_many_handles_are_all_counted(path):
+    async with unloaded(path) as store:
+        await store.collection("raw").put({"id": "a", "n": 0})
+    async with unloaded(path) as one, unloaded(path) as two, statepath.open(path) as three:
+
+        async def count(store):
+            for _ in range(10):
+                await store.collection("raw").update(
+                    "a", lambda document: document | {"n": document["n"] + 1}
+                )
+
+        await asyncio.gather(count(one), count(one), count(two), count(three))
+    async with unloaded(path) as store:
+        assert (await store.collection("raw").get("a"))["n"] == 40
+
+
+async def test_fields_that_the_model_does_not_know_are_kept(path):
+    async with unloaded(path) as store:
+        raw, tasks = store.collection("tasks"), store.collection("tasks", Task)
+        await raw.put({"id": "a", "more": {"n": 1}})
+        await tasks.put(Task(id="a", status="put"))
+        assert await raw.get("a") == {"id": "a", "status": "put", "more": {"n": 1}}
+        await tasks.update("a", lambda task: task.model_copy(update={"status": "updated"}))
+        assert await raw.get("a") == {"id": "a", "status": "updated", "more": {"n": 1}}
+        async with store.transaction() as tx:
+            tx.put(tasks, Task(id="a", status="in a transaction"))
+            tx.put(tasks, Task(id="b"))
+        assert await raw.get("a") == {"id": "a", "status": "in a transaction", "more": {"n": 1}}
+
+
+async def test_a_document_comes_back_value_by_value(path):
+    document = {"id": "a", "numbers": [1e22, 1e16, -0.0, 1e-7, 2**70, 0.1], "text": "a\0b", "list": []}
+    async with unloaded(path) as store:
+        raw = store.collection("raw")
+        await raw.put(document)
+        await raw.put({"id": "b", "list": []})
+        await raw.append("b", "list", 1e22)
+        await store.flush()
+        await raw.append("b", "list", 2)
+        await raw.append("a", "list", "\0")
+        for found in (await raw.get("b"), await raw.find(F("id") == "b").first()):
+            assert repr(found["list"]) == "[1e+22, 2]"
+        assert repr(await raw.get("a")) == repr(document | {"list": ["\0"]})
+
+
+# Opening
+
+
+async def test_it_goes_on_behind_a_snapshot_and_a_loading_handle_behind_it(path):
+    async with statepath.open(path) as store:
+        await store.collection("raw").put({"id": "a"})
+        await store.append_log("s", "one\n")
+        await store.snapshot()
+        await store.collection("raw").put({"id": "b"})
+        await store.append_log("s", "two\n")
+        await abandon(store)
+    async with unloaded(path) as store:
+        assert (store.seq, await store.collection("raw").count()) == (4, 2)
+        await store.append_log("s", "three\n")
+        assert await store.read_log("s") == "one\ntwo\nthree\n"
+        await store.collection("raw").put({"id": "c"})
+        assert [change.key for change in await store.history()][-1] == "raw/c"
+    async with statepath.open(path) as store:
+        assert await store.read_log("s") == "one\ntwo\nthree\n"
+        assert [document["id"] async for document in store.collection("raw").find()] == ["a", "b", "c"]
+        assert await store.verify() == []
+
+
+async def test_a_store_whose_log_is_empty_goes_on_from_its_snapshot(path, postgres):
+    place = postgres.url(store=uuid4().hex)
+    async with statepath.open(path) as store:
+        await store.collection("raw").put({"id": "a"})
+        await store.restore(at=1, to=place)
+    async with statepath.open(place):
+        pass  # the documents are filled by who loads them
+    async with unloaded(place) as store:
+        assert await store.collection("raw").get("a") == {"id": "a"}
+        await store.collection("raw").put({"id": "b"})
+    async with statepath.open(place) as store:
+        assert (store.damage, await store.collection("raw").count()) == ((), 2)
+
+
+async def test_what_a_crash_left_behind_is_caught_up_at_open(path):
+    async with unloaded(path) as store:
+        await store.collection("raw").put({"id": "a", "n": 1})
+        await store._engine.backend._documents.close()  # nothing shows what comes now
+        await store.collection("raw").put({"id": "a", "n": 2})
+        await store.append_log("s", "text")
+        await abandon(store)
+    async with unloaded(path) as store:
+        assert await store.collection("raw").get("a") == {"id": "a", "n": 2}
+        assert await store.read_log("s") == "text"
+
+
+async def test_a_reader_reads_beside_a_writer(path):
+    async with unloaded(path) as store:
+        await store.collection("raw").put({"id": "a", "n": 1})
+        async with unloaded(path, readonly=True) as reader:
+            assert await reader.collection("raw").get("a") == {"id": "a", "n": 1}
+            seq = await store.collection("raw").put({"id": "a", "n": 2})
+            assert await reader.sync(at_least=seq) == seq
+            assert await reader.collection("raw").get("a") == {"id": "a", "n": 2}
+            assert await reader.collection("raw").find(n=2).count() == 1
+
+
+async def test_a_reader_says_so_when_nobody_brings_the_documents_up_to_date(path, monkeypatch):
+    monkeypatch.setattr("statepath_postgres.reading.PATIENCE", 0.2)
+    async with unloaded(path) as store:
+        await store.collection("raw").put({"id": "a"})
+        await store.flush()
+        await store._engine.backend._documents.close()
+        await store.collection("raw").put({"id": "b"})
+        with pytest.raises(UnavailableError, match="show seq 1, and seq 2 is needed; is a writer running"):
+            await unloaded(path, readonly=True)
+
+
+async def test_documents_that_the_log_cannot_bring_up_to_date_are_made_by_who_loads_them(path, around):
+    async with statepath.open(path) as store:
+        await store.collection("raw").put({"id": "a", "n": 1e22})
+    await around.execute(MAKE_STALE, name_of(path))
+    for readonly in (False, True):
+        with pytest.raises(UnsupportedError, match="STATE_LOAD=true") as caught:
+            await unloaded(path, readonly=readonly)
+        assert caught.value.code == "needs_recovery"
+    async with statepath.open(path):
+        pass
+    async with unloaded(path) as store:
+        assert repr(await store.collection("raw").get("a")) == "{'id': 'a', 'n': 1e+22}"
+
+
+@pytest.mark.parametrize(
+    ("damage", "cause"),
+    [
+        (LOSE_A_COMMIT, "is missing, and the log says that it was durable"),
+        (LOSE_THE_FLOOR, "no record of where the log begins"),
+    ],
+)
+async def test_a_store_that_has_to_be_recovered_is_not_served(path, around, damage, cause):
+    async with statepath.open(path) as store:
+        await store.collection("raw").put({"id": "a"})
+        await store.collection("raw").put({"id": "b"})
+        await abandon(store)
+    await around.execute(damage, name_of(path))
+    with pytest.raises(UnsupportedError, match=f"has to be recovered.*{cause}.*STATE_LOAD=true") as caught:
+        await unloaded(path)
+    assert caught.value.code == "needs_recovery"
+
+
+@pytest.mark.parametrize("place", ["memory", "folder", "sqlite"])
+async def test_a_backend_that_keeps_no_documents_says_what_to_do(place, tmp_path):
+    state_path = {
+        "memory": f"memory://{uuid4().hex}",
+        "folder": str(tmp_path / "state"),
+        "sqlite": f"sqlite://{tmp_path}/state.db",
+    }[place]
+    with pytest.raises(UnsupportedError, match=r"open the store without it \(STATE_LOAD=true\)") as caught:
+        await unloaded(state_path, views=False)
+    assert caught.value.code == "no_documents"
+
+
+async def test_files_of_the_documents_are_not_written(path):
+    with pytest.raises(UnsupportedError, match="STATE_VIEWS=auto") as caught:
+        await unloaded(path, views=True)
+    assert caught.value.code == "no_documents"
+
+
+async def test_there_is_nothing_to_read_where_there_is_no_store(path):
+    with pytest.raises(NotFoundError):
+        await unloaded(path, readonly=True)
+
+
+async def test_what_needs_all_documents_is_refused(path, tmp_path):
+    async with unloaded(path) as store:
+        await store.collection("raw").put({"id": "a"})
+        calls = [
+            store.snapshot,
+            store.backup,
+            lambda: store.restore(at=0),
+            lambda: store.restore(at=1, to=str(tmp_path / "there")),
+            lambda: store.diff(0),
+            lambda: store.export(tmp_path / "file"),
+            lambda: store.archive("raw", older_than="1d"),
+        ]
+        for call in calls:
+            with pytest.raises(UnsupportedError, match="load=False") as caught:
+                await call()
+            assert caught.value.code == "not_loaded"
+        with pytest.raises(UnsupportedError, match="load=False"):
+            store.collections()
+        assert store.seq == 1
+        assert not any(tmp_path.iterdir())
+        stats = await store.stats()
+        assert (stats.documents, stats.seq) == ({"raw": 1}, 1)
+        assert stats.bytes["raw"] > 0
+        assert await store.verify() == []
+        assert (await store.health()).healthy
+
+
+async def test_changes_are_told_as_ever(path):
+    async with unloaded(path) as store, unloaded(path, readonly=True) as reader:
+        told = [aiter(store.watch(since=0)), aiter(reader.watch(since=0))]
+        await store.collection("raw").put({"id": "a"})
+        await store.collection("raw").delete("a")
+        for changes in told:
+            assert [(change := await anext(changes)).seq, change.key] == [1, "raw/a"]
+            assert (await anext(changes)).seq == 2
+            await changes.aclose()
+
+
+def test_the_blocking_store_is_served_from_the_database_too(path, monkeypatch):
+    monkeypatch.setenv("STATE_LOAD", "false")
+    with statepath.open_sync(path) as store:
+        store.collection("raw").put({"id": "a", "n": 1})
+        assert list(store.collection("raw").find(n=1)) == [{"id": "a", "n": 1}]
+        assert len(store._store._engine.replica) == 0
