@@ -74,7 +74,7 @@ class Collection(Generic[T]):
         on_conflict: OnConflict = "raise",
     ) -> None:
         self._engine = engine
-        self.on_conflict = check_policy(on_conflict)
+        self.on_conflict: OnConflict = check_policy(on_conflict)
         self.name = name
         self.model = model
         self.id_field = id_field
