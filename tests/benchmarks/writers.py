@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import statepath
 from crowd.processes import begin, together
 from servers import azure, gcs, s3
-from servers.services import azure_service, gcs_service, s3_service
+from servers.services import path_at
 
 IN_FLIGHT = 16
 PROCESSES = (1, 2, 4)
@@ -64,13 +64,9 @@ def server(kind: str) -> Iterator[str]:
         with running_postgres() as running:
             yield running.url(store="NAME")
         return
-    started, make = {
-        "seaweed": (s3.seaweed, s3_service),
-        "gcs": (gcs.complete, gcs_service),
-        "azurite": (azure.azurite, azure_service),
-    }[kind]
+    started = {"seaweed": s3.seaweed, "gcs": gcs.complete, "azurite": azure.azurite}[kind]
     with started() as endpoint:
-        yield make(kind, endpoint).path("NAME")
+        yield path_at(kind, endpoint, "NAME")
 
 
 async def main() -> None:

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from servers.fixtures import *  # noqa: F403 - fixtures are found by name where they are
 from servers.postgres import PostgresServer
-from servers.services import azure_service, gcs_service, s3_service
+from servers.services import path_at
 
 STORES = ["postgresql", "seaweed", "gcs", "azurite"]
 
@@ -24,6 +24,10 @@ def path(kind: str, request: pytest.FixtureRequest, aws: None, azure_account: No
     if kind == "postgresql":
         server: PostgresServer = request.getfixturevalue("postgres")
         return server.url(store=name)
-    endpoint = request.getfixturevalue(kind)
-    make = {"gcs": gcs_service, "azurite": azure_service}.get(kind, s3_service)
-    return make(kind, endpoint).path(name)
+    return path_at(kind, request.getfixturevalue(kind), name)
+
+
+@pytest.fixture
+def endpoint(kind: str, request: pytest.FixtureRequest, aws: None, azure_account: None) -> str:
+    """Where the object store listens."""
+    return str(request.getfixturevalue(kind))

@@ -9,12 +9,16 @@ import signal
 from math import inf
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+from uuid import uuid4
 
 import pytest
 import statepath
 from crowd import work
 from crowd.checkers import Look, Operation, Swap, check_chain, linearizable
 from crowd.processes import Client, together
+from servers.proxy import Does, Proxy, Request
+from servers.services import path_at
 
 FEW = {"seaweed": 8}
 """SeaweedFS stalls where many contend for one object."""
@@ -90,6 +94,28 @@ async def disturbed(clients: list[Any], draw: random.Random, again: Any) -> None
             clients[place].send(signal.SIGCONT)
 
 
+async def sound(path: str, folder: Path) -> int:
+    """Whether what the clients noted and what the store holds is one chain a key; how many swaps were acknowledged."""
+    swaps, looks = [], []
+    for begun, ended in paired(folder):
+        if begun["op"] == "swap":
+            done = None if ended is None else ended["done"]
+            end = inf if ended is None or done is None else ended["at"]
+            swaps.append(Swap(begun["key"], begun["token"], begun["parent"], begun["at"], end, done))
+        elif ended is not None:
+            looks.append(Look(begun["key"], ended["token"], begun["at"], ended["at"]))
+    async with statepath.open(path, autosave=0) as store:
+        final = {document["id"]: document["token"] async for document in store.collection("raw")}
+        assert await store.verify() == []
+        for key in final:
+            chain = [change.value for change in await store.history(f"raw/{key}")]
+            assert [value["parent"] for value in chain] == ["", *(value["token"] for value in chain[:-1])], (
+                key
+            )
+    assert check_chain(swaps, looks, final) == []
+    return sum(bool(swap.done) for swap in swaps)
+
+
 @pytest.mark.slow
 async def test_compare_and_swap_makes_one_chain_while_processes_are_killed_and_stopped(path, tmp_path, kind):
     draw, seeds = random.Random(kind), iter(range(1000))
@@ -104,23 +130,45 @@ async def test_compare_and_swap_makes_one_chain_while_processes_are_killed_and_s
     clients = [client(number) for number in range(4)]
     await disturbed(clients, draw, client)
     await asyncio.gather(*(each.result() for each in clients))
-    swaps, looks = [], []
-    for begun, ended in paired(tmp_path):
-        if begun["op"] == "swap":
-            done = None if ended is None else ended["done"]
-            end = inf if ended is None or done is None else ended["at"]
-            swaps.append(Swap(begun["key"], begun["token"], begun["parent"], begun["at"], end, done))
-        elif ended is not None:
-            looks.append(Look(begun["key"], ended["token"], begun["at"], ended["at"]))
-    async with statepath.open(path, autosave=0) as store:
-        raw = store.collection("raw")
-        final = {document["id"]: document["token"] async for document in raw}
-        assert await store.verify() == []
-        for key, chain in {key: await store.history(f"raw/{key}") for key in final}.items():
-            tokens = [change.value["token"] for change in chain]
-            assert [change.value["parent"] for change in chain] == ["", *tokens[:-1]], key
-    assert check_chain(swaps, looks, final) == []
-    assert sum(bool(swap.done) for swap in swaps) > times / 2
+    assert await sound(path, tmp_path) > times / 2
+
+
+FAULTS = (
+    Does.RESET_BEFORE,
+    Does.RESET_AFTER,
+    Does.FAIL_BEFORE,
+    Does.FAIL_AFTER,
+    Does.CUT_ANSWER,
+    Does.TWICE,
+    Does.LATE,
+)
+
+
+def of_the_log(request: Request) -> bool:
+    """Whether it reads or writes a commit."""
+    return "/journal/0" in unquote(request.target) or b"/journal/0" in request.body[:2000]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["seaweed", "gcs", "azurite"], indirect=True)
+async def test_compare_and_swap_makes_one_chain_over_a_network_that_fails(endpoint, kind, tmp_path):
+    draw, times, name = random.Random(kind), 30, uuid4().hex
+    path = path_at(kind, endpoint, name)
+    async with statepath.open(path, autosave=0):
+        pass
+    async with Proxy(endpoint).running() as proxy:
+        faults = [
+            proxy.fault(does, lambda request: of_the_log(request) and draw.random() < 0.03, times=10**6)
+            for does in FAULTS
+        ]
+        by_proxy = path_at(kind, proxy.url, name)
+        clients = [
+            Client(work.swap, by_proxy, number, 3, times, str(tmp_path / str(number)), number)
+            for number in range(3)
+        ]
+        await asyncio.gather(*(client.result() for client in clients))
+        assert sum(fault.met.is_set() for fault in faults) > len(FAULTS) / 2
+    assert await sound(path, tmp_path) > times
 
 
 @pytest.mark.slow
