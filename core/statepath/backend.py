@@ -14,6 +14,7 @@ Every method may be called from many tasks of one event loop at once. A call tha
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple, NewType, Protocol, TypeAlias, runtime_checkable
@@ -69,6 +70,7 @@ __all__ = [
     "IfMatch",
     "In",
     "LazyWrite",
+    "Moment",
     "Not",
     "Or",
     "Ordered",
@@ -309,13 +311,30 @@ class Tally(NamedTuple):
     bytes: int
 
 
+class Moment(Protocol):
+    """All documents as of the seq, for as long as the moment is held."""
+
+    seq: int
+
+    def scan(
+        self, collection: str, where: Filter | None = None, *, after: str = ""
+    ) -> AsyncGenerator[Sequence[Shown]]:
+        """All documents of the collection that fulfil the condition, and perhaps others: the core looks at each. They
+        come by id, in the order of its UTF-8, behind `after`, in parts of a size that memory has room for."""
+        ...
+
+    async def tally(self, *, collection: str | None = None) -> Mapping[str, Tally]:
+        """What the collection holds, or each collection that holds any."""
+        ...
+
+
 @runtime_checkable
 class SupportsDocuments(Protocol):
     """Keeps the documents themselves where they can be read one by one, for a handle that does not hold them.
 
     They are as of one seq, which follows the log. A document is equal to what the log says, value by value; the order
-    of its members, and the space between them, may be others. Where `at_least` is not reached soon, each method raises
-    `UnavailableError`.
+    of its members, and the space between them, may be others. Where `at_least` is not reached soon, `UnavailableError`
+    is raised.
     """
 
     async def serve(self, seq: int) -> None:
@@ -331,16 +350,8 @@ class SupportsDocuments(Protocol):
         """Those of the documents, named by collection and id, that there are, as of one seq, `at_least` or later."""
         ...
 
-    def scan(
-        self, collection: str, where: Filter | None, at_least: int, *, after: str = ""
-    ) -> AsyncGenerator[Part]:
-        """All documents of the collection that fulfil the condition, and perhaps others: the core looks at each. They
-        come by id, in the order of its UTF-8, behind `after`, and all parts are as of one seq. There is a part at
-        least; close the generator."""
-        ...
-
-    async def tally(self, at_least: int, *, collection: str | None = None) -> Mapping[str, Tally]:
-        """What the collection holds, or each collection that holds any."""
+    def moment(self, at_least: int) -> AbstractAsyncContextManager[Moment]:
+        """All documents as of one seq, `at_least` or later, however long it takes to read them."""
         ...
 
 

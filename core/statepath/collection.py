@@ -62,7 +62,13 @@ class Collection(Generic[T]):
     """Documents of one kind in one store. Get one from `Store.collection`.
 
     Reads are from memory, as of the newest commit that this handle knows to be durable, and always give fresh
-    objects. Every change returns the seq of its transaction once it is durable.
+    objects. Every change returns the seq of its transaction once it is durable; what it may raise besides what its
+    own docstring says, `Store` tells. Every id is a non-empty `str` of at most 200 bytes of UTF-8 without control
+    characters, else `InvalidArgumentError`.
+
+    Attributes:
+        name: of the collection. `model`: the class of its documents, or `None` for dicts.
+        id_field: the field that holds a document's id.
     """
 
     def __init__(
@@ -114,10 +120,11 @@ class Collection(Generic[T]):
         raise AssertionError
 
     async def create(self, value: T) -> int:
-        """Store a new document.
+        """Store a new document; its seq, when it is durable.
 
         Raises:
-            AlreadyExistsError: there is a document of that id.
+            AlreadyExistsError: there is a document of that id; nothing was changed.
+            InvalidArgumentError: as `put`.
         """
         document = await self.encoded(value)
         committer = self._engine.committer
@@ -131,24 +138,32 @@ class Collection(Generic[T]):
             ) from None
 
     async def get(self, id: str, *, fresh: bool = False) -> T | None:
-        """The document, or `None` if there is none. `fresh`: as of now, whoever changed it; else from memory."""
+        """The document, or `None` if there is none. `fresh`: as of now, whoever changed it; else from memory.
+
+        Raises:
+            InvalidArgumentError: the stored document does not fit the model (`model_mismatch`).
+        """
         if fresh:
             await self._engine.catch_up()
         entry = await self._engine.entry(self.name, check_id(id))
         return None if entry is None else self.decode(id, entry)
 
     async def get_document(self, id: str, *, fresh: bool = False) -> Document[T] | None:
-        """The document with its version, or `None` if there is none. `fresh`: as `get`."""
+        """The document with its version and when it was changed, or `None` if there is none. `fresh`: as `get`.
+
+        Raises:
+            InvalidArgumentError: as `get`.
+        """
         if fresh:
             await self._engine.catch_up()
         entry = await self._engine.entry(self.name, check_id(id))
         return None if entry is None else self.document(id, entry)
 
     async def delete(self, id: str, *, if_version: int | None = None) -> bool:
-        """Delete the document; whether there was one.
+        """Delete the document; whether there was one, when that is durable.
 
         Raises:
-            ConflictError: `if_version` is given and another version is stored.
+            ConflictError: `if_version` is given and another version is stored; nothing was changed.
         """
         base = None if if_version is None else check_version(if_version)
         change = Delete(self.name, check_id(id), base)
@@ -176,11 +191,15 @@ class Collection(Generic[T]):
     async def update(self, id: str, fn: Callable[[T], T | None] | Callable[[T], Awaitable[T | None]]) -> T:
         """Read the document, let `fn` change it in place or return another one, and store it; what was stored.
 
-        If someone else changed it meanwhile, `fn` is called again with the new document.
+        Parameters:
+            fn: gets a fresh value, and may be a coroutine function. `None` from it means: the one it got. If someone
+                else changed the document meanwhile, it is called again with the new one. What it raises ends the
+                update, and nothing is stored.
 
         Raises:
             NotFoundError: there is no such document.
             ConflictError: it changed again and again, in 32 attempts.
+            InvalidArgumentError: as `put`; or the id was changed.
         """
         check_function(fn, "what update calls")
         for attempt in range(_ATTEMPTS):

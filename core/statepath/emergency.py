@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 
 def write_emergency(chunks: Iterable[bytes]) -> str:
-    """Write the state to a new file `statepath-emergency-<UTC time>-….json` that only its owner can read, and
+    """Write a snapshot to a new file `statepath-emergency-<UTC time>-….json` that only its owner can read, and
     sync it; the file's path. It is tried in the folder for temporary files (`TMPDIR`), then in the working
     directory.
 

@@ -100,7 +100,9 @@ class InvalidArgumentError(StateError, ValueError):
 
 
 class UnsupportedError(StateError):
-    """The backend or this version cannot do that (`code` `newer_format`: a newer program wrote the store)."""
+    """The backend, the handle or this version cannot do that. `code` says which: `newer_format` and `newer_schema` (a
+    newer program wrote the store), `migration_pending`, `other_schema` (a migration lies between), `not_loaded` (the
+    documents are not in memory), `in_event_loop` (a blocking call where one runs)."""
 
     default_code = "unsupported"
 
@@ -142,13 +144,14 @@ class OutcomeUnknownError(StateError):
 
 
 class CorruptionError(StateError):
-    """Stored bytes are not what was written."""
+    """Stored bytes are not what was written. `key` names the object; `statepath verify` looks at all of them."""
 
     default_code = "corruption"
 
 
 class DivergedError(StateError):
-    """Two histories of one store exist: a cursor, copy or handle does not belong to the log it was given."""
+    """Two histories of one store exist: a cursor, copy or handle does not belong to the log it was given. Open the
+    store again, read its state anew, and watch from there."""
 
     default_code = "diverged"
 
@@ -204,7 +207,7 @@ class LeaseLostError(StateError):
 
 
 class ReadOnlyError(StateError):
-    """The handle was opened with `readonly=True`."""
+    """The handle was opened with `readonly=True`, so it changes nothing."""
 
     default_code = "read_only"
 

@@ -51,7 +51,8 @@ class StateLoaded(Event):
 
 @dataclass(frozen=True, slots=True)
 class SaveError(Event):
-    """A change or a snapshot is not durable. `key` is the document or object, where there is one."""
+    """A change, a snapshot or a file could not be written. `key` is the document or object, where there is one. Who
+    waits for it gets the error, too."""
 
     name: ClassVar[str] = "state:save-error"
     error: BaseException
@@ -77,7 +78,8 @@ class ShutdownSave(Event):
 
 @dataclass(frozen=True, slots=True)
 class EmergencySave(Event):
-    """The state could not be saved at the end, because of `error`; all of it is in the local file `path`."""
+    """`state.json` could not be brought up to date at the end, because of `error`; the documents and members as of the
+    last commit are in the local file `path`. They are in the journal, too."""
 
     name: ClassVar[str] = "emergency:save"
     path: str

@@ -147,7 +147,8 @@ class StatePersistence:
 
         Parameters:
             replace: make each collection of the state equal to it. Older documents are put, too, and what is
-                missing is deleted, if it is among what `load_state` gives.
+                missing is deleted, if it is among what `load_state` gives. Tasks and sessions are always collections of
+                the state.
 
         Raises:
             InvalidArgumentError: a part of the state cannot be stored; the message names it.
@@ -172,17 +173,22 @@ class StatePersistence:
         return await self._tasks.put(given)
 
     async def delete_task(self, task_id: str) -> bool:
-        """Delete a task; whether there was one."""
+        """Delete a task; whether there was one, when that is durable."""
         self._check_open()
         return await self._tasks.delete(task_id)
 
     async def save_session_log(self, session_id: str, content: str) -> int:
-        """Append text, as it is, to the end of a session's log; the seq."""
+        """Append text, as it is, to the end of a session's log; the seq. Line ends are the caller's.
+
+        Raises:
+            InvalidArgumentError: it is no id, or no text that UTF-8 can hold.
+        """
         self._check_open()
         return await self.store.append_log(session_id, content)
 
     async def save_report(self, report_id: str, data: object) -> str:
-        """Save a report, a JSON value or a pydantic model, in the place of an earlier one; where it is."""
+        """Save a report, a JSON value or a pydantic model, in the place of an earlier one; where it is. As
+        `Store.save_report`."""
         self._check_open()
         return await self.store.save_report(report_id, data)
 
@@ -220,7 +226,8 @@ class StatePersistence:
         )
 
     async def load_tasks(self) -> list[Task]:
-        """All tasks as of one seq. What the model does not accept is treated as by `load_state`."""
+        """All tasks as of one seq, in no particular order. What the model does not accept is treated as by
+        `load_state`."""
         self._check_open()
         return await self._load(self._tasks, self._cut())
 
@@ -252,11 +259,11 @@ class StatePersistence:
 
     async def shutdown(self) -> None:
         """Bring metrics, files and snapshot up to date, emit `shutdown:save`, and close the store if `open`
-        opened it. May be called twice; every other call afterwards is `ClosedError`.
+        opened it. May be called twice; every save or load afterwards is `ClosedError`. Read-only it only closes.
 
         Raises:
-            StateError: the snapshot could not be written. What was saved is in the journal, and in an
-                emergency file.
+            StateError: the metrics, the snapshot or a file could not be written. What was saved is in the journal; if
+                it was the metrics or the snapshot, the documents are in an emergency file, too.
         """
         self._closing = True
         try:

@@ -263,10 +263,10 @@ class Query(Generic[T]):
     these sees the documents as of one seq. Long ones let other tasks run meanwhile.
 
     Parameters:
-        source: where the documents are; `decode` makes the value of one that matches. model: the class of the
-        documents, whose field names are checked; `None`: any field. where: a filter; `equals` are further
-        fields that must have these values. order_by: fields joined by commas, `-` before those in descending
-        order. Null and missing come last. Ties, and
+        source: where the documents are; `decode` makes the value of one that matches.
+        model: the class of the documents, whose field names are checked; `None`: any field.
+        where: a filter; `equals` are further fields that must have these values.
+        order_by: fields joined by commas, `-` before those in descending order. Null and missing come last. Ties, and
             a query without it, are in the order of ids.
         limit: the most documents to give.
         after: the cursor of a page: documents behind it only.
@@ -318,11 +318,15 @@ class Query(Generic[T]):
         return self._values(self._look())
 
     async def all(self) -> list[T]:
-        """All of them."""
+        """All of them, in order.
+
+        Raises:
+            InvalidArgumentError: a stored document does not fit the model (`model_mismatch`).
+        """
         return [value async for value in self]
 
     async def first(self) -> T | None:
-        """The first one, or `None` if none matches."""
+        """The first one in order, or `None` if none matches."""
         for hit in await self._best(self._look(), 1):
             return self._decode(hit.id, hit.row)
         return None

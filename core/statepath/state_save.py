@@ -82,7 +82,7 @@ class StateSave:
             if name in DERIVED:
                 continue
             value = _plain(name, given)
-            if _is_collection(name, value):
+            if _is_collection(name, value) or (value == [] and name in held):
                 self._parts.append(_part(store.collection(name), value))
             elif name in held:
                 raise InvalidArgumentError(

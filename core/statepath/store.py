@@ -97,8 +97,13 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a store holds: documents and their bytes by collection, session logs, and where the log stands. With
-    `load=False` the bytes are those that the storage takes for them."""
+    """What a store holds.
+
+    Attributes:
+        documents: how many, by collection; `bytes`: of their JSON, with `load=False` those that the storage takes.
+        logs: how many session logs.
+        seq: the head. `floor`: the lowest seq that the log still has.
+    """
 
     documents: dict[str, int]
     bytes: dict[str, int]
@@ -136,6 +141,12 @@ class Store:
 
     A change is durable when its `await` returns. Reads come from memory (with `load=False` from the storage) and show
     durable changes only.
+
+    Any change may end in one of these, too. Nothing was changed, except where the outcome is unknown:
+        ReadOnlyError, ClosedError: the handle takes no changes, or is of no use any more.
+        AccessDeniedError, ThrottledError, UnavailableError: the storage did not take it (`code` `disk_full`: no space).
+        OutcomeUnknownError: whether it is durable could not be found out. The handle takes no further changes.
+        UnsupportedError, DivergedError: a newer program, or another history of the store, has taken over.
     """
 
     def __init__(self, engine: Engine, *, owns_events: bool = False) -> None:
@@ -149,6 +160,7 @@ class Store:
 
     @property
     def id(self) -> str:
+        """The store's own name, made with it and kept by its copies. With `incarnation` it names one history."""
         return self._engine.store
 
     @property
@@ -169,18 +181,22 @@ class Store:
 
     @property
     def readonly(self) -> bool:
+        """Whether the handle was opened with `readonly=True`, and changes nothing."""
         return self._engine.readonly
 
     @property
     def closed(self) -> bool:
+        """Whether the handle is closed, or belongs to the process that this one was forked from."""
         return self._engine.closed
 
     @property
     def events(self) -> Events:
+        """The bus on which the store tells what it does: the one that was passed to `open`, or its own."""
         return self._engine.events
 
     @property
     def settings(self) -> Settings:
+        """How the store is kept; fixed when it was opened."""
         return self._engine.settings
 
     @overload
@@ -324,7 +340,13 @@ class Store:
         return sorted(found | set(self._engine.replica.logs))
 
     async def save_report(self, id: str, data: object) -> str:
-        """Store a report, a JSON value or a pydantic model, and write its file; where that is."""
+        """Store a report, a JSON value or a pydantic model, in the place of an earlier one, and write its file; where
+        that is: `<url>/reports/<id>.json`, the id percent-encoded.
+
+        Raises:
+            InvalidArgumentError: it is no id, or the data is not JSON, too deep or too large.
+            StateError: the file could not be written. It is tried again; the report is in the log all the same.
+        """
         key = report_key(check_id(id))
         document = encode_value(data, key=f"reports/{id}")
         await self._engine.commit([WriteReport(id, Raw(document))])
@@ -344,7 +366,7 @@ class Store:
             raise NotFoundError(f"there is no report {id}", key=f"reports/{id}") from None
 
     async def reports(self) -> list[str]:
-        """The ids of the reports, sorted."""
+        """The ids of the reports, sorted; those whose names do not tell their ids are left out."""
         await self._flush_files()
         found = [
             decode_id(entry.key.removeprefix("reports/").removesuffix(".json"))
@@ -471,13 +493,15 @@ class Store:
 
         Raises:
             HistoryTrimmedError: it is too long ago.
-            InvalidArgumentError: a seq that is not there yet, or a datetime without a time zone.
+            InvalidArgumentError: a seq that is not there yet, a datetime without a time zone, or a place within the
+                store.
+            UnsupportedError: a migration lies between then and now (`other_schema`).
             AlreadyExistsError: there is something at `to`.
         """
         if to is None:
             return Restored(*await self._engine.restore(at))
         engine = self._engine
-        check_not_within(StateURL.parse(engine.backend.url), StateURL.parse(os.fspath(to)))
+        check_not_within(StateURL.parse(engine.backend.url), StateURL.parse(path_text(to, "to=")))
         then, now = await engine.past(at), await engine.present()
         then.logs = now.logs
         backend = await connect(to)
@@ -486,15 +510,28 @@ class Store:
         return Restored(founded.seq, founded.seq)
 
     async def snapshot(self) -> int:
-        """Bring `state.json` up to now; the seq that it shows. The one before it becomes a backup."""
+        """Bring `state.json` up to now; the seq that it shows. The one before it becomes a backup. Where nothing has
+        changed since, nothing is written.
+
+        Raises:
+            StateError: it could not be written, or was not what had been written when it was read back. The journal
+                has everything.
+        """
         return await self._engine.snapshot()
 
     async def backup(self) -> str:
-        """Bring `state.json` up to now and keep a backup of it; the backup's key."""
+        """Bring `state.json` up to now and keep a backup of it; the backup's key. A state that is kept already is not
+        kept twice.
+
+        Raises:
+            NotFoundError: the store is empty.
+            StateError: as `snapshot`.
+        """
         return await self._engine.backup()
 
     async def backups(self) -> list[str]:
-        """The keys of the backups, oldest first."""
+        """The keys of the backups, oldest first: `state.backup.<UTC time>.json`, after the last commit that they show.
+        Those that the original server made are not among them."""
         self._engine.check_open()
         return await backup_keys(self._engine.backend)
 
@@ -514,6 +551,7 @@ class Store:
 
         Raises:
             AlreadyExistsError: there is such a file.
+            CorruptionError: what it was read from, or the file itself, is not what had been written.
         """
         engine, file = self._engine, path_text(path, "the file to export to")
         return await export(await present(engine, history=history), engine.incarnation, file, progress)
@@ -533,8 +571,11 @@ class Store:
 
         Parameters:
             where, equals: which documents, as for `find`.
-            older_than: only those that were not changed for so long, such as "30d".
+            older_than: only those that were not changed for so long: a `timedelta`, or a text such as "30d" or "12h".
             dry_run: only tell what would be archived; its segments are not named.
+
+        Raises:
+            InvalidArgumentError: it is no collection, filter or duration.
         """
         engine = self._engine
         engine.check_open()
@@ -552,7 +593,8 @@ class Store:
         return await archive(engine, collection, chosen)
 
     async def archive_by_rules(self, *, dry_run: bool = False) -> Archived:
-        """Archive what the setting `archive` says, as a running server does each hour."""
+        """Archive what the setting `archive` says, as a running server does each hour. `dry_run` only tells what would
+        be archived."""
         self._engine.check_open()
         done = await archive_by_rules(self._engine, dry_run=dry_run)
         return Archived(
@@ -564,7 +606,12 @@ class Store:
 
     async def clean(self, *, older_than: timedelta | str = "30d", dry_run: bool = False) -> Cleaned:
         """Remove what was kept aside before that (`*.corrupt.*`, `*.conflict.*`, the states of before a rollback), and
-        what an archive run has written and not finished. What any way back needs stays."""
+        what an archive run has written and not finished. What any way back needs stays.
+
+        Parameters:
+            older_than: a `timedelta`, or a text such as "30d" or "12h".
+            dry_run: only tell what would be removed.
+        """
         self._engine.check_open()
         return await clean(self._engine, duration(older_than), dry_run=dry_run)
 
@@ -597,7 +644,11 @@ class Store:
         return await bring_back(self._engine, check_collection(collection), check_id(id))
 
     async def flush(self) -> None:
-        """Wait until everything saved so far is durable and the files that people read show it."""
+        """Wait until everything saved so far is durable and the files that people read show it.
+
+        Raises:
+            StateError: a file could not be written. It is tried again; what was saved is durable all the same.
+        """
         await self._engine.flush()
 
     async def sync(self, *, at_least: int | None = None) -> int:
@@ -614,13 +665,14 @@ class Store:
         return await self._engine.sync(at_least)
 
     async def verify(self) -> list[Finding]:
-        """Check snapshot, journal, backups and views against each other. An empty list: all is well."""
+        """Check snapshot, journal, backups and views against each other, after a `flush`. An empty list: all is well.
+        What is found is told, and not mended: `statepath repair` does that."""
         await self.flush()
         return await verify(self._engine)
 
     @property
     def damage(self) -> tuple[Damage, ...]:
-        """What was found damaged when the store was opened."""
+        """What was found damaged when the store was opened, each with its key and the reason."""
         return tuple(self._engine.damage)
 
     async def health(self) -> Health:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from statepath.engine.replica import Entry
+from statepath.engine.replica import Entries, Entry
 
 
 class _Facts(msgspec.Struct, frozen=True):
@@ -29,11 +28,11 @@ class Tally:
     def __init__(self) -> None:
         self._shares: dict[str, _Share] = {}
 
-    def lost(self, tasks: Sequence[tuple[str, Entry]]) -> bool:
+    def lost(self, tasks: Entries) -> bool:
         """Whether a task that was counted last time is gone."""
         return not self._shares.keys() <= {id for id, _ in tasks}
 
-    def count(self, tasks: Sequence[tuple[str, Entry]]) -> dict[str, int]:
+    def count(self, tasks: Entries) -> dict[str, int]:
         """The metrics of these tasks: how many, completed and failed, and the mean time from `created_at` to
         `completed_at` of the completed ones, in milliseconds."""
         before = self._shares

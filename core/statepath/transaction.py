@@ -48,7 +48,12 @@ class Transaction:
         self.seq: int | None = None
 
     async def get(self, collection: Collection[T], id: str) -> T | None:
-        """The document as this transaction sees it, its own changes included; `None` if there is none."""
+        """The document as this transaction sees it, its own changes included; `None` if there is none. From now on it
+        has to stay as it is until the transaction ends, or that is a conflict.
+
+        Raises:
+            InvalidArgumentError: as `Collection.get`, or the collection is of another store.
+        """
         self._check_open()
         place = (self._held(collection).name, check_id(id))
         own = place in self._own
@@ -62,10 +67,10 @@ class Transaction:
     def put(self, collection: Collection[T], value: T) -> None: ...
 
     def put(self, collection: Collection[Any], value: Any) -> None:
-        """Store the document.
+        """Store the document, whatever is stored under its id, when the transaction ends.
 
         Raises:
-            InvalidArgumentError: as `Collection.put`.
+            InvalidArgumentError: as `Collection.put`, or the collection is of another store.
         """
         self._check_open()
         name, id, data, _ = self._held(collection).encode(value)
@@ -76,17 +81,17 @@ class Transaction:
         self._changes.append(Put(name, id, Raw(data)))
 
     def delete(self, collection: Collection[Any], id: str) -> None:
-        """Delete the document, if there is one."""
+        """Delete the document, if there is one, when the transaction ends."""
         self._check_open()
         self._own[self._held(collection).name, check_id(id)] = None
         self._changes.append(Delete(collection.name, id))
 
     def append(self, collection: Collection[Any], id: str, field: str, item: object) -> None:
-        """Add an element to the end of a list in a document.
+        """Add an element to the end of a list in a document, when the transaction ends.
 
         Raises (with `load=False`, at the end):
             NotFoundError: there is no such document.
-            InvalidArgumentError: the field holds something else than a list.
+            InvalidArgumentError: as `Collection.append`, or the collection is of another store.
         """
         self._check_open()
         change, _ = self._held(collection).encode_append(id, field, item)
@@ -191,7 +196,7 @@ class Transaction:
             for place, change in enumerate(self._changes)
             if isinstance(change, Put) and place in self._puts
         }
-        _, stored = await elsewhere.read(list(dict.fromkeys(places.values())))
+        stored = await elsewhere.read(list(dict.fromkeys(places.values())))
         for place, (collection, value) in self._puts.items():
             name, id, data, _ = collection.encode(value, stored.get(places[place]))
             self._changes[place] = Put(name, id, Raw(data))

@@ -32,7 +32,8 @@ class StateChange:
         kind: `put` (value: the document), `delete` (value: `None`), `append` (value: the element, field: its list),
             `log` (value: the text), `report` (value: the report); `resync`: forget what you know, the changes behind
             this one put each document that there is (value: how many).
-        key: as people write it: `tasks/task_1`.
+        collection, id: of the document; `logs` or `reports` and the id of one of these.
+        key: both, as people write it: `tasks/task_1`.
         time: of the commit. `writer`: the handle that made it.
         cursor: pass it to `watch(since=…)` to go on behind this change's transaction.
         offset: of a `log`, where in the session's log the text stands, in bytes; else `None`.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -16,10 +16,10 @@ from statepath.backend import (
     Entry,
     ETag,
     Filter,
+    Moment,
     Part,
     Shown,
     Span,
-    Tally,
     When,
 )
 from statepath.errors import NotFoundError, ReadOnlyError
@@ -129,16 +129,10 @@ class PostgresBackend:
     async def read_documents(self, keys: Sequence[tuple[str, str]], at_least: int) -> Part:
         return await self._reading.read(await self._served(), keys, at_least)
 
-    async def scan(
-        self, collection: str, where: Filter | None, at_least: int, *, after: str = ""
-    ) -> AsyncGenerator[Part]:
-        store = await self._served()
-        async with aclosing(self._reading.scan(store, collection, where, at_least, after)) as parts:
-            async for part in parts:
-                yield part
-
-    async def tally(self, at_least: int, *, collection: str | None = None) -> Mapping[str, Tally]:
-        return await self._reading.tally(await self._served(), at_least, collection)
+    @asynccontextmanager
+    async def moment(self, at_least: int) -> AsyncIterator[Moment]:
+        async with self._reading.moment(await self._served(), at_least) as moment:
+            yield moment
 
     def commit_log(self) -> PostgresCommitLog:
         return self._log

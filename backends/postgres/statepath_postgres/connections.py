@@ -72,8 +72,14 @@ class Connections:
                 **self._arguments(),
             )
             self._pool = await pool
-            async with pool.acquire():
-                pass
+            async with pool.acquire() as connection:
+                encoding = getattr(connection.get_settings(), "server_encoding", "UTF8")
+        if encoding != "UTF8":
+            raise InvalidArgumentError(
+                f"the database of {self.url} has the encoding {encoding}, which cannot hold every text: "
+                "use one that was created with ENCODING 'UTF8'",
+                backend=SCHEME,
+            )
 
     async def connect(self, *, listening: bool = False) -> Connection:
         """A connection of one's own; one for notifications goes past a pooler."""

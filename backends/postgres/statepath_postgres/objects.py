@@ -102,9 +102,11 @@ class Objects:
         return data if len(data) == end - start else None
 
     async def write(self, store: int, key: str, chunks: Iterable[bytes], when: When) -> ETag:
-        """The chunks are drawn in a worker thread once there are many."""
+        """The chunks are drawn in a worker thread, unless they are at hand."""
         pieces = _pieces(chunks)
-        first = next(pieces, b"")
+        first = (
+            next(pieces, b"") if isinstance(chunks, tuple) else await asyncio.to_thread(_next, pieces)
+        ) or b""
         second = await asyncio.to_thread(_next, pieces) if len(first) == PIECE else None
         if second is None:
             statement, *arguments = _statement(store, key, None, len(first), first, when)

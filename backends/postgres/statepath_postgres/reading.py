@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from statepath.backend import Filter, Part, Shown, Tally
+from statepath.backend import Filter, Moment, Part, Shown, Tally
 from statepath.errors import UnavailableError, UnsupportedError
 
 from statepath_postgres.conditions import condition
@@ -47,7 +48,7 @@ FROM (VALUES (1)) one LEFT JOIN (
 ) ON true
 """.replace("{columns}", _COLUMNS)
 _SCAN: Final = """
-DECLARE scan NO SCROLL CURSOR FOR SELECT {columns} FROM statepath.documents d
+DECLARE {name} NO SCROLL CURSOR FOR SELECT {columns} FROM statepath.documents d
 WHERE store = $1 AND collection = $2 AND id > $3 AND (data IS NULL OR {condition}) ORDER BY id
 """.replace("{columns}", _COLUMNS)
 _TALLY: Final = """
@@ -87,30 +88,14 @@ class Reading:
                 return Part(rows[0]["shown"], [_document(row) for row in rows if row["id"] is not None])
             await self._reach(store, at_least)
 
-    async def scan(
-        self, store: int, collection: str, where: Filter | None, at_least: int, after: str
-    ) -> AsyncGenerator[Part]:
-        said = None if where is None else condition(where, first=4)
-        statement = _SCAN.replace("{condition}", "true" if said is None else said.sql)
-        arguments = () if said is None else said.arguments
+    @asynccontextmanager
+    async def moment(self, store: int, at_least: int) -> AsyncIterator[Moment]:
         await self._reach(store, at_least)
-        async with self._connections.borrow() as connection, _one_moment(connection):
+        async with self._connections.borrow() as connection, _unchanging(connection):
             shown = await connection.fetchval(_SHOWN, store)
             if shown < at_least:
                 raise self._is_behind(shown, at_least)
-            await connection.execute(statement, store, collection, after, *arguments)
-            count = _FIRST_ROWS
-            rows = await connection.fetch(f"FETCH {count} FROM scan")
-            yield Part(shown, [_document(row) for row in rows])
-            while len(rows) == count:
-                count = _next_count(rows)
-                rows = await connection.fetch(f"FETCH {count} FROM scan")
-                yield Part(shown, [_document(row) for row in rows])
-
-    async def tally(self, store: int, at_least: int, collection: str | None) -> dict[str, Tally]:
-        await self._reach(store, at_least)
-        rows = await self._connections.fetch(_TALLY, store, collection)
-        return {row["collection"]: Tally(row["documents"], int(row["bytes"] or 0)) for row in rows}
+            yield _Moment(connection, store, shown)
 
     async def _reach(self, store: int, seq: int) -> None:
         """Wait until the view shows the seq.
@@ -154,7 +139,39 @@ class Reading:
         )
 
 
-def _one_moment(connection: Connection) -> Any:
+class _Moment:
+    """What a transaction sees."""
+
+    def __init__(self, connection: Connection, store: int, seq: int) -> None:
+        self.seq = seq
+        self._connection = connection
+        self._store = store
+        self._scans = 0
+
+    async def scan(
+        self, collection: str, where: Filter | None = None, *, after: str = ""
+    ) -> AsyncGenerator[Sequence[Shown]]:
+        said = None if where is None else condition(where, first=4)
+        self._scans += 1
+        name = f"scan_{self._scans}"
+        statement = _SCAN.replace("{name}", name).replace("{condition}", "true" if said is None else said.sql)
+        arguments = () if said is None else said.arguments
+        await self._connection.execute(statement, self._store, collection, after, *arguments)
+        count = _FIRST_ROWS
+        while True:
+            rows = await self._connection.fetch(f"FETCH {count} FROM {name}")
+            if rows:
+                yield [_document(row) for row in rows]
+            if len(rows) < count:
+                return
+            count = _next_count(rows)
+
+    async def tally(self, *, collection: str | None = None) -> dict[str, Tally]:
+        rows = await self._connection.fetch(_TALLY, self._store, collection)
+        return {row["collection"]: Tally(row["documents"], int(row["bytes"] or 0)) for row in rows}
+
+
+def _unchanging(connection: Connection) -> Any:
     """A transaction in which every statement sees the same state."""
     return connection.transaction(isolation="repeatable_read", readonly=True)
 

@@ -23,6 +23,9 @@ _VERSION: Final = "statepath-version"
 _CONNECTIONS: Final = 64
 _CONNECT_SECONDS: Final = 10
 _AT_ONCE: Final = 64 * 1024
+_TYPE: Final = "binary/octet-stream"
+"""What S3 takes a content for of which nothing is said. Where nothing is said SeaweedFS compresses what it can, which
+takes it longer than storing does."""
 _LISTS_BY_FOLDER: Final = "SeaweedFS"
 _LACKING: Final = 404
 _UNMET: Final = 412
@@ -145,6 +148,7 @@ class S3Driver:
                 Body=content,
                 # Without it some services store what arrived before the connection was cut.
                 ContentMD5=(await measure(content)).md5,
+                ContentType=_TYPE,
                 Metadata={_VERSION: version},
                 **condition,
             )

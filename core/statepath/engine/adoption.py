@@ -15,7 +15,7 @@ from statepath.backend import Backend, Entry
 from statepath.engine.documents import decode, encode_mapping
 from statepath.engine.ids import decode_id, document_key, encode_id, is_collection, is_id
 from statepath.engine.replica import MEMBERS, Replica
-from statepath.engine.views import View, parse_view
+from statepath.engine.views import View, least_size, parse_view
 from statepath.errors import InvalidArgumentError, NotFoundError
 
 
@@ -87,7 +87,9 @@ async def examine(
         entry = None if id is None else replica.get(collection, id)
         if entry is not None and id is not None:
             seen.add((collection, id))
-            if round(listed.modified * 1_000_000) == entry.modified:
+            # A clock that ticks coarsely can give a file that was emptied since the very time it had.
+            whole = listed.size >= least_size(entry.size, store)
+            if whole and round(listed.modified * 1_000_000) == entry.modified:
                 if thorough and not await _sound(backend, collection, listed, store, limit):
                     found.altered.append((collection, id))
                 continue

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -20,7 +19,7 @@ import msgspec
 from msgspec import Raw
 from pydantic import JsonValue
 
-from statepath.backend import IF_ABSENT, Backend
+from statepath.backend import Backend
 from statepath.commit import Change, Delete, Note, Put, seal, unseal
 from statepath.engine.backups import backup_keys
 from statepath.engine.documents import decode, parse_untrusted
@@ -219,7 +218,8 @@ def _is_still(replica: Replica, collection: str, id: str, entry: Entry) -> bool:
 
 
 async def _write(backend: Backend, collection: str, version: int, part: Chosen) -> Segment:
-    """Store a segment and its index, unless they are there, and read them back."""
+    """Store a segment and its index, and read them back. What an interrupted run wrote long ago is written again, so
+    that nobody cleans it away meanwhile."""
     data, places = await asyncio.to_thread(_pack, part)
     index = bytes(seal(_Index(places)))
     segment = Segment(
@@ -232,8 +232,7 @@ async def _write(backend: Backend, collection: str, version: int, part: Chosen) 
         max(entry.modified for _, entry in part),
     )
     for key, content in ((segment.key, data), (segment.index_key, index)):
-        with suppress(AlreadyExistsError):
-            await backend.write(key, content, when=IF_ABSENT)
+        await backend.write(key, content)
         if (await backend.read(key)).data != content:
             raise CorruptionError(f"{key} is not what had been written; the documents stay live", key=key)
     return segment

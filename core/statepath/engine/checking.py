@@ -7,10 +7,10 @@ from hashlib import sha256
 from typing import Final, Protocol
 
 from statepath.backend import ALWAYS, Backend, Span, SupportsStreams
-from statepath.engine.snapshot import MARK, SnapshotMeta, SnapshotStream, read_meta, read_split
+from statepath.engine.snapshot import MARK, SnapshotFacts, SnapshotStream, read_split
 from statepath.errors import CorruptionError
 
-_PIECE: Final = 4 * 1024 * 1024
+_PIECE: Final = 16 * 1024 * 1024
 _ATTEMPTS: Final = 3
 
 
@@ -33,7 +33,7 @@ async def keep_snapshot(backend: Backend, key: str, stream: SnapshotStream) -> N
         raise CorruptionError(f"{key} is not what had been written", key=key)
 
 
-async def check_snapshot(backend: Backend, key: str) -> SnapshotMeta:
+async def check_snapshot(backend: Backend, key: str) -> SnapshotFacts:
     """What the stored snapshot says of itself, once its bytes are known to be what was written.
 
     Raises:
@@ -46,10 +46,12 @@ async def check_snapshot(backend: Backend, key: str) -> SnapshotMeta:
         if meta is not None:
             return meta
     # It is replaced again and again: one response is of one version.
-    return read_meta((await backend.read(key)).data, key)
+    data = (await backend.read(key)).data
+    mark = max(data.rfind(MARK), 0)
+    return read_split(data[mark:], sha256(memoryview(data)[:mark]).hexdigest(), key)
 
 
-async def _in_pieces(backend: Backend, key: str) -> SnapshotMeta | None:
+async def _in_pieces(backend: Backend, key: str) -> SnapshotFacts | None:
     """As `check_snapshot`; `None` if it was replaced meanwhile."""
     digest = sha256()
     etag, at = None, 0

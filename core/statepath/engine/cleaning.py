@@ -47,5 +47,9 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
         found += [(key, size) for key, size in unnamed if key not in kept]
     if not dry_run:
         for key, _ in found:
-            await engine.backend.delete(key)
+            # An archive run may just have taken up what an earlier one left.
+            async for entry in engine.backend.list_keys(key):
+                if entry.key == key and entry.modified < until:
+                    await engine.backend.delete(key)
+                break
     return Cleaned(tuple(sorted(found)))

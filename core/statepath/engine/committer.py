@@ -332,17 +332,12 @@ class Committer:
         self._committed(commit, transactions, stage, size + _RECORD + _TRANSACTION * len(accepted))
 
     async def _documents(self, elsewhere: Elsewhere, group: list[_Pending]) -> Replica | Stage:
-        """The replica, and over it the documents, as of the same seq, that decide about the group's changes.
-
-        Raises:
-            HeadMoved: they are of another seq.
-        """
+        """The replica, and over it the documents that decide about the group's changes, as of the same seq or a later
+        one: then the place behind the replica's head is taken, and what is not refused is looked at again."""
         keys = list({key for pending in group for key in _decisive(pending)})
         if not keys:
             return self._replica
-        seq, found = await elsewhere.read(keys)
-        if seq != self._replica.head:
-            raise HeadMoved
+        found = await elsewhere.read(keys)
         below = Stage(self._replica)
         below.entries.update((key, found.get(key)) for key in keys)
         return below

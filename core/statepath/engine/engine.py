@@ -7,8 +7,8 @@ import copy
 import os
 import time
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from typing import Final, TypeVar, cast
 
@@ -27,7 +27,7 @@ from statepath.engine.leases import Holder, Leases
 from statepath.engine.maintenance import Maintenance
 from statepath.engine.migration import Migrated, check_known, versions
 from statepath.engine.replay import Damage, apply_commit, changes_of
-from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
+from statepath.engine.replica import MEMBERS, Cut, Entry, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
 from statepath.engine.unloaded import Elsewhere, needs_documents
@@ -143,6 +143,7 @@ class Engine:
             written,
             self.settings,
             put_aside=put_aside,
+            cut=self._cut,
         )
         self._committer = Committer(
             self.replica,
@@ -431,7 +432,6 @@ class Engine:
     def _writing_snapshotter(self) -> Snapshotter:
         if self._snapshotter is None or self.closed or self._disowned:
             raise self._cannot_write()
-        self.check_loaded()
         return self._snapshotter
 
     async def break_lease(self, name: str) -> Holder:
@@ -444,6 +444,17 @@ class Engine:
         holder = await self.leases.remove(name)
         await committer.submit((Delete(MEMBERS, f"{LEASE_MEMBERS}{name}"),), 0)
         return holder
+
+    @asynccontextmanager
+    async def _cut(self) -> AsyncIterator[Cut]:
+        """What a snapshot is to show."""
+        if self.elsewhere is None:
+            yield self.replica.cut()
+            return
+        async with self.elsewhere.cut(self.log) as cut:
+            if cut.seq > self.replica.head:
+                await self.catch_up()
+            yield cut
 
     async def restore(self, at: int | datetime) -> tuple[int, int]:
         """Commit what makes the documents those of an earlier seq or moment; that seq, and the commit's.
@@ -562,12 +573,7 @@ class Engine:
         except StateError as error:
             self.events.emit(SaveError(error, error.key))
         snapshotter = self._snapshotter
-        if (
-            snapshotter is not None
-            and snapshotter.changed
-            and self.elsewhere is None
-            and not self._maintenance.elsewhere
-        ):
+        if snapshotter is not None and snapshotter.changed and not self._maintenance.elsewhere:
             snapshotter.ending = True
             await try_snapshot(snapshotter, self.events)
         await self._maintenance.release()

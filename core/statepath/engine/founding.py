@@ -205,16 +205,15 @@ class Founding:
 
     async def _journal(self, floor: Floor) -> None:
         """The commits, in the new incarnation; behind those that an interrupted attempt has appended."""
-        if floor.floor > self.origin.replica.head:
-            return
         after, last = floor.floor - 1, ""
         async for commit in self.log.read(after):
             after, last = commit.last, commit.id
             self._commits += 1
+        if floor.floor > self.origin.replica.head:
+            return
         begun = False
         async for commit in self.origin.commits(after):
             if not begun and commit.first != after + 1:
-                # A native log takes whatever commit is its first; where the origin's begins, so does the floor.
                 raise DivergedError(f"the commits of {self.origin.name} do not go on behind seq {after}")
             if not begun and last and commit.prev != last:
                 raise DivergedError(

@@ -170,6 +170,11 @@ async def _open_unloaded(engine: Engine, *, document_views: bool) -> str:
             "load=False keeps no file of each document: leave out views=True (STATE_VIEWS=auto)",
             code="no_documents",
         )
+    if engine.settings.archive and not engine.readonly:
+        raise UnsupportedError(
+            "load=False archives nothing by itself: leave out archive= (STATE_ARCHIVE), or load the documents",
+            code="no_documents",
+        )
     found, engine.elsewhere = await survey(engine.backend, engine.log)
     if engine.readonly:
         _show(engine, found, None)
@@ -250,7 +255,7 @@ class _TakeOver:
         await self._settle(views)
         if engine.elsewhere is None:
             await self._show()
-            engine.start_autosave(partial(archive_by_rules, engine))
+        engine.start_autosave(partial(archive_by_rules, engine))
 
     async def _show(self) -> None:
         """Tell the storage what queries should find, where it answers any."""
@@ -270,6 +275,13 @@ class _TakeOver:
             await self._back_up(original)
         elif found.foreign is not None:
             if kept := await self._put_aside(STATE_KEY, "conflict"):
+                logger.warning(
+                    "%s was replaced by one that statepath did not write; it is kept as %s. To go back to a backup of "
+                    "the original server: statepath backup list, then statepath backup restore",
+                    STATE_KEY,
+                    kept,
+                    extra={"key": STATE_KEY},
+                )
                 engine.events.emit(EditConflict(STATE_KEY, kept))
             found.state_etag = None
 

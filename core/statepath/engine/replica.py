@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -103,14 +104,22 @@ class Entry(msgspec.Struct, gc=False):
         return Entry(more, version, modified, None, self._lists)
 
 
+class Entries(Protocol):
+    """The documents of a collection, with their ids."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[str, Entry]]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The whole state as of one seq: lists of entries that nothing changes any more."""
+    """The whole state as of one seq: entries that nothing changes any more."""
 
     seq: int
     commit: str
     time: int
-    collections: dict[str, list[tuple[str, Entry]]]
+    collections: Mapping[str, Entries]
     logs: dict[str, int]
 
     @property

@@ -79,7 +79,21 @@ class SnapshotMeta(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
 
 
+class SnapshotFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The same without the places of the documents, of which there are many."""
+
+    store: str
+    incarnation: str
+    seq: int
+    commit: str
+    time: int
+    min_reader: int = FORMAT
+    logs: dict[str, int]
+    digest: str
+
+
 _meta_decoder = msgspec.json.Decoder(SnapshotMeta)
+_facts_decoder = msgspec.json.Decoder(SnapshotFacts)
 _least_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -193,13 +207,20 @@ def read_meta(data: bytes, key: str) -> SnapshotMeta:
     return meta
 
 
-def read_split(end: bytes, digest: str, key: str) -> SnapshotMeta:
+def read_split(end: bytes, digest: str, key: str) -> SnapshotFacts:
     """As `read_meta`, of a snapshot's end from the mark on, and the digest of what came before."""
-    meta, more = _split(end, key)
+    meta, more = _end(end, key)
     if more:
         raise CorruptionError(f"{key} is damaged: it ends twice", key=key)
-    _compare(meta, digest, key)
-    return meta
+    try:
+        facts = _facts_decoder.decode(meta)
+    except msgspec.MsgspecError:
+        _check_format(meta, key)
+        raise
+    if facts.min_reader > FORMAT:
+        raise newer_format(key, facts.min_reader)
+    _compare(facts, digest, key)
+    return facts
 
 
 def load_snapshot(data: bytes, key: str) -> tuple[SnapshotMeta, Replica]:
@@ -218,6 +239,18 @@ def load_snapshot(data: bytes, key: str) -> tuple[SnapshotMeta, Replica]:
 
 def _split(data: bytes, key: str) -> tuple[SnapshotMeta, memoryview]:
     """The last member, checked, and the bytes that its digest is of."""
+    meta, body = _end(data, key)
+    _check_format(meta, key)
+    return _meta_decoder.decode(meta), body
+
+
+def _check_format(meta: bytes, key: str) -> None:
+    if (needed := int(bytes(_least_decoder.decode(meta)["min_reader"]))) > FORMAT:
+        raise newer_format(key, needed)
+
+
+def _end(data: bytes, key: str) -> tuple[bytes, memoryview]:
+    """The last member's bytes, once they match their checksum, and those that its digest is of."""
     mark = data.rfind(MARK)
     if mark < 0:
         raise CorruptionError(f"{key} is cut: its last member, _statepath, is missing", key=key)
@@ -225,13 +258,10 @@ def _split(data: bytes, key: str) -> tuple[SnapshotMeta, memoryview]:
     meta, comma, check = line.rpartition(b',"crc":"')
     if not comma or check != b'%08x"}\n}\n' % crc32(meta):
         raise CorruptionError(f"{key} is damaged: its last member does not match its checksum", key=key)
-    meta += b"}"
-    if (needed := int(bytes(_least_decoder.decode(meta)["min_reader"]))) > FORMAT:
-        raise newer_format(key, needed)
-    return _meta_decoder.decode(meta), memoryview(data)[:mark]
+    return meta + b"}", memoryview(data)[:mark]
 
 
-def _compare(meta: SnapshotMeta, digest: str, key: str) -> None:
+def _compare(meta: SnapshotMeta | SnapshotFacts, digest: str, key: str) -> None:
     if digest != meta.digest:
         raise CorruptionError(f"{key} is damaged: its documents do not match its digest", key=key)
 

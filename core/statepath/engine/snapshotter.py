@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,7 +32,7 @@ from statepath.engine.backups import backup_key, backup_keys, backup_time
 from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.replica import Cut, Replica
-from statepath.engine.snapshot import STATE_KEY, SnapshotStream, is_ours, read_meta
+from statepath.engine.snapshot import STATE_KEY, SnapshotFacts, SnapshotStream
 from statepath.engine.views import ViewWriter
 from statepath.errors import (
     AlreadyExistsError,
@@ -101,6 +102,7 @@ class Snapshotter:
         settings: Settings,
         *,
         put_aside: PutAside,
+        cut: Callable[[], AbstractAsyncContextManager[Cut]],
     ) -> None:
         self._backend = backend
         self._log = log
@@ -116,6 +118,7 @@ class Snapshotter:
         self._history_bytes = settings.history_bytes
         self._max_age = settings.snapshot_age.total_seconds()
         self._put_aside = put_aside
+        self._cut = cut
         self._lock = asyncio.Lock()
         self._bases: set[int] = set()
         self.ending = False
@@ -163,28 +166,31 @@ class Snapshotter:
         async with self._lock:
             if not self.changed:
                 return self.saved
-            began = time.monotonic()
-            cut = self._replica.cut()
-            since = self._since
-            self._views.take_left()
-            await self._views.flush(files_only=True)
-            stream = SnapshotStream(cut, store=self.floor.store, incarnation=self.floor.incarnation)
-            await self._keep_backup()
-            await self._write(stream, cut)
-            # Until it was read back it is no snapshot, and will not become a backup.
-            self._state = None
-            await self._read_back(STATE_KEY, stream.digest, cut.seq)
-            self._size = stream.size
-            self._since -= since
-            self._oldest_change = None if self._since <= 0 else time.monotonic()
-            mark = SnapshotMark(cut.seq, stream.digest, cut.time, self._total - self._since)
-            self._state = mark
-            await self._mark(mark)
-            self.saved, self.saved_at = cut.seq, time.time()
-            self._events.emit(StateSaved(cut.seq, cut.documents, stream.size, time.monotonic() - began))
-            await self._prune_backups()
-            await self._trim()
-            return cut.seq
+            async with self._cut() as cut:
+                return await self._save(cut)
+
+    async def _save(self, cut: Cut) -> int:
+        began = time.monotonic()
+        since = self._since
+        self._views.take_left()
+        await self._views.flush(files_only=True)
+        stream = SnapshotStream(cut, store=self.floor.store, incarnation=self.floor.incarnation)
+        await self._keep_backup()
+        await self._write(stream, cut)
+        # Until it was read back it is no snapshot, and will not become a backup.
+        self._state = None
+        await self._read_back(STATE_KEY, stream.digest, cut.seq)
+        self._size = stream.size
+        self._since -= since
+        self._oldest_change = None if self._since <= 0 else time.monotonic()
+        mark = SnapshotMark(cut.seq, stream.digest, cut.time, self._total - self._since)
+        self._state = mark
+        await self._mark(mark)
+        self.saved, self.saved_at = cut.seq, time.time()
+        self._events.emit(StateSaved(cut.seq, cut.documents, stream.size, time.monotonic() - began))
+        await self._prune_backups()
+        await self._trim()
+        return cut.seq
 
     async def backup(self) -> str:
         """Keep the present state as a backup; the backup's key. A state that is kept already is not kept twice."""
@@ -193,26 +199,16 @@ class Snapshotter:
             state = self._state
             if state is None:
                 raise NotFoundError("the store is empty, so there is nothing to keep", key=STATE_KEY)
-            # A copy that shares nothing with `state.json`, whatever `copy` does: a person may write into either.
-            data = (await self._backend.read(STATE_KEY)).data
-            if (later := self._later(data, state)) is not None:
-                state = later
             key = backup_key(state.time)
-            await self._backend.write(key, data)
+            if self._backend.capabilities.editable:
+                # A copy that shares nothing with `state.json`, whatever `copy` does: a person may write into either.
+                await self._backend.write(key, (await self._backend.read(STATE_KEY)).data)
+            else:
+                await self._copy_state(key)
             await self._verified(key, state)
             self._events.emit(BackupCreated(key, state.seq))
             await self._prune_backups()
             return key
-
-    def _later(self, data: bytes, state: SnapshotMark) -> SnapshotMark | None:
-        """The snapshot that another handle has put in place of ours meanwhile, if that is what this is."""
-        try:
-            meta = read_meta(data, STATE_KEY)
-        except CorruptionError:
-            return None
-        if meta.store != self.floor.store or meta.seq <= state.seq:
-            return None
-        return SnapshotMark(meta.seq, meta.digest, meta.time)
 
     async def _keep_backup(self) -> None:
         """Keep the snapshot that is about to be replaced, unless an earlier attempt did."""
@@ -279,15 +275,14 @@ class Snapshotter:
 
     async def _see_state(self, cut: Cut) -> None:
         """Someone else wrote `state.json`: keep theirs aside if it says anything, and learn its version."""
+        meta: SnapshotFacts | None = None
         try:
-            blob = await self._backend.read(STATE_KEY)
+            etag = (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag
+            with suppress(CorruptionError):
+                meta = await check_snapshot(self._backend, STATE_KEY)
         except NotFoundError:
             self._state_etag = None
             return
-        try:
-            meta = read_meta(blob.data, STATE_KEY) if is_ours(blob.data) else None
-        except CorruptionError:
-            meta = None
         if meta is not None and meta.store == self.floor.store and meta.seq > cut.seq:
             raise ConflictError(
                 f"{STATE_KEY} shows seq {meta.seq} already, later than {cut.seq}", key=STATE_KEY
@@ -297,7 +292,7 @@ class Snapshotter:
         if meta is None or meta.store != self.floor.store or meta.seq < marked:
             kept = await self._put_aside(STATE_KEY, "conflict")
             self._events.emit(EditConflict(STATE_KEY, kept))
-        self._state_etag = blob.etag
+        self._state_etag = etag
 
     async def _read_back(self, key: str, digest: str, seq: int | None = None) -> None:
         """

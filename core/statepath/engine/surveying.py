@@ -6,11 +6,12 @@ Nothing is recovered this way: where something is damaged, the store has to be o
 from __future__ import annotations
 
 from contextlib import aclosing
+from typing import Final
 
-from statepath.backend import Backend, CommitLog
+from statepath.backend import Backend, CommitLog, Span
 from statepath.commit import Commit
 from statepath.engine.checking import check_snapshot
-from statepath.engine.floor import Floor, read_floor
+from statepath.engine.floor import Floor, SnapshotMark, read_floor
 from statepath.engine.recovery import Recovered, check_finished, measure_logs
 from statepath.engine.replay import apply_commit, microseconds
 from statepath.engine.replica import MEMBERS
@@ -23,6 +24,9 @@ from statepath.errors import (
     NotFoundError,
     UnsupportedError,
 )
+
+_END: Final = 256
+"""Where in a snapshot its digest stands, from the end."""
 
 
 async def survey(backend: Backend, log: CommitLog) -> tuple[Recovered, Elsewhere]:
@@ -55,9 +59,9 @@ async def _survey(backend: Backend, log: CommitLog, replica: Unloaded) -> Recove
     floor = found.floor[0]
     check_finished(backend, floor)
     found.store, found.incarnation, found.source = floor.store, floor.incarnation, "the storage's documents"
-    found.state = floor.snapshots[-1] if floor.snapshots else None
+    await _see_state(backend, found, floor)
     await measure_logs(backend, replica)
-    base = max(found.state.seq if found.state else 0, floor.floor - 1)
+    base = max(floor.snapshots[-1].seq if floor.snapshots else 0, floor.floor - 1)
     # The commit that ends at the base, if the log still has it, tells what the next one follows.
     async for commit in log.read(base - 1 if base >= floor.floor else base):
         _check_incarnation(backend, floor, commit)
@@ -82,6 +86,29 @@ async def _check_new(backend: Backend, log: CommitLog) -> None:
         raise _needs_recovery(
             backend, f"there is a commit {commit.first}, and no record of where the log begins"
         )
+
+
+async def _see_state(backend: Backend, found: Recovered, floor: Floor) -> None:
+    """Which snapshot `state.json` is: the last one that the log knows, or a later one of an attempt that was
+    interrupted. The former is told by its end alone."""
+    mark = floor.snapshots[-1] if floor.snapshots else None
+    size = 0
+    async for entry in backend.list_keys(STATE_KEY):
+        if entry.key == STATE_KEY:
+            size = entry.size
+    if not size:
+        if mark is not None:
+            raise _needs_recovery(backend, f"{STATE_KEY} is missing")
+        return
+    blob = await backend.read(STATE_KEY, span=Span(max(0, size - _END)))
+    found.state_etag, found.state_size = blob.etag, size
+    if mark is not None and mark.digest.encode() in blob.data:
+        found.state = mark
+        return
+    meta = await check_snapshot(backend, STATE_KEY)
+    if (meta.store, meta.incarnation) != (floor.store, floor.incarnation) or (mark and meta.seq < mark.seq):
+        raise _needs_recovery(backend, f"{STATE_KEY} is another snapshot than the log says")
+    found.state = SnapshotMark(meta.seq, meta.digest, meta.time)
 
 
 def _check_incarnation(backend: Backend, floor: Floor, commit: Commit) -> None:

@@ -6,11 +6,15 @@ at least what this handle knows to be durable.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 
-from statepath.backend import Backend, Filter, Shown, SupportsDocuments, Tally
+from statepath.backend import Backend, CommitLog, Filter, Moment, Shown, SupportsDocuments, Tally
 from statepath.engine.documents import compact
+from statepath.engine.replay import microseconds
 from statepath.engine.replica import MEMBERS, Cut, Entry, Replica
 from statepath.errors import UnsupportedError
 
@@ -51,25 +55,81 @@ class Elsewhere:
         self._replica = replica
 
     async def get(self, collection: str, id: str) -> Entry | None:
-        return (await self.read([(collection, id)]))[1].get((collection, id))
+        return (await self.read([(collection, id)])).get((collection, id))
 
-    async def read(self, keys: Sequence[Key]) -> tuple[int, dict[Key, Entry]]:
-        """Those of the documents that there are, and the seq that they are as of."""
+    async def read(self, keys: Sequence[Key]) -> dict[Key, Entry]:
+        """Those of the documents that there are, all as of one seq."""
         part = await self._storage.read_documents(keys, self._replica.head)
-        return part.seq, {(shown.collection, shown.id): _entry(shown) for shown in part.documents}
+        return {(shown.collection, shown.id): _entry(shown) for shown in part.documents}
 
     async def scan(
         self, collection: str, where: Filter | None = None, after: str = ""
     ) -> AsyncGenerator[tuple[int, list[tuple[str, Entry]]]]:
         """The documents that may match, by id, in parts that are all as of one seq."""
-        async with aclosing(self._storage.scan(collection, where, self._replica.head, after=after)) as parts:
-            async for seq, documents in parts:
-                yield seq, [(shown.id, _entry(shown)) for shown in documents]
+        async with (
+            self._storage.moment(self._replica.head) as moment,
+            aclosing(moment.scan(collection, where, after=after)) as parts,
+        ):
+            yield moment.seq, []
+            async for documents in parts:
+                yield moment.seq, [(shown.id, _entry(shown)) for shown in documents]
 
     async def tally(self, collection: str | None = None) -> Mapping[str, Tally]:
         """What each collection holds, or this one."""
-        held = await self._storage.tally(self._replica.head, collection=collection)
+        async with self._storage.moment(self._replica.head) as moment:
+            held = await moment.tally(collection=collection)
         return {name: tally for name, tally in held.items() if name != MEMBERS}
+
+    @asynccontextmanager
+    async def cut(self, log: CommitLog) -> AsyncIterator[Cut]:
+        """The whole state as of one seq, whose documents are drawn, by another thread, when they are needed."""
+        async with self._storage.moment(self._replica.head) as moment:
+            commit, time = await self._end_of(log, moment.seq)
+            loop = asyncio.get_running_loop()
+            held = {
+                name: _Drawn(moment, name, tally.documents, loop, threading.get_ident())
+                for name, tally in (await moment.tally()).items()
+            }
+            yield Cut(moment.seq, commit, time, held, dict(self._replica.logs))
+
+    async def _end_of(self, log: CommitLog, seq: int) -> tuple[str, int]:
+        """The id and the time of the commit that ends with the seq."""
+        replica = self._replica
+        if seq == replica.head:
+            return replica.commit, replica.time
+        async for commit in log.read(seq - 1):
+            return commit.id, microseconds(commit.time)
+        raise AssertionError
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The documents of a collection, for a thread that is not the event loop's."""
+
+    moment: Moment
+    collection: str
+    count: int
+    loop: asyncio.AbstractEventLoop
+    thread: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[str, Entry]]:
+        # Where drawing ends early, the loop's own thread drops this and must not wait: the moment ends anyway.
+        parts = self.moment.scan(self.collection)
+        while (documents := self._next(parts)) is not None:
+            for shown in documents:
+                yield shown.id, _entry(shown)
+
+    def _next(self, parts: AsyncGenerator[Sequence[Shown]]) -> Sequence[Shown] | None:
+        if threading.get_ident() == self.thread:
+            raise RuntimeError("the documents are drawn in the thread of the event loop, which gets them")
+        return asyncio.run_coroutine_threadsafe(_drawn(parts), self.loop).result()
+
+
+async def _drawn(parts: AsyncGenerator[Sequence[Shown]]) -> Sequence[Shown] | None:
+    return await anext(parts, None)
 
 
 def documents_of(backend: Backend) -> SupportsDocuments:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import cast
 
-from statepath.commit import FLOOR_KEY, JOURNAL, WriteLog, WriteReport
+from statepath.commit import FLOOR_KEY, JOURNAL, Body, WriteLog, WriteReport
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import check as check_archive
 from statepath.engine.backups import backup_keys
@@ -16,7 +17,7 @@ from statepath.engine.files import stored_log
 from statepath.engine.floor import Floor, read_floor
 from statepath.engine.ids import decode_id, document_key, log_key, report_key
 from statepath.engine.replay import changes_of
-from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
+from statepath.engine.snapshot import STATE_KEY, SnapshotFacts
 from statepath.engine.views import parse_view
 from statepath.errors import (
     CorruptionError,
@@ -27,6 +28,7 @@ from statepath.errors import (
 )
 
 _ATTEMPTS = 5
+_FILES = frozenset((WriteLog, WriteReport))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class _Text:
 class _Verification:
     engine: Engine
     findings: list[Finding] = field(default_factory=list)
-    snapshots: dict[str, SnapshotMeta] = field(default_factory=dict)
+    snapshots: dict[str, SnapshotFacts] = field(default_factory=dict)
     texts: dict[str, _Text] = field(default_factory=dict)
     reports: dict[str, list[bytes]] = field(default_factory=dict)
     """Digests of what may stand in a report's file: it has what the snapshot covers, or something later."""
@@ -145,9 +147,12 @@ class _Verification:
         strangers: list[Finding] = []
         async for commit in engine.log.read(last):
             for seq, transaction in enumerate(commit.transactions, commit.first):
-                for change in await changes_of(engine.backend, transaction):
-                    if isinstance(change, WriteLog | WriteReport):
-                        self._note(change, seq)
+                changes = transaction
+                if isinstance(changes, Body):
+                    changes = await changes_of(engine.backend, changes)
+                for change in changes:
+                    if change.__class__ in _FILES:
+                        self._note(cast("WriteLog | WriteReport", change), seq)
             last = self.last = commit.last
             for key, id in shown.get(last, ()):
                 if id != commit.id:

@@ -44,6 +44,7 @@ from statepath.errors import (
 logger = logging.getLogger("statepath.views")
 
 _MARK: Final = b',\n  "%s": ' % MARK.encode()
+_DIGEST: Final = 32
 _BATCH: Final = 256
 _BATCH_BYTES: Final = 1024 * 1024
 _PARALLEL: Final = 16  # documents written at once, where each is a request of its own
@@ -84,6 +85,11 @@ def render_view(document: bytes, store: str, seq: int) -> bytes:
     return b"%s%s%s\n}\n" % (shown, _MARK, mark)
 
 
+def least_size(document: int, store: str) -> int:
+    """The fewest bytes of the file of a document that has so many."""
+    return document + len(_MARK) + len(store) + 2 * _DIGEST
+
+
 def parse_view(data: bytes, key: str, limit: int) -> View:
     """What the file of a document says, whoever wrote it.
 
@@ -107,7 +113,7 @@ def parse_view(data: bytes, key: str, limit: int) -> View:
 
 
 def _digest(shown: bytes) -> str:
-    return sha256(shown).hexdigest()[:32]
+    return sha256(shown).hexdigest()[:_DIGEST]
 
 
 class ViewWriter:

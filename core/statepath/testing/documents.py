@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import msgspec
 
-from statepath.backend import Append, Backend, Delete, Filter, Part, Put, Shown, SupportsDocuments
+from statepath.backend import Append, Backend, Delete, Filter, Put, Shown, SupportsDocuments
 from statepath.commit import Change
 from statepath.filters import F
 from statepath.testing.commits import Writer, commit_log
@@ -46,15 +46,14 @@ class DocumentChecks(Subject):
                 return
             writer = Writer(commit_log(backend))
             documents: Documents = {}
-            assert [part.documents for part in await _scan(storage, "tasks", None, 0)] == [[]]
+            assert await _scan(storage, "tasks", None, 0) == (0, [])
             for changes in _history():
                 await _commit(writer, documents, changes)
                 for collection in ("tasks", "other"):
                     ids = sorted(id for name, id in documents if name == collection)
                     for after in ("", *ids[::3]):
-                        parts = await _scan(storage, collection, None, writer.head, after=after)
-                        assert {part.seq for part in parts} == {writer.head}
-                        found = [shown for part in parts for shown in part.documents]
+                        seq, found = await _scan(storage, collection, None, writer.head, after=after)
+                        assert seq == writer.head
                         assert [shown.id for shown in found] == [id for id in ids if id > after]
                         wanted = {key: documents[key] for key in documents if key[0] == collection}
                         assert after or _values(found) == _comparable(wanted)
@@ -76,14 +75,33 @@ class DocumentChecks(Subject):
                 F("value") > 1,
                 F("a") == 1,
             ):
-                parts = await _scan(storage, "tasks", where, writer.head)
-                found = {shown.id for part in parts for shown in part.documents}
+                found = {shown.id for shown in (await _scan(storage, "tasks", where, writer.head))[1]}
                 missed = {
                     id
                     for (name, id), (_, value) in documents.items()
                     if name == "tasks" and where.matches(value)
                 }
                 assert missed <= found, str(where)
+
+    async def test_a_moment_stands_still(self) -> None:
+        async with self.connection() as backend:
+            storage = await _storage(backend)
+            if storage is None:
+                return
+            writer = Writer(commit_log(backend))
+            documents: Documents = {}
+            first, *rest = _history()
+            await _commit(writer, documents, first)
+            then = _comparable(documents)
+            async with storage.moment(1) as moment:
+                for changes in rest:
+                    await _commit(writer, documents, changes)
+                await storage.read_documents([], writer.head)
+                async with aclosing(moment.scan("tasks")) as parts:
+                    found = [shown async for part in parts for shown in part]
+                counts = {name: one.documents for name, one in (await moment.tally()).items()}
+                assert (moment.seq, counts) == (1, {"tasks": len(then)})
+                assert _values(found) == then
 
     async def test_a_tally_counts_each_collection(self) -> None:
         async with self.connection() as backend:
@@ -96,11 +114,12 @@ class DocumentChecks(Subject):
             for changes in _history():
                 await _commit(writer, documents, changes)
                 counts = {name: sum(key[0] == name for key in documents) for name, _ in documents}
-                tally = await storage.tally(writer.head)
-                assert {name: one.documents for name, one in tally.items()} == counts
-                assert all(one.bytes > 0 for one in tally.values())
-            one = await storage.tally(writer.head, collection="other")
-            assert {name: each.documents for name, each in one.items()} == {"other": counts["other"]}
+                async with storage.moment(writer.head) as moment:
+                    tally = await moment.tally()
+                    one = await moment.tally(collection="tasks")
+                assert {name: each.documents for name, each in tally.items()} == counts
+                assert all(each.bytes > 0 for each in tally.values())
+                assert {name: each.documents for name, each in one.items()} == {"tasks": counts["tasks"]}
 
 
 async def _storage(backend: Backend) -> SupportsDocuments | None:
@@ -114,9 +133,13 @@ async def _storage(backend: Backend) -> SupportsDocuments | None:
 
 async def _scan(
     storage: SupportsDocuments, collection: str, where: Filter | None, at_least: int, *, after: str = ""
-) -> list[Part]:
-    async with aclosing(storage.scan(collection, where, at_least, after=after)) as parts:
-        return [part async for part in parts]
+) -> tuple[int, list[Shown]]:
+    """The seq of a moment, and what a scan in it finds."""
+    async with (
+        storage.moment(at_least) as moment,
+        aclosing(moment.scan(collection, where, after=after)) as parts,
+    ):
+        return moment.seq, [shown async for part in parts for shown in part]
 
 
 def _history() -> list[Sequence[Change]]:

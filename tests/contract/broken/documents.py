@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
 
 import msgspec
-from broken.sound import Sound, caught_by
+from broken.sound import Sound, Still, caught_by
 from statepath.backend import Append, Filter, Part, Put, Shown, Tally
 
 
@@ -33,31 +32,63 @@ class TellsAnEarlierSeq(Sound):
         return Part(part.seq - 1, part.documents)
 
 
+class InNoOrder(Still):
+    async def scan(
+        self, collection: str, where: Filter | None = None, *, after: str = ""
+    ) -> AsyncGenerator[Sequence[Shown]]:
+        async for documents in super().scan(collection, where, after=after):
+            yield sorted(documents, key=lambda shown: shown.id.casefold())
+
+
 @caught_by("test_a_scan_gives_a_collection_in_the_order_of_ids")
 class ScansInNoOrder(Sound):
+    def still(self, seq: int, documents: Mapping[tuple[str, str], Shown]) -> Still:
+        return InNoOrder(seq, documents)
+
+
+class ForExactTypes(Still):
+    """As a storage does to which 1 and 1.0 are not the same."""
+
     async def scan(
-        self, collection: str, where: Filter | None, at_least: int, *, after: str = ""
-    ) -> AsyncGenerator[Part]:
-        async with aclosing(super().scan(collection, where, at_least, after=after)) as parts:
-            async for seq, documents in parts:
-                yield Part(seq, sorted(documents, key=lambda shown: shown.id.casefold()))
+        self, collection: str, where: Filter | None = None, *, after: str = ""
+    ) -> AsyncGenerator[Sequence[Shown]]:
+        async for documents in super().scan(collection, where, after=after):
+            yield [shown for shown in documents if where is None or b".0" not in shown.document]
 
 
 @caught_by("test_a_scan_misses_nothing_that_matches")
 class ScansForExactTypes(Sound):
-    """As a storage does to which 1 and 1.0 are not the same."""
+    def still(self, seq: int, documents: Mapping[tuple[str, str], Shown]) -> Still:
+        return ForExactTypes(seq, documents)
+
+
+class Moving(Still):
+    """It finds what is there when it looks."""
+
+    def __init__(self, backend: Sound, seq: int) -> None:
+        super().__init__(seq, {})
+        self.backend = backend
 
     async def scan(
-        self, collection: str, where: Filter | None, at_least: int, *, after: str = ""
-    ) -> AsyncGenerator[Part]:
-        async with aclosing(super().scan(collection, where, at_least, after=after)) as parts:
-            async for seq, documents in parts:
-                yield Part(
-                    seq, [shown for shown in documents if where is None or b".0" not in shown.document]
-                )
+        self, collection: str, where: Filter | None = None, *, after: str = ""
+    ) -> AsyncGenerator[Sequence[Shown]]:
+        self.documents = (await self.backend.replayed())[1]
+        async for documents in super().scan(collection, where, after=after):
+            yield documents
+
+
+@caught_by("test_a_moment_stands_still")
+class ScansTheNewest(Sound):
+    def still(self, seq: int, documents: Mapping[tuple[str, str], Shown]) -> Still:
+        return Moving(self, seq)
+
+
+class OfAll(Still):
+    async def tally(self, *, collection: str | None = None) -> Mapping[str, Tally]:
+        return await super().tally()
 
 
 @caught_by("test_a_tally_counts_each_collection")
 class CountsAll(Sound):
-    async def tally(self, at_least: int, *, collection: str | None = None) -> Mapping[str, Tally]:
-        return await super().tally(at_least)
+    def still(self, seq: int, documents: Mapping[tuple[str, str], Shown]) -> Still:
+        return OfAll(seq, documents)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -18,6 +19,7 @@ from statepath.backend import (
     ETag,
     Filter,
     LazyWrite,
+    Moment,
     Part,
     Shown,
     StateURL,
@@ -44,6 +46,33 @@ class Config:
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     region: str | None = None
+
+
+@dataclass
+class Still:
+    """A sound moment."""
+
+    seq: int
+    documents: Mapping[tuple[str, str], Shown]
+
+    async def scan(
+        self, collection: str, where: Filter | None = None, *, after: str = ""
+    ) -> AsyncGenerator[Sequence[Shown]]:
+        yield [
+            shown
+            for (name, id), shown in sorted(self.documents.items())
+            if name == collection
+            and id > after
+            and (where is None or where.matches(msgspec.json.decode(shown.document)))
+        ]
+
+    async def tally(self, *, collection: str | None = None) -> Mapping[str, Tally]:
+        found: dict[str, Tally] = {}
+        for (name, _), shown in self.documents.items():
+            if collection in (None, name):
+                one = found.get(name, Tally(0, 0))
+                found[name] = Tally(one.documents + 1, one.bytes + len(shown.document))
+        return found
 
 
 class Sound(MemoryBackend):
@@ -130,27 +159,12 @@ class Sound(MemoryBackend):
         seq, documents = await self.replayed()
         return Part(seq, [documents[key] for key in keys if key in documents])
 
-    async def scan(
-        self, collection: str, where: Filter | None, at_least: int, *, after: str = ""
-    ) -> AsyncGenerator[Part]:
-        seq, documents = await self.replayed()
-        found = [
-            shown
-            for (name, id), shown in sorted(documents.items())
-            if name == collection
-            and id > after
-            and (where is None or where.matches(msgspec.json.decode(shown.document)))
-        ]
-        yield Part(seq, found)
+    @asynccontextmanager
+    async def moment(self, at_least: int) -> AsyncIterator[Moment]:
+        yield self.still(*await self.replayed())
 
-    async def tally(self, at_least: int, *, collection: str | None = None) -> Mapping[str, Tally]:
-        _, documents = await self.replayed()
-        found: dict[str, Tally] = {}
-        for (name, _), shown in documents.items():
-            if collection in (None, name):
-                one = found.get(name, Tally(0, 0))
-                found[name] = Tally(one.documents + 1, one.bytes + len(shown.document))
-        return found
+    def still(self, seq: int, documents: Mapping[tuple[str, str], Shown]) -> Still:
+        return Still(seq, documents)
 
     async def replayed(self) -> tuple[int, dict[tuple[str, str], Shown]]:
         """The documents, and the seq that they are as of."""

@@ -11,27 +11,17 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-import statepath
 from servers.azure import CONTAINER, KEY
 from servers.process import free_port
 from servers.proxy import Proxy
+from servers.refusals import refusal
 from servers.services import azure_service
 from statepath.errors import (
     AccessDeniedError,
     ConfigurationError,
     InvalidArgumentError,
-    StateError,
     UnavailableError,
 )
-
-
-async def refusal(path, kind, **settings):
-    """The error of opening the store."""
-    with pytest.raises(kind) as caught:
-        async with statepath.open(path, autosave=0, deadline=1, **settings):
-            pass
-    assert isinstance(caught.value, StateError)
-    return caught.value
 
 
 def told(error, caplog):
@@ -42,16 +32,6 @@ def told(error, caplog):
         + repr(pickle.dumps(error))
         + "".join(record.getMessage() for record in caplog.records)
     )
-
-
-@pytest.mark.parametrize("readonly", [False, True], ids=["writing", "readonly"])
-async def test_a_missing_container_is_named_and_not_made(az, readonly):
-    path = az.path("x").replace(CONTAINER, "no-such-container")
-    error = await refusal(path, ConfigurationError, readonly=readonly)
-    assert error.code == "no_container"
-    assert "no-such-container" in str(error)
-    assert "create it" in str(error)
-    await refusal(path, ConfigurationError)  # it is still missing
 
 
 async def test_a_wrong_key_is_refused_without_being_shown(az, monkeypatch, caplog):

@@ -113,7 +113,7 @@ def test_doctor_creates_nothing(on: Run, path: str) -> None:
 
 def test_config_show_tells_every_setting_and_its_origin(on: Run, path: str) -> None:
     facts = on("config", "show", "--json", env={"STATE_BACKUPS": "3"}).json
-    assert facts.keys() == set(Settings.model_fields)
+    assert facts.keys() == {info.alias or name for name, info in Settings.model_fields.items()}
     assert facts["path"] == {"value": path, "variable": "STATE_PATH", "origin": "argument", "source": None}
     assert facts["backups"] == {
         "value": 3,

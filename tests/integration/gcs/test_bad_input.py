@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import traceback
@@ -13,37 +12,16 @@ import statepath
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from servers.gcs import BUCKET
-from servers.process import free_port
+from servers.refusals import refusal
 from servers.services import gcs_service
 from statepath.discovery import connect
 from statepath.errors import (
     AccessDeniedError,
-    ConfigurationError,
     InvalidArgumentError,
-    StateError,
     ThrottledError,
     UnavailableError,
     UnsupportedError,
 )
-
-
-async def refusal(path, kind, **settings):
-    """The error of opening the store."""
-    with pytest.raises(kind) as caught:
-        async with statepath.open(path, autosave=0, deadline=1, **settings):
-            pass
-    assert isinstance(caught.value, StateError)
-    return caught.value
-
-
-@pytest.mark.parametrize("readonly", [False, True], ids=["writing", "readonly"])
-async def test_a_missing_bucket_is_named_and_not_made(google, readonly):
-    path = google.path("x").replace(BUCKET, "no-such-bucket")
-    error = await refusal(path, ConfigurationError, readonly=readonly)
-    assert error.code == "no_container"
-    assert "gs://no-such-bucket" in str(error)
-    assert "create it" in str(error)
-    await refusal(path, ConfigurationError)  # it is still missing
 
 
 @pytest.mark.parametrize(
@@ -76,30 +54,6 @@ async def test_what_does_not_speak_the_protocol_is_told(scripted, body, readonly
     scripted.answers = [(200, body)]
     error = await refusal(scripted.path(), UnavailableError, readonly=readonly)
     assert "check the network and the endpoint" in str(error)
-
-
-async def test_an_endpoint_that_is_down_is_told():
-    path = gcs_service("nobody", f"http://127.0.0.1:{free_port()}").path("x")
-    error = await refusal(path, UnavailableError)
-    assert BUCKET in str(error)
-    assert "endpoint" in str(error)
-
-
-async def test_an_endpoint_that_never_answers_is_given_up():
-    hung_up = asyncio.Event()
-
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(-1)
-        writer.close()
-        await writer.wait_closed()
-        hung_up.set()
-
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    path = gcs_service("silent", f"http://127.0.0.1:{port}").path("x", timeout="0.3")
-    assert "no answer" in str(await refusal(path, UnavailableError))
-    await hung_up.wait()
-    server.close()
 
 
 async def test_a_server_that_ignores_conditions_is_refused(bare_gcs):

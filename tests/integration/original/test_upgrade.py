@@ -228,3 +228,19 @@ async def test_a_member_that_has_the_name_of_ours_is_kept_under_another(original
     assert original.told(CorruptionDetected, EditConflict) == []
     async with original.open() as store:
         assert await tasks(store) == want
+
+
+async def test_a_backup_of_the_original_in_the_place_of_a_store_is_kept_aside_and_told(
+    original, tasks, caplog
+):
+    async with original.open() as store:
+        want = await tasks(store)
+    original.heard.clear()
+    theirs = (original.path / original.backups[0]).read_bytes()
+    (original.path / "state.json").write_bytes(theirs)
+    async with original.open() as store:
+        assert await tasks(store) == want
+    (told,) = original.told(EditConflict)
+    assert (original.path / told.kept_as).read_bytes() == theirs
+    assert f"it is kept as {told.kept_as}" in caplog.text
+    assert "statepath backup restore" in caplog.text

@@ -161,6 +161,14 @@ async def test_replace_leaves_collections_alone_that_the_state_does_not_name(
     assert p.store.collections() == ("agents", "tasks")
 
 
+async def test_an_empty_list_under_the_name_of_a_collection_is_that_one_empty(p: StatePersistence) -> None:
+    await p.save_state({"agents": [{"id": "agent_1"}]})
+    await p.save_state({"agents": []})
+    assert p.store.collections() == ("agents",)
+    result = await p.save_state({"agents": []}, replace=True)
+    assert (result.deleted, p.store.collections()) == (("agents/agent_1",), ())
+
+
 async def test_replace_does_not_delete_what_load_state_left_out(p: StatePersistence, task: MakeTask) -> None:
     await p.store.collection("tasks").put({"id": "odd", "logs": "none yet"})
     state = await p.load_state()

@@ -37,6 +37,17 @@ async def test_a_missing_database_is_told(postgres):
     )
 
 
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_a_database_that_cannot_hold_every_text_is_refused(postgres, encoding):
+    name = f"d{uuid4().hex}"
+    async with session(postgres.url()) as admin:
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 LOCALE 'C' ENCODING '{encoding}'")
+        try:
+            await refused(postgres.url(name), InvalidArgumentError, f"encoding {encoding}.*ENCODING 'UTF8'")
+        finally:
+            await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 async def test_a_server_that_is_down_is_told_at_once(unused_tcp_port):
     async with asyncio.timeout(5):
         await refused(

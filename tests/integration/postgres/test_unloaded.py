@@ -147,8 +147,8 @@ async def test_a_query_is_as_of_one_seq_while_others_write(path):
 async def test_more_queries_at_once_than_the_pool_has_connections(path):
     async with unloaded(f"{path}&pool=2") as store:
         raw = store.collection("raw")
-        for n in range(3):
-            await raw.put({"id": str(n)})
+        for n in range(3):  # so large that a query is still under way when the first one is at hand
+            await raw.put({"id": str(n), "text": "x" * 600_000})
 
         async def nested(depth):
             async for document in raw.find():
@@ -276,6 +276,111 @@ async def test_it_goes_on_behind_a_snapshot_and_a_loading_handle_behind_it(path)
         assert await store.verify() == []
 
 
+async def test_its_snapshots_and_backups_are_those_of_any_store(path):
+    async with unloaded(path, history_bytes=0) as store:
+        raw = store.collection("raw")
+        await asyncio.gather(*(raw.put({"id": f"{n:03}", "n": 1e22, "text": "x" * 1000}) for n in range(500)))
+        async with store.transaction() as tx:
+            tx.put_member("metrics", {"done": 1})
+        await store.append_log("s", "text")
+        assert await store.snapshot() == store.seq
+        await raw.put({"id": "000", "n": 2})
+        key = await store.backup()
+        assert key in await store.backups()
+        assert await store.verify() == []
+        await raw.put({"id": "001", "n": 3})
+    async with statepath.open(path) as store:
+        assert (store.damage, await store.members()) == ((), {"metrics": {"done": 1}})
+        raw = store.collection("raw")
+        assert await raw.count() == 500
+        assert [(await raw.get(id))["n"] for id in ("000", "001", "002")] == [2, 3, 1e22]
+        assert (await raw.get_document("002")).version <= 500
+        assert await store.verify() == []
+        health = await store.health()
+        assert health.snapshot_seq == store.seq
+        assert await store.restore(at=health.seq - 1)
+        assert (await raw.get("001"))["n"] == 1e22
+
+
+async def test_a_snapshot_is_written_while_others_save(path):
+    async with unloaded(path) as store, statepath.open(path) as other:
+        stop = asyncio.Event()
+
+        async def save(raw):
+            n = 0
+            while not stop.is_set():
+                n += 1
+                await raw.put({"id": str(n % 50), "n": n, "text": "x" * 20_000})
+
+        saving = [asyncio.create_task(save(one.collection("raw"))) for one in (store, other)]
+        seqs = []
+        for _ in range(4):
+            await asyncio.sleep(0.1)
+            seqs.append(await store.snapshot())
+        stop.set()
+        await asyncio.gather(*saving)
+        assert sorted(set(seqs)) == seqs
+    async with unloaded(path) as store:
+        kept = await store.collection("raw").find().all()
+    async with statepath.open(path) as store:
+        assert store.damage == ()
+        assert await store.collection("raw").find().all() == kept
+        assert await store.verify() == []
+
+
+async def test_a_snapshot_of_an_attempt_that_was_interrupted_is_gone_on_from(path, monkeypatch):
+    async with unloaded(path) as store:
+        await store.collection("raw").put({"id": "a"})
+        await store.snapshot()
+        await store.collection("raw").put({"id": "b"})
+
+        async def crash(mark):
+            raise UnavailableError("the power is off")
+
+        monkeypatch.setattr(store._engine._snapshotter, "_mark", crash)
+        with pytest.raises(UnavailableError):
+            await store.snapshot()
+        await abandon(store)
+    async with unloaded(path) as store:
+        assert await store.collection("raw").count() == 2
+        assert await store.snapshot() == 2
+        assert await store.verify() == []
+
+
+async def test_an_operator_s_restore_is_left_to_who_loads_the_store(path):
+    async with unloaded(path) as store:
+        await store.collection("raw").put({"id": "a"})
+        await store.backup()
+        await store.collection("raw").put({"id": "b"})
+        await store.snapshot()
+        [backup, *_] = await store.backups()
+        earlier = (await store._engine.backend.read(backup)).data
+        await store._engine.backend.write("state.json", earlier)
+        await abandon(store)
+    with pytest.raises(UnsupportedError, match=r"state\.json is another snapshot") as caught:
+        await unloaded(path)
+    assert caught.value.code == "needs_recovery"
+
+
+async def test_a_migration_that_is_due_needs_the_documents(path, tmp_path, monkeypatch):
+    (tmp_path / "steps.py").write_text(
+        "from statepath import migration\n"
+        "@migration('raw', 1, 2)\n"
+        "def second(document):\n"
+        "    return document | {'second': True}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    async with unloaded(path) as store:
+        await store.collection("raw").put({"id": "a"})
+    with pytest.raises(UnsupportedError, match="load=False") as caught:
+        await unloaded(path, migrations="steps")
+    assert caught.value.code == "not_loaded"
+    async with statepath.open(path, migrations="steps"):
+        pass
+    async with unloaded(path, migrations="steps") as store:
+        assert await store.collection("raw").get("a") == {"id": "a", "second": True}
+
+
 async def test_a_store_whose_log_is_empty_goes_on_from_its_snapshot(path, postgres):
     place = postgres.url(store=uuid4().hex)
     async with statepath.open(path) as store:
@@ -368,6 +473,11 @@ async def test_a_backend_that_keeps_no_documents_says_what_to_do(place, tmp_path
     assert caught.value.code == "no_documents"
 
 
+async def test_the_archive_is_not_kept_by_rules(path):
+    with pytest.raises(UnsupportedError, match="STATE_ARCHIVE"):
+        await unloaded(path, archive="tasks older_than=30d")
+
+
 async def test_files_of_the_documents_are_not_written(path):
     with pytest.raises(UnsupportedError, match="STATE_VIEWS=auto") as caught:
         await unloaded(path, views=True)
@@ -383,8 +493,6 @@ async def test_what_needs_all_documents_is_refused(path, tmp_path):
     async with unloaded(path) as store:
         await store.collection("raw").put({"id": "a"})
         calls = [
-            store.snapshot,
-            store.backup,
             lambda: store.restore(at=0),
             lambda: store.restore(at=1, to=str(tmp_path / "there")),
             lambda: store.diff(0),

@@ -212,6 +212,18 @@ class TestEdits:
         assert folder.told(CorruptionDetected, EditConflict) == []
         assert json.loads(folder.read("tasks/task_1.json"))["n"] == 1
 
+    @pytest.mark.parametrize("text", [b"", bytes(100)])
+    async def test_an_emptied_file_is_rebuilt_although_it_kept_its_time(self, folder, text):
+        """The clock of the file system ticks so coarsely that this happens."""
+        async with folder.open() as store:
+            await change(store, 1)
+        times = os.stat(folder.path / "tasks/task_1.json")
+        folder.write("tasks/task_1.json", text)
+        os.utime(folder.path / "tasks/task_1.json", ns=(times.st_atime_ns, times.st_mtime_ns))
+        async with folder.open() as store:
+            await store.flush()
+        assert json.loads(folder.read("tasks/task_1.json"))["n"] == 1
+
     async def test_a_file_that_grew_too_large_is_kept_aside(self, folder):
         async with folder.open() as store:
             await change(store, 1)

@@ -7,38 +7,15 @@ import logging
 import traceback
 from contextlib import asynccontextmanager
 
-import pytest
 import statepath
-from servers.process import free_port
+from servers.refusals import refusal
 from servers.s3 import BUCKET, REGION, SECRET
 from servers.services import s3_service
 from statepath.errors import (
     AccessDeniedError,
-    ConfigurationError,
     InvalidArgumentError,
-    StateError,
-    UnavailableError,
     UnsupportedError,
 )
-
-
-async def refusal(path, kind, **settings):
-    """The error of opening the store."""
-    with pytest.raises(kind) as caught:
-        async with statepath.open(path, autosave=0, deadline=1, **settings):
-            pass
-    assert isinstance(caught.value, StateError)
-    return caught.value
-
-
-@pytest.mark.parametrize("readonly", [False, True], ids=["writing", "readonly"])
-async def test_a_missing_bucket_is_named_and_not_made(service, readonly):
-    path = service.path("x").replace(BUCKET, "no-such-bucket")
-    error = await refusal(path, ConfigurationError, readonly=readonly)
-    assert error.code == "no_container"
-    assert "no-such-bucket" in str(error)
-    assert "create it" in str(error)
-    await refusal(path, ConfigurationError)  # it is still missing
 
 
 async def test_wrong_credentials_are_refused_without_being_shown(aws, seaweed, monkeypatch, caplog):
@@ -69,30 +46,6 @@ async def test_missing_credentials_are_asked_for(aws, moto, monkeypatch, tmp_pat
 async def test_an_unknown_profile_is_told(aws, moto):
     error = await refusal(s3_service("moto", moto).path("x", profile="nowhere"), AccessDeniedError)
     assert "ProfileNotFound" in str(error)
-
-
-async def test_an_endpoint_that_is_down_is_told(aws):
-    path = s3_service("nobody", f"http://127.0.0.1:{free_port()}").path("x")
-    error = await refusal(path, UnavailableError)
-    assert BUCKET in str(error)
-    assert "endpoint" in str(error)
-
-
-async def test_an_endpoint_that_never_answers_is_given_up(aws):
-    hung_up = asyncio.Event()
-
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(-1)
-        writer.close()
-        await writer.wait_closed()
-        hung_up.set()
-
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    path = s3_service("silent", f"http://127.0.0.1:{port}").path("x", timeout="0.3")
-    assert "no answer" in str(await refusal(path, UnavailableError))
-    await hung_up.wait()
-    server.close()
 
 
 async def test_a_name_that_no_bucket_has_is_refused(aws, moto):

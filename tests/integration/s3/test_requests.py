@@ -17,3 +17,14 @@ async def test_a_small_save_is_one_round_trip(aws, moto):
                 await store.collection("raw").put({"id": "a", "text": "x" * size})
                 waited += [request.waited for request in proxy.requests]
         assert waited == [False, True]
+
+
+async def test_the_service_need_not_guess_what_a_content_is(aws, moto):
+    """SeaweedFS would compress it."""
+    async with Proxy(moto).running() as proxy:
+        async with statepath.open(s3_service("moto", moto).at(proxy.url).path("type"), autosave=0) as store:
+            await store.collection("raw").put({"id": "a"})
+            await store.snapshot()
+        puts = [request for request in proxy.requests if request.method == "PUT"]
+        assert puts
+        assert all(b"\r\ncontent-type: binary/octet-stream\r\n" in put.head.lower() for put in puts)

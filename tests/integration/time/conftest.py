@@ -1,42 +1,70 @@
-"""What lasts for years holds on every backend: each test runs on all of `BACKENDS`; a further one is a line more."""
+"""What lasts for years holds on every backend. Each test runs on those that need no server; the few that are marked
+`everywhere`, one for each thing that a backend has to be good for, on all."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import statepath
+from servers.fixtures import *  # noqa: F403 - fixtures are found by name where they are
+from servers.services import azure_service, gcs_service, s3_service
 from statepath.backend import Backend
 from statepath.discovery import connect
 from statepath.memory import _stores
 from statepath.store import Store
 
-BACKENDS: dict[str, Callable[[Path, str], str]] = {
-    "memory": lambda folder, name: f"memory://{name}",
-    "local": lambda folder, name: str(folder / name),
-    "sqlite": lambda folder, name: f"sqlite://{folder / name}.db",
+Name = Callable[[str], str]
+"""The state path of a store of that name."""
+
+NEAR: dict[str, Callable[[Path], Name]] = {
+    "memory": lambda folder: lambda name: f"memory://{name}",
+    "local": lambda folder: lambda name: str(folder / name),
+    "sqlite": lambda folder: lambda name: f"sqlite://{folder / name}.db",
 }
-"""The backends that are registered here, and how each names a place where nothing is yet."""
+"""The backends that need no server, and how each names a place where nothing is yet."""
+
+FAR: dict[str, tuple[str, Callable[[Any], Name]]] = {
+    "s3": ("seaweed", lambda endpoint: s3_service("seaweed", endpoint).path),
+    "gcs": ("gcs", lambda endpoint: gcs_service("gcs", endpoint).path),
+    "azure": ("azurite", lambda endpoint: azure_service("azurite", endpoint).path),
+    "postgres": ("postgres", lambda server: lambda name: server.url(store=name)),
+}
+"""The others: the fixture that starts the server of each, and how it names a place there."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    names = [*NEAR]
+    if metafunc.definition.get_closest_marker("everywhere") is not None:
+        names += FAR
+    if {"places", "elsewhere"} <= set(metafunc.fixturenames):
+        # From each to the next: so each gives and each takes. And from one to another of the same kind.
+        pairs = [("local", "local"), *pairwise([*names, names[0]])]
+        ids = ["-".join(pair) for pair in pairs]
+        metafunc.parametrize(("places", "elsewhere"), pairs, indirect=True, ids=ids)
+        return
+    for fixture in ("places", "elsewhere"):
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, names, indirect=True)
 
 
 @dataclass
 class Places:
     """Makes up state paths on one backend, and looks at what is stored there."""
 
-    make: Callable[[Path, str], str]
-    folder: Path
+    make: Name
 
     def __post_init__(self) -> None:
         self._names = (f"{uuid4().hex}-{n}" for n in count())
 
     def new(self) -> str:
-        return self.make(self.folder, next(self._names))
+        return self.make(next(self._names))
 
     @asynccontextmanager
     async def objects(self, path: str, *, readonly: bool = True) -> AsyncIterator[Backend]:
@@ -71,16 +99,24 @@ def _nothing_stays_in_memory() -> Iterator[None]:
         del _stores[name]
 
 
-@pytest.fixture(params=BACKENDS)
-def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
-    return Places(BACKENDS[request.param], tmp_path)
+@pytest.fixture
+def places(request: pytest.FixtureRequest, tmp_path: Path, aws: None, azure_account: None) -> Places:
+    return _places(request, tmp_path)
 
 
-@pytest.fixture(params=BACKENDS)
-def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
-    """Places for what is made of a store: with `places`, from each backend to each."""
+@pytest.fixture
+def elsewhere(request: pytest.FixtureRequest, tmp_path: Path, aws: None, azure_account: None) -> Places:
+    """Places for what is made of a store."""
     (tmp_path / "elsewhere").mkdir()
-    return Places(BACKENDS[request.param], tmp_path / "elsewhere")
+    return _places(request, tmp_path / "elsewhere")
+
+
+def _places(request: pytest.FixtureRequest, folder: Path) -> Places:
+    name: str = request.param
+    if name in NEAR:
+        return Places(NEAR[name](folder))
+    fixture, naming = FAR[name]
+    return Places(naming(request.getfixturevalue(fixture)))
 
 
 @pytest.fixture

@@ -47,6 +47,7 @@ async def archived(store, *args):
 DONE = ["done_0", "done_1", "done_2"]
 
 
+@pytest.mark.everywhere
 async def test_what_is_done_leaves_the_live_state_in_one_commit(store, tasks, places, path):
     told = []
     store.events.on(DocumentsArchived, told.append)
@@ -104,6 +105,7 @@ async def test_a_dry_run_and_a_reader_change_nothing(store, tasks, path):
             await reader.archive("tasks", older_than=NOW)
 
 
+@pytest.mark.everywhere
 async def test_one_comes_back_and_the_archive_keeps_it(store, tasks):
     await store.archive("tasks", older_than=NOW, status="completed")
     assert await store.unarchive("tasks", "done_1") == 6
@@ -261,6 +263,7 @@ async def test_a_rule_that_says_nothing_is_refused(path, rule):
         await statepath.open(path, archive=rule)
 
 
+@pytest.mark.everywhere
 async def test_clean_removes_what_nothing_names_and_keeps_every_way_back(store, tasks, places, path):
     await store.archive("tasks", older_than=NOW, status="completed")
     await store.restore(at=4)
@@ -284,12 +287,26 @@ async def test_clean_removes_what_nothing_names_and_keeps_every_way_back(store, 
     assert (await store.read_archived("tasks", "done_0"))["n"] == 0
 
 
-async def test_rules_archive_in_a_store_that_nobody_changes(path):
-    """What is old enough only now may have been saved by an earlier process."""
-    async with statepath.open(path, autosave=0) as store:
-        await store.collection("tasks").put({"id": "a", "status": "completed"})
-    async with statepath.open(path, autosave=0.02, archive="tasks older_than=0s") as store:
-        archiving = asyncio.Event()
-        store.events.on(DocumentsArchived, lambda event: archiving.set())
-        await asyncio.wait_for(archiving.wait(), 20)
-        assert await archived(store) == ["tasks/a"]
+async def test_clean_leaves_what_an_archive_run_takes_up_meanwhile(store, tasks, monkeypatch):
+    """An interrupted run had written the same segment before."""
+    commit = store._engine.commit
+
+    async def interrupted(*args):
+        raise UnavailableError("the power failed")
+
+    monkeypatch.setattr(store._engine, "commit", interrupted)
+    with pytest.raises(UnavailableError):
+        await store.archive("tasks", older_than=NOW, status="completed")
+    monkeypatch.setattr(store._engine, "commit", commit)
+    look = statepath.engine.cleaning.named
+
+    async def meanwhile(engine):
+        found = await look(engine)
+        await store.archive("tasks", older_than=NOW, status="completed")
+        return found
+
+    monkeypatch.setattr("statepath.engine.cleaning.named", meanwhile)
+    await asyncio.sleep(0.01)
+    await store.clean(older_than=NOW)
+    assert (await store.read_archived("tasks", "done_0"))["n"] == 0
+    assert await store.verify() == []

@@ -78,6 +78,7 @@ def watch(monkeypatch):
     return watch
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("history", [False, True])
 async def test_the_copy_holds_what_the_store_holds(path, store, elsewhere, fill, contents, history):
     await fill(store)

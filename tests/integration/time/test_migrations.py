@@ -83,6 +83,7 @@ async def documents(store, name="tasks"):
     return {document["id"]: document async for document in store.collection(name)}
 
 
+@pytest.mark.everywhere
 async def test_opening_the_store_migrates_it_in_one_commit(old, to_2, places):
     told = []
     events = Events()
@@ -226,7 +227,7 @@ async def test_an_attempt_that_was_interrupted_anywhere_can_be_repeated(old, to_
         with monkeypatch.context() as patched:
             patched.setattr("statepath.store.connect", interrupted)
             try:
-                store = await statepath.open(old, autosave=0, migrations=to_2, deadline=0.05)
+                store = await statepath.open(old, autosave=0, migrations=to_2)
             except UnavailableError:
                 left += 1
             else:
@@ -245,6 +246,7 @@ async def test_an_attempt_that_was_interrupted_anywhere_can_be_repeated(old, to_
         assert await store.verify() == []
 
 
+@pytest.mark.everywhere
 async def test_a_rollback_brings_back_what_was_before_and_keeps_what_was_written_since(old, to_2, places):
     async with statepath.open(old, autosave=0, migrations=to_2) as store:
         await store.collection("tasks").put({"id": "since", "status": "new"})
@@ -384,6 +386,7 @@ async def shared(path):
     return path
 
 
+@pytest.mark.everywhere
 async def test_a_running_writer_that_knows_less_stops_with_a_clear_error(shared, to_2):
     async with statepath.open(shared, autosave=0) as older:
         await older.collection("tasks").put({"id": "a", "state": "new"})
@@ -397,6 +400,7 @@ async def test_a_running_writer_that_knows_less_stops_with_a_clear_error(shared,
             assert await documents(newer) == {"a": {"id": "a", "status": "new"}}
 
 
+@pytest.mark.everywhere
 async def test_what_another_writer_commits_meanwhile_is_migrated_too(shared, module, monkeypatch):
     seen = module("""
         @migration("tasks", 1, 2)

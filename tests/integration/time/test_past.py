@@ -18,6 +18,7 @@ async def told(store, *at):
     return [(one.kind, one.key, one.before, one.after) for one in await store.diff(*at)]
 
 
+@pytest.mark.everywhere
 async def test_diff_tells_what_was_added_changed_and_removed(store, raw):
     await raw.put({"id": "same", "n": 1})
     await raw.put({"id": "changed", "n": 1})

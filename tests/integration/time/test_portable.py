@@ -30,6 +30,7 @@ def file(tmp_path):
     return str(tmp_path / "store.zip")
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("history", [False, True])
 async def test_a_store_goes_through_a_file_to_any_backend(store, file, elsewhere, fill, contents, history):
     await fill(store)
@@ -80,14 +81,20 @@ async def test_a_file_that_cannot_be_written_leaves_nothing_behind(store, tmp_pa
         await store.export(tmp_path / "missing" / "file")
     folder = tmp_path / "there"
     folder.mkdir()
-    monkeypatch.setattr("statepath.engine.portable.os.rename", _full)
+    monkeypatch.setattr("statepath.engine.portable.os", _FullDisk())
     with pytest.raises(StateError, match="No space"):
         await store.export(folder / "file")
     assert list(folder.iterdir()) == []
 
 
-def _full(*_):
-    raise OSError(28, "No space left on device")
+class _FullDisk:
+    """The system's calls, for one module alone: elsewhere files are written meanwhile."""
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def rename(self, *_):
+        raise OSError(28, "No space left on device")
 
 
 async def test_the_file_is_its_owners_and_any_zip_program_reads_it(store, file, fill):

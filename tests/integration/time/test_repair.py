@@ -95,6 +95,7 @@ async def test_a_session_log_is_written_again_from_the_history(stored, places, c
     assert await holds(path, contents) == held
 
 
+@pytest.mark.everywhere
 async def test_a_session_log_that_was_altered_is_kept_aside_and_written_again(stored, places, contents):
     """Also where it consists of objects: of these, too, nothing altered stays."""
     path, held = stored
@@ -135,6 +136,7 @@ async def test_a_segment_of_the_archive_is_written_again_from_the_history(stored
         assert [await store.read_archived(one.collection, one.id) async for one in store.archived()] == held
 
 
+@pytest.mark.everywhere
 async def test_the_last_backup_that_was_bad_is_followed_by_a_good_one(stored, places):
     path, _ = stored
     for key in await places.keys(path, "state.backup."):

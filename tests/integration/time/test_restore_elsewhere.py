@@ -12,6 +12,7 @@ from statepath.errors import AlreadyExistsError, StateError, UnavailableError
 from statepath.events import StoreCopied
 
 
+@pytest.mark.everywhere
 async def test_the_other_place_gets_the_earlier_state_and_the_store_stays(store, elsewhere, fill, contents):
     await fill(store)
     await store.restore(at=9)

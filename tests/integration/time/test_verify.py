@@ -30,6 +30,7 @@ async def damage(path):
         return {one.key: one.reason for one in await reader.verify() if one.severity == "damage"}
 
 
+@pytest.mark.everywhere
 async def test_a_whole_store_has_no_finding(stored):
     assert await findings(stored) == {}
 
@@ -64,6 +65,7 @@ async def test_an_object_that_is_missing_is_found(stored, places):
     assert await damage(stored) == {}
 
 
+@pytest.mark.everywhere
 async def test_a_session_log_that_is_too_short_is_found(stored, places):
     key = (await places.keys(stored, "logs/"))[-1]
     await places.write(stored, key, (await places.read(stored, key))[:-1])
@@ -102,6 +104,7 @@ async def test_a_commit_that_does_not_follow_is_found(stored, places):
     assert set(await findings(stored)) & {"journal/", key}
 
 
+@pytest.mark.everywhere
 async def test_a_body_that_is_missing_is_found(path, places):
     async with statepath.open(path, autosave=0) as store:
         await store.collection("raw").put({"id": "a", "text": "x" * 9_000_000})
