@@ -217,7 +217,7 @@ class Collection(Generic[T]):
                     f"update of {self.name}/{id} must not change its id to {self.id_of(value)!r}",
                     key=f"{self.name}/{id}",
                 )
-            document = self.encode(value)
+            document = await self.encoded(value)
             committer = self._engine.committer
             if committer.crowded:
                 await committer.room()
