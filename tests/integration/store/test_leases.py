@@ -266,14 +266,19 @@ async def test_leases_are_not_told_as_changes_nor_as_members(store):
         assert (await anext(changes)).key == "raw/a"
 
 
-async def test_a_restore_leaves_leases_as_they_are(store):
-    raw = store.collection("raw")
-    await raw.put({"id": "a", "n": 1})
-    async with store.lease("leader"):
-        await raw.put({"id": "a", "n": 2})
-        await store.restore(at=1)
+async def test_a_restore_leaves_leases_as_they_are(store, other):
+    lease = store.lease("leader", ttl=0.2)
+    before = await store.collection("raw").put({"id": "a", "n": 0})
+    await lease.acquire()
+    then = await store.collection("raw").put({"id": "a", "n": 1})
+    falls_silent(lease)
+    raw = other.collection("raw")
+    async with asyncio.timeout(10), other.lease("leader", ttl=60):
+        for seq, n in ((then, 1), (before, 0)):
+            await raw.put({"id": "a", "n": 9})
+            await other.restore(at=seq)
+            assert await raw.get("a") == {"id": "a", "n": n}
         await raw.put({"id": "b"})
-    assert await raw.get("a") == {"id": "a", "n": 1}
 
 
 async def test_a_member_of_the_name_of_a_lease_cannot_be_put(store):
