@@ -176,3 +176,21 @@ async def test_a_handle_on_a_store_that_was_promoted_stops(store, memory, commit
     with pytest.raises(DivergedError, match="promoted, imported or replaced"):
         await store.collection("raw").put({"id": "b"})
     assert (store.seq, await store.collection("raw").count()) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "key"),
+    [("write", "journal/floor"), ("read", "state.json")],
+    ids=["both found it", "founded while it is read"],
+)
+async def test_two_that_open_a_new_store_at_once_open_the_same_one(faulty, open_on, url, method, key):
+    gate = faulty.hold(method, key)
+    late = asyncio.ensure_future(open_on(faulty))
+    await gate.reached.wait()
+    async with statepath.open(url, autosave=0) as first:
+        await first.collection("raw").put({"id": "a"})
+        gate.open()
+        second = await late
+        assert (second.id, second.incarnation) == (first.id, first.incarnation)
+        assert second.damage == ()
+        assert await second.collection("raw").get("a") == {"id": "a"}
