@@ -10,6 +10,7 @@ from statepath.collection import Collection, Document
 from statepath.copying import Copied, copy, import_backup
 from statepath.diff import Difference, FieldDifference
 from statepath.engine.archiving import Archived
+from statepath.engine.health import Check, Health, Status
 from statepath.errors import StateError
 from statepath.events import Events
 from statepath.filters import F, Filter
@@ -21,7 +22,7 @@ from statepath.persistence import SavedState, StatePersistence
 from statepath.query import Page, Query
 from statepath.repairing import Repair, repair
 from statepath.settings import Settings, SettingsArgs
-from statepath.store import ArchivedDocument, Health, Restored, Stats, Store, open
+from statepath.store import ArchivedDocument, Restored, Stats, Store, open
 from statepath.sync import SyncStore, open_sync
 from statepath.transaction import Transaction
 from statepath.watch import StateChange
@@ -29,6 +30,7 @@ from statepath.watch import StateChange
 __all__ = [
     "Archived",
     "ArchivedDocument",
+    "Check",
     "Collection",
     "Copied",
     "Difference",
@@ -54,6 +56,7 @@ __all__ = [
     "StateMetrics",
     "StatePersistence",
     "Stats",
+    "Status",
     "Store",
     "SyncStore",
     "Task",

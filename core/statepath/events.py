@@ -220,6 +220,29 @@ class DiskOk(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AlertRaised(Event):
+    """Something fails that did not before: the check `alert` of the store's health. `value` is what was compared with
+    its `limit`, where there are numbers. `status` is `fail`; or `warn` for damage that is mended already."""
+
+    name: ClassVar[str] = "alert:raised"
+    alert: str
+    status: str
+    summary: str
+    value: float | None = None
+    limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AlertCleared(Event):
+    """What an alert told of so many seconds ago is well again, and has been for a while."""
+
+    name: ClassVar[str] = "alert:cleared"
+    alert: str
+    summary: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentRecovered(Event):
     """The document `key` was lost from the snapshot and the journal, and was read from `source`."""
 
@@ -251,6 +274,8 @@ EVENTS: Final[dict[str, type[Event]]] = {
         LeaseLost,
         DiskLow,
         DiskOk,
+        AlertRaised,
+        AlertCleared,
         DocumentRecovered,
     )
 }

@@ -16,9 +16,10 @@ from datetime import timedelta
 from decimal import Decimal
 from difflib import get_close_matches
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypedDict
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import Unpack
@@ -54,6 +55,16 @@ class SettingsArgs(TypedDict, total=False):
     migrations: str | tuple[str, ...]
     migrate: bool
     archive: str | tuple[str, ...]
+    save_late: float | str | timedelta | None
+    backup_age: float | str | timedelta | None
+    journal_lag: int | str | None
+    view_lag: int
+    health_timeout: float | str | timedelta
+    alert_interval: float | str | timedelta
+    alert_webhook: str | SecretStr | None
+    alert_timeout: float | str | timedelta
+    metrics_port: int | str | None
+    metrics_host: str
 
 
 _UNITS: Final = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -63,6 +74,7 @@ _SIZES: Final = {"": 1, "b": 1} | {
     for unit, base in (("b", 1000), ("ib", 1024))
 }
 _QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+_SWITCHED_OFF: Final = ("backup_age", "alert_webhook", "metrics_port")
 _LONGEST: Final = timedelta(days=36500)
 _NO_DURATION: Final = 'this is no duration: write "30s", "15m", "24h", "7d", or a number of seconds'
 _NO_SIZE: Final = 'this is no size: write "100MiB", "1GB", or a number of bytes'
@@ -125,6 +137,48 @@ def _auto(value: object) -> object:
 def _bytes_or_auto(value: object) -> int | None:
     value = _auto(value)
     return None if value is None else _bytes(value)
+
+
+def _duration_or_auto(value: object) -> timedelta | None:
+    value = _auto(value)
+    return None if value is None else _duration(value)
+
+
+def _off(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() == "off" else value
+
+
+def _duration_or_off(value: object) -> timedelta | None:
+    value = _off(value)
+    return None if value is None else _duration(value)
+
+
+def _webhook(value: object) -> object:
+    """A secret: what makes such a URL work is in its path or its query."""
+    value = _off(value)
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if text is None:
+        return None
+    if not isinstance(text, str) or _host(text) is None:
+        raise ValueError('this is no address of a webhook: write "https://host/path"')
+    return SecretStr(text)
+
+
+def _host(url: str) -> str | None:
+    """Where a URL of the web leads to, as it may be shown."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not parts.hostname or any(map(str.isspace, url)):
+        return None
+    return f"{parts.scheme}://{parts.hostname}{port}"
+
+
+def shown_webhook(url: SecretStr) -> str:
+    """The address of a webhook without what is secret of it."""
+    return f"{_host(url.get_secret_value())}/…"
 
 
 def _names(value: object) -> object:
@@ -233,6 +287,37 @@ class Settings(BaseSettings):
 
     archive: Annotated[tuple[str, ...], BeforeValidator(_rules)] = ()
     """What leaves the live state by itself, a rule each: "tasks older_than=30d status=completed"."""
+
+    save_late: Annotated[timedelta | None, BeforeValidator(_duration_or_auto)] = Field(None, gt=timedelta(0))
+    """How long a change may wait for a snapshot until `health` says `fail`; `None` (or "auto"): four times
+    `snapshot_age`."""
+
+    backup_age: Annotated[timedelta | None, BeforeValidator(_duration_or_off)] = Field(None, gt=timedelta(0))
+    """How old the newest backup may be; `None` (or "off"): of any age, since an unchanged store makes none."""
+
+    journal_lag: Annotated[int | None, BeforeValidator(_bytes_or_auto)] = Field(None, ge=1)
+    """The most bytes of commits behind the snapshot; `None` (or "auto"): four times the snapshot, at least 4 GiB."""
+
+    view_lag: int = Field(100_000, ge=1)
+    """The most files that may be behind the log."""
+
+    health_timeout: Seconds = Field(5.0, gt=0)
+    """Seconds in which the storage has to answer `health`."""
+
+    alert_interval: Seconds = Field(30.0, gt=0)
+    """Seconds between two looks at what raises alerts."""
+
+    alert_webhook: Annotated[SecretStr | None, BeforeValidator(_webhook)] = None
+    """The address that alerts are sent to, as JSON; `None` (or "off"): none."""
+
+    alert_timeout: Seconds = Field(10.0, gt=0)
+    """Seconds that one attempt to reach the webhook may take."""
+
+    metrics_port: Annotated[int | None, BeforeValidator(_off)] = Field(None, ge=1, le=65535)
+    """The port at which Prometheus may read the metrics of this process; `None` (or "off"): none."""
+
+    metrics_host: str = Field("127.0.0.1", min_length=1)
+    """The address that this port is opened on."""
 
     @property
     def archive_rules(self) -> tuple[ArchiveRule, ...]:
@@ -421,6 +506,10 @@ def _shown(name: str, value: Any) -> Any:
             return StateURL.parse(value).redacted()
         except InvalidArgumentError:
             return "(not a state path)"
+    if isinstance(value, SecretStr):
+        return shown_webhook(value)
+    if value is None and name in _SWITCHED_OFF:
+        return "off"
     if isinstance(value, timedelta):
         return _duration_text(value)
     if isinstance(value, tuple):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from inspect import isawaitable
@@ -22,6 +23,7 @@ from statepath.commit import WriteLog, WriteReport
 from statepath.debug import enable_debug
 from statepath.diff import Difference, differences
 from statepath.discovery import check_not_within, connect
+from statepath.engine.alerting import Alerts
 from statepath.engine.archiving import (
     Archived,
     archive,
@@ -36,6 +38,7 @@ from statepath.engine.cleaning import Cleaned, clean
 from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.founding import silent
+from statepath.engine.health import Health, health
 from statepath.engine.history import transactions
 from statepath.engine.ids import check_collection, check_id, check_seq, decode_id, report_key
 from statepath.engine.leases import Holder
@@ -52,12 +55,14 @@ from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError
 from statepath.events import Events, StoreCopied
 from statepath.filters import F, Filter
 from statepath.lease import Lease, claim_name
+from statepath.measuring import MetricsPort, measured
 from statepath.merging import OnConflict
 from statepath.migrations import load_migrations
 from statepath.settings import Settings, SettingsArgs, duration
 from statepath.transaction import Transaction
 from statepath.url import StateURL
 from statepath.watch import StateChange, Wanted, changes_in, position, watch
+from statepath.webhook import Webhook
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -66,33 +71,6 @@ H = TypeVar("H", bound=AbstractAsyncContextManager[Any, None])
 
 _ATTEMPTS: Final = 32
 _LOG_PIECE: Final = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How a store does.
-
-    Attributes:
-        healthy: it takes commits (or, read-only, answers), and there is space.
-        problems: what is wrong, a sentence each.
-        last_saved: when this handle last wrote a snapshot; `last_commit`: when it last committed.
-        view_lag: files behind the log. `journal_bytes`: committed since the last snapshot.
-        free_bytes: space on the storage, where it can tell.
-        damage: what was found damaged when the store was opened, a sentence each.
-    """
-
-    healthy: bool
-    writable: bool
-    problems: tuple[str, ...]
-    seq: int
-    snapshot_seq: int
-    last_saved: datetime | None
-    last_commit: datetime | None
-    backups: int
-    view_lag: int
-    journal_bytes: int
-    free_bytes: int | None
-    damage: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -668,7 +646,9 @@ class Store:
         """Check snapshot, journal, backups and views against each other, after a `flush`. An empty list: all is well.
         What is found is told, and not mended: `statepath repair` does that."""
         await self.flush()
-        return await verify(self._engine)
+        found = await verify(self._engine)
+        self._engine.verified = not any(finding.severity == "damage" for finding in found)
+        return found
 
     @property
     def damage(self) -> tuple[Damage, ...]:
@@ -676,31 +656,9 @@ class Store:
         return tuple(self._engine.damage)
 
     async def health(self) -> Health:
-        """How the store does, without writing anything."""
-        engine = self._engine
-        problems: list[str] = []
-        if engine.closed:
-            problems.append("the store is closed")
-        if engine.failure is not None:
-            problems.append(str(engine.failure))
-        free = None if engine.closed else await engine.free_bytes()
-        if free is not None and free < engine.settings.disk_low:
-            problems.append(f"{free:,} bytes are free, less than {engine.settings.disk_low:,}")
-        snapshot_seq, saved_at = engine.saved
-        return Health(
-            healthy=not problems,
-            writable=not engine.closed and not engine.readonly and engine.failure is None,
-            problems=tuple(problems),
-            seq=self.seq,
-            snapshot_seq=snapshot_seq,
-            last_saved=_moment(saved_at),
-            last_commit=_moment(engine.last_commit_at),
-            backups=0 if engine.closed else len(await self.backups()),
-            view_lag=engine.view_lag,
-            journal_bytes=engine.journal_bytes,
-            free_bytes=free,
-            damage=tuple(damage.reason for damage in engine.damage),
-        )
+        """How the store does: a list of checks, each with a threshold from the settings. Nothing is written, and the
+        storage is asked within `health_timeout`."""
+        return await health(self._engine)
 
     async def stats(self) -> Stats:
         """What the store holds."""
@@ -807,9 +765,29 @@ def open(
         used = settings if settings is not None else Settings.load(path, **overrides)
         state_path = used.path if path is None else path
         migrations = load_migrations(used.migrations)
-        backend: Backend = await connect(state_path, readonly=readonly)
         bus = Events() if events is None else events
-        engine = await open_engine(backend, used, bus, readonly=readonly, migrations=migrations)
+        async with AsyncExitStack() as beside:
+            webhook = provider = None
+            if used.alert_webhook is not None and not readonly:
+                webhook = Webhook(used.alert_webhook, timeout=used.alert_timeout, events=bus)
+                beside.push_async_callback(webhook.aclose)
+            if used.metrics_port is not None and not readonly:
+                port = await asyncio.to_thread(MetricsPort, used.metrics_host, used.metrics_port)
+                beside.push_async_callback(port.aclose)
+                provider = port.provider
+            backend: Backend = await connect(state_path, readonly=readonly)
+            beside.push_async_callback(backend.close)
+            if webhook is not None:
+                webhook.store = backend.url
+            telemetry = measured(backend, StateURL.parse(os.fspath(state_path)).scheme, provider)
+            engine = await open_engine(
+                backend, used, bus, readonly=readonly, migrations=migrations, telemetry=telemetry
+            )
+            telemetry.watch(engine, bus)
+            beside.callback(telemetry.close)
+            if not readonly:
+                beside.push_async_callback(Alerts(engine).aclose)
+            engine.beside.push_async_exit(beside.pop_all())
         return Store(engine, owns_events=events is None)
 
     return Opening(opened)
@@ -819,8 +797,4 @@ def _is_model(model: object) -> bool:
     return isinstance(model, type) and issubclass(model, BaseModel)
 
 
-def _moment(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
-__all__ = ["ArchivedDocument", "Health", "Opening", "Restored", "Stats", "Store", "open"]
+__all__ = ["ArchivedDocument", "Opening", "Restored", "Stats", "Store", "open"]

@@ -37,6 +37,7 @@ from statepath.diff import Difference
 from statepath.engine.archiving import Archived
 from statepath.engine.cleaning import Cleaned
 from statepath.engine.founding import silent
+from statepath.engine.health import Health
 from statepath.engine.leases import Holder
 from statepath.engine.portable import Exported
 from statepath.engine.replay import Damage
@@ -48,7 +49,7 @@ from statepath.lease import Lease
 from statepath.merging import OnConflict
 from statepath.query import Page, Query
 from statepath.settings import Settings, SettingsArgs
-from statepath.store import ArchivedDocument, Health, Opening, Restored, Stats, Store, open
+from statepath.store import ArchivedDocument, Opening, Restored, Stats, Store, open
 from statepath.transaction import Transaction
 from statepath.watch import StateChange
 

@@ -190,7 +190,10 @@ def _as_it_is_there(loop: VirtualLoop, seed: int) -> Iterator[None]:
     state = random.getstate()
     random.seed(seed)
     clock = types.SimpleNamespace(
-        monotonic=loop.time, time=loop.time, time_ns=lambda: int(loop.time() * 1e9) + 10**15
+        monotonic=loop.time,
+        perf_counter=loop.time,
+        time=loop.time,
+        time_ns=lambda: int(loop.time() * 1e9) + 10**15,
     )
     try:
         with (

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from statepath.errors import ConfigurationError
 from statepath.settings import Settings, SettingsArgs, describe, setting_names
 
 MiB = 1024 * 1024
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +45,48 @@ def test_the_defaults_are_those_of_the_manual() -> None:
     assert settings.migrations == ()
     assert settings.migrate is True
     assert settings.archive == ()
+    assert (settings.save_late, settings.backup_age, settings.journal_lag) == (None, None, None)
+    assert (settings.view_lag, settings.health_timeout) == (100_000, 5)
+    assert (settings.alert_interval, settings.alert_webhook, settings.alert_timeout) == (30, None, 10)
+    assert (settings.metrics_port, settings.metrics_host) == (None, "127.0.0.1")
+
+
+UNITS = {
+    "path": "text",
+    "views": "true or false",
+    "load": "true or false",
+    "migrations": "names",
+    "migrate": "true or false",
+    "archive": "rules",
+    "alert_webhook": "URL",
+    "metrics_host": "text",
+}
+"""The units of what is no quantity."""
+
+
+def _unit(name: str) -> str:
+    if name in UNITS:
+        return UNITS[name]
+    for unit, given in (("duration", "1h"), ("size", "1KiB")):
+        try:
+            Settings.load(**{name: given})  # type: ignore[arg-type]  # one of the names
+        except ConfigurationError:
+            continue
+        return unit
+    return "number"
+
+
+def test_the_page_lists_every_setting_with_its_default_and_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = re.findall(
+        r"^\| `STATE_(\w+)` \| (?:`(.*?)` )?\| ([\w ]+) \| [^|]+ \|$", PAGE.read_text(), re.MULTILINE
+    )
+    *listed, config = rows
+    assert config[:2] == ("CONFIG", "statepath.toml")
+    assert [name.lower() for name, _, _ in listed] == list(setting_names())
+    for name, default, unit in listed:
+        assert unit == _unit(name.lower()), name
+        monkeypatch.setenv(f"STATE_{name}", default)
+    assert Settings.load() == Settings.model_construct()
 
 
 def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +106,16 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "migrations": "mine.first, mine.second:function",
         "migrate": "no",
         "archive": "tasks older_than=30d; sessions older_than=1w",
+        "save_late": "2h",
+        "backup_age": "1d",
+        "journal_lag": "8GiB",
+        "view_lag": "5000",
+        "health_timeout": "2s",
+        "alert_interval": "1m",
+        "alert_webhook": "https://hooks.example/T0/s3cret",
+        "alert_timeout": "3",
+        "metrics_port": "9464",
+        "metrics_host": "0.0.0.0",  # noqa: S104 - what a container sets
     }
     for name, text in texts.items():
         monkeypatch.setenv(f"STATE_{name.upper()}", text)
@@ -82,6 +135,16 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "migrations": ("mine.first", "mine.second:function"),
         "migrate": False,
         "archive": ("tasks older_than=30d", "sessions older_than=1w"),
+        "save_late": timedelta(hours=2),
+        "backup_age": timedelta(days=1),
+        "journal_lag": 8192 * MiB,
+        "view_lag": 5000,
+        "health_timeout": 2.0,
+        "alert_interval": 60.0,
+        "alert_webhook": SecretStr("https://hooks.example/T0/s3cret"),
+        "alert_timeout": 3.0,
+        "metrics_port": 9464,
+        "metrics_host": "0.0.0.0",  # noqa: S104 - what a container sets
     }
 
 
@@ -242,6 +305,16 @@ def test_auto_leaves_the_choice_to_the_store() -> None:
         {"max_document": 1023},
         {"history_bytes": -1},
         {"path": ""},
+        {"save_late": 0},
+        {"backup_age": 0},
+        {"journal_lag": 0},
+        {"view_lag": 0},
+        {"health_timeout": 0},
+        {"alert_interval": 0},
+        {"alert_timeout": 0},
+        {"metrics_port": 0},
+        {"metrics_port": 65536},
+        {"metrics_host": ""},
     ],
     ids=str,
 )
@@ -290,6 +363,47 @@ def test_a_state_path_is_shown_without_credentials() -> None:
     assert "hunter" not in shown
     assert "…@host/db" in shown
     assert "(not a state path)" in repr(Settings.load("s3:hunter2"))
+
+
+def test_a_webhook_is_shown_without_what_is_secret_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_ALERT_WEBHOOK", "https://me:hunter2@hooks.example:8443/hunter3?token=hunter4")
+    settings = Settings.load()
+    assert origin("alert_webhook") == (
+        "https://hooks.example:8443/…",
+        "environment",
+        "STATE_ALERT_WEBHOOK",
+    )
+    assert "hunter" not in f"{settings!r} {settings} {settings.model_dump()} {describe()}"
+
+
+@pytest.mark.parametrize(
+    "url", ["hunter2", "ftp://hunter2/x", "https://", "https://host:hunter2/", "https://host/hunter2 x"]
+)
+def test_what_is_no_webhook_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load(alert_webhook=url)
+    assert "alert_webhook (argument): this is no address of a webhook" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_off_takes_a_setting_back_that_a_file_has() -> None:
+    Path("statepath.toml").write_text(
+        'backup_age = "1d"\nalert_webhook = "https://host/x"\nmetrics_port = 9464\n'
+    )
+    Path(".env").write_text("STATE_BACKUP_AGE=off\nSTATE_ALERT_WEBHOOK=Off\nSTATE_METRICS_PORT=off\n")
+    settings = Settings.load()
+    assert (settings.backup_age, settings.alert_webhook, settings.metrics_port) == (None, None, None)
+    assert origin("metrics_port") == ("off", ".env", "STATE_METRICS_PORT")
+
+
+def test_all_that_is_wrong_in_one_file_is_told_at_once() -> None:
+    Path("statepath.toml").write_text('metrics_prot = 1\nbackups = 0\ndisk_low = "many"\nview_lag = "few"\n')
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load()
+    head, *lines = str(caught.value).splitlines()
+    assert head == "4 settings cannot be used:"
+    assert all("(file: statepath.toml): " in line for line in lines)
+    assert any("did you mean metrics_port?" in line for line in lines)
 
 
 def test_settings_do_not_change() -> None:

@@ -10,10 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-import statepath
 from statepath import import_backup
 from statepath.backend import Backend
-from statepath.cli.opening import reading
+from statepath.cli.opening import reading, writing
 from statepath.cli.options import DryRun, History, Json, StatePath, Yes
 from statepath.cli.original import described, is_original, restore_original
 from statepath.cli.output import Output, amount, moment
@@ -37,7 +36,7 @@ async def create(state_path: StatePath = None, as_json: Json = False) -> None:
     async with reading(state_path):
         pass  # a missing store is not to be created by its backup
     with output.progress("writing the backup"):
-        async with statepath.open(state_path) as store:
+        async with writing(state_path) as store:
             key = await store.backup()
             seq = store.seq
     output.result({"key": key, "seq": seq}, f"{key} shows seq {seq}")

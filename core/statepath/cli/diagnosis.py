@@ -18,6 +18,7 @@ from statepath.cli.options import Json, StatePath, about
 from statepath.cli.output import Output, amount, moment
 from statepath.cli.running import asynchronous, shown
 from statepath.discovery import backends, connect
+from statepath.engine.health import Status
 from statepath.errors import NotFoundError, StateError
 from statepath.settings import Settings
 
@@ -37,18 +38,24 @@ PACKAGES: Final = (
 
 @group.command()
 @asynchronous
-async def status(state_path: StatePath = None, as_json: Json = False) -> None:
-    """Tell how the store does. Exits with 0 if all is well, with 6 on damage, with 11 if it is unhealthy."""
+async def status(
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 11 on a warning, too.")] = False,
+    state_path: StatePath = None,
+    as_json: Json = False,
+) -> None:
+    """Tell how the store does. Exits with 0 if no check fails, with 6 on damage, with 11 if it is unhealthy."""
     output = Output(as_json=as_json)
     async with reading(state_path) as store:
         health, stats = await store.health(), await store.stats()
         kept, logs = await store.backups(), len(await store.logs())
         url, id, incarnation = store.url, store.id, store.incarnation
     well = health.healthy and not health.damage
+    remarks = [check for check in health.checks if check.status is not Status.OK]
     if as_json:
         output.json(
             {
                 "ok": well,
+                "status": health.status,
                 "url": url,
                 "id": id,
                 "incarnation": incarnation,
@@ -57,13 +64,16 @@ async def status(state_path: StatePath = None, as_json: Json = False) -> None:
                 "snapshot_seq": health.snapshot_seq,
                 "last_saved": health.last_saved,
                 "last_commit": health.last_commit,
+                "last_backup": health.last_backup,
                 "documents": stats.documents,
                 "bytes": stats.bytes,
                 "logs": logs,
                 "backups": len(kept),
                 "free_bytes": health.free_bytes,
+                "journal_bytes": health.journal_bytes,
                 "problems": health.problems,
                 "damage": health.damage,
+                "checks": [asdict(check) for check in health.checks],
             }
         )
     else:
@@ -75,9 +85,15 @@ async def status(state_path: StatePath = None, as_json: Json = False) -> None:
                     "id",
                     id or "none yet: the original server's folder, upgraded when it is opened for writing",
                 ),
-                ("health", "well" if well else "; ".join((*health.problems, *health.damage))),
+                ("health", "well" if not remarks else str(health.status)),
+                *((f"  {check.name}", f"{check.status}: {check.summary}") for check in remarks),
                 ("head", f"seq {health.seq}, {moment(health.last_commit)}"),
-                ("snapshot", f"seq {health.snapshot_seq}" if health.snapshot_seq else "none yet"),
+                (
+                    "snapshot",
+                    f"seq {health.snapshot_seq}, {moment(health.last_saved)}"
+                    if health.snapshot_seq
+                    else "none yet",
+                ),
                 ("backups", f"{len(kept)}{f', the newest {kept[-1]}' if kept else ''}"),
                 ("history", f"from seq {stats.floor}"),
                 ("documents", f"{held} ({amount(sum(stats.bytes.values()))})"),
@@ -88,7 +104,7 @@ async def status(state_path: StatePath = None, as_json: Json = False) -> None:
     if health.damage:
         output.note("next: statepath verify")
         raise typer.Exit(Exit.DAMAGED)
-    if not health.healthy:
+    if not health.healthy or (strict and health.status is not Status.OK):
         raise typer.Exit(Exit.UNHEALTHY)
 
 

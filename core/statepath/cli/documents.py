@@ -12,7 +12,7 @@ from pydantic import JsonValue
 import statepath
 from statepath import F, Filter, Store
 from statepath.cli.editor import Draft
-from statepath.cli.opening import reading
+from statepath.cli.opening import reading, writing
 from statepath.cli.options import DryRun, Json, Reference, StatePath, Yes
 from statepath.cli.output import Output, amount, confirm, moment, preview
 from statepath.cli.running import asynchronous, command_line
@@ -157,7 +157,7 @@ async def put(
     value = _identified(text, document)
     if if_version:
         await _check_version(document, if_version, state_path)
-    async with statepath.open(state_path, settings=settings) as store:
+    async with writing(state_path) as store:
         seq = await store.collection(collection).put(value, if_version=if_version)
     output.result(_stored(document, seq), f"stored {document} as seq {seq}")
 
@@ -199,7 +199,7 @@ async def edit(document: Reference, state_path: StatePath = None, as_json: Json 
         with draft.kept_on_failure(output, state_path):
             text = parse_untrusted(draft.read(), key=document, limit=settings.max_document)
             value = _identified(text, document)
-            async with statepath.open(state_path, settings=settings) as store:
+            async with writing(state_path) as store:
                 seq = await store.collection(collection).put(value, if_version=before.version)
     output.result(_stored(document, seq), f"stored {document} as seq {seq}")
 
@@ -225,7 +225,7 @@ async def delete(
         )
         return
     confirm(f"This deletes {document}, version {version}.", yes=yes)
-    async with statepath.open(state_path) as store:
+    async with writing(state_path) as store:
         await store.collection(collection).delete(id, if_version=version)
         before = store.seq - 1
     output.result(

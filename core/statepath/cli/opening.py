@@ -1,4 +1,4 @@
-"""Opening a store to look at it."""
+"""Opening a store for a command."""
 
 from __future__ import annotations
 
@@ -25,4 +25,12 @@ async def reading(path: str | None) -> AsyncIterator[Store]:
         place = shown(settings.path)
         raise NotFoundError(f"there is no store at {place}; the first save creates it", key=place) from None
     async with store:
+        yield store
+
+
+@asynccontextmanager
+async def writing(path: str | None) -> AsyncIterator[Store]:
+    """The store, for one change. Who runs a command sees what fails: nobody is alerted, and no metrics are served."""
+    settings = Settings.load(path).model_copy(update={"alert_webhook": None, "metrics_port": None})
+    async with statepath.open(settings=settings) as store:
         yield store

@@ -9,10 +9,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-import statepath
 from statepath import Difference, Store
 from statepath.cli.exits import Exit
-from statepath.cli.opening import reading
+from statepath.cli.opening import reading, writing
 from statepath.cli.options import DryRun, Json, StatePath, Yes
 from statepath.cli.output import Output, confirm, moment, preview
 from statepath.cli.running import asynchronous, command_line, shown
@@ -160,7 +159,7 @@ async def restore_to(
         return
     confirm(f"This undoes {plan}.", yes=yes)
     with output.progress("restoring"):
-        async with statepath.open(state_path) as store:
+        async with writing(state_path) as store:
             before = store.seq
             restored = await store.restore(at=at)
     undo = command_line(state_path, "restore", "--at", str(before))

@@ -9,7 +9,7 @@ import typer
 
 import statepath
 from statepath.cli.documents import filter_of
-from statepath.cli.opening import reading
+from statepath.cli.opening import reading, writing
 from statepath.cli.options import DryRun, Json, Reference, StatePath, Yes
 from statepath.cli.output import Output, amount, confirm, moment
 from statepath.cli.running import asynchronous
@@ -70,7 +70,7 @@ async def run(
         return
     confirm(f"This archives {told}.", yes=yes)
     with output.progress("archiving"):
-        async with statepath.open(state_path) as store:
+        async with writing(state_path) as store:
             done = await archived(store, tried=False)
     output.result(
         {"dry_run": False} | asdict(done),
@@ -118,7 +118,7 @@ async def restore(document: Reference, state_path: StatePath = None, as_json: Js
     collection, id = parse_ref(document)
     async with reading(state_path):
         pass  # a missing store is not to be created
-    async with statepath.open(state_path) as store:
+    async with writing(state_path) as store:
         seq = await store.unarchive(collection, id)
     output.result({"key": document, "seq": seq}, f"{document} is live again, as seq {seq}")
 
@@ -144,7 +144,7 @@ async def clean(
     told = f"{len(plan.objects)} objects ({amount(plan.bytes)})"
     if not dry_run and plan.objects:
         confirm(f"This removes {told}.", yes=yes)
-        async with statepath.open(state_path) as store:
+        async with writing(state_path) as store:
             plan = await store.clean(older_than=older_than)
     done = not dry_run and bool(plan.objects)
     facts = {

@@ -45,6 +45,9 @@ P = ParamSpec("P")
 
 logger = logging.getLogger("statepath.cli")
 
+ALERTS = "statepath.alerts"
+"""The log of alerts, which are for whoever is not there to see what fails."""
+
 
 def asynchronous(command: Callable[P, Awaitable[None]]) -> Callable[P, None]:
     """A command that runs in an event loop of its own."""
@@ -219,6 +222,7 @@ def logging_to_stderr(*, debug: bool) -> Iterator[None]:
     warnings = logging.StreamHandler()
     warnings.setLevel(logging.WARNING)
     warnings.setFormatter(_Remark())
+    warnings.addFilter(lambda record: record.name != ALERTS)
     root = logging.getLogger(LOGGER)
     disable = enable_debug(EVERYTHING if debug else None)
     if root.level != logging.DEBUG:

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Raw
@@ -37,6 +37,7 @@ from statepath.commit import (
 from statepath.engine.documents import decode
 from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS
+from statepath.engine.trouble import Trouble
 from statepath.engine.unloaded import Elsewhere
 from statepath.errors import (
     AccessDeniedError,
@@ -50,6 +51,7 @@ from statepath.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from statepath.telemetry import SILENT, Telemetry
 
 logger = logging.getLogger("statepath.engine")
 
@@ -91,6 +93,7 @@ class _Pending(msgspec.Struct, frozen=True, gc=False):
     done: asyncio.Future[int]
     reads: Sequence[Read]
     put: Document | None
+    span: Any = None
 
 
 _Refused: TypeAlias = tuple[_Pending, StateError | None]
@@ -121,7 +124,10 @@ class Committer:
         catch_up: Callable[[], Awaitable[None]],
         failed: Callable[[StateError], None],
         elsewhere: Elsewhere | None = None,
+        telemetry: Telemetry = SILENT,
     ) -> None:
+        self._telemetry = telemetry
+        self._traced = telemetry.traced
         self._replica = replica
         self._log = log
         self._backend = backend
@@ -136,11 +142,13 @@ class Committer:
         self._elsewhere = elsewhere
         self._pending: deque[_Pending] = deque()
         self._bytes = 0
+        self._waiting_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] | None = None
         self.crowded = False
         self._room = asyncio.Event()
         self._failure: StateError | None = None
+        self.trouble: Trouble | None = None
         self._closing = False
         self._busy = False
         self._task = self._loop.create_task(self._run(), name="statepath-committer")
@@ -181,7 +189,10 @@ class Committer:
             if own:
                 reads, put = (*reads, *own), None
         done: asyncio.Future[int] = self._loop.create_future()
-        self._pending.append(_Pending(changes, size, done, reads, put))
+        if not self._pending:
+            self._waiting_since = time.perf_counter()
+        span = self._telemetry.saving(changes, done) if self._traced and changes else None
+        self._pending.append(_Pending(changes, size, done, reads, put, span))
         self._bytes += size
         if self._bytes > _BACKLOG_BYTES:
             self.crowded = True
@@ -229,12 +240,16 @@ class Committer:
                     await self._wake
                     continue
                 self._busy = True
+                began = self._waiting_since
                 group = self._take()
                 try:
-                    await self._commit(group)
+                    await self._commit(group, began)
                 except UnsupportedError as error:
+                    self._telemetry.not_committed(error, time.perf_counter() - began)
                     self._stop(error, group)
                 except StateError as error:
+                    self._telemetry.not_committed(error, time.perf_counter() - began)
+                    self._tell(error)
                     self._refuse(group, error)
         except asyncio.CancelledError:
             if self.busy:
@@ -260,24 +275,26 @@ class Committer:
             if group and size > MAX_COMMIT_BYTES:
                 break
             group.append(pending.popleft())
+        if pending:
+            self._waiting_since = time.perf_counter()
         self._bytes -= sum([one.size for one in group[before:]])
         if self._bytes <= _BACKLOG_BYTES:
             self.crowded = False
             self._room.set()
 
-    async def _commit(self, group: list[_Pending]) -> None:
+    async def _commit(self, group: list[_Pending], began: float) -> None:
         current = self._alone
         losses = 0
-        begun = self._loop.time()
+        tried = self._loop.time()
         while True:
             try:
                 async with self._advancing:
-                    await self._place(group, current=current)
+                    await self._place(group, began, current=current)
             except HeadMoved:
                 losses += 1
                 if losses > 1:
                     # Among many, whoever lets a few others go first wastes fewer attempts, and takes more along.
-                    took = (self._loop.time() - begun) / losses
+                    took = (self._loop.time() - tried) / losses
                     await asyncio.sleep(random.random() * took * min(losses, _WAITS))  # noqa: S311 - no secret
                     self._more(group)
                 await self._catch_up()
@@ -285,7 +302,7 @@ class Committer:
             else:
                 return
 
-    async def _place(self, group: list[_Pending], *, current: bool) -> None:
+    async def _place(self, group: list[_Pending], began: float, *, current: bool) -> None:
         """Try the next place in the log with what of the group does not conflict. `current` says that the replica has
         been at the head since the group was taken.
 
@@ -317,18 +334,26 @@ class Committer:
             transactions=await self._bodies(id, accepted, transactions),
         )
         try:
-            await self._log.append(replica.head, commit)
+            if self._traced:
+                with self._telemetry.commit([one.span for one in accepted]):
+                    await self._log.append(replica.head, commit)
+            else:
+                await self._log.append(replica.head, commit)
         except _NOTHING_WRITTEN as error:
-            self._failed(error)
+            self._telemetry.not_committed(error, time.perf_counter() - began)
+            self._tell(error)
             self._refuse(group, error)
             return
         except StateError as error:
+            self._telemetry.not_committed(error, time.perf_counter() - began)
             self._stop(error, group)
             return
         stage.install(replica, commit.last, id, now)
+        self.trouble = None
         size = sum([one.size for one in accepted])
         self._acknowledge(accepted, first, size)
         _decline(refused)
+        self._telemetry.committed(len(accepted), size, time.perf_counter() - began)
         self._committed(commit, transactions, stage, size + _RECORD + _TRANSACTION * len(accepted))
 
     async def _documents(self, elsewhere: Elsewhere, group: list[_Pending]) -> Replica | Stage:
@@ -428,9 +453,13 @@ class Committer:
             if not pending.done.done():
                 pending.done.set_exception(copy.copy(error))
 
+    def _tell(self, error: StateError) -> None:
+        self.trouble = Trouble(error)
+        self._failed(error)
+
     def _stop(self, error: StateError, group: list[_Pending]) -> None:
         self._failure = error
-        self._failed(error)
+        self._tell(error)
         self._refuse(group, error)
         self._refuse(list(self._pending), error)
         self._pending.clear()

@@ -8,14 +8,14 @@ import os
 import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from typing import Final, TypeVar, cast
 
 from statepath.arguments import wrong_kind
 from statepath.backend import Backend, CommitLog, SupportsQueries
 from statepath.commit import FORMAT, Change, Commit, Delete, Note, Put, Transaction, WriteLog, WriteReport
-from statepath.engine.autosave import Autosave, free_bytes, try_snapshot
+from statepath.engine.autosave import Autosave, try_snapshot
 from statepath.engine.committer import Committer, Read
 from statepath.engine.feed import Feed
 from statepath.engine.floor import Floor
@@ -30,6 +30,7 @@ from statepath.engine.replay import Damage, apply_commit, changes_of
 from statepath.engine.replica import MEMBERS, Cut, Entry, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
+from statepath.engine.trouble import Trouble
 from statepath.engine.unloaded import Elsewhere, needs_documents
 from statepath.engine.views import ViewWriter
 from statepath.errors import (
@@ -46,6 +47,7 @@ from statepath.events import Events, SaveError, StateRestored
 from statepath.log import PortableCommitLog
 from statepath.migrations import Migrations
 from statepath.settings import Settings
+from statepath.telemetry import SILENT, Telemetry
 
 _CHANGE_BYTES: Final = 128
 _JUST_NOW: Final = 0.05
@@ -66,7 +68,8 @@ os.register_at_fork(after_in_child=_disown_after_fork)
 
 
 class Engine:
-    """The replica of a store and, unless it is read-only, the tasks that commit, snapshot and write views."""
+    """The replica of a store and, unless it is read-only, the tasks that commit, snapshot and write views. What goes on
+    `beside` it, and only listens, ends after it."""
 
     def __init__(
         self,
@@ -77,7 +80,9 @@ class Engine:
         *,
         readonly: bool,
         migrations: Migrations | None = None,
+        telemetry: Telemetry = SILENT,
     ) -> None:
+        self.telemetry = telemetry
         self.backend = backend
         self.log = log
         self.settings = settings
@@ -87,12 +92,15 @@ class Engine:
         self.store = ""
         self.incarnation = ""
         self.damage: list[Damage] = []
+        self.verified = False
         self.closed = False
         self.migrations = migrations
         self.migrated: Migrated | None = None
         self.elsewhere: Elsewhere | None = None
         self.last_commit_at: float | None = None
+        self.beside = AsyncExitStack()
         self._found_floor = Floor(store="", incarnation="")
+        self._found_journal = self._found_size = 0
         self._committer: Committer | None = None
         self._views: ViewWriter | None = None
         self._snapshotter: Snapshotter | None = None
@@ -114,8 +122,18 @@ class Engine:
 
     # Starting, which `opening` does
 
-    def show(self, replica: Replica, store: str, incarnation: str, floor: Floor | None) -> None:
-        """Have what was found for reading."""
+    def show(
+        self,
+        replica: Replica,
+        store: str,
+        incarnation: str,
+        floor: Floor | None,
+        *,
+        journal_bytes: int = 0,
+        state_size: int = 0,
+    ) -> None:
+        """Have what was found for reading: so many bytes of commits behind a snapshot of that size."""
+        self._found_journal, self._found_size = journal_bytes, state_size
         self.replica, self.store, self.incarnation = replica, store, incarnation
         if floor is not None:
             self._found_floor = floor
@@ -144,6 +162,7 @@ class Engine:
             self.settings,
             put_aside=put_aside,
             cut=self._cut,
+            telemetry=self.telemetry,
         )
         self._committer = Committer(
             self.replica,
@@ -156,6 +175,7 @@ class Engine:
             committed=self._committed,
             catch_up=self.catch_up,
             failed=self._tell_failure,
+            telemetry=self.telemetry,
             elsewhere=self.elsewhere,
         )
         return views
@@ -218,6 +238,8 @@ class Engine:
         self.last_commit_at = time.time()
         if self._snapshotter is not None:
             self._snapshotter.committed(size)
+        else:
+            self._found_journal += size
         self._feed.tell(commit, transactions, size)
 
     async def catch_up(self) -> None:
@@ -515,14 +537,63 @@ class Engine:
         return size
 
     @property
+    def documents(self) -> dict[str, int]:
+        """How many documents each collection holds, as far as this handle holds them; may be asked in another
+        thread."""
+        if self.elsewhere is not None:
+            return {}
+        held = dict(self.replica.collections)
+        return {name: len(documents) for name, documents in held.items() if documents and name != MEMBERS}
+
+    @property
+    def seq(self) -> int:
+        return self.replica.head
+
+    @property
     def view_lag(self) -> int:
         """How many files are behind the log."""
         return 0 if self._views is None else self._views.lag
 
     @property
     def journal_bytes(self) -> int:
-        """The bytes that were committed since the last snapshot, roughly."""
-        return 0 if self._snapshotter is None else self._snapshotter.since
+        """The bytes that were committed since the last snapshot that this handle knows of, roughly."""
+        return self.journal_behind(None)
+
+    def journal_behind(self, floor: Floor | None) -> int:
+        """The bytes that were committed since the last snapshot, roughly. For a reader `floor` is the log's own record
+        as it is now: it says which snapshots were written meanwhile."""
+        if self._snapshotter is not None:
+            return self._snapshotter.since
+        then, now = self._found_floor.snapshots, floor.snapshots if floor is not None else ()
+        written = now[-1].journal_bytes - (then[-1].journal_bytes if then else 0) if now else 0
+        return max(0, self._found_journal - written)
+
+    @property
+    def snapshot_size(self) -> int:
+        """The bytes of the last snapshot, roughly."""
+        return self._found_size if self._snapshotter is None else self._snapshotter.size
+
+    @property
+    def unsaved_seconds(self) -> float | None:
+        """How long the oldest change of this handle waits for a snapshot; `None`: none does."""
+        return None if self._snapshotter is None else self._snapshotter.waiting
+
+    @property
+    def save_trouble(self) -> Trouble | None:
+        """Why the last save failed, if it did; and so for what is written behind."""
+        return None if self._committer is None else self._committer.trouble
+
+    @property
+    def snapshot_trouble(self) -> Trouble | None:
+        return None if self._snapshotter is None else self._snapshotter.trouble
+
+    @property
+    def backup_trouble(self) -> Trouble | None:
+        return None if self._snapshotter is None else self._snapshotter.backup_trouble
+
+    @property
+    def view_trouble(self) -> Trouble | None:
+        return None if self._views is None else self._views.trouble
 
     @property
     def saved(self) -> tuple[int, float | None]:
@@ -543,10 +614,6 @@ class Engine:
         """Why the handle takes no further commits, if so."""
         return None if self._committer is None else self._committer.failure
 
-    async def free_bytes(self) -> int | None:
-        """How much may still be written, where the backend can tell."""
-        return await free_bytes(self.backend)
-
     async def close(self) -> None:
         """Commit what is queued, write the views and a snapshot of what changed, and release the storage.
 
@@ -561,6 +628,7 @@ class Engine:
                     await self._finish()
                 finally:
                     await self.release()
+                    await self.beside.aclose()
 
     async def _finish(self) -> None:
         if self._committer is None or self._views is None:

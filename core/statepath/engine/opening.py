@@ -54,9 +54,11 @@ from statepath.events import (
     StoreUpgraded,
 )
 from statepath.log import PortableCommitLog
+from statepath.metering import metered
 from statepath.migrations import Migrations
 from statepath.retry import retrying
 from statepath.settings import Settings
+from statepath.telemetry import SILENT, Telemetry
 
 logger = logging.getLogger("statepath.opening")
 
@@ -71,29 +73,38 @@ async def open_engine(
     readonly: bool = False,
     anew: bool = False,
     migrations: Migrations | None = None,
+    telemetry: Telemetry = SILENT,
 ) -> Engine:
     """Recover the state and start the engine's tasks. The backend is the engine's from now on.
 
     Parameters:
         anew: the log is not continued: what it holds is kept aside, and it begins again behind the state.
         migrations: those that the program knows; what is due of them is done. `None`: it cares for no schema.
+        telemetry: who is told of the engine's work, and of the calls of the backend.
 
     Raises:
         NotFoundError: read-only, and there is no store.
         UnsupportedError: a newer program wrote the store (`newer_format`).
     """
     began = time.monotonic()
-    backend = retrying(backend, deadline=settings.deadline)
+    backend = retrying(metered(backend, telemetry), deadline=settings.deadline)
     engine = Engine(
-        backend, commit_log(backend, settings), settings, events, readonly=readonly, migrations=migrations
+        backend,
+        commit_log(backend, settings),
+        settings,
+        events,
+        readonly=readonly,
+        migrations=migrations,
+        telemetry=telemetry,
     )
     try:
-        while True:
-            try:
-                source = await _open(engine, anew=anew)
-                break
-            except _Founded:
-                continue
+        with telemetry.operation("load"):
+            while True:
+                try:
+                    source = await _open(engine, anew=anew)
+                    break
+                except _Founded:
+                    continue
     except BaseException:
         await engine.release()
         raise
@@ -200,7 +211,14 @@ def _show(engine: Engine, found: Recovered, original: Original | None) -> None:
         for change in original.changes:
             stage.apply(change, 0, 0)
         stage.install(found.replica, 0, "", 0)
-    engine.show(found.replica, found.store, found.incarnation, found.floor[0] if found.floor else None)
+    engine.show(
+        found.replica,
+        found.store,
+        found.incarnation,
+        found.floor[0] if found.floor else None,
+        journal_bytes=found.journal_bytes,
+        state_size=found.state_size,
+    )
     for damage in engine.damage:
         engine.events.emit(CorruptionDetected(damage.key, damage.reason, None))
 

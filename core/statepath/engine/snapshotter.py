@@ -33,6 +33,7 @@ from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.replica import Cut, Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotFacts, SnapshotStream
+from statepath.engine.trouble import Trouble
 from statepath.engine.views import ViewWriter
 from statepath.errors import (
     AlreadyExistsError,
@@ -45,6 +46,7 @@ from statepath.errors import (
 from statepath.events import BackupCreated, BackupError, EditConflict, Events, HistoryTrimmed, StateSaved
 from statepath.log import PortableCommitLog
 from statepath.settings import Settings
+from statepath.telemetry import SILENT, Telemetry
 
 logger = logging.getLogger("statepath.snapshots")
 
@@ -103,7 +105,9 @@ class Snapshotter:
         *,
         put_aside: PutAside,
         cut: Callable[[], AbstractAsyncContextManager[Cut]],
+        telemetry: Telemetry = SILENT,
     ) -> None:
+        self._telemetry = telemetry
         self._backend = backend
         self._log = log
         self._replica = replica
@@ -124,6 +128,8 @@ class Snapshotter:
         self.ending = False
         self.saved = written.saved
         self.saved_at: float | None = None
+        self.trouble: Trouble | None = None
+        self.backup_trouble: Trouble | None = None
         self._size = written.size
         self._since = written.journal_bytes
         self._total = (floor.snapshots[-1].journal_bytes if floor.snapshots else 0) + self._since
@@ -135,6 +141,16 @@ class Snapshotter:
     def since(self) -> int:
         """The bytes that were committed since the last snapshot."""
         return self._since
+
+    @property
+    def size(self) -> int:
+        """The bytes of the last snapshot, roughly."""
+        return self._size
+
+    @property
+    def waiting(self) -> float | None:
+        """The seconds that the oldest change has waited for a snapshot; `None`: there is none."""
+        return None if self._oldest_change is None else time.monotonic() - self._oldest_change
 
     def committed(self, size: int) -> None:
         self._since += size
@@ -163,11 +179,21 @@ class Snapshotter:
             StateError: it could not be written, or was not what had been written when it was read back. The journal
                 still has everything.
         """
+        try:
+            seq = await self._snapshot()
+        except StateError as error:
+            self.trouble = Trouble(error)
+            raise
+        self.trouble = None
+        return seq
+
+    async def _snapshot(self) -> int:
         async with self._lock:
             if not self.changed:
                 return self.saved
-            async with self._cut() as cut:
-                return await self._save(cut)
+            with self._telemetry.operation("snapshot"):
+                async with self._cut() as cut:
+                    return await self._save(cut)
 
     async def _save(self, cut: Cut) -> int:
         began = time.monotonic()
@@ -206,6 +232,7 @@ class Snapshotter:
             else:
                 await self._copy_state(key)
             await self._verified(key, state)
+            self.backup_trouble = None
             self._events.emit(BackupCreated(key, state.seq))
             await self._prune_backups()
             return key
@@ -228,8 +255,10 @@ class Snapshotter:
             logger.info("another handle saved meanwhile: %s", error)
         except StateError as error:
             logger.warning("the backup could not be written: %s", error, extra={"code": error.code})
+            self.backup_trouble = Trouble(error)
             self._events.emit(BackupError(error))
         else:
+            self.backup_trouble = None
             self._events.emit(BackupCreated(key, state.seq))
 
     def _is_old(self, key: str) -> bool:
@@ -383,6 +412,7 @@ class Snapshotter:
                     await self._backend.delete(key)
         except StateError as error:
             logger.warning("an old backup could not be removed: %s", error, extra={"code": error.code})
+            self.backup_trouble = Trouble(error)
             self._events.emit(BackupError(error))
 
     async def pack(self) -> None:

@@ -33,6 +33,7 @@ from statepath.commit import WriteLog, WriteReport
 from statepath.engine.documents import MARK, decode, parse_untrusted, pretty
 from statepath.engine.ids import document_key, log_key, report_key
 from statepath.engine.replica import MEMBERS, Replica, Stage
+from statepath.engine.trouble import Trouble
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -158,6 +159,7 @@ class ViewWriter:
         self._urgent = 0
         self._file_error: StateError | None = None
         self._document_error: StateError | None = None
+        self.trouble: Trouble | None = None
         self._work = asyncio.Event()
         self._turn = asyncio.Condition()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="statepath-views")
@@ -263,6 +265,8 @@ class ViewWriter:
             began = time.monotonic()
             file_error = await self._next_files()
             document_error = await self._next_documents()
+            if file_error is None and document_error is None:
+                self.trouble = None
             if not self._dirty and not self._files:
                 self._work.clear()
             elif file_error is not None or document_error is not None:
@@ -316,6 +320,7 @@ class ViewWriter:
             return None
         facts = {"key": trouble.key, "code": trouble.code}
         logger.warning("a view could not be written: %s", trouble, extra=facts)
+        self.trouble = Trouble(trouble)
         self._failed(trouble)
         return trouble
 

@@ -44,6 +44,35 @@ def test_status_of_an_unhealthy_store_exits_with_11(on: Run, filled: str) -> Non
     assert "are free" in answer.out
 
 
+def test_status_lists_its_checks(on: Run, filled: str) -> None:
+    facts = on("status", "--json").json
+    found = {check["name"]: check for check in facts["checks"]}
+    assert facts["status"] == "ok"
+    assert list(found) == ["reachable", "access", "space", "saved", "backups", "journal", "damage"]
+    assert (found["space"]["status"], found["space"]["unit"], found["space"]["limit"]) == (
+        "ok",
+        "bytes",
+        100 * 1024 * 1024,
+    )
+
+
+def test_a_warning_is_told_and_only_a_strict_probe_minds(on: Run, filled: str) -> None:
+    free = on("status", "--json").json["free_bytes"]
+    warning = {"STATE_DISK_LOW": str(free * 2 // 3)}
+    answer = on("status", env=warning)
+    assert (answer.code, "warn" in answer.out) == (0, True)
+    assert on("status", "--strict", env=warning).code == 11
+    assert on("status", "--strict").code == 0
+
+
+def test_status_beside_a_server_tells_what_is_not_in_its_snapshot_yet(on: Run, server: Run) -> None:
+    facts = on("status", "--json", env={"STATE_JOURNAL_LAG": "1"}).json
+    found = {check["name"]: check for check in facts["checks"]}
+    assert facts["journal_bytes"] > 0
+    assert found["saved"]["value"] > 0
+    assert (found["journal"]["status"], found["journal"]["limit"]) == ("fail", 1)
+
+
 @pytest.fixture
 def original(path: str) -> Path:
     """A folder that the original server wrote."""

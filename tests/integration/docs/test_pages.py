@@ -74,6 +74,14 @@ Path("changes.py").write_text(shown[1])
 """
 """The module is what the page shows."""
 
+_SERVER = """
+import re
+from pathlib import Path
+
+Path("server.py").write_text(re.search(r"```py\\n(.*?)```", PAGE.read_text(), re.DOTALL)[1])
+"""
+"""A program that sets up what there is once in a process."""
+
 PAGES = {
     "README.md": _TASK,
     "docs/guide.md": "",
@@ -89,6 +97,9 @@ PAGES = {
     "docs/many-writers.md": "",
     "docs/restore.md": "",
     "docs/move.md": "",
+    "docs/health.md": "",
+    "docs/alerts.md": "",
+    "docs/metrics.md": _SERVER,
 }
 """The pages, each with what its first block takes for granted."""
 

@@ -1,0 +1,365 @@
+"""How a store does: a list of checks, each with a threshold from the settings.
+
+A check fails beyond its threshold, and warns from half of it on (of what should be much: below twice as much). What
+reads the storage is bounded by `health_timeout`; nothing is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Final, Literal
+
+from statepath.engine.autosave import free_bytes
+from statepath.engine.backups import backup_key, backup_keys, backup_time
+from statepath.engine.engine import Engine
+from statepath.engine.floor import Floor, SnapshotMark, read_floor
+from statepath.engine.trouble import Trouble
+from statepath.errors import AccessDeniedError, StateError
+
+_RECENT: Final = 60.0
+_SNAPSHOTS_LATE: Final = 4
+_JOURNAL_SNAPSHOTS: Final = 4
+_JOURNAL_LEAST: Final = 4 * 1024**3
+
+Unit = Literal["seconds", "bytes", "files", "objects"]
+
+
+class Status(StrEnum):
+    """How a check ended: all is well, it should be looked at, or it must be."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: `reachable`, `writable`, `access`, `space`, `saved`, `backups`, `journal`, `views`, `damage`.
+        summary: what was found, in a sentence.
+        value: the number that was compared, where there is one; `limit`: beyond it the check fails.
+        unit: that of both.
+    """
+
+    name: str
+    status: Status
+    summary: str
+    value: float | None = None
+    limit: float | None = None
+    unit: Unit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the storage answered. Where it was not asked, the handle's own knowledge has to do.
+
+    Attributes:
+        seconds: how long the first answer took; `None`: there was none. `trouble`: why not.
+        floor: the log's own record as it is stored now.
+        backups: the keys of the backups, oldest first.
+        unsaved: when the first change behind the snapshot was committed, in seconds since 1970.
+    """
+
+    seconds: float | None = None
+    trouble: str | None = None
+    floor: Floor | None = None
+    backups: tuple[str, ...] | None = None
+    free: int | None = None
+    unsaved: float | None = None
+    denied: StateError | None = None
+
+
+Examination = Callable[[Engine, Seen], Check | None]
+
+
+async def look(engine: Engine) -> Seen:
+    """Ask the storage, within `health_timeout`."""
+    found = _Asking(engine)
+    limit = engine.settings.health_timeout
+    trouble: str | None = None
+    denied: StateError | None = None
+    try:
+        async with asyncio.timeout(limit):
+            await found.ask()
+    except TimeoutError:
+        trouble = f"the storage did not answer within {limit:g} s"
+    except AccessDeniedError as error:
+        trouble, denied = str(error), error
+    except StateError as error:
+        trouble = str(error)
+    return Seen(found.seconds, trouble, found.floor, found.backups, found.free, found.unsaved, denied)
+
+
+@dataclass(slots=True)
+class _Asking:
+    engine: Engine
+    seconds: float | None = None
+    floor: Floor | None = None
+    backups: tuple[str, ...] | None = None
+    free: int | None = None
+    unsaved: float | None = None
+
+    async def ask(self) -> None:
+        engine, began = self.engine, time.perf_counter()
+        stored = await read_floor(engine.backend)
+        self.seconds = time.perf_counter() - began
+        self.floor = stored[0] if stored else None
+        self.free = await free_bytes(engine.backend)
+        self.backups = tuple(await backup_keys(engine.backend))
+        saved = self.floor.snapshots[-1].seq if self.floor and self.floor.snapshots else 0
+        if engine.readonly and engine.replica.head > saved:
+            async for commit in engine.log.read(saved):
+                self.unsaved = commit.time.timestamp()
+                break
+
+
+def checks(engine: Engine, seen: Seen) -> tuple[Check, ...]:
+    """All checks that can be made of this handle."""
+    if engine.closed:
+        return (Check("reachable", Status.FAIL, "the store is closed"),)
+    return examine(engine, seen)
+
+
+def examine(engine: Engine, seen: Seen) -> tuple[Check, ...]:
+    """The checks of a handle that is open, or about to end."""
+    return tuple(check for one in CHECKS if (check := one(engine, seen)) is not None)
+
+
+def _reachable(engine: Engine, seen: Seen) -> Check | None:
+    limit = engine.settings.health_timeout
+    if seen.trouble is not None:
+        return Check("reachable", Status.FAIL, seen.trouble, seen.seconds, limit, "seconds")
+    if seen.seconds is None:
+        return None
+    summary = f"the storage answered in {seen.seconds * 1000:.1f} ms"
+    return Check("reachable", _level(seen.seconds, limit), summary, seen.seconds, limit, "seconds")
+
+
+def _writable(engine: Engine, seen: Seen) -> Check | None:
+    """A handle that was stopped fails. One whose last save failed fails while that is fresh: nobody may have tried
+    since, and a server that is given no work for it would never find out."""
+    if engine.readonly:
+        return None
+    if engine.failure is not None:
+        return Check("writable", Status.FAIL, str(engine.failure))
+    trouble = engine.save_trouble
+    if trouble is None:
+        return Check("writable", Status.OK, "saves are taken")
+    ago = time.time() - trouble.at
+    status = Status.FAIL if ago < _RECENT else Status.WARN
+    return Check("writable", status, f"the last save failed {_ago(ago)} ago: {trouble.error}")
+
+
+def _access(engine: Engine, seen: Seen) -> Check | None:
+    errors = [trouble.error for trouble in _troubles(engine)] + ([seen.denied] if seen.denied else [])
+    refused = next((error for error in errors if isinstance(error, AccessDeniedError)), None)
+    if refused is not None:
+        return Check("access", Status.FAIL, f"the storage refused: {refused}")
+    return Check("access", Status.OK, "the storage refused nothing")
+
+
+def _space(engine: Engine, seen: Seen) -> Check | None:
+    free, limit = seen.free, engine.settings.disk_low
+    if free is None:
+        return None
+    status = Status.FAIL if free < limit else Status.WARN if free < 2 * limit else Status.OK
+    summary = f"{free:,} bytes are free" + (f", less than {limit:,}" if free < limit else "")
+    return Check("space", status, summary, free, limit, "bytes")
+
+
+def _saved(engine: Engine, seen: Seen) -> Check | None:
+    settings = engine.settings
+    waiting = engine.unsaved_seconds
+    if engine.readonly:
+        waiting = None if seen.unsaved is None else max(0.0, time.time() - seen.unsaved)
+    late = settings.save_late or _SNAPSHOTS_LATE * settings.snapshot_age
+    limit = late.total_seconds()
+    trouble = engine.snapshot_trouble
+    if trouble is not None:
+        summary = f"the last snapshot could not be written: {trouble.error}"
+        return Check("saved", Status.FAIL, summary, waiting, limit, "seconds")
+    if waiting is None:
+        return Check("saved", Status.OK, "everything is in the snapshot", 0.0, limit, "seconds")
+    status = _level(waiting, limit) if settings.autosave else Status.OK
+    summary = f"changes wait for a snapshot since {_ago(waiting)}"
+    return Check("saved", status, summary, waiting, limit, "seconds")
+
+
+def _backups(engine: Engine, seen: Seen) -> Check | None:
+    age = engine.settings.backup_age
+    limit = None if age is None else age.total_seconds()
+    trouble = engine.backup_trouble
+    if trouble is not None:
+        summary = f"the last backup could not be written: {trouble.error}"
+        return Check("backups", Status.FAIL, summary, None, limit, "seconds")
+    keys = seen.backups
+    if keys is None:
+        return None if engine.readonly else Check("backups", Status.OK, "none has failed")
+    missing = _not_kept(seen.floor, keys, engine.settings.snapshot_age)
+    if not keys:
+        status = Status.FAIL if limit is not None and engine.replica.head else Status.OK
+        summary = "there is no backup yet: the first snapshot that is replaced becomes one"
+        if missing is not None:
+            status = max(status, Status.WARN, key=list(Status).index)
+            summary = f"there is no backup: the snapshot of seq {missing.seq} was not kept as one"
+        return Check("backups", status, summary, None, limit, "seconds")
+    seconds = max(0.0, (datetime.now(UTC) - backup_time(keys[-1])).total_seconds())
+    summary = f"{len(keys)}, the newest shows the state of {_ago(seconds)} ago"
+    if missing is not None:
+        summary += f"; the snapshot of seq {missing.seq} was not kept as one"
+        return Check("backups", Status.WARN, summary, seconds, limit, "seconds")
+    status = Status.OK if limit is None else _level(seconds, limit)
+    return Check("backups", status, summary, seconds, limit, "seconds")
+
+
+def _not_kept(floor: Floor | None, keys: tuple[str, ...], soon: timedelta) -> SnapshotMark | None:
+    """The snapshot before the present one, if it should be a backup and is none: then backups fail, or somebody removed
+    it. One that was replaced at the end of a program, soon after a backup, need not be one."""
+    marks = floor.snapshots if floor is not None else ()
+    if len(marks) < 2 or backup_key(marks[-2].time) in keys:
+        return None
+    shown = datetime.fromtimestamp(marks[-2].time / 1_000_000, UTC)
+    return None if keys and shown - backup_time(keys[-1]) < soon else marks[-2]
+
+
+def _journal(engine: Engine, seen: Seen) -> Check | None:
+    size = engine.journal_behind(seen.floor)
+    limit = engine.settings.journal_lag
+    if limit is None:
+        limit = max(_JOURNAL_LEAST, _JOURNAL_SNAPSHOTS * engine.snapshot_size)
+    summary = f"{size:,} bytes of commits are behind the snapshot"
+    return Check("journal", _level(size, limit), summary, size, limit, "bytes")
+
+
+def _views(engine: Engine, seen: Seen) -> Check | None:
+    if engine.readonly:
+        return None
+    lag, limit = engine.view_lag, engine.settings.view_lag
+    if engine.view_trouble is not None:
+        summary = f"a view could not be written: {engine.view_trouble.error}"
+        return Check("views", Status.FAIL, summary, lag, limit, "files")
+    return Check("views", _level(lag, limit), f"{lag:,} files are behind the log", lag, limit, "files")
+
+
+def _damage(engine: Engine, seen: Seen) -> Check | None:
+    """What a writer found is mended or kept aside already; verification settles it. A reader mends nothing."""
+    found = engine.damage
+    if not found:
+        return Check("damage", Status.OK, "none was found", 0, None, "objects")
+    summary = "; ".join(damage.reason for damage in found)
+    if engine.verified:
+        return Check("damage", Status.OK, f"verified since: {summary}", 0, None, "objects")
+    status = Status.FAIL if engine.readonly else Status.WARN
+    return Check("damage", status, summary, len(found), None, "objects")
+
+
+CHECKS: Final[tuple[Examination, ...]] = (
+    _reachable,
+    _writable,
+    _access,
+    _space,
+    _saved,
+    _backups,
+    _journal,
+    _views,
+    _damage,
+)
+"""What is looked at, in this order; one that does not apply to a handle gives nothing."""
+
+
+def _troubles(engine: Engine) -> list[Trouble]:
+    troubles = (
+        engine.save_trouble,
+        engine.snapshot_trouble,
+        engine.backup_trouble,
+        engine.view_trouble,
+    )
+    return [trouble for trouble in troubles if trouble is not None]
+
+
+def _level(value: float, limit: float) -> Status:
+    if value > limit:
+        return Status.FAIL
+    return Status.WARN if value > limit / 2 else Status.OK
+
+
+def _ago(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a store does.
+
+    Attributes:
+        healthy: no check fails. `status`: the worst of the checks.
+        checks: what was looked at, one by one.
+        writable: it takes commits.
+        problems: what the checks that fail found, a sentence each.
+        last_saved: when the last snapshot was written; `last_commit`: when the last commit was made.
+        last_backup: the time of the state that the newest backup shows.
+        view_lag: files behind the log. `journal_bytes`: committed since the last snapshot.
+        free_bytes: space on the storage, where it can tell.
+        damage: what was found damaged, a sentence each.
+    """
+
+    healthy: bool
+    writable: bool
+    problems: tuple[str, ...]
+    seq: int
+    snapshot_seq: int
+    last_saved: datetime | None
+    last_commit: datetime | None
+    backups: int
+    view_lag: int
+    journal_bytes: int
+    free_bytes: int | None
+    damage: tuple[str, ...]
+    last_backup: datetime | None = None
+    status: Status = Status.OK
+    checks: tuple[Check, ...] = field(default=())
+
+
+async def health(engine: Engine) -> Health:
+    """Look at everything, and write nothing."""
+    seen = Seen() if engine.closed else await look(engine)
+    found = checks(engine, seen)
+    failing = tuple(check.summary for check in found if check.status is Status.FAIL)
+    marks = seen.floor.snapshots if seen.floor is not None else ()
+    snapshot_seq, saved_at = engine.saved
+    if engine.readonly and marks:
+        snapshot_seq, saved_at = marks[-1].seq, marks[-1].time / 1_000_000
+    backups = seen.backups or ()
+    return Health(
+        healthy=not failing,
+        writable=not engine.closed and not engine.readonly and engine.failure is None,
+        problems=failing,
+        seq=engine.replica.head,
+        snapshot_seq=snapshot_seq,
+        last_saved=_moment(saved_at),
+        last_commit=_moment(engine.last_commit_at),
+        backups=len(backups),
+        view_lag=engine.view_lag,
+        journal_bytes=engine.journal_behind(seen.floor),
+        free_bytes=seen.free,
+        damage=tuple(damage.reason for damage in engine.damage),
+        last_backup=backup_time(backups[-1]) if backups else None,
+        status=worst(found),
+        checks=found,
+    )
+
+
+def worst(found: tuple[Check, ...]) -> Status:
+    """The worst status of the checks."""
+    return max((check.status for check in found), key=list(Status).index, default=Status.OK)
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

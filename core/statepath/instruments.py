@@ -1,0 +1,307 @@
+"""Metrics and traces through the OpenTelemetry API. Names are those of its conventions for databases, where they fit.
+
+Imported only where the API is installed. The instruments of a meter provider are made once; the stores that are open
+are looked at when it is read, since an instrument that looks cannot be taken back.
+
+To record one duration costs the SDK more than many a save costs us. So what can be counted is counted here, and looked
+at when it is read; and of what is quick and often one duration a millisecond is recorded. What is slow always is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.trace import Link, ProxyTracerProvider, Span, SpanKind, Status, StatusCode
+
+from statepath._version import __version__
+from statepath.commit import Change
+from statepath.errors import HeadMoved, StateError
+from statepath.events import AlertCleared, AlertRaised, BackupError, Events, SaveError
+from statepath.telemetry import NOTHING, Telemetry, Watched
+
+_SYSTEM: Final = "statepath"
+_SECONDS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+_OFTEN: Final = 0.001
+"""Seconds between two durations that are recorded of what is quick."""
+
+Facts = dict[str, str]
+Looking = Callable[[CallbackOptions], Iterable[Observation]]
+
+
+class Instruments:
+    """The instruments of one meter provider, for all stores of the process."""
+
+    def __init__(self, provider: MeterProvider) -> None:
+        meter = provider.get_meter(_SYSTEM, __version__)
+        self.stores: weakref.WeakSet[OpenTelemetry] = weakref.WeakSet()
+        self.operations = meter.create_histogram(
+            "db.client.operation.duration",
+            "s",
+            "How long saves, snapshots and the loading of a store take; of the saves of a commit, the first one.",
+            explicit_bucket_boundaries_advisory=_SECONDS,
+        )
+        self.failures = meter.create_counter(
+            "statepath.failures", "{failure}", "What failed: saves, snapshots, files, backups."
+        )
+        self.answers = meter.create_histogram(
+            "statepath.backend.request.duration",
+            "s",
+            "How long the backend takes to answer.",
+            explicit_bucket_boundaries_advisory=_SECONDS,
+        )
+        for name, unit, what, number in _COUNTERS:
+            meter.create_observable_counter(name, [self._counts(number)], unit, what)
+        for name, unit, what, look in _GAUGES:
+            meter.create_observable_gauge(name, [self._numbers(look)], unit, what)
+        meter.create_observable_counter(
+            "statepath.backend.requests", [self._requests], "{request}", "What the backend was asked for."
+        )
+        meter.create_observable_gauge(
+            "statepath.documents", [self._documents], "{document}", "The live documents of each collection."
+        )
+        meter.create_observable_gauge(
+            "statepath.alerts", [self._alerts], "{alert}", "1 for each alert that is raised."
+        )
+
+    def _counts(self, number: Callable[[OpenTelemetry], int]) -> Looking:
+        return lambda _: [Observation(number(one), one.facts) for one in self._open()]
+
+    def _numbers(self, look: Callable[[Watched], float]) -> Looking:
+        return lambda _: [
+            Observation(look(one.store), one.facts) for one in self._open() if one.store is not None
+        ]
+
+    def _requests(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(count, facts) for one in self._open() for facts, count in one.requests()]
+
+    def _documents(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [
+            Observation(count, {**one.facts, "db.collection.name": name})
+            for one in self._open()
+            if one.store is not None
+            for name, count in one.store.documents.items()
+        ]
+
+    def _alerts(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [
+            Observation(1, {**one.facts, "statepath.alert": name})
+            for one in self._open()
+            for name in sorted(one.alerts)
+        ]
+
+    def _open(self) -> list[OpenTelemetry]:
+        return list(self.stores)
+
+
+_COUNTERS: Final[tuple[tuple[str, str, str, Callable[[OpenTelemetry], int]], ...]] = (
+    ("statepath.commits", "{commit}", "The commits of this process.", lambda one: one.commits),
+    (
+        "statepath.commit.transactions",
+        "{transaction}",
+        "The transactions in them.",
+        lambda one: one.transactions,
+    ),
+    ("statepath.commit.io", "By", "The bytes of documents in them.", lambda one: one.bytes),
+)
+
+_GAUGES: Final[tuple[tuple[str, str, str, Callable[[Watched], float]], ...]] = (
+    ("statepath.seq", "{transaction}", "The head of the log.", lambda store: store.seq),
+    (
+        "statepath.journal.lag",
+        "By",
+        "The bytes of commits behind the snapshot.",
+        lambda store: store.journal_bytes,
+    ),
+    ("statepath.views.lag", "{file}", "The files behind the log.", lambda store: store.view_lag),
+    (
+        "statepath.snapshot.lag",
+        "s",
+        "How long the oldest change waits for a snapshot.",
+        lambda store: store.unsaved_seconds or 0.0,
+    ),
+    ("statepath.snapshot.size", "By", "The last snapshot.", lambda store: store.snapshot_size),
+)
+
+_instruments: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def instruments(provider: MeterProvider) -> Instruments:
+    """Those of the provider; made at the first call."""
+    with _making:
+        found = _instruments.get(provider)
+        if found is None:
+            found = _instruments[provider] = Instruments(provider)
+        return found
+
+
+class OpenTelemetry(Telemetry):
+    """The telemetry of one store, which `url` names without credentials."""
+
+    def __init__(self, instruments: Instruments, *, url: str, backend: str) -> None:
+        self._instruments = instruments
+        self.facts: Facts = {"db.system.name": _SYSTEM, "db.namespace": url, "statepath.backend": backend}
+        self.alerts: set[str] = set()
+        self.commits: int = 0
+        self.transactions: int = 0
+        self.bytes: int = 0
+        self._asked: dict[tuple[str, str], int] = {}
+        self._saved_at = self._answered_at = 0.0
+        self.store: Watched | None = None
+        self._operations: dict[tuple[str, str], Facts] = {}
+        self._save = self._of("save")
+        self._tracer = trace.get_tracer(_SYSTEM, __version__)
+        self.traced = not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
+        self._stops: list[Callable[[], object]] = []
+
+    def _of(self, operation: str, error: str = "") -> Facts:
+        """The facts of an operation that ended well, or with that error."""
+        found = self._operations.get((operation, error))
+        if found is None:
+            found = {**self.facts, "db.operation.name": operation}
+            if error:
+                found["error.type"] = error
+            self._operations[operation, error] = found
+        return found
+
+    def operation(self, name: str) -> AbstractContextManager[None]:
+        return self._timed(name)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        error = ""
+        try:
+            with self._span(name, self.facts) if self.traced else NOTHING:
+                yield
+        except BaseException as failure:
+            error = _code(failure)
+            raise
+        finally:
+            self._instruments.operations.record(time.perf_counter() - began, self._of(name, error))
+
+    @contextmanager
+    def _span(self, name: str, facts: Facts, links: list[Link] | None = None) -> Iterator[None]:
+        # What goes on behind belongs to nobody's trace: not to that of whoever opened the store, either.
+        with self._tracer.start_as_current_span(
+            f"statepath {name}",
+            Context(),
+            SpanKind.CLIENT,
+            {**facts, "db.operation.name": name},
+            links,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield
+            except HeadMoved:
+                raise  # losing a race is normal
+            except BaseException as failure:
+                _spoil(span, failure)
+                raise
+
+    def saving(self, changes: Iterable[Change], done: asyncio.Future[int]) -> Span | None:
+        """The span of a save is part of the caller's trace; without one there is none."""
+        if not trace.get_current_span().get_span_context().is_valid:
+            return None
+        first, *more = changes
+        name = "transaction" if more else type(first).__name__.lower()
+        facts = {**self.facts, "db.operation.name": name}
+        collection = getattr(first, "collection", None)
+        if collection is not None and not more:
+            facts["db.collection.name"] = collection
+            name = f"{name} {collection}"
+        span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=facts)
+        done.add_done_callback(lambda done: _end(span, done))
+        return span
+
+    def commit(self, saves: Iterable[Any]) -> AbstractContextManager[None]:
+        if not self.traced:
+            return NOTHING
+        return self._span(
+            "commit", self.facts, [Link(save.get_span_context()) for save in saves if save is not None]
+        )
+
+    def committed(self, transactions: int, size: int, seconds: float) -> None:
+        self.commits += 1
+        self.transactions += transactions
+        self.bytes += size
+        now = time.perf_counter()
+        if seconds >= _OFTEN or now - self._saved_at >= _OFTEN:
+            self._saved_at = now
+            self._instruments.operations.record(seconds, self._save)
+
+    def not_committed(self, error: StateError, seconds: float) -> None:
+        self._instruments.operations.record(seconds, self._of("save", error.code))
+
+    def request(self, name: str, seconds: float, error: BaseException | None = None) -> None:
+        code = "" if error is None else _code(error)
+        facts = self._of(name, code)
+        self._asked[name, code] = self._asked.get((name, code), 0) + 1
+        now = time.perf_counter()
+        if seconds >= _OFTEN or now - self._answered_at >= _OFTEN:
+            self._answered_at = now
+            self._instruments.answers.record(seconds, facts)
+        if self.traced and trace.get_current_span().get_span_context().is_valid:
+            end = time.time_ns()
+            span = self._tracer.start_span(
+                f"{facts['statepath.backend']} {name}",
+                kind=SpanKind.CLIENT,
+                attributes=facts,
+                start_time=end - round(seconds * 1e9),
+            )
+            if error is not None:
+                _spoil(span, error)
+            span.end(end)
+
+    def requests(self) -> list[tuple[Facts, int]]:
+        """How often the backend was asked for what, and with which result."""
+        return [(self._of(name, code), count) for (name, code), count in list(self._asked.items())]
+
+    def watch(self, store: Watched, events: Events) -> None:
+        self.store = store
+        self._instruments.stores.add(self)
+        self._stops = [
+            events.on(SaveError, lambda event: self._failed("save", event.error)),
+            events.on(BackupError, lambda event: self._failed("backup", event.error)),
+            events.on(AlertRaised, lambda event: self.alerts.add(event.alert)),
+            events.on(AlertCleared, lambda event: self.alerts.discard(event.alert)),
+        ]
+
+    def close(self) -> None:
+        self._instruments.stores.discard(self)
+        self.store = None
+        for stop in self._stops:
+            stop()
+
+    def _failed(self, what: str, error: BaseException) -> None:
+        self._instruments.failures.add(1, self._of(what, _code(error)))
+
+
+def _code(error: BaseException) -> str:
+    return error.code if isinstance(error, StateError) else type(error).__name__
+
+
+def _spoil(span: Span, error: BaseException) -> None:
+    # The message may name documents; what kind of error it was is enough.
+    span.set_attribute("error.type", _code(error))
+    span.set_status(Status(StatusCode.ERROR, _code(error)))
+
+
+def _end(span: Span, done: asyncio.Future[int]) -> None:
+    if done.cancelled():
+        span.set_attribute("error.type", "cancelled")
+    elif (error := done.exception()) is not None:
+        _spoil(span, error)
+    else:
+        span.set_attribute("statepath.seq", done.result())
+    span.end()

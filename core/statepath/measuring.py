@@ -1,0 +1,136 @@
+"""Who measures a store: a program that has set up OpenTelemetry, a port that Prometheus reads, or nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Final
+
+from statepath.backend import Backend
+from statepath.errors import ConfigurationError
+from statepath.telemetry import SILENT, Telemetry
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+
+logger = logging.getLogger("statepath.metrics")
+
+_API: Final = ("opentelemetry.metrics", "opentelemetry.trace")
+_INSTALL: Final = "pip install 'statepath[prometheus]'"
+
+
+def measured(backend: Backend, scheme: str, provider: MeterProvider | None = None) -> Telemetry:
+    """The telemetry of a store on the backend of that scheme: to the provider, or to the one that the program has set
+    before.
+
+    Who has set one has imported the API. Where nobody has, it is not imported, and nothing is measured.
+    """
+    if provider is None and not any(module in sys.modules for module in _API):
+        return SILENT
+    from opentelemetry import metrics, trace
+
+    used = metrics.get_meter_provider() if provider is None else provider
+    if not _records(used) and not _records(trace.get_tracer_provider()):
+        return SILENT
+    if "explicit_bucket_boundaries_advisory" not in signature(metrics.Meter.create_histogram).parameters:
+        logger.warning(
+            "nothing is measured: opentelemetry-api is too old; pip install 'statepath[telemetry]'"
+        )
+        return SILENT
+    from statepath.instruments import OpenTelemetry, instruments
+
+    return OpenTelemetry(instruments(used), url=backend.url, backend=scheme)
+
+
+def _records(provider: object) -> bool:
+    """Whether it is more than the API's own providers, which only hold the place of one that is set later."""
+    return not type(provider).__module__.startswith(_API)
+
+
+@dataclass(slots=True)
+class _Server:
+    """What serves one port, for so many stores."""
+
+    close: Callable[[], object]
+    users: int
+
+
+class MetricsPort:
+    """A port at which Prometheus reads the metrics of the process. Stores that name the same one share it.
+
+    Attributes:
+        provider: what the stores' metrics go to.
+    """
+
+    _lock: Final = threading.Lock()
+    _servers: Final[dict[tuple[str, int], _Server]] = {}
+    _provider: Any = None
+
+    def __init__(self, host: str, port: int) -> None:
+        self._place = (host, port)
+        with self._lock:
+            server = self._servers.get(self._place)
+            if server is None:
+                server = self._servers[self._place] = _Server(_serve(host, port), 0)
+            server.users += 1
+            if MetricsPort._provider is None:
+                MetricsPort._provider = _provider()
+            self.provider: MeterProvider = MetricsPort._provider
+
+    async def aclose(self) -> None:
+        """Let the port go; the last one closes it."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        with self._lock:
+            server = self._servers[self._place]
+            server.users -= 1
+            if server.users:
+                return
+            del self._servers[self._place]
+            server.close()
+            if not self._servers:
+                MetricsPort._provider.shutdown()
+                MetricsPort._provider = None
+
+
+def _serve(host: str, port: int) -> Callable[[], object]:
+    """Open the port; what closes it."""
+    try:
+        import opentelemetry.exporter.prometheus  # noqa: F401 - better known now than when it is read
+        from prometheus_client import start_http_server
+    except ImportError:
+        raise ConfigurationError(
+            f"metrics_port needs packages that are not installed; install them with: {_INSTALL}"
+        ) from None
+    try:
+        server, thread = start_http_server(port, host)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        raise ConfigurationError(
+            f"metrics_port: {host}:{port} cannot be opened: {error.strerror or error}"
+            + ("; another program has it: end that, or name another port" if taken else "")
+        ) from None
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return close
+
+
+def _provider() -> MeterProvider:
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
+    from opentelemetry.sdk.metrics import MeterProvider
+
+    return MeterProvider([PrometheusMetricReader()], shutdown_on_exit=False)
+
+
+__all__ = ["MetricsPort", "measured"]
