@@ -10,6 +10,7 @@ from statepath.collection import Collection, Document
 from statepath.copying import Copied, copy, import_backup
 from statepath.diff import Difference, FieldDifference
 from statepath.engine.archiving import Archived
+from statepath.engine.companion import MirrorLag
 from statepath.engine.health import Check, Health, Status
 from statepath.errors import StateError
 from statepath.events import Events
@@ -17,6 +18,7 @@ from statepath.filters import F, Filter
 from statepath.lease import Lease
 from statepath.migrating import MigrationPlan, migrate, plan_migration, plan_rollback, rollback
 from statepath.migrations import migration
+from statepath.mirroring import Mirrored, Promoted, mirror, promote
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task, TaskLogEntry
 from statepath.persistence import SavedState, StatePersistence
 from statepath.query import Page, Query
@@ -42,8 +44,11 @@ __all__ = [
     "Health",
     "Lease",
     "MigrationPlan",
+    "MirrorLag",
+    "Mirrored",
     "Page",
     "PersistedState",
+    "Promoted",
     "Query",
     "Repair",
     "Restored",
@@ -67,10 +72,12 @@ __all__ = [
     "import_backup",
     "migrate",
     "migration",
+    "mirror",
     "open",
     "open_sync",
     "plan_migration",
     "plan_rollback",
+    "promote",
     "repair",
     "rollback",
 ]

@@ -85,6 +85,7 @@ __all__ = [
     "SupportsCommitLog",
     "SupportsCopy",
     "SupportsDocuments",
+    "SupportsExtend",
     "SupportsLazyWrites",
     "SupportsQueries",
     "SupportsSchema",
@@ -399,6 +400,20 @@ class CommitLog(Protocol):
 
     def follow(self, after: int) -> AsyncIterator[Commit]:
         """As `read`, and then each further commit once it is durable, until the iterator is closed."""
+        ...
+
+
+@runtime_checkable
+class SupportsExtend(Protocol):
+    """A commit log that takes several commits for the price of one, as whoever ships them from another log has them."""
+
+    async def extend(self, after: int, commits: Sequence[Commit]) -> None:
+        """As `append`, for commits that follow each other, 8 MiB at most in all. What a crash leaves of them are the
+        first ones, or none.
+
+        Raises:
+            HeadMoved, OutcomeUnknownError, UnavailableError: as `append`, of all of them.
+        """
         ...
 
 

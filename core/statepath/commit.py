@@ -90,8 +90,8 @@ class WriteReport(msgspec.Struct, frozen=True, tag_field="op", tag="report"):
 
 
 class Note(msgspec.Struct, frozen=True, tag_field="op", tag="note"):
-    """What the log should remember beside the documents. `kind` is `imported`, `restored`, `adopted`, `migrated`, or
-    one that a later program knows."""
+    """What the log should remember beside the documents. `kind` is `imported`, `restored`, `adopted`, `migrated`,
+    `promoted`, or one that a later program knows."""
 
     kind: str
     text: str

@@ -96,7 +96,8 @@ def check_apart(source: str | os.PathLike[str], target: str | os.PathLike[str]) 
         InvalidArgumentError: both are one place, or the target lies within the store, which would take it for its own.
     """
     (from_factory, from_config, from_url), (to_factory, to_config, to_url) = resolve(source), resolve(target)
-    if from_factory is to_factory and from_config == to_config:
+    linked = from_url.scheme == to_url.scheme == "file" and _location(from_url) == _location(to_url)
+    if from_factory is to_factory and (from_config == to_config or linked):
         raise InvalidArgumentError("the store cannot be copied onto itself: name another place")
     check_not_within(from_url, to_url)
 

@@ -174,6 +174,55 @@ class StoreCopied(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class StorePromoted(Event):
+    """The replica at `target` is a store of its own since `seq`; what the primary committed behind it is not there."""
+
+    name: ClassVar[str] = "store:promoted"
+    target: str
+    seq: int
+    primary: str
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorCaughtUp(Event):
+    """The replica at `target` has everything, up to `seq`: for the first time, or again after it lagged or failed."""
+
+    name: ClassVar[str] = "mirror:caught-up"
+    target: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorLagging(Event):
+    """The replica lacks so many transactions, the oldest for so many seconds: more than the setting `mirror_lag`."""
+
+    name: ClassVar[str] = "mirror:lagging"
+    target: str
+    behind: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorFailed(Event):
+    """Nothing is shipped to the replica now, because of `error`; `retrying` says whether it is tried again."""
+
+    name: ClassVar[str] = "mirror:failed"
+    target: str
+    error: BaseException
+    retrying: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorRebased(Event):
+    """The replica could not go on from where it was, for that `reason`, and was made anew as of `seq`."""
+
+    name: ClassVar[str] = "mirror:rebased"
+    target: str
+    seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentsArchived(Event):
     """So many documents of a collection left the live state for the archive's `segment`, as the commit `seq`."""
 
@@ -269,6 +318,11 @@ EVENTS: Final[dict[str, type[Event]]] = {
         StoreMigrated,
         StateRestored,
         StoreCopied,
+        StorePromoted,
+        MirrorCaughtUp,
+        MirrorLagging,
+        MirrorFailed,
+        MirrorRebased,
         DocumentsArchived,
         HistoryTrimmed,
         LeaseLost,

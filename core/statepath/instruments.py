@@ -128,6 +128,12 @@ _GAUGES: Final[tuple[tuple[str, str, str, Callable[[Watched], float]], ...]] = (
         "How long the oldest change waits for a snapshot.",
         lambda store: store.unsaved_seconds or 0.0,
     ),
+    (
+        "statepath.mirror.lag",
+        "s",
+        "How long the oldest commit waits to be on the replica; 0 without one.",
+        lambda store: store.mirror_seconds or 0.0,
+    ),
     ("statepath.snapshot.size", "By", "The last snapshot.", lambda store: store.snapshot_size),
 )
 

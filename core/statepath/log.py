@@ -1,7 +1,8 @@
 """The portable commit log: any backend's objects as a log, over `write(when=IF_ABSENT)`.
 
 A commit is one object, `journal/<first seq>.jsonl`, created and never overwritten: who creates it has won the
-place. The log itself keeps no index; the names of the objects are one. Older commits are packed (`statepath.packs`).
+place. What ships commits that are durable elsewhere puts several into one object, a line each. The log itself keeps no
+index; the names of the objects are one. Older commits are packed (`statepath.packs`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple, TypeVar
 
@@ -56,6 +58,28 @@ class _Floor(msgspec.Struct, frozen=True):
 _decode_floor: Final = msgspec.json.Decoder(_Floor).decode
 
 
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What is sent to one slot: a commit, or several that follow each other."""
+
+    commits: tuple[Commit, ...]
+
+    @property
+    def first(self) -> int:
+        return self.commits[0].first
+
+    @property
+    def last(self) -> int:
+        return self.commits[-1].last
+
+    @property
+    def ids(self) -> list[str]:
+        return [commit.id for commit in self.commits]
+
+    def encode(self) -> bytes:
+        return b"".join([encode_commit(commit) for commit in self.commits])
+
+
 class _Listing(NamedTuple):
     record: _Floor
     pieces: list[Piece]
@@ -80,39 +104,44 @@ class PortableCommitLog:
         self._deadline = deadline
         self._window = window
         self._review = review
-        self._unresolved: Commit | None = None
+        self._unresolved: _Record | None = None
         self._head = -1
         self._head_seen = 0.0
-        self._last: Commit | None = None
+        self._last: list[Commit] = []
         self._news = asyncio.Event()
 
     async def append(self, after: int, commit: Commit) -> None:
         """As `CommitLog.append`. Once the outcome of an append is open, because it raised
         `OutcomeUnknownError` or was cancelled, only the same commit is taken, until its outcome is known."""
-        if commit.first != after + 1:
+        await self.extend(after, (commit,))
+
+    async def extend(self, after: int, commits: Sequence[Commit]) -> None:
+        """As `SupportsExtend.extend`: one object holds all of them."""
+        record = _Record(tuple(commits))
+        if record.first != after + 1:
             raise InvalidArgumentError(
-                f"a commit behind seq {after} begins at {after + 1}, not {commit.first}"
+                f"a commit behind seq {after} begins at {after + 1}, not {record.first}"
             )
-        if self._unresolved is not None and self._unresolved.id != commit.id:
+        if self._unresolved is not None and self._unresolved.ids != record.ids:
             raise _unknown(self._unresolved)
         begun = _clock()
         try:
             async with asyncio.timeout(self._deadline):
-                committed = await self._place(commit)
+                committed = await self._place(record)
         except Exception as error:
             if self._unresolved is not None:
-                raise _unknown(commit) from error
+                raise _unknown(record) from error
             if isinstance(error, TimeoutError):
                 raise UnavailableError(
                     f"the storage took nothing for {self._deadline:g} s; nothing was written",
-                    key=slot_key(commit.first),
+                    key=slot_key(record.first),
                 ) from error
             raise
         self._unresolved = None
         if not committed:
             raise HeadMoved
-        self._saw(commit.last, begun)
-        self._last = commit
+        self._saw(record.last, begun)
+        self._last = list(record.commits)
         self._news.set()
         self._news = asyncio.Event()
 
@@ -172,7 +201,7 @@ class PortableCommitLog:
     async def restart(self, after: int) -> list[str]:
         """As `CommitLog.restart`."""
         kept = []
-        self._head, self._last = -1, None
+        self._head, self._last = -1, []
         for piece in sorted(await self._list("")):
             aside = aside_key(piece.key, "corrupt")
             try:
@@ -209,21 +238,21 @@ class PortableCommitLog:
             except TimeoutError:
                 pause = min(pause * 1.5, _LATEST)
 
-    async def _place(self, commit: Commit) -> bool:
-        """Send the commit to its slot until the storage has answered; whether it stands in the log."""
-        ours = await self._insist(self._send, commit)
+    async def _place(self, record: _Record) -> bool:
+        """Send the record to its slot until the storage has answered; whether it stands in the log."""
+        ours = await self._insist(self._send, record)
         if not ours and self._unresolved is None:
             return False
-        self._unresolved = commit
-        if ours and self._seen_lately(commit.first - 1):
+        self._unresolved = record
+        if ours and self._seen_lately(record.first - 1):
             return True
-        settled = await self._insist(self._settled, commit)
+        settled = await self._insist(self._settled, record)
         return ours if settled is None else settled
 
-    async def _insist(self, call: Callable[[Commit], Awaitable[T]], commit: Commit) -> T:
+    async def _insist(self, call: Callable[[_Record], Awaitable[T]], record: _Record) -> T:
         """Call again and again, with growing pauses, until the storage answers."""
         try:
-            return await call(commit)
+            return await call(record)
         except StateError as error:
             if not self._worth_repeating(error):
                 raise
@@ -234,26 +263,25 @@ class PortableCommitLog:
             wait=wait_random_exponential(_SOONEST, _LATEST),
             reraise=True,
         )
-        return await retrying(call, commit)
+        return await retrying(call, record)
 
     def _worth_repeating(self, error: BaseException) -> bool:
         if isinstance(error, UnavailableError):
             return error.code != "disk_full" or self._unresolved is not None
         return isinstance(error, ThrottledError)
 
-    async def _send(self, commit: Commit) -> bool:
-        """Whether the slot holds the commit now."""
-        line = bytes(encode_commit(commit))
+    async def _send(self, record: _Record) -> bool:
+        """Whether the slot holds the record now."""
         try:
-            await self._backend.write(slot_key(commit.first), line, when=IF_ABSENT)
+            await self._backend.write(slot_key(record.first), record.encode(), when=IF_ABSENT)
         except AlreadyExistsError:
-            standing = await read_piece(self._backend, Piece(commit.first))
-            if standing and self._seen_lately(commit.first - 1):
-                self._last = standing[0]
-            return standing is not None and standing[0].id == commit.id
+            standing = await read_piece(self._backend, Piece(record.first))
+            if standing and self._seen_lately(record.first - 1):
+                self._last = standing
+            return standing is not None and [one.id for one in standing] == record.ids
         except BaseException as error:
             if not _had_no_effect(error):
-                self._unresolved = commit
+                self._unresolved = record
             raise
         return True
 
@@ -307,9 +335,7 @@ class PortableCommitLog:
         asked = _clock()
         last = self._last
         commits = (
-            [last]
-            if last is not None and last.first == after + 1
-            else await read_piece(self._backend, Piece(after + 1))
+            last if last and last[0].first == after + 1 else await read_piece(self._backend, Piece(after + 1))
         )
         if self._window and _clock() - asked >= self._window / 2:
             return  # the place may be packed or trimmed by now, and this be what a sleeper left there
@@ -325,12 +351,13 @@ class PortableCommitLog:
         previous, since = "", self._head_seen
         while True:
             begun = _clock()
+            found = False
             async with aclosing(self._next(after, previous)) as commits:
-                commit = await anext(commits, None)
-            if commit is None:
+                async for commit in commits:
+                    after, previous, found = commit.last, commit.id, True
+                    yield commit
+            if not found:
                 break
-            after, previous = commit.last, commit.id
-            yield commit
         if _clock() - since < self._window / 2:
             self._saw(after, begun)
             return
@@ -397,27 +424,27 @@ class PortableCommitLog:
         except CorruptionError:
             return None
 
-    async def _settled(self, commit: Commit) -> bool | None:
-        """Whether the commit stands in the log, where its slot is nothing any more: it was trimmed, or packed.
+    async def _settled(self, record: _Record) -> bool | None:
+        """Whether the record stands in the log, where its slot is nothing any more: it was trimmed, or packed.
         `None`: a slot there counts.
 
         Raises:
             OutcomeUnknownError: the floor has passed it, and nothing in the log tells.
         """
-        record = await self._record() or _Floor()
-        if commit.first < record.floor:
-            async with aclosing(self._read(record.floor - 1, "")) as commits:
+        floor = await self._record() or _Floor()
+        if record.first < floor.floor:
+            async with aclosing(self._read(floor.floor - 1, "")) as commits:
                 following = await anext(commits, None)
-            if following is not None and following.prev == commit.id:
+            if following is not None and following.prev == record.ids[-1]:
                 return True
-        elif commit.first > record.packed:
+        elif record.first > floor.packed:
             return None
         else:
-            async with aclosing(self._read(commit.first - 1, "")) as commits:
+            async with aclosing(self._read(record.first - 1, "")) as commits:
                 standing = await anext(commits, None)
             if standing is not None:
-                return standing.id == commit.id
-        raise _unknown(commit)
+                return standing.id == record.ids[0]
+        raise _unknown(record)
 
     async def _explain_gap(self, missing: int, pieces: Sequence[Piece]) -> None:
         """Return if nothing says that the missing commit had been durable."""
@@ -459,11 +486,11 @@ def _had_no_effect(error: BaseException) -> bool:
     return isinstance(error, _REFUSALS) or (isinstance(error, StateError) and error.code == "disk_full")
 
 
-def _unknown(commit: Commit) -> OutcomeUnknownError:
+def _unknown(record: _Record) -> OutcomeUnknownError:
     return OutcomeUnknownError(
-        f"it could not be found out whether the commit of seq {commit.first} to {commit.last} is durable; "
+        f"it could not be found out whether the commit of seq {record.first} to {record.last} is durable; "
         "open the store again to see what holds",
-        key=slot_key(commit.first),
+        key=slot_key(record.first),
     )
 
 

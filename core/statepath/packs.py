@@ -97,7 +97,7 @@ async def read_piece(backend: Backend, piece: Piece) -> list[Commit] | None:
     except NotFoundError:
         return None
     try:
-        commits = [decode_commit(line) for line in (data.splitlines() if piece.is_pack else [data])]
+        commits = [decode_commit(line) for line in data.splitlines() or [data]]
     except CorruptionError as error:
         raise CorruptionError(f"{piece.key}: {error}", key=piece.key) from error
     following = piece.first
@@ -148,19 +148,21 @@ async def _links(backend: Backend, slots: Sequence[Piece]) -> AsyncGenerator[tup
     """The slots' links and lines, up to the first that is gone or damaged."""
     for start in range(0, len(slots), _PARALLEL):
         batch = slots[start : start + _PARALLEL]
-        for found in await asyncio.gather(*(_read_link(backend, slot) for slot in batch)):
-            if found is None:
+        for found in await asyncio.gather(*(_read_links(backend, slot) for slot in batch)):
+            if not found:
                 return
-            yield found
+            for one in found:
+                yield one
 
 
-async def _read_link(backend: Backend, slot: Piece) -> tuple[_Link, bytes] | None:
+async def _read_links(backend: Backend, slot: Piece) -> list[tuple[_Link, bytes]]:
+    """What the slot holds; nothing if it is gone or damaged."""
     try:
-        line = (await backend.read(slot.key)).data
-        link = _decode_link(unseal(line, "commit record"))
+        lines = (await backend.read(slot.key)).data.splitlines(keepends=True)
+        links = [_decode_link(unseal(line, "commit record")) for line in lines]
     except (NotFoundError, CorruptionError, msgspec.MsgspecError):
-        return None
-    return (link, line) if link.first == slot.first else None
+        return []
+    return list(zip(links, lines, strict=True)) if links and links[0].first == slot.first else []
 
 
 async def _write(backend: Backend, piece: Piece, lines: bytearray) -> bool:

@@ -34,6 +34,8 @@ CONFIG_VARIABLE: Final = "STATE_CONFIG"
 CONFIG_FILE: Final = "statepath.toml"
 ENV_FILE: Final = ".env"
 
+_PATHS: Final = ("path", "mirror")
+
 Kind: TypeAlias = Literal["argument", "environment", ".env", "file", "default"]
 
 
@@ -55,6 +57,8 @@ class SettingsArgs(TypedDict, total=False):
     migrations: str | tuple[str, ...]
     migrate: bool
     archive: str | tuple[str, ...]
+    mirror: str | os.PathLike[str] | None
+    mirror_lag: float | str | timedelta
     save_late: float | str | timedelta | None
     backup_age: float | str | timedelta | None
     journal_lag: int | str | None
@@ -288,6 +292,12 @@ class Settings(BaseSettings):
     archive: Annotated[tuple[str, ...], BeforeValidator(_rules)] = ()
     """What leaves the live state by itself, a rule each: "tasks older_than=30d status=completed"."""
 
+    mirror: Annotated[str | None, BeforeValidator(_text)] = Field(None, min_length=1)
+    """The state path of a replica, to which whoever has the store open for writing ships each commit."""
+
+    mirror_lag: Duration = timedelta(seconds=10)
+    """By how much the replica may be behind before `mirror:lagging` is told."""
+
     save_late: Annotated[timedelta | None, BeforeValidator(_duration_or_auto)] = Field(None, gt=timedelta(0))
     """How long a change may wait for a snapshot until `health` says `fail`; `None` (or "auto"): four times
     `snapshot_age`."""
@@ -354,7 +364,7 @@ class Settings(BaseSettings):
 
     def __repr_args__(self) -> Any:
         for name, value in super().__repr_args__():
-            yield name, (_shown("path", value) if name == "path" else value)
+            yield name, (_shown(name, value) if name in _PATHS else value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,7 +511,7 @@ def _explain(error: ValidationError, layers: tuple[_Layer, ...]) -> str:
 
 
 def _shown(name: str, value: Any) -> Any:
-    if name == "path":
+    if name in _PATHS and value is not None:
         try:
             return StateURL.parse(value).redacted()
         except InvalidArgumentError:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iter
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from inspect import isawaitable
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, overload
@@ -22,7 +23,7 @@ from statepath.collection import Collection, Json, back_off
 from statepath.commit import WriteLog, WriteReport
 from statepath.debug import enable_debug
 from statepath.diff import Difference, differences
-from statepath.discovery import check_not_within, connect
+from statepath.discovery import check_apart, check_not_within, connect
 from statepath.engine.alerting import Alerts
 from statepath.engine.archiving import (
     Archived,
@@ -35,6 +36,7 @@ from statepath.engine.archiving import (
 )
 from statepath.engine.backups import backup_keys
 from statepath.engine.cleaning import Cleaned, clean
+from statepath.engine.companion import MirrorLag
 from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.founding import silent
@@ -43,15 +45,17 @@ from statepath.engine.history import transactions
 from statepath.engine.ids import check_collection, check_id, check_seq, decode_id, report_key
 from statepath.engine.leases import Holder
 from statepath.engine.migration import versions
+from statepath.engine.mirror import Mirror
 from statepath.engine.opening import found, open_engine
 from statepath.engine.origin import StoreOrigin, present
 from statepath.engine.portable import Exported, export
+from statepath.engine.primary import OpenPrimary
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS
 from statepath.engine.snapshot import is_own_member
 from statepath.engine.verification import Finding, verify
 from statepath.engine.views import read_log
-from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError
+from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError, ReadOnlyError
 from statepath.events import Events, StoreCopied
 from statepath.filters import F, Filter
 from statepath.lease import Lease, claim_name
@@ -161,6 +165,16 @@ class Store:
     def readonly(self) -> bool:
         """Whether the handle was opened with `readonly=True`, and changes nothing."""
         return self._engine.readonly
+
+    @property
+    def replica_of(self) -> str | None:
+        """Where the primary is, if this is a replica: then it is read-only, until `statepath.promote`."""
+        return self._engine.replica_of or None
+
+    @property
+    def mirror_lag(self) -> MirrorLag | None:
+        """How far the replica is behind that the setting `mirror` names; `None` without one."""
+        return self._engine.mirror_lag
 
     @property
     def closed(self) -> bool:
@@ -732,9 +746,9 @@ def open(
 
     Parameters:
         path: a folder or a URL. Default: `STATE_PATH`, else `./coding-agent-state`.
-        readonly: take no lock and write nothing; works beside a running server.
+        readonly: take no lock and write nothing; works beside a running server. A replica is always opened so.
         load (one of the overrides): with `load=False` the documents stay in the database, each is read when it is asked
-            for, and what looks at all of them at once raises `UnsupportedError` (`not_loaded`).
+             for, and what looks at all of them at once raises `UnsupportedError` (`not_loaded`).
         settings: instead of those from the environment and the configuration files; not together with overrides.
         events: the bus to tell events on, to hear those of opening, too.
         overrides: settings by name, such as `autosave=5`.
@@ -764,8 +778,11 @@ def open(
             raise wrong_kind("events=", "statepath.Events", events)
         used = settings if settings is not None else Settings.load(path, **overrides)
         state_path = used.path if path is None else path
+        if used.mirror is not None and not readonly:
+            check_apart(state_path, used.mirror)
         migrations = load_migrations(used.migrations)
         bus = Events() if events is None else events
+        scheme = StateURL.parse(os.fspath(state_path)).scheme
         async with AsyncExitStack() as beside:
             webhook = provider = None
             if used.alert_webhook is not None and not readonly:
@@ -775,18 +792,33 @@ def open(
                 port = await asyncio.to_thread(MetricsPort, used.metrics_host, used.metrics_port)
                 beside.push_async_callback(port.aclose)
                 provider = port.provider
-            backend: Backend = await connect(state_path, readonly=readonly)
-            beside.push_async_callback(backend.close)
-            if webhook is not None:
-                webhook.store = backend.url
-            telemetry = measured(backend, StateURL.parse(os.fspath(state_path)).scheme, provider)
-            engine = await open_engine(
-                backend, used, bus, readonly=readonly, migrations=migrations, telemetry=telemetry
-            )
-            telemetry.watch(engine, bus)
-            beside.callback(telemetry.close)
-            if not readonly:
+
+            async def engine_of(*, readonly: bool) -> Engine:
+                backend: Backend = await connect(state_path, readonly=readonly)
+                beside.push_async_callback(backend.close)
+                if webhook is not None:
+                    webhook.store = backend.url
+                telemetry = measured(backend, scheme, provider)
+                engine = await open_engine(
+                    backend, used, bus, readonly=readonly, migrations=migrations, telemetry=telemetry
+                )
+                telemetry.watch(engine, bus)
+                beside.callback(telemetry.close)
+                return engine
+
+            try:
+                engine = await engine_of(readonly=readonly)
+            except ReadOnlyError as error:
+                if error.code != "replica":
+                    raise
+                engine = await engine_of(readonly=True)
+            if not engine.readonly:
                 beside.push_async_callback(Alerts(engine).aclose)
+                if used.mirror is not None:
+                    place = StateURL.parse(used.mirror).redacted()
+                    mirror = Mirror(OpenPrimary(engine), place, partial(connect, used.mirror), used, bus)
+                    engine.attach(mirror)
+                    mirror.start()
             engine.beside.push_async_exit(beside.pop_all())
         return Store(engine, owns_events=events is None)
 

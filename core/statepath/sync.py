@@ -36,6 +36,7 @@ from statepath.collection import Collection, Document, Json
 from statepath.diff import Difference
 from statepath.engine.archiving import Archived
 from statepath.engine.cleaning import Cleaned
+from statepath.engine.companion import MirrorLag
 from statepath.engine.founding import silent
 from statepath.engine.health import Health
 from statepath.engine.leases import Holder
@@ -263,6 +264,16 @@ class SyncStore:
     @property
     def id(self) -> str:
         return self._store.id
+
+    @property
+    def replica_of(self) -> str | None:
+        """As `Store.replica_of`."""
+        return self._store.replica_of
+
+    @property
+    def mirror_lag(self) -> MirrorLag | None:
+        """As `Store.mirror_lag`."""
+        return self._store.mirror_lag
 
     @property
     def incarnation(self) -> str:

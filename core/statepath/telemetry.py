@@ -41,6 +41,9 @@ class Watched(Protocol):
     @property
     def snapshot_size(self) -> int: ...
 
+    @property
+    def mirror_seconds(self) -> float | None: ...
+
 
 class Telemetry:
     """The telemetry of one store."""

@@ -101,15 +101,15 @@ def position(engine: Engine, since: int | str | None) -> int:
     if since is None:
         return engine.replica.head
     if isinstance(since, str):
-        incarnation, separator, seq = since.rpartition(_SEPARATOR)
-        if not separator or not seq.isdecimal():
+        incarnation, separator, number = since.rpartition(_SEPARATOR)
+        if not separator or not number.isdecimal():
             raise InvalidArgumentError(f"{since!r} is no cursor of a change")
-        if incarnation != engine.incarnation:
+        if not engine.continues(incarnation, int(number)):
             raise DivergedError(
                 "the cursor belongs to another incarnation of the store, which was recovered, imported or promoted "
                 "since: read the state anew and watch from there"
             )
-        since = int(seq)
+        since = int(number)
     if type(since) is not int:
         raise wrong_kind("since", "the cursor of a change, a seq or None", since)
     check_seq(since)

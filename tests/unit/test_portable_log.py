@@ -123,6 +123,34 @@ class TestAppend:
         assert storage.sent == [(slot_key(1), bytes(encode_commit(commit)))]
         assert decode_commit((await storage.read(slot_key(1))).data) == commit
 
+    async def test_several_commits_at_once_are_one_object(self, storage: Storage, writer: Writer) -> None:
+        writer.commits += [writer.make(transactions=2)]
+        writer.commits += [writer.make()]
+        storage.fates = [LOST_AFTER]
+        await writer.log.extend(0, writer.commits)
+        lines = b"".join(map(encode_commit, writer.commits))
+        assert storage.sent == [(slot_key(1), lines)] * 2
+        await writer.append()
+        assert await read(writer.log) == writer.commits
+        assert [key for key, _ in storage.sent[2:]] == [slot_key(4)]
+
+    async def test_several_commits_at_once_are_packed_with_the_rest(
+        self, storage: Storage, writer: Writer
+    ) -> None:
+        await writer.append()
+        before = len(writer.commits)
+        for transactions in (2, 1):
+            writer.commits.append(writer.make(transactions=transactions))
+        await writer.log.extend(1, writer.commits[before:])
+        await writer.append()
+        assert isinstance(writer.log, PortableCommitLog)
+        assert await writer.log.pack(4, least=2) == 4
+        await storage.write(FLOOR_KEY, bytes(seal({"floor": 1, "packed": 4})))
+        await writer.log.trim(0)
+        assert await slots(storage) == [1, 5]
+        for after in range(writer.head):
+            assert await read(writer.log, after) == [one for one in writer.commits if one.last > after]
+
     async def test_a_lost_answer_is_found_to_be_yes(self, storage: Storage, writer: Writer) -> None:
         storage.fates = [LOST_AFTER]
         commit = await writer.append()

@@ -45,6 +45,8 @@ def test_the_defaults_are_those_of_the_manual() -> None:
     assert settings.migrations == ()
     assert settings.migrate is True
     assert settings.archive == ()
+    assert settings.mirror is None
+    assert settings.mirror_lag == timedelta(seconds=10)
     assert (settings.save_late, settings.backup_age, settings.journal_lag) == (None, None, None)
     assert (settings.view_lag, settings.health_timeout) == (100_000, 5)
     assert (settings.alert_interval, settings.alert_webhook, settings.alert_timeout) == (30, None, 10)
@@ -58,6 +60,7 @@ UNITS = {
     "migrations": "names",
     "migrate": "true or false",
     "archive": "rules",
+    "mirror": "text",
     "alert_webhook": "URL",
     "metrics_host": "text",
 }
@@ -106,6 +109,8 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "migrations": "mine.first, mine.second:function",
         "migrate": "no",
         "archive": "tasks older_than=30d; sessions older_than=1w",
+        "mirror": "s3://elsewhere/agents",
+        "mirror_lag": "1m",
         "save_late": "2h",
         "backup_age": "1d",
         "journal_lag": "8GiB",
@@ -135,6 +140,8 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "migrations": ("mine.first", "mine.second:function"),
         "migrate": False,
         "archive": ("tasks older_than=30d", "sessions older_than=1w"),
+        "mirror": "s3://elsewhere/agents",
+        "mirror_lag": timedelta(minutes=1),
         "save_late": timedelta(hours=2),
         "backup_age": timedelta(days=1),
         "journal_lag": 8192 * MiB,
@@ -357,9 +364,9 @@ def test_pydantic_s_own_message_shows_no_value_either() -> None:
 
 def test_a_state_path_is_shown_without_credentials() -> None:
     path = "postgresql://me:hunter2@host/db?sslpassword=hunter3"
-    settings = Settings.load(path)
-    shown = f"{settings!r} {settings} {describe(path)}"
-    assert settings.path == path
+    settings = Settings.load(path, mirror=path)
+    shown = f"{settings!r} {settings} {describe(path, mirror=path)}"
+    assert settings.path == settings.mirror == path
     assert "hunter" not in shown
     assert "…@host/db" in shown
     assert "(not a state path)" in repr(Settings.load("s3:hunter2"))

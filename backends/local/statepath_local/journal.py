@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from itertools import pairwise
@@ -47,9 +47,12 @@ class LocalCommitLog:
         self._writer = None if lock is None else Writer(tree, lock, worker.submit)
 
     async def append(self, after: int, commit: Commit) -> None:
+        await self.extend(after, (commit,))
+
+    async def extend(self, after: int, commits: Sequence[Commit]) -> None:
         writer = self._writable()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        writer.submit(partial(writer.append, after, commit), partial(self._settle, done))
+        writer.submit(partial(writer.append, after, commits), partial(self._settle, done))
         await done
 
     async def restart(self, after: int) -> list[str]:

@@ -1,11 +1,11 @@
-"""The one thread that writes the journal: one pwrite and one data sync a commit."""
+"""The one thread that writes the journal: one pwrite and one data sync a commit, or for several that come at once."""
 
 from __future__ import annotations
 
 import copy
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from queue import SimpleQueue
@@ -114,15 +114,17 @@ class Writer:
                     self._lock.publish(self._durable)
             settle(result, failure)
 
-    def append(self, after: int, commit: Commit) -> None:
+    def append(self, after: int, commits: Sequence[Commit]) -> None:
         self.open()
         if self._refusal is not None:
             raise copy.copy(self._refusal)
-        self._check_place(after, commit)
-        line = encode_commit(commit)
-        segment = self._room(commit.first, len(line))
+        self._check_place(after, commits[0])
+        lines = encode_commit(commits[0])
+        for commit in commits[1:]:
+            lines += encode_commit(commit)
+        segment = self._room(commits[0].first, len(lines))
         try:
-            write_all(self._port, segment.fd, line, segment.end)
+            write_all(self._port, segment.fd, lines, segment.end)
         except OSError as error:
             if error.errno in FULL and self._take_back(segment):
                 raise state_error(error, f"{JOURNAL}/{segment.name}") from error
@@ -131,9 +133,9 @@ class Writer:
             self._port.fdatasync(segment.fd)
         except OSError as error:
             raise self._poison(error) from error
-        segment.end += len(line)
+        segment.end += len(lines)
         self._empty = False
-        self._durable, self._id = commit.last, commit.id
+        self._durable, self._id = commits[-1].last, commits[-1].id
         if segment.end > segment.size // 8:
             self._spares.request(segment.next_size())
 

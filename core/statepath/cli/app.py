@@ -16,6 +16,7 @@ from statepath.cli import (
     leases,
     migrating,
     migration,
+    mirroring,
     recovery,
     retention,
 )
@@ -58,4 +59,5 @@ app.add_typer(retention.group, name="archive")
 migrating.group.command()(migration.sql)
 app.add_typer(migrating.group, name="migrate")
 app.add_typer(leases.group, name="lease")
+app.add_typer(mirroring.group, name="mirror")
 app.add_typer(configuration.group, name="config")

@@ -19,6 +19,7 @@ from statepath.cli.output import Output, amount, moment
 from statepath.cli.recovery import restore_to
 from statepath.cli.running import asynchronous
 from statepath.discovery import connect
+from statepath.engine.floor import read_floor
 from statepath.engine.original import State, read_backup
 from statepath.engine.original import backup_keys as original_keys
 from statepath.engine.snapshot import SnapshotMeta, read_meta
@@ -145,14 +146,15 @@ async def _objects(state_path: str | None) -> AsyncIterator[Backend]:
 async def _read(key: str, state_path: str | None) -> SnapshotMeta:
     """What the backup says of itself, once it is known to be whole and of this history."""
     async with reading(state_path) as store:
-        incarnation, kept = store.incarnation, await store.backups()
+        kept = await store.backups()
     if key not in kept:
         raise NotFoundError(
             f"there is no backup {key}", key=key if key.startswith("state.backup.") else "state.backup."
         )
     async with _objects(state_path) as backend:
         meta = read_meta((await backend.read(key)).data, key)
-    if meta.incarnation != incarnation:
+        stored = await read_floor(backend)
+    if stored is not None and not stored[0].continues(meta.incarnation, meta.seq):
         raise DivergedError(
             f"{key} is of another incarnation of the store, before a recovery that lost commits: "
             "its seq means something else now. To use it, close the store and copy it over state.json",

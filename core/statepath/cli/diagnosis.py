@@ -20,7 +20,9 @@ from statepath.cli.running import asynchronous, shown
 from statepath.discovery import backends, connect
 from statepath.engine.health import Status
 from statepath.errors import NotFoundError, StateError
+from statepath.mirroring import reached
 from statepath.settings import Settings
+from statepath.store import Store
 
 group = typer.Typer()
 
@@ -36,6 +38,32 @@ PACKAGES: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """How far the replica is that the setting `mirror` names, or why that is not known."""
+
+    target: str
+    seq: int | None
+    behind: int | None
+    error: str | None = None
+
+    def __str__(self) -> str:
+        if self.error is not None:
+            return f"{self.target}: {self.error}"
+        return f"{self.target}, at seq {self.seq}" + (f", {self.behind} behind" if self.behind else "")
+
+
+async def _replica(store: Store) -> Replica | None:
+    target = store.settings.mirror
+    if target is None or store.replica_of is not None:
+        return None
+    try:
+        found = await reached(target, settings=store.settings)
+    except StateError as error:
+        return Replica(shown(target), None, None, str(error))
+    return Replica(found.target, found.seq, max(store.seq - found.seq, 0))
+
+
 @group.command()
 @asynchronous
 async def status(
@@ -49,6 +77,8 @@ async def status(
         health, stats = await store.health(), await store.stats()
         kept, logs = await store.backups(), len(await store.logs())
         url, id, incarnation = store.url, store.id, store.incarnation
+        primary = store.replica_of
+        replica = await _replica(store)
     well = health.healthy and not health.damage
     remarks = [check for check in health.checks if check.status is not Status.OK]
     if as_json:
@@ -59,6 +89,8 @@ async def status(
                 "url": url,
                 "id": id,
                 "incarnation": incarnation,
+                "replica_of": primary,
+                "mirror": None if replica is None else asdict(replica),
                 "seq": health.seq,
                 "floor": stats.floor,
                 "snapshot_seq": health.snapshot_seq,
@@ -85,6 +117,8 @@ async def status(
                     "id",
                     id or "none yet: the original server's folder, upgraded when it is opened for writing",
                 ),
+                *([("replica of", primary)] if primary else []),
+                *([("replica", str(replica))] if replica else []),
                 ("health", "well" if not remarks else str(health.status)),
                 *((f"  {check.name}", f"{check.status}: {check.summary}") for check in remarks),
                 ("head", f"seq {health.seq}, {moment(health.last_commit)}"),

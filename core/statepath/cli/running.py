@@ -147,6 +147,8 @@ class Failure:
                 return self._command("backup", "list")
             case CorruptionError():
                 return self._command("verify")
+            case DivergedError(code="split" | "promoted"):
+                return None  # the message tells
             case DivergedError() | OutcomeUnknownError():
                 return self._command("history", "--limit", "10")
             case AccessDeniedError() | UnavailableError():

@@ -6,12 +6,18 @@ import asyncio
 from hashlib import sha256
 from typing import Final, Protocol
 
-from statepath.backend import ALWAYS, Backend, Span, SupportsStreams
+from statepath.backend import ALWAYS, Backend, Blob, Span, SupportsStreams
 from statepath.engine.snapshot import MARK, SnapshotFacts, SnapshotStream, read_split
 from statepath.errors import CorruptionError
 
 _PIECE: Final = 16 * 1024 * 1024
 _ATTEMPTS: Final = 3
+
+
+class Readable(Protocol):
+    """What can be read as a backend can."""
+
+    async def read(self, key: str, *, span: Span | None = None) -> Blob: ...
 
 
 class Hash(Protocol):
@@ -33,7 +39,7 @@ async def keep_snapshot(backend: Backend, key: str, stream: SnapshotStream) -> N
         raise CorruptionError(f"{key} is not what had been written", key=key)
 
 
-async def check_snapshot(backend: Backend, key: str) -> SnapshotFacts:
+async def check_snapshot(backend: Readable, key: str) -> SnapshotFacts:
     """What the stored snapshot says of itself, once its bytes are known to be what was written.
 
     Raises:
@@ -51,7 +57,7 @@ async def check_snapshot(backend: Backend, key: str) -> SnapshotFacts:
     return read_split(data[mark:], sha256(memoryview(data)[:mark]).hexdigest(), key)
 
 
-async def _in_pieces(backend: Backend, key: str) -> SnapshotFacts | None:
+async def _in_pieces(backend: Readable, key: str) -> SnapshotFacts | None:
     """As `check_snapshot`; `None` if it was replaced meanwhile."""
     digest = sha256()
     etag, at = None, 0

@@ -17,7 +17,8 @@ from statepath.backend import Backend, CommitLog, SupportsQueries
 from statepath.commit import FORMAT, Change, Commit, Delete, Note, Put, Transaction, WriteLog, WriteReport
 from statepath.engine.autosave import Autosave, try_snapshot
 from statepath.engine.committer import Committer, Read
-from statepath.engine.feed import Feed
+from statepath.engine.companion import Companion, MirrorLag
+from statepath.engine.feed import Feed, in_bulk
 from statepath.engine.floor import Floor
 from statepath.engine.following import Follower
 from statepath.engine.history import Past, difference
@@ -105,6 +106,7 @@ class Engine:
         self._views: ViewWriter | None = None
         self._snapshotter: Snapshotter | None = None
         self._autosave: Autosave | None = None
+        self._companion: Companion | None = None
         self._disowned = False
         self._closing = asyncio.Lock()
         self._released = False
@@ -148,7 +150,7 @@ class Engine:
             documents=document_views,
             interval=self.settings.view_interval,
             alone=self._alone,
-            busy=self._is_busy,
+            busy=self.is_busy,
             catch_up=self.catch_up,
             failed=self._tell_failure,
         )
@@ -184,7 +186,7 @@ class Engine:
         """Begin to save by time, and to `archive` where the settings have rules for it."""
         self._autosave = Autosave(self, self._writing_snapshotter(), archive)
 
-    def _is_busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether saves are going on: a commit is under way, or the last one was just now."""
         if self._committer is not None and self._committer.busy:
             return True
@@ -212,13 +214,15 @@ class Engine:
         committer = self.committer
         if committer.crowded:
             await committer.room()
-        return await committer.submit(tuple(changes), sum(_size(change) for change in changes), reads)
+        return await committer.submit(tuple(changes), sum(size_of(change) for change in changes), reads)
 
     def _cannot_write(self) -> StateError:
         if self._disowned:
             return _disowned(self.backend.url)
         if self.closed:
             return ClosedError("the store is closed; open it again to save")
+        if self.replica_of:
+            return is_replica(self.backend.url, self.replica_of)
         return ReadOnlyError(f"{self.backend.url} was opened with readonly=True: this handle changes nothing")
 
     def disown(self) -> None:
@@ -400,6 +404,57 @@ class Engine:
             if not self._alone:
                 self._follower.leave()
 
+    async def follow_in_bulk(self, after: int, *, pause: float) -> AsyncGenerator[list[Commit]]:
+        """As `follow`, for who may be late: every `pause` seconds all commits that have come. Ends when the store is
+        closing and all are told.
+
+        Raises:
+            HistoryTrimmedError: the log begins later.
+        """
+        self._feed.join()
+        if not self._alone:
+            self._follower.join(self.replica.head)
+        try:
+            while True:
+                if recent := self._feed.behind(after):
+                    yield [commit for commit, _ in recent]
+                    after = recent[-1][0].last
+                elif self.replica.head > after:
+                    async for commits in in_bulk(self.log.read(after)):
+                        yield commits
+                        after = commits[-1].last
+                elif self.closed:
+                    return
+                elif self._follower.failure is not None:
+                    raise copy.copy(self._follower.failure)
+                else:
+                    await self._feed.news()
+                if not self.closed:
+                    await asyncio.sleep(pause)
+        finally:
+            self._feed.leave()
+            if not self._alone:
+                self._follower.leave()
+
+    def oldest_behind(self, after: int) -> datetime | None:
+        """The time of the first commit behind the seq, if it was made lately; `None` also if there is none."""
+        recent = self._feed.behind(after)
+        return recent[0][0].time if recent else None
+
+    def attach(self, companion: Companion) -> None:
+        """Have it run until the store is closed."""
+        self._companion = companion
+
+    @property
+    def mirror_lag(self) -> MirrorLag | None:
+        """How far the replica is behind, where there is one."""
+        return None if self._companion is None else self._companion.lag
+
+    @property
+    def mirror_seconds(self) -> float | None:
+        """For how long the oldest commit has waited to be on the replica."""
+        return None if self._companion is None else self._companion.lag.seconds
+
     # Snapshots, views, restore
 
     async def flush(self) -> None:
@@ -518,10 +573,22 @@ class Engine:
         self.check_loaded()
         if isinstance(at, int) and at > self.replica.head:
             raise InvalidArgumentError(f"seq {at} is not there yet: the head is {self.replica.head}")
-        marks = (
-            self._found_floor.snapshots if self._snapshotter is None else self._snapshotter.floor.snapshots
-        )
-        return await Past(self.backend, self.log, self.store, self.incarnation, self.floor, marks).at(at)
+        past = Past(self.backend, self.log, self.store, self.continues, self.floor, self.record.snapshots)
+        return await past.at(at)
+
+    @property
+    def record(self) -> Floor:
+        """The log's own record, as this handle knows it."""
+        return self._found_floor if self._snapshotter is None else self._snapshotter.floor
+
+    def continues(self, incarnation: str, seq: int) -> bool:
+        """Whether the state of that seq, in that incarnation, is of this history."""
+        return incarnation == self.incarnation or self.record.continues(incarnation, seq)
+
+    @property
+    def replica_of(self) -> str:
+        """Where the primary is, if this is a replica; else empty."""
+        return self.record.replica_of
 
     @property
     def views(self) -> ViewWriter | None:
@@ -607,7 +674,7 @@ class Engine:
     @property
     def floor(self) -> int:
         """The lowest seq that the log still has."""
-        return self._found_floor.floor if self._snapshotter is None else self._snapshotter.floor.floor
+        return self.record.floor
 
     @property
     def failure(self) -> StateError | None:
@@ -644,12 +711,17 @@ class Engine:
         if snapshotter is not None and snapshotter.changed and not self._maintenance.elsewhere:
             snapshotter.ending = True
             await try_snapshot(snapshotter, self.events)
+        if self._companion is not None:
+            self._feed.wake()
+            await self._companion.finish()
         await self._maintenance.release()
 
     async def release(self) -> None:
         """End the tasks and give the storage back, whatever is left to be done."""
         self.closed = self._released = True
         self._feed.wake()
+        if self._companion is not None:
+            await self._companion.stop()
         await self._follower.stop()
         for beat in tuple(self.beats):
             beat.cancel()
@@ -662,13 +734,22 @@ class Engine:
         await self.backend.close()
 
 
+def is_replica(url: str, primary: str) -> ReadOnlyError:
+    """Why a replica takes no changes, and what to do."""
+    return ReadOnlyError(
+        f"{url} is a replica of {primary}: write there; if that is lost, go on here after "
+        f"statepath mirror promote {url}",
+        code="replica",
+    )
+
+
 def _disowned(url: str) -> ClosedError:
     return ClosedError(
         f"this handle on {url} belongs to the process that this one was forked from; open the store again here"
     )
 
 
-def _size(change: Change) -> int:
+def size_of(change: Change) -> int:
     """The bytes of a change in a commit record, roughly, and rather too many."""
     if isinstance(change, Put | WriteReport):
         return _CHANGE_BYTES + len(bytes(change.document))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Final
 
 from statepath.commit import Commit, Transaction
@@ -12,6 +12,18 @@ from statepath.commit import Commit, Transaction
 _MOST_BYTES: Final = 8 * 1024 * 1024
 
 Told = tuple[Commit, Sequence[Transaction]]
+
+
+async def in_bulk(commits: AsyncIterator[Commit], most: int = 256) -> AsyncGenerator[list[Commit]]:
+    """The commits, so many at a time."""
+    held: list[Commit] = []
+    async for commit in commits:
+        held.append(commit)
+        if len(held) >= most:
+            yield held
+            held = []
+    if held:
+        yield held
 
 
 class Feed:
@@ -44,9 +56,10 @@ class Feed:
 
     def behind(self, after: int) -> list[Told]:
         """The commits behind the seq, if the tail reaches back that far."""
-        if not self._recent or self._recent[0][0].first > after + 1:
+        recent = tuple(self._recent)  # who reads metrics may ask from another thread
+        if not recent or recent[0][0].first > after + 1:
             return []
-        return [(commit, transactions) for commit, transactions, _ in self._recent if commit.last > after]
+        return [(commit, transactions) for commit, transactions, _ in recent if commit.last > after]
 
     def wake(self) -> None:
         """Let all who wait for news look again."""

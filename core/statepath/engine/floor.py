@@ -17,13 +17,21 @@ from statepath.errors import CorruptionError, NotFoundError
 
 
 class SnapshotMark(msgspec.Struct, frozen=True):
-    """A snapshot that was written and read back: the time of its last commit, in microseconds since 1970, and how
-    many bytes had been committed in all."""
+    """A snapshot that was written and read back: the time and the id of its last commit, in microseconds since 1970,
+    and how many bytes had been committed in all."""
 
     seq: int
     digest: str
     time: int = 0
     journal_bytes: int = 0
+    commit: str = ""
+
+
+class Earlier(msgspec.Struct, frozen=True):
+    """An incarnation that a promotion ended: up to the seq its commits and snapshots are of this history, too."""
+
+    incarnation: str
+    seq: int
 
 
 class Floor(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +39,8 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
 
     Commits that begin below `floor` may be gone; up to `packed` they are in packs, and slots are nothing; `snapshots`
     are the newest ones, oldest first. `unfinished` says what the store is being made from, until all of it is there:
-    nobody opens it before.
+    nobody opens it before. `replica_of` says where the primary is: until its promotion a replica takes nothing but the
+    primary's commits.
     """
 
     store: str
@@ -42,8 +51,20 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
     min_writer: int = FORMAT
     snapshots: tuple[SnapshotMark, ...] = ()
     unfinished: str = ""
+    replica_of: str = ""
+    earlier: tuple[Earlier, ...] = ()
     version: str = ""
     """Random, so that no two versions of the record have the same bytes: some storages compare these."""
+
+    def strange(self, incarnation: str, seq: int) -> bool:
+        """Whether a state of that seq is of the time after this history parted from an earlier incarnation."""
+        return any(one.incarnation == incarnation and seq > one.seq for one in self.earlier)
+
+    def continues(self, incarnation: str, seq: int) -> bool:
+        """Whether the state of that seq, in that incarnation, is of this history."""
+        return incarnation == self.incarnation or any(
+            one.incarnation == incarnation and seq <= one.seq for one in self.earlier
+        )
 
 
 _decoder = msgspec.json.Decoder(Floor)

@@ -34,6 +34,7 @@ from statepath.errors import (
     DivergedError,
     NotFoundError,
 )
+from statepath.log import PortableCommitLog
 
 Tell = Callable[[str], None]
 """Takes what is being done, in words, as it goes on."""
@@ -101,12 +102,18 @@ class Founded:
 
 @dataclass(slots=True)
 class Founding:
-    """One attempt to make a store of the origin in an empty place."""
+    """One attempt to make a store of the origin in an empty place.
+
+    With `replica_of`, where the primary is, it becomes a replica, in the primary's `incarnation`. A replica that is
+    there already is made anew: until all of it is there, it stays what it was.
+    """
 
     origin: Origin
     backend: Backend
     log: CommitLog
     tell: Tell
+    replica_of: str = ""
+    incarnation: str = ""
     _sizes: dict[str, int] = field(default_factory=dict)
     _marks: list[SnapshotMark] = field(default_factory=list)
     _logs: int = 0
@@ -134,8 +141,12 @@ class Founding:
         if (stored := await read_floor(self.backend)) is None or stored[1] != etag:
             raise ConflictError(f"someone else is making a store at {self.backend.url}", key=FLOOR_KEY)
         self.tell("writing the documents")
-        mark = await self._snapshot(STATE_KEY, replica, floor)
-        finished = replace(floor, snapshots=(*self._marks, mark), unfinished="")
+        if replica.head or not self.replica_of:
+            self._marks.append(await self._snapshot(STATE_KEY, replica, floor))
+        if self.replica_of and not isinstance(self.log, PortableCommitLog):
+            for key in await self.log.restart(replica.head):  # a native log knows where it ends
+                await self.backend.delete(key)
+        finished = replace(floor, snapshots=tuple(self._marks), unfinished="")
         await write_floor(self.backend, finished, etag)
         documents = replica.cut().documents
         return Founded(replica.head, floor.incarnation, documents, self._logs, self._reports, self._commits)
@@ -151,13 +162,17 @@ class Founding:
         if stored is None:
             floor = Floor(
                 store=origin.store,
-                incarnation=uuid4().hex,
+                incarnation=self.incarnation or uuid4().hex,
                 floor=origin.floor,
                 unfinished=origin.name,
+                replica_of=self.replica_of,
             )
             return floor, await write_floor(self.backend, floor, None)
         floor, etag = stored
-        if not floor.unfinished:
+        same = (floor.store, floor.incarnation) == (origin.store, self.incarnation)
+        if self.replica_of and floor.replica_of and same:
+            return replace(floor, floor=origin.floor), etag
+        if self.replica_of or floor.replica_of or not floor.unfinished:
             raise _taken(self.backend, f"it has the store {floor.store}")
         if floor.store != origin.store or floor.floor > origin.replica.head + 1:
             raise _taken(self.backend, f"there a store is being made from {floor.unfinished}")
@@ -236,9 +251,9 @@ class Founding:
         stream = SnapshotStream(replica.cut(), store=floor.store, incarnation=floor.incarnation)
         backend = self.backend
         if key in self._sizes and await self._holds(key, stream):
-            return SnapshotMark(replica.head, stream.digest, replica.time)
+            return SnapshotMark(replica.head, stream.digest, replica.time, commit=replica.commit)
         await keep_snapshot(backend, key, stream)
-        return SnapshotMark(replica.head, stream.digest, replica.time)
+        return SnapshotMark(replica.head, stream.digest, replica.time, commit=replica.commit)
 
     async def _holds(self, key: str, stream: SnapshotStream) -> bool:
         """Whether an interrupted attempt has written this very snapshot."""

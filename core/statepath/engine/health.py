@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 from statepath.engine.autosave import free_bytes
 from statepath.engine.backups import backup_key, backup_keys, backup_time
+from statepath.engine.companion import MirrorLag
 from statepath.engine.engine import Engine
 from statepath.engine.floor import Floor, SnapshotMark, read_floor
 from statepath.engine.trouble import Trouble
@@ -42,7 +43,7 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        name: `reachable`, `writable`, `access`, `space`, `saved`, `backups`, `journal`, `views`, `damage`.
+        name: `reachable`, `writable`, `access`, `space`, `saved`, `backups`, `journal`, `views`, `mirror`, `damage`.
         summary: what was found, in a sentence.
         value: the number that was compared, where there is one; `limit`: beyond it the check fails.
         unit: that of both.
@@ -248,6 +249,18 @@ def _views(engine: Engine, seen: Seen) -> Check | None:
     return Check("views", _level(lag, limit), f"{lag:,} files are behind the log", lag, limit, "files")
 
 
+def _mirror(engine: Engine, seen: Seen) -> Check | None:
+    """A replica that lags or is down makes no store unhealthy: the store has everything."""
+    lag, limit = engine.mirror_lag, engine.settings.mirror_lag.total_seconds()
+    if lag is None:
+        return None
+    status = Status.WARN if lag.failure is not None or lag.seconds > limit else Status.OK
+    summary = f"{lag.target} is {lag.behind:,} transactions behind"
+    if lag.failure is not None:
+        summary += f": {lag.failure}"
+    return Check("mirror", status, summary, lag.seconds, limit, "seconds")
+
+
 def _damage(engine: Engine, seen: Seen) -> Check | None:
     """What a writer found is mended or kept aside already; verification settles it. A reader mends nothing."""
     found = engine.damage
@@ -269,6 +282,7 @@ CHECKS: Final[tuple[Examination, ...]] = (
     _backups,
     _journal,
     _views,
+    _mirror,
     _damage,
 )
 """What is looked at, in this order; one that does not apply to a handle gives nothing."""
@@ -308,6 +322,7 @@ class Health:
         view_lag: files behind the log. `journal_bytes`: committed since the last snapshot.
         free_bytes: space on the storage, where it can tell.
         damage: what was found damaged, a sentence each.
+        mirror: how far the replica is behind, where there is one.
     """
 
     healthy: bool
@@ -323,6 +338,7 @@ class Health:
     free_bytes: int | None
     damage: tuple[str, ...]
     last_backup: datetime | None = None
+    mirror: MirrorLag | None = None
     status: Status = Status.OK
     checks: tuple[Check, ...] = field(default=())
 
@@ -351,6 +367,7 @@ async def health(engine: Engine) -> Health:
         free_bytes=seen.free,
         damage=tuple(damage.reason for damage in engine.damage),
         last_backup=backup_time(backups[-1]) if backups else None,
+        mirror=engine.mirror_lag,
         status=worst(found),
         checks=found,
     )

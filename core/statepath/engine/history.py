@@ -37,13 +37,13 @@ class Past:
     """Where the earlier states of one history of a store are looked up.
 
     `snapshots` are those that the log's own record names: they tell of most backups what they show, so that none is
-    read in vain.
+    read in vain. `continues` tells whether a state, by its incarnation and seq, is of this history.
     """
 
     backend: Backend
     log: CommitLog
     store: str
-    incarnation: str
+    continues: Callable[[str, int], bool]
     floor: int = 1
     snapshots: tuple[SnapshotMark, ...] = ()
 
@@ -101,7 +101,7 @@ class Past:
             except (NotFoundError, CorruptionError):
                 continue
             # One of before a recovery has seqs that may have been given away again.
-            if (meta.store, meta.incarnation) == (self.store, self.incarnation):
+            if meta.store == self.store and self.continues(meta.incarnation, meta.seq):
                 seen.append(meta.seq)
                 yield meta, replica
 

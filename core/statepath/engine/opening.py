@@ -27,7 +27,7 @@ from statepath.backend import (
 from statepath.commit import Note, Put
 from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
-from statepath.engine.engine import Engine
+from statepath.engine.engine import Engine, is_replica
 from statepath.engine.floor import Floor, write_floor
 from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
 from statepath.engine.history import difference
@@ -85,6 +85,7 @@ async def open_engine(
     Raises:
         NotFoundError: read-only, and there is no store.
         UnsupportedError: a newer program wrote the store (`newer_format`).
+        ReadOnlyError: it is a replica, and was to be opened for writing (`replica`).
     """
     began = time.monotonic()
     backend = retrying(metered(backend, telemetry), deadline=settings.deadline)
@@ -167,6 +168,8 @@ async def _open(engine: Engine, *, anew: bool) -> str:
     if engine.readonly:
         _show(engine, found, original)
     else:
+        if found.floor is not None and found.floor[0].replica_of:
+            raise is_replica(engine.backend.url, found.floor[0].replica_of)
         engine.check_writable(found.replica)
         await _TakeOver(engine, found, original).run(document_views=document_views)
         if engine.migrations is not None:
@@ -334,6 +337,7 @@ class _TakeOver:
                 floor=found.begins,
                 packed=found.packed,
                 snapshots=() if found.state is None else (found.state,),
+                earlier=found.earlier,
             )
             try:
                 etag = await write_floor(engine.backend, floor, None)

@@ -61,7 +61,7 @@ class StoreOrigin:
                 meta, replica = load_snapshot((await engine.backend.read(key)).data, key)
             except (NotFoundError, CorruptionError):
                 continue  # one that is damaged is not carried on
-            ours = (meta.store, meta.incarnation) == (engine.store, engine.incarnation)
+            ours = meta.store == engine.store and engine.continues(meta.incarnation, meta.seq)
             if ours and self.floor - 1 <= meta.seq < self.replica.head and meta.seq not in shown:
                 shown.add(meta.seq)
                 yield replica

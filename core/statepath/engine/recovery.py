@@ -19,9 +19,9 @@ from statepath.commit import FLOOR_KEY, JOURNAL, Append, Commit, Note, WriteLog,
 from statepath.engine.adoption import Examined, File, examine, read_views, view_id
 from statepath.engine.backups import backup_keys
 from statepath.engine.documents import compact, parse_untrusted
-from statepath.engine.floor import Floor, SnapshotMark, read_floor
+from statepath.engine.floor import Earlier, Floor, SnapshotMark, read_floor
 from statepath.engine.ids import decode_id, document_key
-from statepath.engine.replay import Beside, Damage, apply_commit, changes_of, microseconds
+from statepath.engine.replay import Beside, Damage, apply_commit, changes_of, is_promotion, microseconds
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, is_ours, load_snapshot
 from statepath.engine.views import View
@@ -49,6 +49,7 @@ class Recovered:
         restore: a state that an operator put in the place of `state.json`, to be committed.
         broken: the log cannot be continued; it must begin anew behind `replica.head`.
         imported: the log holds nothing but the import of an original directory, which may not have been finished.
+        reached: the incarnation of the head, and `earlier` those that promotions ended on the way there.
         beside: changes to logs and reports that may not have reached their files.
         foreign: a `state.json` that statepath did not write.
         examined: what the documents' own files say, where people may edit them.
@@ -68,6 +69,8 @@ class Recovered:
     restore: tuple[SnapshotMeta, Replica] | None = None
     broken: bool = False
     imported: bool = False
+    reached: str = ""
+    earlier: tuple[Earlier, ...] = ()
     beside: list[Beside] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
     recovered: list[str] = field(default_factory=list)
@@ -148,7 +151,8 @@ async def _climb_down(backend: Backend, log: CommitLog, found: Recovered, limit:
     if current is not None:
         base = current[0].seq
         # A recovery that began the log anew was interrupted: it is not finished before the floor says so.
-        found.broken = found.floor is not None and current[0].incarnation != found.incarnation
+        meta, floor = current[0], found.floor
+        found.broken = floor is not None and not floor[0].continues(meta.incarnation, meta.seq)
         if await _continue(log, backend, found, current, STATE_KEY):
             return base
     async for key, data in _backups(backend):
@@ -194,17 +198,21 @@ async def _current_snapshot(backend: Backend, found: Recovered) -> tuple[Snapsho
         return None
     if not _belongs(found, meta, STATE_KEY):
         return None
-    found.state = SnapshotMark(meta.seq, meta.digest, meta.time)
+    found.state = SnapshotMark(meta.seq, meta.digest, meta.time, commit=meta.commit)
     return meta, replica
 
 
 def _belongs(found: Recovered, meta: SnapshotMeta, key: str) -> bool:
     if not found.store:
         found.store, found.incarnation = meta.store, meta.incarnation
-    if meta.store == found.store:
-        return True
-    found.damage.append(Damage(key, f"{key} belongs to another store, {meta.store}"))
-    return False
+    if meta.store != found.store:
+        found.damage.append(Damage(key, f"{key} belongs to another store, {meta.store}"))
+        return False
+    if found.floor is not None and found.floor[0].strange(meta.incarnation, meta.seq):
+        reason = f"{key} shows seq {meta.seq} of the primary, from after this store was promoted"
+        found.damage.append(Damage(key, reason))
+        return False
+    return True
 
 
 async def _continue(
@@ -221,6 +229,7 @@ async def _continue(
             found.damage.append(Damage(JOURNAL, f"the journal does not reach back to {key}", aside=False))
         return False
     incarnation = "" if base is None else base[0].incarnation
+    earlier: list[Earlier] = []
     beside: list[Beside] = []
     lost: list[Damage] = []
     size = 0
@@ -229,8 +238,11 @@ async def _continue(
         async for commit in log.read(replica.head):
             incarnation = incarnation or commit.incarnation
             if commit.incarnation != incarnation:
-                broken = True
-                break
+                if not is_promotion(commit):
+                    broken = True
+                    break
+                earlier.append(Earlier(incarnation, commit.first - 1))
+                incarnation = commit.incarnation
             if not found.store:
                 found.store, found.incarnation = commit.store, commit.incarnation
             size += (await apply_commit(backend, replica, commit, beside, lost))[1]
@@ -252,6 +264,9 @@ async def _continue(
     found.damage += lost
     found.broken = found.broken or broken or bool(lost)
     found.replica, found.journal_bytes = replica, size
+    found.reached, found.earlier = incarnation, tuple(earlier)
+    if found.floor is None and earlier:
+        found.incarnation = incarnation
     found.imported = base is None and replica.head == 1 and any(_is_import(change) for change in beside)
     found.beside = beside
     found.source = key if base is None or not size else f"{key} and the journal"

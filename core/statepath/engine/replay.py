@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
+from typing import Final
 
 from statepath.backend import Backend
 from statepath.commit import (
@@ -26,6 +27,9 @@ from statepath.errors import CorruptionError, DivergedError, NotFoundError, Stat
 
 Beside = WriteLog | WriteReport | Note
 """A change that concerns no document."""
+
+PROMOTED: Final = "promoted"
+"""The kind of note with which a promoted replica begins its own incarnation."""
 
 _CHANGE_BYTES = 128
 
@@ -109,6 +113,14 @@ async def changes_of(backend: Backend, transaction: Transaction | Body) -> Trans
     if sha256(data).hexdigest() != transaction.sha256:
         raise CorruptionError(f"{transaction.key} does not match its digest", key=transaction.key)
     return decode_changes(data)
+
+
+def is_promotion(commit: Commit) -> bool:
+    """Whether the commit begins a new incarnation that continues the one before it."""
+    first = commit.transactions[0]
+    return not isinstance(first, Body) and any(
+        isinstance(one, Note) and one.kind == PROMOTED for one in first
+    )
 
 
 def _size(change: Change) -> int:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from msgspec.structs import replace
 
@@ -64,6 +64,18 @@ _PACK: Final = 256  # so many slots make a pack; of a day with a commit a second
 
 PutAside = Callable[[str, str], Awaitable[str]]
 """Moves an object aside, as `<key>.<why>.<UTC time>`, and returns its new key (empty: it was gone)."""
+
+
+class Stream(Protocol):
+    """The chunks of a snapshot. Once they have been drawn, it tells their digest and size."""
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def __iter__(self) -> Iterator[bytes]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,30 +205,47 @@ class Snapshotter:
                 return self.saved
             with self._telemetry.operation("snapshot"):
                 async with self._cut() as cut:
-                    return await self._save(cut)
+                    began = time.monotonic()
+                    since = self._since
+                    self._views.take_left()
+                    await self._views.flush(files_only=True)
+                    stream = SnapshotStream(cut, store=self.floor.store, incarnation=self.floor.incarnation)
+                    await self._save(stream, cut.seq, cut.time, cut.commit, since)
+                    self._events.emit(
+                        StateSaved(cut.seq, cut.documents, stream.size, time.monotonic() - began)
+                    )
+                    return cut.seq
 
-    async def _save(self, cut: Cut) -> int:
-        began = time.monotonic()
-        since = self._since
-        self._views.take_left()
-        await self._views.flush(files_only=True)
-        stream = SnapshotStream(cut, store=self.floor.store, incarnation=self.floor.incarnation)
+    async def take(self, stream: Stream, meta: SnapshotFacts) -> None:
+        """Make a snapshot that was written elsewhere this store's own; the log at hand reaches at least as far.
+
+        Raises:
+            StateError: as `snapshot`.
+        """
+        async with self._lock:
+            if meta.seq <= self.saved:
+                return
+            since = self._since
+            self._views.take_left()
+            await self._views.flush(files_only=True)
+            await self._save(stream, meta.seq, meta.time, meta.commit, since)
+
+    async def _save(self, stream: Stream, seq: int, at: int, commit: str, since: int) -> None:
+        """Write the snapshot, read it back, and do what follows from it."""
         await self._keep_backup()
-        await self._write(stream, cut)
+        await self._write(stream, seq)
         # Until it was read back it is no snapshot, and will not become a backup.
         self._state = None
-        await self._read_back(STATE_KEY, stream.digest, cut.seq)
+        await self._read_back(STATE_KEY, stream.digest, seq)
         self._size = stream.size
         self._since -= since
         self._oldest_change = None if self._since <= 0 else time.monotonic()
-        mark = SnapshotMark(cut.seq, stream.digest, cut.time, self._total - self._since)
+        mark = SnapshotMark(seq, stream.digest, at, self._total - self._since, commit)
         self._state = mark
         await self._mark(mark)
-        self.saved, self.saved_at = cut.seq, time.time()
-        self._events.emit(StateSaved(cut.seq, cut.documents, stream.size, time.monotonic() - began))
+        self.saved, self.saved_at = seq, time.time()
         await self._prune_backups()
         await self._trim()
-        return cut.seq
 
     async def backup(self) -> str:
         """Keep the present state as a backup; the backup's key. A state that is kept already is not kept twice."""
@@ -284,25 +313,25 @@ class Snapshotter:
         else:
             await backend.write(key, (await backend.read(STATE_KEY)).data)
 
-    async def _write(self, stream: SnapshotStream, cut: Cut) -> None:
+    async def _write(self, stream: Stream, seq: int) -> None:
         for _ in range(5):
             when: When = IF_ABSENT if self._state_etag is None else IfMatch(self._state_etag)
             try:
                 self._state_etag = await self._put(stream, when)
             except (ConflictError, AlreadyExistsError):
-                await self._see_state(cut)
+                await self._see_state(seq)
             else:
                 return
         raise ConflictError(f"{STATE_KEY} is changed all the time by someone else", key=STATE_KEY)
 
-    async def _put(self, stream: SnapshotStream, when: When) -> ETag:
+    async def _put(self, stream: Stream, when: When) -> ETag:
         backend = self._backend
         if backend.capabilities.streams and isinstance(backend, SupportsStreams):
             return await backend.write_stream(STATE_KEY, stream, when=when)
         data = await asyncio.to_thread(lambda: b"".join(stream))
         return await backend.write(STATE_KEY, data, when=when)
 
-    async def _see_state(self, cut: Cut) -> None:
+    async def _see_state(self, seq: int) -> None:
         """Someone else wrote `state.json`: keep theirs aside if it says anything, and learn its version."""
         meta: SnapshotFacts | None = None
         try:
@@ -312,13 +341,14 @@ class Snapshotter:
         except NotFoundError:
             self._state_etag = None
             return
-        if meta is not None and meta.store == self.floor.store and meta.seq > cut.seq:
-            raise ConflictError(
-                f"{STATE_KEY} shows seq {meta.seq} already, later than {cut.seq}", key=STATE_KEY
-            )
+        floor = self.floor
+        if meta is not None and (meta.store != floor.store or floor.strange(meta.incarnation, meta.seq)):
+            meta = None
+        if meta is not None and meta.seq > seq:
+            raise ConflictError(f"{STATE_KEY} shows seq {meta.seq} already, later than {seq}", key=STATE_KEY)
         # An attempt of ours whose outcome stayed open shows a later state than the last one that is marked.
-        marked = self.floor.snapshots[-1].seq if self.floor.snapshots else 0
-        if meta is None or meta.store != self.floor.store or meta.seq < marked:
+        marked = floor.snapshots[-1].seq if floor.snapshots else 0
+        if meta is None or meta.seq < marked:
             kept = await self._put_aside(STATE_KEY, "conflict")
             self._events.emit(EditConflict(STATE_KEY, kept))
         self._state_etag = etag

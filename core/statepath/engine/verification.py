@@ -77,7 +77,8 @@ class _Verification:
         await self._reports()
         async for key, reason in check_archive(self.engine):
             self._found(key, reason)
-        if self.engine.backend.capabilities.editable and self.engine.settings.views is not False:
+        editable = self.engine.backend.capabilities.editable and not self.engine.replica_of
+        if editable and self.engine.settings.views is not False:
             await self._views()
         return self.findings
 
@@ -109,7 +110,7 @@ class _Verification:
                 continue
             if meta.store != engine.store:
                 self._found(key, f"{key} belongs to another store")
-            elif meta.incarnation == engine.incarnation:
+            elif engine.continues(meta.incarnation, meta.seq):
                 self.snapshots[key] = meta
 
     async def _journal(self) -> None:

@@ -117,6 +117,10 @@ def _digest(shown: bytes) -> str:
     return sha256(shown).hexdigest()[:_DIGEST]
 
 
+async def _nothing() -> None:
+    return None
+
+
 class ViewWriter:
     """Writes what commits have made out of date. `busy` tells whether commits are under way, so that it keeps out of
     their way; `documents=False` leaves document views out.
@@ -134,13 +138,13 @@ class ViewWriter:
         store: str,
         documents: bool,
         interval: float,
-        alone: bool,
         busy: Callable[[], bool],
-        catch_up: Callable[[], Awaitable[None]],
         failed: Callable[[StateError], None],
+        alone: bool = True,
+        catch_up: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._alone = alone
-        self._catch_up = catch_up
+        self._catch_up = catch_up or _nothing
         self._left: deque[tuple[int, WriteLog | WriteReport]] = deque()
         self._left_bytes = 0
         self._reporting: frozenset[str] = frozenset()

@@ -13,7 +13,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from statepath.backend import Backend, Commit, CommitLog, SupportsCommitLog
+from statepath.backend import Backend, Commit, CommitLog, SupportsCommitLog, SupportsExtend
 from statepath.commit import FLOOR_KEY, Delete, Put, seal
 from statepath.errors import (
     ClosedError,
@@ -123,6 +123,23 @@ class CommitLogChecks(Subject):
             writer = Writer(commit_log(backend))
             for number in range(60):
                 await writer.append(size=1_000_000 if number % 20 == 7 else 1)
+            assert await _read(writer.log, 0) == writer.commits
+
+    async def test_several_commits_at_once_stand_there_as_if_one_by_one(self) -> None:
+        async with self.connection() as backend:
+            writer = Writer(commit_log(backend))
+            await writer.append()
+            if isinstance(writer.log, SupportsExtend):
+                head, before = writer.head, len(writer.commits)
+                for transactions in (1, 3, 1):
+                    writer.commits.append(writer.make(transactions=transactions))
+                await writer.log.extend(head, writer.commits[before:])
+                with pytest.raises(HeadMoved):
+                    await writer.log.extend(head, writer.commits[before:-1])
+                await writer.append()
+                for after in range(writer.head + 1):
+                    expected = [commit for commit in writer.commits if commit.last > after]
+                    assert await _read(writer.log, after) == expected, f"after {after}"
             assert await _read(writer.log, 0) == writer.commits
 
     async def test_the_first_commit_of_all_may_have_any_place(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -54,6 +54,16 @@ class Rounds(Log):
 @caught_by("test_commits_are_read_as_they_were_written")
 class RoundsTimes(Sound):
     make_log = logs(Rounds)
+
+
+class TakesTheFirst(Log):
+    async def extend(self, after: int, commits: Sequence[Commit]) -> None:
+        await super().extend(after, commits[:1])
+
+
+@caught_by("test_several_commits_at_once_stand_there_as_if_one_by_one")
+class ForgetsTheRest(Sound):
+    make_log = logs(TakesTheFirst)
 
 
 class BeginsBehind(Log):

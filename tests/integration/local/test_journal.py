@@ -46,6 +46,20 @@ async def test_a_commit_is_one_write_and_one_sync_into_a_filled_segment(
     assert segments(path)[0].stat().st_size == MIB
 
 
+async def test_several_commits_at_once_are_one_write_and_one_sync(
+    connect: Connect, port: Any, chain: Any, path: Path
+) -> None:
+    log = chain((await connect()).commit_log())
+    await log.append()
+    for _ in range(3):
+        log.commits.append(log.make())
+    port.calls.clear()
+    await log.log.extend(1, log.commits[1:])
+    data = [call for call, args in port.calls if not (call == "pwrite" and args[2] == 0)]
+    assert data == ["pwrite", "fdatasync"]
+    assert segments(path)[0].read_bytes().startswith(b"".join(map(encode_commit, log.commits)))
+
+
 async def test_the_first_segment_is_there_durably_before_its_first_commit(
     connect: Connect, port: Any, chain: Any
 ) -> None:

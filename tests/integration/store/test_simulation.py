@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 from crowd.simulation import simulate
 from statepath.backend import ALWAYS, IF_ABSENT
-from statepath.commit import encode_commit, slot_key
+from statepath.commit import slot_key
 from statepath.engine.engine import Engine
 from statepath.errors import AlreadyExistsError, StateError
 from statepath.log import PortableCommitLog
@@ -50,26 +50,26 @@ async def _advance_without_reading(self):
             self.replica.head, self.replica.commit = commit.last, commit.id
 
 
-async def _overwrite(self, commit):
+async def _overwrite(self, record):
     try:
-        await self._backend.write(slot_key(commit.first), bytes(encode_commit(commit)), when=ALWAYS)
+        await self._backend.write(slot_key(record.first), record.encode(), when=ALWAYS)
     except StateError:
-        self._unresolved = commit
+        self._unresolved = record
         raise
     return True
 
 
-async def _believe_that_it_exists(self, commit):
+async def _believe_that_it_exists(self, record):
     try:
-        await self._backend.write(slot_key(commit.first), bytes(encode_commit(commit)), when=IF_ABSENT)
+        await self._backend.write(slot_key(record.first), record.encode(), when=IF_ABSENT)
     except AlreadyExistsError:
         return False
     return True
 
 
-async def _give_up_at_once(self, call, commit):
+async def _give_up_at_once(self, call, record):
     try:
-        return await call(commit)
+        return await call(record)
     finally:
         self._unresolved = None
 

@@ -1,0 +1,115 @@
+"""Replicas: `mirror`, `mirror promote`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import statepath
+from statepath.cli.opening import reading
+from statepath.cli.options import Json, Yes, about
+from statepath.cli.output import Output, confirm, moment
+from statepath.cli.running import asynchronous, shown
+from statepath.events import Event, Events, MirrorCaughtUp, MirrorFailed, MirrorLagging, MirrorRebased
+
+
+class _Mirror(TyperGroup):
+    """`mirror SRC DST` is short for `mirror run SRC DST`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in (*self.commands, "--help", "-h"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+group = typer.Typer(
+    cls=_Mirror,
+    help="Ship each commit of a store to a replica: statepath mirror SRC DST.",
+    no_args_is_help=True,
+)
+
+
+@group.command()
+@asynchronous
+async def run(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The store.", show_default=False)],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="DST", help="A place where nothing is yet, or a replica of it.", show_default=False
+        ),
+    ],
+    once: Annotated[
+        bool, typer.Option("--once", help="Bring the replica up to now, and end. Default: go on.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a replica of a store, and ship each commit there until Ctrl-C. Works beside a running server; run it again
+    if it was interrupted."""
+    about(ctx, source)
+    output = Output(as_json=as_json)
+    events = Events()
+
+    def tell(event: Event) -> None:
+        if isinstance(event, MirrorFailed) and not event.retrying:
+            return  # the command ends with it
+        if as_json:
+            output.json({"event": event.name} | _facts(event))
+        elif not once and (text := _told(event)):
+            output.note(text)
+
+    for kind in (MirrorCaughtUp, MirrorLagging, MirrorFailed, MirrorRebased):
+        events.on(kind, tell)
+    with output.progress(f"mirroring to {shown(target)}") as progress:
+        made = await statepath.mirror(source, target, once=once, progress=progress, events=events)
+    output.result(asdict(made), f"{made.target} has everything up to seq {made.seq}")
+
+
+def _facts(event: Event) -> dict[str, Any]:
+    if isinstance(event, MirrorFailed):
+        return {"target": event.target, "error": str(event.error), "retrying": event.retrying}
+    return asdict(event)
+
+
+def _told(event: Event) -> str | None:
+    """What people are told; the rest they read as a warning in the log."""
+    match event:
+        case MirrorCaughtUp(seq=seq):
+            return f"the replica has everything up to seq {seq}"
+        case MirrorLagging(behind=behind, seconds=seconds):
+            return f"the replica is {behind} transactions and {seconds:.0f} s behind"
+        case _:
+            return None
+
+
+@group.command()
+@asynchronous
+async def promote(
+    ctx: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="DST", help="The replica.", show_default=False)],
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Make a replica the store, because the primary is lost. Says what may be missing."""
+    about(ctx, target)
+    output = Output(as_json=as_json)
+    async with reading(target) as store:
+        primary, health = store.replica_of, await store.health()
+    if primary is not None:
+        confirm(
+            f"This makes {shown(target)} a store of its own, from seq {health.seq} of {moment(health.last_commit)} on. "
+            f"What {primary} has saved since is not there, and it can no longer be mirrored here.",
+            yes=yes,
+        )
+    with output.progress("promoting"):
+        made = await statepath.promote(target)
+    when = f" of {moment(made.time)}" if made.time is not None else ""
+    output.result(
+        asdict(made),
+        f"{made.url} is a store of its own now, from seq {made.seq}{when} on; what {made.primary} has saved since is "
+        "not there",
+    )

@@ -1,0 +1,234 @@
+"""The mirror: ships the commits of a primary to its replica as they happen, again and again if the replica is down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
+from typing import Final
+
+from statepath.backend import Backend
+from statepath.engine.companion import MirrorLag
+from statepath.engine.founding import Tell, silent
+from statepath.engine.primary import Primary
+from statepath.engine.shipping import ReplicaDamagedError, Shipping
+from statepath.errors import (
+    AlreadyExistsError,
+    ClosedError,
+    ConfigurationError,
+    DivergedError,
+    HistoryTrimmedError,
+    InvalidArgumentError,
+    StateError,
+    ThrottledError,
+    UnavailableError,
+    UnsupportedError,
+)
+from statepath.events import Events, MirrorCaughtUp, MirrorFailed, MirrorLagging, MirrorRebased
+from statepath.retry import retrying
+from statepath.settings import Settings
+
+logger = logging.getLogger("statepath.mirror")
+
+_FINAL: Final = (
+    AlreadyExistsError,
+    ConfigurationError,
+    DivergedError,
+    InvalidArgumentError,
+    UnsupportedError,
+)
+_SOONEST: Final = 0.5
+_LATEST: Final = 30.0
+_LOOK: Final = 0.5
+_CREDIT: Final = 1.0
+"""Seconds in which nothing was shipped that may be made up for."""
+_GRACE: Final = 5.0
+"""For how many seconds at most a store that is closed waits for its replica."""
+
+
+class Mirror:
+    """Ships commits from one primary to one replica.
+
+    Parameters:
+        target: where the replica is, as it may be shown.
+        connect: makes a connection to it, for writing.
+        tell: is told in words what is being done.
+    """
+
+    def __init__(
+        self,
+        primary: Primary,
+        target: str,
+        connect: Callable[[], Awaitable[Backend]],
+        settings: Settings,
+        events: Events,
+        tell: Tell = silent,
+    ) -> None:
+        self._primary = primary
+        self._target = target
+        self._connect = connect
+        self._settings = settings
+        self._events = events
+        self._tell = tell
+        self._limit = settings.mirror_lag.total_seconds()
+        self._seq: int | None = None
+        self._failure: StateError | None = None
+        self._stopped = False
+        self._anew = ""
+        self._connection: Backend | None = None
+        self._lagging: bool | None = None
+        self._since: float | None = None
+        self._shipped = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def lag(self) -> MirrorLag:
+        behind, oldest = self._primary.behind(self._seq or 0)
+        if not behind:
+            self._since = None
+        elif self._since is None:
+            self._since = time.time()
+        # What is too far behind to be known is no older than what was shipped last, nor than when it was noticed.
+        since = oldest or max(self._since or 0.0, self._shipped)
+        seconds = max(time.time() - since, 0.0) if behind else 0.0
+        failure = None if self._failure is None else str(self._failure)
+        return MirrorLag(self._target, self._seq, behind, seconds, failure, self._stopped)
+
+    async def run(self, until: int | None = None) -> None:
+        """Ship until it is cancelled or the primary is closed; with `until`, up to that seq, and without patience.
+
+        Raises:
+            AlreadyExistsError, DivergedError: the place is not that of a replica of this primary, or no more.
+        """
+        watching = asyncio.create_task(self._watch(), name="statepath-mirror-lag")
+        pause = _SOONEST
+        try:
+            while True:
+                before = self._seq
+                try:
+                    await self._session(until)
+                except ClosedError:
+                    raise
+                except HistoryTrimmedError as error:
+                    self._anew = f"the primary's log does not reach back to it: {error}"
+                except StateError as error:
+                    self._stopped = isinstance(error, _FINAL)
+                    self._fail(error)
+                    if self._stopped or until is not None:
+                        raise
+                else:
+                    return
+                if self._seq != before:
+                    pause = _SOONEST
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LATEST)
+        finally:
+            watching.cancel()
+            if self._connection is not None:
+                await self._connection.close()
+
+    def start(self) -> None:
+        """Run in the background."""
+        self._task = asyncio.create_task(self._run(), name="statepath-mirror")
+
+    async def _run(self) -> None:
+        try:
+            await self.run()
+        except ClosedError:
+            pass
+        except StateError as error:
+            logger.error("the mirror to %s has stopped: %s", self._target, error, extra={"code": error.code})  # noqa: TRY400
+        except Exception as error:
+            logger.exception("the mirror to %s failed unexpectedly", self._target)
+            self._stopped = True
+            self._fail(StateError(f"the mirror failed unexpectedly: {error!r}"))
+
+    async def finish(self) -> None:
+        """The primary takes no more commits: ship what is left, unless the replica is down or that takes too long."""
+        if self._task is not None and self._failure is None:
+            await asyncio.wait([self._task], timeout=_GRACE)
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _session(self, until: int | None) -> None:
+        target = self._connection or retrying(await self._connect(), deadline=self._settings.deadline)
+        self._connection = None
+        shipping: Shipping | None = None
+        try:
+            anew, self._anew = self._anew, ""
+            shipping = await self._begin(target, anew)
+            self._arrived(shipping)
+            if until is None or shipping.position.seq < until:
+                await self._ship(shipping, until)
+            await shipping.settle()
+        except (ThrottledError, UnavailableError):
+            if target.capabilities.remote:  # the next attempt is the cheaper
+                self._connection = target
+            raise
+        finally:
+            with suppress(StateError):
+                if shipping is not None:
+                    await shipping.close()
+                if self._connection is None:
+                    await target.close()
+
+    async def _begin(self, target: Backend, anew: str) -> Shipping:
+        primary, settings = self._primary, self._settings
+        try:
+            shipping = await Shipping.begin(primary, target, settings, self._tell, anew=bool(anew))
+        except ReplicaDamagedError as error:
+            anew = f"it is damaged: {error}"
+            shipping = await Shipping.begin(primary, target, settings, self._tell, anew=True)
+        if anew:
+            logger.warning("the replica at %s was made anew: %s", self._target, anew)
+            self._events.emit(MirrorRebased(self._target, shipping.position.seq, anew))
+        return shipping
+
+    async def _ship(self, shipping: Shipping, until: int | None) -> None:
+        free = time.monotonic()
+        async with aclosing(self._primary.commits(shipping.position.seq)) as gathered:
+            async for commits in gathered:
+                free = max(free, time.monotonic() - _CREDIT)
+                async for size in shipping.ship(commits):
+                    self._arrived(shipping)
+                    free += self._primary.worth(size)
+                    await asyncio.sleep(max(free - time.monotonic(), 0.0))
+                await shipping.keep_up()
+                if until is not None and shipping.position.seq >= until:
+                    return
+
+    def _arrived(self, shipping: Shipping) -> None:
+        """The replica is there, and has got so far."""
+        self._seq, self._shipped = shipping.position.seq, shipping.position.time / 1_000_000
+        self._failure = None
+        behind, _ = self._primary.behind(self._seq)
+        self._tell(f"shipped seq {self._seq}" + (f", {behind} behind" if behind else ""))
+        if not behind and self._lagging is not False:
+            self._lagging = False
+            self._events.emit(MirrorCaughtUp(self._target, self._seq))
+
+    def _fail(self, error: StateError) -> None:
+        known = self._failure is not None and self._failure.code == error.code
+        self._failure = error
+        self._lagging = self._lagging or None  # when it has everything again, that is told
+        if known and not self._stopped:
+            return
+        if not self._stopped:
+            logger.warning(
+                "the mirror to %s is tried again: %s", self._target, error, extra={"code": error.code}
+            )
+        self._events.emit(MirrorFailed(self._target, error, not self._stopped))
+
+    async def _watch(self) -> None:
+        """Tell when the replica is too far behind, whatever the reason."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            lag = self.lag
+            if lag.seconds > self._limit and not self._lagging:
+                self._lagging = True
+                self._events.emit(MirrorLagging(self._target, lag.behind, lag.seconds))

@@ -1,0 +1,121 @@
+"""Promotion: a replica becomes a store of its own.
+
+It begins with a commit of the new incarnation, in the replica's log, where whoever still ships meets it: of the two one
+gets the place. Then the log's own record says so. An attempt that was interrupted between the two is finished by the
+next.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+from uuid import uuid4
+
+from msgspec.structs import replace
+
+from statepath.backend import Backend
+from statepath.commit import FLOOR_KEY, Commit, Note
+from statepath.engine.floor import Earlier, Floor, read_floor, write_floor
+from statepath.engine.opening import commit_log
+from statepath.engine.recovery import Recovered, recover
+from statepath.engine.replay import PROMOTED
+from statepath.errors import ConflictError, HeadMoved, InvalidArgumentError, NotFoundError, StateError
+from statepath.settings import Settings
+
+_ATTEMPTS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What was made of a replica. `shipped` is the last seq that came from the primary, `at` the time of its commit."""
+
+    store: str
+    incarnation: str
+    primary: str
+    shipped: int
+    at: int
+
+
+async def promote(backend: Backend, settings: Settings) -> Promotion:
+    """Make the replica a store that is written, in an incarnation of its own.
+
+    Raises:
+        NotFoundError: there is no store.
+        InvalidArgumentError: it is no replica, or was promoted before.
+    """
+    for _ in range(_ATTEMPTS):
+        floor = await _record(backend)
+        log = commit_log(backend, settings)
+        found = await recover(backend, log, limit=settings.max_document, editable=False)
+        replica = found.replica
+        head, at = replica.head, replica.time
+        incarnation = found.reached or floor.incarnation
+        if found.broken:
+            incarnation = uuid4().hex  # nothing can be appended; whoever opens it begins the log anew
+        elif incarnation == floor.incarnation:
+            incarnation = uuid4().hex
+            try:
+                await log.append(head, _beginning(found, floor, incarnation))
+            except HeadMoved:
+                continue  # the primary is alive, and was first
+        else:  # begun before: its commit stands in the log
+            earlier = found.earlier[-1]
+            head, at = earlier.seq, 0
+        try:
+            return await _declare(backend, floor, incarnation, head, at)
+        except ConflictError:
+            continue
+    raise ConflictError(
+        f"the replica at {backend.url} is written all the time; stop its mirror, then promote it",
+        key=FLOOR_KEY,
+    )
+
+
+async def _record(backend: Backend) -> Floor:
+    stored = await read_floor(backend)
+    if stored is None:
+        raise NotFoundError(f"there is no store at {backend.url}", key=backend.url)
+    if stored[0].unfinished:
+        raise StateError(
+            f"the replica at {backend.url} is not finished: the first copy of {stored[0].unfinished} was interrupted, "
+            "and only the primary has the rest; run its mirror again",
+            key=FLOOR_KEY,
+            code="unfinished",
+        )
+    if not stored[0].replica_of:
+        raise InvalidArgumentError(f"{backend.url} is no replica: it can be written already", key=backend.url)
+    return stored[0]
+
+
+def _beginning(found: Recovered, floor: Floor, incarnation: str) -> Commit:
+    """The commit with which the incarnation begins."""
+    replica = found.replica
+    now = max(time.time_ns() // 1000, replica.time + 1)
+    text = f"from seq {replica.head} on, where it was a replica of {floor.replica_of}"
+    return Commit(
+        first=replica.head + 1,
+        last=replica.head + 1,
+        id=secrets.token_hex(12),
+        prev=replica.commit,
+        writer=f"{os.getpid():x}-{secrets.token_hex(6)}",
+        store=floor.store,
+        incarnation=incarnation,
+        time=datetime.fromtimestamp(now / 1_000_000, UTC),
+        durable=replica.head,
+        transactions=((Note(PROMOTED, text),),),
+    )
+
+
+async def _declare(backend: Backend, read: Floor, incarnation: str, head: int, at: int) -> Promotion:
+    """Say so in the log's own record."""
+    stored = await read_floor(backend)
+    if stored is None or stored[0].incarnation != read.incarnation or not stored[0].replica_of:
+        raise InvalidArgumentError(f"{backend.url} was promoted or removed by somebody else meanwhile")
+    floor, etag = stored
+    earlier = (*floor.earlier, Earlier(floor.incarnation, head))
+    await write_floor(backend, replace(floor, incarnation=incarnation, replica_of="", earlier=earlier), etag)
+    return Promotion(floor.store, incarnation, floor.replica_of, head, at)

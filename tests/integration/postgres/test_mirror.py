@@ -1,0 +1,75 @@
+"""A replica in a database: shipped to, made anew, promoted; and a store in a database that is mirrored."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+import statepath
+from statepath.errors import DivergedError
+from statepath.events import Events, MirrorRebased
+
+
+async def save(store, count):
+    raw = store.collection("raw")
+    await asyncio.gather(*(raw.put({"id": str(n % 10), "n": n}) for n in range(count)))
+    await store.append_log("s", f"{count}\n")
+    await store.flush()
+
+
+async def held(store):
+    return {one["id"]: one async for one in store.collection("raw")}, await store.read_log("s")
+
+
+async def test_a_replica_in_a_database_is_promoted(path, tmp_path):
+    async with statepath.open(tmp_path / "store", autosave=0) as store:
+        await save(store, 100)
+        await statepath.mirror(tmp_path / "store", path, once=True)
+        await save(store, 100)
+        await store.snapshot()
+        await statepath.mirror(tmp_path / "store", path, once=True)
+        found = await held(store)
+    async with statepath.open(path) as replica:
+        assert replica.readonly
+        assert await held(replica) == found
+    assert (await statepath.promote(path)).seq == 202
+    async with statepath.open(path, autosave=0) as promoted:
+        assert await held(promoted) == found
+        assert await promoted.collection("raw").put({"id": "mine"}) == 204
+        assert await promoted.verify() == []
+    with pytest.raises(DivergedError):
+        await statepath.mirror(tmp_path / "store", path, once=True)
+
+
+async def test_a_replica_in_a_database_is_made_anew(path, tmp_path, monkeypatch):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    told = []
+    events = Events()
+    events.on(MirrorRebased, told.append)
+    async with statepath.open(tmp_path / "store", autosave=0) as store:
+        await save(store, 10)
+        await statepath.mirror(tmp_path / "store", path, once=True)
+        store._engine._snapshotter._history = timedelta(seconds=-1)
+        for _ in range(3):
+            await save(store, 10)
+            await store.snapshot()
+        await statepath.mirror(tmp_path / "store", path, once=True, events=events)
+        assert [event.seq for event in told] == [store.seq]
+        await save(store, 10)
+        await statepath.mirror(tmp_path / "store", path, once=True, events=events)
+        assert len(told) == 1
+        async with statepath.open(path, readonly=True) as replica:
+            assert replica.damage == ()
+            assert await held(replica) == await held(store)
+
+
+async def test_a_store_in_a_database_is_mirrored(path, tmp_path):
+    async with statepath.open(path, mirror=tmp_path / "replica", autosave=0) as store:
+        await save(store, 200)
+        async with asyncio.timeout(20):
+            while store.mirror_lag.seq != store.seq:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.02)
+        found = await held(store)
+    async with statepath.open(tmp_path / "replica") as replica:
+        assert await held(replica) == found
