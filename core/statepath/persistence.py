@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Self, TypeVar, overload
@@ -18,6 +18,7 @@ from statepath import store as stores
 from statepath.arguments import wrong_kind
 from statepath.collection import Collection
 from statepath.emergency import write_emergency
+from statepath.encryption import Encrypted
 from statepath.engine.documents import decode
 from statepath.engine.replica import MEMBERS, Cut, Entry
 from statepath.engine.snapshot import LEASE_MEMBERS, VERSION, SnapshotStream
@@ -304,9 +305,11 @@ class StatePersistence:
             self.events.emit(ShutdownSave(seq, signal))
 
     async def _write_emergency(self, error: StateError) -> None:
-        stream = SnapshotStream(
+        stream: Iterable[bytes] = SnapshotStream(
             self._engine.replica.cut(), store=self.store.id, incarnation=self.store.incarnation
         )
+        if isinstance(backend := self._engine.backend, Encrypted):
+            stream = backend.seal_beside(stream)
         try:
             path = await asyncio.to_thread(write_emergency, stream)
         except OSError:

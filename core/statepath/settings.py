@@ -57,6 +57,11 @@ class SettingsArgs(TypedDict, total=False):
     migrations: str | tuple[str, ...]
     migrate: bool
     archive: str | tuple[str, ...]
+    encryption_key_file: str | os.PathLike[str] | None
+    encryption_key: str | SecretStr | None
+    encryption_provider: str | None
+    compression: str | None
+
     mirror: str | os.PathLike[str] | None
     mirror_lag: float | str | timedelta
     save_late: float | str | timedelta | None
@@ -136,6 +141,10 @@ def duration(value: timedelta | str) -> timedelta:
 
 def _auto(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() == "auto" else value
+
+
+def _none(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() in ("none", "off", "false") else value
 
 
 def _bytes_or_auto(value: object) -> int | None:
@@ -291,6 +300,30 @@ class Settings(BaseSettings):
 
     archive: Annotated[tuple[str, ...], BeforeValidator(_rules)] = ()
     """What leaves the live state by itself, a rule each: "tasks older_than=30d status=completed"."""
+
+    encryption_key_file: Annotated[str | None, BeforeValidator(_text)] = Field(None, min_length=1)
+    """The file that holds the master key, and makes the store an encrypted one."""
+
+    encryption_key: SecretStr | None = None
+    """The master key itself: 32 bytes in base64 or hexadecimal digits."""
+
+    encryption_provider: str | None = Field(None, min_length=1)
+    """What keeps the master key: the name of an installed provider, a colon, and what that wants to know."""
+
+    compression: Annotated[Literal["zstd"] | None, BeforeValidator(_none)] = None
+    """How what an encrypted store writes is compressed before; `None` (or "none"): not at all."""
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether a master key is configured."""
+        return (self.encryption_key_file or self.encryption_key or self.encryption_provider) is not None
+
+    @property
+    def plain(self) -> Settings:
+        """The same without a master key."""
+        return self.model_copy(
+            update={"encryption_key_file": None, "encryption_key": None, "encryption_provider": None}
+        )
 
     mirror: Annotated[str | None, BeforeValidator(_text)] = Field(None, min_length=1)
     """The state path of a replica, to which whoever has the store open for writing ships each commit."""
@@ -517,7 +550,7 @@ def _shown(name: str, value: Any) -> Any:
         except InvalidArgumentError:
             return "(not a state path)"
     if isinstance(value, SecretStr):
-        return shown_webhook(value)
+        return shown_webhook(value) if name == "alert_webhook" else "(secret)"
     if value is None and name in _SWITCHED_OFF:
         return "off"
     if isinstance(value, timedelta):

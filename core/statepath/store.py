@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from inspect import isawaitable
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast, overload
 
 from msgspec import Raw
 from pydantic import BaseModel, JsonValue
@@ -24,6 +24,7 @@ from statepath.commit import WriteLog, WriteReport
 from statepath.debug import enable_debug
 from statepath.diff import Difference, differences
 from statepath.discovery import check_apart, check_not_within, connect
+from statepath.encryption import Encrypted, KeyInfo, Retired, Rotated
 from statepath.engine.alerting import Alerts
 from statepath.engine.archiving import (
     Archived,
@@ -39,6 +40,7 @@ from statepath.engine.cleaning import Cleaned, clean
 from statepath.engine.companion import MirrorLag
 from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
+from statepath.engine.filekeys import new_file_key
 from statepath.engine.founding import silent
 from statepath.engine.health import Health, health
 from statepath.engine.history import transactions
@@ -55,7 +57,13 @@ from statepath.engine.replica import MEMBERS
 from statepath.engine.snapshot import is_own_member
 from statepath.engine.verification import Finding, verify
 from statepath.engine.views import read_log
-from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError, ReadOnlyError
+from statepath.errors import (
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    ReadOnlyError,
+    UnsupportedError,
+)
 from statepath.events import Events, StoreCopied
 from statepath.filters import F, Filter
 from statepath.lease import Lease, claim_name
@@ -67,6 +75,10 @@ from statepath.transaction import Transaction
 from statepath.url import StateURL
 from statepath.watch import StateChange, Wanted, changes_in, position, watch
 from statepath.webhook import Webhook
+
+if TYPE_CHECKING:
+    from statepath.encryption.journal import SealedCommitLog
+    from statepath.encryption.objects import SealedBackend
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -535,7 +547,7 @@ class Store:
         progress: Callable[[str], None] = silent,
     ) -> Exported:
         """Write the state of now, the session logs and the reports into one file, which `import_backup` takes to any
-        backend. It is read back before it gets its name.
+        backend. It is read back before it gets its name. That of an encrypted store is encrypted.
 
         Parameters:
             history: the commits and the backups, too.
@@ -546,7 +558,8 @@ class Store:
             CorruptionError: what it was read from, or the file itself, is not what had been written.
         """
         engine, file = self._engine, path_text(path, "the file to export to")
-        return await export(await present(engine, history=history), engine.incarnation, file, progress)
+        origin, key = await present(engine, history=history), await new_file_key(engine.settings)
+        return await export(origin, engine.incarnation, file, progress, key=key)
 
     async def archive(
         self,
@@ -663,6 +676,66 @@ class Store:
         found = await verify(self._engine)
         self._engine.verified = not any(finding.severity == "damage" for finding in found)
         return found
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether what is stored is sealed."""
+        return isinstance(self._engine.backend, Encrypted)
+
+    async def data_keys(self) -> list[KeyInfo]:
+        """The keys that what is stored is sealed with, the oldest first; the last one is the primary.
+
+        Raises:
+            UnsupportedError: the store is not encrypted (`not_encrypted`).
+        """
+        from statepath.encryption.rotation import describe
+
+        backend, log = self._sealed()
+        await backend.keys.refresh()
+        return await describe(backend.inner, log.inner, backend.keys.ring)
+
+    async def rotate_key(
+        self, *, master: str | os.PathLike[str] | None = None, progress: Callable[[str], None] = silent
+    ) -> Rotated:
+        """Seal with a new key from now on, and then, behind the saves, what is stored. An interrupted rotation is
+        finished by the same call. Records that are in the journal keep their key until it is trimmed.
+
+        Parameters:
+            master: a file for a new master key, which is made where it is missing; the store is opened with it from
+                now on.
+            progress: is told in words how far it is.
+
+        Raises:
+            UnsupportedError: the store is not encrypted (`not_encrypted`).
+            ConfigurationError: the file cannot be used (`bad_key`).
+        """
+        from statepath.encryption.rotation import rotate
+
+        backend, _ = self._sealed()
+        return await rotate(backend, progress, None if master is None else os.fspath(master))
+
+    async def retire_keys(self, *ids: str, progress: Callable[[str], None] = silent) -> Retired:
+        """Forget these keys, or all but the primary, as far as nothing needs them any more: what they sealed, wherever
+        a copy of it is, can be opened by nobody then.
+
+        Raises:
+            NotFoundError: there is no such key. InvalidArgumentError: it is the primary.
+            UnsupportedError: the store is not encrypted (`not_encrypted`).
+        """
+        from statepath.encryption.rotation import retire
+
+        backend, log = self._sealed()
+        return await retire(backend, log.inner, ids, progress)
+
+    def _sealed(self) -> tuple[SealedBackend, SealedCommitLog]:
+        engine = self._engine
+        engine.check_open()
+        if not self.encrypted:
+            raise UnsupportedError(
+                f"the store at {self.url} is not encrypted; to encrypt it: statepath keys encrypt",
+                code="not_encrypted",
+            )
+        return cast("SealedBackend", engine.backend), cast("SealedCommitLog", engine.log)
 
     @property
     def damage(self) -> tuple[Damage, ...]:

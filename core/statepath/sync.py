@@ -34,6 +34,7 @@ from typing_extensions import Unpack
 from statepath.arguments import check_function, wrong_kind
 from statepath.collection import Collection, Document, Json
 from statepath.diff import Difference
+from statepath.encryption import KeyInfo, Retired, Rotated
 from statepath.engine.archiving import Archived
 from statepath.engine.cleaning import Cleaned
 from statepath.engine.companion import MirrorLag
@@ -471,6 +472,25 @@ class SyncStore:
     def unarchive(self, collection: str, id: str) -> int:
         """As `Store.unarchive`."""
         return self._loop.run(self._store.unarchive, collection, id)
+
+    @property
+    def encrypted(self) -> bool:
+        """As `Store.encrypted`."""
+        return self._store.encrypted
+
+    def data_keys(self) -> list[KeyInfo]:
+        """As `Store.data_keys`."""
+        return self._loop.run(self._store.data_keys)
+
+    def rotate_key(
+        self, *, master: str | os.PathLike[str] | None = None, progress: Callable[[str], None] = silent
+    ) -> Rotated:
+        """As `Store.rotate_key`."""
+        return self._loop.run(self._store.rotate_key, master=master, progress=progress)
+
+    def retire_keys(self, *ids: str, progress: Callable[[str], None] = silent) -> Retired:
+        """As `Store.retire_keys`."""
+        return self._loop.run(self._store.retire_keys, *ids, progress=progress)
 
     def flush(self) -> None:
         """As `Store.flush`."""

@@ -45,6 +45,8 @@ def test_the_defaults_are_those_of_the_manual() -> None:
     assert settings.migrations == ()
     assert settings.migrate is True
     assert settings.archive == ()
+    assert settings.encryption_key_file is settings.encryption_key is settings.encryption_provider is None
+    assert settings.compression is None
     assert settings.mirror is None
     assert settings.mirror_lag == timedelta(seconds=10)
     assert (settings.save_late, settings.backup_age, settings.journal_lag) == (None, None, None)
@@ -60,6 +62,10 @@ UNITS = {
     "migrations": "names",
     "migrate": "true or false",
     "archive": "rules",
+    "encryption_key_file": "text",
+    "encryption_key": "text",
+    "encryption_provider": "text",
+    "compression": "text",
     "mirror": "text",
     "alert_webhook": "URL",
     "metrics_host": "text",
@@ -109,6 +115,10 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "migrations": "mine.first, mine.second:function",
         "migrate": "no",
         "archive": "tasks older_than=30d; sessions older_than=1w",
+        "encryption_key_file": "/run/secrets/key",
+        "encryption_key": "hunter2",
+        "encryption_provider": "kms:alias/agents",
+        "compression": "zstd",
         "mirror": "s3://elsewhere/agents",
         "mirror_lag": "1m",
         "save_late": "2h",
@@ -140,6 +150,10 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "migrations": ("mine.first", "mine.second:function"),
         "migrate": False,
         "archive": ("tasks older_than=30d", "sessions older_than=1w"),
+        "encryption_key_file": "/run/secrets/key",
+        "encryption_key": SecretStr("hunter2"),
+        "encryption_provider": "kms:alias/agents",
+        "compression": "zstd",
         "mirror": "s3://elsewhere/agents",
         "mirror_lag": timedelta(minutes=1),
         "save_late": timedelta(hours=2),
@@ -370,6 +384,14 @@ def test_a_state_path_is_shown_without_credentials() -> None:
     assert "hunter" not in shown
     assert "…@host/db" in shown
     assert "(not a state path)" in repr(Settings.load("s3:hunter2"))
+
+
+def test_a_master_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_ENCRYPTION_KEY", "hunter2")
+    settings = Settings.load()
+    assert settings.encrypted
+    assert "hunter2" not in f"{settings!r} {settings} {describe()}"
+    assert origin("encryption_key") == ("(secret)", "environment", "STATE_ENCRYPTION_KEY")
 
 
 def test_a_webhook_is_shown_without_what_is_secret_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

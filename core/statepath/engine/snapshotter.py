@@ -28,6 +28,7 @@ from statepath.backend import (
     When,
 )
 from statepath.commit import FLOOR_KEY, Body
+from statepath.encryption import unsealed
 from statepath.engine.backups import backup_key, backup_keys, backup_time
 from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
@@ -451,7 +452,7 @@ class Snapshotter:
         Each step may be the last one before a crash. The packs come first, and count when the log's own record says so;
         the slots that are nothing then go when something is packed or trimmed the next time, too.
         """
-        log = self._log
+        log = unsealed(self._log)
         if not isinstance(log, PortableCommitLog) or self._unpacked < _PACK:
             return
         oldest = (time.time() - KEEP_SECONDS) * 1_000_000

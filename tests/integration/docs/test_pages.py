@@ -95,6 +95,7 @@ PAGES = {
     "docs/migrations.md": _CHANGES,
     "docs/archive.md": "",
     "docs/many-writers.md": "",
+    "docs/encryption.md": "",
     "docs/mirror.md": "",
     "docs/restore.md": "",
     "docs/move.md": "",

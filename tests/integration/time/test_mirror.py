@@ -463,9 +463,9 @@ async def test_a_replica_that_is_down_is_told_and_tried_again(path, store, elsew
     to = elsewhere.new()
     settings = statepath.Settings.load(path, mirror_lag=0.1, deadline=0.2)
     switch["writes"] = 0
+    await store.collection("raw").put({"id": "a"})
     async with mirroring(path, to, settings=settings, events=told):
         await until(lambda: of(told, MirrorFailed))
-        await store.collection("raw").put({"id": "a"})
         switch["writes"] = 10**9
         await until(lambda: of(told, MirrorCaughtUp))
     assert [(event.retrying, event.error.code) for event in of(told, MirrorFailed)] == [(True, "disk_full")]
