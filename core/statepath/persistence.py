@@ -21,7 +21,7 @@ from statepath.emergency import write_emergency
 from statepath.encryption import Encrypted
 from statepath.engine.documents import decode
 from statepath.engine.replica import MEMBERS, Cut, Entry
-from statepath.engine.snapshot import VERSION, SnapshotStream
+from statepath.engine.snapshot import LEASE_MEMBERS, VERSION, SnapshotStream
 from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, StateError
 from statepath.events import (
     AutosaveTriggered,
@@ -205,7 +205,11 @@ class StatePersistence:
         cut = self._cut()
         if not cut.collections:
             return None
-        members = {name: decode(entry.json()) for name, entry in cut.collections.get(MEMBERS, ())}
+        members = {
+            name: decode(entry.json())
+            for name, entry in cut.collections.get(MEMBERS, ())
+            if not name.startswith(LEASE_MEMBERS)
+        }
         others = {
             name: [decode(entry.json()) for _, entry in entries]
             for name, entries in cut.collections.items()

@@ -102,7 +102,12 @@ async def open_engine(
     )
     try:
         with telemetry.operation("load"):
-            source = await _open(engine, anew=anew)
+            while True:
+                try:
+                    source = await _open(engine, anew=anew)
+                    break
+                except _Founded:
+                    continue
     except BaseException:
         await engine.release()
         raise
@@ -155,6 +160,10 @@ async def found(origin: Origin, backend: Backend, settings: Settings, tell: Tell
         return await Founding(origin, backend, commit_log(backend, settings), tell).run()
     finally:
         await backend.close()
+
+
+class _Founded(Exception):  # noqa: N818 - a signal, never seen by callers
+    """Another writer founded the store meanwhile: what there is has to be read again."""
 
 
 async def _open(engine: Engine, *, anew: bool) -> str:
@@ -357,7 +366,10 @@ class _TakeOver:
                 snapshots=() if found.state is None else (found.state,),
                 earlier=found.earlier,
             )
-            etag = await write_floor(engine.backend, floor, None)
+            try:
+                etag = await write_floor(engine.backend, floor, None)
+            except AlreadyExistsError as error:
+                raise _Founded from error
         return floor, etag
 
     def _saved(self, floor: Floor) -> int:
@@ -374,7 +386,7 @@ class _TakeOver:
             if not isinstance(change, Note):
                 views.mark_file(change)
         if found.broken:
-            await engine.snapshot()
+            await engine.snapshot_as_is()
             await engine.log.restart(engine.replica.head)
         for key in found.recovered:
             engine.events.emit(DocumentRecovered(key, "its own file"))

@@ -109,6 +109,9 @@ async def recover(
     with _no_collections():
         base = await _climb_down(backend, log, found, limit)
         if found.exists and found.floor is None:
+            if not found.damage and await read_floor(backend) is not None:
+                # Another writer founded the store since the record was looked for.
+                return await recover(backend, log, limit=limit, editable=editable, anew=anew)
             await _without_floor(log, found, base)
         if found.exists and (editable or found.damage):
             examined = await examine(backend, found.replica, found.store, limit=limit)
