@@ -855,7 +855,6 @@ def open(
             check_apart(state_path, used.mirror)
         migrations = load_migrations(used.migrations)
         bus = Events() if events is None else events
-        scheme = StateURL.parse(os.fspath(state_path)).scheme
         async with AsyncExitStack() as beside:
             webhook = provider = None
             if used.alert_webhook is not None and not readonly:
@@ -871,7 +870,7 @@ def open(
                 beside.push_async_callback(backend.close)
                 if webhook is not None:
                     webhook.store = backend.url
-                telemetry = measured(backend, scheme, provider)
+                telemetry = measured(backend, StateURL.parse(os.fspath(state_path)).scheme, provider)
                 engine = await open_engine(
                     backend, used, bus, readonly=readonly, migrations=migrations, telemetry=telemetry
                 )
