@@ -15,6 +15,7 @@ from statepath.engine.health import Check, Health, Status
 from statepath.errors import StateError
 from statepath.events import Events
 from statepath.filters import F, Filter
+from statepath.lease import Lease
 from statepath.migrating import MigrationPlan, migrate, plan_migration, plan_rollback, rollback
 from statepath.migrations import migration
 from statepath.mirroring import Mirrored, Promoted, mirror, promote
@@ -41,6 +42,7 @@ __all__ = [
     "FieldDifference",
     "Filter",
     "Health",
+    "Lease",
     "MigrationPlan",
     "MirrorLag",
     "Mirrored",

@@ -31,8 +31,15 @@ from statepath.engine.elements import stored_list
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id, check_version
 from statepath.engine.replica import Entry
-from statepath.errors import AlreadyExistsError, ConflictError, InvalidArgumentError, NotFoundError
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    HistoryTrimmedError,
+    InvalidArgumentError,
+    NotFoundError,
+)
 from statepath.filters import Filter
+from statepath.merging import Clash, OnConflict, check_policy, resolver
 from statepath.query import Narrow, Query, Scan
 
 T = TypeVar("T")
@@ -64,8 +71,16 @@ class Collection(Generic[T]):
         id_field: the field that holds a document's id.
     """
 
-    def __init__(self, engine: Engine, name: str, model: type[T] | None, id_field: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        model: type[T] | None,
+        id_field: str,
+        on_conflict: OnConflict = "raise",
+    ) -> None:
         self._engine = engine
+        self.on_conflict: OnConflict = check_policy(on_conflict)
         self.name = name
         self.model = model
         self.id_field = id_field
@@ -83,7 +98,8 @@ class Collection(Generic[T]):
 
         Raises:
             InvalidArgumentError: not one of this collection's documents, or not JSON, too deep or too large.
-            ConflictError: another version is stored; nothing was changed.
+            ConflictError: another version is stored, and the collection's `on_conflict` does not resolve that;
+                nothing was changed.
         """
         document = await self.encoded(value)
         if if_version is not None:
@@ -93,7 +109,15 @@ class Collection(Generic[T]):
             await committer.room()
         if if_version is None:
             return await committer.put(document)
-        return await committer.submit((_change(document, if_version),), len(document[2]))
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await committer.submit((_change(document, if_version),), len(document[2]))
+            except ConflictError as conflict:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                document, if_version = await self.resolve(conflict, document)
+                await back_off(attempt)
+        raise AssertionError
 
     async def create(self, value: T) -> int:
         """Store a new document; its seq, when it is durable.
@@ -113,21 +137,25 @@ class Collection(Generic[T]):
                 f"{error.key} exists already, at version {error.current}", key=error.key
             ) from None
 
-    async def get(self, id: str) -> T | None:
-        """The document, or `None` if there is none.
+    async def get(self, id: str, *, fresh: bool = False) -> T | None:
+        """The document, or `None` if there is none. `fresh`: as of now, whoever changed it; else from memory.
 
         Raises:
             InvalidArgumentError: the stored document does not fit the model (`model_mismatch`).
         """
+        if fresh:
+            await self._engine.catch_up()
         entry = await self._engine.entry(self.name, check_id(id))
         return None if entry is None else self.decode(id, entry)
 
-    async def get_document(self, id: str) -> Document[T] | None:
-        """The document with its version and when it was changed, or `None` if there is none.
+    async def get_document(self, id: str, *, fresh: bool = False) -> Document[T] | None:
+        """The document with its version and when it was changed, or `None` if there is none. `fresh`: as `get`.
 
         Raises:
             InvalidArgumentError: as `get`.
         """
+        if fresh:
+            await self._engine.catch_up()
         entry = await self._engine.entry(self.name, check_id(id))
         return None if entry is None else self.document(id, entry)
 
@@ -177,6 +205,8 @@ class Collection(Generic[T]):
         for attempt in range(_ATTEMPTS):
             found = await self.get_document(id)
             if found is None:
+                found = await self.get_document(id, fresh=True)
+            if found is None:
                 raise NotFoundError(f"{self.name}/{id} does not exist", key=f"{self.name}/{id}")
             result = fn(found.value)
             if isawaitable(result):
@@ -187,8 +217,12 @@ class Collection(Generic[T]):
                     f"update of {self.name}/{id} must not change its id to {self.id_of(value)!r}",
                     key=f"{self.name}/{id}",
                 )
+            document = await self.encoded(value)
+            committer = self._engine.committer
+            if committer.crowded:
+                await committer.room()
             try:
-                await self.put(value, if_version=found.version)
+                await committer.submit((_change(document, found.version),), len(document[2]))
             except ConflictError:
                 if attempt == _ATTEMPTS - 1:
                     raise
@@ -242,6 +276,59 @@ class Collection(Generic[T]):
         return self.find().__aiter__()
 
     # What transactions share
+
+    async def resolve(self, conflict: ConflictError, ours: PutDocument) -> tuple[PutDocument, int]:
+        """The document to store in place of the refused one, and the version that it is based on.
+
+        Raises:
+            ConflictError: the collection does not resolve conflicts, or not this one.
+        """
+        resolve = resolver(self.on_conflict)
+        if resolve is None:
+            raise conflict
+        id = ours[1]
+        current = conflict.current or 0
+        theirs = conflict.theirs if current else None
+        if self.on_conflict == "last_write_wins":
+            return ours, current
+        base = await self._ancestor(id, conflict)
+        try:
+            merged: object = resolve(base, theirs, cast("Json", decode(ours[2])))
+        except Clash as clash:
+            raise ConflictError(
+                f"{conflict.key} cannot be merged: {clash}; read it again and repeat the change",
+                key=conflict.key,
+                base=conflict.base,
+                current=conflict.current,
+                theirs=conflict.theirs,
+                ours=decode(ours[2]),
+                ancestor=base,
+            ) from None
+        limit = self._engine.settings.max_document
+        key = f"{self.name}/{id}"
+        if not isinstance(merged, Mapping) or merged.get(self.id_field) != id:
+            raise InvalidArgumentError(
+                f"what on_conflict returned for {key} is no document of that id", key=key
+            )
+        data = encode_mapping(merged, key=key, limit=limit)
+        self.decode(id, Entry(data, current, 0))
+        return (self.name, id, data, None), current
+
+    async def _ancestor(self, id: str, conflict: ConflictError) -> Json | None:
+        """The document that the refused change was based on.
+
+        Raises:
+            ConflictError: the history does not reach back to it.
+        """
+        if not conflict.base:
+            return None
+        try:
+            entry = (await self._engine.past(conflict.base)).get(self.name, id)
+        except HistoryTrimmedError:
+            raise conflict from None
+        if entry is None or entry.version != conflict.base:
+            raise conflict
+        return cast("Json", decode(entry.json()))
 
     def id_of(self, value: T) -> str:
         """The document's id.

@@ -12,7 +12,7 @@ from typing import Final
 from zlib import crc32
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from statepath.errors import CorruptionError, InvalidArgumentError, UnsupportedError
 
@@ -128,11 +128,23 @@ class Body(msgspec.Struct, frozen=True):
 Transaction = tuple[Change, ...]
 
 
+class Sealed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Stands in a commit of an encrypted store for all its transactions. `key` is the id of the data key, `salt` the
+    writer's own, and `count` how many records it had sealed with that salt before. `packed`: they were compressed."""
+
+    key: str
+    salt: bytes
+    count: int
+    data: bytes
+    packed: bool = False
+
+
 class Commit(msgspec.Struct, frozen=True, kw_only=True):
     """One durable log record: whole transactions, the first of which has the seq `first`.
 
     `prev` is the id of the commit before it (empty for the first of a store); `durable` is the highest seq known
-    durable when it was written; `time` never decreases along the log.
+    durable when it was written; `time` never decreases along the log. In an encrypted store the stored record has
+    `sealed` in place of its transactions.
     """
 
     first: int
@@ -147,6 +159,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     min_reader: int = FORMAT
     min_writer: int = FORMAT
     transactions: tuple[Transaction | Body, ...]
+    sealed: Sealed | UnsetType = UNSET
 
 
 class _Needs(msgspec.Struct):
@@ -179,12 +192,13 @@ def decode_commit(line: bytes | bytearray | memoryview) -> Commit:
     line = unseal(line, "commit record")
     try:
         commit = _decoder.decode(line)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         _check_format(line)
         raise CorruptionError(f"the commit record is not one of format {FORMAT}: {error}") from error
     if commit.min_reader > FORMAT:
         _check_format(line)
-    if commit.last - commit.first + 1 != len(commit.transactions):
+    count = commit.last - commit.first + 1
+    if len(commit.transactions) != (count if commit.sealed is UNSET else 0):
         raise CorruptionError(f"commit {commit.first} says it ends at {commit.last}, and does not")
     return commit
 
@@ -219,7 +233,7 @@ def unseal(line: bytes | bytearray | memoryview, what: str) -> memoryview:
 def _check_format(line: memoryview) -> None:
     try:
         needed = _needs.decode(line).min_reader
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return
     if needed > FORMAT:
         raise UnsupportedError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from statepath.arguments import path_text
 from statepath.discovery import check_apart, connect
+from statepath.engine.filekeys import file_key_of
 from statepath.engine.founding import Founded, silent
 from statepath.engine.opening import found, open_engine
 from statepath.engine.origin import present
@@ -102,7 +103,8 @@ async def import_backup(
     """
     path = path_text(file, "the file to import")
     used = settings if settings is not None else Settings.load(target)
-    with open_portable(path, limit=limit) as portable:
+    key = await file_key_of(path, used)
+    with open_portable(path, limit=limit, key=key) as portable:
         progress("checking the file")
         await asyncio.to_thread(portable.load)
         backend = await connect(used.path if target is None else target)

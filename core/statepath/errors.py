@@ -64,7 +64,8 @@ class ConflictError(StateError):
     """A checked change met another version than it was based on; nothing of its transaction was applied.
 
     Attributes:
-        base: the version that the change was based on (0: "must not exist").
+        base: the version that the change was based on (0: "must not exist"), and `ancestor` the document of that
+            version, where a merge needed it.
         current: the version that is stored now (0: it does not exist).
         theirs: the stored document, or `None`.
         ours: the refused document, or `None` for a deletion.
@@ -82,12 +83,14 @@ class ConflictError(StateError):
         current: int | None = None,
         theirs: Any = None,
         ours: Any = None,
+        ancestor: Any = None,
     ) -> None:
         super().__init__(message, key=key, backend=backend)
         self.base = base
         self.current = current
         self.theirs = theirs
         self.ours = ours
+        self.ancestor = ancestor
 
 
 class InvalidArgumentError(StateError, ValueError):
@@ -180,6 +183,27 @@ class StoreLockedError(StateError):
     def __init__(self, message: str, *, holder: dict[str, Any] | None = None, **context: Any) -> None:
         super().__init__(message, **context)
         self.holder = holder or {}
+
+
+class LeaseHeldError(StateError):
+    """Somebody else holds the lease, or has claimed the task.
+
+    Attributes:
+        holder: what the holder wrote down of itself: `pid`, `host`, `since`, `program`.
+    """
+
+    default_code = "lease_held"
+    default_retryable = True
+
+    def __init__(self, message: str, *, holder: dict[str, Any] | None = None, **context: Any) -> None:
+        super().__init__(message, **context)
+        self.holder = holder or {}
+
+
+class LeaseLostError(StateError):
+    """The change was made under a lease that somebody else has taken since; nothing was changed."""
+
+    default_code = "lease_lost"
 
 
 class ReadOnlyError(StateError):

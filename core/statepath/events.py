@@ -252,6 +252,15 @@ class HistoryTrimmed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseLost(Event):
+    """Somebody else has the `lease` that this handle held with the `epoch`, or nobody could be told that it lives."""
+
+    name: ClassVar[str] = "lease:lost"
+    lease: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class DiskLow(Event):
     """Only `free` bytes are left to write, less than `limit`."""
 
@@ -326,6 +335,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
         DocumentsArchived,
         LogsRemoved,
         HistoryTrimmed,
+        LeaseLost,
         DiskLow,
         DiskOk,
         AlertRaised,

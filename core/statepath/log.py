@@ -107,6 +107,7 @@ class PortableCommitLog:
         self._unresolved: _Record | None = None
         self._head = -1
         self._head_seen = 0.0
+        self._last: list[Commit] = []
         self._news = asyncio.Event()
 
     async def append(self, after: int, commit: Commit) -> None:
@@ -140,12 +141,24 @@ class PortableCommitLog:
         if not committed:
             raise HeadMoved
         self._saw(record.last, begun)
+        self._last = list(record.commits)
         self._news.set()
         self._news = asyncio.Event()
 
+    @property
+    def head(self) -> int:
+        """Where the log ended when this object last saw its end (-1: it never did)."""
+        return self._head
+
+    @property
+    def age(self) -> float:
+        """How many seconds ago that was."""
+        return _clock() - self._head_seen
+
     async def read(self, after: int) -> AsyncIterator[Commit]:
         """As `CommitLog.read`."""
-        async with aclosing(self._read(after, "")) as commits:
+        look = self._step(after) if self._seen_lately(after) else self._read(after, "")
+        async with aclosing(look) as commits:
             async for commit in commits:
                 yield commit
 
@@ -188,6 +201,7 @@ class PortableCommitLog:
     async def restart(self, after: int) -> list[str]:
         """As `CommitLog.restart`."""
         kept = []
+        self._head, self._last = -1, []
         for piece in sorted(await self._list("")):
             aside = aside_key(piece.key, "corrupt")
             try:
@@ -230,8 +244,7 @@ class PortableCommitLog:
         if not ours and self._unresolved is None:
             return False
         self._unresolved = record
-        seen_lately = self._head == record.first - 1 and _clock() - self._head_seen < self._window / 2
-        if ours and seen_lately:
+        if ours and self._seen_lately(record.first - 1):
             return True
         settled = await self._insist(self._settled, record)
         return ours if settled is None else settled
@@ -263,6 +276,8 @@ class PortableCommitLog:
             await self._backend.write(slot_key(record.first), record.encode(), when=IF_ABSENT)
         except AlreadyExistsError:
             standing = await read_piece(self._backend, Piece(record.first))
+            if standing and self._seen_lately(record.first - 1):
+                self._last = standing
             return standing is not None and [one.id for one in standing] == record.ids
         except BaseException as error:
             if not _had_no_effect(error):
@@ -318,12 +333,37 @@ class PortableCommitLog:
 
     async def _next(self, after: int, previous: str) -> AsyncGenerator[Commit]:
         asked = _clock()
-        commits = await read_piece(self._backend, Piece(after + 1))
+        last = self._last
+        commits = (
+            last if last and last[0].first == after + 1 else await read_piece(self._backend, Piece(after + 1))
+        )
         if self._window and _clock() - asked >= self._window / 2:
             return  # the place may be packed or trimmed by now, and this be what a sleeper left there
+        if not commits and self._seen_lately(after):
+            self._saw(after, asked)
         for commit in commits or ():
             _check_chain(commit, previous)
             yield commit
+
+    async def _step(self, after: int) -> AsyncGenerator[Commit]:
+        """The commits behind a seq that was the head not long ago: what follows it cannot have been packed or trimmed
+        yet, so nothing has to be read but the slots, one by one, up to the first that is not there."""
+        previous, since = "", self._head_seen
+        while True:
+            begun = _clock()
+            found = False
+            async with aclosing(self._next(after, previous)) as commits:
+                async for commit in commits:
+                    after, previous, found = commit.last, commit.id, True
+                    yield commit
+            if not found:
+                break
+        if _clock() - since < self._window / 2:
+            self._saw(after, begun)
+            return
+        async with aclosing(self._read(after, previous)) as rest:
+            async for commit in rest:
+                yield commit
 
     async def _fetch(self, pieces: Sequence[Piece]) -> AsyncGenerator[tuple[Piece, list[Commit] | None]]:
         """The pieces' commits in order, some read ahead; `None` for one that is gone."""
@@ -427,6 +467,10 @@ class PortableCommitLog:
                     f"{slot_key(missing)} is missing, and {piece.key} says that it was durable",
                     key=slot_key(missing),
                 )
+
+    def _seen_lately(self, head: int) -> bool:
+        """Whether the log ended there within half the time that each commit is kept for."""
+        return self._head == head and _clock() - self._head_seen < self._window / 2
 
     def _saw(self, head: int, when: float) -> None:
         self._head, self._head_seen = head, when

@@ -13,12 +13,11 @@ from statepath.engine import promoting
 from statepath.engine.floor import read_floor
 from statepath.engine.founding import silent
 from statepath.engine.mirror import Mirror
-from statepath.engine.opening import commit_log
+from statepath.engine.opening import attach, commit_log
 from statepath.engine.primary import DistantPrimary, read_position
 from statepath.engine.recovery import check_finished
 from statepath.errors import NotFoundError
 from statepath.events import Events, StorePromoted
-from statepath.retry import retrying
 from statepath.settings import Settings
 from statepath.url import StateURL
 
@@ -100,7 +99,7 @@ async def reached(target: Path, *, settings: Settings | None = None) -> Mirrored
         StateError: it does not answer, or is not finished.
     """
     used = settings if settings is not None else Settings.load()
-    backend = retrying(await connect(target, readonly=True), deadline=used.deadline)
+    backend = await attach(await connect(target, readonly=True), used, readonly=True)
     try:
         stored = await read_floor(backend)
         if stored is None:
@@ -124,7 +123,7 @@ async def promote(
         StoreLockedError: the mirror still runs, and the replica takes one writer only; stop it first.
     """
     used = settings if settings is not None else Settings.load(path)
-    backend = retrying(await connect(used.path if path is None else path), deadline=used.deadline)
+    backend = await attach(await connect(used.path if path is None else path), used)
     try:
         made = await promoting.promote(backend, used)
     finally:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Self, TypeVar, overload
@@ -18,9 +18,10 @@ from statepath import store as stores
 from statepath.arguments import wrong_kind
 from statepath.collection import Collection
 from statepath.emergency import write_emergency
+from statepath.encryption import Encrypted
 from statepath.engine.documents import decode
 from statepath.engine.replica import MEMBERS, Cut, Entry
-from statepath.engine.snapshot import VERSION, SnapshotStream
+from statepath.engine.snapshot import LEASE_MEMBERS, VERSION, SnapshotStream
 from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, StateError
 from statepath.events import (
     AutosaveTriggered,
@@ -204,7 +205,11 @@ class StatePersistence:
         cut = self._cut()
         if not cut.collections:
             return None
-        members = {name: decode(entry.json()) for name, entry in cut.collections.get(MEMBERS, ())}
+        members = {
+            name: decode(entry.json())
+            for name, entry in cut.collections.get(MEMBERS, ())
+            if not name.startswith(LEASE_MEMBERS)
+        }
         others = {
             name: [decode(entry.json()) for _, entry in entries]
             for name, entries in cut.collections.items()
@@ -300,9 +305,11 @@ class StatePersistence:
             self.events.emit(ShutdownSave(seq, signal))
 
     async def _write_emergency(self, error: StateError) -> None:
-        stream = SnapshotStream(
+        stream: Iterable[bytes] = SnapshotStream(
             self._engine.replica.cut(), store=self.store.id, incarnation=self.store.incarnation
         )
+        if isinstance(backend := self._engine.backend, Encrypted):
+            stream = backend.seal_beside(stream)
         try:
             path = await asyncio.to_thread(write_emergency, stream)
         except OSError:

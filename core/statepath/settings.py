@@ -59,10 +59,16 @@ class SettingsArgs(TypedDict, total=False):
     archive: str | tuple[str, ...]
     log_age: float | str | timedelta | None
     log_bytes: int | str | None
+    encryption_key_file: str | os.PathLike[str] | None
+    encryption_key: str | SecretStr | None
+    encryption_provider: str | None
+    compression: str | None
+
     mirror: str | os.PathLike[str] | None
     mirror_lag: float | str | timedelta
     save_late: float | str | timedelta | None
     backup_age: float | str | timedelta | None
+    key_age: float | str | timedelta | None
     journal_lag: int | str | None
     view_lag: int
     health_timeout: float | str | timedelta
@@ -80,7 +86,7 @@ _SIZES: Final = {"": 1, "b": 1} | {
     for unit, base in (("b", 1000), ("ib", 1024))
 }
 _QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
-_SWITCHED_OFF: Final = ("backup_age", "alert_webhook", "metrics_port")
+_SWITCHED_OFF: Final = ("backup_age", "key_age", "alert_webhook", "metrics_port")
 _LONGEST: Final = timedelta(days=36500)
 _NO_DURATION: Final = 'this is no duration: write "30s", "15m", "24h", "7d", or a number of seconds'
 _NO_SIZE: Final = 'this is no size: write "100MiB", "1GB", or a number of bytes'
@@ -138,6 +144,10 @@ def duration(value: timedelta | str) -> timedelta:
 
 def _auto(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() == "auto" else value
+
+
+def _none(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() in ("none", "off", "false") else value
 
 
 def _bytes_or_auto(value: object) -> int | None:
@@ -305,6 +315,30 @@ class Settings(BaseSettings):
     log_bytes: Annotated[int | None, BeforeValidator(_bytes_or_off)] = None
     """The most bytes of session logs to keep: the longest untouched are removed; `None` (or "off"): no bound."""
 
+    encryption_key_file: Annotated[str | None, BeforeValidator(_text)] = Field(None, min_length=1)
+    """The file that holds the master key, and makes the store an encrypted one."""
+
+    encryption_key: SecretStr | None = None
+    """The master key itself: 32 bytes in base64 or hexadecimal digits."""
+
+    encryption_provider: str | None = Field(None, min_length=1)
+    """What keeps the master key: the name of an installed provider, a colon, and what that wants to know."""
+
+    compression: Annotated[Literal["zstd"] | None, BeforeValidator(_none)] = None
+    """How what an encrypted store writes is compressed before; `None` (or "none"): not at all."""
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether a master key is configured."""
+        return (self.encryption_key_file or self.encryption_key or self.encryption_provider) is not None
+
+    @property
+    def plain(self) -> Settings:
+        """The same without a master key."""
+        return self.model_copy(
+            update={"encryption_key_file": None, "encryption_key": None, "encryption_provider": None}
+        )
+
     mirror: Annotated[str | None, BeforeValidator(_text)] = Field(None, min_length=1)
     """The state path of a replica, to which whoever has the store open for writing ships each commit."""
 
@@ -317,6 +351,9 @@ class Settings(BaseSettings):
 
     backup_age: Annotated[timedelta | None, BeforeValidator(_duration_or_off)] = Field(None, gt=timedelta(0))
     """How old the newest backup may be; `None` (or "off"): of any age, since an unchanged store makes none."""
+
+    key_age: Annotated[timedelta | None, BeforeValidator(_duration_or_off)] = Field(None, gt=timedelta(0))
+    """How old the key that an encrypted store seals with may be; `None` (or "off"): of any age."""
 
     journal_lag: Annotated[int | None, BeforeValidator(_bytes_or_auto)] = Field(None, ge=1)
     """The most bytes of commits behind the snapshot; `None` (or "auto"): four times the snapshot, at least 4 GiB."""
@@ -530,7 +567,7 @@ def _shown(name: str, value: Any) -> Any:
         except InvalidArgumentError:
             return "(not a state path)"
     if isinstance(value, SecretStr):
-        return shown_webhook(value)
+        return shown_webhook(value) if name == "alert_webhook" else "(secret)"
     if value is None and name in _SWITCHED_OFF:
         return "off"
     if isinstance(value, timedelta):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from inspect import isawaitable
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast, overload
 
 from msgspec import Raw
 from pydantic import BaseModel, JsonValue
@@ -24,6 +24,7 @@ from statepath.commit import RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.debug import enable_debug
 from statepath.diff import Difference, differences
 from statepath.discovery import check_apart, check_not_within, connect
+from statepath.encryption import Encrypted, KeyInfo, Retired, Rotated
 from statepath.engine.alerting import Alerts
 from statepath.engine.archiving import (
     Archived,
@@ -39,10 +40,12 @@ from statepath.engine.cleaning import Cleaned, clean
 from statepath.engine.companion import MirrorLag
 from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
+from statepath.engine.filekeys import new_file_key
 from statepath.engine.founding import silent
 from statepath.engine.health import Health, health
 from statepath.engine.history import transactions
 from statepath.engine.ids import check_collection, check_id, check_seq, decode_id, report_key
+from statepath.engine.leases import Holder
 from statepath.engine.migration import versions
 from statepath.engine.mirror import Mirror
 from statepath.engine.opening import found, open_engine
@@ -51,19 +54,31 @@ from statepath.engine.portable import Exported, export
 from statepath.engine.primary import OpenPrimary
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS
-from statepath.engine.snapshot import OWN_MEMBERS
+from statepath.engine.snapshot import is_own_member
 from statepath.engine.verification import Finding, verify
 from statepath.engine.views import read_log
-from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError, ReadOnlyError
+from statepath.errors import (
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    ReadOnlyError,
+    UnsupportedError,
+)
 from statepath.events import Events, StoreCopied
 from statepath.filters import F, Filter
+from statepath.lease import Lease, claim_name
 from statepath.measuring import MetricsPort, measured
+from statepath.merging import OnConflict
 from statepath.migrations import load_migrations
 from statepath.settings import Settings, SettingsArgs, duration
 from statepath.transaction import Transaction
 from statepath.url import StateURL
-from statepath.watch import StateChange, changes_in, position, watch
+from statepath.watch import StateChange, Wanted, changes_in, position, watch
 from statepath.webhook import Webhook
+
+if TYPE_CHECKING:
+    from statepath.encryption.journal import SealedCommitLog
+    from statepath.encryption.objects import SealedBackend
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -153,6 +168,12 @@ class Store:
         return self._engine.replica.head
 
     @property
+    def staleness(self) -> float:
+        """For how many seconds, at most, changes of other writers may be missing from what this handle reads. `sync`
+        and `get(…, fresh=True)` bring it up to now, and so does every change. 0 where there are no other writers."""
+        return self._engine.staleness
+
+    @property
     def readonly(self) -> bool:
         """Whether the handle was opened with `readonly=True`, and changes nothing."""
         return self._engine.readonly
@@ -183,18 +204,34 @@ class Store:
         return self._engine.settings
 
     @overload
-    def collection(self, name: str, model: type[M], *, id: str = "id") -> Collection[M]: ...
+    def collection(
+        self, name: str, model: type[M], *, id: str = "id", on_conflict: OnConflict = "raise"
+    ) -> Collection[M]: ...
 
     @overload
-    def collection(self, name: str, model: None = None, *, id: str = "id") -> Collection[Json]: ...
+    def collection(
+        self, name: str, model: None = None, *, id: str = "id", on_conflict: OnConflict = "raise"
+    ) -> Collection[Json]: ...
 
-    def collection(self, name: str, model: type[Any] | None = None, *, id: str = "id") -> Collection[Any]:
+    def collection(
+        self,
+        name: str,
+        model: type[Any] | None = None,
+        *,
+        id: str = "id",
+        on_conflict: OnConflict = "raise",
+    ) -> Collection[Any]:
         """A collection of documents; it exists once it holds one.
 
         Parameters:
             name: `[a-z][a-z0-9_]*`.
             model: the pydantic model of its documents; without one they are plain dicts.
             id: the field that holds the document's id.
+            on_conflict: what becomes of a put that was checked, by its version or by what its transaction had read, and
+                met another one. `"raise"`: it is refused. `"last_write_wins"`: it replaces that one. `"merge"`: the
+                changes of both sides are kept, elements that both appended to a list, too, unless they changed the same
+                place. A function of the document that the change was based on, the stored one and the refused one: what
+                it returns.
 
         Raises:
             InvalidArgumentError: the name cannot be used, the model has no such field or is no pydantic model.
@@ -203,7 +240,7 @@ class Store:
             raise InvalidArgumentError(f"{model!r} is not a pydantic model class")
         if not isinstance(id, str):
             raise wrong_kind("id=", "the name of the field that holds the id", id)
-        return Collection(self._engine, check_collection(name), model, id)
+        return Collection(self._engine, check_collection(name), model, id, on_conflict)
 
     def collections(self) -> tuple[str, ...]:
         """The names of the collections that hold documents.
@@ -255,7 +292,7 @@ class Store:
         """All members of `state.json` that are no collections."""
         self._engine.check_open()
         held = self._engine.replica.members
-        return {name: decode(entry.json()) for name, entry in held.items() if name not in OWN_MEMBERS}
+        return {name: decode(entry.json()) for name, entry in held.items() if not is_own_member(name)}
 
     @property
     def schema_versions(self) -> dict[str, int]:
@@ -373,23 +410,72 @@ class Store:
         return True
 
     def watch(
-        self, *, since: int | str | None = None, collections: tuple[str, ...] = ()
+        self,
+        *,
+        since: int | str | None = None,
+        collections: tuple[str, ...] = (),
+        ids: tuple[str, ...] = (),
+        resync: bool = False,
     ) -> AsyncGenerator[StateChange]:
-        """Every change, once, in order, as it becomes durable, until the iterator or the store is closed.
+        """Every change of every writer, once, in order, as it becomes durable, until the iterator or the store is
+        closed. Whoever reads slowly misses nothing; each change says how far it `lag`s.
 
         Parameters:
             since: a change's cursor or a seq: begin behind it. `None`: from now on.
-            collections: tell changes of these only.
+            collections: tell changes of these only. `ids`: of the documents, logs and reports of these ids only.
+            resync: where the log does not reach back to `since`, tell a change of the kind `resync`, then each
+                document as it is, and go on from there.
 
         Raises:
             HistoryTrimmedError: the log does not reach back to `since`.
             DivergedError: `since` belongs to another history of the store.
         """
         self._engine.check_open()
-        names: object = collections
-        if isinstance(names, str) or not isinstance(names, Iterable):
-            raise wrong_kind("collections", "a tuple of names", names)
-        return watch(self._engine, position(self._engine, since), frozenset(names))
+        for what, names in (("collections", collections), ("ids", ids)):
+            given: object = names
+            if isinstance(given, str) or not isinstance(given, Iterable):
+                raise wrong_kind(what, "a tuple of names", given)
+        wanted = Wanted(frozenset(collections), frozenset(ids))
+        return watch(self._engine, position(self._engine, since), wanted, resync=resync)
+
+    def lease(self, name: str, *, ttl: float = 15.0, wait: float | None = None) -> Lease:
+        """A lease, for `async with`: one holder at a time, over all processes that write to the store. What is
+        changed in the block is refused with `LeaseLostError` once somebody else has the lease.
+
+        Parameters:
+            name: a text of at most 180 bytes.
+            ttl: after so many seconds without a sign of life of its holder, the lease is free. A holder that sleeps
+                longer has lost it.
+            wait: for how many seconds to wait for it; `None`: as long as it takes.
+
+        Raises (when it is entered):
+            LeaseHeldError: somebody else had it for all that time; names the holder.
+        """
+        self._engine.check_open()
+        return Lease(self._engine, name, ttl, wait)
+
+    def claim(self, task_id: str, *, ttl: float = 15.0, wait: float | None = 0.0) -> Lease:
+        """A claim to a task, for `async with`: of several workers one has it, until it is done or its worker gives no
+        sign of life for `ttl` seconds. It is a lease of the name `claim/<task id>`.
+
+        Raises (when it is entered):
+            LeaseHeldError: another worker has it.
+        """
+        self._engine.check_open()
+        return Lease(self._engine, claim_name(task_id), ttl, wait)
+
+    async def leases(self) -> list[Holder]:
+        """Who holds which lease. One whose holder has died is there until somebody takes it."""
+        self._engine.check_open()
+        return await self._engine.leases.holders()
+
+    async def break_lease(self, name: str) -> Holder:
+        """Take a lease away from its holder, whose changes are refused from then on; who it was.
+
+        Raises:
+            NotFoundError: nobody holds it.
+        """
+        return await self._engine.break_lease(check_id(name))
 
     async def history(
         self, key: str | None = None, *, since: int = 0, limit: int | None = None
@@ -491,7 +577,7 @@ class Store:
         progress: Callable[[str], None] = silent,
     ) -> Exported:
         """Write the state of now, the session logs and the reports into one file, which `import_backup` takes to any
-        backend. It is read back before it gets its name.
+        backend. It is read back before it gets its name. That of an encrypted store is encrypted.
 
         Parameters:
             history: the commits and the backups, too.
@@ -502,7 +588,8 @@ class Store:
             CorruptionError: what it was read from, or the file itself, is not what had been written.
         """
         engine, file = self._engine, path_text(path, "the file to export to")
-        return await export(await present(engine, history=history), engine.incarnation, file, progress)
+        origin, key = await present(engine, history=history), await new_file_key(engine.settings)
+        return await export(origin, engine.incarnation, file, progress, key=key)
 
     async def archive(
         self,
@@ -622,6 +709,66 @@ class Store:
         return found
 
     @property
+    def encrypted(self) -> bool:
+        """Whether what is stored is sealed."""
+        return isinstance(self._engine.backend, Encrypted)
+
+    async def data_keys(self) -> list[KeyInfo]:
+        """The keys that what is stored is sealed with, the oldest first; the last one is the primary.
+
+        Raises:
+            UnsupportedError: the store is not encrypted (`not_encrypted`).
+        """
+        from statepath.encryption.rotation import describe
+
+        backend, log = self._sealed()
+        await backend.keys.refresh()
+        return await describe(backend.inner, log.inner, backend.keys.ring)
+
+    async def rotate_key(
+        self, *, master: str | os.PathLike[str] | None = None, progress: Callable[[str], None] = silent
+    ) -> Rotated:
+        """Seal with a new key from now on, and then, behind the saves, what is stored. An interrupted rotation is
+        finished by the same call. Records that are in the journal keep their key until it is trimmed.
+
+        Parameters:
+            master: a file for a new master key, which is made where it is missing; the store is opened with it from
+                now on.
+            progress: is told in words how far it is.
+
+        Raises:
+            UnsupportedError: the store is not encrypted (`not_encrypted`).
+            ConfigurationError: the file cannot be used (`bad_key`).
+        """
+        from statepath.encryption.rotation import rotate
+
+        backend, _ = self._sealed()
+        return await rotate(backend, progress, None if master is None else os.fspath(master))
+
+    async def retire_keys(self, *ids: str, progress: Callable[[str], None] = silent) -> Retired:
+        """Forget these keys, or all but the primary, as far as nothing needs them any more: what they sealed, wherever
+        a copy of it is, can be opened by nobody then.
+
+        Raises:
+            NotFoundError: there is no such key. InvalidArgumentError: it is the primary.
+            UnsupportedError: the store is not encrypted (`not_encrypted`).
+        """
+        from statepath.encryption.rotation import retire
+
+        backend, log = self._sealed()
+        return await retire(backend, log.inner, ids, progress)
+
+    def _sealed(self) -> tuple[SealedBackend, SealedCommitLog]:
+        engine = self._engine
+        engine.check_open()
+        if not self.encrypted:
+            raise UnsupportedError(
+                f"the store at {self.url} is not encrypted; to encrypt it: statepath keys encrypt",
+                code="not_encrypted",
+            )
+        return cast("SealedBackend", engine.backend), cast("SealedCommitLog", engine.log)
+
+    @property
     def damage(self) -> tuple[Damage, ...]:
         """What was found damaged when the store was opened, each with its key and the reason."""
         return tuple(self._engine.damage)
@@ -739,7 +886,6 @@ def open(
             check_apart(state_path, used.mirror)
         migrations = load_migrations(used.migrations)
         bus = Events() if events is None else events
-        scheme = StateURL.parse(os.fspath(state_path)).scheme
         async with AsyncExitStack() as beside:
             webhook = provider = None
             if used.alert_webhook is not None and not readonly:
@@ -755,7 +901,7 @@ def open(
                 beside.push_async_callback(backend.close)
                 if webhook is not None:
                     webhook.store = backend.url
-                telemetry = measured(backend, scheme, provider)
+                telemetry = measured(backend, StateURL.parse(os.fspath(state_path)).scheme, provider)
                 engine = await open_engine(
                     backend, used, bus, readonly=readonly, migrations=migrations, telemetry=telemetry
                 )

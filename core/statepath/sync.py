@@ -34,17 +34,21 @@ from typing_extensions import Unpack
 from statepath.arguments import check_function, wrong_kind
 from statepath.collection import Collection, Document, Json
 from statepath.diff import Difference
+from statepath.encryption import KeyInfo, Retired, Rotated
 from statepath.engine.archiving import Archived
 from statepath.engine.cleaning import Cleaned
 from statepath.engine.companion import MirrorLag
 from statepath.engine.founding import silent
 from statepath.engine.health import Health
+from statepath.engine.leases import Holder
 from statepath.engine.portable import Exported
 from statepath.engine.replay import Damage
 from statepath.engine.verification import Finding
 from statepath.errors import ClosedError, UnsupportedError
 from statepath.events import Events
 from statepath.filters import Filter
+from statepath.lease import Lease
+from statepath.merging import OnConflict
 from statepath.query import Page, Query
 from statepath.settings import Settings, SettingsArgs
 from statepath.store import ArchivedDocument, Opening, Restored, Stats, Store, open
@@ -283,6 +287,11 @@ class SyncStore:
         return self._store.seq
 
     @property
+    def staleness(self) -> float:
+        """As `Store.staleness`."""
+        return self._store.staleness
+
+    @property
     def readonly(self) -> bool:
         return self._store.readonly
 
@@ -300,12 +309,24 @@ class SyncStore:
         return self._store.settings
 
     @overload
-    def collection(self, name: str, model: type[M], *, id: str = "id") -> SyncCollection[M]: ...
+    def collection(
+        self, name: str, model: type[M], *, id: str = "id", on_conflict: OnConflict = "raise"
+    ) -> SyncCollection[M]: ...
     @overload
-    def collection(self, name: str, model: None = None, *, id: str = "id") -> SyncCollection[Json]: ...
-    def collection(self, name: str, model: type[Any] | None = None, *, id: str = "id") -> SyncCollection[Any]:
-        """As `Store.collection`."""
-        return SyncCollection(self._store.collection(name, cast("Any", model), id=id), self._loop)
+    def collection(
+        self, name: str, model: None = None, *, id: str = "id", on_conflict: OnConflict = "raise"
+    ) -> SyncCollection[Json]: ...
+    def collection(
+        self,
+        name: str,
+        model: type[Any] | None = None,
+        *,
+        id: str = "id",
+        on_conflict: OnConflict = "raise",
+    ) -> SyncCollection[Any]:
+        """As `Store.collection`. A function for conflicts is called in the event loop's thread."""
+        collection = self._store.collection(name, cast("Any", model), id=id, on_conflict=on_conflict)
+        return SyncCollection(collection, self._loop)
 
     def collections(self) -> tuple[str, ...]:
         """As `Store.collections`."""
@@ -362,10 +383,32 @@ class SyncStore:
         return self._loop.run(self._store.delete_report, id)
 
     def watch(
-        self, *, since: int | str | None = None, collections: tuple[str, ...] = ()
+        self,
+        *,
+        since: int | str | None = None,
+        collections: tuple[str, ...] = (),
+        ids: tuple[str, ...] = (),
+        resync: bool = False,
     ) -> SyncIterator[StateChange]:
         """As `Store.watch`. The iterator waits for the next change; `close` it from any thread to end it."""
-        return SyncIterator(self._loop, partial(self._store.watch, since=since, collections=collections))
+        watch = partial(self._store.watch, since=since, collections=collections, ids=ids, resync=resync)
+        return SyncIterator(self._loop, watch)
+
+    def lease(self, name: str, *, ttl: float = 15.0, wait: float | None = None) -> SyncLease:
+        """A lease, for `with`; as `Store.lease`."""
+        return SyncLease(self._loop.run(self._store.lease, name, ttl=ttl, wait=wait), self._loop)
+
+    def claim(self, task_id: str, *, ttl: float = 15.0, wait: float | None = 0.0) -> SyncLease:
+        """A claim, for `with`; as `Store.claim`."""
+        return SyncLease(self._loop.run(self._store.claim, task_id, ttl=ttl, wait=wait), self._loop)
+
+    def leases(self) -> list[Holder]:
+        """As `Store.leases`."""
+        return self._loop.run(self._store.leases)
+
+    def break_lease(self, name: str) -> Holder:
+        """As `Store.break_lease`."""
+        return self._loop.run(self._store.break_lease, name)
 
     def history(
         self, key: str | None = None, *, since: int = 0, limit: int | None = None
@@ -438,6 +481,25 @@ class SyncStore:
         """As `Store.unarchive`."""
         return self._loop.run(self._store.unarchive, collection, id)
 
+    @property
+    def encrypted(self) -> bool:
+        """As `Store.encrypted`."""
+        return self._store.encrypted
+
+    def data_keys(self) -> list[KeyInfo]:
+        """As `Store.data_keys`."""
+        return self._loop.run(self._store.data_keys)
+
+    def rotate_key(
+        self, *, master: str | os.PathLike[str] | None = None, progress: Callable[[str], None] = silent
+    ) -> Rotated:
+        """As `Store.rotate_key`."""
+        return self._loop.run(self._store.rotate_key, master=master, progress=progress)
+
+    def retire_keys(self, *ids: str, progress: Callable[[str], None] = silent) -> Retired:
+        """As `Store.retire_keys`."""
+        return self._loop.run(self._store.retire_keys, *ids, progress=progress)
+
     def flush(self) -> None:
         """As `Store.flush`."""
         self._loop.run(self._store.flush)
@@ -505,6 +567,7 @@ class SyncCollection(Generic[T]):
         self.name = collection.name
         self.model = collection.model
         self.id_field = collection.id_field
+        self.on_conflict = collection.on_conflict
 
     def put(self, value: T, *, if_version: int | None = None) -> int:
         """As `Collection.put`."""
@@ -514,13 +577,13 @@ class SyncCollection(Generic[T]):
         """As `Collection.create`."""
         return self._loop.run(self._collection.create, value)
 
-    def get(self, id: str) -> T | None:
+    def get(self, id: str, *, fresh: bool = False) -> T | None:
         """As `Collection.get`."""
-        return self._loop.run(self._collection.get, id)
+        return self._loop.run(self._collection.get, id, fresh=fresh)
 
-    def get_document(self, id: str) -> Document[T] | None:
+    def get_document(self, id: str, *, fresh: bool = False) -> Document[T] | None:
         """As `Collection.get_document`."""
-        return self._loop.run(self._collection.get_document, id)
+        return self._loop.run(self._collection.get_document, id, fresh=fresh)
 
     def delete(self, id: str, *, if_version: int | None = None) -> bool:
         """As `Collection.delete`."""
@@ -646,6 +709,46 @@ class SyncTransaction:
         self._loop.run(self._transaction.__aexit__, kind, error, traceback)
 
 
+class SyncLease:
+    """One holder of a name at a time; as `Lease`. Get one from `SyncStore.lease`.
+
+    The changes of the thread that is in the `with` block are fenced.
+    """
+
+    def __init__(self, lease: Lease, loop: _Loop) -> None:
+        self._lease = lease
+        self._loop = loop
+        self.name = lease.name
+        self.ttl = lease.ttl
+
+    @property
+    def epoch(self) -> int:
+        """As `Lease.epoch`."""
+        return self._lease.epoch
+
+    @property
+    def held(self) -> bool:
+        """As `Lease.held`."""
+        return self._lease.held
+
+    def acquire(self) -> None:
+        """As `Lease.acquire`."""
+        self._loop.run(self._lease.acquire)
+
+    def release(self) -> None:
+        """As `Lease.release`."""
+        self._loop.run(self._lease.release)
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        self._lease.raise_fence()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lease.lower_fence()
+        self.release()
+
+
 class SyncIterator(Iterator[T]):
     """What an asynchronous iterator gives, one by one. Any thread may close it, even while another waits."""
 
@@ -707,4 +810,12 @@ class SyncIterator(Iterator[T]):
                 await self._source.aclose()
 
 
-__all__ = ["SyncCollection", "SyncIterator", "SyncQuery", "SyncStore", "SyncTransaction", "open_sync"]
+__all__ = [
+    "SyncCollection",
+    "SyncIterator",
+    "SyncLease",
+    "SyncQuery",
+    "SyncStore",
+    "SyncTransaction",
+    "open_sync",
+]

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, overload
+from itertools import count
+from typing import Any, Final, TypeVar, overload
 
 from msgspec import Raw
 from pydantic import JsonValue
 
 from statepath.arguments import wrong_kind
-from statepath.collection import Collection, Json
+from statepath.collection import Collection, Json, back_off
 from statepath.commit import Append, Change, Delete, Put
 from statepath.engine.documents import append_items, decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
 from statepath.engine.replica import MEMBERS, Entry
-from statepath.engine.snapshot import OWN_MEMBERS, SNAPSHOT_MEMBERS
+from statepath.engine.snapshot import SNAPSHOT_MEMBERS, is_own_member
 from statepath.engine.unloaded import Elsewhere
-from statepath.errors import ClosedError, InvalidArgumentError, NotFoundError
+from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, NotFoundError
 
 T = TypeVar("T")
+
+
+_ATTEMPTS: Final = 32
+
+
+def _concerns(change: Change, place: tuple[str, str]) -> bool:
+    return isinstance(change, Put | Delete | Append) and (change.collection, change.id) == place
 
 
 class Transaction:
@@ -34,6 +42,7 @@ class Transaction:
         self._changes: list[Change] = []
         self._reads: dict[tuple[str, str], int] = {}
         self._own: dict[tuple[str, str], Entry | None] = {}
+        self._putters: dict[tuple[str, str], Collection[Any]] = {}
         self._puts: dict[int, tuple[Collection[Any], Any]] = {}
         self._ended = False
         self.seq: int | None = None
@@ -66,6 +75,7 @@ class Transaction:
         self._check_open()
         name, id, data, _ = self._held(collection).encode(value)
         self._own[name, id] = Entry(data, 0, 0)
+        self._putters[name, id] = collection
         if collection.forgets:
             self._puts[len(self._changes)] = collection, value
         self._changes.append(Put(name, id, Raw(data)))
@@ -113,7 +123,7 @@ class Transaction:
         """
         self._check_open()
         check_id(name)
-        if name in SNAPSHOT_MEMBERS or name in OWN_MEMBERS or self._is_collection(name):
+        if name in SNAPSHOT_MEMBERS or is_own_member(name) or self._is_collection(name):
             raise _taken(name)
         data = encode_value(value, key=name)
         self._own[MEMBERS, name] = Entry(data, 0, 0)
@@ -127,7 +137,7 @@ class Transaction:
         """
         self._check_open()
         check_id(name)
-        if name in OWN_MEMBERS:
+        if is_own_member(name):
             raise InvalidArgumentError(f"{name!r} is a part of state.json itself")
         self._own[MEMBERS, name] = None
         self._changes.append(Delete(MEMBERS, name))
@@ -138,12 +148,37 @@ class Transaction:
     async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
         self._check_open()
         self._ended = True
-        if kind is None and self._changes:
-            if self._engine.elsewhere is not None:
-                await self._complete(self._engine.elsewhere)
-            self.seq = await self._engine.commit(
-                self._changes, [(collection, id, seq) for (collection, id), seq in self._reads.items()]
-            )
+        if kind is not None or not self._changes:
+            return
+        if self._engine.elsewhere is not None:
+            await self._complete(self._engine.elsewhere)
+        for attempt in count():
+            reads = [(collection, id, seq) for (collection, id), seq in self._reads.items()]
+            try:
+                self.seq = await self._engine.commit(self._changes, reads)
+            except ConflictError as conflict:
+                if attempt == _ATTEMPTS - 1 or not await self._resolve(conflict):
+                    raise
+                await back_off(attempt)
+            else:
+                return
+
+    async def _resolve(self, conflict: ConflictError) -> bool:
+        """Put another document in place of the one that met a conflict, if its collection knows which; whether it was
+        one that this transaction had read and put."""
+        collection, _, id = (conflict.key or "").partition("/")
+        place = (collection, id)
+        putter = self._putters.get(place)
+        mine = [change for change in self._changes if _concerns(change, place)]
+        if putter is None or place not in self._reads or len(mine) != 1 or not isinstance(mine[0], Put):
+            return False
+        ours = bytes(mine[0].document)
+        conflict.ours = decode(ours)
+        document, version = await putter.resolve(conflict, (collection, id, ours, None))
+        at = self._changes.index(mine[0])
+        self._changes[at] = Put(collection, id, Raw(document[2]))
+        self._reads[place] = version
+        return True
 
     def _is_collection(self, name: str) -> bool:
         """Whether there are documents in a collection of the name; where they are not in memory, `_complete` tells."""

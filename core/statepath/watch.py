@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import dataclasses
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 from pydantic import JsonValue
@@ -25,10 +26,10 @@ from statepath.commit import (
 from statepath.engine.documents import decode
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_seq
-from statepath.engine.replica import MEMBERS
-from statepath.errors import DivergedError, InvalidArgumentError
+from statepath.engine.replica import MEMBERS, Cut
+from statepath.errors import DivergedError, HistoryTrimmedError, InvalidArgumentError
 
-Kind = Literal["put", "delete", "append", "log", "report"]
+Kind = Literal["put", "delete", "append", "log", "report", "resync"]
 _SEPARATOR: Final = ":"
 
 
@@ -39,12 +40,14 @@ class StateChange:
     Attributes:
         seq: the transaction that made it; all changes of one transaction follow each other.
         kind: `put` (value: the document), `delete` (value: `None`), `append` (value: the element, field: its list),
-            `log` (value: the text), `report` (value: the report).
+            `log` (value: the text), `report` (value: the report); `resync`: forget what you know, the changes behind
+            this one put each document that there is (value: how many).
         collection, id: of the document; `logs` or `reports` and the id of one of these.
         key: both, as people write it: `tasks/task_1`.
         time: of the commit. `writer`: the handle that made it.
         cursor: pass it to `watch(since=…)` to go on behind this change's transaction.
         offset: of a `log`, where in the session's log the text stands, in bytes; else `None`.
+        lag: of a change that `watch` tells, how many transactions behind it were there already.
     """
 
     seq: int
@@ -57,6 +60,7 @@ class StateChange:
     writer: str
     cursor: str
     offset: int | None = None
+    lag: int = dataclasses.field(default=0, compare=False)
 
     @property
     def key(self) -> str:
@@ -128,13 +132,61 @@ def position(engine: Engine, since: int | str | None) -> int:
     return since
 
 
-async def watch(engine: Engine, after: int, only: frozenset[str]) -> AsyncGenerator[StateChange]:
-    """Every change behind `after`; of the named collections only, if any are named."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which changes a watcher wants: of these collections, and of these ids; empty: of all."""
+
+    collections: frozenset[str]
+    ids: frozenset[str]
+
+    def has(self, collection: str, id: str) -> bool:
+        return (not self.collections or collection in self.collections) and (not self.ids or id in self.ids)
+
+
+async def watch(engine: Engine, after: int, wanted: Wanted, *, resync: bool) -> AsyncGenerator[StateChange]:
+    """Every change behind `after` that is wanted. `resync`: where the log does not reach back, the state instead."""
+    while True:
+        try:
+            async with aclosing(_changes(engine, after, wanted)) as changes:
+                async for change in changes:
+                    yield change
+                    after = change.seq
+                return
+        except HistoryTrimmedError:
+            if not resync:
+                raise
+        cut = engine.replica.cut()
+        for change in _everything(engine, cut, after, wanted):
+            yield change
+        after = cut.seq
+
+
+async def _changes(engine: Engine, after: int, wanted: Wanted) -> AsyncGenerator[StateChange]:
     async with aclosing(engine.follow(after)) as commits:
         async for commit, transactions in commits:
             for seq, transaction in enumerate(transactions, commit.first):
                 if seq <= after:
                     continue
                 for change in changes_in(commit, seq, transaction):
-                    if not only or change.collection in only:
-                        yield change
+                    if wanted.has(change.collection, change.id):
+                        lag = max(engine.replica.head - seq, 0)
+                        yield replace(change, lag=lag) if lag else change
+
+
+def _everything(engine: Engine, cut: Cut, after: int, wanted: Wanted) -> Iterator[StateChange]:
+    """The state as changes. Only the last one's cursor goes on behind it: whoever stops before begins again."""
+    documents = [
+        (collection, id, entry)
+        for collection, entries in cut.collections.items()
+        for id, entry in entries
+        if collection != MEMBERS and wanted.has(collection, id)
+    ]
+    now = datetime.fromtimestamp(cut.time / 1_000_000, UTC)
+    old, new = (f"{engine.incarnation}{_SEPARATOR}{seq}" for seq in (after, cut.seq))
+    cursor = old if documents else new
+    yield StateChange(cut.seq, "resync", "", "", None, len(documents), now, "", cursor)
+    for place, (collection, id, entry) in enumerate(documents, 1):
+        modified = datetime.fromtimestamp(entry.modified / 1_000_000, UTC)
+        cursor = new if place == len(documents) else old
+        value = decode(entry.json())
+        yield StateChange(entry.version, "put", collection, id, None, value, modified, "", cursor)

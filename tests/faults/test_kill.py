@@ -106,7 +106,11 @@ async def kill(pid: int, seconds: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-async def test_nothing_acknowledged_is_lost_in_a_hundred_kills(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["", "A" * 43 + "="], ids=["plain", "encrypted"])
+async def test_nothing_acknowledged_is_lost_in_a_hundred_kills(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("STATE_ENCRYPTION_KEY", key)
     moments = random.Random(SEED)
     path = tmp_path / "store"
     server = await asyncio.create_subprocess_exec(

@@ -45,6 +45,12 @@ def azure_service(name: str, endpoint: str) -> Service:
     return Service(name, f"az://{azure.CONTAINER}", endpoint)
 
 
+def path_at(name: str, endpoint: str, prefix: str) -> str:
+    """The state path of a store on the service of that name, which listens there."""
+    make = {"gcs": gcs_service, "azurite": azure_service}.get(name, s3_service)
+    return make(name, endpoint).path(prefix)
+
+
 def writes(key: str) -> Callable[[str, str, bytes], bool]:
     """Whether a request, by its method, target and body, writes an object whose key begins so."""
 

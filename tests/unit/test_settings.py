@@ -46,9 +46,12 @@ def test_the_defaults_are_those_of_the_manual() -> None:
     assert settings.migrate is True
     assert settings.archive == ()
     assert (settings.log_age, settings.log_bytes) == (None, None)
+    assert settings.encryption_key_file is settings.encryption_key is settings.encryption_provider is None
+    assert settings.compression is None
     assert settings.mirror is None
     assert settings.mirror_lag == timedelta(seconds=10)
     assert (settings.save_late, settings.backup_age, settings.journal_lag) == (None, None, None)
+    assert settings.key_age is None
     assert (settings.view_lag, settings.health_timeout) == (100_000, 5)
     assert (settings.alert_interval, settings.alert_webhook, settings.alert_timeout) == (30, None, 10)
     assert (settings.metrics_port, settings.metrics_host) == (None, "127.0.0.1")
@@ -61,6 +64,10 @@ UNITS = {
     "migrations": "names",
     "migrate": "true or false",
     "archive": "rules",
+    "encryption_key_file": "text",
+    "encryption_key": "text",
+    "encryption_provider": "text",
+    "compression": "text",
     "mirror": "text",
     "alert_webhook": "URL",
     "metrics_host": "text",
@@ -112,10 +119,15 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "archive": "tasks older_than=30d; sessions older_than=1w",
         "log_age": "90d",
         "log_bytes": "10GiB",
+        "encryption_key_file": "/run/secrets/key",
+        "encryption_key": "hunter2",
+        "encryption_provider": "kms:alias/agents",
+        "compression": "zstd",
         "mirror": "s3://elsewhere/agents",
         "mirror_lag": "1m",
         "save_late": "2h",
         "backup_age": "1d",
+        "key_age": "90d",
         "journal_lag": "8GiB",
         "view_lag": "5000",
         "health_timeout": "2s",
@@ -145,10 +157,15 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "archive": ("tasks older_than=30d", "sessions older_than=1w"),
         "log_age": timedelta(days=90),
         "log_bytes": 10 * 1024 * MiB,
+        "encryption_key_file": "/run/secrets/key",
+        "encryption_key": SecretStr("hunter2"),
+        "encryption_provider": "kms:alias/agents",
+        "compression": "zstd",
         "mirror": "s3://elsewhere/agents",
         "mirror_lag": timedelta(minutes=1),
         "save_late": timedelta(hours=2),
         "backup_age": timedelta(days=1),
+        "key_age": timedelta(days=90),
         "journal_lag": 8192 * MiB,
         "view_lag": 5000,
         "health_timeout": 2.0,
@@ -377,6 +394,14 @@ def test_a_state_path_is_shown_without_credentials() -> None:
     assert "(not a state path)" in repr(Settings.load("s3:hunter2"))
 
 
+def test_a_master_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_ENCRYPTION_KEY", "hunter2")
+    settings = Settings.load()
+    assert settings.encrypted
+    assert "hunter2" not in f"{settings!r} {settings} {describe()}"
+    assert origin("encryption_key") == ("(secret)", "environment", "STATE_ENCRYPTION_KEY")
+
+
 def test_a_webhook_is_shown_without_what_is_secret_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_ALERT_WEBHOOK", "https://me:hunter2@hooks.example:8443/hunter3?token=hunter4")
     settings = Settings.load()
@@ -400,11 +425,14 @@ def test_what_is_no_webhook_is_refused_and_not_shown(url: str) -> None:
 
 def test_off_takes_a_setting_back_that_a_file_has() -> None:
     Path("statepath.toml").write_text(
-        'backup_age = "1d"\nalert_webhook = "https://host/x"\nmetrics_port = 9464\n'
+        'backup_age = "1d"\nkey_age = "90d"\nalert_webhook = "https://host/x"\nmetrics_port = 9464\n'
     )
-    Path(".env").write_text("STATE_BACKUP_AGE=off\nSTATE_ALERT_WEBHOOK=Off\nSTATE_METRICS_PORT=off\n")
+    Path(".env").write_text(
+        "STATE_BACKUP_AGE=off\nSTATE_KEY_AGE=off\nSTATE_ALERT_WEBHOOK=Off\nSTATE_METRICS_PORT=off\n"
+    )
     settings = Settings.load()
     assert (settings.backup_age, settings.alert_webhook, settings.metrics_port) == (None, None, None)
+    assert settings.key_age is None
     assert origin("metrics_port") == ("off", ".env", "STATE_METRICS_PORT")
 
 

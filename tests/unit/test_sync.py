@@ -24,6 +24,8 @@ from statepath.errors import (
     ClosedError,
     ConflictError,
     InvalidArgumentError,
+    LeaseHeldError,
+    LeaseLostError,
     NotFoundError,
     UnsupportedError,
 )
@@ -73,7 +75,16 @@ RENAMED = {
     "__aexit__": "__exit__",
     "__aiter__": "__iter__",
 }
-WITHIN = {"id_of", "encode", "encoded", "forgets", "encode_append", "decode", "document"}
+WITHIN = {
+    "id_of",
+    "encode",
+    "encoded",
+    "forgets",
+    "encode_append",
+    "decode",
+    "document",
+    "resolve",
+}
 """What collections share with transactions, and with nobody else."""
 
 
@@ -93,7 +104,7 @@ def blocking(annotation):
     """The annotation of the asynchronous method, as the facade has to have it."""
     text = re.sub(r"\bAwaitable\[((?:[^\[\]]|\[[^\[\]]*\])*)\]", r"\1", str(annotation))
     text = re.sub(r"\bAsync(?:Iterator|Generator)\b", "Iterator", text)
-    text = re.sub(r"\b(Store|Collection|Query|Transaction)\b", r"Sync\1", text)
+    text = re.sub(r"\b(Store|Collection|Query|Transaction|Lease)\b", r"Sync\1", text)
     return " | ".join(dict.fromkeys(re.split(r" \| (?=Callable)", text)))
 
 
@@ -631,3 +642,23 @@ def test_an_argument_of_the_wrong_kind_is_refused(store, tasks):
         with pytest.raises(InvalidArgumentError, match="must be"):
             call()
     assert store.seq == 0
+
+
+def test_a_lease_fences_what_the_thread_in_its_block_changes(store):
+    raw = store.collection("raw")
+    with store.lease("leader") as lease:
+        assert (lease.held, lease.name, lease.ttl) == (True, "leader", 15.0)
+        raw.put({"id": "in time", "epoch": lease.epoch})
+        assert store.break_lease("leader").name == "leader"
+        with pytest.raises(LeaseLostError):
+            raw.put({"id": "late"})
+    raw.put({"id": "outside"})
+    assert [document["id"] for document in raw] == ["in time", "outside"]
+
+
+def test_a_claim_is_refused_where_another_has_it(store):
+    with store.claim("task_1"):
+        assert [holder.name for holder in store.leases()] == ["claim/task_1"]
+        with pytest.raises(LeaseHeldError), store.claim("task_1"):
+            pass
+    assert store.leases() == []

@@ -106,6 +106,8 @@ def names(requirements: list[str]) -> set[str]:
 
 EXTRAS = {
     "core/statepath/testing": "testing",
+    "core/statepath/encryption": "encryption",
+    "core/statepath/compression.py": "compression",
     "core/statepath/webhook.py": "alerts",
     "core/statepath/instruments.py": "telemetry",
     "core/statepath/measuring.py": "prometheus",

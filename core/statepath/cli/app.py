@@ -13,6 +13,8 @@ from statepath.cli import (
     diagnosis,
     documents,
     feed,
+    keys,
+    leases,
     migrating,
     migration,
     mirroring,
@@ -57,5 +59,7 @@ app.add_typer(retention.cleaning)
 app.add_typer(retention.group, name="archive")
 migrating.group.command()(migration.sql)
 app.add_typer(migrating.group, name="migrate")
+app.add_typer(leases.group, name="lease")
+app.add_typer(keys.group, name="keys")
 app.add_typer(mirroring.group, name="mirror")
 app.add_typer(configuration.group, name="config")

@@ -20,6 +20,7 @@ from statepath.cli.recovery import restore_to
 from statepath.cli.running import asynchronous
 from statepath.discovery import connect
 from statepath.engine.floor import read_floor
+from statepath.engine.opening import attach
 from statepath.engine.original import State, read_backup
 from statepath.engine.original import backup_keys as original_keys
 from statepath.engine.snapshot import SnapshotMeta, read_meta
@@ -136,7 +137,8 @@ async def import_file(
 @asynccontextmanager
 async def _objects(state_path: str | None) -> AsyncIterator[Backend]:
     """What is stored, below the store."""
-    backend = await connect(Settings.load(state_path).path, readonly=True)
+    settings = Settings.load(state_path)
+    backend = await attach(await connect(settings.path, readonly=True), settings, readonly=True)
     try:
         yield backend
     finally:
@@ -173,9 +175,10 @@ async def _read_original(key: str, state_path: str | None) -> State:
 
 
 async def _described(backend: Backend, key: str) -> dict[str, Any]:
-    data = (await backend.read(key)).data
-    row: dict[str, Any] = {"key": key, "size": len(data), "damage": None}
+    row: dict[str, Any] = {"key": key, "size": None, "damage": None}
     try:
+        data = (await backend.read(key)).data
+        row["size"] = len(data)
         if is_original(key):
             return described(key, len(data), await read_backup(backend, key))
         meta = read_meta(data, key)

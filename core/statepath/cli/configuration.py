@@ -6,7 +6,7 @@ import typer
 
 from statepath.cli.options import Json, StatePath
 from statepath.cli.output import Output
-from statepath.settings import describe
+from statepath.settings import Setting, describe
 
 group = typer.Typer(help="See how statepath is set up.", no_args_is_help=True)
 
@@ -34,10 +34,16 @@ def show(state_path: StatePath = None, as_json: Json = False) -> None:
         [
             (
                 one.name,
-                "auto" if one.value is None else one.value,
+                _text(one),
                 one.origin if one.source in (None, one.variable) else f"{one.origin}: {one.source}",
                 one.variable,
             )
             for one in settings
         ],
     )
+
+
+def _text(setting: Setting) -> str | int | float:
+    if setting.value is None:
+        return "none" if setting.name.startswith(("encryption", "compression")) else "auto"
+    return setting.value

@@ -120,6 +120,16 @@ async def watch(
         list[str] | None,
         typer.Option("--collection", "-c", help="Changes of this one only. May be repeated."),
     ] = None,
+    id: Annotated[
+        list[str] | None,
+        typer.Option("--id", help="Changes of the document, log or report of this id only. May be repeated."),
+    ] = None,
+    resync: Annotated[
+        bool,
+        typer.Option(
+            "--resync", help="Where the log does not reach back to --since, tell what there is instead."
+        ),
+    ] = False,
     state_path: StatePath = None,
     as_json: Json = False,
 ) -> None:
@@ -130,7 +140,8 @@ async def watch(
     )
     async with reading(state_path) as store:
         position = int(since) if since is not None and since.isdecimal() else since
-        async for change in store.watch(since=position, collections=names):
+        ids = tuple(map(check_id, id or ()))
+        async for change in store.watch(since=position, collections=names, ids=ids, resync=resync):
             output.result(_facts(change), _line(change))
 
 
@@ -171,6 +182,8 @@ def _facts(change: StateChange) -> dict[str, Any]:
 
 
 def _line(change: StateChange) -> str:
+    if change.kind == "resync":
+        return f"{change.seq:>8} {moment(change.time)} resync: the {change.value} documents that there are"
     field = "" if change.field is None else f" {change.field}"
     value = "" if change.kind == "delete" else f" {preview(change.value)}"
     return f"{change.seq:>8} {moment(change.time)} {change.kind:<6} {change.key}{field}{value}"

@@ -16,7 +16,7 @@ from statepath.engine.documents import decode, encode_mapping
 from statepath.engine.ids import decode_id, document_key, encode_id, is_collection, is_id
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.views import View, least_size, parse_view
-from statepath.errors import InvalidArgumentError, NotFoundError
+from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,9 @@ async def _read(backend: Backend, collection: str, listed: Entry, limit: int) ->
         data = (await backend.read(listed.key)).data
     except NotFoundError:
         return None
+    except CorruptionError as error:
+        unreadable = InvalidArgumentError(str(error), key=listed.key)
+        return File(collection, listed.key, _modified(listed), unreadable)
     view: View | InvalidArgumentError | None = None
     try:
         if data.strip(b"\0"):

@@ -14,7 +14,7 @@ from statepath.backend import Backend, SupportsSpace
 from statepath.engine.committer import Committer
 from statepath.engine.replica import Replica
 from statepath.engine.snapshotter import Snapshotter
-from statepath.errors import StateError
+from statepath.errors import ConflictError, StateError
 from statepath.events import AutosaveTriggered, DiskLow, DiskOk, Events, SaveError
 from statepath.settings import Settings
 
@@ -33,6 +33,8 @@ class _Saved(Protocol):
 
     @property
     def committer(self) -> Committer: ...
+
+    async def maintain(self) -> bool: ...
 
 
 class Autosave:
@@ -74,6 +76,8 @@ class Autosave:
             engine.events.emit(AutosaveTriggered(engine.replica.head))
             await asyncio.sleep(0)  # what a listener saves now belongs into this snapshot
             await engine.committer.drain()
+            if not await self._maintains():
+                continue
             if snapshotter.due:
                 await try_snapshot(snapshotter, engine.events)
                 await self._try_pack()
@@ -83,6 +87,13 @@ class Autosave:
             await self._snapshotter.pack()
         except StateError as error:
             logger.warning("the journal could not be packed: %s", error, extra={"code": error.code})
+
+    async def _maintains(self) -> bool:
+        try:
+            return await self._engine.maintain()
+        except StateError as error:
+            logger.warning("no snapshot for now: %s", error, extra={"code": error.code})
+            return False
 
     async def _try_archive(self) -> None:
         try:
@@ -121,6 +132,8 @@ async def try_snapshot(snapshotter: Snapshotter, events: Events) -> None:
     """A snapshot that may fail: the journal has everything, and the failure is told by an event."""
     try:
         await snapshotter.snapshot()
+    except ConflictError as error:
+        logger.info("another handle saved meanwhile: %s", error)
     except StateError as error:
         logger.exception("the snapshot could not be written", extra={"code": error.code})
         events.emit(SaveError(error, error.key))

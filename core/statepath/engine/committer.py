@@ -9,13 +9,15 @@ import asyncio
 import copy
 import logging
 import os
+import random
 import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Raw
@@ -35,6 +37,7 @@ from statepath.commit import (
 )
 from statepath.engine.documents import decode
 from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
+from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.engine.trouble import Trouble
 from statepath.engine.unloaded import Elsewhere
 from statepath.errors import (
@@ -42,6 +45,7 @@ from statepath.errors import (
     ClosedError,
     ConflictError,
     HeadMoved,
+    LeaseLostError,
     OutcomeUnknownError,
     StateError,
     ThrottledError,
@@ -55,6 +59,7 @@ logger = logging.getLogger("statepath.engine")
 _OVERLAP_BYTES: Final = 384 * 1024
 _BACKLOG_BYTES: Final = 64 * 1024 * 1024
 _OVERHEAD: Final = 256
+_WAITS: Final = 8
 _RECORD: Final = 384
 _TRANSACTION: Final = 64
 _NOTHING_WRITTEN: Final = (AccessDeniedError, ThrottledError, UnavailableError)
@@ -68,6 +73,17 @@ FOLLOWS: Final = ("", "")
 
 Document = tuple[str, str, bytes, type | None]
 """A document to be put: its collection, its id, its bytes, and the model class that knows each of its fields."""
+
+
+class Fence(NamedTuple):
+    """A lease's epoch that must still hold when anything is committed by this committer."""
+
+    committer: Committer
+    read: Read
+
+
+FENCES: Final[ContextVar[tuple[Fence, ...]]] = ContextVar("statepath_fences", default=())
+"""The fences that the present task works within."""
 
 
 class _Pending(msgspec.Struct, frozen=True, gc=False):
@@ -88,8 +104,10 @@ _Refused: TypeAlias = tuple[_Pending, StateError | None]
 class Committer:
     """Takes transactions, makes them durable in groups, and shows them to readers once they are.
 
-    `committed` is called for every commit of this handle or another's that has become durable and visible.
-    `catch_up` reads what other writers committed and brings the replica up to it. `elsewhere` is where the documents
+    Whoever moves the replica's head holds `advancing`: from the moment that a commit is put together until it is
+    visible, nothing of other writers comes in between. `alone` says that there are none. `committed` is called for
+    every commit that has become durable and visible. `catch_up` reads what other writers committed and brings the
+    replica up to it. `elsewhere` is where the documents
     are that the replica does not hold.
     """
 
@@ -101,6 +119,8 @@ class Committer:
         *,
         store: str,
         incarnation: str,
+        advancing: asyncio.Lock,
+        alone: bool,
         committed: Callable[[Commit, Sequence[Transaction], Stage, int], None],
         catch_up: Callable[[], Awaitable[None]],
         failed: Callable[[StateError], None],
@@ -114,7 +134,9 @@ class Committer:
         self._backend = backend
         self._store = store
         self._incarnation = incarnation
-        self._writer = f"{os.getpid():x}-{secrets.token_hex(6)}"
+        self._advancing = advancing
+        self._alone = alone
+        self.writer = f"{os.getpid():x}-{secrets.token_hex(6)}"
         self._committed = committed
         self._catch_up = catch_up
         self._failed = failed
@@ -163,6 +185,10 @@ class Committer:
             raise copy.copy(self._failure)
         if self._closing:
             raise ClosedError("the store is closed; open it again to save")
+        if fences := FENCES.get():
+            own = [fence.read for fence in fences if fence.committer is self]
+            if own:
+                reads, put = (*reads, *own), None
         done: asyncio.Future[int] = self._loop.create_future()
         if not self._pending:
             self._waiting_since = time.perf_counter()
@@ -237,7 +263,13 @@ class Committer:
 
     def _take(self) -> list[_Pending]:
         group: list[_Pending] = []
-        size = 0
+        self._more(group)
+        return group
+
+    def _more(self, group: list[_Pending]) -> None:
+        """Add what has arrived, as far as one commit can hold it."""
+        before = len(group)
+        size = sum([one.size + _OVERHEAD for one in group])
         pending = self._pending
         while pending:
             size += pending[0].size + _OVERHEAD
@@ -246,62 +278,84 @@ class Committer:
             group.append(pending.popleft())
         if pending:
             self._waiting_since = time.perf_counter()
-        self._bytes -= sum([one.size for one in group])
+        self._bytes -= sum([one.size for one in group[before:]])
         if self._bytes <= _BACKLOG_BYTES:
             self.crowded = False
             self._room.set()
-        return group
 
     async def _commit(self, group: list[_Pending], began: float) -> None:
+        current = self._alone
+        losses = 0
+        tried = self._loop.time()
         while True:
-            replica = self._replica
-            below = replica if self._elsewhere is None else await self._documents(self._elsewhere, group)
-            first = replica.head + 1
-            now = max(time.time_ns() // 1000, replica.time + 1)
-            stage = Stage(below)
-            accepted, transactions, refused = self._stage(group, stage, first, now)
-            if not transactions:
-                _decline(refused)
-                return
-            id = secrets.token_hex(12)
-            commit = Commit(
-                first=first,
-                last=first + len(transactions) - 1,
-                id=id,
-                prev=replica.commit,
-                writer=self._writer,
-                store=self._store,
-                incarnation=self._incarnation,
-                time=datetime.fromtimestamp(now / 1_000_000, UTC),
-                durable=replica.head,
-                transactions=await self._bodies(id, accepted, transactions),
-            )
             try:
-                if self._traced:
-                    with self._telemetry.commit([one.span for one in accepted]):
-                        await self._log.append(replica.head, commit)
-                else:
-                    await self._log.append(replica.head, commit)
+                async with self._advancing:
+                    await self._place(group, began, current=current)
             except HeadMoved:
+                losses += 1
+                if losses > 1:
+                    # Among many, whoever lets a few others go first wastes fewer attempts, and takes more along.
+                    took = (self._loop.time() - tried) / losses
+                    await asyncio.sleep(random.random() * took * min(losses, _WAITS))  # noqa: S311 - no secret
+                    self._more(group)
                 await self._catch_up()
-                continue
-            except _NOTHING_WRITTEN as error:
-                self._telemetry.not_committed(error, time.perf_counter() - began)
-                self._tell(error)
-                self._refuse(group, error)
+                current = True
+            else:
                 return
-            except StateError as error:
-                self._telemetry.not_committed(error, time.perf_counter() - began)
-                self._stop(error, group)
-                return
-            stage.install(replica, commit.last, id, now)
-            self.trouble = None
-            size = sum([one.size for one in accepted])
-            self._acknowledge(accepted, first, size)
+
+    async def _place(self, group: list[_Pending], began: float, *, current: bool) -> None:
+        """Try the next place in the log with what of the group does not conflict. `current` says that the replica has
+        been at the head since the group was taken.
+
+        Raises:
+            HeadMoved: another writer has it; or nothing is refused before it is known whether one has.
+        """
+        replica = self._replica
+        below = replica if self._elsewhere is None else await self._documents(self._elsewhere, group)
+        first = replica.head + 1
+        now = max(time.time_ns() // 1000, replica.time + 1)
+        stage = Stage(below)
+        accepted, transactions, refused = self._stage(group, stage, first, now)
+        if not transactions:
+            if not current and any(one.changes for one, _ in refused):
+                raise HeadMoved
             _decline(refused)
-            self._telemetry.committed(len(accepted), size, time.perf_counter() - began)
-            self._committed(commit, transactions, stage, size + _RECORD + _TRANSACTION * len(accepted))
             return
+        id = secrets.token_hex(12)
+        commit = Commit(
+            first=first,
+            last=first + len(transactions) - 1,
+            id=id,
+            prev=replica.commit,
+            writer=self.writer,
+            store=self._store,
+            incarnation=self._incarnation,
+            time=datetime.fromtimestamp(now / 1_000_000, UTC),
+            durable=replica.head,
+            transactions=await self._bodies(id, accepted, transactions),
+        )
+        try:
+            if self._traced:
+                with self._telemetry.commit([one.span for one in accepted]):
+                    await self._log.append(replica.head, commit)
+            else:
+                await self._log.append(replica.head, commit)
+        except _NOTHING_WRITTEN as error:
+            self._telemetry.not_committed(error, time.perf_counter() - began)
+            self._tell(error)
+            self._refuse(group, error)
+            return
+        except StateError as error:
+            self._telemetry.not_committed(error, time.perf_counter() - began)
+            self._stop(error, group)
+            return
+        stage.install(replica, commit.last, id, now)
+        self.trouble = None
+        size = sum([one.size for one in accepted])
+        self._acknowledge(accepted, first, size)
+        _decline(refused)
+        self._telemetry.committed(len(accepted), size, time.perf_counter() - began)
+        self._committed(commit, transactions, stage, size + _RECORD + _TRANSACTION * len(accepted))
 
     async def _documents(self, elsewhere: Elsewhere, group: list[_Pending]) -> Replica | Stage:
         """The replica, and over it the documents that decide about the group's changes, as of the same seq or a later
@@ -353,6 +407,8 @@ class Committer:
                 continue
             current = stage.version(collection, id)
             if current != version:
+                if collection == MEMBERS and id.startswith(LEASE_MEMBERS):
+                    raise _lost(stage, id.removeprefix(LEASE_MEMBERS), version)
                 raise _conflict(stage, collection, id, version, None)
         trial = Stage(stage)
         changes: list[Change] = []
@@ -446,6 +502,15 @@ def _decline(refused: list[_Refused]) -> None:
             pending.done.set_result(0)
         else:
             pending.done.set_exception(error)
+
+
+def _lost(stage: Stage, lease: str, epoch: int) -> LeaseLostError:
+    entry = stage.get(MEMBERS, f"{LEASE_MEMBERS}{lease}")
+    holder = "nobody" if entry is None else f"a holder of epoch {entry.version}"
+    return LeaseLostError(
+        f"the change was made under the lease {lease!r} of epoch {epoch}, which {holder} has now; nothing was changed",
+        key=lease,
+    )
 
 
 def _conflict(

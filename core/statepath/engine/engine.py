@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import datetime
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from statepath.arguments import wrong_kind
 from statepath.backend import Backend, CommitLog, SupportsQueries
@@ -18,6 +19,7 @@ from statepath.commit import (
     Append,
     Change,
     Commit,
+    Delete,
     Note,
     Put,
     Transaction,
@@ -29,17 +31,23 @@ from statepath.engine.committer import Committer, Read
 from statepath.engine.companion import Companion, MirrorLag
 from statepath.engine.feed import Feed, in_bulk
 from statepath.engine.floor import Floor
+from statepath.engine.following import Follower
 from statepath.engine.history import Past, difference
 from statepath.engine.ids import check_seq, log_key
+from statepath.engine.lagging import find_lagging
+from statepath.engine.leases import Holder, Leases
+from statepath.engine.maintenance import Maintenance
 from statepath.engine.migration import Migrated, check_known, versions
 from statepath.engine.replay import Damage, apply_commit, changes_of
 from statepath.engine.replica import MEMBERS, Cut, Entry, Replica, Stage
+from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
 from statepath.engine.trouble import Trouble
 from statepath.engine.unloaded import Elsewhere, needs_documents
 from statepath.engine.views import ViewWriter
 from statepath.errors import (
     ClosedError,
+    ConflictError,
     DivergedError,
     InvalidArgumentError,
     NotFoundError,
@@ -48,12 +56,17 @@ from statepath.errors import (
     UnsupportedError,
 )
 from statepath.events import Events, SaveError, StateRestored
+from statepath.log import PortableCommitLog
 from statepath.migrations import Migrations
 from statepath.settings import Settings
 from statepath.telemetry import SILENT, Telemetry
 
 _CHANGE_BYTES: Final = 128
 _JUST_NOW: Final = 0.05
+_MAINTAINER_TTL: Final = 15.0
+_SAVES: Final = 5
+
+T = TypeVar("T")
 
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -109,7 +122,15 @@ class Engine:
         self._closing = asyncio.Lock()
         self._released = False
         self._feed = Feed()
-        self._catching_up = asyncio.Lock()
+        self._advancing = asyncio.Lock()
+        self._alone = backend.capabilities.exclusive and not readonly
+        self._seen = time.monotonic()
+        self.leases = Leases(backend)
+        self.beats: set[asyncio.Task[None]] = set()
+        self._maintenance = Maintenance(
+            self.leases, ttl=max(_MAINTAINER_TTL, 3 * settings.autosave), alone=self._alone
+        )
+        self._follower = Follower(log, self._take, self._feed.wake)
         _open_engines.add(self)
 
     # Starting, which `opening` does
@@ -139,7 +160,9 @@ class Engine:
             store=self.store,
             documents=document_views,
             interval=self.settings.view_interval,
+            alone=self._alone,
             busy=self.is_busy,
+            catch_up=self.catch_up,
             failed=self._tell_failure,
         )
         self._snapshotter = Snapshotter(
@@ -160,8 +183,10 @@ class Engine:
             self.backend,
             store=self.store,
             incarnation=self.incarnation,
+            advancing=self._advancing,
+            alone=self._alone,
             committed=self._committed,
-            catch_up=self._catch_up,
+            catch_up=self.catch_up,
             failed=self._tell_failure,
             telemetry=self.telemetry,
             elsewhere=self.elsewhere,
@@ -223,7 +248,10 @@ class Engine:
     ) -> None:
         """Note what follows from a commit that is visible now, whoever made it."""
         if self._views is not None:
-            self._views.mark_all(stage)
+            if self._maintenance.ours or (self._committer and commit.writer == self._committer.writer):
+                self._views.mark_all(stage)
+            else:
+                self._views.leave(stage, commit.last)
         self.last_commit_at = time.time()
         if self._snapshotter is not None:
             self._snapshotter.committed(size)
@@ -231,20 +259,64 @@ class Engine:
             self._found_journal += size
         self._feed.tell(commit, transactions, size)
 
-    async def _catch_up(self) -> None:
+    async def catch_up(self) -> None:
         """Apply what other writers committed behind the head."""
-        async with self._catching_up:
+        if self._alone:
+            return
+        async with self._advancing:
+            begun = time.monotonic()
             async for commit in self.log.read(self.replica.head):
-                if commit.store != self.store or commit.incarnation != self.incarnation:
-                    raise DivergedError(
-                        f"{self.backend.url} was promoted, imported or replaced while it was open; open it again"
-                    )
-                # Read first: nothing may come between applying the commit and telling of it.
-                transactions = [await changes_of(self.backend, one) for one in commit.transactions]
-                stage, size = await apply_commit(self.backend, self.replica, commit)
-                self._committed(commit, transactions, stage, size)
-            if not self.readonly:
-                self.check_writable(self.replica)
+                await self._apply(commit)
+            self._seen = begun
+
+    async def _take(self, commit: Commit) -> None:
+        """Apply a commit that the follower has met, unless it is known already."""
+        async with self._advancing:
+            if commit.first == self.replica.head + 1:
+                await self._apply(commit)
+                self._seen = time.monotonic()
+                return
+        if commit.last > self.replica.head:
+            await self.catch_up()
+
+    async def _apply(self, commit: Commit) -> None:
+        if commit.store != self.store or commit.incarnation != self.incarnation:
+            raise DivergedError(
+                f"{self.backend.url} was promoted, imported or replaced while it was open; open it again"
+            )
+        # Read first: nothing may come between applying the commit and telling of it.
+        transactions = [await changes_of(self.backend, one) for one in commit.transactions]
+        stage, size = await apply_commit(self.backend, self.replica, commit)
+        self._committed(commit, transactions, stage, size)
+        if not self.readonly:
+            self.check_writable(self.replica)
+
+    async def maintain(self) -> bool:
+        """Whether this handle is the one that saves by time. It knows what the others did, then."""
+        snapshotter, views = self._writing_snapshotter(), self._views
+        before = self._maintenance.ours
+        if not await self._maintenance.attempt():
+            await snapshotter.refresh()
+            return False
+        await self.catch_up()
+        if not before and views is not None:
+            await snapshotter.refresh()
+            views.take_left()
+            if views.documents:
+                limit = self.settings.max_document
+                for collection, id in await find_lagging(self.backend, self.replica, self.store, limit=limit):
+                    views.mark(collection, id)
+        return True
+
+    @property
+    def staleness(self) -> float:
+        """For how many seconds, at most, another writer's commits may have been missed."""
+        if self._alone:
+            return 0.0
+        age = time.monotonic() - self._seen
+        if isinstance(self.log, PortableCommitLog) and self.log.head == self.replica.head:
+            age = min(age, self.log.age)
+        return age
 
     def check_writable(self, replica: Replica) -> None:
         """
@@ -299,8 +371,7 @@ class Engine:
         self.check_open()
         if self._committer is not None:
             await self._committer.drain()
-        else:
-            await self._catch_up()
+        await self.catch_up()
         if at_least is not None and self.replica.head < at_least:
             async with aclosing(self.follow(self.replica.head)) as commits:
                 async for commit, _ in commits:
@@ -316,6 +387,8 @@ class Engine:
             HistoryTrimmedError: the log begins later.
         """
         self._feed.join()
+        if not self._alone:
+            self._follower.join(self.replica.head)
         try:
             while True:
                 recent = self._feed.behind(after)
@@ -333,12 +406,16 @@ class Engine:
                 if self.closed:
                     return
                 if self.replica.head <= after:
-                    await self._wait_for_news(after)
+                    if self._follower.failure is not None:
+                        raise copy.copy(self._follower.failure)
+                    await self._feed.news()
         except ClosedError:
             if not self.closed:
                 raise
         finally:
             self._feed.leave()
+            if not self._alone:
+                self._follower.leave()
 
     async def follow_in_bulk(self, after: int, *, pause: float) -> AsyncGenerator[list[Commit]]:
         """As `follow`, for who may be late: every `pause` seconds all commits that have come. Ends when the store is
@@ -348,6 +425,8 @@ class Engine:
             HistoryTrimmedError: the log begins later.
         """
         self._feed.join()
+        if not self._alone:
+            self._follower.join(self.replica.head)
         try:
             while True:
                 if recent := self._feed.behind(after):
@@ -359,12 +438,16 @@ class Engine:
                         after = commits[-1].last
                 elif self.closed:
                     return
+                elif self._follower.failure is not None:
+                    raise copy.copy(self._follower.failure)
                 else:
                     await self._feed.news()
                 if not self.closed:
                     await asyncio.sleep(pause)
         finally:
             self._feed.leave()
+            if not self._alone:
+                self._follower.leave()
 
     def oldest_behind(self, after: int) -> datetime | None:
         """The time of the first commit behind the seq, if it was made lately; `None` also if there is none."""
@@ -385,21 +468,6 @@ class Engine:
         """For how long the oldest commit has waited to be on the replica."""
         return None if self._companion is None else self._companion.lag.seconds
 
-    async def _wait_for_news(self, after: int) -> None:
-        if self._committer is not None:
-            await self._feed.news()
-            return
-        news = asyncio.ensure_future(self._feed.news())
-        arrival = asyncio.ensure_future(anext(self.log.follow(after)))
-        try:
-            await asyncio.wait((news, arrival), return_when=asyncio.FIRST_COMPLETED)
-            if arrival.done():
-                arrival.result()
-                await self._catch_up()
-        finally:
-            news.cancel()
-            arrival.cancel()
-
     # Snapshots, views, restore
 
     async def flush(self) -> None:
@@ -408,6 +476,7 @@ class Engine:
         if self._committer is not None:
             await self._committer.drain()
         if self._views is not None:
+            self._views.take_left()
             await self._views.flush()
         if self._committer is not None and self.backend.capabilities.queries:
             await cast("SupportsQueries", self.backend).settle(self.replica.head)
@@ -416,10 +485,15 @@ class Engine:
         """Wait until the files of logs and reports have everything that is committed."""
         self.check_open()
         if self._views is not None:
+            self._views.take_left()
             await self._views.flush(files_only=True)
 
     async def snapshot(self) -> int:
         """Bring `state.json` up to now; the seq that it shows."""
+        return await self._beside_others(self._writing_snapshotter().snapshot)
+
+    async def snapshot_as_is(self) -> int:
+        """As `snapshot`, of what this handle has: without a look at a log that cannot be continued."""
         return await self._writing_snapshotter().snapshot()
 
     @contextmanager
@@ -434,12 +508,32 @@ class Engine:
 
     async def backup(self) -> str:
         """Write a snapshot, and keep it as a backup as well; the backup's key."""
-        return await self._writing_snapshotter().backup()
+        return await self._beside_others(self._writing_snapshotter().backup)
+
+    async def _beside_others(self, save: Callable[[], Awaitable[T]]) -> T:
+        """Save, again where another handle saved a later state meanwhile."""
+        for _ in range(_SAVES - 1):
+            await self.catch_up()
+            with suppress(ConflictError):
+                return await save()
+        await self.catch_up()
+        return await save()
 
     def _writing_snapshotter(self) -> Snapshotter:
         if self._snapshotter is None or self.closed or self._disowned:
             raise self._cannot_write()
         return self._snapshotter
+
+    async def break_lease(self, name: str) -> Holder:
+        """Take a lease away from its holder: the log refuses what it changes from then on.
+
+        Raises:
+            NotFoundError: nobody holds it.
+        """
+        committer = self.committer
+        holder = await self.leases.remove(name)
+        await committer.submit((Delete(MEMBERS, f"{LEASE_MEMBERS}{name}"),), 0)
+        return holder
 
     @asynccontextmanager
     async def _cut(self) -> AsyncIterator[Cut]:
@@ -449,7 +543,7 @@ class Engine:
             return
         async with self.elsewhere.cut(self.log) as cut:
             if cut.seq > self.replica.head:
-                await self._catch_up()
+                await self.catch_up()
             yield cut
 
     async def restore(self, at: int | datetime) -> tuple[int, int]:
@@ -626,12 +720,14 @@ class Engine:
             await self._views.flush()
         except StateError as error:
             self.events.emit(SaveError(error, error.key))
-        if self._snapshotter is not None and self._snapshotter.changed:
-            self._snapshotter.ending = True
-            await try_snapshot(self._snapshotter, self.events)
+        snapshotter = self._snapshotter
+        if snapshotter is not None and snapshotter.changed and not self._maintenance.elsewhere:
+            snapshotter.ending = True
+            await try_snapshot(snapshotter, self.events)
         if self._companion is not None:
             self._feed.wake()
             await self._companion.finish()
+        await self._maintenance.release()
 
     async def release(self) -> None:
         """End the tasks and give the storage back, whatever is left to be done."""
@@ -639,6 +735,9 @@ class Engine:
         self._feed.wake()
         if self._companion is not None:
             await self._companion.stop()
+        await self._follower.stop()
+        for beat in tuple(self.beats):
+            beat.cancel()
         if self._autosave is not None:
             await self._autosave.stop()
         if self._committer is not None:

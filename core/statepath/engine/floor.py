@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from statepath.backend import IF_ABSENT, Backend, ETag, IfMatch
 from statepath.commit import FLOOR_KEY, FORMAT, seal, unseal
+from statepath.encryption import RING_KEY, SEALED
 from statepath.engine.snapshot import newer_format
-from statepath.errors import CorruptionError, NotFoundError
+from statepath.errors import CorruptionError, NotFoundError, UnsupportedError
 
 
 class SnapshotMark(msgspec.Struct, frozen=True):
@@ -76,12 +77,20 @@ async def read_floor(backend: Backend) -> tuple[Floor, ETag] | None:
 
     Raises:
         CorruptionError: it cannot be read, or is not what was written.
-        UnsupportedError: the store needs a newer program (`newer_format`).
+        UnsupportedError: the store needs a newer program (`newer_format`), or is sealed, and nobody has its keys
+            (`encrypted`).
     """
     try:
         blob = await backend.read(FLOOR_KEY)
     except NotFoundError:
         return None
+    if blob.data.startswith(SEALED):
+        raise UnsupportedError(
+            f"{FLOOR_KEY} is sealed, and {RING_KEY} is missing, without which nothing at {backend.url} can be read: "
+            "put a copy of it back, and set the master key",
+            key=RING_KEY,
+            code="encrypted",
+        )
     try:
         line = unseal(blob.data, "record of where the log begins")
         needed = int(bytes(_least.decode(line)["min_reader"]))

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final, Literal
 
+from statepath.encryption import Encrypted
 from statepath.engine.autosave import free_bytes
 from statepath.engine.backups import backup_key, backup_keys, backup_time
 from statepath.engine.companion import MirrorLag
@@ -43,7 +44,8 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        name: `reachable`, `writable`, `access`, `space`, `saved`, `backups`, `journal`, `views`, `mirror`, `damage`.
+        name: `reachable`, `writable`, `access`, `space`, `saved`, `backups`, `journal`, `views`, `mirror`, `key`,
+            `damage`.
         summary: what was found, in a sentence.
         value: the number that was compared, where there is one; `limit`: beyond it the check fails.
         unit: that of both.
@@ -261,6 +263,19 @@ def _mirror(engine: Engine, seen: Seen) -> Check | None:
     return Check("mirror", status, summary, lag.seconds, limit, "seconds")
 
 
+def _key(engine: Engine, seen: Seen) -> Check | None:
+    age = engine.settings.key_age
+    if not isinstance(engine.backend, Encrypted):
+        return None
+    limit = None if age is None else age.total_seconds()
+    seconds = max(0.0, time.time() - engine.backend.keys.ring.keys[-1].created)
+    status = Status.OK if limit is None else _level(seconds, limit)
+    summary = f"the key that is sealed with was made {_ago(seconds)} ago"
+    if status is not Status.OK:
+        summary += "; `statepath keys rotate` makes a new one"
+    return Check("key", status, summary, seconds, limit, "seconds")
+
+
 def _damage(engine: Engine, seen: Seen) -> Check | None:
     """What a writer found is mended or kept aside already; verification settles it. A reader mends nothing."""
     found = engine.damage
@@ -283,6 +298,7 @@ CHECKS: Final[tuple[Examination, ...]] = (
     _journal,
     _views,
     _mirror,
+    _key,
     _damage,
 )
 """What is looked at, in this order; one that does not apply to a handle gives nothing."""

@@ -14,8 +14,8 @@ from statepath.commit import Change, Commit, Delete, Put, Transaction
 from statepath.engine.backups import backup_key, backup_keys
 from statepath.engine.floor import SnapshotMark
 from statepath.engine.replay import apply_commit, changes_of, microseconds
-from statepath.engine.replica import Replica, Stage
-from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, load_snapshot
+from statepath.engine.replica import MEMBERS, Replica, Stage
+from statepath.engine.snapshot import LEASE_MEMBERS, STATE_KEY, SnapshotMeta, load_snapshot
 from statepath.errors import CorruptionError, HistoryTrimmedError, InvalidArgumentError, NotFoundError
 
 
@@ -131,11 +131,22 @@ def difference(now: Replica, then: Replica) -> list[Change]:
     """The changes that turn the documents of `now` into those of `then`."""
     changes: list[Change] = []
     for collection, id, entry in then:
+        if _is_lease(collection, id):
+            continue
         current = now.get(collection, id)
         if current is None or not same_json(current.json(), entry.json()):
             changes.append(Put(collection, id, Raw(entry.json())))
-    changes += [Delete(collection, id) for collection, id, _ in now if then.get(collection, id) is None]
+    changes += [
+        Delete(collection, id)
+        for collection, id, _ in now
+        if then.get(collection, id) is None and not _is_lease(collection, id)
+    ]
     return changes
+
+
+def _is_lease(collection: str, id: str) -> bool:
+    """Whether it says who holds a lease: that is never as it was."""
+    return collection == MEMBERS and id.startswith(LEASE_MEMBERS)
 
 
 def same_json(one: bytes, other: bytes) -> bool:

@@ -12,7 +12,7 @@ from statepath.backend import Backend
 from statepath.engine.ids import document_key, is_collection
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.views import View, parse_view
-from statepath.errors import InvalidArgumentError, NotFoundError
+from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
 
 _CLOCKS: Final = 300 * 1_000_000
 """By how many microseconds the clocks of the storage and of a writer may differ."""
@@ -37,7 +37,7 @@ async def find_lagging(
         found = missing.pop(listed.key, None)
         if found is not None:
             entry = replica.get(*found)
-            if entry is not None and listed.modified * 1_000_000 < entry.modified + _CLOCKS:
+            if entry is not None and _lags(listed.modified * 1_000_000, entry.modified):
                 lagging.append(found)
         elif name.endswith(".json") and is_collection(collection):
             id = await _left_behind(backend, listed.key, store, limit)
@@ -46,11 +46,16 @@ async def find_lagging(
     return [*missing.values(), *lagging]
 
 
+def _lags(written: float, changed: int) -> bool:
+    """Whether a view of that time may not show a change of that one. Of the very same time it was told that it does."""
+    return written < changed + _CLOCKS and round(written) != changed
+
+
 async def _left_behind(backend: Backend, key: str, store: str, limit: int) -> str | None:
     """The id of the deleted document whose view this is; `None` for what somebody else put there."""
     try:
         view: View = parse_view((await backend.read(key)).data, key, limit)
-    except (InvalidArgumentError, NotFoundError):
+    except (CorruptionError, InvalidArgumentError, NotFoundError):
         return None
     collection = key.partition("/")[0]
     if not view.ours or view.store != store:

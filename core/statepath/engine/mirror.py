@@ -12,6 +12,7 @@ from typing import Final
 from statepath.backend import Backend
 from statepath.engine.companion import MirrorLag
 from statepath.engine.founding import Tell, silent
+from statepath.engine.opening import attach
 from statepath.engine.primary import Primary
 from statepath.engine.shipping import ReplicaDamagedError, Shipping
 from statepath.errors import (
@@ -27,7 +28,6 @@ from statepath.errors import (
     UnsupportedError,
 )
 from statepath.events import Events, MirrorCaughtUp, MirrorFailed, MirrorLagging, MirrorRebased
-from statepath.retry import retrying
 from statepath.settings import Settings
 
 logger = logging.getLogger("statepath.mirror")
@@ -156,7 +156,7 @@ class Mirror:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _session(self, until: int | None) -> None:
-        target = self._connection or retrying(await self._connect(), deadline=self._settings.deadline)
+        target = self._connection or await attach(await self._connect(), self._settings)
         self._connection = None
         shipping: Shipping | None = None
         try:

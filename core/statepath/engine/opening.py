@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, cast
 from uuid import uuid4
 
 from msgspec import Raw
@@ -22,9 +22,11 @@ from statepath.backend import (
     ETag,
     Shown,
     SupportsCommitLog,
+    SupportsCopy,
     SupportsQueries,
 )
 from statepath.commit import Note, Put
+from statepath.encryption import Encrypted, unlock
 from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
 from statepath.engine.bounding import bound_logs
@@ -43,7 +45,7 @@ from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
 from statepath.engine.snapshotter import KEEP_SECONDS, Written
 from statepath.engine.surveying import survey
 from statepath.engine.views import ViewWriter
-from statepath.errors import AlreadyExistsError, NotFoundError, UnsupportedError
+from statepath.errors import AlreadyExistsError, CorruptionError, NotFoundError, UnsupportedError
 from statepath.events import (
     CorruptionDetected,
     DocumentRecovered,
@@ -89,7 +91,7 @@ async def open_engine(
         ReadOnlyError: it is a replica, and was to be opened for writing (`replica`).
     """
     began = time.monotonic()
-    backend = retrying(metered(backend, telemetry), deadline=settings.deadline)
+    backend = await attach(metered(backend, telemetry), settings, readonly=readonly)
     engine = Engine(
         backend,
         commit_log(backend, settings),
@@ -101,7 +103,12 @@ async def open_engine(
     )
     try:
         with telemetry.operation("load"):
-            source = await _open(engine, anew=anew)
+            while True:
+                try:
+                    source = await _open(engine, anew=anew)
+                    break
+                except _Founded:
+                    continue
     except BaseException:
         await engine.release()
         raise
@@ -114,11 +121,33 @@ async def open_engine(
     return engine
 
 
+async def attach(backend: Backend, settings: Settings, *, readonly: bool = False) -> Backend:
+    """The backend as the engine uses it: with its calls repeated, and sealed where the store is encrypted. Closes it if
+    that fails.
+
+    Raises: as `unlock`.
+    """
+    backend = retrying(backend, deadline=settings.deadline)
+    try:
+        keys = await unlock(backend, settings, readonly=readonly)
+    except BaseException:
+        await backend.close()
+        raise
+    if keys is None:
+        return backend
+    from statepath.encryption.objects import SealedBackend
+
+    return SealedBackend(backend, keys, packs=settings.compression is not None)
+
+
 def commit_log(backend: Backend, settings: Settings) -> CommitLog:
-    """The backend's own log, or the portable one on top of it."""
+    """The backend's own log, or the portable one on top of it; its records are sealed as the objects are."""
+    log: CommitLog
     if backend.capabilities.commit_log and isinstance(backend, SupportsCommitLog):
-        return backend.commit_log()
-    return PortableCommitLog(backend, deadline=settings.deadline, window=KEEP_SECONDS)
+        log = backend.commit_log()
+    else:
+        log = PortableCommitLog(backend, deadline=settings.deadline, window=KEEP_SECONDS)
+    return backend.seal_log(log) if isinstance(backend, Encrypted) else log
 
 
 async def found(origin: Origin, backend: Backend, settings: Settings, tell: Tell = silent) -> Founded:
@@ -127,10 +156,15 @@ async def found(origin: Origin, backend: Backend, settings: Settings, tell: Tell
     Raises:
         AlreadyExistsError: there is something.
     """
+    backend = await attach(backend, settings)
     try:
         return await Founding(origin, backend, commit_log(backend, settings), tell).run()
     finally:
         await backend.close()
+
+
+class _Founded(Exception):  # noqa: N818 - a signal, never seen by callers
+    """Another writer founded the store meanwhile: what there is has to be read again."""
 
 
 async def _open(engine: Engine, *, anew: bool) -> str:
@@ -232,12 +266,14 @@ class _Shown:
 
 async def put_aside(backend: Backend, key: str, why: str) -> str:
     """Move an object aside, as `<key>.<why>.<UTC time>`; its new key (empty: it was gone)."""
+    kept = aside_key(key, why)
     try:
-        blob = await backend.read(key)
+        await backend.write(kept, (await backend.read(key)).data)
     except NotFoundError:
         return ""
-    kept = aside_key(key, why)
-    await backend.write(kept, blob.data)
+    except CorruptionError:
+        # Sealed, and cannot be opened: it is kept as it is.
+        await cast("SupportsCopy", backend).copy(key, kept)
     await backend.delete(key)
     return kept
 
@@ -331,7 +367,10 @@ class _TakeOver:
                 snapshots=() if found.state is None else (found.state,),
                 earlier=found.earlier,
             )
-            etag = await write_floor(engine.backend, floor, None)
+            try:
+                etag = await write_floor(engine.backend, floor, None)
+            except AlreadyExistsError as error:
+                raise _Founded from error
         return floor, etag
 
     def _saved(self, floor: Floor) -> int:
@@ -348,7 +387,7 @@ class _TakeOver:
             if not isinstance(change, Note):
                 views.mark_file(change)
         if found.broken:
-            await engine.snapshot()
+            await engine.snapshot_as_is()
             await engine.log.restart(engine.replica.head)
         for key in found.recovered:
             engine.events.emit(DocumentRecovered(key, "its own file"))

@@ -163,6 +163,9 @@ async def _state(backend: Backend, original: Original) -> dict[str, Any]:
             if backups:
                 original.damage.append(Damage(key, f"{key} is missing", aside=False))
             continue
+        except CorruptionError as error:
+            original.damage.append(Damage(key, str(error)))
+            continue
         try:
             state = _parsed(data, key)
         except InvalidArgumentError as error:
@@ -185,7 +188,7 @@ async def _files(
         try:
             data = (await backend.read(entry.key)).data
             view = parse_view(data, entry.key, limit)
-        except InvalidArgumentError as error:
+        except (InvalidArgumentError, CorruptionError) as error:
             original.damage.append(Damage(entry.key, str(error)))
             continue
         document = view.decode()

@@ -15,7 +15,7 @@ import sys
 import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -49,6 +49,7 @@ from statepath.commit import (
 from statepath.engine.archiving import decode_segments, segments
 from statepath.engine.backups import backup_key, is_backup
 from statepath.engine.documents import compact, parse_untrusted
+from statepath.engine.filekeys import FileKey
 from statepath.engine.files import PIECE, LogPiece, Report
 from statepath.engine.founding import Origin, Tell
 from statepath.engine.ids import check_collection, check_id, decode_id, log_key, report_key
@@ -86,6 +87,9 @@ COMMITS: Final = "journal/commits.jsonl"
 _MANIFEST_BYTES: Final = 64 * 1024 * 1024
 _DEFLATE: Final = 1032
 """Deflate makes nothing smaller than by this; whoever claims more lets members share their bytes."""
+
+_UNFIT: Final = (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError)
+"""What comes of bytes that are no zip file."""
 
 _AHEAD: Final = 86_400.0
 """By how many seconds the clock of whoever wrote it may have been ahead."""
@@ -130,8 +134,10 @@ class Exported:
     members: int
 
 
-async def export(origin: Origin, incarnation: str, path: str, tell: Tell) -> Exported:
-    """Write the origin into a new file, and read it back.
+async def export(
+    origin: Origin, incarnation: str, path: str, tell: Tell, *, key: FileKey | None = None
+) -> Exported:
+    """Write the origin into a new file, and read it back. With a `key` the file is sealed.
 
     Raises:
         AlreadyExistsError: there is such a file.
@@ -145,9 +151,11 @@ async def export(origin: Origin, incarnation: str, path: str, tell: Tell) -> Exp
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with open(fd, "w+b") as file:  # noqa: ASYNC230 - opened already; what is long runs in a thread
-                await _Writer(origin, incarnation, file, tell).run()
+                with nullcontext(file) if key is None else key.writing(file) as content:
+                    await _Writer(origin, incarnation, content, tell).run()
+                file.flush()
                 await asyncio.to_thread(os.fsync, fd)
-            with open_portable(temporary, limit=sys.maxsize) as written:
+            with open_portable(temporary, limit=sys.maxsize, key=key) as written:
                 tell("reading it back")
                 await asyncio.to_thread(written.check)
                 count = len(written.manifest.members)
@@ -283,8 +291,8 @@ def _info(name: str) -> zipfile.ZipInfo:
     return info
 
 
-def open_portable(path: str, *, limit: int = MAX_BYTES) -> Portable:
-    """The file, once its manifest and the names and sizes of its members are sound.
+def open_portable(path: str, *, limit: int = MAX_BYTES, key: FileKey | None = None) -> Portable:
+    """The file, once its manifest and the names and sizes of its members are sound. `key` is that of a sealed one.
 
     Raises:
         NotFoundError, AccessDeniedError: the file cannot be read.
@@ -294,14 +302,20 @@ def open_portable(path: str, *, limit: int = MAX_BYTES) -> Portable:
     """
     with _file_errors(path):
         size = os.stat(path).st_size
+        stored: IO[bytes] = open(path, "rb")  # noqa: SIM115 - closed with its content
         try:
-            file = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
+            content = stored if key is None else key.reading(stored, path)
+            file = zipfile.ZipFile(content)
+        except BaseException as error:
+            stored.close()
+            if not isinstance(error, _UNFIT):
+                raise
             raise _bad(path, f"it was cut short, or is no portable backup ({error})") from error
     try:
-        return Portable(path, file, _read_manifest(path, file, size, limit))
+        return Portable(path, content, file, _read_manifest(path, file, size, limit))
     except BaseException:
         file.close()
+        content.close()
         raise
 
 
@@ -386,8 +400,9 @@ def _bad(path: str, reason: str) -> CorruptionError:
 class Portable:
     """A portable backup that is read. It is an `Origin` once `load` was called."""
 
-    def __init__(self, path: str, file: zipfile.ZipFile, manifest: Manifest) -> None:
+    def __init__(self, path: str, content: IO[bytes], file: zipfile.ZipFile, manifest: Manifest) -> None:
         self.path = path
+        self._content = content
         self.manifest = manifest
         self.replica = Replica()
         self._file = file
@@ -398,6 +413,7 @@ class Portable:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._content.close()
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ from statepath.commit import Commit
 from statepath.engine.engine import Engine, size_of
 from statepath.engine.floor import Floor, read_floor
 from statepath.engine.founding import Origin
-from statepath.engine.opening import commit_log, open_engine
+from statepath.engine.opening import attach, commit_log, open_engine
 from statepath.engine.origin import StoreOrigin, present
 from statepath.engine.recovery import check_finished
 from statepath.engine.replay import Beside, changes_of, microseconds
@@ -27,7 +27,6 @@ from statepath.errors import (
     NotFoundError,
 )
 from statepath.events import Events
-from statepath.retry import retrying
 from statepath.settings import Settings
 
 _PAUSE: Final = 0.2
@@ -235,7 +234,7 @@ class DistantPrimary:
             NotFoundError: there is no store.
             StateError: it is being made from another one (`unfinished`).
         """
-        backend = retrying(await connect(), deadline=settings.deadline)
+        backend = await attach(await connect(), settings, readonly=True)
         try:
             floor = await _record_of(backend)
         except BaseException:

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from statepath.backend import Backend, CommitLog, ETag
 from statepath.commit import FLOOR_KEY, JOURNAL, Append, Commit, Note
+from statepath.encryption import unsealed
 from statepath.engine.adoption import Examined, File, examine, read_views, view_id
 from statepath.engine.backups import backup_keys
 from statepath.engine.documents import compact, parse_untrusted
@@ -108,6 +109,9 @@ async def recover(
     with _no_collections():
         base = await _climb_down(backend, log, found, limit)
         if found.exists and found.floor is None:
+            if not found.damage and await read_floor(backend) is not None:
+                # Another writer founded the store since the record was looked for.
+                return await recover(backend, log, limit=limit, editable=editable, anew=anew)
             await _without_floor(log, found, base)
         if found.exists and (editable or found.damage):
             examined = await examine(backend, found.replica, found.store, limit=limit)
@@ -152,7 +156,7 @@ async def _climb_down(backend: Backend, log: CommitLog, found: Recovered, limit:
         found.broken = floor is not None and not floor[0].continues(meta.incarnation, meta.seq)
         if await _continue(log, backend, found, current, STATE_KEY):
             return base
-    async for key, data in _backups(backend):
+    async for key, data in _backups(backend, found):
         try:
             backup = load_snapshot(data, key)
         except CorruptionError as error:
@@ -178,6 +182,9 @@ async def _current_snapshot(backend: Backend, found: Recovered) -> tuple[Snapsho
     except NotFoundError:
         if found.marks:
             found.damage.append(Damage(STATE_KEY, f"{STATE_KEY} is missing", aside=False))
+        return None
+    except CorruptionError as error:
+        found.damage.append(Damage(STATE_KEY, str(error)))
         return None
     found.state_etag, found.state_size = blob.etag, len(blob.data)
     if not is_ours(blob.data):
@@ -278,8 +285,8 @@ async def _without_floor(log: CommitLog, found: Recovered, base: int) -> None:
     """The log's own record is lost: find out again where the log begins, and what of it is packed."""
     if not any(damage.key == FLOOR_KEY for damage in found.damage):
         found.damage.append(Damage(FLOOR_KEY, f"{FLOOR_KEY} is missing", aside=False))
-    if isinstance(log, PortableCommitLog):
-        found.packed = await log.packed()
+    if isinstance(portable := unsealed(log), PortableCommitLog):
+        found.packed = await portable.packed()
     try:
         first = await anext(aiter(log.read(0)), None)
         found.begins = first.first if first is not None else base + 1
@@ -290,11 +297,14 @@ async def _without_floor(log: CommitLog, found: Recovered, base: int) -> None:
         found.begins = base + 1
 
 
-async def _backups(backend: Backend) -> AsyncIterator[tuple[str, bytes]]:
+async def _backups(backend: Backend, found: Recovered) -> AsyncIterator[tuple[str, bytes]]:
     for key in reversed(await backup_keys(backend)):
         try:
             data = (await backend.read(key)).data
         except NotFoundError:
+            continue
+        except CorruptionError as error:
+            found.damage.append(Damage(key, str(error)))
             continue
         yield key, data
 

@@ -7,6 +7,8 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Final
 
+from msgspec import UNSET
+
 from statepath.backend import Backend
 from statepath.commit import (
     JOURNAL,
@@ -22,7 +24,7 @@ from statepath.commit import (
     decode_changes,
 )
 from statepath.engine.replica import Replica, Stage
-from statepath.errors import CorruptionError, DivergedError, NotFoundError, StateError
+from statepath.errors import CorruptionError, DivergedError, NotFoundError, StateError, UnsupportedError
 
 Beside = FileChange | Note
 """A change that concerns no document."""
@@ -58,11 +60,17 @@ async def apply_commit(
     Raises:
         DivergedError: the commit does not follow what the replica holds.
         CorruptionError: a body of the commit is missing or altered, or a change does not fit the state.
+        UnsupportedError: the commit is sealed, and this handle has no keys (`encrypted`).
     """
     if commit.first != replica.head + 1 or (replica.commit and commit.prev != replica.commit):
         raise DivergedError(
             f"commit {commit.first} follows {commit.prev or 'nothing'}, and the state at hand ends at seq "
             f"{replica.head} with {replica.commit or 'nothing'}: they belong to two histories"
+        )
+    if commit.sealed is not UNSET:
+        raise UnsupportedError(
+            f"the store was encrypted while it was open here, at seq {commit.first}: open it again with the master key",
+            code="encrypted",
         )
     stage = Stage(replica)
     time = microseconds(commit.time)

@@ -33,8 +33,17 @@ SCHEMA_MEMBER: Final = "schema_versions"
 ARCHIVE_MEMBER: Final = "archive_segments"
 """The member that names the segments of the archive."""
 
+LEASE_MEMBERS: Final = "lease/"
+"""Members whose names begin so tell who took which lease last; the version of each is the lease's epoch."""
+
 OWN_MEMBERS: Final = frozenset({SCHEMA_MEMBER, ARCHIVE_MEMBER})
-"""Members that only the core changes."""
+"""Members that only the core changes, beside those of the leases."""
+
+
+def is_own_member(name: str) -> bool:
+    """Whether only the core changes the member."""
+    return name in OWN_MEMBERS or name.startswith(LEASE_MEMBERS)
+
 
 _BEGINNING = b'{\n"version":"'
 MARK: Final = b'\n"_statepath":'

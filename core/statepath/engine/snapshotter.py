@@ -28,6 +28,7 @@ from statepath.backend import (
     When,
 )
 from statepath.commit import FLOOR_KEY, Body
+from statepath.encryption import unsealed
 from statepath.engine.backups import backup_key, backup_keys, backup_time
 from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
@@ -207,6 +208,7 @@ class Snapshotter:
                 async with self._cut() as cut:
                     began = time.monotonic()
                     since = self._since
+                    self._views.take_left()
                     await self._views.flush(files_only=True)
                     stream = SnapshotStream(cut, store=self.floor.store, incarnation=self.floor.incarnation)
                     await self._save(stream, cut.seq, cut.time, cut.commit, since)
@@ -225,6 +227,7 @@ class Snapshotter:
             if meta.seq <= self.saved:
                 return
             since = self._since
+            self._views.take_left()
             await self._views.flush(files_only=True)
             await self._save(stream, meta.seq, meta.time, meta.commit, since)
 
@@ -234,7 +237,7 @@ class Snapshotter:
         await self._write(stream, seq)
         # Until it was read back it is no snapshot, and will not become a backup.
         self._state = None
-        await self._read_back(STATE_KEY, stream.digest)
+        await self._read_back(STATE_KEY, stream.digest, seq)
         self._size = stream.size
         self._since -= since
         self._oldest_change = None if self._since <= 0 else time.monotonic()
@@ -278,6 +281,8 @@ class Snapshotter:
                 return
             await self._copy_state(key)
             await self._verified(key, state)
+        except ConflictError as error:
+            logger.info("another handle saved meanwhile: %s", error)
         except StateError as error:
             logger.warning("the backup could not be written: %s", error, extra={"code": error.code})
             self.backup_trouble = Trouble(error)
@@ -294,10 +299,11 @@ class Snapshotter:
 
         Raises:
             CorruptionError: it is not.
+            ConflictError: what was copied had been replaced by another handle.
         """
         try:
-            await self._read_back(key, state.digest)
-        except CorruptionError:
+            await self._read_back(key, state.digest, state.seq)
+        except (CorruptionError, ConflictError):
             await self._backend.delete(key)
             raise
 
@@ -348,17 +354,21 @@ class Snapshotter:
             self._events.emit(EditConflict(STATE_KEY, kept))
         self._state_etag = etag
 
-    async def _read_back(self, key: str, digest: str) -> None:
+    async def _read_back(self, key: str, digest: str, seq: int | None = None) -> None:
         """
         Raises:
             CorruptionError: what is stored is not the snapshot of this digest.
+            ConflictError: it is one of a later seq than this, which another handle has written since.
         """
         try:
-            stored = (await check_snapshot(self._backend, key)).digest
+            stored = await check_snapshot(self._backend, key)
         except (CorruptionError, NotFoundError) as error:
             raise _altered(key, str(error)) from error
-        if stored != digest:
-            raise _altered(key, "it is another snapshot")
+        if stored.digest == digest:
+            return
+        if seq is not None and stored.store == self.floor.store and stored.seq > seq:
+            raise ConflictError(f"{key} shows seq {stored.seq} already, later than {seq}", key=key)
+        raise _altered(key, "it is another snapshot")
 
     async def _mark(self, mark: SnapshotMark) -> None:
         marks = (*(m for m in self.floor.snapshots if m.seq < mark.seq), mark)
@@ -372,32 +382,53 @@ class Snapshotter:
         await self.save_floor(snapshots=marks)
 
     async def save_floor(self, **changes: object) -> None:
-        """Replace the log's own record; its numbers only rise.
+        """Replace the log's own record; its numbers only rise, and the snapshots that others marked stay.
 
         Raises:
             DivergedError: it is the record of another incarnation by now: its seqs are not ours.
         """
         floor = replace(self.floor, **changes)
-        try:
-            self._floor_etag = await write_floor(self._backend, floor, self._floor_etag)
-        except (ConflictError, AlreadyExistsError):
-            stored = await read_floor(self._backend)
-            mine = (floor.store, floor.incarnation)
-            if stored is not None and (stored[0].store, stored[0].incarnation) != mine:
-                raise
-            if stored is not None and stored[0].incarnation != floor.incarnation:
-                raise DivergedError(
-                    f"{self._backend.url} was recovered or replaced by another writer; open it again",
-                    key=FLOOR_KEY,
-                ) from None
-            if stored is not None:
-                floor = replace(
-                    floor,
-                    floor=max(floor.floor, stored[0].floor),
-                    packed=max(floor.packed, stored[0].packed),
-                )
-            self._floor_etag = await write_floor(self._backend, floor, stored[1] if stored else None)
+        while True:
+            try:
+                self._floor_etag = await write_floor(self._backend, floor, self._floor_etag)
+            except (ConflictError, AlreadyExistsError):
+                stored = await read_floor(self._backend)
+                if stored is not None and stored[0].store != floor.store:
+                    raise
+                if stored is not None and stored[0].incarnation != floor.incarnation:
+                    raise DivergedError(
+                        f"{self._backend.url} was recovered or replaced by another writer; open it again",
+                        key=FLOOR_KEY,
+                    ) from None
+                if stored is not None:
+                    marks = {mark.seq: mark for mark in (*stored[0].snapshots, *floor.snapshots)}
+                    floor = replace(
+                        floor,
+                        floor=max(floor.floor, stored[0].floor),
+                        packed=max(floor.packed, stored[0].packed),
+                        snapshots=tuple(marks[seq] for seq in sorted(marks)),
+                    )
+                self._floor_etag = stored[1] if stored else None
+            else:
+                break
         self.floor = floor
+
+    async def refresh(self) -> None:
+        """Learn what other handles have saved since this one last looked."""
+        async with self._lock:
+            stored = await read_floor(self._backend)
+            if stored is None or stored[1] == self._floor_etag or stored[0].store != self.floor.store:
+                return
+            self.floor, self._floor_etag = stored
+            marks = self.floor.snapshots
+            if not marks or marks[-1].seq <= self.saved:
+                return
+            # If it is a later one by now, it is found out when it is to be kept as a backup.
+            self._state_etag = (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag
+            self._state, self.saved = marks[-1], marks[-1].seq
+            self._total = max(self._total, marks[-1].journal_bytes)
+            self._since, self._oldest_change = 0, None
+            self._views.forget(self.saved)
 
     async def _prune_backups(self) -> None:
         """Remove the oldest backups, but for those that the history needs. That one stays is told, and fails nothing:
@@ -421,7 +452,7 @@ class Snapshotter:
         Each step may be the last one before a crash. The packs come first, and count when the log's own record says so;
         the slots that are nothing then go when something is packed or trimmed the next time, too.
         """
-        log = self._log
+        log = unsealed(self._log)
         if not isinstance(log, PortableCommitLog) or self._unpacked < _PACK:
             return
         oldest = (time.time() - KEEP_SECONDS) * 1_000_000

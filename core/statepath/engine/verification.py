@@ -16,6 +16,7 @@ from statepath.commit import (
     WriteLog,
     WriteReport,
 )
+from statepath.encryption import Encrypted
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import check as check_archive
 from statepath.engine.backups import backup_keys
@@ -93,6 +94,7 @@ class _Verification:
         editable = self.engine.backend.capabilities.editable and not self.engine.replica_of
         if editable and self.engine.settings.views is not False:
             await self._views()
+        await self._sealed()
         return self.findings
 
     def _found(self, key: str, reason: str, severity: str = "damage") -> None:
@@ -280,6 +282,16 @@ class _Verification:
                 for change in await changes_of(self.engine.backend, transaction):
                     if isinstance(change, WriteReport | RemoveReport | RemoveLog):
                         self._note(change, seq)
+
+    async def _sealed(self) -> None:
+        """Whatever was not looked at so far, where a look tells that it was altered."""
+        backend = self.engine.backend
+        if not isinstance(backend, Encrypted):
+            return
+        known = {finding.key for finding in self.findings}
+        async for key, reason in backend.altered():
+            if key not in known:
+                self._found(key, reason)
 
     async def _views(self) -> None:
         engine = self.engine

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,13 +20,27 @@ from typing import Final, cast
 import msgspec
 from pydantic import JsonValue
 
-from statepath.backend import Backend, LazyWrite, SupportsAppend, SupportsLazyWrites
-from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteReport
+from statepath.backend import (
+    IF_ABSENT,
+    Backend,
+    IfAbsent,
+    IfMatch,
+    LazyWrite,
+    SupportsAppend,
+    SupportsLazyWrites,
+)
+from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.engine.documents import MARK, decode, parse_untrusted, pretty
 from statepath.engine.ids import document_key, log_key, report_key
 from statepath.engine.replica import MEMBERS, Replica, Stage
 from statepath.engine.trouble import Trouble
-from statepath.errors import InvalidArgumentError, StateError
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    StateError,
+)
 
 logger = logging.getLogger("statepath.views")
 
@@ -38,6 +53,7 @@ _LARGE: Final = 64 * 1024
 _LARGE_RATE: Final = 2 * 1024 * 1024
 _REST: Final = 4.0
 _RETRY: Final = 1.0
+_LEFT_BYTES: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +117,18 @@ def _digest(shown: bytes) -> str:
     return sha256(shown).hexdigest()[:_DIGEST]
 
 
+async def _nothing() -> None:
+    return None
+
+
 class ViewWriter:
     """Writes what commits have made out of date. `busy` tells whether commits are under way, so that it keeps out of
-    their way; `documents=False` leaves document views out."""
+    their way; `documents=False` leaves document views out.
+
+    Unless it is `alone`, others write the same objects: then each is compared-and-swapped, after `catch_up` has told
+    whether there is something newer. What other handles committed is `left` to them while they do: in a snapshot that
+    covers it, its files are, too, and so whoever writes a snapshot has to write what was left before.
+    """
 
     def __init__(
         self,
@@ -115,7 +140,14 @@ class ViewWriter:
         interval: float,
         busy: Callable[[], bool],
         failed: Callable[[StateError], None],
+        alone: bool = True,
+        catch_up: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._alone = alone
+        self._catch_up = catch_up or _nothing
+        self._left: deque[tuple[int, FileChange]] = deque()
+        self._left_bytes = 0
+        self._reporting: frozenset[str] = frozenset()
         self._replica = replica
         self._backend = backend
         self._store = store
@@ -158,8 +190,51 @@ class ViewWriter:
         for change in stage.files:
             self.mark_file(change)
 
+    def leave(self, stage: Stage, seq: int) -> None:
+        """What was staged is visible now, up to the seq, and another handle committed it: it writes the files, too."""
+        for change in stage.files:
+            if isinstance(change, RemoveLog) or self._owes(change):
+                # An earlier one of ours may be written after theirs.
+                self.mark_file(change)
+                continue
+            self._left.append((seq, change))
+            if isinstance(change, WriteLog):
+                self._left_bytes += len(change.text)
+            elif isinstance(change, WriteReport):
+                self._left_bytes += len(bytes(change.document))
+        if self._left_bytes > _LEFT_BYTES:
+            self.take_left()
+
+    def _owes(self, change: FileChange) -> bool:
+        if isinstance(change, WriteLog | RemoveLog):
+            # What follows a removal is written again: ours may come later than theirs.
+            return change.id in self._removing
+        return change.id in self._reporting or any(
+            isinstance(one, WriteReport | RemoveReport) and one.id == change.id for one in self._files
+        )
+
+    def take_left(self) -> None:
+        """Write also what was left to other handles."""
+        left, self._left, self._left_bytes = self._left, deque(), 0
+        for _, change in left:
+            self.mark_file(change)
+
+    def forget(self, upto: int) -> None:
+        """Others have written what was left to them up to the seq."""
+        while self._left and self._left[0][0] <= upto:
+            self._left.popleft()
+        if not self._left:
+            self._left_bytes = 0
+
     def mark_file(self, change: FileChange) -> None:
-        """The change has to reach its file."""
+        """The change has to reach its file; it is later than all that came before it."""
+        if self._left and not isinstance(change, WriteLog):
+            of_logs = isinstance(change, RemoveLog)
+            self._left = deque(
+                one
+                for one in self._left
+                if one[1].id != change.id or isinstance(one[1], WriteLog | RemoveLog) != of_logs
+            )
         self._files.append(change)
         if isinstance(change, RemoveLog):
             self._removing.add(change.id)
@@ -220,6 +295,9 @@ class ViewWriter:
 
     async def _next_files(self) -> StateError | None:
         files, self._files = self._files, []
+        self._reporting = frozenset(
+            change.id for change in files if isinstance(change, WriteReport | RemoveReport)
+        )
         self._writing_files = True
         try:
             error = await self._attempt(self._write_files(files))
@@ -228,8 +306,9 @@ class ViewWriter:
         if error is not None:
             self._files[:0] = files
             self._file_error = error
-        elif self._removing:
+        else:
             self._removing = {change.id for change in self._files if isinstance(change, RemoveLog)}
+        self._reporting = frozenset()
         await self._tell()
         return error
 
@@ -302,6 +381,9 @@ class ViewWriter:
             if self._dirty:
                 await asyncio.sleep(self._interval)
             return
+        if not self._alone:
+            await self._show_beside_others(batch)
+            return
         entries = [
             (document_key(collection, id), self._replica.get(collection, id)) for collection, id in batch
         ]
@@ -353,15 +435,106 @@ class ViewWriter:
             else:
                 pieces.append((change.offset, bytearray(text)))
         for id, report in reports.items():
-            if isinstance(report, RemoveReport):
+            data = pretty(bytes(report.document)) if isinstance(report, WriteReport) else None
+            if not self._alone:
+                await self._replace_report(id, data)
+            elif data is None:
                 await self._backend.delete(report_key(id))
             else:
-                await self._backend.write(report_key(id), pretty(bytes(report.document)))
+                await self._backend.write(report_key(id), data)
         for id in removed:
             await remove_log(self._backend, id)
+        if removed:
+            await self._catch_up()  # what others have appended since may be gone as well
+        grows = self._backend.capabilities.append
         for id, pieces in logs.items():
             for offset, text_bytes in pieces:
-                await write_log(self._backend, id, offset, bytes(text_bytes))
+                if self._alone or grows:
+                    await write_log(self._backend, id, offset, bytes(text_bytes))
+                else:
+                    await _write_piece(self._backend, f"{log_key(id)}/{offset:020d}", bytes(text_bytes))
+
+    async def _replace_report(self, id: str, data: bytes | None) -> None:
+        """Write the report, or remove it, unless there is a later change of it.
+
+        The stored version is read first, then what was committed up to now: so whoever commits a later report finds
+        this one, or has replaced what was read.
+        """
+        key = report_key(id)
+        while True:
+            when, stored = await self._stored(key)
+            await self._catch_up()
+            if stored == data or any(
+                isinstance(one, WriteReport | RemoveReport) and one.id == id for one in self._files
+            ):
+                return
+            with suppress(AlreadyExistsError, ConflictError):
+                if data is None:
+                    await self._backend.delete(key, when=when)
+                else:
+                    await self._backend.write(key, data, when=when)
+                return
+
+    async def _stored(self, key: str) -> tuple[IfAbsent | IfMatch, bytes | None]:
+        try:
+            blob = await self._backend.read(key)
+        except NotFoundError:
+            return IF_ABSENT, None
+        return IfMatch(blob.etag), blob.data
+
+    async def _show_beside_others(self, batch: list[tuple[str, str]]) -> None:
+        """Write the views of documents unless they show later versions."""
+        await self._catch_up()
+        waiting = iter(batch)
+        while part := list(islice(waiting, _PARALLEL)):
+            results = await asyncio.gather(
+                *(self._show(collection, id) for collection, id in part), return_exceptions=True
+            )
+            for failure in filter(None, results):
+                raise failure
+
+    async def _show(self, collection: str, id: str) -> None:
+        key = document_key(collection, id)
+        while True:
+            when, stored = await self._stored(key)
+            entry = self._replica.get(collection, id)
+            version = self._replica.head if entry is None else entry.version
+            if stored is not None and _shows_later(stored, key, self._store, version):
+                return
+            if entry is None and stored is None:
+                return
+            with suppress(AlreadyExistsError, ConflictError):
+                if entry is None:
+                    await self._backend.delete(key, when=when)
+                else:
+                    await self._backend.write(
+                        key, render_view(entry.json(), self._store, entry.version), when=when
+                    )
+                return
+
+
+def _shows_later(data: bytes, key: str, store: str, version: int) -> bool:
+    try:
+        view = parse_view(data, key, len(data))
+    except InvalidArgumentError:
+        return False
+    return view.ours and view.store == store and view.seq > version
+
+
+async def _write_piece(backend: Backend, key: str, data: bytes) -> None:
+    """Write a piece of a session log beside others, who may write the same piece, or one that begins there and is
+    longer."""
+    when: IfAbsent | IfMatch = IF_ABSENT
+    while True:
+        try:
+            await backend.write(key, data, when=when)
+        except (AlreadyExistsError, ConflictError):
+            blob = await backend.read(key)
+            if len(blob.data) >= len(data):
+                return
+            when = IfMatch(blob.etag)
+        else:
+            return
 
 
 async def write_log(backend: Backend, id: str, offset: int, data: bytes) -> None:

@@ -94,6 +94,8 @@ PAGES = {
     "docs/troubleshooting.md": "",
     "docs/migrations.md": _CHANGES,
     "docs/archive.md": "",
+    "docs/many-writers.md": "",
+    "docs/encryption.md": "",
     "docs/mirror.md": "",
     "docs/restore.md": "",
     "docs/move.md": "",

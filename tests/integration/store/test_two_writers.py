@@ -10,8 +10,11 @@ import pytest
 import statepath
 from msgspec.structs import replace
 from statepath.commit import encode_commit, slot_key
+from statepath.engine.opening import open_engine
 from statepath.errors import AlreadyExistsError, ConflictError, DivergedError, OutcomeUnknownError
-from statepath.events import SaveError
+from statepath.events import CorruptionDetected, Events, SaveError
+from statepath.settings import Settings
+from statepath.store import Store
 
 
 @pytest.fixture
@@ -127,7 +130,7 @@ async def test_the_snapshots_seq_never_decreases(store, zombie):
     await store.snapshot()
     zombie._engine._snapshotter.saved = 0
     with pytest.raises(ConflictError, match="shows seq 3 already"):
-        await zombie.snapshot()
+        await zombie._engine._snapshotter.snapshot()
 
 
 async def test_a_place_in_the_log_that_was_trimmed_never_commits(trimmed, url, memory):
@@ -176,3 +179,23 @@ async def test_a_handle_on_a_store_that_was_promoted_stops(store, memory, commit
     with pytest.raises(DivergedError, match="promoted, imported or replaced"):
         await store.collection("raw").put({"id": "b"})
     assert (store.seq, await store.collection("raw").count()) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "key"),
+    [("write", "journal/floor"), ("read", "state.json")],
+    ids=["both found it", "founded while it is read"],
+)
+async def test_two_that_open_a_new_store_at_once_open_the_same_one(faulty, url, method, key):
+    events, told = Events(), []
+    events.on(CorruptionDetected, told.append)
+    gate = faulty.hold(method, key)
+    late = asyncio.ensure_future(open_engine(faulty, Settings(path=url, autosave=0), events))
+    await gate.reached.wait()
+    async with statepath.open(url, autosave=0) as first:
+        await first.collection("raw").put({"id": "a"})
+        gate.open()
+        async with Store(await late) as second:
+            assert (second.id, second.incarnation) == (first.id, first.incarnation)
+            assert await second.collection("raw").get("a") == {"id": "a"}
+    assert told == []

@@ -206,3 +206,68 @@ async def test_a_readonly_watch_ends_when_its_handle_closes(store, raw, url):
     await asyncio.sleep(0)
     await reader.aclose()
     assert await waiting is None
+
+
+async def test_only_the_ids_asked_for_are_told(store, raw):
+    async with aclosing(store.watch(ids=("b",))) as changes:
+        for id in "abc":
+            await raw.put({"id": id})
+        await store.append_log("b", "x")
+        assert [change.key for change in await take(changes, 2)] == ["raw/b", "logs/b"]
+
+
+async def test_a_change_says_how_far_it_lags(store, raw):
+    async with aclosing(store.watch()) as changes:
+        for n in range(3):
+            await raw.put({"id": str(n)})
+        assert [change.lag for change in await take(changes, 3)] == [2, 1, 0]
+
+
+async def test_a_watcher_that_the_log_does_not_reach_back_to_may_begin_anew(trimmed):
+    raw = trimmed.collection("raw")
+    await raw.put({"id": "b"})
+    with pytest.raises(HistoryTrimmedError):
+        await anext(trimmed.watch(since=0))
+    async with aclosing(trimmed.watch(since=0, resync=True)) as changes:
+        begin, *documents = await take(changes, 3)
+        await raw.put({"id": "c"})
+        behind = await anext(changes)
+    assert (begin.kind, begin.value) == ("resync", 2)
+    assert [(change.kind, change.id, change.seq) for change in documents] == [
+        ("put", "a", 4),
+        ("put", "b", 5),
+    ]
+    assert behind.id == "c"
+    # Whoever stops in the middle begins again; whoever has all of it goes on behind it.
+    assert [change.cursor.rpartition(":")[2] for change in (begin, *documents)] == ["0", "0", "5"]
+
+
+async def test_two_handles_are_told_of_each_others_changes_without_changing_anything(store, raw, url):
+    async with statepath.open(url, autosave=0) as other, aclosing(other.watch()) as changes:
+        waiting = asyncio.ensure_future(anext(changes))
+        await asyncio.sleep(0.05)
+        await raw.put({"id": "a"})
+        async with asyncio.timeout(10):
+            assert (await waiting).key == "raw/a"
+        assert await other.collection("raw").get("a") == {"id": "a"}
+
+
+async def test_watching_goes_on_when_the_storage_did_not_answer_for_a_while(faulty, open_on, url):
+    from statepath.errors import UnavailableError
+
+    store = await open_on(faulty)
+    async with aclosing(store.watch()) as changes, statepath.open(url, autosave=0) as other:
+        waiting = asyncio.ensure_future(anext(changes))
+        await asyncio.sleep(0.05)
+        faulty.fail("read", "journal/", UnavailableError("no answer"), times=3)
+        await other.collection("raw").put({"id": "a"})
+        async with asyncio.timeout(10):
+            assert (await waiting).key == "raw/a"
+
+
+async def test_nobody_asks_the_storage_when_nobody_watches(store, raw):
+    async with aclosing(store.watch()) as changes:
+        await raw.put({"id": "a"})
+        await anext(changes)
+        assert store._engine._follower._task is not None
+    assert store._engine._follower._task is None

@@ -1,0 +1,153 @@
+"""Encryption at rest: `keys init|list|rotate|retire|encrypt|decrypt`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+import statepath
+from statepath.cli.opening import reading
+from statepath.cli.options import Json, StatePath, Yes
+from statepath.cli.output import Output, confirm, moment
+from statepath.cli.running import asynchronous
+from statepath.keys import KeyRing, decrypt, encrypt, init_keys, read_keys
+
+group = typer.Typer(help="Encrypt what is stored, and exchange the keys.", no_args_is_help=True)
+
+
+@group.command()
+@asynchronous
+async def init(
+    new_key: Annotated[
+        bool,
+        typer.Option(
+            "--new-key", help="Make a master key, in the file that STATE_ENCRYPTION_KEY_FILE names."
+        ),
+    ] = False,
+    state_path: StatePath = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key ring where nothing is yet: what is saved there is encrypted."""
+    output = Output(as_json=as_json)
+    ring = await init_keys(state_path, new_key=new_key)
+    (key,) = ring.keys
+    output.result(asdict(key), f"made the key {key.id}, wrapped by {key.wrapped_by}")
+    if new_key:
+        output.note("Keep a copy of the master key elsewhere: without it nobody can read the store.")
+
+
+@group.command("list")
+@asynchronous
+async def list_keys(state_path: StatePath = None, as_json: Json = False) -> None:
+    """Show the keys of a store, and how much is sealed with each. Needs no master key."""
+    output = Output(as_json=as_json)
+    ring = await read_keys(state_path)
+    if as_json:
+        for key in ring.keys:
+            output.json(asdict(key))
+        return
+    rows = [
+        (
+            key.id,
+            "primary" if key.primary else "reads",
+            moment(datetime.fromtimestamp(key.created, UTC)),
+            key.objects,
+            key.records,
+            key.wrapped_by,
+        )
+        for key in ring.keys
+    ]
+    output.table(("key", "use", "created", "objects#", "commits#", "wrapped by"), rows)
+    _remark(ring, output)
+
+
+def _remark(ring: KeyRing, output: Output) -> None:
+    if ring.converting:
+        output.note(f"The store is half converted; finish it with: statepath keys {ring.converting}")
+    elif ring.rotating:
+        output.note("A rotation is not finished; finish it with: statepath keys rotate")
+    elif len(ring.keys) > 1:
+        output.note("Keys that nothing needs any more are forgotten by: statepath keys retire")
+
+
+@group.command()
+@asynchronous
+async def rotate(
+    new_master: Annotated[
+        str | None,
+        typer.Option(
+            "--new-master",
+            metavar="FILE",
+            help="Wrap the keys by another master key, too: the one in this file, which is made if it is missing.",
+            show_default=False,
+        ),
+    ] = None,
+    state_path: StatePath = None,
+    as_json: Json = False,
+) -> None:
+    """Make a new key, and seal everything with it. Run it again if it was interrupted."""
+    output = Output(as_json=as_json)
+    async with reading(state_path):
+        pass  # a missing store is not to be created
+    with output.progress("sealing with a new key") as tell:
+        async with statepath.open(state_path) as store:
+            done = await store.rotate_key(master=new_master, progress=tell)
+    if new_master is not None:
+        output.note(f"From now on the store is opened with STATE_ENCRYPTION_KEY_FILE={new_master}")
+    for key in done.unreadable:
+        output.note(f"could not be opened, and was left as it is: {key}")
+    output.result(asdict(done), f"the primary key is {done.key}; {done.resealed} objects were sealed anew")
+
+
+@group.command()
+@asynchronous
+async def retire(
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY]…", help="Which. Default: all but the primary.", show_default=False),
+    ] = None,
+    yes: Yes = False,
+    state_path: StatePath = None,
+    as_json: Json = False,
+) -> None:
+    """Forget old keys, as far as nothing in the store needs them."""
+    output = Output(as_json=as_json)
+    async with reading(state_path):
+        pass
+    confirm(
+        "Copies of the store that were made before the last rotation can be read by nobody then.", yes=yes
+    )
+    with output.progress("looking for what the keys are needed for") as tell:
+        async with statepath.open(state_path) as store:
+            done = await store.retire_keys(*(keys or ()), progress=tell)
+    for key, reason in done.kept.items():
+        output.note(f"{key} stays: {reason}")
+    output.result(asdict(done), f"forgot {len(done.keys)} keys" if done.keys else "no key was forgotten")
+
+
+@group.command("encrypt")
+@asynchronous
+async def encrypt_store(yes: Yes = False, state_path: StatePath = None, as_json: Json = False) -> None:
+    """Encrypt a store in place, its backups included. End its server before; run it again if it was interrupted."""
+    output = Output(as_json=as_json)
+    confirm("The history begins anew with the state of now; the backups stay.", yes=yes)
+    with output.progress("encrypting") as tell:
+        done = await encrypt(state_path, progress=tell)
+    output.result(asdict(done), f"encrypted seq {done.seq}: {done.objects} objects; no plain one is left")
+
+
+@group.command("decrypt")
+@asynchronous
+async def decrypt_store(yes: Yes = False, state_path: StatePath = None, as_json: Json = False) -> None:
+    """Make a plain store of an encrypted one, in place. End its server before."""
+    output = Output(as_json=as_json)
+    confirm("Whoever can read the storage can read the store then.", yes=yes)
+    with output.progress("decrypting") as tell:
+        done = await decrypt(state_path, progress=tell)
+    output.result(
+        asdict(done),
+        f"decrypted seq {done.seq}: {done.objects} objects; unset the master key before you open it",
+    )

@@ -1,0 +1,239 @@
+"""Encryption at rest: a wrapper over any backend and a codec over any commit log, and the keys that both use.
+
+Every object is sealed with a data key (`sealing`, `objects`), and so is every record of the journal (`journal`). The
+data keys stand in the store's own key ring (`keyring`), each wrapped by a master key that the store never holds
+(`providers`). The rest of the core knows nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+
+from statepath.backend import Backend, CommitLog, Span
+from statepath.commit import FLOOR_KEY
+from statepath.compression import check_installed
+from statepath.errors import ConfigurationError, CorruptionError, NotFoundError
+from statepath.settings import Settings
+
+if TYPE_CHECKING:
+    from statepath.encryption.keyring import Keys
+
+RING_KEY: Final = "keyring.json"
+
+SEALED: Final = b"\x93STPEN"
+"""So begins every sealed object, and nothing else that a store has."""
+
+
+@runtime_checkable
+class KeyProvider(Protocol):
+    """Wraps and unwraps data keys. `name` tells which master key that is, for people: it is stored beside what was
+    wrapped, and is no secret. `context` has to be the same in both calls, and is no secret either.
+
+    Errors are `AccessDeniedError`, where the key may not be used, and `UnavailableError`, where its keeper does not
+    answer. Whatever else is raised becomes the latter.
+    """
+
+    name: str
+
+    async def wrap(self, data_key: bytes, context: bytes) -> bytes:
+        """The data key, wrapped."""
+        ...
+
+    async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """The data key.
+
+        Raises:
+            ConfigurationError: it was wrapped by another master key, or altered (`wrong_key`).
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release what it holds. May be called twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """A data key of a store.
+
+    Attributes:
+        primary: it seals what is written; the others only open what is there.
+        created: in seconds since 1970.
+        wrapped_by: the name of the master key.
+        objects: how many stored objects are sealed with it, and records how many commits in the journal.
+    """
+
+    id: str
+    primary: bool
+    created: float
+    wrapped_by: str
+    objects: int
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """A rotation: the primary key, how many objects were sealed anew with it, and those that could not be opened."""
+
+    key: str
+    resealed: int
+    unreadable: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """The keys that were forgotten, and why others were not."""
+
+    keys: tuple[str, ...]
+    kept: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A store that was converted: the seq that it shows, and how many objects were replaced. Its history begins there;
+    its backups went with it."""
+
+    seq: int
+    objects: int
+
+
+@runtime_checkable
+class Encrypted(Protocol):
+    """A backend whose objects are sealed."""
+
+    @property
+    def keys(self) -> Keys: ...
+
+    def seal_log(self, log: CommitLog) -> CommitLog:
+        """The log with its records sealed as the objects are."""
+        ...
+
+    def seal_beside(self, chunks: Iterable[bytes]) -> Iterable[bytes]:
+        """The chunks of a snapshot as they would be stored, for a place that is not the storage."""
+        ...
+
+    def altered(self) -> AsyncIterator[tuple[str, str]]:
+        """The objects that are not what was written, and why, whatever they are."""
+        ...
+
+
+@runtime_checkable
+class _SealedLog(Protocol):
+    @property
+    def inner(self) -> CommitLog: ...
+
+
+def unsealed(log: CommitLog) -> CommitLog:
+    """The log that keeps the records, sealed or not."""
+    return log.inner if isinstance(log, _SealedLog) else log
+
+
+async def unlock(backend: Backend, settings: Settings, *, readonly: bool) -> Keys | None:
+    """The keys of the store; `None`: it is a plain one, and none is configured. A new store gets a key ring if a master
+    key is configured.
+
+    Raises:
+        ConfigurationError: the store is encrypted and no master key is configured (`no_key`), or the reverse
+            (`not_encrypted`); the master key cannot be used (`bad_key`), or is another one (`wrong_key`); the
+            store is being encrypted or decrypted (`converting`).
+    """
+    if not settings.encrypted:
+        if await _has_ring(backend):
+            raise ConfigurationError(
+                f"the store at {backend.url} is encrypted, and no master key is configured: set "
+                "STATE_ENCRYPTION_KEY_FILE to the file that holds it",
+                key=RING_KEY,
+                code="no_key",
+            )
+        return None
+    keys = await load_keys(backend, settings)
+    if keys is None:
+        if (found := await _first_object(backend)) is not None:
+            await _check_plain(backend, found)
+            raise ConfigurationError(
+                f"a master key is configured, and the store at {backend.url} is not encrypted: it has {found}. "
+                "To encrypt it: statepath keys encrypt; to use it as it is, unset the key",
+                key=found,
+                code="not_encrypted",
+            )
+        return None if readonly else await make_keys(backend, settings)
+    if keys.ring.converting:
+        raise ConfigurationError(
+            f"the store at {backend.url} is half converted: statepath keys {keys.ring.converting} is under way, or was "
+            "interrupted; wait for it, or run it again to finish it",
+            key=RING_KEY,
+            code="converting",
+        )
+    return keys
+
+
+async def load_keys(backend: Backend, settings: Settings) -> Keys | None:
+    """The keys of the store, whatever state it is in; `None`: it has no key ring."""
+    provider = master_key(settings)
+    from statepath.encryption.keyring import Keys
+
+    return await Keys.load(backend, provider)
+
+
+async def make_keys(backend: Backend, settings: Settings, *, converting: str = "") -> Keys:
+    """A new key ring for the store. `converting` names the command that makes an encrypted store of it."""
+    provider = master_key(settings)
+    from statepath.encryption.keyring import Keys
+
+    return await Keys.create(backend, provider, converting=converting)
+
+
+def master_key(settings: Settings) -> KeyProvider:
+    """The master key that the settings name.
+
+    Raises:
+        ConfigurationError: there is none (`no_key`), it cannot be used (`bad_key`), or the library is missing
+            (`not_installed`).
+    """
+    try:
+        from statepath.encryption.providers import provider_of
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "cryptography":
+            raise
+        raise ConfigurationError(
+            "encryption needs the package cryptography; install it with: pip install 'statepath[encryption]'",
+            code="not_installed",
+        ) from None
+    if settings.compression is not None:
+        check_installed()
+    provider = provider_of(settings)
+    if provider is None:
+        raise ConfigurationError(
+            "no master key is configured: set STATE_ENCRYPTION_KEY_FILE to the file that holds it",
+            code="no_key",
+        )
+    return provider
+
+
+async def _has_ring(backend: Backend) -> bool:
+    try:
+        await backend.read(RING_KEY)
+    except NotFoundError:
+        return False
+    return True
+
+
+async def _check_plain(backend: Backend, found: str) -> None:
+    from statepath.encryption.sealing import HEADER, key_of
+
+    for key in (found, FLOOR_KEY):
+        with suppress(NotFoundError):
+            if key_of((await backend.read(key, span=Span(0, HEADER))).data) is not None:
+                raise CorruptionError(
+                    f"{RING_KEY} is missing, and without it nothing at {backend.url} can be read: put a copy back",
+                    key=RING_KEY,
+                )
+
+
+async def _first_object(backend: Backend) -> str | None:
+    async for entry in backend.list_keys(""):
+        return entry.key
+    return None

@@ -1,0 +1,323 @@
+"""The key ring: the object that holds the data keys of a store, wrapped, and the keys that an open handle has of it.
+
+The newest key is the primary, which seals what is written; the others only open what is there. The record is replaced
+by compare-and-swap, and signed with the primary key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from hashlib import sha256
+from secrets import token_bytes, token_hex
+from typing import Final, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
+
+from statepath.backend import IF_ABSENT, Backend, ETag, IfMatch
+from statepath.commit import seal, unseal
+from statepath.encryption import RING_KEY, KeyProvider
+from statepath.encryption.sealing import KEY_BYTES, DataKey, derive
+from statepath.errors import (
+    AlreadyExistsError,
+    ConfigurationError,
+    ConflictError,
+    CorruptionError,
+    NotFoundError,
+    StateError,
+    UnsupportedError,
+)
+
+FORMAT: Final = 1
+
+REFRESH: Final = 60.0
+"""A handle that others write beside has looked at the ring within so many seconds before each write."""
+
+
+class RingKey(msgspec.Struct, frozen=True):
+    """A data key as the ring has it: wrapped, by the master key of that name. `created` is in seconds since 1970."""
+
+    id: str
+    wrapped: bytes
+    by: str
+    created: float
+
+
+class Ring(msgspec.Struct, frozen=True, kw_only=True):
+    """The stored record. `keys` is ordered by age; the last one is the primary. `store` is random, and a part of
+    everything that is sealed; `converting` names the command that is encrypting or decrypting the store still, and
+    `rotating` says that not everything is sealed with the primary key yet."""
+
+    format: int = FORMAT
+    store: str
+    keys: tuple[RingKey, ...]
+    converting: str = ""
+    rotating: bool = False
+    version: str = ""
+    mac: str = ""
+
+
+_Change: TypeAlias = Callable[[Ring], Awaitable[Ring]]
+
+_decoder: Final = msgspec.json.Decoder(Ring)
+_encoder: Final = msgspec.json.Encoder()
+
+
+async def read_ring(backend: Backend) -> tuple[Ring, ETag] | None:
+    """The stored ring; `None`: the store is not encrypted.
+
+    Raises:
+        CorruptionError: it is damaged. UnsupportedError: a newer program wrote it (`newer_format`).
+    """
+    try:
+        blob = await backend.read(RING_KEY)
+    except NotFoundError:
+        return None
+    try:
+        ring = _decoder.decode(unseal(blob.data, "key ring"))
+        bytes.fromhex(ring.store)
+    except (CorruptionError, msgspec.MsgspecError, ValueError) as error:
+        raise _damaged(str(error)) from error
+    if not blob.data.endswith(b"\n"):
+        raise _damaged("it was cut")
+    if ring.format > FORMAT:
+        raise UnsupportedError(
+            f"{RING_KEY} is of format {ring.format}: install a newer statepath",
+            key=RING_KEY,
+            code="newer_format",
+        )
+    if not ring.keys:
+        raise _damaged("it has no keys")
+    return ring, blob.etag
+
+
+def _damaged(reason: str) -> CorruptionError:
+    return CorruptionError(
+        f"{RING_KEY} is damaged, and nothing can be read without it: {reason}; put a copy of it back",
+        key=RING_KEY,
+    )
+
+
+class Keys:
+    """The keys of one store, in one handle.
+
+    Parameters:
+        shared: others may replace the ring meanwhile.
+    """
+
+    def __init__(self, backend: Backend, provider: KeyProvider, *, shared: bool) -> None:
+        self._backend = backend
+        self._provider = provider
+        self.shared = shared
+        self._known: dict[str, DataKey] = {}
+        self._reading = asyncio.Lock()
+        self._seen = 0.0
+        self._etag: ETag | None = None
+        self.ring = Ring(store="", keys=())
+        self.store = b""
+
+    def __repr__(self) -> str:
+        return f"Keys({self.ring.store!r}, {[key.id for key in self.ring.keys]})"
+
+    @classmethod
+    async def load(cls, backend: Backend, provider: KeyProvider) -> Keys | None:
+        """The keys of the store; `None`: it is not encrypted.
+
+        Raises:
+            ConfigurationError: another master key wrapped them (`wrong_key`).
+            CorruptionError: the ring is damaged. UnavailableError: the provider does not answer.
+        """
+        keys = cls(backend, provider, shared=not backend.capabilities.exclusive)
+        return keys if await keys._read() else None
+
+    @classmethod
+    async def create(cls, backend: Backend, provider: KeyProvider, *, converting: str = "") -> Keys:
+        """Make a ring with one new key where there is none, or take the one that another handle made just now."""
+        keys = cls(backend, provider, shared=not backend.capabilities.exclusive)
+        ring = Ring(store=token_hex(16), keys=(), converting=converting)
+        try:
+            await keys._write(await keys._with_new_key(ring))
+        except AlreadyExistsError:
+            await keys._read()
+        return keys
+
+    async def primary(self) -> DataKey:
+        """The key that seals what is written now."""
+        if self.shared and _clock() - self._seen > REFRESH:
+            await self.refresh()
+        return self.newest
+
+    @property
+    def newest(self) -> DataKey:
+        """The primary key as it was known last."""
+        return self._known[self.ring.keys[-1].id]
+
+    async def find(self, id: str, where: str) -> DataKey:
+        """The key of that id. `where` names what it is needed for.
+
+        Raises:
+            CorruptionError: the ring has no such key.
+        """
+        if id not in self._known:
+            await self.refresh()
+        try:
+            return self._known[id]
+        except KeyError:
+            raise CorruptionError(
+                f"{where} was sealed with the key {id[:8]}…, which {RING_KEY} does not have: it was altered, "
+                "the key was retired, or an older ring was put back",
+                key=where,
+            ) from None
+
+    async def refresh(self) -> None:
+        """Look at the ring again."""
+        async with self._reading:
+            if not await self._read():
+                raise _damaged("it is missing")
+
+    async def rotate(self) -> None:
+        """Add a new primary key.
+
+        Raises:
+            ConflictError: someone else replaced the ring at the same time.
+        """
+
+        async def begun(ring: Ring) -> Ring:
+            return replace(await self._with_new_key(ring), rotating=True)
+
+        await self._replace(begun)
+
+    async def rotated(self) -> None:
+        """Everything is sealed with the primary key."""
+
+        async def finished(ring: Ring) -> Ring:
+            return replace(ring, rotating=False)
+
+        await self._replace(finished)
+
+    async def remove(self, ids: Sequence[str]) -> None:
+        """Forget keys. What they sealed can be opened no more, by anybody."""
+        gone = set(ids) - {self.ring.keys[-1].id}
+
+        async def without(ring: Ring) -> Ring:
+            return replace(ring, keys=tuple(key for key in ring.keys if key.id not in gone))
+
+        await self._replace(without)
+        for id in gone:
+            self._known.pop(id, None)
+
+    async def rewrap(self, provider: KeyProvider) -> None:
+        """Have all keys wrapped by another master key."""
+
+        async def by_another(ring: Ring) -> Ring:
+            keys = [await self._wrapped(self._known[key.id], key.created) for key in ring.keys]
+            return replace(ring, keys=tuple(keys))
+
+        former, self._provider = self._provider, provider
+        try:
+            await self._replace(by_another)
+        except BaseException:
+            self._provider = former
+            raise
+        await former.close()
+
+    async def converting(self, command: str) -> None:
+        """Note that the command converts the store; empty: that it is encrypted, all of it."""
+
+        async def noted(ring: Ring) -> Ring:
+            return replace(ring, converting=command)
+
+        await self._replace(noted)
+
+    async def destroy(self) -> None:
+        """Remove the ring: nothing is sealed any more."""
+        await self.refresh()
+        assert self._etag is not None  # noqa: S101 - it was read
+        await self._backend.delete(RING_KEY, when=IfMatch(self._etag))
+
+    async def close(self) -> None:
+        await self._provider.close()
+
+    async def _replace(self, change: _Change) -> None:
+        async with self._reading:
+            if not await self._read():
+                raise _damaged("it is missing")
+            await self._write(await change(self.ring))
+
+    async def _read(self) -> bool:
+        begun = _clock()
+        found = await read_ring(self._backend)
+        if found is None:
+            return False
+        ring, etag = found
+        known = self._known.copy()
+        for key in ring.keys:
+            if key.id not in known:
+                known[key.id] = await self._unwrapped(ring, key)
+        if not hmac.compare_digest(ring.mac.encode(), _mac(ring, known[ring.keys[-1].id]).encode()):
+            raise _damaged("it was not signed with its own primary key")
+        if self.ring.store not in ("", ring.store):
+            raise _damaged("it is another store's")
+        self._take(ring, etag, known, begun)
+        return True
+
+    async def _write(self, ring: Ring) -> None:
+        begun = _clock()
+        ring = replace(ring, version=token_hex(8))
+        ring = replace(ring, mac=_mac(ring, self._known[ring.keys[-1].id]))
+        when = IF_ABSENT if self._etag is None else IfMatch(self._etag)
+        try:
+            etag = await self._backend.write(RING_KEY, bytes(seal(ring)), when=when)
+        except ConflictError as error:
+            raise ConflictError("the key ring was changed by someone else meanwhile; try again") from error
+        self._take(ring, etag, self._known, begun)
+
+    def _take(self, ring: Ring, etag: ETag, known: dict[str, DataKey], seen: float) -> None:
+        self.ring, self._etag, self._seen = ring, etag, seen
+        self.store = bytes.fromhex(ring.store)
+        self._known = {key.id: known[key.id] for key in ring.keys}
+
+    async def _with_new_key(self, ring: Ring) -> Ring:
+        key = DataKey(token_hex(16), token_bytes(KEY_BYTES))
+        self._known[key.id] = key
+        wrapped = await self._wrapped(key, time.time(), ring.store)
+        return replace(ring, keys=(*ring.keys, wrapped))
+
+    async def _wrapped(self, key: DataKey, created: float, store: str = "") -> RingKey:
+        context = _context(store or self.ring.store, key.id)
+        wrapped = await self._provider.wrap(key.secret, context)
+        return RingKey(key.id, wrapped, self._provider.name, created)
+
+    async def _unwrapped(self, ring: Ring, key: RingKey) -> DataKey:
+        try:
+            secret = await self._provider.unwrap(key.wrapped, _context(ring.store, key.id))
+        except StateError as error:
+            if error.code != "wrong_key":
+                raise
+            if key.by == self._provider.name:
+                raise _damaged("a wrapped key was altered") from error
+            raise ConfigurationError(
+                f"this is the wrong key: the store at {self._backend.url} is encrypted with {key.by}, and "
+                f"{self._provider.name} was given; set the one that it was encrypted with",
+                key=RING_KEY,
+                code="wrong_key",
+            ) from error
+        return DataKey(key.id, secret)
+
+
+def _context(store: str, id: str) -> bytes:
+    return f"statepath data key {store} {id}".encode()
+
+
+def _mac(ring: Ring, key: DataKey) -> str:
+    secret = derive(key.secret, bytes.fromhex(ring.store), b"statepath key ring", KEY_BYTES)
+    return hmac.new(secret, _encoder.encode(replace(ring, mac="")), sha256).hexdigest()
+
+
+def _clock() -> float:
+    """Seconds, on a clock that goes on while the machine sleeps, where there is one."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)

@@ -1,0 +1,206 @@
+"""Master keys: what wraps the data keys of a store, and never is in it.
+
+One is read from a file or from the environment. Another kind is named by an entry point of the group `statepath.keys`,
+which is called with the rest of `STATE_ENCRYPTION_PROVIDER` behind the colon: `my-kms:alias/agents`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import stat
+from importlib.metadata import entry_points
+from secrets import token_bytes
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from statepath.encryption import KeyProvider
+from statepath.encryption.sealing import KEY_BYTES, derive
+from statepath.errors import AlreadyExistsError, ConfigurationError, StateError, UnavailableError
+from statepath.settings import Settings
+
+GROUP: Final = "statepath.keys"
+
+_FILE: Final = "STATE_ENCRYPTION_KEY_FILE"
+_VARIABLE: Final = "STATE_ENCRYPTION_KEY"
+_PROVIDER: Final = "STATE_ENCRYPTION_PROVIDER"
+_NONCE: Final = 12
+_MAKE_ONE: Final = "make one with: statepath keys init --new-key"
+
+
+class MasterKey:
+    """A master key that this process holds."""
+
+    def __init__(self, secret: bytes, source: str) -> None:
+        self.name = f"key {derive(secret, b'', b'statepath master key', 4).hex()}"
+        self._source = source
+        self._cipher = AESGCM(derive(secret, b"", b"statepath wrapping", KEY_BYTES))
+
+    def __repr__(self) -> str:
+        return f"MasterKey({self.name!r}, {self._source!r})"
+
+    async def wrap(self, data_key: bytes, context: bytes) -> bytes:
+        nonce = token_bytes(_NONCE)
+        return nonce + self._cipher.encrypt(nonce, data_key, context)
+
+    async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        try:
+            return self._cipher.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], context)
+        except (InvalidTag, ValueError) as error:
+            raise ConfigurationError(
+                f"the data key was not wrapped by {self.name}, which {self._source} holds, or was altered",
+                code="wrong_key",
+            ) from error
+
+    async def close(self) -> None:
+        """There is nothing to release."""
+
+
+def provider_of(settings: Settings) -> KeyProvider | None:
+    """The master key that the settings name; `None`: none.
+
+    Raises:
+        ConfigurationError: there are several, or it cannot be used (`bad_key`); says why, and never what it is.
+    """
+    named = {
+        _FILE: settings.encryption_key_file,
+        _VARIABLE: settings.encryption_key,
+        _PROVIDER: settings.encryption_provider,
+    }
+    given = [name for name, value in named.items() if value is not None]
+    if len(given) > 1:
+        raise _bad(f"{' and '.join(given)} are both set, and a store has one master key: unset all but one")
+    if settings.encryption_key_file is not None:
+        return MasterKey(read_key_file(settings.encryption_key_file), settings.encryption_key_file)
+    if settings.encryption_key is not None:
+        return MasterKey(_parse(settings.encryption_key.get_secret_value(), _VARIABLE), _VARIABLE)
+    return None if settings.encryption_provider is None else _load(settings.encryption_provider)
+
+
+def read_key_file(path: str) -> bytes:
+    """The master key in a file.
+
+    Raises:
+        ConfigurationError: the file is missing, empty, too short, not ours, or readable by everybody (`bad_key`).
+    """
+    try:
+        with open(path, "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise _bad(f"{path} is no file; name the file that holds the master key")
+            _check_owner(path, found)
+            text = file.read(4096)
+    except FileNotFoundError:
+        raise _bad(f"there is no key file {path}: check {_FILE}, or {_MAKE_ONE}") from None
+    except OSError as error:
+        raise _bad(f"the key file {path} cannot be read: {error.strerror or type(error).__name__}") from None
+    if not text.strip():
+        raise _bad(f"the key file {path} is empty: put the master key back, or {_MAKE_ONE}")
+    return _parse(text.decode("ascii", errors="replace"), path)
+
+
+def _check_owner(path: str, found: os.stat_result) -> None:
+    if found.st_uid not in (os.geteuid(), 0):
+        raise _bad(
+            f"the key file {path} belongs to another user, who could exchange it: "
+            f"make it this program's own with: chown {os.geteuid()} {path}"
+        )
+    if found.st_mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
+        raise _bad(
+            f"the key file {path} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}): "
+            f"close it with: chmod 600 {path}; whoever may have read it has the key, so rotate it"
+        )
+
+
+def create_key_file(path: str) -> None:
+    """Write a new, random master key into a new file that only its owner can read, and sync it.
+
+    Raises:
+        AlreadyExistsError: there is such a file.
+        ConfigurationError: it cannot be written (`bad_key`).
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise AlreadyExistsError(f"{path} exists already; it was left as it is", key=path) from None
+    except OSError as error:
+        raise _bad(f"the key file {path} cannot be made: {error.strerror}") from None
+    with open(fd, "wb") as file:
+        file.write(base64.b64encode(token_bytes(KEY_BYTES)) + b"\n")
+        file.flush()
+        os.fsync(fd)
+
+
+def _parse(text: str, source: str) -> bytes:
+    """The 32 bytes that the text stands for, in hexadecimal digits or base64."""
+    text = text.strip()
+    try:
+        secret = bytes.fromhex(text) if len(text) == 2 * KEY_BYTES else base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error):
+        raise _bad(
+            f"what {source} holds is no master key: write {KEY_BYTES} bytes in base64 or hexadecimal digits, "
+            f"or {_MAKE_ONE}"
+        ) from None
+    if len(secret) != KEY_BYTES:
+        raise _bad(
+            f"the master key in {source} is too {'short' if len(secret) < KEY_BYTES else 'long'}: it has "
+            f"{len(secret)} bytes, and needs {KEY_BYTES}; {_MAKE_ONE}"
+        )
+    return secret
+
+
+def _load(text: str) -> KeyProvider:
+    name, _, reference = text.partition(":")
+    points = {point.value: point for point in entry_points(group=GROUP, name=name)}
+    if len(points) != 1:
+        known = sorted({point.name for point in entry_points(group=GROUP)})
+        cause = "several installed packages claim" if points else "no installed package has"
+        raise _bad(f"{cause} the key provider {name!r} (installed: {', '.join(known) or 'none'})")
+    ((target, point),) = points.items()
+    try:
+        provider = point.load()(reference)
+    except StateError:
+        raise
+    except Exception as error:
+        raise _bad(f"the key provider {name!r} cannot be made by {target}: {type(error).__name__}") from error
+    if not isinstance(provider, KeyProvider):
+        raise _bad(f"{target} makes no key provider: it lacks a part of statepath.encryption.KeyProvider")
+    return _Guarded(provider, name)
+
+
+class _Guarded:
+    """A provider of somebody else's: what goes wrong in it is told as an error of ours."""
+
+    def __init__(self, provider: KeyProvider, kind: str) -> None:
+        self.name = f"{kind} {provider.name}"
+        self._provider = provider
+        self._kind = kind
+
+    async def wrap(self, data_key: bytes, context: bytes) -> bytes:
+        try:
+            return await self._provider.wrap(data_key, context)
+        except Exception as error:
+            raise self._told(error) from error
+
+    async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        try:
+            return await self._provider.unwrap(wrapped, context)
+        except Exception as error:
+            raise self._told(error) from error
+
+    async def close(self) -> None:
+        await self._provider.close()
+
+    def _told(self, error: Exception) -> StateError:
+        if isinstance(error, StateError):
+            return error
+        return UnavailableError(
+            f"the key provider {self._kind!r} did not answer: {type(error).__name__}; nothing was read or written"
+        )
+
+
+def _bad(message: str) -> ConfigurationError:
+    return ConfigurationError(message, code="bad_key")

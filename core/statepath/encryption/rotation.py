@@ -1,0 +1,163 @@
+"""Another key: a new primary, everything stored sealed anew with it behind the saves, and the end of the old one.
+
+Objects are sealed anew one after the other, each by compare-and-swap; what an interrupted run has done needs not be
+done again. The records of the journal are not rewritten: those of an old key go when the journal is trimmed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import suppress
+from itertools import pairwise
+from typing import Final
+
+from msgspec import UNSET
+
+from statepath.backend import Backend, CommitLog, Span
+from statepath.encryption import RING_KEY, KeyInfo, Retired, Rotated
+from statepath.encryption.keyring import REFRESH, Ring
+from statepath.encryption.objects import SealedBackend, is_sealed_key
+from statepath.encryption.providers import MasterKey, create_key_file, read_key_file
+from statepath.encryption.sealing import HEADER, key_of
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    CorruptionError,
+    HistoryTrimmedError,
+    InvalidArgumentError,
+    NotFoundError,
+)
+
+SETTLED: Final = 10 * REFRESH
+"""How many seconds a key has to be superseded before it is forgotten, where several programs write: they all know by
+then."""
+
+Tell = Callable[[str], None]
+_STEP: Final = 100
+
+
+async def rotate(backend: SealedBackend, tell: Tell, master: str | None = None) -> Rotated:
+    """Make a new primary key, unless a rotation is unfinished, and seal every object with it. `master` is the file of
+    the master key that the ring is to have from now on."""
+    keys = backend.keys
+    if master is not None:
+        with suppress(AlreadyExistsError):
+            create_key_file(master)
+        await keys.rewrap(MasterKey(read_key_file(master), master))
+    if not keys.ring.rotating:
+        await keys.rotate()
+    done = await reseal_all(backend, tell)
+    await keys.rotated()
+    return done
+
+
+async def reseal_all(backend: SealedBackend, tell: Tell) -> Rotated:
+    """Seal with the primary key whatever is sealed with another one."""
+    primary = (await backend.keys.primary()).id
+    seen = resealed = 0
+    unreadable: list[str] = []
+    async for key, sealed_with in _sealed(backend.inner):
+        seen += 1
+        if sealed_with != primary:
+            try:
+                resealed += await _reseal(backend, key)
+            except CorruptionError:
+                unreadable.append(key)
+        if seen % _STEP == 0:
+            tell(f"{seen} objects seen, {resealed} sealed anew")
+    return Rotated(primary, resealed, tuple(unreadable))
+
+
+async def _reseal(backend: SealedBackend, key: str) -> bool:
+    """Whether there was anything to do: who replaced it meanwhile used the primary key, or is seen the next time."""
+    try:
+        await backend.reseal(key)
+    except (ConflictError, NotFoundError):
+        return False
+    return True
+
+
+async def retire(backend: SealedBackend, log: CommitLog, ids: Collection[str], tell: Tell) -> Retired:
+    """Forget these keys (none: all but the primary), as far as nothing needs them any more."""
+    keys = backend.keys
+    await keys.refresh()
+    await reseal_all(backend, tell)
+    tell("looking for what the keys are needed for")
+    gone: list[str] = []
+    kept: dict[str, str] = {}
+    _check_known(keys.ring, ids)
+    infos = await describe(backend.inner, log, keys.ring)
+    for info, newer in pairwise(infos):
+        if ids and info.id not in ids:
+            continue
+        if info.objects or info.records:
+            kept[info.id] = _needed(info)
+        elif keys.shared and time.time() - newer.created < SETTLED:
+            kept[info.id] = (
+                f"it was the primary key less than {SETTLED / 60:.0f} minutes ago, and others may write"
+            )
+        else:
+            gone.append(info.id)
+    if gone:
+        await keys.remove(gone)
+    return Retired(tuple(gone), kept)
+
+
+def _check_known(ring: Ring, ids: Collection[str]) -> None:
+    for id in ids:
+        if id == ring.keys[-1].id:
+            raise InvalidArgumentError(
+                f"{id} is the primary key; make another one first: statepath keys rotate"
+            )
+        if all(key.id != id for key in ring.keys):
+            raise NotFoundError(f"the key ring has no key {id}; see statepath keys list", key=RING_KEY)
+
+
+def _needed(info: KeyInfo) -> str:
+    needs = []
+    if info.objects:
+        needs.append(f"{info.objects} objects")
+    if info.records:
+        needs.append(f"{info.records} records of the journal, which go when it is trimmed (STATE_HISTORY)")
+    return f"it is needed for {' and '.join(needs)}"
+
+
+async def describe(backend: Backend, log: CommitLog, ring: Ring) -> list[KeyInfo]:
+    """The keys of a ring, the oldest first, and how much each is needed for. Needs none of them."""
+    objects = Counter([id async for _, id in _sealed(backend)])
+    records = await _records(log)
+    last = ring.keys[-1].id
+    return [
+        KeyInfo(key.id, key.id == last, key.created, key.by, objects[key.id], records[key.id])
+        for key in ring.keys
+    ]
+
+
+async def _sealed(backend: Backend) -> AsyncIterator[tuple[str, str]]:
+    """Every sealed object, and the key that it is sealed with. What is kept aside because nobody can open it is not
+    one."""
+    async for entry in backend.list_keys(""):
+        if is_sealed_key(entry.key) and ".corrupt." not in entry.key:
+            try:
+                id = key_of((await backend.read(entry.key, span=Span(0, HEADER))).data)
+            except NotFoundError:
+                continue
+            if id is not None:
+                yield entry.key, id
+
+
+async def _records(log: CommitLog) -> Counter[str]:
+    """How many records of the journal are sealed with each key."""
+    after = 0
+    while True:
+        found: Counter[str] = Counter()
+        try:
+            async for commit in log.read(after):
+                if commit.sealed is not UNSET:
+                    found[commit.sealed.key] += 1
+        except HistoryTrimmedError as error:
+            after = max(after + 1, error.floor - 1)
+            continue
+        return found

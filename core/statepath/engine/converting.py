@@ -1,0 +1,209 @@
+"""A store encrypted in place, or decrypted, while nobody uses it.
+
+First the key ring says that it is under way, so that nobody opens the store before it is done. Then the journal begins
+anew behind the snapshot, which shows everything, and each object is replaced by what it is to be. What an interrupted
+run has done is found as it should be by the next one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+from msgspec.structs import replace
+
+from statepath.backend import Backend, Blob, CommitLog, IfMatch, SupportsQueries
+from statepath.commit import FLOOR_KEY, JOURNAL
+from statepath.encryption import RING_KEY, Converted
+from statepath.encryption.keyring import Keys
+from statepath.encryption.objects import SealedBackend
+from statepath.encryption.sealing import key_of
+from statepath.engine.floor import Floor, read_floor, write_floor
+from statepath.engine.founding import Tell
+from statepath.engine.ids import is_collection
+from statepath.engine.snapshot import STATE_KEY, read_meta
+from statepath.engine.views import parse_view
+from statepath.errors import ConflictError, CorruptionError, InvalidArgumentError, NotFoundError
+
+_BODIES: Final = "bodies/"
+_BETWEEN: Final = ".earlier.00000000T000000.000000Z"
+"""Behind the key of a session log: it is kept there while its file becomes pieces, or they become a file."""
+
+_LOG: Final = re.compile(rf"(logs/session_[^/]+\.log)(?:/[0-9]{{20}}|{re.escape(_BETWEEN)})?")
+
+
+@dataclass(slots=True)
+class Conversion:
+    """One run, in either direction, as the ring says. `backend` and `log` are those below the sealing."""
+
+    backend: Backend
+    log: CommitLog
+    keys: Keys
+    limit: int
+    tell: Tell
+    _sealed: SealedBackend = field(init=False)
+    _replaced: int = 0
+
+    def __post_init__(self) -> None:
+        self._sealed = SealedBackend(self.backend, self.keys)
+
+    @property
+    def encrypts(self) -> bool:
+        return self.keys.ring.converting == "encrypt"
+
+    @property
+    def _target(self) -> Backend:
+        return self._sealed if self.encrypts else self.backend
+
+    async def run(self) -> Converted:
+        """
+        Raises:
+            ConflictError: somebody wrote to the store meanwhile.
+            CorruptionError: something cannot be read, or is not what had been written.
+        """
+        floor = await self._floor()
+        seq = await self._journal(floor)
+        await self._queries(seq)
+        keys = [
+            entry.key async for entry in self.backend.list_keys("") if entry.key not in (RING_KEY, FLOOR_KEY)
+        ]
+        for number, key in enumerate(keys, 1):
+            await self._object(key, floor)
+            self.tell(f"{number} of {len(keys)} objects")
+        await self._put_floor(replace(floor, floor=seq + 1))
+        self.tell("reading everything back")
+        await self._check(seq)
+        if self.encrypts:
+            await self.keys.converting("")
+        else:
+            await self.keys.destroy()
+        return Converted(seq, self._replaced)
+
+    async def _read(self, key: str) -> tuple[Blob, bool]:
+        """An object's content, whichever it is, and whether it is sealed."""
+        blob = await self.backend.read(key)
+        if key_of(blob.data) is None:
+            return blob, False
+        return await self._sealed.read(key), True
+
+    async def _floor(self) -> Floor:
+        try:
+            _, sealed = await self._read(FLOOR_KEY)
+        except NotFoundError:
+            raise NotFoundError(f"there is no store at {self.backend.url}", key=self.backend.url) from None
+        stored = await read_floor(self._sealed if sealed else self.backend)
+        assert stored is not None  # noqa: S101 - it was read
+        return stored[0]
+
+    async def _put_floor(self, floor: Floor) -> None:
+        blob = await self.backend.read(FLOOR_KEY)
+        await write_floor(self._target, floor, blob.etag)
+        self._replaced += 1
+
+    async def _journal(self, floor: Floor) -> int:
+        """Begin the log anew behind the snapshot; the seq that this shows."""
+        self.tell("beginning the journal anew")
+        seq = 0
+        try:
+            seq = read_meta((await self._read(STATE_KEY))[0].data, STATE_KEY).seq
+        except NotFoundError:
+            if floor.snapshots:
+                raise
+        async for commit in self.log.read(max(seq, floor.floor - 1)):
+            raise ConflictError(
+                f"seq {commit.last} was committed meanwhile: end every program that uses the store, and try again"
+            )
+        await self.log.restart(seq)
+        async for entry in self.backend.list_keys(JOURNAL):
+            if entry.key != FLOOR_KEY:
+                await self.backend.delete(entry.key)
+        return seq
+
+    async def _queries(self, seq: int) -> None:
+        """What a storage has of the documents to answer queries, it is to have no more."""
+        if self.encrypts and self.backend.capabilities.queries:
+            storage = cast("SupportsQueries", self.backend)
+            await storage.show(seq, ())
+            await storage.settle(seq)
+
+    async def _object(self, key: str, floor: Floor) -> None:
+        if key.startswith(_BODIES):
+            await self.backend.delete(key)  # the journal has no commit that names it
+        elif self.backend.capabilities.append and (log := _LOG.fullmatch(key)):
+            await self._log(key, log[1])
+        else:
+            try:
+                blob, sealed = await self._read(key)
+            except NotFoundError:
+                return
+            except CorruptionError:
+                if ".corrupt." in key:
+                    await self.backend.delete(key)  # nobody can open it, now or later
+                    return
+                raise
+            if self.encrypts and not sealed and self._is_view(key, blob.data, floor.store):
+                await self.backend.delete(key, when=IfMatch(blob.etag))
+            elif sealed != self.encrypts:
+                await self._target.write(key, blob.data, when=IfMatch(blob.etag))
+                self._replaced += 1
+
+    def _is_view(self, key: str, data: bytes, store: str) -> bool:
+        """Whether the object shows a document, which the snapshot has."""
+        collection, _, name = key.partition("/")
+        if not name.endswith(".json") or not is_collection(collection):
+            return False
+        try:
+            view = parse_view(data, key, self.limit)
+        except InvalidArgumentError:
+            return False
+        return view.ours and view.store == store
+
+    async def _log(self, key: str, whole: str) -> None:
+        """A session log, which is a file where it can grow, and pieces where it is sealed."""
+        between, piece = f"{whole}{_BETWEEN}", f"{whole}/{0:020d}"
+        try:
+            if self.encrypts and key == whole:
+                await self._sealed.write(between, (await self._read(whole))[0].data)
+                await self.backend.delete(whole)
+                await self._finish_log(between, piece)
+            elif not self.encrypts and key.startswith(f"{whole}/"):
+                await self._sealed.write(between, await self._joined(whole))
+                await self._finish_log(between, whole)
+            elif key == between:
+                await self._finish_log(between, piece if self.encrypts else whole)
+        except NotFoundError:
+            return  # it went with another key of the same log
+
+    async def _finish_log(self, between: str, key: str) -> None:
+        data = (await self._sealed.read(between)).data
+        for piece in [entry.key async for entry in self.backend.list_keys(f"{key}/")]:
+            await self.backend.delete(piece)
+        await self._target.write(key, data)
+        await self.backend.delete(between)
+        self._replaced += 1
+
+    async def _joined(self, whole: str) -> bytes:
+        pieces = [entry.key async for entry in self.backend.list_keys(f"{whole}/")]
+        if not pieces:
+            raise NotFoundError(f"{whole} has no pieces", key=whole)
+        log = bytearray()
+        for piece in pieces:
+            offset = int(piece.rpartition("/")[2])
+            data = (await self._sealed.read(piece)).data
+            log.extend(b"\n" * (offset - len(log)))
+            log[offset : offset + len(data)] = data
+        return bytes(log)
+
+    async def _check(self, seq: int) -> None:
+        """Nothing is left of what was, and what is can be read."""
+        async for entry in self.backend.list_keys(""):
+            if entry.key != RING_KEY and (await self._read(entry.key))[1] != self.encrypts:
+                raise ConflictError(
+                    f"{entry.key} was written meanwhile: end every program that uses the store, and try again",
+                    key=entry.key,
+                )
+        async for commit in self.log.read(seq):
+            raise ConflictError(
+                f"seq {commit.last} was committed meanwhile: end every program that uses the store, and try again"
+            )

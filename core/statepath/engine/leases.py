@@ -1,0 +1,194 @@
+"""Leases: a name that one holder has at a time, kept alive by heartbeats outside the log.
+
+A lease is the object `leases/<name>`. Whoever creates it has the lease, and replaces it again and again, by
+compare-and-swap, to say that it lives. Who waits for it takes it over when it was not replaced for its time to live, on
+the waiter's own clock: no clock of another machine is believed. All this is for liveness only: what a holder may still
+change is decided by the log, where each take-over is a commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from statepath.backend import IF_ABSENT, Backend, ETag, IfMatch, When
+from statepath.commit import seal, unseal
+from statepath.engine.ids import encode_id
+from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError
+
+logger = logging.getLogger("statepath.leases")
+
+LEASES: Final = "leases/"
+MAINTAINER: Final = "maintainer"
+"""The lease of the one handle that saves by time, and trims."""
+
+_UNKNOWN_TTL: Final = 60.0
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """What a lease's object says: who holds it, since when by its own clock, and for how many seconds it is valid
+    without a sign of life. `epoch` is the seq of the commit by which it was taken (0: none). `token` is random."""
+
+    name: str
+    pid: int
+    host: str
+    program: str
+    since: datetime
+    ttl: float
+    epoch: int = 0
+    token: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.program or 'a process'} (pid {self.pid} on {self.host}, since {self.since.isoformat()})"
+        )
+
+
+_decode: Final = msgspec.json.Decoder(Holder).decode
+
+
+@dataclass(slots=True)
+class Hold:
+    """A lease that this process holds, as far as it knows. `renewed` is when the last sign of life was begun, on a
+    clock that counts sleep."""
+
+    holder: Holder
+    etag: ETag
+    renewed: float
+    sent: list[str] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        return lease_key(self.holder.name)
+
+    @property
+    def valid(self) -> bool:
+        return clock() - self.renewed < self.holder.ttl
+
+
+class Leases:
+    """The leases of one store, as one handle takes and observes them."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._observed: dict[str, tuple[ETag, float]] = {}
+
+    async def take(self, name: str, ttl: float) -> Hold | Holder:
+        """Try to get the lease once. The holder, if somebody else has it; `take` observes it then, so that a later call
+        finds out that it does not live any more."""
+        key = lease_key(name)
+        found = await self._read(key)
+        if found is None:
+            return await self._put(_myself(name, ttl), IF_ABSENT)
+        holder, etag = found
+        seen = self._observed.get(key)
+        if seen is None or seen[0] != etag:
+            self._observed[key] = (etag, clock())
+            return holder
+        if clock() - seen[1] < holder.ttl:
+            return holder
+        logger.warning("%s gives no sign of life: its lease %s is taken over", holder, name)
+        return await self._put(_myself(name, ttl), IfMatch(etag))
+
+    async def _put(self, holder: Holder, when: When) -> Hold | Holder:
+        begun = clock()
+        key = lease_key(holder.name)
+        try:
+            etag = await self._backend.write(key, bytes(seal(holder)), when=when)
+        except (AlreadyExistsError, ConflictError):
+            found = await self._read(key)
+            if found is not None and found[0].token == holder.token:
+                etag = found[1]  # it had arrived, and its answer not
+            else:
+                return await self.take(holder.name, holder.ttl) if found is None else found[0]
+        self._observed.pop(key, None)
+        return Hold(holder, etag, begun)
+
+    async def renew(self, hold: Hold, *, epoch: int | None = None) -> bool:
+        """Give a sign of life; whether the lease is still held."""
+        begun = clock()
+        token = secrets.token_hex(8)
+        holder = msgspec.structs.replace(hold.holder, token=token, epoch=epoch or hold.holder.epoch)
+        # One of those whose answer was lost may stand there.
+        hold.sent.append(token)
+        try:
+            hold.etag = await self._backend.write(hold.key, bytes(seal(holder)), when=IfMatch(hold.etag))
+        except (ConflictError, NotFoundError):
+            found = await self._read(hold.key)
+            if found is None or found[0].token not in hold.sent:
+                return False
+            hold.holder, hold.etag = found
+            hold.sent = []
+            return await self.renew(hold, epoch=epoch)
+        hold.holder, hold.renewed, hold.sent = holder, begun, []
+        return True
+
+    async def drop(self, hold: Hold) -> None:
+        """Give the lease back, unless somebody else has it."""
+        try:
+            await self._backend.delete(hold.key, when=IfMatch(hold.etag))
+        except (ConflictError, NotFoundError):
+            logger.debug("the lease %s was somebody else's already", hold.holder.name)
+
+    async def holders(self) -> list[Holder]:
+        """Who holds what, by name; some may be dead."""
+        found = [await self._read(entry.key) async for entry in self._backend.list_keys(LEASES)]
+        return sorted((one[0] for one in found if one is not None), key=lambda holder: holder.name)
+
+    async def remove(self, name: str) -> Holder:
+        """Take the lease away from its holder, who finds out at its next sign of life.
+
+        Raises:
+            NotFoundError: nobody holds it.
+        """
+        found = await self._read(lease_key(name))
+        if found is None:
+            raise NotFoundError(f"nobody holds the lease {name!r}", key=lease_key(name))
+        await self._backend.delete(lease_key(name))
+        return found[0]
+
+    async def _read(self, key: str) -> tuple[Holder, ETag] | None:
+        try:
+            blob = await self._backend.read(key)
+        except NotFoundError:
+            return None
+        try:
+            return _decode(unseal(blob.data, "lease")), blob.etag
+        except (CorruptionError, msgspec.MsgspecError):
+            # Whoever wrote that gives no sign of life that could be understood.
+            logger.warning("the object is no lease", extra={"key": key})
+            name = key.removeprefix(LEASES)
+            begin = datetime.fromtimestamp(0, UTC)
+            return Holder(name=name, pid=0, host="?", program="", since=begin, ttl=_UNKNOWN_TTL), blob.etag
+
+
+def lease_key(name: str) -> str:
+    """Where the heartbeats of a lease are: `leases/leader`."""
+    return f"{LEASES}{encode_id(name)}"
+
+
+def clock() -> float:
+    """Seconds, on a clock that goes on while the machine sleeps, where there is one."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
+
+
+def _myself(name: str, ttl: float) -> Holder:
+    return Holder(
+        name=name,
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        program=os.path.basename(sys.argv[0] or sys.executable) if sys.argv else "",
+        since=datetime.now(UTC),
+        ttl=ttl,
+        token=secrets.token_hex(8),
+    )

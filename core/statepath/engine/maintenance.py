@@ -1,0 +1,62 @@
+"""One maintainer: of several handles that write to a store, one saves by time, writes the views of all, and trims.
+
+Nothing depends on there being only one: what it writes is compared-and-swapped, and never goes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from statepath.engine.leases import MAINTAINER, Hold, Leases
+from statepath.errors import StateError
+
+logger = logging.getLogger("statepath.maintenance")
+
+
+class Maintenance:
+    """Whether this handle is the maintainer. `alone` says that there can be no other."""
+
+    def __init__(self, leases: Leases, *, ttl: float, alone: bool) -> None:
+        self._leases = leases
+        self._ttl = ttl
+        self._alone = alone
+        self._hold: Hold | None = None
+        self._trying = asyncio.Lock()
+        self._released = False
+        self.elsewhere = False
+        """Whether another handle was the maintainer when this one last looked."""
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is this handle, as far as it knows."""
+        return self._alone or (self._hold is not None and self._hold.valid)
+
+    async def attempt(self) -> bool:
+        """Be the maintainer, or become it; whether this handle is it now."""
+        if self._alone:
+            return True
+        async with self._trying:
+            if self._released:
+                return False
+            hold = self._hold
+            if hold is not None and await self._leases.renew(hold):
+                return True
+            self._hold = None
+            taken = await self._leases.take(MAINTAINER, self._ttl)
+            self.elsewhere = not isinstance(taken, Hold)
+            if isinstance(taken, Hold):
+                self._hold = taken
+            return not self.elsewhere
+
+    async def release(self) -> None:
+        """Let the next one have it at once, and take it no more."""
+        async with self._trying:
+            self._released = True
+            hold, self._hold = self._hold, None
+            if hold is None:
+                return
+            try:
+                await self._leases.drop(hold)
+            except StateError as error:
+                logger.debug("the lease could not be given back, and will expire: %s", error)

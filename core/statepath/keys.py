@@ -1,0 +1,197 @@
+"""Keys on request: making a key ring, and looking at one that need not be opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from statepath.backend import Backend
+from statepath.discovery import connect
+from statepath.encryption import Converted, KeyInfo, load_keys, make_keys, master_key, unlock
+from statepath.engine.founding import silent
+from statepath.engine.opening import commit_log
+from statepath.errors import AlreadyExistsError, ConfigurationError, ConflictError, NotFoundError
+from statepath.events import Events
+from statepath.retry import retrying
+from statepath.settings import Settings
+from statepath.store import open as open_store
+
+__all__ = ["Converted", "KeyRing", "decrypt", "encrypt", "init_keys", "read_keys"]
+
+ENCRYPT: Final = "encrypt"
+DECRYPT: Final = "decrypt"
+
+Path = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """The keys of a store, the oldest first.
+
+    Attributes:
+        rotating: not everything is sealed with the last one yet.
+        converting: the store is being encrypted or decrypted: the name of that command; else empty.
+    """
+
+    keys: tuple[KeyInfo, ...]
+    rotating: bool
+    converting: str
+
+
+async def init_keys(
+    path: Path | None = None, *, new_key: bool = False, settings: Settings | None = None
+) -> KeyRing:
+    """Make a key ring where nothing is yet, so that what comes is encrypted. Opening a store does that, too.
+
+    Parameters:
+        new_key: make a master key first, in the file that the settings name, where there is no such file yet.
+
+    Raises:
+        AlreadyExistsError: there is a key ring, or such a file.
+        ConfigurationError: there is a plain store (`not_encrypted`), or the master key cannot be used.
+    """
+    used = settings if settings is not None else Settings.load(path)
+    if new_key:
+        if used.encryption_key_file is None:
+            raise ConfigurationError(
+                "where should the new master key be? set STATE_ENCRYPTION_KEY_FILE to the file", code="no_key"
+            )
+        from statepath.encryption.providers import create_key_file
+
+        create_key_file(used.encryption_key_file)
+    backend = retrying(await connect(used.path if path is None else path), deadline=used.deadline)
+    try:
+        if await load_keys(backend, used) is not None:
+            raise AlreadyExistsError(f"the store at {backend.url} is encrypted already", key=backend.url)
+        keys = await unlock(backend, used, readonly=False) or await make_keys(backend, used)
+        await keys.close()
+    finally:
+        await backend.close()
+    return await read_keys(path, settings=used)
+
+
+async def encrypt(
+    path: Path | None = None,
+    *,
+    progress: Callable[[str], None] = silent,
+    settings: Settings | None = None,
+    events: Events | None = None,
+) -> Converted:
+    """Encrypt a store in place, its backups included. End every program that uses it before. Its history begins anew;
+    what was interrupted is finished by the same call.
+
+    Raises:
+        NotFoundError: there is no store. AlreadyExistsError: it is encrypted.
+        ConfigurationError: the master key cannot be used.
+        ConflictError: somebody wrote to the store meanwhile.
+    """
+    return await _convert(path, ENCRYPT, progress, settings, events)
+
+
+async def decrypt(
+    path: Path | None = None,
+    *,
+    progress: Callable[[str], None] = silent,
+    settings: Settings | None = None,
+    events: Events | None = None,
+) -> Converted:
+    """Make a plain store of an encrypted one, in place. Otherwise as `encrypt`.
+
+    Raises:
+        NotFoundError: there is no encrypted store.
+    """
+    return await _convert(path, DECRYPT, progress, settings, events)
+
+
+async def _convert(
+    path: Path | None,
+    command: str,
+    tell: Callable[[str], None],
+    settings: Settings | None,
+    events: Events | None,
+) -> Converted:
+    used = settings if settings is not None else Settings.load(path)
+    state_path = used.path if path is None else path
+    begun = await _begun(state_path, command, used)
+    if not begun:
+        tell("bringing the snapshot up to now")
+        before = used if command == DECRYPT else used.plain
+        async with open_store(state_path, settings=before, events=events) as store:
+            await store.flush()
+            await store.snapshot()
+    backend = retrying(await connect(state_path), deadline=used.deadline)
+    try:
+        from statepath.engine.converting import Conversion
+
+        keys = await load_keys(backend, used) or await make_keys(backend, used, converting=command)
+        try:
+            if keys.ring.converting != command:
+                await keys.converting(command)
+            log = commit_log(backend, used)
+            return await Conversion(backend, log, keys, used.max_document, tell).run()
+        finally:
+            await keys.close()
+    finally:
+        await backend.close()
+
+
+async def _begun(path: Path, command: str, settings: Settings) -> bool:
+    """Whether an interrupted run of the command is to be finished.
+
+    Raises: as `encrypt` and `decrypt`.
+    """
+    master = master_key(settings)
+    await master.close()
+    backend = retrying(await connect(path, readonly=True), deadline=settings.deadline)
+    try:
+        keys = await load_keys(backend, settings)
+        if keys is None:
+            if command == DECRYPT:
+                raise NotFoundError(f"the store at {backend.url} is not encrypted", key=backend.url)
+            if await _is_empty(backend):
+                raise NotFoundError(
+                    f"there is no store at {backend.url}; a new one is encrypted from the beginning",
+                    key=backend.url,
+                )
+            return False
+        await keys.close()
+        if keys.ring.converting not in ("", command):
+            raise ConflictError(
+                f"the store is half converted; finish that first: statepath keys {keys.ring.converting}"
+            )
+        if command == ENCRYPT and not keys.ring.converting:
+            raise AlreadyExistsError(f"the store at {backend.url} is encrypted already", key=backend.url)
+        return bool(keys.ring.converting)
+    finally:
+        await backend.close()
+
+
+async def _is_empty(backend: Backend) -> bool:
+    async for _ in backend.list_keys(""):
+        return False
+    return True
+
+
+async def read_keys(path: Path | None = None, *, settings: Settings | None = None) -> KeyRing:
+    """The keys of a store, and how much each is needed for. Needs no master key, and works beside a running server.
+
+    Raises:
+        NotFoundError: the store is not encrypted, or not there.
+    """
+    used = settings if settings is not None else Settings.load(path)
+    backend = await connect(used.path if path is None else path, readonly=True)
+    backend = retrying(backend, deadline=used.deadline)
+    try:
+        from statepath.encryption.keyring import read_ring
+        from statepath.encryption.rotation import describe
+
+        found = await read_ring(backend)
+        if found is None:
+            raise NotFoundError(f"the store at {backend.url} is not encrypted", key=backend.url)
+        ring = found[0]
+        infos = await describe(backend, commit_log(backend, used), ring)
+        return KeyRing(tuple(infos), ring.rotating, ring.converting)
+    finally:
+        await backend.close()

@@ -1,0 +1,190 @@
+"""Leases: one holder of a name at a time, and what a holder changes is fenced.
+
+async with store.lease("leader", ttl=15) as lease:
+    ...  # every change in here is refused once somebody else has taken the lease over
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import suppress
+from hashlib import sha256
+from typing import Final, Self
+
+import msgspec
+from msgspec import Raw
+
+from statepath.commit import Delete, Put
+from statepath.engine.committer import FENCES, Fence
+from statepath.engine.engine import Engine
+from statepath.engine.ids import check_id
+from statepath.engine.leases import MAINTAINER, Hold, Holder, clock
+from statepath.engine.replica import MEMBERS
+from statepath.engine.snapshot import LEASE_MEMBERS
+from statepath.errors import ConflictError, InvalidArgumentError, LeaseHeldError, LeaseLostError, StateError
+from statepath.events import LeaseLost
+
+logger = logging.getLogger("statepath.leases")
+
+_LONGEST_NAME: Final = 180
+_BEATS: Final = 3  # signs of life within the time to live
+_SHORTEST_LOOK: Final = 0.02
+_LONGEST_LOOK: Final = 1.0
+
+
+class Lease:
+    """A name that one holder has at a time, over all processes that open the store. Get one from `Store.lease`.
+
+    While it is held, signs of life are given in the background. Whoever waits gets it when it is given back, or when
+    its holder gave no sign of life for `ttl` seconds. Changes that are made inside of the `async with` block, by the
+    task itself or by one that it starts, carry the lease's epoch: once somebody else has taken the lease, the log
+    refuses them with `LeaseLostError`, however late the former holder wakes up.
+
+    Attributes:
+        name: of the lease. `ttl`: its time to live, in seconds.
+        epoch: the seq of the commit by which it was taken; it rises with each holder.
+        lost: set when it turns out that somebody else has the lease. What goes on outside of the store should stop
+        then.
+    """
+
+    def __init__(self, engine: Engine, name: str, ttl: float, wait: float | None) -> None:
+        if len(check_id(name).encode()) > _LONGEST_NAME or name == MAINTAINER:
+            raise InvalidArgumentError(
+                f"{name!r} cannot name a lease: at most {_LONGEST_NAME} UTF-8 bytes, and not {MAINTAINER!r}"
+            )
+        if not ttl > 0:
+            raise InvalidArgumentError(f"a lease's time to live is a number of seconds above 0, not {ttl!r}")
+        self._engine = engine
+        self.name = name
+        self.ttl = float(ttl)
+        self.epoch = 0
+        self.lost = asyncio.Event()
+        self._wait = wait
+        self._hold: Hold | None = None
+        self._beats: asyncio.Task[None] | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether the lease is held, as far as this process knows: it may be wrong for a moment, and the log is not."""
+        return self._hold is not None and self._hold.valid and not self.lost.is_set()
+
+    async def acquire(self) -> None:
+        """Wait for the lease and take it. Changes are fenced only within `async with`.
+
+        Raises:
+            LeaseHeldError: somebody else had it for as long as this was to wait; names the holder.
+        """
+        if self._hold is not None:
+            raise InvalidArgumentError(f"this lease {self.name!r} was taken already: get another one")
+        until = None if self._wait is None else clock() + self._wait
+        pause = min(max(self.ttl / 50, _SHORTEST_LOOK), _LONGEST_LOOK)
+        while (holder := await self._attempt()) is not None:
+            if until is not None and clock() >= until:
+                raise LeaseHeldError(
+                    f"the lease {self.name!r} is held by {holder}", key=self.name, holder=_facts(holder)
+                )
+            left = pause if until is None else min(pause, max(until - clock(), 0.0))
+            await asyncio.sleep(left * random.uniform(0.5, 1))  # noqa: S311 - no secret
+
+    async def release(self) -> None:
+        """Give the lease back, so that whoever waits gets it at once."""
+        hold, self._hold = self._hold, None
+        if self._beats is not None:
+            self._beats.cancel()
+            await asyncio.wait([self._beats])
+            self._beats = None
+        if hold is None or self.lost.is_set():
+            return
+        try:
+            # First the epoch: nobody may have the lease while a change of this holder could still get through.
+            with suppress(ConflictError):
+                await self._engine.commit([Delete(MEMBERS, self._member, self.epoch)])
+            await self._engine.leases.drop(hold)
+        except StateError as error:
+            logger.warning("the lease %s could not be given back, and will expire: %s", self.name, error)
+
+    def raise_fence(self) -> None:
+        """From here on, what this task (or thread) changes is made under the lease."""
+        fence = Fence(self._engine.committer, (MEMBERS, self._member, self.epoch))
+        FENCES.set((*FENCES.get(), fence))
+
+    def lower_fence(self) -> None:
+        """The end of that."""
+        read = (MEMBERS, self._member, self.epoch)
+        FENCES.set(tuple(fence for fence in FENCES.get() if fence.read != read))
+
+    async def __aenter__(self) -> Self:
+        await self.acquire()
+        self.raise_fence()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.lower_fence()
+        await self.release()
+
+    @property
+    def _member(self) -> str:
+        return f"{LEASE_MEMBERS}{self.name}"
+
+    async def _attempt(self) -> Holder | None:
+        """Try to take the lease once; who has it, if that fails."""
+        engine = self._engine
+        engine.check_open()
+        engine.committer  # noqa: B018 - a handle that cannot write holds nothing
+        await engine.catch_up()
+        entry = engine.get(MEMBERS, self._member)
+        base = 0 if entry is None else entry.version
+        taken = await engine.leases.take(self.name, self.ttl)
+        if isinstance(taken, Holder):
+            return taken
+        document = msgspec.json.encode(_facts(taken.holder))
+        try:
+            # Whoever was faster since has committed another epoch: then this one is over before it began.
+            self.epoch = await engine.commit([Put(MEMBERS, self._member, Raw(document), base)])
+        except ConflictError:
+            await engine.leases.drop(taken)
+            return taken.holder
+        except BaseException:
+            with suppress(StateError):
+                await engine.leases.drop(taken)
+            raise
+        self._hold = taken
+        self._beats = asyncio.get_running_loop().create_task(self._beat(taken), name="statepath-lease")
+        engine.beats.add(self._beats)
+        self._beats.add_done_callback(engine.beats.discard)
+        return None
+
+    async def _beat(self, hold: Hold) -> None:
+        """Give signs of life until the lease is given back or lost."""
+        epoch = self.epoch
+        while True:
+            try:
+                if not await self._engine.leases.renew(hold, epoch=epoch):
+                    break
+                epoch = self.epoch
+            except StateError as error:
+                if not error.retryable or not hold.valid:
+                    break
+                logger.warning("no sign of life of the lease %s for now: %s", self.name, error)
+            await asyncio.sleep(self.ttl / _BEATS)
+        self.lost.set()
+        logger.warning("the lease %s was lost", self.name)
+        self._engine.events.emit(LeaseLost(self.name, self.epoch))
+
+
+def claim_name(task_id: str) -> str:
+    """The lease of a task, however long its id is."""
+    name = f"claim/{check_id(task_id)}"
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    return f"claim/~{sha256(task_id.encode()).hexdigest()}"
+
+
+def _facts(holder: Holder) -> dict[str, object]:
+    facts = msgspec.to_builtins(holder)
+    return {name: facts[name] for name in ("name", "pid", "host", "program", "since", "ttl")}
+
+
+__all__ = ["Lease", "LeaseHeldError", "LeaseLostError"]

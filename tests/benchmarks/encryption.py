@@ -1,0 +1,109 @@
+"""What encryption costs: saves of 2 KB, 64 and 1 in flight, beside those of a plain store; and saves in a rotation.
+
+    python tests/benchmarks/encryption.py [--quick] [--dir FOLDER] [--json FILE]
+
+Both stores keep no files of documents, which an encrypted one has only where it is asked for. They take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from argparse import ArgumentParser
+from base64 import b64encode
+from dataclasses import asdict
+from pathlib import Path
+from secrets import token_bytes
+from time import perf_counter
+from typing import Any, ClassVar
+
+import statepath
+from contenders import Statepath
+from documents import Task, make_tasks
+from measure import Ratio, arguments, describe, report, workplace
+from saves import Entrant, Load, compete
+
+DOCUMENTS = 20_000
+ROTATED = 100_000
+KEY = b64encode(token_bytes(32)).decode()
+
+
+class Plain(Statepath):
+    name = "plain"
+    options: ClassVar[dict[str, Any]] = {"views": False}
+
+    async def open(self, folder: Path) -> None:
+        self.context = statepath.open(str(folder), **self.options)
+        self.store = await self.context.__aenter__()
+        self.tasks = self.store.collection("tasks", Task)
+
+
+class Encrypted(Plain):
+    name = "encrypted"
+    options: ClassVar[dict[str, Any]] = {"views": False, "encryption_key": KEY}
+
+
+LOADS = (
+    Load(2048, 64, (Entrant(Plain, 200_000), Entrant(Encrypted, 200_000))),
+    Load(2048, 1, (Entrant(Plain, 5_000), Entrant(Encrypted, 5_000))),
+)
+
+
+async def rotate(folder: Path, documents: int) -> tuple[float, float, int]:
+    """The longest that a save takes, in ms, before a rotation of so many documents' files and in it; and the saves in
+    it."""
+    folder.mkdir()
+    async with statepath.open(folder, encryption_key=KEY, views=True) as store:
+        tasks = store.collection("tasks", Task)
+        made = make_tasks(documents, 2048)
+        for at in range(0, documents, 1000):
+            await asyncio.gather(*map(tasks.put, made[at : at + 1000]))
+        await store.flush()
+        before = [await timed(tasks.put(task)) for task in made[:2000]]
+        await store.flush()
+        meanwhile: list[float] = []
+        rotating = asyncio.create_task(store.rotate_key())
+        while not rotating.done():
+            meanwhile.append(await timed(tasks.put(made[len(meanwhile) % documents])))
+            await asyncio.sleep(0.001)
+        print(f"  {(await rotating).resealed:,} objects sealed anew, {len(meanwhile):,} saves meanwhile")
+        return max(before), max(meanwhile), len(meanwhile)
+
+
+async def timed(saving: Any) -> float:
+    start = perf_counter()
+    await saving
+    return (perf_counter() - start) * 1000
+
+
+def main() -> None:
+    options = arguments(ArgumentParser(description="Measures what encryption costs."))
+    share = 10 if options.quick else 1
+    results: list[Any] = []
+    ratios: list[Ratio] = []
+    with workplace(options.dir) as folder:
+        place = describe(folder)
+        for load in LOADS:
+            entrants = tuple(Entrant(one.contender, one.saves // share) for one in load.entrants)
+            runs, _ = compete(
+                Load(load.size, load.in_flight, entrants), options.rounds, folder, DOCUMENTS // share
+            )
+            results += [{"in_flight": load.in_flight} | asdict(run) for run in runs.values()]
+            plain, encrypted = runs[Plain.name], runs[Encrypted.name]
+            if load.in_flight == 1:
+                what, value = "2 KB, 1 in flight: encrypted / plain (p50)", encrypted.p50 / plain.p50
+                ratios.append(Ratio(what, value, 1.5, at_least=False))
+            else:
+                what, value = "2 KB, 64 in flight: encrypted / plain (saves/s)", encrypted.rate / plain.rate
+                ratios.append(Ratio(what, value, 0.75, at_least=True))
+        print(f"\nA rotation of {ROTATED // share:,} documents")
+        before, meanwhile, saves = asyncio.run(rotate(folder / "rotated", ROTATED // share))
+        results.append(
+            {"rotated": ROTATED // share, "before_ms": before, "meanwhile_ms": meanwhile, "saves": saves}
+        )
+        print(f"  the longest save took {before:.1f} ms before, {meanwhile:.1f} ms in it")
+        ratios.append(Ratio("the longest save in a rotation / 100 ms", meanwhile / 100, 1, at_least=False))
+        report(place, results, ratios, options.json)
+
+
+if __name__ == "__main__":
+    main()

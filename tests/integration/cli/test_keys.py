@@ -1,0 +1,177 @@
+"""`keys`: an encrypted store and its keys, from outside."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the master key is, or will be."""
+    path = tmp_path / "master-key"
+    monkeypatch.setenv("STATE_ENCRYPTION_KEY_FILE", str(path))
+    return path
+
+
+@pytest.fixture
+def encrypted(on: Run, key_file: Path) -> Run:
+    """Commands on an encrypted store that holds a task."""
+    assert on("keys", "init", "--new-key").code == 0
+    assert on("put", "tasks/task_1", "-", stdin='{"note": "sesame"}').code == 0
+    return on
+
+
+def test_init_makes_the_keys_of_a_new_store(on: Run, key_file: Path, path: str) -> None:
+    answer = on("keys", "init", "--new-key")
+    assert answer.code == 0
+    assert "made the key" in answer.out
+    assert "Keep a copy" in answer.err
+    assert key_file.read_text().strip() not in answer.out + answer.err
+    again = on("keys", "init")
+    assert (again.code, "encrypted already" in again.err) == (4, True)
+    assert "exists already" in on("keys", "init", "--new-key").err
+
+
+def test_init_needs_a_key_and_makes_none_where_none_is_to_be(on: Run, key_file: Path, path: str) -> None:
+    answer = on("keys", "init")
+    assert (answer.code, "statepath keys init --new-key" in answer.err) == (7, True)
+    assert not key_file.exists()
+    answer = on("keys", "init", "--new-key", env={"STATE_ENCRYPTION_KEY_FILE": ""})
+    assert (answer.code, "set STATE_ENCRYPTION_KEY_FILE" in answer.err) == (7, True)
+
+
+def test_init_leaves_a_plain_store_as_it_is(filled: str, files: Run, on: Run, key_file: Path) -> None:
+    before = files()
+    answer = on("keys", "init", "--new-key")
+    assert (answer.code, "statepath keys encrypt" in answer.err) == (7, True)
+    assert files() == before
+
+
+def test_list_tells_what_each_key_is_needed_for_and_needs_no_key(encrypted: Run, key_file: Path) -> None:
+    assert encrypted("keys", "rotate").code == 0
+    key_file.unlink()
+    old, new = encrypted("keys", "list", "--json").lines
+    assert (old["primary"], old["objects"], old["records"]) == (False, 0, 1)
+    assert (new["primary"], new["records"]) == (True, 0)
+    assert new["objects"] > 0
+    answer = encrypted("keys", "list")
+    assert old["id"] in answer.out
+    assert "statepath keys retire" in answer.err
+
+
+def test_list_of_a_plain_store(on: Run, filled: str) -> None:
+    answer = on("keys", "list")
+    assert (answer.code, "is not encrypted" in answer.err) == (3, True)
+
+
+def test_rotate_and_retire(encrypted: Run) -> None:
+    (old,) = encrypted("keys", "list", "--json").lines
+    made = encrypted("keys", "rotate", "--json").json
+    assert made["key"] != old["id"]
+    assert made["resealed"] == old["objects"]
+    answer = encrypted("keys", "retire")
+    assert answer.code != 0  # nobody answered
+    answer = encrypted("keys", "retire", "--yes")
+    assert answer.out == "no key was forgotten\n"
+    assert "1 records of the journal" in answer.err
+    answer = encrypted("keys", "retire", "--yes", made["key"])
+    assert (answer.code, "is the primary key" in answer.err) == (2, True)
+    assert encrypted("show", "tasks/task_1", "--json").code == 0
+
+
+def test_commands_on_the_content_work_as_on_a_plain_store(encrypted: Run, path: str) -> None:
+    assert encrypted("status").code == 0
+    assert encrypted("verify").code == 0
+    assert encrypted("ls", "tasks", "--json").lines[0]["value"] == {"id": "task_1", "note": "sesame"}
+    assert len(encrypted("history", "--json").lines) == 1
+    kept = encrypted("backup", "create", "--json").json["key"]
+    (row,) = encrypted("backup", "list", "--json").lines
+    assert (row["key"], row["damage"], row["documents"]) == (kept, None, 1)
+    assert encrypted("delete", "tasks/task_1", "--yes").code == 0
+    assert encrypted("backup", "restore", kept, "--yes").code == 0
+    assert encrypted("show", "tasks/task_1").code == 0
+    Path(path, kept).write_bytes(b"{}")
+    (row,) = [row for row in encrypted("backup", "list", "--json").lines if row["key"] == kept]
+    assert "is not sealed" in row["damage"]
+
+
+def test_encrypt_and_decrypt(filled: str, on: Run, files: Run, key_file: Path) -> None:
+    before = on("show", "tasks/task_1", "--json", env={"STATE_ENCRYPTION_KEY_FILE": ""}).json
+    assert any(b"completed" in data for data in files().values())
+    answer = on("keys", "encrypt", "--yes")
+    assert (answer.code, "--new-key" in answer.err) == (7, True)
+    (key_file.parent / "k").write_text("A" * 43 + "=")
+    (key_file.parent / "k").chmod(0o600)
+    (key_file.parent / "k").rename(key_file)
+    assert on("keys", "encrypt").code != 0  # nobody answered
+    answer = on("keys", "encrypt", "--yes")
+    assert (answer.code, "encrypted seq 7" in answer.out) == (0, True)
+    assert not [name for name, data in files().items() if b"completed" in data]
+    assert on("show", "tasks/task_1", "--json").json == before
+    assert on("keys", "encrypt", "--yes").code == 4
+    assert on("keys", "decrypt", "--yes").code == 0
+    assert on("show", "tasks/task_1", "--json", env={"STATE_ENCRYPTION_KEY_FILE": ""}).json == before
+
+
+def test_the_wrong_key_is_told_with_both_names_and_no_secret(encrypted: Run, key_file: Path) -> None:
+    secret = key_file.read_text().strip()
+    key_file.write_text("A" * 43 + "=")
+    answer = encrypted("status", "--json")
+    assert answer.code == 7
+    assert answer.error["code"] == "wrong_key"
+    assert "this is the wrong key" in answer.error["message"]
+    assert secret not in answer.err
+    assert "A" * 20 not in answer.err
+
+
+def test_config_shows_no_key(on: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_ENCRYPTION_KEY", "hunter2")
+    for answer in (on("config", "show"), on("config", "show", "--json")):
+        assert "hunter2" not in answer.out
+        assert "(secret)" in answer.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["encrypt", "decrypt", "rotate"])
+def test_a_command_that_is_killed_is_finished_by_the_next(
+    cli: Run, on: Run, path: str, key_file: Path, command: str
+) -> None:
+    plain = {"STATE_ENCRYPTION_KEY_FILE": ""}
+    assert cli("keys", "init", "--new-key", "-s", f"{path}-other").code == 0
+    before = plain if command == "encrypt" else None
+    for n in range(40):
+        assert on("put", f"tasks/task_{n}", "-", stdin='{"note": "sesame"}', env=before).code == 0
+    for n in range(5):
+        assert on("backup", "create", env=before).code == 0
+        assert on("put", "tasks/more", "-", stdin=f'{{"n": {n}}}', env=before).code == 0
+    words = ["keys", command, *(["--yes"] if command != "rotate" else [])]
+    moments = random.Random(20261125)
+    code, killed = -1, 0
+    while code not in (0, 3, 4):  # the latter: it had been done when it was killed
+        running = subprocess.Popen(
+            [sys.executable, "-m", "statepath.cli", *words, "-s", path],
+            env=os.environ | {"STATE_ENCRYPTION_KEY_FILE": str(key_file)},
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        time.sleep(0.6 + moments.random() * (0.4 + 0.2 * killed))
+        running.send_signal(signal.SIGKILL)
+        code = running.wait()
+        killed += 1
+    after = plain if command == "decrypt" else None
+    assert on("verify", env=after).code == 0
+    assert len(on("ls", "tasks", "--json", env=after).lines) == 41
+    found = [file for file in Path(path).rglob("*") if file.is_file() and b"sesame" in file.read_bytes()]
+    assert bool(found) == (command == "decrypt")

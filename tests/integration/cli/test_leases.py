@@ -1,0 +1,61 @@
+"""`lease list` and `lease release`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import statepath
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def held(filled: str) -> int:
+    """A lease whose holder has died; its epoch."""
+
+    async def hold() -> int:
+        async with statepath.open(filled) as store:
+            lease = store.lease("leader", ttl=60)
+            await lease.acquire()
+            return lease.epoch
+
+    return asyncio.run(hold())
+
+
+def test_list_names_the_holder(on: Run, held: int) -> None:
+    (lease,) = on("lease", "list", "--json").lines
+    assert (lease["name"], lease["ttl"]) == ("leader", 60)
+    assert f"(pid {lease['pid']} on {lease['host']})" in on("lease", "list").out
+
+
+def test_list_of_nothing_says_so(on: Run, filled: str) -> None:
+    answer = on("lease", "list")
+    assert (answer.code, answer.out) == (0, "")
+    assert "nobody holds a lease" in answer.err
+
+
+def test_release_without_force_names_the_holder_and_changes_nothing(on: Run, held: int) -> None:
+    answer = on("lease", "release", "leader")
+    assert answer.code == 5
+    assert "pid" in answer.err
+    assert len(on("lease", "list", "--json").lines) == 1
+
+
+def test_release_with_force_takes_it_away(on: Run, held: int) -> None:
+    answer = on("lease", "release", "leader", "--force", "--yes")
+    assert answer.code == 0
+    assert "took leader away from" in answer.out
+    assert on("lease", "list", "--json").lines == []
+
+
+def test_release_asks_first(on: Run, held: int) -> None:
+    answer = on("lease", "release", "leader", "--force")
+    assert answer.code != 0
+    assert len(on("lease", "list", "--json").lines) == 1
+
+
+def test_release_of_what_nobody_holds_says_so(on: Run, filled: str) -> None:
+    assert on("lease", "release", "leader", "--force", "--yes").code == 3

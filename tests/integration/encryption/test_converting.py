@@ -1,0 +1,208 @@
+"""A plain store becomes an encrypted one where it is, and the reverse; by halves it is never opened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import statepath
+from statepath.backend import ALWAYS
+from statepath.engine.converting import Conversion
+from statepath.errors import (
+    AlreadyExistsError,
+    ConfigurationError,
+    ConflictError,
+    NotFoundError,
+    StateError,
+    UnavailableError,
+)
+from statepath.keys import decrypt, encrypt
+from statepath.settings import Settings
+
+
+@pytest.fixture
+def settings(key):
+    return Settings(encryption_key=key, autosave=0)
+
+
+@pytest.fixture
+async def plain(place, fill, contents, canary):
+    """A plain store, and what it holds."""
+    async with statepath.open(place.url, autosave=0) as store:
+        await fill(store)
+        await store.collection("tasks").put({"id": "large", "text": canary * 700_000})
+        held = await contents(store)
+    return place, held
+
+
+async def plain_text(place, canary):
+    return [name for name, data in (await place.everything()).items() if canary.encode() in data]
+
+
+async def test_an_encrypted_store_is_made_of_a_plain_one(plain, settings, canary, contents):
+    place, held = plain
+    assert await plain_text(place, canary)
+    done = await encrypt(place.url, settings=settings)
+    assert done.objects > 4
+    assert await plain_text(place, canary) == []
+    assert [key for key in await place.everything() if key.startswith(("tasks/", "bodies/"))] == []
+    async with place.open() as store:
+        assert store.seq == done.seq
+        assert await contents(store) == held
+        assert await store.verify() == []
+        assert store.damage == ()
+        assert len(await store.backups()) >= 2
+        assert (await store.data_keys())[0].objects > 4
+        await store.collection("tasks").put({"id": "later"})
+        await store.append_log("1", "later\n")
+        assert (await store.read_log("1")).endswith("behind\nlater\n")
+    async with place.open() as store:
+        assert store.seq == done.seq + 2
+        assert await store.collection("tasks").get("later") == {"id": "later"}
+        assert await store.verify() == []
+
+
+async def test_a_plain_store_is_made_of_an_encrypted_one(place, fill, settings, contents):
+    async with place.open() as store:
+        await fill(store)
+        held = await contents(store)
+    done = await decrypt(place.url, settings=settings)
+    with pytest.raises(ConfigurationError, match="is not encrypted"):
+        await place.open()
+    async with statepath.open(place.url, autosave=0) as store:
+        assert store.seq == done.seq
+        assert await contents(store) == held
+        assert await store.verify() == []
+        assert store.damage == ()
+        await store.append_log("1", "later\n")
+        await store.collection("tasks").put({"id": "later"})
+        await store.flush()
+        assert (await store.read_log("1")).endswith("behind\nlater\n")
+    assert "keyring.json" not in await place.everything()
+
+
+class Failing:
+    """A backend that fails at its n-th change, as if the program had been killed there."""
+
+    def __init__(self, backend: Any, n: int) -> None:
+        self._backend = backend
+        self._left = n
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise UnavailableError("killed")
+
+    async def write(self, key: str, data: bytes, *, when: Any = ALWAYS) -> Any:
+        self._count()
+        return await self._backend.write(key, data, when=when)
+
+    async def delete(self, key: str, *, when: Any = ALWAYS) -> bool:
+        self._count()
+        return await self._backend.delete(key, when=when)
+
+
+@pytest.mark.parametrize("place", ["folder", "memory"], indirect=False)
+@pytest.mark.parametrize("command", [encrypt, decrypt])
+async def test_whatever_interrupts_it_it_is_finished_by_the_same_call(
+    request, place, command, fill, contents, settings, canary, monkeypatch
+):
+    place = request.getfixturevalue(place)
+    opened = {"encryption_key": place.key} if command is decrypt else {}
+    async with statepath.open(place.url, autosave=0, **opened) as store:
+        await fill(store)
+        held = await contents(store)
+    original = Conversion.__post_init__
+    n = 0
+    while True:
+
+        def failing(conversion, n=n):
+            conversion.backend = Failing(conversion.backend, n)
+            original(conversion)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Conversion, "__post_init__", failing)
+            try:
+                await command(place.url, settings=settings)
+                break
+            except UnavailableError:
+                n += 1
+        for options in ({}, {"encryption_key": place.key}):
+            with pytest.raises(ConfigurationError):
+                await statepath.open(place.url, **options)
+    assert n > 2
+    async with statepath.open(
+        place.url, autosave=0, **({"encryption_key": place.key} if command is encrypt else {})
+    ) as store:
+        assert await contents(store) == held
+        assert await store.verify() == []
+        assert store.damage == ()
+    assert bool(await plain_text(place, canary)) == (command is decrypt)
+
+
+async def test_a_half_converted_store_says_how_it_is_finished(folder, settings, monkeypatch):
+    async with statepath.open(folder.url, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a"})
+
+    async def failing(self):
+        raise UnavailableError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Conversion, "run", failing)
+        with pytest.raises(UnavailableError):
+            await encrypt(folder.url, settings=settings)
+    with pytest.raises(ConfigurationError, match="statepath keys encrypt") as caught:
+        await folder.open()
+    assert caught.value.code == "converting"
+    with pytest.raises(ConflictError, match="finish that first: statepath keys encrypt"):
+        await decrypt(folder.url, settings=settings)
+    await encrypt(folder.url, settings=settings)
+    async with folder.open() as store:
+        assert await store.collection("tasks").get("a") == {"id": "a"}
+
+
+async def test_what_somebody_saves_meanwhile_stops_it(memory, settings, monkeypatch):
+    async with statepath.open(memory.url, autosave=0) as other:
+        await other.collection("tasks").put({"id": "a"})
+        run = Conversion.run
+
+        async def meanwhile(self):
+            await other.collection("tasks").put({"id": "b"})
+            return await run(self)
+
+        monkeypatch.setattr(Conversion, "run", meanwhile)
+        with pytest.raises(ConflictError, match="end every program"):
+            await encrypt(memory.url, settings=settings)
+        await other._engine.release()
+
+
+async def test_the_wrong_commands_change_nothing(folder, settings, tmp_path):
+    with pytest.raises(NotFoundError, match="there is no store"):
+        await encrypt(folder.url, settings=settings)
+    with pytest.raises(NotFoundError, match="is not encrypted"):
+        await decrypt(folder.url, settings=settings)
+    with pytest.raises(ConfigurationError, match="no master key is configured"):
+        await encrypt(folder.url, settings=Settings())
+    async with folder.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+    with pytest.raises(AlreadyExistsError, match="is encrypted already"):
+        await encrypt(folder.url, settings=settings)
+    with pytest.raises(StateError, match="wrong key"):
+        await decrypt(folder.url, settings=Settings(encryption_key="A" * 43 + "="))
+    async with folder.open() as store:
+        assert await store.collection("tasks").get("a") == {"id": "a"}
+
+
+async def test_a_handle_that_was_open_all_the_while_does_not_mistake_it(memory, settings):
+    async with statepath.open(memory.url, readonly=False, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a"})
+    async with statepath.open(memory.url, readonly=True) as reader:
+        await encrypt(memory.url, settings=settings)
+        async with memory.open() as store:
+            await store.collection("tasks").put({"id": "b"})
+        with pytest.raises(StateError) as caught:
+            await reader.sync()
+        assert caught.value.code == "encrypted"

@@ -1,0 +1,31 @@
+"""The replica of an encrypted store is an encrypted one, with a key ring of its own."""
+
+from __future__ import annotations
+
+import statepath
+from statepath.mirroring import promote
+from statepath.settings import Settings
+
+
+async def test_a_replica_is_sealed_too(folder, memory, tmp_path, fill, contents, canary):
+    memory.key = folder.key
+    async with folder.open(mirror=memory.url) as store:
+        await fill(store)
+        held = await contents(store)
+    stored = await memory.everything()
+    assert [key for key, data in stored.items() if canary.encode() in data] == []
+    assert stored["keyring.json"] != await folder.read("keyring.json")
+    await promote(memory.url, settings=Settings(encryption_key=folder.key))
+    async with memory.open() as store:
+        assert await contents(store) == held
+        assert await store.verify() == []
+
+
+async def test_nothing_is_shipped_in_the_clear(folder, tmp_path, canary):
+    plain = tmp_path / "plain"
+    async with statepath.open(plain) as store:
+        await store.collection("tasks").put({"id": "a"})
+    before = {path: path.read_bytes() for path in plain.rglob("*.json*") if path.is_file()}
+    async with folder.open(mirror=plain) as store:
+        await store.collection("tasks").put({"id": "a", "text": canary})
+    assert before == {path: path.read_bytes() for path in before}

@@ -1,0 +1,268 @@
+"""Another key, while the store is used: everything is sealed with it in the end, and the old one can go."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+import statepath
+from statepath.encryption import rotation
+from statepath.encryption.objects import SealedBackend
+from statepath.errors import (
+    ConfigurationError,
+    CorruptionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedError,
+)
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """Who writes beside us has heard of the new key at once."""
+    monkeypatch.setattr(rotation, "SETTLED", 0.0)
+
+
+async def test_everything_is_sealed_with_the_new_key_and_the_old_one_is_forgotten(
+    place, fill, contents, settled
+):
+    async with place.open(history=0) as store:
+        await fill(store)
+        held = await contents(store)
+        (old,) = await store.data_keys()
+        assert old.objects > 5
+        assert old.records > 10
+        done = await store.rotate_key()
+        assert done.resealed == old.objects
+        assert done.unreadable == ()
+        was, now = await store.data_keys()
+        assert (was.id, was.primary, was.objects) == (old.id, False, 0)
+        assert (now.id, now.primary) == (done.key, True)
+        assert now.objects == old.objects
+        assert await contents(store) == held
+        assert await store.verify() == []
+        await store.collection("tasks").put({"id": "later"})
+        assert (await store.data_keys())[1].records == 1
+        # The journal is not rewritten.
+        retired = await store.retire_keys()
+        assert retired.keys == ()
+        assert "records of the journal" in retired.kept[old.id]
+    async with place.open() as store:
+        assert await contents(store) == held | {"tasks": held["tasks"] | {"later": {"id": "later"}}}
+
+
+async def test_a_key_that_nothing_needs_is_forgotten(place, settled):
+    async with place.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+        await store.snapshot()
+        await store._engine.log.restart(store.seq)  # as if the journal had been trimmed
+        for key in [key for key in await place.everything() if ".corrupt." in key]:
+            await store._engine.backend.delete(key)
+        (old,) = await store.data_keys()
+        await store.rotate_key()
+        if place.url.startswith("postgresql"):
+            await store._engine.backend.delete("journal/00000000000000000001.jsonl.corrupt")
+        done = await store.retire_keys(old.id)
+        assert (done.keys, done.kept) == ((old.id,), {})
+        assert [key.id for key in await store.data_keys()] != [old.id]
+        await store.collection("tasks").put({"id": "b"})
+    async with place.open() as store:
+        assert await store.collection("tasks").get("a") == {"id": "a"}
+        assert await store.collection("tasks").get("b") == {"id": "b"}
+
+
+async def test_what_others_may_still_seal_with_is_not_forgotten(memory, folder):
+    for place, kept in ((memory, True), (folder, False)):
+        async with place.open() as store:
+            (old,) = await store.data_keys()
+            await store.rotate_key()
+            done = await store.retire_keys()
+            assert (old.id in done.kept) == kept
+            assert ("less than 10 minutes" in str(done.kept)) == kept
+
+
+async def test_only_a_known_key_that_is_not_the_primary_is_forgotten(folder):
+    async with folder.open() as store:
+        (key,) = await store.data_keys()
+        with pytest.raises(InvalidArgumentError, match="is the primary key"):
+            await store.retire_keys(key.id)
+        with pytest.raises(NotFoundError, match="no key 00ff"):
+            await store.retire_keys("00ff")
+
+
+async def test_a_plain_store_has_no_keys(tmp_path):
+    async with statepath.open(tmp_path / "plain") as store:
+        assert not store.encrypted
+        for call in (store.data_keys, store.rotate_key, store.retire_keys):
+            with pytest.raises(UnsupportedError, match="is not encrypted"):
+                await call()
+
+
+async def test_saves_go_on_while_a_key_is_exchanged(folder):
+    async with folder.open(views=True) as store:
+        tasks = store.collection("tasks")
+        await asyncio.gather(*(tasks.put({"id": str(n)}) for n in range(500)))
+        await store.flush()
+        waits = []
+
+        async def save():
+            while not rotating.done():
+                began = time.monotonic()
+                await tasks.put({"id": "busy"})
+                waits.append(time.monotonic() - began)
+
+        rotating = asyncio.create_task(store.rotate_key())
+        await save()
+        assert (await rotating).resealed >= 500
+        assert len(waits) > 10
+    async with folder.open(views=True) as store:
+        assert await tasks_of(store) == 501
+        assert await store.verify() == []
+
+
+async def tasks_of(store):
+    return await store.collection("tasks").find().count()
+
+
+async def test_progress_is_told(folder):
+    told = []
+    async with folder.open(views=True) as store:
+        await asyncio.gather(*(store.collection("tasks").put({"id": str(n)}) for n in range(250)))
+        await store.flush()
+        await store.rotate_key(progress=told.append)
+    assert [line.split()[0] for line in told] == ["100", "200"]
+
+
+async def test_an_interrupted_rotation_is_finished_by_the_same_call(place, fill, monkeypatch, contents):
+    async with place.open() as store:
+        await fill(store)
+        held = await contents(store)
+        reseal, calls = SealedBackend.reseal, 0
+
+        async def interrupted(backend, key):
+            nonlocal calls
+            calls += 1
+            if calls == 3:
+                raise UnavailableError("gone")
+            await reseal(backend, key)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(SealedBackend, "reseal", interrupted)
+            with pytest.raises(UnavailableError):
+                await store.rotate_key()
+    async with place.open() as store:
+        old, new = await store.data_keys()
+        assert old.objects
+        done = await store.rotate_key()
+        assert done.key == new.id
+        assert done.resealed >= 1
+        assert (await store.data_keys())[0].objects == 0
+        assert await contents(store) == held
+        third = (await store.rotate_key()).key
+        assert third not in (old.id, new.id)
+
+
+async def test_a_snapshot_that_was_sealed_anew_is_still_kept_as_a_backup(folder):
+    async with folder.open() as store:
+        tasks = store.collection("tasks")
+        await tasks.put({"id": "a"})
+        first = await store.snapshot()
+        await store.rotate_key()
+        await tasks.put({"id": "b"})
+        await store.snapshot()
+        assert len(await store.backups()) == 1
+        await tasks.put({"id": "c"})
+        await store.snapshot()
+        assert len(await store.backups()) == 2
+        assert await store.verify() == []
+        assert (await store.restore(at=first)).to == first
+
+
+async def test_a_large_object_is_sealed_anew_in_pieces(folder, memory):
+    for place in (folder, memory):
+        async with place.open() as store:
+            tasks = store.collection("tasks")
+            for n in range(3):
+                await tasks.put({"id": str(n), "text": "x" * 5_000_000})
+            await store.snapshot()
+            await store.rotate_key()
+            assert await store.verify() == []
+        async with place.open() as store:
+            assert len((await tasks_get(store, "2"))["text"]) == 5_000_000
+            assert (await store.health()).damage == ()
+
+
+async def tasks_get(store, id):
+    return await store.collection("tasks").get(id)
+
+
+async def test_another_program_learns_of_the_new_key(memory, monkeypatch):
+    async with memory.open() as one, memory.open() as other:
+        await one.collection("tasks").put({"id": "a"})
+        key = (await one.rotate_key()).key
+        await one.collection("tasks").put({"id": "b"})
+        await other.collection("tasks").put({"id": "c"})
+        assert await other.collection("tasks").get("b") == {"id": "b"}
+        # Who has not looked at the ring for a while looks before it writes.
+        monkeypatch.setattr("statepath.encryption.keyring.REFRESH", -1.0)
+        await one.rotate_key()
+        await other.collection("tasks").put({"id": "d"})
+        newest = (await other.data_keys())[-1]
+        assert newest.id != key
+        assert newest.records == 1
+
+
+async def test_a_ring_that_was_put_back_is_noticed(memory):
+    async with memory.open() as store:
+        before = await memory.read("keyring.json")
+        await store.rotate_key()
+        await store.collection("tasks").put({"id": "a"})
+    await memory.write("keyring.json", before)
+    with pytest.raises(CorruptionError, match=r"keyring\.json does not have|keyring"):
+        async with memory.open(readonly=True) as store:
+            raise CorruptionError(store.damage[0].reason)
+
+
+async def test_a_missing_ring_is_told_as_such(place):
+    async with place.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+    backend = await place.raw()
+    await backend.delete("keyring.json")
+    await backend.close()
+    stored = await place.everything()
+    with pytest.raises(CorruptionError, match=r"keyring\.json is missing"):
+        await place.open()
+    # Nobody takes it for a damaged plain one.
+    with pytest.raises(UnsupportedError, match=r"keyring\.json is missing") as caught:
+        await statepath.open(place.url)
+    assert caught.value.code == "encrypted"
+    assert (await place.everything()).keys() == stored.keys()
+
+
+async def test_a_master_key_is_exchanged_with_the_data_key(folder, tmp_path):
+    new = tmp_path / "new-master"
+    async with folder.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+        await store.rotate_key(master=new)
+        assert {key.wrapped_by for key in await store.data_keys()} != set()
+        await store.collection("tasks").put({"id": "b"})
+    with pytest.raises(ConfigurationError, match="wrong key"):
+        await folder.open()
+    async with statepath.open(folder.url, encryption_key_file=new) as store:
+        assert await tasks_of(store) == 2
+        assert len({key.wrapped_by for key in await store.data_keys()}) == 1
+
+
+async def test_health_tells_of_a_key_that_is_too_old_until_another_one_is_made(memory):
+    async with memory.open(key_age=0.2) as store:
+        await store.collection("tasks").put({"id": "a"})
+        await asyncio.sleep(0.21)
+        key = next(check for check in (await store.health()).checks if check.name == "key")
+        assert (key.status, key.limit, key.unit) == (statepath.Status.FAIL, 0.2, "seconds")
+        assert "keys rotate" in key.summary
+        await store.rotate_key()
+        key = next(check for check in (await store.health()).checks if check.name == "key")
+        assert key.value is not None
+        assert key.value < 0.2

@@ -1,0 +1,176 @@
+"""An encrypted store is a store like any other, and nothing of what it holds can be read where it is stored."""
+
+from __future__ import annotations
+
+import pytest
+import statepath
+from statepath import F
+from statepath.errors import ConfigurationError, NotFoundError
+
+
+async def test_nothing_of_the_content_is_found_on_the_storage(place, fill, canary):
+    async with place.open(views=True) as store:
+        await fill(store)
+        await store.collection("tasks").put({"id": "large", "text": canary * 700_000})
+        await store.flush()
+        stored = await place.everything()
+        assert [name for name, data in stored.items() if canary.encode() in data] == []
+    stored = await place.everything()
+    assert len(stored) > 2
+    assert [name for name, data in stored.items() if canary.encode() in data] == []
+    assert [name for name, data in stored.items() if place.key.encode() in data] == []
+
+
+async def test_what_was_saved_is_there_when_it_is_opened_again(place, fill, contents):
+    async with place.open() as store:
+        await fill(store)
+        held = await contents(store)
+        assert await store.verify() == []
+    async with place.open() as store:
+        assert await contents(store) == held
+        assert await store.verify() == []
+        assert (await store.health()).damage == ()
+        before = (await store.history("tasks/task_3"))[0].seq
+        assert (await store.restore(at=before)).to == before
+        assert (await store.collection("tasks").get("task_3"))["part"] == 0
+    async with place.open(readonly=True) as store:
+        assert (await store.collection("tasks").get("task_3"))["part"] == 0
+
+
+async def test_a_store_that_was_not_closed_is_whole(place):
+    store = await place.open()
+    await store.collection("tasks").put({"id": "a"})
+    await store._engine.release()
+    async with place.open() as again:
+        assert await again.collection("tasks").get("a") == {"id": "a"}
+        assert await again.collection("tasks").put({"id": "b"}) == 2
+    async with place.open(readonly=True) as again:
+        assert again.seq == 2
+
+
+async def test_queries_run_in_memory(postgresql):
+    async with postgresql.open() as store:
+        tasks = store.collection("tasks")
+        for n in range(50):
+            await tasks.put({"id": str(n), "n": n % 5})
+        await store.flush()
+        assert not store._engine.backend.capabilities.queries
+        assert await tasks.find(F("n") == 3).count() == 10
+        stored = await postgresql.everything()
+        assert stored["documents"] == b""
+
+
+async def test_the_files_of_documents_are_sealed_and_not_adopted(folder):
+    async with folder.open(views=True) as store:
+        await store.collection("tasks").put({"id": "a", "n": 1})
+    await folder.write("tasks/a.json", b'{"id": "a", "n": 2}')
+    async with folder.open(views=True) as store:
+        assert await store.collection("tasks").get("a") == {"id": "a", "n": 1}
+        await store.flush()
+        assert await store.verify() == []
+    assert b'"n"' not in await folder.read("tasks/a.json")
+
+
+async def test_views_that_show_their_documents_are_not_written_again_at_each_opening(folder):
+    async with folder.open(views=True) as store:
+        await store.collection("tasks").put({"id": "a"})
+    before = await folder.read("tasks/a.json")
+    async with folder.open(views=True) as store:
+        await store.flush()
+    assert await folder.read("tasks/a.json") == before
+
+
+async def test_another_key_is_told_to_be_the_wrong_one(place, key):
+    async with place.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+    stored = await place.everything()
+    other = "A" * 43 + "="
+    for readonly in (False, True):
+        with pytest.raises(
+            ConfigurationError, match=r"this is the wrong key: .* encrypted with key "
+        ) as caught:
+            await place.open(encryption_key=other, readonly=readonly)
+        assert caught.value.code == "wrong_key"
+        assert other not in str(caught.value)
+        assert key not in str(caught.value)
+    assert (await place.everything()).keys() == stored.keys()
+
+
+async def test_without_a_key_an_encrypted_store_is_not_opened(place):
+    async with place.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+    for readonly in (False, True):
+        with pytest.raises(
+            ConfigurationError, match="is encrypted, and no master key is configured"
+        ) as caught:
+            await statepath.open(place.url, readonly=readonly)
+        assert caught.value.code == "no_key"
+
+
+async def test_with_a_key_a_plain_store_is_not_opened(place):
+    async with statepath.open(place.url, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a"})
+    for readonly in (False, True):
+        with pytest.raises(
+            ConfigurationError, match=r"is not encrypted: .* statepath keys encrypt"
+        ) as caught:
+            await place.open(readonly=readonly)
+        assert caught.value.code == "not_encrypted"
+    async with statepath.open(place.url, autosave=0) as store:
+        assert await store.collection("tasks").get("a") == {"id": "a"}
+
+
+async def test_reading_makes_no_key_ring(place):
+    with pytest.raises(NotFoundError):
+        await place.open(readonly=True)
+    assert "keyring.json" not in await place.everything()
+
+
+async def test_a_key_that_cannot_be_used_touches_nothing(folder, tmp_path):
+    with pytest.raises(ConfigurationError) as caught:
+        await folder.open(encryption_key=None, encryption_key_file=str(tmp_path / "none"))
+    assert caught.value.code == "bad_key"
+    async with folder.open() as store:
+        assert store.seq == 0
+
+
+async def test_what_is_made_of_an_encrypted_store_is_encrypted(folder, tmp_path, fill, contents, canary):
+    elsewhere = tmp_path / "elsewhere"
+    async with folder.open() as store:
+        await fill(store)
+        held = await contents(store)
+        await store.restore(at=store.seq, to=elsewhere)
+    async with statepath.open(elsewhere, encryption_key=folder.key) as store:
+        assert await contents(store) == held
+    files = [path for path in elsewhere.rglob("*") if path.is_file()]
+    assert [path for path in files if canary.encode() in path.read_bytes()] == []
+
+
+async def test_a_long_journal_is_packed_as_a_plain_one_is(memory, monkeypatch, canary):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    monkeypatch.setattr("statepath.engine.snapshotter._PACK", 8)
+    async with memory.open() as store:
+        tasks = store.collection("tasks")
+        for n in range(20):
+            await tasks.put({"id": str(n), "text": canary})
+        for n in range(3):
+            await store.snapshot()
+            await tasks.put({"id": "last", "n": n})
+        await store.snapshot()
+        await store._engine._snapshotter.pack()
+        assert len(await store.history()) == 23
+        assert (await store.data_keys())[0].records == 23
+    stored = await memory.everything()
+    packs = [key for key in stored if key.startswith("journal/0") and "-" in key]
+    assert len(packs) == 1
+    assert canary.encode() not in stored[packs[0]]
+    await memory.write(packs[0], stored[packs[0]].replace(b'"durable":3', b'"durable":2'))
+    async with memory.open(readonly=True) as store:
+        assert "journal/" in str(await store.verify())
+    await memory.write(packs[0], stored[packs[0]])
+    backend = await memory.raw()
+    await backend.delete("journal/floor")
+    await backend.close()
+    async with memory.open() as store:
+        assert await store.collection("tasks").find().count() == 21
+        assert await store.verify() == []

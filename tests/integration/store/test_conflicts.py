@@ -1,0 +1,158 @@
+"""What becomes of a conflict, where a collection says so."""
+
+import asyncio
+
+import pytest
+import statepath
+from pydantic import BaseModel
+from statepath.errors import ConflictError, InvalidArgumentError
+
+
+class Task(BaseModel):
+    id: str
+    status: str = "pending"
+    owner: str = ""
+    logs: list[str] = []
+
+
+@pytest.fixture
+async def other(store, url):
+    """Another handle, as another process has one."""
+    async with statepath.open(url, autosave=0) as other:
+        yield other
+
+
+@pytest.fixture
+async def based(store):
+    """The document as it was read before somebody else changed it."""
+    tasks = store.collection("tasks", Task)
+    await tasks.put(Task(id="a", logs=["x"]))
+    return await tasks.get_document("a")
+
+
+async def change(other, **fields):
+    """Somebody else's change."""
+    tasks = other.collection("tasks", Task)
+    await other.sync()
+    task = await tasks.get("a")
+    await tasks.put(task.model_copy(update=fields))
+
+
+async def test_by_default_it_is_raised_with_all_that_met(store, based, other):
+    await change(other, status="failed")
+    tasks = store.collection("tasks", Task)
+    with pytest.raises(ConflictError) as raised:
+        await tasks.put(based.value.model_copy(update={"owner": "me"}), if_version=based.version)
+    error = raised.value
+    assert (error.key, error.base, error.current) == ("tasks/a", 1, 2)
+    assert (error.theirs["status"], error.ours["owner"]) == ("failed", "me")
+
+
+async def test_the_last_write_wins_where_that_is_asked_for(store, based, other):
+    await change(other, status="failed")
+    tasks = store.collection("tasks", Task, on_conflict="last_write_wins")
+    await tasks.put(based.value.model_copy(update={"owner": "me"}), if_version=based.version)
+    assert await tasks.get("a") == Task(id="a", owner="me", logs=["x"])
+
+
+async def test_a_merge_keeps_what_both_sides_did(store, based, other):
+    await change(other, status="failed", logs=["x", "theirs"])
+    tasks = store.collection("tasks", Task, on_conflict="merge")
+    ours = based.value.model_copy(update={"owner": "me", "logs": ["x", "ours"]})
+    await tasks.put(ours, if_version=based.version)
+    assert await tasks.get("a") == Task(id="a", status="failed", owner="me", logs=["x", "theirs", "ours"])
+
+
+async def test_a_real_clash_is_raised_and_says_where(store, based, other):
+    await change(other, status="failed")
+    tasks = store.collection("tasks", Task, on_conflict="merge")
+    with pytest.raises(ConflictError, match="both sides changed status") as raised:
+        await tasks.put(based.value.model_copy(update={"status": "completed"}), if_version=based.version)
+    assert raised.value.ancestor["status"] == "pending"
+    assert (await tasks.get("a")).status == "failed"
+
+
+async def test_a_function_decides_where_it_is_given(store, based, other):
+    await change(other, status="failed")
+    asked = []
+
+    def decide(base, theirs, ours):
+        asked.append((base["status"], theirs["status"], ours["status"]))
+        return theirs | {"owner": "decided"}
+
+    tasks = store.collection("tasks", Task, on_conflict=decide)
+    await tasks.put(based.value.model_copy(update={"status": "completed"}), if_version=based.version)
+    assert asked == [("pending", "failed", "completed")]
+    assert await tasks.get("a") == Task(id="a", status="failed", owner="decided", logs=["x"])
+
+
+async def test_what_a_function_returns_has_to_be_that_document(store, based, other):
+    await change(other, status="failed")
+    tasks = store.collection("tasks", Task, on_conflict=lambda base, theirs, ours: {"id": "b"})
+    with pytest.raises(InvalidArgumentError, match="no document of that id"):
+        await tasks.put(based.value, if_version=based.version)
+
+
+async def test_a_transaction_merges_what_it_had_read_and_put(store, based, other):
+    tasks, beside = store.collection("tasks", Task, on_conflict="merge"), store.collection("beside")
+    async with store.transaction() as tx:
+        task = await tx.get(tasks, "a")
+        await change(other, status="failed")
+        tx.put(tasks, task.model_copy(update={"owner": "me"}))
+        tx.put(beside, {"id": "b"})
+    assert await tasks.get("a") == Task(id="a", status="failed", owner="me", logs=["x"])
+    assert await beside.get("b") == {"id": "b"}
+
+
+async def test_what_a_transaction_only_read_is_never_merged(store, based, other):
+    tasks, beside = store.collection("tasks", Task, on_conflict="merge"), store.collection("beside")
+    with pytest.raises(ConflictError):  # noqa: PT012 - raised at the end of the block
+        async with store.transaction() as tx:
+            await tx.get(tasks, "a")
+            await change(other, status="failed")
+            tx.put(beside, {"id": "b"})
+    assert await beside.get("b") is None
+
+
+async def test_nothing_is_refused_by_what_a_handle_has_not_seen_yet(store, other):
+    mine = store.collection("tasks", Task)
+    theirs = other.collection("tasks", Task)
+    version = await theirs.put(Task(id="new"))
+    await mine.append("new", "logs", "x")
+    assert await mine.put(Task(id="new", owner="me"), if_version=version + 1) == version + 2
+    assert await theirs.delete("new") is True
+    assert await mine.create(Task(id="new")) == version + 4
+    assert await theirs.update("new", lambda task: setattr(task, "owner", "them")) == Task(
+        id="new", owner="them"
+    )
+    assert await mine.delete("new") is True
+    assert await theirs.delete("new") is False
+
+
+async def test_a_fresh_read_sees_what_others_committed(store, other):
+    mine, theirs = store.collection("raw"), other.collection("raw")
+    seq = await theirs.put({"id": "a"})
+    assert await mine.get("a") is None
+    assert await mine.get("a", fresh=True) == {"id": "a"}
+    seq = await theirs.put({"id": "a", "n": 1})
+    assert (await mine.get_document("a", fresh=True)).version == seq
+
+
+async def test_a_handle_waits_for_a_seq_of_another_writer(store, other):
+    waiting = asyncio.ensure_future(store.sync(at_least=2))
+    theirs = other.collection("raw")
+    await theirs.put({"id": "a"})
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    await theirs.put({"id": "b"})
+    async with asyncio.timeout(10):
+        assert await waiting == 2
+
+
+async def test_staleness_tells_how_old_reads_may_be(store, other):
+    await store.collection("raw").put({"id": "a"})
+    await asyncio.sleep(0.05)
+    old = store.staleness
+    assert old >= 0.05
+    await store.sync()
+    assert store.staleness < old

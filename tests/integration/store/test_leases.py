@@ -1,0 +1,365 @@
+"""Leases: one holder at a time, and what a former holder changes is refused."""
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+import statepath
+from statepath.errors import (
+    InvalidArgumentError,
+    LeaseHeldError,
+    LeaseLostError,
+    NotFoundError,
+    ReadOnlyError,
+)
+from statepath.events import LeaseLost
+
+
+@pytest.fixture
+async def other(store, url):
+    """Another handle, as another process has one."""
+    async with statepath.open(url, autosave=0) as other:
+        yield other
+
+
+def falls_silent(lease):
+    """The holder gives no sign of life from now on, as if its process was stopped."""
+    lease._beats.cancel()
+
+
+async def until(holds):
+    async with asyncio.timeout(10):
+        while not await holds():  # noqa: ASYNC110 - what is waited for is somebody else's
+            await asyncio.sleep(0.02)
+
+
+async def has_epochs(store):
+    return all(holder.epoch for holder in await store.leases())
+
+
+async def both_know(*handles):
+    return all(handle._engine.saved[0] for handle in handles)
+
+
+async def test_one_holds_it_and_the_next_one_gets_it_when_it_is_given_back(store, other):
+    order = []
+
+    async def work(handle, name):
+        async with handle.lease("leader", ttl=5) as lease:
+            order.append((name, lease.held))
+            await asyncio.sleep(0.05)
+            order.append((name, lease.held))
+
+    async with asyncio.timeout(4):
+        await asyncio.gather(work(store, "a"), work(other, "b"))
+    assert order in ([("a", True)] * 2 + [("b", True)] * 2, [("b", True)] * 2 + [("a", True)] * 2)
+
+
+async def test_the_epoch_rises_with_each_holder(store, other):
+    epochs = []
+    for handle in (store, other, store):
+        async with handle.lease("leader") as lease:
+            epochs.append(lease.epoch)
+    assert epochs == sorted(set(epochs))
+
+
+async def test_whoever_does_not_wait_is_told_who_has_it(store, other):
+    async with store.lease("leader"):
+        with pytest.raises(LeaseHeldError, match=r"held by .*pid") as raised:
+            await other.lease("leader", wait=0).acquire()
+    assert raised.value.holder["pid"]
+    assert raised.value.retryable
+
+
+async def test_a_holder_that_gives_no_sign_of_life_is_replaced_after_the_ttl_and_not_before(store, other):
+    lease = store.lease("leader", ttl=0.4)
+    await lease.acquire()
+    falls_silent(lease)
+    with pytest.raises(LeaseHeldError):
+        await other.lease("leader", ttl=0.4, wait=0.2).acquire()
+    async with asyncio.timeout(5), other.lease("leader", ttl=0.4) as second:
+        assert second.epoch > lease.epoch
+
+
+async def test_signs_of_life_keep_it_for_longer_than_the_ttl(store, other):
+    async with store.lease("leader", ttl=0.3) as lease:
+        with pytest.raises(LeaseHeldError):
+            await other.lease("leader", ttl=0.3, wait=1).acquire()
+        assert lease.held
+
+
+async def test_what_a_former_holder_changes_is_refused(store, other):
+    raw = store.collection("raw")
+    async with store.lease("leader", ttl=0.2) as lease:
+        await raw.put({"id": "in time"})
+        falls_silent(lease)
+        async with other.lease("leader", ttl=60):
+            for late in (
+                raw.put({"id": "late"}),
+                raw.create({"id": "late"}),
+                raw.delete("in time"),
+                raw.update("in time", lambda document: document | {"late": True}),
+                asyncio.ensure_future(raw.put({"id": "late, in a task"})),
+            ):
+                with pytest.raises(LeaseLostError, match="'leader' of epoch"):
+                    await late
+            with pytest.raises(LeaseLostError):
+                async with store.transaction() as tx:
+                    tx.put(raw, {"id": "late"})
+    await raw.put({"id": "outside of the block"})
+    assert {document["id"] async for document in raw} == {"in time", "outside of the block"}
+
+
+async def test_what_others_change_meanwhile_is_not_fenced(store):
+    raw = store.collection("raw")
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    async def beside():
+        await begun.wait()
+        await raw.put({"id": "beside"})
+        done.set()
+
+    task = asyncio.ensure_future(beside())
+    async with store.lease("leader") as lease:
+        await store.break_lease("leader")
+        begun.set()
+        await done.wait()
+        with pytest.raises(LeaseLostError):
+            await raw.put({"id": "inside"})
+        assert lease.epoch
+    await task
+
+
+async def test_a_holder_finds_out_that_it_has_lost_it(store, other):
+    told = []
+    store.events.on(LeaseLost, told.append)
+    lease = store.lease("leader", ttl=0.3)
+    await lease.acquire()
+    holder = await other.break_lease("leader")
+    assert holder.name == "leader"
+    async with asyncio.timeout(5):
+        await lease.lost.wait()
+    assert not lease.held
+    assert [(event.lease, event.epoch) for event in told] == [("leader", lease.epoch)]
+    await lease.release()
+    async with other.lease("leader", wait=0):
+        pass
+
+
+async def test_breaking_what_nobody_holds_says_so(store):
+    with pytest.raises(NotFoundError, match="nobody holds"):
+        await store.break_lease("leader")
+
+
+async def test_whoever_was_overtaken_before_its_epoch_was_committed_has_nothing(store, other, monkeypatch):
+    commit = store._engine.commit
+    asleep, awake = asyncio.Event(), asyncio.Event()
+
+    async def late(*args):
+        asleep.set()
+        await awake.wait()
+        return await commit(*args)
+
+    monkeypatch.setattr(store._engine, "commit", late)
+    sleeper = asyncio.ensure_future(store.lease("leader", ttl=0.2, wait=0).acquire())
+    await asleep.wait()
+    async with asyncio.timeout(5), other.lease("leader", ttl=60):
+        awake.set()
+        with pytest.raises(LeaseHeldError):
+            await sleeper
+        await other.collection("raw").put({"id": "a"})
+
+
+async def test_leases_are_listed_with_their_holders(store, other):
+    async with store.lease("leader", ttl=5) as lease, other.claim("task_1"):
+        await until(lambda: has_epochs(other))
+        holders = await other.leases()
+    assert [holder.name for holder in holders] == ["claim/task_1", "leader"]
+    assert holders[1].epoch == lease.epoch
+    assert await store.leases() == []
+
+
+async def test_a_task_is_claimed_by_one_worker_at_a_time(store, other):
+    async with store.claim("task/1"):
+        with pytest.raises(LeaseHeldError):
+            await other.claim("task/1").acquire()
+        async with other.claim("task/2"):
+            pass
+    async with other.claim("task/1"):
+        pass
+
+
+async def test_a_task_of_any_id_can_be_claimed(store, other):
+    async with store.claim("ü" * 100):
+        with pytest.raises(LeaseHeldError):
+            await other.claim("ü" * 100).acquire()
+
+
+async def test_tries_that_do_not_wait_find_out_that_the_worker_has_died(store, other):
+    claim = store.claim("task_1", ttl=0.2)
+    await claim.acquire()
+    falls_silent(claim)
+
+    async def taken():
+        try:
+            async with other.claim("task_1", ttl=0.2) as second:
+                return second.epoch > claim.epoch
+        except LeaseHeldError:
+            return False
+
+    await until(taken)
+
+
+async def test_an_object_that_nobody_understands_is_taken_over_in_the_end(store, memory, monkeypatch):
+    await memory.write("leases/leader", b"{")
+    monkeypatch.setattr("statepath.engine.leases._UNKNOWN_TTL", 0.1)
+    async with asyncio.timeout(5), store.lease("leader"):
+        pass
+
+
+async def test_a_sign_of_life_whose_answer_was_lost_is_not_taken_for_somebody_elses(faulty, open_on):
+    from statepath.errors import UnavailableError
+
+    store = await open_on(faulty)
+    async with store.lease("leader", ttl=0.3) as lease:
+        faulty.fail("write", "leases/", UnavailableError("reset"), applied=True)
+        await asyncio.sleep(0.4)
+        assert lease.held
+        await store.collection("raw").put({"id": "a"})
+
+
+async def test_no_sign_of_life_for_the_ttl_is_a_loss_for_the_holder_too(faulty, open_on):
+    from statepath.errors import UnavailableError
+
+    store = await open_on(faulty)
+    lease = store.lease("leader", ttl=0.2)
+    await lease.acquire()
+    faulty.fail("write", "leases/", UnavailableError("reset"), times=1000)
+    async with asyncio.timeout(5):
+        await lease.lost.wait()
+    assert not lease.held
+
+
+@pytest.mark.parametrize("name", ["maintainer", "", "x" * 181, "a\0b"])
+async def test_a_name_that_cannot_be_used_is_refused(store, name):
+    with pytest.raises(InvalidArgumentError):
+        store.lease(name)
+
+
+@pytest.mark.parametrize("ttl", [0, -1, float("nan")])
+async def test_a_time_to_live_is_above_zero(store, ttl):
+    with pytest.raises(InvalidArgumentError, match="time to live"):
+        store.lease("leader", ttl=ttl)
+
+
+async def test_a_handle_that_cannot_write_holds_nothing(store, url):
+    async with statepath.open(url, readonly=True) as reader:
+        with pytest.raises(ReadOnlyError):
+            await reader.lease("leader").acquire()
+
+
+async def test_leases_are_not_told_as_changes_nor_as_members(store):
+    async with aclosing(store.watch(since=0)) as changes:
+        async with store.lease("leader"):
+            assert await store.members() == {}
+            await store.collection("raw").put({"id": "a"})
+        assert (await anext(changes)).key == "raw/a"
+
+
+async def test_a_restore_leaves_leases_as_they_are(store, other):
+    lease = store.lease("leader", ttl=0.2)
+    before = await store.collection("raw").put({"id": "a", "n": 0})
+    await lease.acquire()
+    then = await store.collection("raw").put({"id": "a", "n": 1})
+    falls_silent(lease)
+    raw = other.collection("raw")
+    async with asyncio.timeout(10), other.lease("leader", ttl=60):
+        for seq, n in ((then, 1), (before, 0)):
+            await raw.put({"id": "a", "n": 9})
+            await other.restore(at=seq)
+            assert await raw.get("a") == {"id": "a", "n": n}
+        await raw.put({"id": "b"})
+
+
+async def test_a_member_of_the_name_of_a_lease_cannot_be_put(store):
+    with pytest.raises(InvalidArgumentError):
+        async with store.transaction() as tx:
+            tx.put_member("lease/leader", {})
+
+
+async def test_the_maintainer_saves_and_the_other_learns_of_it(url):
+    async with statepath.open(url, autosave=0.1) as one, statepath.open(url, autosave=0.1) as two:
+        for n in range(6):
+            for handle in (one, two):
+                await handle.collection("raw").put({"id": str(n), "by": handle is one})
+            await asyncio.sleep(0.1)
+        await until(lambda: both_know(one, two))
+        maintainers = [handle._engine._maintenance.ours for handle in (one, two)]
+        assert sorted(maintainers) == [False, True]
+        written = [handle._engine.saved[1] is not None for handle in (one, two)]
+        assert written == maintainers
+    async with statepath.open(url, readonly=True) as reader:
+        assert await reader.leases() == []
+        assert await reader.verify() == []
+
+
+async def test_two_who_believe_to_be_the_maintainer_do_no_harm(url, keys):
+    async with statepath.open(url, autosave=0) as one, statepath.open(url, autosave=0) as two:
+        for handle in (one, two):
+            handle._engine._maintenance._alone = True
+        for n in range(4):
+            for handle in (one, two):
+                await handle.collection("raw").put({"id": f"{n}"})
+                await handle.append_log("s", f"{n}\n")
+                await handle.save_report("r", {"n": n, "by": handle is one})
+            await asyncio.gather(one.snapshot(), two.snapshot(), return_exceptions=True)
+    assert [key for key in await keys("state.") if "conflict" in key] == []
+    async with statepath.open(url, readonly=True) as reader:
+        assert await reader.read_log("s") == "".join(f"{n}\n{n}\n" for n in range(4))
+        assert await reader.read_report("r") == {"n": 3, "by": False}
+        assert await reader.verify() == []
+
+
+async def test_an_earlier_report_never_replaces_a_later_one(store, other, monkeypatch):
+    """The first one's file is about to be written when another handle has saved a second one, and written it."""
+    held, go_on = asyncio.Event(), asyncio.Event()
+    stored = store._engine.views._stored
+
+    async def slowly(key):
+        found = await stored(key)
+        if not held.is_set():
+            held.set()
+            await go_on.wait()
+        return found
+
+    monkeypatch.setattr(store._engine.views, "_stored", slowly)
+    first = asyncio.ensure_future(store.save_report("r", 1))
+    await held.wait()
+    await other.save_report("r", 2)
+    go_on.set()
+    await first
+    await store.flush()
+    assert await other.read_report("r") == 2
+
+
+async def test_what_was_left_to_others_does_not_replace_a_later_report(store, other):
+    await other.save_report("r", 1)
+    await store.sync()
+    await store.save_report("r", 2)
+    await store.flush()
+    assert await store.read_report("r") == 2
+
+
+async def test_what_a_writer_left_when_it_died_is_in_the_next_snapshot_of_another(
+    store, url, other, monkeypatch
+):
+    async def nothing(*_):
+        return None
+
+    monkeypatch.setattr(store._engine.views, "_write_files", nothing)
+    await store.append_log("s", "only in the log\n")
+    await store._engine.release()
+    await other.sync()
+    await other.snapshot()
+    async with statepath.open(url, readonly=True) as reader:
+        assert await reader.read_log("s") == "only in the log\n"

@@ -1,0 +1,136 @@
+"""Master keys: each file that cannot be used is told apart, and none is ever shown."""
+
+from __future__ import annotations
+
+import os
+import stat
+from base64 import b64encode
+from pathlib import Path
+from secrets import token_bytes
+
+import pytest
+from statepath.encryption.providers import MasterKey, create_key_file, provider_of, read_key_file
+from statepath.errors import AlreadyExistsError, ConfigurationError
+from statepath.settings import Settings
+
+SECRET = token_bytes(32)
+TEXT = b64encode(SECRET).decode()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "key"
+    path.write_text(f"{TEXT}\n")
+    path.chmod(0o600)
+    return path
+
+
+def refused(file: Path) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        read_key_file(str(file))
+    assert caught.value.code == "bad_key"
+    assert TEXT[:-6] not in str(caught.value)
+    assert str(file) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [TEXT, f"  {TEXT}\n", SECRET.hex(), SECRET.hex().upper()],
+    ids=["base64", "with space", "hex", "HEX"],
+)
+def test_a_key_is_written_in_base64_or_hexadecimal_digits(file: Path, text: str) -> None:
+    file.write_text(text)
+    assert read_key_file(str(file)) == SECRET
+
+
+def test_a_file_that_is_missing(tmp_path: Path) -> None:
+    assert "there is no key file" in refused(tmp_path / "none")
+
+
+def test_a_file_that_is_empty(file: Path) -> None:
+    file.write_text(" \n")
+    assert "is empty" in refused(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b64encode(SECRET[:16]).decode(), "too short: it has 16 bytes"),
+        (b64encode(SECRET * 2).decode(), "too long: it has 64 bytes"),
+        ("correct horse battery staple", "no master key"),
+        ("ä" * 40, "no master key"),
+    ],
+    ids=["short", "long", "words", "no ASCII"],
+)
+def test_a_file_that_holds_something_else(file: Path, text: str, told: str) -> None:
+    file.write_text(text)
+    assert told in refused(file)
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o620, 0o777])
+def test_a_file_that_others_may_open(file: Path, mode: int) -> None:
+    file.chmod(mode)
+    assert f"chmod 600 {file}" in refused(file)
+
+
+def test_a_file_of_another_user(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    owned = os.stat_result((stat.S_IFREG | 0o600, 1, 1, 1, 54321, 0, 45, 0, 0, 0))
+    monkeypatch.setattr(os, "fstat", lambda fd: owned)
+    assert "chown 12345" in refused(file)
+
+
+def test_a_file_that_an_administrator_gives_to_a_group(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Kubernetes mounts a secret."""
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    owned = os.stat_result((stat.S_IFREG | 0o440, 1, 1, 1, 0, 12345, 45, 0, 0, 0))
+    monkeypatch.setattr(os, "fstat", lambda fd: owned)
+    assert read_key_file(str(file)) == SECRET
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    assert str(tmp_path) in refused(tmp_path)
+
+
+def test_a_new_file_is_its_owner_s_alone_and_replaces_none(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    mask = os.umask(0)
+    try:
+        create_key_file(str(path))
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    key = read_key_file(str(path))
+    assert len(key) == 32
+    with pytest.raises(AlreadyExistsError):
+        create_key_file(str(path))
+    assert read_key_file(str(path)) == key
+
+
+def test_two_master_keys_are_one_too_many(file: Path) -> None:
+    with pytest.raises(ConfigurationError, match="both set"):
+        provider_of(Settings(encryption_key_file=str(file), encryption_key=TEXT))
+
+
+def test_an_unknown_provider_is_told_with_those_there_are() -> None:
+    with pytest.raises(ConfigurationError, match=r"key provider 'kms' \(installed: "):
+        provider_of(Settings(encryption_provider="kms:alias/agents"))
+
+
+async def test_what_was_wrapped_is_unwrapped_by_the_same_key_in_the_same_context() -> None:
+    key = MasterKey(SECRET, "a file")
+    wrapped = await key.wrap(b"k" * 32, b"context")
+    assert await MasterKey(SECRET, "elsewhere").unwrap(wrapped, b"context") == b"k" * 32
+    for other, context in ((MasterKey(token_bytes(32), "a file"), b"context"), (key, b"another")):
+        with pytest.raises(ConfigurationError) as caught:
+            await other.unwrap(wrapped, context)
+        assert caught.value.code == "wrong_key"
+
+
+def test_the_name_of_a_key_tells_it_apart_and_gives_nothing_away() -> None:
+    one, other = MasterKey(SECRET, "a"), MasterKey(token_bytes(32), "a")
+    assert one.name != other.name
+    assert one.name == MasterKey(SECRET, "b").name
+    assert TEXT not in repr(one)
+    assert SECRET.hex() not in repr(one)
