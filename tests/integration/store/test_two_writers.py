@@ -88,6 +88,50 @@ async def test_log_texts_through_two_handles_all_arrive_once(store, zombie):
     assert sorted((await store.read_log("s")).split(), key=int) == [str(n) for n in range(20)]
 
 
+async def test_a_log_that_one_removed_begins_anew_for_both(store, zombie, keys):
+    await store.append_log("s", "old, and longer\n")
+    await zombie.append_log("s", "older\n")
+    await store.delete_log("s")
+    await zombie.append_log("s", "new\n")
+    await store.append_log("s", "newer\n")
+    for one in (store, zombie):
+        await one.flush()
+    assert await zombie.read_log("s") == await store.read_log("s") == "new\nnewer\n"
+    assert await zombie.delete_log("s") is True
+    for one in (store, zombie):
+        await one.sync()
+        await one.flush()
+    assert await keys("logs/") == []
+    assert await store.verify() == await zombie.verify() == []
+
+
+async def test_who_learns_late_of_a_removal_takes_nothing_away_that_came_after_it(store, zombie):
+    await store.append_log("s", "old\n")
+    await store.delete_log("s")
+    await zombie.sync()
+    await store.append_log("s", "new\n")
+    await store.flush()
+    await zombie.flush()
+    assert await store.read_log("s") == "new\n"
+    await zombie.snapshot()
+    assert await zombie.read_log("s") == await store.read_log("s") == "new\n"
+
+
+async def test_a_report_that_one_removed_is_there_again_when_another_saves_it(store, zombie, keys):
+    await store.save_report("r", 1)
+    await zombie.sync()
+    assert await zombie.delete_report("r") is True
+    await store.save_report("r", 2)
+    await zombie.sync()
+    await zombie.snapshot()
+    assert await zombie.read_report("r") == await store.read_report("r") == 2
+    assert await store.delete_report("r") is True
+    await zombie.sync()
+    await zombie.snapshot()
+    assert await keys("reports/") == []
+    assert await store.verify() == await zombie.verify() == []
+
+
 async def test_both_handles_end_with_the_same_state(store, zombie, url):
     for n in range(20):
         handle = (store, zombie)[n % 3 == 0]
