@@ -221,7 +221,7 @@ class Committer:
         """Commit what is queued, then take no more."""
         self._closing = True
         wake = self._wake
-        if wake is not None:
+        if wake is not None and not wake.done():
             self._wake = None
             wake.set_result(None)
         await asyncio.wait([self._task])
