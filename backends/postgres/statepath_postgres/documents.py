@@ -52,7 +52,7 @@ _ESCAPED: Final = b"\\u"
 _BEYOND_JSONB: Final = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
 # Numbers that jsonb gives back in another form: with an exponent, and zero with a sign. Texts that look so are no harm.
-_REWRITTEN: Final = re.compile(rb"[:\[,]-?(?:[0-9.]+[eE]|0[.0]*[,}\]])")
+_REWRITTEN: Final = re.compile(rb"[:\[,](?:-0[.0]*[,}\]]|-?[0-9.]+[eE])")
 
 _MAKE: Final = "INSERT INTO statepath.views (store) VALUES ($1) ON CONFLICT (store) DO NOTHING"
 _LOCK: Final = "SELECT shown FROM statepath.views WHERE store = $1 FOR UPDATE"
