@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import random
-from asyncio import sleep
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from inspect import isawaitable
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from msgspec import Raw
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from statepath.arguments import check_function
+from statepath.attempts import ATTEMPTS, back_off
 from statepath.backend import SupportsQueries
 from statepath.commit import Append, Delete, Put
 from statepath.engine.committer import Document as PutDocument
@@ -44,8 +43,6 @@ from statepath.query import Narrow, Query, Scan
 
 T = TypeVar("T")
 Json = dict[str, JsonValue]
-
-_ATTEMPTS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +106,11 @@ class Collection(Generic[T]):
             await committer.room()
         if if_version is None:
             return await committer.put(document)
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             try:
                 return await committer.submit((_change(document, if_version),), len(document[2]))
             except ConflictError as conflict:
-                if attempt == _ATTEMPTS - 1:
+                if attempt == ATTEMPTS - 1:
                     raise
                 document, if_version = await self.resolve(conflict, document)
                 await back_off(attempt)
@@ -202,7 +199,7 @@ class Collection(Generic[T]):
             InvalidArgumentError: as `put`; or the id was changed.
         """
         check_function(fn, "what update calls")
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             found = await self.get_document(id)
             if found is None:
                 found = await self.get_document(id, fresh=True)
@@ -224,7 +221,7 @@ class Collection(Generic[T]):
             try:
                 await committer.submit((_change(document, found.version),), len(document[2]))
             except ConflictError:
-                if attempt == _ATTEMPTS - 1:
+                if attempt == ATTEMPTS - 1:
                     raise
                 await back_off(attempt)
             else:
@@ -441,11 +438,6 @@ def documents(
         limit=limit,
         after=after,
     )
-
-
-async def back_off(attempt: int) -> None:
-    """Wait longer after each conflict, by chance: of many who change one document, each gets through in the end."""
-    await sleep(random.random() * 0.001 * 2 ** min(attempt, 7))  # noqa: S311 - no secret
 
 
 def _change(document: PutDocument, base: int) -> Put:

@@ -16,13 +16,14 @@ from typing_extensions import Unpack
 
 from statepath import store as stores
 from statepath.arguments import wrong_kind
+from statepath.attempts import until_committed
 from statepath.collection import Collection
 from statepath.emergency import write_emergency
 from statepath.encryption import Encrypted
 from statepath.engine.documents import decode
 from statepath.engine.replica import MEMBERS, Cut, Entry
 from statepath.engine.snapshot import LEASE_MEMBERS, VERSION, SnapshotStream
-from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, StateError
+from statepath.errors import ClosedError, InvalidArgumentError, StateError
 from statepath.events import (
     AutosaveTriggered,
     CorruptionDetected,
@@ -47,7 +48,6 @@ logger = logging.getLogger("statepath.persistence")
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
-_ATTEMPTS: Final = 32
 _BREATH: Final = 128
 """After so many documents other tasks of the event loop have a turn."""
 
@@ -362,17 +362,14 @@ class StatePersistence:
 
     async def _commit(self, save: StateSave) -> tuple[Plan, int]:
         # After a conflict it is decided again: what changed meanwhile may be newer than the state.
-        for attempt in range(1, _ATTEMPTS + 1):
+        async def attempt() -> tuple[Plan, int]:
             cut = self._cut()
             plan = save.plan(cut, self._tally)
             if not plan.changes:
                 return plan, cut.seq
-            try:
-                return plan, await self._engine.commit(plan.changes)
-            except ConflictError:
-                if attempt == _ATTEMPTS:
-                    raise
-        raise AssertionError
+            return plan, await self._engine.commit(plan.changes)
+
+        return await until_committed(attempt)
 
     def _cut(self) -> Cut:
         if self.store.closed:

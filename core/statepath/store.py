@@ -18,8 +18,9 @@ from pydantic import BaseModel, JsonValue
 from typing_extensions import Unpack
 
 from statepath.arguments import check_function, path_text, wrong_kind
+from statepath.attempts import until_committed
 from statepath.backend import Backend, Tally
-from statepath.collection import Collection, Json, back_off
+from statepath.collection import Collection, Json
 from statepath.commit import RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.debug import enable_debug
 from statepath.diff import Difference, differences
@@ -58,7 +59,6 @@ from statepath.engine.snapshot import is_own_member
 from statepath.engine.verification import Finding, verify
 from statepath.engine.views import read_log
 from statepath.errors import (
-    ConflictError,
     InvalidArgumentError,
     NotFoundError,
     ReadOnlyError,
@@ -85,7 +85,6 @@ M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
 H = TypeVar("H", bound=AbstractAsyncContextManager[Any, None])
 
-_ATTEMPTS: Final = 32
 _LOG_PIECE: Final = 1024 * 1024
 
 
@@ -268,20 +267,15 @@ class Store:
             ConflictError: there was a conflict in each of 32 attempts.
         """
         check_function(fn, "what transact calls")
-        for attempt in range(_ATTEMPTS):
-            try:
-                async with self.transaction() as tx:
-                    waiting = fn(tx)
-                    if not isawaitable(waiting):
-                        raise wrong_kind("what transact calls", "an async function", fn)
-                    result = await waiting
-            except ConflictError:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-                await back_off(attempt)
-            else:
-                return result
-        raise AssertionError
+
+        async def attempt() -> R:
+            async with self.transaction() as tx:
+                waiting = fn(tx)
+                if not isawaitable(waiting):
+                    raise wrong_kind("what transact calls", "an async function", fn)
+                return await waiting
+
+        return await until_committed(attempt)
 
     async def get_member(self, name: str) -> JsonValue | None:
         """A member of `state.json` that is no collection, such as `metrics`; `None` if there is none."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import count
-from typing import Any, Final, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from msgspec import Raw
 from pydantic import JsonValue
 
 from statepath.arguments import wrong_kind
-from statepath.collection import Collection, Json, back_off
+from statepath.attempts import ATTEMPTS, back_off
+from statepath.collection import Collection, Json
 from statepath.commit import Append, Change, Delete, Put
 from statepath.engine.documents import append_items, decode, encode_value
 from statepath.engine.engine import Engine
@@ -21,9 +22,6 @@ from statepath.engine.unloaded import Elsewhere
 from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, NotFoundError
 
 T = TypeVar("T")
-
-
-_ATTEMPTS: Final = 32
 
 
 def _concerns(change: Change, place: tuple[str, str]) -> bool:
@@ -157,7 +155,7 @@ class Transaction:
             try:
                 self.seq = await self._engine.commit(self._changes, reads)
             except ConflictError as conflict:
-                if attempt == _ATTEMPTS - 1 or not await self._resolve(conflict):
+                if attempt == ATTEMPTS - 1 or not await self._resolve(conflict):
                     raise
                 await back_off(attempt)
             else:

@@ -196,4 +196,4 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(0)
 
     monkeypatch.setattr("statepath.collection.back_off", back_off)
-    monkeypatch.setattr("statepath.store.back_off", back_off)
+    monkeypatch.setattr("statepath.attempts.back_off", back_off)
