@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
@@ -32,6 +31,7 @@ from statepath.errors import HistoryTrimmedError, InvalidArgumentError, StateErr
 
 from statepath_postgres.conditions import condition
 from statepath_postgres.connections import Connection, Connections
+from statepath_postgres.exact import forms, keeps
 from statepath_postgres.failures import worth_repeating
 
 _log = logging.getLogger("statepath.postgres")
@@ -46,13 +46,6 @@ PATIENCE: Final = 10.0
 """For how many seconds the view is waited for."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-# What JSON can say and jsonb cannot: NUL and half characters. What looks like having such is found by looking at it.
-_ESCAPED: Final = b"\\u"
-_BEYOND_JSONB: Final = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
-
-# Numbers that jsonb gives back in another form: with an exponent, and zero with a sign. Texts that look so are no harm.
-_REWRITTEN: Final = re.compile(rb"[:\[,](?:-0[.0]*[,}\]]|-?[0-9.]+[eE])")
 
 _MAKE: Final = "INSERT INTO statepath.views (store) VALUES ($1) ON CONFLICT (store) DO NOTHING"
 _LOCK: Final = "SELECT shown FROM statepath.views WHERE store = $1 FOR UPDATE"
@@ -359,7 +352,7 @@ async def _take_in(connection: Connection, store: int, batch: Batch, *, all_exac
         if change.put is not None:
             change.absorb(change.put)
     more = [
-        (*key, all_exactly or any(_exact(item) for items in change.appended.values() for item in items))
+        (*key, all_exactly or any(not keeps(item) for items in change.appended.values() for item in items))
         for key, change in appended.items()
         if change.appended
     ]
@@ -410,20 +403,9 @@ def _draw(items: Iterator[Shown]) -> list[_Row]:
 def _row(
     collection: str, id: str, version: int, modified: datetime, document: bytes, *, blank: bool = False
 ) -> _Row:
-    data = None if blank else _jsonb(document)
-    exact = document if data is None or _REWRITTEN.search(document) else None
+    data, exact = (None, document) if blank else forms(document)
     return _Row(collection, id, version, modified, data, exact)
 
 
 def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
-
-
-def _jsonb(data: bytes) -> str | None:
-    """The JSON as a parameter; `None` where jsonb cannot hold it."""
-    return None if _ESCAPED in data and _BEYOND_JSONB.search(data) else data.decode()
-
-
-def _exact(item: bytes) -> bool:
-    """Whether jsonb would not give the element back."""
-    return _jsonb(item) is None or _REWRITTEN.search(b"[%s]" % item) is not None
