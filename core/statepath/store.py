@@ -19,6 +19,7 @@ from statepath.collection import Collection, Json
 from statepath.diff import Difference, differences
 from statepath.discovery import check_not_within, connect
 from statepath.encryption import Encrypted, KeyInfo, Retired, Rotated
+from statepath.engine import restoring
 from statepath.engine.archiving import Archived, bring_back, find
 from statepath.engine.backups import backup_keys
 from statepath.engine.cleaning import Cleaned, clean
@@ -36,6 +37,7 @@ from statepath.engine.origin import StoreOrigin, present
 from statepath.engine.portable import Exported, export
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS
+from statepath.engine.restoring import past, restore
 from statepath.engine.snapshot import is_own_member
 from statepath.engine.verification import Finding, verify
 from statepath.errors import (
@@ -384,8 +386,8 @@ class Store:
             HistoryTrimmedError: one of them is too long ago.
             InvalidArgumentError: a seq that is not there yet, or a datetime without a time zone.
         """
-        before = await self._engine.past(a)
-        return differences(before, self._engine.replica if b is None else await self._engine.past(b))
+        before = await past(self._engine, a)
+        return differences(before, self._engine.replica if b is None else await past(self._engine, b))
 
     async def restore(self, *, at: int | datetime, to: str | os.PathLike[str] | None = None) -> Restored:
         """Make the documents those of an earlier seq, or of a moment by the commits' times. That is a commit, too: it
@@ -403,10 +405,10 @@ class Store:
             AlreadyExistsError: there is something at `to`.
         """
         if to is None:
-            return Restored(*await self._engine.restore(at))
+            return Restored(*await restore(self._engine, at))
         engine = self._engine
         check_not_within(StateURL.parse(engine.backend.url), StateURL.parse(path_text(to, "to=")))
-        then, now = await engine.past(at), await engine.present()
+        then, now = await past(engine, at), await restoring.present(engine)
         then.logs = now.logs
         backend = await connect(to)
         founded = await found(StoreOrigin(engine, then, now), backend, engine.settings)
