@@ -14,7 +14,8 @@ from servers.postgres import PostgresServer, running_postgres
 from servers.postgres_proxy import PostgresProxy, What, postgres_proxy
 from statepath.backend import StateURL
 from statepath.errors import ClosedError, OutcomeUnknownError, UnavailableError
-from statepath.store import Opening, Store
+from statepath.opening import Opening
+from statepath.store import Store
 from statepath.testing.commits import Writer
 from statepath_postgres import PostgresBackend, factory
 
