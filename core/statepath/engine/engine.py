@@ -449,6 +449,11 @@ class Engine:
             if not self._alone:
                 self._follower.leave()
 
+    @property
+    def told_bytes(self) -> int:
+        """About how many bytes have become visible since somebody follows."""
+        return self._feed.told
+
     def oldest_behind(self, after: int) -> datetime | None:
         """The time of the first commit behind the seq, if it was made lately; `None` also if there is none."""
         recent = self._feed.behind(after)

@@ -17,6 +17,7 @@ from statepath.engine.floor import Floor, read_floor
 from statepath.engine.founding import Origin
 from statepath.engine.opening import attach, commit_log, open_engine
 from statepath.engine.origin import StoreOrigin, present
+from statepath.engine.pacing import Pace
 from statepath.engine.recovery import check_finished
 from statepath.engine.replay import Beside, changes_of, microseconds
 from statepath.engine.replica import Replica
@@ -33,8 +34,6 @@ _PAUSE: Final = 0.2
 """Seconds in which commits are gathered, so that many of them are one write."""
 _AHEAD_BYTES: Final = 8 * 1024 * 1024
 _LOOK: Final = 10.0
-_BUSY_RATE: Final = 5 * 1024 * 1024
-"""Bytes a second that are shipped by the process that saves, while it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +142,12 @@ async def _first(log: CommitLog, after: int) -> AsyncGenerator[Commit]:
         yield commit
 
 
-@dataclass(frozen=True, slots=True)
 class OpenPrimary:
     """A store that this process has open for writing. What it saves comes first: shipping is paced meanwhile."""
 
-    engine: Engine
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._pace = Pace(lambda: engine.told_bytes)
 
     @property
     def url(self) -> str:
@@ -199,7 +199,7 @@ class OpenPrimary:
         return max(self.engine.replica.head - seq, 0), None if oldest is None else oldest.timestamp()
 
     def worth(self, size: int) -> float:
-        return size / _BUSY_RATE if self.engine.is_busy() else 0.0
+        return size / self._pace.limit if self.engine.is_busy() else 0.0
 
 
 class DistantPrimary:

@@ -206,6 +206,10 @@ class Shipping:
     async def _examine(self, commit: Commit) -> _Examined:
         one = _Examined(commit)
         for transaction in commit.transactions:
+            first = transaction[0] if isinstance(transaction, tuple) and len(transaction) == 1 else None
+            if type(first) is Put and first.collection != MEMBERS:  # nearly all of them
+                one.size += size_of(first)
+                continue
             for change in await self._changes(transaction, one.bodies):
                 if not isinstance(transaction, Body):
                     one.size += size_of(change)
