@@ -194,10 +194,10 @@ class Engine:
         return views
 
     def start_autosave(
-        self, archive: Callable[[], Awaitable[object]], bound_logs: Callable[[], Awaitable[object]]
+        self, archive: Callable[[], Awaitable[object]], bound_files: Callable[[], Awaitable[object]]
     ) -> None:
-        """Begin to save by time, and to `archive` and `bound_logs` where the settings have rules for it."""
-        self._autosave = Autosave(self, self._writing_snapshotter(), archive, bound_logs)
+        """Begin to save by time, and to `archive` and `bound_files` where the settings have rules for it."""
+        self._autosave = Autosave(self, self._writing_snapshotter(), archive, bound_files)
 
     def is_busy(self) -> bool:
         """Whether saves are going on: a commit is under way, or the last one was just now."""
