@@ -489,3 +489,65 @@ async def test_whenever_it_is_killed_the_log_is_as_it_was_told(tmp_path):
             assert text in (shown(last), shown(last + 1))
             assert await store.verify() == []
             step = last + 1 if text == shown(last) else last + 2
+
+
+# Beside other writers
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def shared(request, tmp_path):
+    """A place that takes several writers."""
+    return f"memory://{uuid4().hex}" if request.param == "memory" else f"sqlite://{tmp_path}/shared.db"
+
+
+@pytest.mark.parametrize("moment", ["read", "delete"])
+async def test_a_writer_that_is_killed_while_it_removes_a_log_takes_nothing_along(
+    shared, monkeypatch, moment
+):
+    """It ends right behind the removal of the first piece; another one began the log anew before its first request."""
+    store = await statepath.open(shared, autosave=0)
+    async with statepath.open(shared, autosave=0) as other:
+        await store.append_log("a", "old and longer\n")
+        await store.flush()
+        await store.append_log("a", "older\n")
+        await store.flush()
+        await other.sync()
+        backend, began, ended = store._engine.backend, asyncio.Event(), asyncio.Event()
+        read, delete = backend.read, backend.delete
+
+        async def begin_anew():
+            if not began.is_set():
+                began.set()
+                await other.sync()
+                await other.append_log("a", "new\n")
+
+        async def reading(key, **options):
+            blob = await read(key, **options)
+            if moment == "read" and key.startswith("logs/session_a.log/"):
+                await begin_anew()
+            return blob
+
+        async def deleting(key, **options):
+            if key.startswith("logs/session_a.log/"):
+                await begin_anew()
+            try:
+                return await delete(key, **options)
+            finally:
+                if key == f"logs/session_a.log/{0:020d}":
+                    ended.set()
+                    await asyncio.Event().wait()
+
+        monkeypatch.setattr(backend, "read", reading)
+        monkeypatch.setattr(backend, "delete", deleting)
+        removing = asyncio.create_task(store.delete_log("a"))
+        waiting = asyncio.create_task(ended.wait())
+        await asyncio.wait((removing, waiting), return_when=asyncio.FIRST_COMPLETED)
+        await crash(store)
+        for task in (removing, waiting):
+            task.cancel()
+        await asyncio.gather(removing, waiting, return_exceptions=True)
+        assert began.is_set()
+        assert await other.read_log("a") == "new\n"
+    async with statepath.open(shared, autosave=0) as again:
+        assert await again.read_log("a") == "new\n"
+        assert await again.verify() == []
