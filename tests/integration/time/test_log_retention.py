@@ -521,6 +521,7 @@ async def test_a_writer_that_is_killed_while_it_removes_a_log_takes_nothing_alon
                 began.set()
                 await other.sync()
                 await other.append_log("a", "new\n")
+                await other.flush()
 
         async def reading(key, **options):
             blob = await read(key, **options)
