@@ -97,10 +97,11 @@ class RemoveLog(msgspec.Struct, frozen=True, tag_field="op", tag="unlog", omit_d
     base: int | None = None
 
 
-class RemoveReport(msgspec.Struct, frozen=True, tag_field="op", tag="unreport"):
-    """A report that no longer exists."""
+class RemoveReport(msgspec.Struct, frozen=True, tag_field="op", tag="unreport", omit_defaults=True):
+    """A report that no longer exists. `base` is the seq that it was looked at: one that was written later stays."""
 
     id: str
+    base: int | None = None
 
 
 class Note(msgspec.Struct, frozen=True, tag_field="op", tag="note"):

@@ -243,6 +243,15 @@ class LogsRemoved(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ReportsRemoved(Event):
+    """The reports `ids`, of so many bytes, were removed: the settings `report_age` and `report_bytes` ask for it."""
+
+    name: ClassVar[str] = "reports:removed"
+    ids: tuple[str, ...]
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryTrimmed(Event):
     """The log begins at `floor` now. `reason` is `age` or `bytes`."""
 
@@ -334,6 +343,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
         MirrorRebased,
         DocumentsArchived,
         LogsRemoved,
+        ReportsRemoved,
         HistoryTrimmed,
         LeaseLost,
         DiskLow,

@@ -58,6 +58,7 @@ async def mirror(
     target: Path,
     *,
     once: bool = False,
+    reseed: bool = False,
     progress: Callable[[str], None] = silent,
     settings: Settings | None = None,
     events: Events | None = None,
@@ -70,6 +71,10 @@ async def mirror(
             call goes on.
         once: only up to where the source is now. Then a replica that does not answer is an error; without it, it is
             tried again, and told by `mirror:failed`.
+        reseed: make the replica at `target` anew from the source, where it cannot follow that any more: the source
+            is in another incarnation, or has not what the replica has. The documents of the replica are kept aside
+            there, as `state.json.earlier.<UTC time>`; its logs, reports and history are not. What is no replica of the
+            store, or was promoted, is refused still.
 
     Raises:
         NotFoundError: there is no store at `source`.
@@ -84,7 +89,7 @@ async def mirror(
         head = await primary.head()
         bus = Events() if events is None else events
         place = StateURL.parse(os.fspath(target)).redacted()
-        mirror = Mirror(primary, place, partial(connect, target), used, bus, progress)
+        mirror = Mirror(primary, place, partial(connect, target), used, bus, progress, reseed=reseed)
         await mirror.run(head.seq if once else None)
         return Mirrored(place, mirror.lag.seq or 0)
     finally:

@@ -59,6 +59,8 @@ class SettingsArgs(TypedDict, total=False):
     archive: str | tuple[str, ...]
     log_age: float | str | timedelta | None
     log_bytes: int | str | None
+    report_age: float | str | timedelta | None
+    report_bytes: int | str | None
     encryption_key_file: str | os.PathLike[str] | None
     encryption_key: str | SecretStr | None
     encryption_provider: str | None
@@ -314,6 +316,12 @@ class Settings(BaseSettings):
 
     log_bytes: Annotated[int | None, BeforeValidator(_bytes_or_off)] = None
     """The most bytes of session logs to keep: the longest untouched are removed; `None` (or "off"): no bound."""
+
+    report_age: Annotated[timedelta | None, BeforeValidator(_duration_or_off)] = None
+    """How long reports are kept that are not written again; `None` (or "off"): for ever."""
+
+    report_bytes: Annotated[int | None, BeforeValidator(_bytes_or_off)] = None
+    """The most bytes of reports to keep: the longest unwritten are removed; `None` (or "off"): no bound."""
 
     encryption_key_file: Annotated[str | None, BeforeValidator(_text)] = Field(None, min_length=1)
     """The file that holds the master key, and makes the store an encrypted one."""

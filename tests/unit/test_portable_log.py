@@ -134,6 +134,18 @@ class TestAppend:
         assert await read(writer.log) == writer.commits
         assert [key for key, _ in storage.sent[2:]] == [slot_key(4)]
 
+    async def test_who_saw_the_head_lately_reads_on_through_slots_of_several(self, storage: Storage) -> None:
+        writer, reader = Writer(PortableCommitLog(storage)), PortableCommitLog(storage, window=3600)
+        await writer.append()
+        head = len(await read(reader))
+        for _ in range(2):
+            before = len(writer.commits)
+            writer.commits += [writer.make()]
+            writer.commits += [writer.make()]
+            assert isinstance(writer.log, PortableCommitLog)
+            await writer.log.extend(before, writer.commits[before:])
+        assert await read(reader, head) == writer.commits[head:]
+
     async def test_several_commits_at_once_are_packed_with_the_rest(
         self, storage: Storage, writer: Writer
     ) -> None:
@@ -662,6 +674,19 @@ class TestFollow:
             now[0] += 10
             with pytest.raises(HistoryTrimmedError):
                 await waiting
+
+    async def test_a_follower_takes_slots_that_hold_several_commits(self, storage: Storage) -> None:
+        writer = Writer(PortableCommitLog(storage))
+        await writer.append()
+        async with aclosing(_generator(PortableCommitLog(storage, review=3600).follow(0))) as commits:
+            for _ in range(2):
+                assert await anext(commits) == writer.commits[-1]
+                before = len(writer.commits)
+                for _ in range(3):
+                    writer.commits.append(writer.make())
+                assert isinstance(writer.log, PortableCommitLog)
+                await writer.log.extend(before, writer.commits[before:])
+                assert [await anext(commits) for _ in range(2)] == writer.commits[before:-1]
 
     @pytest.mark.parametrize("review", [0.0, 3600.0])
     async def test_a_follower_checks_the_chain(self, storage: Storage, review: float) -> None:

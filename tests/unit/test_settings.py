@@ -46,6 +46,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
     assert settings.migrate is True
     assert settings.archive == ()
     assert (settings.log_age, settings.log_bytes) == (None, None)
+    assert (settings.report_age, settings.report_bytes) == (None, None)
     assert settings.encryption_key_file is settings.encryption_key is settings.encryption_provider is None
     assert settings.compression is None
     assert settings.mirror is None
@@ -119,6 +120,8 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "archive": "tasks older_than=30d; sessions older_than=1w",
         "log_age": "90d",
         "log_bytes": "10GiB",
+        "report_age": "1w",
+        "report_bytes": "1GiB",
         "encryption_key_file": "/run/secrets/key",
         "encryption_key": "hunter2",
         "encryption_provider": "kms:alias/agents",
@@ -157,6 +160,8 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "archive": ("tasks older_than=30d", "sessions older_than=1w"),
         "log_age": timedelta(days=90),
         "log_bytes": 10 * 1024 * MiB,
+        "report_age": timedelta(weeks=1),
+        "report_bytes": 1024 * MiB,
         "encryption_key_file": "/run/secrets/key",
         "encryption_key": SecretStr("hunter2"),
         "encryption_provider": "kms:alias/agents",

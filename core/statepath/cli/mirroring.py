@@ -10,9 +10,10 @@ from typer.core import TyperGroup
 
 import statepath
 from statepath.cli.opening import reading
-from statepath.cli.options import Json, Yes, about
+from statepath.cli.options import DryRun, Json, Yes, about
 from statepath.cli.output import Output, confirm, moment
 from statepath.cli.running import asynchronous, shown
+from statepath.errors import InvalidArgumentError, NotFoundError, StateError
 from statepath.events import Event, Events, MirrorCaughtUp, MirrorFailed, MirrorLagging, MirrorRebased
 
 
@@ -46,12 +47,28 @@ async def run(
     once: Annotated[
         bool, typer.Option("--once", help="Bring the replica up to now, and end. Default: go on.")
     ] = False,
+    reseed: Annotated[
+        bool,
+        typer.Option(
+            "--reseed", help="Make the replica anew first: one that cannot follow this store any more. Asks."
+        ),
+    ] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Make a replica of a store, and ship each commit there until Ctrl-C. Works beside a running server; run it again
     if it was interrupted."""
     about(ctx, source)
     output = Output(as_json=as_json)
+    if dry_run and not reseed:
+        raise InvalidArgumentError("--dry-run is about --reseed: without that nothing is written over")
+    if reseed:
+        plan = await _to_be_replaced(source, target)
+        if dry_run:
+            output.result({"target": shown(target), "dry_run": True}, f"{plan} Nothing was changed.")
+            return
+        confirm(plan, yes=yes)
     events = Events()
 
     def tell(event: Event) -> None:
@@ -65,8 +82,31 @@ async def run(
     for kind in (MirrorCaughtUp, MirrorLagging, MirrorFailed, MirrorRebased):
         events.on(kind, tell)
     with output.progress(f"mirroring to {shown(target)}") as progress:
-        made = await statepath.mirror(source, target, once=once, progress=progress, events=events)
+        made = await statepath.mirror(
+            source, target, once=once, reseed=reseed, progress=progress, events=events
+        )
     output.result(asdict(made), f"{made.target} has everything up to seq {made.seq}")
+
+
+async def _to_be_replaced(source: str, target: str) -> str:
+    """What a reseed means, in words."""
+    async with reading(source) as store:
+        anew = f"would be made anew from {shown(source)}, at seq {store.seq}"
+    try:
+        async with reading(target) as replica:
+            seq, primary = replica.seq, replica.replica_of
+    except NotFoundError:
+        return f"Nothing is at {shown(target)} yet."
+    except StateError as error:
+        if error.code != "unfinished":
+            raise
+        return f"The replica at {shown(target)} is unfinished, and {anew}."
+    if primary is None:
+        return f"{shown(target)} is no replica, and would be refused."
+    return (
+        f"The replica at {shown(target)}, at seq {seq}, {anew}. Its documents are kept aside there; its session logs, "
+        "reports and history are not."
+    )
 
 
 def _facts(event: Event) -> dict[str, Any]:

@@ -45,11 +45,11 @@ class Autosave:
         engine: _Saved,
         snapshotter: Snapshotter,
         archive: Callable[[], Awaitable[object]],
-        bound_logs: Callable[[], Awaitable[object]],
+        bound_files: Callable[[], Awaitable[object]],
     ) -> None:
         self._engine = engine
         self._archive = archive
-        self._bound_logs = bound_logs
+        self._bound_files = bound_files
         self._snapshotter = snapshotter
         self._low = False
         self._task = asyncio.get_running_loop().create_task(self._run(), name="statepath-autosave")
@@ -70,7 +70,7 @@ class Autosave:
                 due = time.monotonic() + _RETAIN_EVERY
                 if engine.settings.archive:
                     await self._try_archive()
-                await self._try_bound_logs()
+                await self._try_bound_files()
             if not interval or not snapshotter.changed:
                 continue
             engine.events.emit(AutosaveTriggered(engine.replica.head))
@@ -102,11 +102,13 @@ class Autosave:
             logger.exception("what is due could not be archived; it stays live", extra={"code": error.code})
             self._engine.events.emit(SaveError(error, error.key))
 
-    async def _try_bound_logs(self) -> None:
+    async def _try_bound_files(self) -> None:
         try:
-            await self._bound_logs()
+            await self._bound_files()
         except StateError as error:
-            logger.exception("session logs that are due could not be removed", extra={"code": error.code})
+            logger.exception(
+                "session logs and reports that are due could not be removed", extra={"code": error.code}
+            )
             self._engine.events.emit(SaveError(error, error.key))
 
     async def _check_space(self) -> None:

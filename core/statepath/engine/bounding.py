@@ -1,33 +1,34 @@
-"""Bounds for session logs: those that nothing was appended to for long, and the longest untouched where there are too
-many bytes of them, are removed whole.
+"""Bounds for session logs and reports: those that nothing was written to for long, and the longest untouched where
+there are too many bytes of them, are removed whole.
 
-A removal is a commit that says how much the log held when it was looked at: one that grows meanwhile stays.
+A removal is a commit that says what it had looked at: what is written to meanwhile stays.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import islice
 from typing import Final
 
-from statepath.commit import RemoveLog
+from statepath.commit import RemoveLog, RemoveReport
 from statepath.engine.engine import Engine
-from statepath.engine.ids import LOGS, log_place
-from statepath.events import LogsRemoved
+from statepath.engine.ids import LOGS, REPORTS, decode_id, log_place, report_key
+from statepath.events import LogsRemoved, ReportsRemoved
 
 _TOGETHER: Final = 256
 
 
 @dataclass(slots=True)
-class SessionLog:
-    """A session log as it is stored: its objects with their bytes, how much the state says that it holds, and when it
-    was last appended to, in seconds since 1970."""
+class Kept:
+    """A session log or a report as it is stored: its objects with their bytes, when it was last written to, in seconds
+    since 1970, and what removes it as it is."""
 
     id: str
-    known: int
+    removal: RemoveLog | RemoveReport
     touched: float = 0.0
     objects: list[tuple[str, int]] = field(default_factory=list)
 
@@ -36,53 +37,80 @@ class SessionLog:
         return sum(size for _, size in self.objects)
 
 
-async def bound_logs(engine: Engine, *, dry_run: bool = False) -> list[SessionLog]:
-    """Remove what the settings `log_age` and `log_bytes` do not allow; those removed. `dry_run` only tells them. What
-    an interrupted run left is removed by the next one."""
-    settings = engine.settings
-    if settings.log_age is None and settings.log_bytes is None:
-        return []
-    due = await _due(engine)
-    if dry_run or not due:
-        return due
-    removed: list[SessionLog] = []
-    waiting = iter(due)
-    while some := list(islice(waiting, _TOGETHER)):
-        seqs = await asyncio.gather(*(engine.commit([RemoveLog(log.id, log.known)]) for log in some))
-        removed += [log for log, seq in zip(some, seqs, strict=True) if seq]
-    await engine.flush_files()
-    if removed:
-        total = sum(log.bytes for log in removed)
-        engine.events.emit(LogsRemoved(tuple(log.id for log in removed), total))
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """How old they may be, and how many bytes they may have together; what finds them, and tells what went."""
+
+    age: timedelta | None
+    bytes: int | None
+    stored: Callable[[Engine], AsyncIterator[Kept]]
+    told: Callable[[tuple[str, ...], int], LogsRemoved | ReportsRemoved]
+
+
+async def bound_files(engine: Engine, *, dry_run: bool = False) -> list[Kept]:
+    """Remove what the settings `log_age`, `log_bytes`, `report_age` and `report_bytes` do not allow; what was removed.
+    `dry_run` only tells it. What an interrupted run left is removed by the next one."""
+    of = engine.settings
+    removed: list[Kept] = []
+    for bounds in (
+        _Bounds(of.log_age, of.log_bytes, _logs, LogsRemoved),
+        _Bounds(of.report_age, of.report_bytes, _reports, ReportsRemoved),
+    ):
+        if bounds.age is not None or bounds.bytes is not None:
+            due = await _due(engine, bounds)
+            removed += due if dry_run else await _remove(engine, due, bounds)
     return removed
 
 
-async def _due(engine: Engine) -> list[SessionLog]:
-    """The logs that the bounds do not allow, the longest untouched first."""
-    age, most = engine.settings.log_age, engine.settings.log_bytes
-    logs = sorted([log async for log in _stored(engine)], key=lambda log: (log.touched, log.id))
-    too_old = float("-inf") if age is None else time.time() - age.total_seconds()
-    total = sum(log.bytes for log in logs)
-    due: list[SessionLog] = []
-    for log in logs:
-        if log.touched >= too_old and (most is None or total <= most):
+async def _remove(engine: Engine, due: list[Kept], bounds: _Bounds) -> list[Kept]:
+    removed: list[Kept] = []
+    waiting = iter(due)
+    while some := list(islice(waiting, _TOGETHER)):
+        seqs = await asyncio.gather(*(engine.commit([one.removal]) for one in some))
+        removed += [one for one, seq in zip(some, seqs, strict=True) if seq]
+    if due:
+        await engine.flush_files()
+    if removed:
+        engine.events.emit(bounds.told(tuple(one.id for one in removed), sum(one.bytes for one in removed)))
+    return removed
+
+
+async def _due(engine: Engine, bounds: _Bounds) -> list[Kept]:
+    """What the bounds do not allow, the longest untouched first."""
+    stored = sorted([one async for one in bounds.stored(engine)], key=lambda one: (one.touched, one.id))
+    too_old = float("-inf") if bounds.age is None else time.time() - bounds.age.total_seconds()
+    total = sum(one.bytes for one in stored)
+    due: list[Kept] = []
+    for one in stored:
+        if one.touched >= too_old and (bounds.bytes is None or total <= bounds.bytes):
             break
-        due.append(log)
-        total -= log.bytes
+        due.append(one)
+        total -= one.bytes
     return due
 
 
-async def _stored(engine: Engine) -> AsyncIterator[SessionLog]:
+async def _logs(engine: Engine) -> AsyncIterator[Kept]:
     # First what the files have to show, then the files: what is appended in between is seen by the removal.
     known = dict(engine.replica.logs)
     await engine.flush_files()
     now = time.time()
-    found: dict[str, SessionLog] = {}
+    found: dict[str, Kept] = {}
     async for entry in engine.backend.list_keys(LOGS):
         if (place := log_place(entry.key)) is not None:
-            log = found.setdefault(place[0], SessionLog(place[0], known.get(place[0], 0)))
+            id = place[0]
+            log = found.setdefault(id, Kept(id, RemoveLog(id, known.get(id, 0))))
             log.objects.append((entry.key, entry.size))
             # A time that the storage does not know is no reason to remove anything.
             log.touched = max(log.touched, entry.modified or now)
     for log in found.values():
         yield log
+
+
+async def _reports(engine: Engine) -> AsyncIterator[Kept]:
+    seq = engine.replica.head
+    await engine.flush_files()
+    now = time.time()
+    async for entry in engine.backend.list_keys(REPORTS):
+        id = decode_id(entry.key.removeprefix(REPORTS).removesuffix(".json"))
+        if id is not None and report_key(id) == entry.key:
+            yield Kept(id, RemoveReport(id, seq), entry.modified or now, [(entry.key, entry.size)])

@@ -12,6 +12,7 @@ from statepath.errors import CorruptionError
 
 _PIECE: Final = 16 * 1024 * 1024
 _ATTEMPTS: Final = 3
+_LAST_LINES: Final = 3
 
 
 class Readable(Protocol):
@@ -98,10 +99,21 @@ def _before_mark(carry: bytes, data: bytes, rest: bytearray) -> tuple[tuple[byte
         rest += seam[at:]
         rest += data[reach:]
         return (seam[:at],), b""
-    if (at := data.find(MARK)) >= 0:
+    if (at := _find_mark(data)) >= 0:
         rest += data[at:]
         return (carry, memoryview(data)[:at]), b""
     return (carry, memoryview(data)[: max(len(data) - reach, 0)]), data[max(len(data) - reach, 0) :]
+
+
+def _find_mark(data: bytes) -> int:
+    """Where the mark is, or -1. Behind its line there are two braces, a line each: so the last lines tell, and a search
+    through all of the piece, which takes half as long as hashing it, is spared."""
+    at = len(data)
+    for _ in range(_LAST_LINES):
+        at = data.rfind(b"\n", 0, at)
+        if at < 0 or data.startswith(MARK, at):
+            return at
+    return -1
 
 
 def _update(digest: Hash, parts: tuple[bytes | memoryview, ...]) -> None:

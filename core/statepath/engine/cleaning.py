@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Final
 
 from statepath.engine.archiving import ARCHIVE, named
-from statepath.engine.bounding import bound_logs
+from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine
 
 _ASIDE: Final = re.compile(
@@ -30,7 +30,7 @@ class Cleaned:
 
 async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Cleaned:
     """Remove what was kept aside before, what an archive run wrote before and did not finish, and the session logs
-    that are beyond their bounds.
+    and reports that are beyond their bounds.
 
     A segment that any state names to which there is a way back, by the history or by a backup, stays.
     """
@@ -54,5 +54,5 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
                 if entry.key == key and entry.modified < until:
                     await engine.backend.delete(key)
                 break
-    found += [each for log in await bound_logs(engine, dry_run=dry_run) for each in log.objects]
+    found += [each for one in await bound_files(engine, dry_run=dry_run) for each in one.objects]
     return Cleaned(tuple(sorted(found)))

@@ -32,6 +32,7 @@ from statepath.commit import (
     Delete,
     Put,
     RemoveLog,
+    RemoveReport,
     Transaction,
     encode_changes,
 )
@@ -421,6 +422,8 @@ class Committer:
                 continue
             if isinstance(change, RemoveLog) and not _is_due(change, trial.log_size(change.id)):
                 continue
+            if isinstance(change, RemoveReport) and _was_written(change, trial.report_seq(change.id)):
+                continue
             placed = trial.place(change)
             trial.apply(placed, seq, now)
             changes.append(placed)
@@ -474,6 +477,11 @@ class Committer:
 def _is_due(change: RemoveLog, size: int) -> bool:
     """Whether the session log is to be removed: there is one, or it is as it was looked at."""
     return size > 0 if change.base is None else size == change.base
+
+
+def _was_written(change: RemoveReport, seq: int) -> bool:
+    """Whether the report was written again, at the seq, since it was looked at."""
+    return change.base is not None and seq > change.base
 
 
 def _decisive(pending: _Pending) -> Iterator[tuple[str, str]]:

@@ -186,10 +186,10 @@ class Engine:
         return views
 
     def start_autosave(
-        self, archive: Callable[[], Awaitable[object]], bound_logs: Callable[[], Awaitable[object]]
+        self, archive: Callable[[], Awaitable[object]], bound_files: Callable[[], Awaitable[object]]
     ) -> None:
-        """Begin to save by time, and to `archive` and `bound_logs` where the settings have rules for it."""
-        self._autosave = Autosave(self, self._writing_snapshotter(), archive, bound_logs)
+        """Begin to save by time, and to `archive` and `bound_files` where the settings have rules for it."""
+        self._autosave = Autosave(self, self._writing_snapshotter(), archive, bound_files)
 
     def is_busy(self) -> bool:
         """Whether saves are going on: a commit is under way, or the last one was just now."""
@@ -440,6 +440,11 @@ class Engine:
             self._feed.leave()
             if not self._alone:
                 self._follower.leave()
+
+    @property
+    def told_bytes(self) -> int:
+        """About how many bytes have become visible since somebody follows."""
+        return self._feed.told
 
     def oldest_behind(self, after: int) -> datetime | None:
         """The time of the first commit behind the seq, if it was made lately; `None` also if there is none."""

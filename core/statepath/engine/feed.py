@@ -27,13 +27,15 @@ async def in_bulk(commits: AsyncIterator[Commit], most: int = 256) -> AsyncGener
 
 
 class Feed:
-    """A bounded tail of the log in memory. Whoever falls behind it reads the log itself."""
+    """A bounded tail of the log in memory. Whoever falls behind it reads the log itself. `told` is about how many bytes
+    it was told while somebody followed."""
 
     def __init__(self) -> None:
         self.followers = 0
+        self.told = 0
         self._recent: deque[tuple[Commit, Sequence[Transaction], int]] = deque()
         self._bytes = 0
-        self._news = asyncio.Event()
+        self._news: asyncio.Event | None = None
 
     def join(self) -> None:
         self.followers += 1
@@ -50,6 +52,7 @@ class Feed:
             return
         self._recent.append((commit, transactions, size))
         self._bytes += size
+        self.told += size
         while self._bytes > _MOST_BYTES and len(self._recent) > 1:
             self._bytes -= self._recent.popleft()[2]
         self.wake()
@@ -63,9 +66,12 @@ class Feed:
 
     def wake(self) -> None:
         """Let all who wait for news look again."""
-        self._news.set()
-        self._news = asyncio.Event()
+        if self._news is not None:
+            self._news.set()
+            self._news = None
 
     async def news(self) -> None:
         """Wait for the next commit, or for the end."""
+        if self._news is None:
+            self._news = asyncio.Event()
         await self._news.wait()

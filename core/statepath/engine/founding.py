@@ -233,12 +233,12 @@ class Founding:
 
     async def _journal(self, floor: Floor) -> None:
         """The commits, in the new incarnation; behind those that an interrupted attempt has appended."""
+        if floor.floor > self.origin.replica.head:
+            return
         after, last = floor.floor - 1, ""
         async for commit in self.log.read(after):
             after, last = commit.last, commit.id
             self._commits += 1
-        if floor.floor > self.origin.replica.head:
-            return
         begun = False
         async for commit in self.origin.commits(after):
             if not begun and commit.first != after + 1:

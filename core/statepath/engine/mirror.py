@@ -55,6 +55,7 @@ class Mirror:
         target: where the replica is, as it may be shown.
         connect: makes a connection to it, for writing.
         tell: is told in words what is being done.
+        reseed: make the replica anew first, even where it cannot follow the primary.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class Mirror:
         settings: Settings,
         events: Events,
         tell: Tell = silent,
+        *,
+        reseed: bool = False,
     ) -> None:
         self._primary = primary
         self._target = target
@@ -72,6 +75,7 @@ class Mirror:
         self._settings = settings
         self._events = events
         self._tell = tell
+        self._reseed = reseed
         self._limit = settings.mirror_lag.total_seconds()
         self._seq: int | None = None
         self._failure: StateError | None = None
@@ -179,6 +183,11 @@ class Mirror:
 
     async def _begin(self, target: Backend, anew: str) -> Shipping:
         primary, settings = self._primary, self._settings
+        if self._reseed:
+            shipping = await Shipping.begin(primary, target, settings, self._tell, reseed=True)
+            self._reseed = False
+            self._events.emit(MirrorRebased(self._target, shipping.position.seq, "that was asked for"))
+            return shipping
         try:
             shipping = await Shipping.begin(primary, target, settings, self._tell, anew=bool(anew))
         except ReplicaDamagedError as error:

@@ -29,7 +29,7 @@ from statepath.commit import Note, Put
 from statepath.encryption import Encrypted, unlock
 from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
-from statepath.engine.bounding import bound_logs
+from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine, is_replica
 from statepath.engine.floor import Floor, write_floor
 from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
@@ -304,7 +304,7 @@ class _TakeOver:
         await self._settle(views)
         if engine.elsewhere is None:
             await self._show()
-        engine.start_autosave(partial(archive_by_rules, engine), partial(bound_logs, engine))
+        engine.start_autosave(partial(archive_by_rules, engine), partial(bound_files, engine))
 
     async def _show(self) -> None:
         """Tell the storage what queries should find, where it answers any."""

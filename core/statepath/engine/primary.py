@@ -17,6 +17,7 @@ from statepath.engine.floor import Floor, read_floor
 from statepath.engine.founding import Origin
 from statepath.engine.opening import attach, commit_log, open_engine
 from statepath.engine.origin import StoreOrigin, present
+from statepath.engine.pacing import Pace
 from statepath.engine.recovery import check_finished
 from statepath.engine.replay import Beside, changes_of, microseconds
 from statepath.engine.replica import Replica
@@ -29,12 +30,16 @@ from statepath.errors import (
 from statepath.events import Events
 from statepath.settings import Settings
 
+ANEW: Final = (
+    "make the replica anew from it (statepath mirror SRC DST --reseed, which keeps aside what is there), or mirror to "
+    "a place where nothing is"
+)
+"""What to do about a replica that cannot follow its primary."""
+
 _PAUSE: Final = 0.2
 """Seconds in which commits are gathered, so that many of them are one write."""
 _AHEAD_BYTES: Final = 8 * 1024 * 1024
 _LOOK: Final = 10.0
-_BUSY_RATE: Final = 5 * 1024 * 1024
-"""Bytes a second that are shipped by the process that saves, while it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +138,16 @@ async def check_position(url: str, log: CommitLog, floor: Floor, position: Posit
     async with aclosing(_first(log, position.seq - 1)) as found:
         commit = await anext(found, None)
     if commit is None:
-        raise DivergedError(f"the log of {url} ends before seq {position.seq}, which the replica has")
+        raise DivergedError(_lacks(url, f"ends before seq {position.seq}"))
     if (commit.last, commit.id) != (position.seq, position.commit):
-        raise DivergedError(f"seq {position.seq} of {url} is another one than the replica's")
+        raise DivergedError(_lacks(url, f"has another seq {position.seq}"))
+
+
+def _lacks(url: str, what: str) -> str:
+    return (
+        f"the replica has what {url} has not, whose log {what}: was it restored from an earlier copy? Promote the "
+        f"replica if that is the one that counts (statepath mirror promote DST); else {ANEW}"
+    )
 
 
 async def _first(log: CommitLog, after: int) -> AsyncGenerator[Commit]:
@@ -143,11 +155,12 @@ async def _first(log: CommitLog, after: int) -> AsyncGenerator[Commit]:
         yield commit
 
 
-@dataclass(frozen=True, slots=True)
 class OpenPrimary:
     """A store that this process has open for writing. What it saves comes first: shipping is paced meanwhile."""
 
-    engine: Engine
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._pace = Pace(lambda: engine.told_bytes)
 
     @property
     def url(self) -> str:
@@ -186,7 +199,7 @@ class OpenPrimary:
         replica = self.engine.replica
         if replica.head < position.seq:
             raise DivergedError(
-                f"the log of {self.url} ends with seq {replica.head}, and the replica has seq {position.seq}"
+                _lacks(self.url, f"ends with seq {replica.head}, and that with {position.seq}")
             )
         if (replica.head, replica.commit) != (position.seq, position.commit):
             await check_position(self.url, self.engine.log, self.engine.record, position)
@@ -199,7 +212,7 @@ class OpenPrimary:
         return max(self.engine.replica.head - seq, 0), None if oldest is None else oldest.timestamp()
 
     def worth(self, size: int) -> float:
-        return size / _BUSY_RATE if self.engine.is_busy() else 0.0
+        return size / self._pace.limit if self.engine.is_busy() else 0.0
 
 
 class DistantPrimary:
@@ -333,7 +346,7 @@ class DistantPrimary:
         stored = await read_floor(self.backend)
         self._looked = time.monotonic()
         if stored is None or (stored[0].store, stored[0].incarnation) != (self.store, self.incarnation):
-            raise DivergedError(f"{self.url} was replaced, recovered or promoted meanwhile; mirror it anew")
+            raise DivergedError(f"{self.url} was replaced, recovered or promoted meanwhile; {ANEW}")
         self._floor = stored[0]
         return self._floor
 

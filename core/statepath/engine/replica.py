@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from statepath.commit import Append, Change, Delete, FileChange, Put, RemoveLog, WriteLog
+from statepath.commit import Append, Change, Delete, FileChange, Put, RemoveLog, WriteLog, WriteReport
 from statepath.engine.documents import append_items, list_fields
 from statepath.errors import InvalidArgumentError, NotFoundError
 
@@ -134,6 +134,8 @@ class Replica:
     def __init__(self) -> None:
         self._collections: dict[str, dict[str, Entry]] = {}
         self.logs: dict[str, int] = {}
+        self.reports: dict[str, int] = {}
+        """The seqs of those reports that were written since this replica is kept."""
         self.head = 0
         self.commit = ""
         self.time = 0
@@ -189,6 +191,9 @@ class Replica:
     def log_size(self, id: str) -> int:
         return self.logs.get(id, 0)
 
+    def report_seq(self, id: str) -> int:
+        return self.reports.get(id, 0)
+
     def cut(self) -> Cut:
         return Cut(
             self.head,
@@ -216,6 +221,7 @@ class Stage:
         self.entries: dict[tuple[str, str], Entry | None] = {}
         self.logs: dict[str, int] = {}
         """The sizes of those session logs that change; 0: it was removed."""
+        self.reports: dict[str, int] = {}
         self.files: list[FileChange] = []
 
     def get(self, collection: str, id: str) -> Entry | None:
@@ -231,6 +237,10 @@ class Stage:
     def log_size(self, id: str) -> int:
         size = self.logs.get(id)
         return self._below.log_size(id) if size is None else size
+
+    def report_seq(self, id: str) -> int:
+        """The last seq that wrote the report, as far as it is known."""
+        return self.reports.get(id) or self._below.report_seq(id)
 
     def place(self, change: Change) -> Change:
         """The change with what only its place in the log decides: where a piece of a session log goes, and how much
@@ -266,12 +276,15 @@ class Stage:
         elif isinstance(change, FileChange):
             if isinstance(change, RemoveLog):
                 self.logs[change.id] = 0
+            elif isinstance(change, WriteReport):
+                self.reports[change.id] = seq
             self.files.append(change)
 
     def join(self, below: Stage) -> None:
         """Hand everything to the stage below."""
         below.entries.update(self.entries)
         below.logs.update(self.logs)
+        below.reports.update(self.reports)
         below.files += self.files
 
     def install(self, replica: Replica, head: int, commit: str, time: int) -> None:
@@ -282,4 +295,5 @@ class Stage:
                 replica.logs[id] = size
             else:
                 replica.logs.pop(id, None)
+        replica.reports.update(self.reports)
         replica.head, replica.commit, replica.time = head, commit, time

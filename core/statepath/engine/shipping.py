@@ -27,9 +27,10 @@ from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, read_floor
 from statepath.engine.founding import Founding, Tell
 from statepath.engine.opening import commit_log, put_aside
-from statepath.engine.primary import Position, Primary, read_position
+from statepath.engine.primary import ANEW, Position, Primary, read_position
 from statepath.engine.replay import Beside, microseconds
 from statepath.engine.replica import MEMBERS, Replica
+from statepath.engine.reseeding import empty
 from statepath.engine.snapshot import ARCHIVE_MEMBER, STATE_KEY
 from statepath.engine.snapshotter import Snapshotter, Written
 from statepath.engine.spool import Spool
@@ -50,6 +51,7 @@ logger = logging.getLogger("statepath.mirror")
 
 _RECORD_BYTES: Final = 1024 * 1024
 _SNAPSHOT_PAUSE: Final = 30.0
+_EMPTY_PLACE: Final = "Mirror to a place where nothing is"
 
 
 class ReplicaDamagedError(Exception):
@@ -96,12 +98,20 @@ class Shipping:
 
     @classmethod
     async def begin(
-        cls, primary: Primary, target: Target, settings: Settings, tell: Tell, *, anew: bool = False
+        cls,
+        primary: Primary,
+        target: Target,
+        settings: Settings,
+        tell: Tell,
+        *,
+        anew: bool = False,
+        reseed: bool = False,
     ) -> Shipping:
         """Find out where the replica stands, and make it where nothing is yet. `target` is the session's from now on.
 
         Parameters:
             anew: make it again from the primary's present state.
+            reseed: the same of one that cannot follow the primary: of another incarnation, or with what that has not.
 
         Raises:
             AlreadyExistsError: there is something that is no replica of the primary.
@@ -109,6 +119,15 @@ class Shipping:
             ReplicaDamagedError: its log is damaged.
             HistoryTrimmedError: the primary's log does not reach back to where the replica stands.
         """
+        if reseed:
+            tell("making room")
+            await empty(
+                target,
+                settings,
+                store=primary.store,
+                incarnation=primary.incarnation,
+                primary=primary.url,
+            )
         log = commit_log(target, settings)
         stored = await read_floor(target)
         if stored is not None and not stored[0].unfinished:
@@ -193,18 +212,22 @@ class Shipping:
         if commit.incarnation != last.incarnation:
             raise DivergedError(
                 f"{self._primary.url} is in another incarnation since seq {commit.first}, and the replica at "
-                f"{self._target.url} is not; mirror it to a new place"
+                f"{self._target.url} is not; {ANEW}"
             )
         if commit.first != last.seq + 1 or (last.commit and commit.prev != last.commit):
             raise DivergedError(
                 f"commit {commit.first} of {self._primary.url} does not follow seq {last.seq} of the replica at "
-                f"{self._target.url}: they are two histories; mirror to a new place"
+                f"{self._target.url}: they are two histories; {ANEW}"
             )
         return Position(commit.incarnation, commit.last, commit.id, microseconds(commit.time))
 
     async def _examine(self, commit: Commit) -> _Examined:
         one = _Examined(commit)
         for transaction in commit.transactions:
+            first = transaction[0] if isinstance(transaction, tuple) and len(transaction) == 1 else None
+            if type(first) is Put and first.collection != MEMBERS:  # nearly all of them
+                one.size += size_of(first)
+                continue
             for change in await self._changes(transaction, one.bodies):
                 if not isinstance(transaction, Body):
                     one.size += size_of(change)
@@ -322,8 +345,8 @@ async def _check_is_ours(primary: Primary, target: Target, settings: Settings, f
     if parted is None:
         kind = "a replica of another incarnation" if floor.replica_of else "no replica"
         raise DivergedError(
-            f"{where} holds this store already, and is {kind}: {places}. Nothing was written. Mirror to a place where "
-            "nothing is"
+            f"{where} holds this store already, and is {kind}: {places}. Nothing was written. "
+            + (f"If {primary.url} is the one that counts, {ANEW}" if floor.replica_of else _EMPTY_PLACE)
         )
     if here.seq > parted:
         raise DivergedError(

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from itertools import islice
 from typing import Final, cast
@@ -32,6 +33,7 @@ from statepath.backend import (
 from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.engine.documents import MARK, decode, parse_untrusted, pretty
 from statepath.engine.ids import document_key, log_key, report_key
+from statepath.engine.removing import remove_beside_others
 from statepath.engine.replica import MEMBERS, Replica, Stage
 from statepath.engine.trouble import Trouble
 from statepath.errors import (
@@ -442,17 +444,31 @@ class ViewWriter:
                 await self._backend.delete(report_key(id))
             else:
                 await self._backend.write(report_key(id), data)
-        for id in removed:
-            await remove_log(self._backend, id)
-        if removed:
-            await self._catch_up()  # what others have appended since may be gone as well
         grows = self._backend.capabilities.append
+        for id in removed:
+            if self._alone or grows:
+                await remove_log(self._backend, id)
+            else:
+                since = partial(self._text_since, id, files)
+                await remove_beside_others(self._backend, id, self._catch_up, since)
         for id, pieces in logs.items():
             for offset, text_bytes in pieces:
                 if self._alone or grows:
                     await write_log(self._backend, id, offset, bytes(text_bytes))
                 else:
                     await _write_piece(self._backend, f"{log_key(id)}/{offset:020d}", bytes(text_bytes))
+
+    def _text_since(self, id: str, files: list[FileChange]) -> bytes:
+        """What was appended to the session log since it was removed last."""
+        text = bytearray()
+        for change in (*files, *self._files):
+            if isinstance(change, RemoveLog) and change.id == id:
+                text.clear()
+            elif isinstance(change, WriteLog) and change.id == id:
+                text.extend(b"\n" * (change.offset - len(text)))
+                data = change.text.encode()
+                text[change.offset : change.offset + len(data)] = data
+        return bytes(text)
 
     async def _replace_report(self, id: str, data: bytes | None) -> None:
         """Write the report, or remove it, unless there is a later change of it.
@@ -464,7 +480,8 @@ class ViewWriter:
         while True:
             when, stored = await self._stored(key)
             await self._catch_up()
-            if stored == data or any(
+            # The same content is written, too: when a report was last written is what its file tells.
+            if stored is data is None or any(
                 isinstance(one, WriteReport | RemoveReport) and one.id == id for one in self._files
             ):
                 return

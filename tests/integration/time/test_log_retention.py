@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 import statepath
@@ -14,7 +15,7 @@ from statepath.engine import bounding, verification
 from statepath.engine.files import Files
 from statepath.engine.restoring import present
 from statepath.errors import ConfigurationError, ConflictError, NotFoundError, ReadOnlyError
-from statepath.events import LogsRemoved
+from statepath.events import LogsRemoved, ReportsRemoved
 
 LATER = "1h"
 """A view interval that leaves the files as they are, unless someone waits for them."""
@@ -280,64 +281,134 @@ async def test_what_the_state_says_and_nobody_removed_is_damage_still(store, pat
 # Bounds
 
 
+class Logs:
+    """What the bounds hold for session logs."""
+
+    age, bytes, told = "log_age", "log_bytes", LogsRemoved
+
+    def __init__(self, store):
+        self.store = store
+
+    @staticmethod
+    def file(id):
+        return f"logs/session_{id}.log"
+
+    async def write(self, id):
+        await self.store.append_log(id, "1234\n")
+
+    async def kept(self):
+        return await self.store.logs()
+
+
+class Reports(Logs):
+    age, bytes, told = "report_age", "report_bytes", ReportsRemoved
+
+    @staticmethod
+    def file(id):
+        return f"reports/{id}.json"
+
+    async def write(self, id):
+        await self.store.save_report(id, 1234)
+
+    async def kept(self):
+        return await self.store.reports()
+
+
+both = pytest.mark.parametrize("kind", [Logs, Reports])
+SIZE = 5
+"""The bytes of what each of them writes once."""
+
+
+@both
 @pytest.mark.everywhere
-async def test_the_longest_untouched_go_until_the_rest_is_within_the_bound(path, places):
-    async with statepath.open(path, autosave=0, log_bytes=12) as store:
-        told = []
-        store.events.on(LogsRemoved, told.append)
+async def test_the_longest_untouched_go_until_the_rest_is_within_the_bound(path, places, kind):
+    async with statepath.open(path, autosave=0, **{kind.bytes: 2 * SIZE}) as store:
+        files, told = kind(store), []
+        store.events.on(kind.told, told.append)
         for id in ("a", "b", "c"):
-            await store.append_log(id, "12345\n")
+            await files.write(id)
             await store.flush()
         tried = await store.clean(dry_run=True)
-        assert (tried.bytes, [key[:18] for key, _ in tried.objects]) == (6, ["logs/session_a.log"])
-        assert await store.logs() == ["a", "b", "c"]
+        place = len(kind.file("a"))
+        assert (tried.bytes, [key[:place] for key, _ in tried.objects]) == (SIZE, [kind.file("a")])
+        assert await files.kept() == ["a", "b", "c"]
         assert await store.clean() == tried
-        assert await store.logs() == ["b", "c"]
-        assert told == [LogsRemoved(("a",), 6)]
+        assert await files.kept() == ["b", "c"]
+        assert told == [kind.told(("a",), SIZE)]
         assert (await store.clean()).objects == ()
         assert await store.verify() == []
 
 
-async def test_logs_that_nothing_was_appended_to_for_so_long_go(path):
-    async with statepath.open(path, autosave=0, log_age=timedelta(seconds=1)) as store:
-        await store.append_log("old", "1\n")
-        await store.append_log("live", "1\n")
+@both
+async def test_what_was_not_written_to_for_so_long_goes(path, kind):
+    async with statepath.open(path, autosave=0, **{kind.age: timedelta(seconds=1)}) as store:
+        files = kind(store)
+        await files.write("old")
+        await files.write("live")
         await store.flush()
         assert (await store.clean()).objects == ()
         await asyncio.sleep(1.1)
-        await store.append_log("live", "2\n")
+        await files.write("live")
         await store.clean()
-        assert await store.logs() == ["live"]
-        assert await store.read_log("live") == "1\n2\n"
+        assert await files.kept() == ["live"]
+
+
+async def test_bounds_of_one_kind_leave_the_other_alone(path):
+    async with statepath.open(path, autosave=0, log_bytes=0) as store:
+        await store.append_log("a", "1\n")
+        await store.save_report("a", 1)
+        await store.clean()
+        assert (await store.logs(), await store.reports()) == ([], ["a"])
 
 
 async def test_without_bounds_everything_stays(store):
     await store.append_log("a", "1\n")
+    await store.save_report("a", 1)
     assert (await store.clean(older_than="0s")).objects == ()
-    assert await store.logs() == ["a"]
+    assert (await store.logs(), await store.reports()) == (["a"], ["a"])
 
 
-async def test_a_log_that_grows_meanwhile_stays(path, monkeypatch):
-    async with statepath.open(path, autosave=0, log_bytes=0) as store:
-        await store.append_log("a", "1\n")
-        await store.append_log("b", "1\n")
+@both
+async def test_what_is_written_to_meanwhile_stays(path, monkeypatch, kind):
+    async with statepath.open(path, autosave=0, **{kind.bytes: 0}) as store:
+        files = kind(store)
+        await files.write("a")
+        await files.write("b")
         due = bounding._due
 
-        async def meanwhile(engine):
-            found = await due(engine)
-            await store.append_log("a", "2\n")
+        async def meanwhile(*args):
+            found = await due(*args)
+            await files.write("a")
             return found
 
         monkeypatch.setattr(bounding, "_due", meanwhile)
         done = await store.clean()
-        assert [key[:18] for key, _ in done.objects] == ["logs/session_b.log"]
-        assert await store.logs() == ["a"]
-        assert await store.read_log("a") == "1\n2\n"
+        assert [key[: len(kind.file("b"))] for key, _ in done.objects] == [kind.file("b")]
+        assert await files.kept() == ["a"]
+        assert await store.verify() == []
 
 
-async def test_a_time_that_the_storage_does_not_know_is_no_reason(path, monkeypatch):
-    async with statepath.open(path, autosave=0, log_age="1d") as store:
-        await store.append_log("a", "1\n")
+async def test_a_report_that_another_handle_writes_meanwhile_stays(monkeypatch):
+    path = f"memory://{uuid4().hex}"
+    async with statepath.open(path, autosave=0, report_bytes=0) as store:
+        await store.save_report("a", 1)
+        async with statepath.open(path, autosave=0) as other:
+            due = bounding._due
+
+            async def meanwhile(*args):
+                found = await due(*args)
+                await other.save_report("a", 2)
+                return found
+
+            monkeypatch.setattr(bounding, "_due", meanwhile)
+            assert (await store.clean()).objects == ()
+            assert await store.read_report("a") == 2
+
+
+@both
+async def test_a_time_that_the_storage_does_not_know_is_no_reason(path, monkeypatch, kind):
+    async with statepath.open(path, autosave=0, **{kind.age: "1d"}) as store:
+        await kind(store).write("a")
         await store.flush()
         listed = store._engine.backend.list_keys
 
@@ -349,33 +420,36 @@ async def test_a_time_that_the_storage_does_not_know_is_no_reason(path, monkeypa
         assert (await store.clean()).objects == ()
 
 
-async def test_a_server_looks_by_itself(path):
-    async with statepath.open(path, autosave=0, log_age="0s") as store:
-        await store.append_log("a", "1\n")
-    async with statepath.open(path, autosave=0.02, log_bytes="0") as store, store.events.stream() as events:
+@both
+async def test_a_server_looks_by_itself(path, kind):
+    async with statepath.open(path, autosave=0) as store:
+        await kind(store).write("a")
+    bounds = {kind.bytes: "0"}
+    async with statepath.open(path, autosave=0.02, **bounds) as store, store.events.stream() as events:
         async with asyncio.timeout(20):
             async for event in events:
-                if isinstance(event, LogsRemoved):
+                if isinstance(event, kind.told):
                     break
-        assert await store.logs() == []
+        assert await kind(store).kept() == []
 
 
 async def test_a_reader_removes_nothing(path):
     async with statepath.open(path, autosave=0) as store:
         await store.append_log("a", "1\n")
         await store.save_report("r", 1)
-    async with statepath.open(path, readonly=True, log_bytes=0) as reader:
-        assert len((await reader.clean(dry_run=True)).objects) == 1
+    async with statepath.open(path, readonly=True, log_bytes=0, report_bytes=0) as reader:
+        assert len((await reader.clean(dry_run=True)).objects) == 2
         for removing in (reader.clean(), reader.delete_log("a"), reader.delete_report("r")):
             with pytest.raises(ReadOnlyError):
                 await removing
 
 
-async def test_a_bound_that_is_none_is_refused(path):
-    with pytest.raises(ConfigurationError, match="log_age"):
-        await statepath.open(path, log_age="soon")
-    with pytest.raises(ConfigurationError, match="log_bytes"):
-        await statepath.open(path, log_bytes="-1")
+@both
+async def test_a_bound_that_is_none_is_refused(path, kind):
+    with pytest.raises(ConfigurationError, match=kind.age):
+        await statepath.open(path, **{kind.age: "soon"})
+    with pytest.raises(ConfigurationError, match=kind.bytes):
+        await statepath.open(path, **{kind.bytes: "-1"})
 
 
 PROGRAM = """
@@ -416,3 +490,66 @@ async def test_whenever_it_is_killed_the_log_is_as_it_was_told(tmp_path):
             assert text in (shown(last), shown(last + 1))
             assert await store.verify() == []
             step = last + 1 if text == shown(last) else last + 2
+
+
+# Beside other writers
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def shared(request, tmp_path):
+    """A place that takes several writers."""
+    return f"memory://{uuid4().hex}" if request.param == "memory" else f"sqlite://{tmp_path}/shared.db"
+
+
+@pytest.mark.parametrize("moment", ["read", "delete"])
+async def test_a_writer_that_is_killed_while_it_removes_a_log_takes_nothing_along(
+    shared, monkeypatch, moment
+):
+    """It ends right behind the removal of the first piece; another one began the log anew before its first request."""
+    store = await statepath.open(shared, autosave=0)
+    async with statepath.open(shared, autosave=0) as other:
+        await store.append_log("a", "old and longer\n")
+        await store.flush()
+        await store.append_log("a", "older\n")
+        await store.flush()
+        await other.sync()
+        backend, began, ended = store._engine.backend, asyncio.Event(), asyncio.Event()
+        read, delete = backend.read, backend.delete
+
+        async def begin_anew():
+            if not began.is_set():
+                began.set()
+                await other.sync()
+                await other.append_log("a", "new\n")
+                await other.flush()
+
+        async def reading(key, **options):
+            blob = await read(key, **options)
+            if moment == "read" and key.startswith("logs/session_a.log/"):
+                await begin_anew()
+            return blob
+
+        async def deleting(key, **options):
+            if key.startswith("logs/session_a.log/"):
+                await begin_anew()
+            try:
+                return await delete(key, **options)
+            finally:
+                if key == f"logs/session_a.log/{0:020d}":
+                    ended.set()
+                    await asyncio.Event().wait()
+
+        monkeypatch.setattr(backend, "read", reading)
+        monkeypatch.setattr(backend, "delete", deleting)
+        removing = asyncio.create_task(store.delete_log("a"))
+        waiting = asyncio.create_task(ended.wait())
+        await asyncio.wait((removing, waiting), return_when=asyncio.FIRST_COMPLETED)
+        await crash(store)
+        for task in (removing, waiting):
+            task.cancel()
+        await asyncio.gather(removing, waiting, return_exceptions=True)
+        assert began.is_set()
+        assert await other.read_log("a") == "new\n"
+    async with statepath.open(shared, autosave=0) as again:
+        assert await again.read_log("a") == "new\n"
+        assert await again.verify() == []

@@ -12,6 +12,7 @@ from collections import deque
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from itertools import islice
+from uuid import uuid4
 
 import pytest
 import statepath
@@ -690,3 +691,108 @@ async def test_a_replica_with_a_lock_is_not_promoted_under_its_mirror(path, stor
         await until(lambda: of(told, MirrorCaughtUp))
         with pytest.raises(StoreLockedError):
             await statepath.promote(to)
+
+
+# Made anew
+
+
+@pytest.fixture
+async def parted(path, elsewhere):
+    """A store that was recovered in another incarnation, and a replica with what it lost."""
+    to = elsewhere.new()
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "a", "n": 1})
+        await store.append_log("s", "long ago\n")
+        await store.append_log("gone", "gone\n")
+        await store.snapshot()
+        await statepath.mirror(path, to, once=True)
+        before = store.id
+    other = f"memory://{uuid4().hex}"
+    await statepath.copy(path, other)
+    async with statepath.open(other, autosave=0) as copied:
+        assert copied.id == before
+        await copied.collection("raw").put({"id": "b"})
+        await copied.delete_log("gone")
+    return other, to
+
+
+@pytest.mark.everywhere
+async def test_a_replica_that_cannot_follow_is_made_anew_where_that_is_asked_for(
+    parted, elsewhere, contents, told
+):
+    primary, to = parted
+    with pytest.raises(DivergedError, match=r"another incarnation.* --reseed"):
+        await statepath.mirror(primary, to, once=True)
+    await statepath.mirror(primary, to, once=True, reseed=True, events=told)
+    assert [event.reason for event in of(told, MirrorRebased)] == ["that was asked for"]
+    async with statepath.open(primary, autosave=0) as store:
+        await store.collection("raw").put({"id": "later"})
+        await statepath.mirror(primary, to, once=True)
+        async with statepath.open(to, readonly=True) as replica:
+            assert (replica.damage, replica.incarnation) == ((), store.incarnation)
+            assert await contents(replica) == await contents(store)
+            assert [one for one in await replica.verify() if one.severity == "damage"] == []
+    (kept,) = await elsewhere.keys(to, "state.json.earlier.")
+    assert b'"n":1' in await elsewhere.read(to, kept)
+
+
+async def test_making_it_anew_goes_on_wherever_it_was_interrupted(parted, elsewhere, contents, switch):
+    primary, to = parted
+    attempts = 0
+    while True:
+        switch["writes"] = attempts // 2
+        try:
+            await statepath.mirror(primary, to, once=True, reseed=True)
+        except UnavailableError:
+            attempts += 1
+            switch["writes"] = 10**9
+            with suppress(StateError):
+                async with statepath.open(to, readonly=True) as replica:
+                    assert replica.damage == ()
+                    assert await replica.collection("raw").get("a") == {"id": "a", "n": 1}
+            continue
+        break
+    assert attempts > 3
+    switch["writes"] = 10**9
+    async with (
+        statepath.open(to, readonly=True) as replica,
+        statepath.open(primary, readonly=True) as store,
+    ):
+        assert replica.damage == ()
+        assert await contents(replica) == await contents(store)
+
+
+async def test_a_replica_with_what_the_store_lost_is_made_anew_where_that_is_asked_for(
+    path, store, elsewhere
+):
+    to = elsewhere.new()
+    await store.collection("raw").put({"id": "a"})
+    yesterday = f"memory://{uuid4().hex}"
+    await statepath.mirror(path, yesterday, once=True)
+    await store.collection("raw").put({"id": "lost"})
+    await statepath.mirror(path, to, once=True)
+    with pytest.raises(DivergedError, match=r"has what .* has not.* --reseed"):
+        await statepath.mirror(yesterday, to, once=True)
+    await statepath.mirror(yesterday, to, once=True, reseed=True)
+    async with statepath.open(to, readonly=True) as replica:
+        assert await replica.collection("raw").find().all() == [{"id": "a"}]
+
+
+async def test_what_is_no_replica_of_the_store_is_never_made_anew(path, store, elsewhere):
+    await store.collection("raw").put({"id": "a"})
+    promoted, strange = elsewhere.new(), elsewhere.new()
+    await statepath.mirror(path, promoted, once=True)
+    await statepath.promote(promoted)
+    async with statepath.open(strange, autosave=0) as other:
+        await other.collection("raw").put({"id": "theirs"})
+    for to, kind in ((promoted, DivergedError), (strange, AlreadyExistsError)):
+        held = await elsewhere.keys(to)
+        with pytest.raises(kind):
+            await statepath.mirror(path, to, once=True, reseed=True)
+        assert await elsewhere.keys(to) == held
+
+
+async def test_where_nothing_is_a_replica_is_just_begun(path, store, elsewhere):
+    await store.collection("raw").put({"id": "a"})
+    to = elsewhere.new()
+    assert (await statepath.mirror(path, to, once=True, reseed=True)).seq == 1

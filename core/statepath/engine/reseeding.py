@@ -1,0 +1,75 @@
+"""A replica that is emptied, to be made anew from a primary that it cannot follow.
+
+What it had is kept aside as one snapshot. Then its record says that it is unfinished, so that nobody opens or promotes
+it, until all of the primary's state is there. An attempt that was interrupted can be repeated.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from statepath.aside import aside_key
+from statepath.backend import Backend, CommitLog
+from statepath.commit import FLOOR_KEY, JOURNAL
+from statepath.encryption import RING_KEY
+from statepath.engine.checking import keep_snapshot
+from statepath.engine.floor import Floor, read_floor, write_floor
+from statepath.engine.opening import commit_log
+from statepath.engine.recovery import recover
+from statepath.engine.snapshot import STATE_KEY, SnapshotStream
+from statepath.errors import AlreadyExistsError, DivergedError
+from statepath.log import PortableCommitLog
+from statepath.settings import Settings
+
+_EARLIER: Final = "earlier"
+
+
+async def empty(target: Backend, settings: Settings, *, store: str, incarnation: str, primary: str) -> None:
+    """Make room for a replica of this incarnation. Where nothing is, or one has been begun already, that is nothing.
+
+    Raises:
+        AlreadyExistsError: there is something else than a replica of the store.
+        DivergedError: it was promoted.
+    """
+    stored = await read_floor(target)
+    if stored is None:
+        return
+    floor, etag = stored
+    _check_is_replica(target, floor, store)
+    if floor.unfinished and floor.incarnation == incarnation:
+        return
+    log = commit_log(target, settings)
+    if not floor.unfinished:
+        await _keep(target, log, floor, settings)
+        etag = await write_floor(target, replace(floor, unfinished=primary), etag)
+    for key in [entry.key async for entry in target.list_keys("")]:
+        native = key.startswith(JOURNAL) and not isinstance(log, PortableCommitLog)
+        if key not in (FLOOR_KEY, RING_KEY) and not native and not key.startswith(f"{STATE_KEY}.{_EARLIER}."):
+            await target.delete(key)
+    if not isinstance(log, PortableCommitLog):
+        for key in await log.restart(0):
+            await target.delete(key)
+    begun = Floor(store=store, incarnation=incarnation, unfinished=primary, replica_of=primary)
+    await write_floor(target, begun, etag)
+
+
+def _check_is_replica(target: Backend, floor: Floor, store: str) -> None:
+    if floor.store != store:
+        raise AlreadyExistsError(
+            f"{target.url} has another store, {floor.store}; nothing was written. Mirror to a place where nothing is",
+            key=FLOOR_KEY,
+        )
+    if not floor.replica_of:
+        raise DivergedError(
+            f"{target.url} is no replica, or was promoted: it is not written over. Mirror to a place where nothing is",
+            code="promoted" if floor.earlier else None,
+        )
+
+
+async def _keep(target: Backend, log: CommitLog, floor: Floor, settings: Settings) -> None:
+    """Keep the documents that the replica has."""
+    found = await recover(target, log, limit=settings.max_document, editable=False)
+    stream = SnapshotStream(found.replica.cut(), store=floor.store, incarnation=floor.incarnation)
+    await keep_snapshot(target, aside_key(STATE_KEY, _EARLIER), stream)
