@@ -6,6 +6,7 @@ done again. The records of the journal are not rewritten: those of an old key go
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
@@ -36,6 +37,7 @@ then."""
 
 Tell = Callable[[str], None]
 _STEP: Final = 100
+_LONGEST_PAUSE: Final = 0.1
 
 
 async def rotate(backend: SealedBackend, tell: Tell, master: str | None = None) -> Rotated:
@@ -72,10 +74,14 @@ async def reseal_all(backend: SealedBackend, tell: Tell) -> Rotated:
 
 async def _reseal(backend: SealedBackend, key: str) -> bool:
     """Whether there was anything to do: who replaced it meanwhile used the primary key, or is seen the next time."""
+    began = time.monotonic()
     try:
         await backend.reseal(key)
     except (ConflictError, NotFoundError):
         return False
+    if not backend.capabilities.remote:
+        # Half of a disk's time stays for the saves, whose syncs wait behind ours.
+        await asyncio.sleep(min(time.monotonic() - began, _LONGEST_PAUSE))
     return True
 
 
