@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 

@@ -18,6 +18,7 @@ from statepath.commit import (
     Change,
     Commit,
     Delete,
+    Note,
     Transaction,
     size_of,
 )
