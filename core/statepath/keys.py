@@ -191,7 +191,7 @@ async def read_keys(path: Path | None = None, *, settings: Settings | None = Non
         if found is None:
             raise NotFoundError(f"the store at {backend.url} is not encrypted", key=backend.url)
         ring = found[0]
-        infos = await describe(backend, commit_log(backend, used), ring)
+        infos = await describe(backend, commit_log(backend, used), ring, used.history)
         return KeyRing(tuple(infos), ring.rotating, ring.converting)
     finally:
         await backend.close()

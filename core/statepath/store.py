@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
@@ -573,13 +574,16 @@ class Store:
 
         backend, log = self._sealed()
         await backend.keys.refresh()
-        return await describe(backend.inner, log.inner, backend.keys.ring)
+        return await describe(
+            backend.inner, log.inner, backend.keys.ring, self._engine.settings.history, self._engine.floor
+        )
 
     async def rotate_key(
         self, *, master: str | os.PathLike[str] | None = None, progress: Callable[[str], None] = silent
     ) -> Rotated:
         """Seal with a new key from now on, and then, behind the saves, what is stored. An interrupted rotation is
-        finished by the same call. Records that are in the journal keep their key until it is trimmed.
+        finished by the same call. Records that are in the journal keep their key until it is trimmed; two snapshots
+        behind them see to it that this is as soon as the history need not keep them (`STATE_HISTORY`).
 
         Parameters:
             master: a file for a new master key, which is made where it is missing; the store is opened with it from
@@ -592,12 +596,16 @@ class Store:
         """
         from statepath.encryption.rotation import rotate
 
-        backend, _ = self._sealed()
-        return await rotate(backend, progress, None if master is None else os.fspath(master))
+        backend, log = self._sealed()
+        file = None if master is None else os.fspath(master)
+        engine = self._engine
+        return await rotate(
+            backend, log.inner, engine.floor, progress, partial(engine.cover, "rotated"), file
+        )
 
     async def retire_keys(self, *ids: str, progress: Callable[[str], None] = silent) -> Retired:
         """Forget these keys, or all but the primary, as far as nothing needs them any more: what they sealed, wherever
-        a copy of it is, can be opened by nobody then.
+        a copy of it is, can be opened by nobody then. The journal is trimmed before, as far as it may be.
 
         Raises:
             NotFoundError: there is no such key. InvalidArgumentError: it is the primary.
@@ -606,7 +614,9 @@ class Store:
         from statepath.encryption.rotation import retire
 
         backend, log = self._sealed()
-        return await retire(backend, log.inner, ids, progress)
+        engine = self._engine
+        await engine.trim()
+        return await retire(backend, log.inner, engine.floor, ids, progress, engine.settings.history)
 
     def _sealed(self) -> tuple[SealedBackend, SealedCommitLog]:
         engine = self._engine

@@ -13,7 +13,8 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import count
+from heapq import merge
+from itertools import count, islice
 
 from statepath.backend import ALWAYS, Blob, Entry, ETag, IfAbsent, IfMatch, LazyWrite, Span, When
 from statepath.errors import (
@@ -35,6 +36,8 @@ BLOCK = 2 * 1024 * 1024
 PAUSE = 0.005
 _MOST_BUFFERS = 512
 _ATTEMPTS = 100
+_RUN = 2000
+"""So many names are sorted at once."""
 
 
 class Objects:
@@ -389,7 +392,8 @@ class Objects:
         try:
             with failing(base, base):
                 names = _sortable(port.scandir(folder), odd=bool(base))
-            for part, name in sorted(names.items()):
+            for part in _in_order(names):
+                name = names[part]
                 key = base + part
                 is_folder = part.endswith("/")
                 if not key.startswith(prefix) and not (is_folder and prefix.startswith(key)):
@@ -453,6 +457,15 @@ def _sortable(entries: Iterable[os.DirEntry[str]], *, odd: bool) -> dict[str, st
         elif entry.is_dir(follow_symlinks=False):
             names[f"{name}/"] = name
     return names
+
+
+def _in_order(parts: Iterable[str]) -> Iterator[str]:
+    """The parts, sorted a run at a time: to sort those of a large folder at once keeps every other thread waiting."""
+    rest = iter(parts)
+    runs = []
+    while run := sorted(islice(rest, _RUN)):
+        runs.append(run)
+    return merge(*runs)
 
 
 def _write_chunks(tree: Tree, fd: int, chunks: Iterable[bytes], pause: float) -> None:

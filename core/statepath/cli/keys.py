@@ -65,6 +65,12 @@ async def list_keys(state_path: StatePath = None, as_json: Json = False) -> None
 
 
 def _remark(ring: KeyRing, output: Output) -> None:
+    for key in ring.keys[:-1]:
+        if key.until is not None:
+            until = moment(datetime.fromtimestamp(key.until, UTC))
+            output.note(
+                f"{key.id} is needed for commits that the history keeps until {until} (STATE_HISTORY)"
+            )
     if ring.converting:
         output.note(f"The store is half converted; finish it with: statepath keys {ring.converting}")
     elif ring.rotating:

@@ -64,6 +64,8 @@ class KeyInfo:
         created: in seconds since 1970.
         wrapped_by: the name of the master key.
         objects: how many stored objects are sealed with it, and records how many commits in the journal.
+        until: when the newest of these commits is old enough to be trimmed (`STATE_HISTORY`), in seconds since 1970;
+            `None`: there is none.
     """
 
     id: str
@@ -72,6 +74,7 @@ class KeyInfo:
     wrapped_by: str
     objects: int
     records: int
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,6 +216,7 @@ class Keys:
             keys = [await self._wrapped(self._known[key.id], key.created) for key in ring.keys]
             return replace(ring, keys=tuple(keys))
 
+        await self.refresh()  # what others added meanwhile the former one has to unwrap
         former, self._provider = self._provider, provider
         try:
             await self._replace(by_another)

@@ -6,10 +6,12 @@ which is called with the rest of `STATE_ENCRYPTION_PROVIDER` behind the colon: `
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import os
 import stat
+from contextlib import suppress
 from importlib.metadata import entry_points
 from secrets import token_bytes
 from typing import Final
@@ -28,6 +30,9 @@ _FILE: Final = "STATE_ENCRYPTION_KEY_FILE"
 _VARIABLE: Final = "STATE_ENCRYPTION_KEY"
 _PROVIDER: Final = "STATE_ENCRYPTION_PROVIDER"
 _NONCE: Final = 12
+_PATIENCE: Final = 30.0
+"""Seconds that a provider has to answer."""
+
 _MAKE_ONE: Final = "make one with: statepath keys init --new-key"
 
 
@@ -116,7 +121,7 @@ def _check_owner(path: str, found: os.stat_result) -> None:
 
 
 def create_key_file(path: str) -> None:
-    """Write a new, random master key into a new file that only its owner can read, and sync it.
+    """Write a new, random master key into a new file that only its owner can read, and sync it and its name.
 
     Raises:
         AlreadyExistsError: there is such a file.
@@ -128,10 +133,21 @@ def create_key_file(path: str) -> None:
         raise AlreadyExistsError(f"{path} exists already; it was left as it is", key=path) from None
     except OSError as error:
         raise _bad(f"the key file {path} cannot be made: {error.strerror}") from None
-    with open(fd, "wb") as file:
-        file.write(base64.b64encode(token_bytes(KEY_BYTES)) + b"\n")
-        file.flush()
-        os.fsync(fd)
+    try:
+        with open(fd, "wb") as file:
+            file.write(base64.b64encode(token_bytes(KEY_BYTES)) + b"\n")
+            file.flush()
+            os.fsync(fd)
+        # Its name as well: what it will have wrapped must not outlive it.
+        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(path)  # a part of a key would be taken for one
+        raise _bad(f"the key file {path} cannot be made: {error.strerror}") from None
 
 
 def _parse(text: str, source: str) -> bytes:
@@ -181,13 +197,15 @@ class _Guarded:
 
     async def wrap(self, data_key: bytes, context: bytes) -> bytes:
         try:
-            return await self._provider.wrap(data_key, context)
+            async with asyncio.timeout(_PATIENCE):
+                return await self._provider.wrap(data_key, context)
         except Exception as error:
             raise self._told(error) from error
 
     async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         try:
-            return await self._provider.unwrap(wrapped, context)
+            async with asyncio.timeout(_PATIENCE):
+                return await self._provider.unwrap(wrapped, context)
         except Exception as error:
             raise self._told(error) from error
 

@@ -1,15 +1,19 @@
 """Another key: a new primary, everything stored sealed anew with it behind the saves, and the end of the old one.
 
 Objects are sealed anew one after the other, each by compare-and-swap; what an interrupted run has done needs not be
-done again. The records of the journal are not rewritten: those of an old key go when the journal is trimmed.
+done again. The records of the journal are not rewritten: those of an old key go when the journal is trimmed, which two
+snapshots behind the last of them make possible as soon as the history need not keep it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Final
 
@@ -35,12 +39,18 @@ SETTLED: Final = 10 * REFRESH
 then."""
 
 Tell = Callable[[str], None]
+Cover = Callable[[str], Awaitable[object]]
+"""Makes two snapshots that show everything which was sealed before the key of that id."""
+
 _STEP: Final = 100
+_LONGEST_PAUSE: Final = 0.1
 
 
-async def rotate(backend: SealedBackend, tell: Tell, master: str | None = None) -> Rotated:
-    """Make a new primary key, unless a rotation is unfinished, and seal every object with it. `master` is the file of
-    the master key that the ring is to have from now on."""
+async def rotate(
+    backend: SealedBackend, log: CommitLog, floor: int, tell: Tell, cover: Cover, master: str | None = None
+) -> Rotated:
+    """Make a new primary key, unless a rotation is unfinished, seal every object with it, and `cover` the records of
+    other keys, from the floor on. `master` is the file of the master key that the ring is to have from now on."""
     keys = backend.keys
     if master is not None:
         with suppress(AlreadyExistsError):
@@ -49,6 +59,9 @@ async def rotate(backend: SealedBackend, tell: Tell, master: str | None = None) 
     if not keys.ring.rotating:
         await keys.rotate()
     done = await reseal_all(backend, tell)
+    if (await _records(log, floor)).keys() - {done.key}:
+        tell("making the snapshots behind which the journal can be trimmed")
+        await cover(done.key)
     await keys.rotated()
     return done
 
@@ -72,15 +85,23 @@ async def reseal_all(backend: SealedBackend, tell: Tell) -> Rotated:
 
 async def _reseal(backend: SealedBackend, key: str) -> bool:
     """Whether there was anything to do: who replaced it meanwhile used the primary key, or is seen the next time."""
+    began = time.monotonic()
     try:
         await backend.reseal(key)
     except (ConflictError, NotFoundError):
         return False
+    if not backend.capabilities.remote:
+        # Half of a disk's time stays for the saves, whose syncs wait behind ours.
+        await asyncio.sleep(min(time.monotonic() - began, _LONGEST_PAUSE))
     return True
 
 
-async def retire(backend: SealedBackend, log: CommitLog, ids: Collection[str], tell: Tell) -> Retired:
-    """Forget these keys (none: all but the primary), as far as nothing needs them any more."""
+async def retire(
+    backend: SealedBackend, log: CommitLog, floor: int, ids: Collection[str], tell: Tell, history: timedelta
+) -> Retired:
+    """Forget these keys (none: all but the primary), as far as nothing needs them any more. The log, which is kept for
+    the time of `history`, has been trimmed up to the floor just now: what is left below it, since a file has more than
+    what is trimmed, is nothing."""
     keys = backend.keys
     await keys.refresh()
     await reseal_all(backend, tell)
@@ -88,7 +109,7 @@ async def retire(backend: SealedBackend, log: CommitLog, ids: Collection[str], t
     gone: list[str] = []
     kept: dict[str, str] = {}
     _check_known(keys.ring, ids)
-    infos = await describe(backend.inner, log, keys.ring)
+    infos = await describe(backend.inner, log, keys.ring, history, floor)
     for info, newer in pairwise(infos):
         if ids and info.id not in ids:
             continue
@@ -120,17 +141,33 @@ def _needed(info: KeyInfo) -> str:
     if info.objects:
         needs.append(f"{info.objects} objects")
     if info.records:
-        needs.append(f"{info.records} records of the journal, which go when it is trimmed (STATE_HISTORY)")
+        until = (
+            ""
+            if info.until is None
+            else f" until {datetime.fromtimestamp(info.until, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        )
+        needs.append(f"{info.records} records of the journal, which the history keeps{until} (STATE_HISTORY)")
     return f"it is needed for {' and '.join(needs)}"
 
 
-async def describe(backend: Backend, log: CommitLog, ring: Ring) -> list[KeyInfo]:
-    """The keys of a ring, the oldest first, and how much each is needed for. Needs none of them."""
+async def describe(
+    backend: Backend, log: CommitLog, ring: Ring, history: timedelta, floor: int = 1
+) -> list[KeyInfo]:
+    """The keys of a ring, the oldest first, and how much each is needed for, where the log is kept for the time of
+    `history`. Needs none of them."""
     objects = Counter([id async for _, id in _sealed(backend)])
-    records = await _records(log)
+    records = await _records(log, floor)
     last = ring.keys[-1].id
     return [
-        KeyInfo(key.id, key.id == last, key.created, key.by, objects[key.id], records[key.id])
+        KeyInfo(
+            key.id,
+            key.id == last,
+            key.created,
+            key.by,
+            objects[key.id],
+            found.number if (found := records.get(key.id)) else 0,
+            (found.newest + history).timestamp() if found else None,
+        )
         for key in ring.keys
     ]
 
@@ -148,15 +185,25 @@ async def _sealed(backend: Backend) -> AsyncIterator[tuple[str, str]]:
                 yield entry.key, id
 
 
-async def _records(log: CommitLog) -> Counter[str]:
-    """How many records of the journal are sealed with each key."""
-    after = 0
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """The records of one key: how many, and the time of the newest one."""
+
+    number: int
+    newest: datetime
+
+
+async def _records(log: CommitLog, floor: int) -> dict[str, _Records]:
+    """The records of the journal from the floor on, by the key that they are sealed with."""
+    after = max(0, floor - 1)
     while True:
-        found: Counter[str] = Counter()
+        found: dict[str, _Records] = {}
         try:
             async for commit in log.read(after):
                 if commit.sealed is not UNSET:
-                    found[commit.sealed.key] += 1
+                    before = found.get(commit.sealed.key)
+                    number = before.number + 1 if before else 1
+                    found[commit.sealed.key] = _Records(number, commit.time)
         except HistoryTrimmedError as error:
             after = max(after + 1, error.floor - 1)
             continue

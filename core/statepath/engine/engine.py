@@ -18,6 +18,7 @@ from statepath.commit import (
     Change,
     Commit,
     Delete,
+    Note,
     Transaction,
     size_of,
 )
@@ -488,6 +489,19 @@ class Engine:
     async def snapshot(self) -> int:
         """Bring `state.json` up to now; the seq that it shows."""
         return await self._beside_others(self._writing_snapshotter().snapshot)
+
+    async def cover(self, kind: str, text: str) -> None:
+        """Make a snapshot of now and, behind a note of that kind, another one: the log can be trimmed up to here once
+        the history need not keep it."""
+        await self.snapshot()
+        await self.commit([Note(kind, text)])
+        await self.snapshot()
+
+    async def trim(self) -> None:
+        """Trim the log as far as history need not keep it."""
+        snapshotter = self._writing_snapshotter()
+        await snapshotter.refresh()
+        await snapshotter.trim()
 
     async def snapshot_as_is(self) -> int:
         """As `snapshot`, of what this handle has: without a look at a log that cannot be continued."""

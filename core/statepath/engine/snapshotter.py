@@ -277,8 +277,12 @@ class Snapshotter:
             kept = await backup_keys(self._backend)
             if key in kept or (self.ending and kept and not self._is_old(kept[-1])):
                 return
-            if (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag != self._state_etag:
-                return
+            etag = (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag
+            if etag != self._state_etag:
+                # Another program that exchanges the key seals the same snapshot anew.
+                if (await check_snapshot(self._backend, STATE_KEY)).digest != state.digest:
+                    return
+                self._state_etag = etag
             await self._copy_state(key)
             await self._verified(key, state)
         except ConflictError as error:
@@ -493,6 +497,12 @@ class Snapshotter:
         if self._history_bytes is not None:
             return self._history_bytes
         return max(_HISTORY_LEAST, _HISTORY_SNAPSHOTS * self._size)
+
+    async def trim(self) -> None:
+        """Let the log go as far as history need not keep it, without waiting for the next snapshot."""
+        async with self._lock:
+            if self.floor.snapshots:
+                await self._trim()
 
     async def _trim(self) -> None:
         """Raise the floor to what two snapshots cover and history need not keep, and right behind one of them, so that

@@ -52,6 +52,26 @@ async def test_a_new_folder_is_made_durable_with_its_first_file(connect: Connect
     assert steps == ["mkdir", "fsync_dir", "mkdir", "fsync_dir", "rename", "fsync_dir"]
 
 
+async def test_a_large_folder_is_sorted_a_few_names_at_a_time_and_listed_in_order(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 0
+
+    def sort(names: Any) -> list[str]:
+        nonlocal most
+        run = sorted(names)
+        most = max(most, len(run))
+        return run
+
+    monkeypatch.setattr("statepath_local.objects._RUN", 10)
+    monkeypatch.setattr("statepath_local.objects.sorted", sort, raising=False)
+    backend = await connect()
+    keys = [f"tasks/{n * 7919 % 101:03d}" for n in range(75)]
+    await backend.write_lazily([LazyWrite(key, b"A", 1) for key in keys])
+    assert await listed(backend) == sorted(keys)
+    assert most == 10
+
+
 async def test_lazy_writes_do_not_wait_for_the_disk(connect: Connect, port: Any) -> None:
     backend = await connect()
     await backend.write("tasks/a", b"A")

@@ -112,6 +112,13 @@ async def test_what_is_loaded_saved_and_written_behind_is_measured(read, opened,
     assert read.point("statepath.commit.io", **facts).value > 1000
 
 
+async def test_what_was_measured_is_there_when_the_store_is_closed_already(read, opened):
+    store = await opened()
+    await store.collection("raw").put({"id": "a"})
+    await store.aclose()
+    assert read.point("db.client.operation.duration", db_operation_name="save").count == 1
+
+
 async def test_what_the_store_holds_and_how_far_it_lags_can_be_read_at_any_time(read, opened):
     store = await opened(views=True, view_interval=3600)
     await store.collection("raw").put({"id": "a"})

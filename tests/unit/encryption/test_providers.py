@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import stat
 from base64 import b64encode
@@ -9,8 +11,8 @@ from pathlib import Path
 from secrets import token_bytes
 
 import pytest
-from statepath.encryption.providers import MasterKey, create_key_file, provider_of, read_key_file
-from statepath.errors import AlreadyExistsError, ConfigurationError
+from statepath.encryption.providers import MasterKey, _Guarded, create_key_file, provider_of, read_key_file
+from statepath.errors import AlreadyExistsError, ConfigurationError, UnavailableError
 from statepath.settings import Settings
 
 SECRET = token_bytes(32)
@@ -134,3 +136,43 @@ def test_the_name_of_a_key_tells_it_apart_and_gives_nothing_away() -> None:
     assert one.name == MasterKey(SECRET, "b").name
     assert TEXT not in repr(one)
     assert SECRET.hex() not in repr(one)
+
+
+def test_the_name_of_a_new_file_is_durable_before_anything_is_wrapped_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    create_key_file(str(tmp_path / "key"))
+    assert synced == [str(tmp_path / "key"), str(tmp_path)]
+
+
+def test_a_file_that_could_not_be_written_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConfigurationError, match="cannot be made: No space left"):
+        create_key_file(str(tmp_path / "key"))
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_provider_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging:
+        name = "one"
+
+        async def wrap(self, data_key: bytes, context: bytes) -> bytes:
+            await asyncio.Event().wait()
+            return b""
+
+        unwrap = wrap
+
+        async def close(self) -> None: ...
+
+    monkeypatch.setattr("statepath.encryption.providers._PATIENCE", 0.01)
+    provider = _Guarded(Hanging(), "kms")
+    for call in (provider.wrap, provider.unwrap):
+        with pytest.raises(UnavailableError, match="the key provider 'kms' did not answer"):
+            await call(SECRET, b"")

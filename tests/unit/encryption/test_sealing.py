@@ -42,6 +42,20 @@ def test_what_was_sealed_in_pieces_is_opened_as_a_whole(chunks: list[bytes]) -> 
     assert key_of(data) == KEY.id
 
 
+def test_what_still_looks_at_a_piece_does_not_end_the_sealing(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[object] = []
+    seal_one = Sealing.seal
+
+    def watched(sealing: Sealing, number: int, data: bytes | memoryview, *, last: bool) -> bytes:
+        held.append(data)  # as a debugger does
+        return seal_one(sealing, number, data, last=last)
+
+    monkeypatch.setattr(Sealing, "seal", watched)
+    content = token_bytes(2 * SEGMENT + 1)
+    assert unseal(seal(content)) == content
+    assert len(held) == 3
+
+
 @pytest.mark.parametrize("size", [0, 1, SEGMENT - 1, SEGMENT, SEGMENT + 1, 3 * SEGMENT])
 def test_a_size_at_the_edge_of_a_segment_is_no_exception(size: int) -> None:
     content = token_bytes(size)
