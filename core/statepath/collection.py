@@ -99,7 +99,7 @@ class Collection(Generic[T]):
             ConflictError: another version is stored, and the collection's `on_conflict` does not resolve that;
                 nothing was changed.
         """
-        document = await self.encoded(value)
+        document = self.encode(value) if self._engine.elsewhere is None else await self.encoded(value)
         if if_version is not None:
             check_version(if_version)
         committer = self._engine.committer

@@ -22,7 +22,9 @@ from pydantic import (
     JsonValue,
     RootModel,
     computed_field,
+    create_model,
     field_serializer,
+    model_serializer,
 )
 from statepath.engine.documents import (
     MAX_DEPTH,
@@ -281,6 +283,14 @@ def test_numbers_that_a_model_would_write_as_they_are_must_be_finite_too(
         save(model)
 
 
+def test_numbers_that_a_model_inside_the_model_keeps_beside_its_fields_must_be_finite_too() -> None:
+    class Outer(BaseModel):
+        inner: Open
+
+    with refused(r"the number at inner\.held is"):
+        save(Outer(inner=Open.model_validate({"held": math.nan})))
+
+
 def test_the_words_for_such_numbers_may_stand_in_texts() -> None:
     assert save(Anything(held="NaN Infinity")) == b'{"held":"NaN Infinity"}'
 
@@ -328,6 +338,56 @@ def test_a_model_is_bounded_in_depth_and_size() -> None:
         save(Task(result=nested(MAX_DEPTH)))
     with refused("the limit is 10,000"):
         save(Task(result="x" * LIMIT))
+
+
+def test_a_serializer_may_not_write_too_deep_either() -> None:
+    class Unfolding(BaseModel):
+        levels: int
+
+        @field_serializer("levels")
+        def write(self, value: int) -> Any:
+            return nested(value)
+
+    assert save(Unfolding(levels=MAX_DEPTH - 1))
+    with refused("deeper than 100 levels"):
+        save(Unfolding(levels=MAX_DEPTH))
+
+
+def test_the_types_of_a_class_alone_may_not_be_too_deep_either() -> None:
+    kind: Any = int
+    for _ in range(MAX_DEPTH):
+        kind = list[kind]
+    value: Any = 1
+    for _ in range(MAX_DEPTH):
+        value = [value]
+    deep = create_model("Deep", a=(kind, ...))
+    with refused("deeper than 100 levels"):
+        save(deep(a=value))
+
+
+class Aliased(BaseModel):
+    a: int = Field(default=1, serialization_alias="_statepath")
+
+
+class Written(BaseModel):
+    @model_serializer
+    def write(self) -> dict[str, int]:
+        return {"_statepath": 1}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Aliased(),
+        Written(),
+        Open.model_validate({"_statepath": 1}),
+        RootModel[dict[str, int]]({"_statepath": 1}),
+    ],
+    ids=["alias", "serializer", "extra", "root"],
+)
+def test_a_model_cannot_write_the_member_that_is_the_stores_own(model: BaseModel) -> None:
+    with refused("the member '_statepath' is the store's own"):
+        save(model)
 
 
 def test_a_serializer_that_writes_no_json_is_refused() -> None:

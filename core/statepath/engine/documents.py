@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
-from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +19,7 @@ from pydantic import BaseModel, JsonValue
 from pydantic_core import PydanticSerializationError
 
 from statepath.commit import append_items
+from statepath.engine.scope import MARK, Scope, scope_of
 from statepath.engine.unknown import keep_unknown
 from statepath.errors import InvalidArgumentError
 
@@ -44,9 +44,6 @@ MAX_DEPTH: Final = 100
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 """The size of a document, where the settings do not say."""
-
-MARK: Final = "_statepath"
-"""The member of a document's file that is the store's own. No document has one of that name."""
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
@@ -79,11 +76,15 @@ def encode_model(model: BaseModel, *, key: str, limit: int = MAX_BYTES) -> bytes
 
     Parameters and errors: as `encode_mapping`; a value that is not of its field's type is refused, too.
     """
-    data = _encode_model(model, key)
+    scope = scope_of(type(model))
+    data = _write_model(model, scope, key)
     if data[0] != 0x7B:
         raise _refuse(
             key, f"{type(model).__name__} is not stored as a JSON object", "wrap its value in a field"
         )
+    if scope.known and len(data) <= limit and _holds_little(model, scope):
+        return data
+    _check_finite(model, scope, data, key)
     return _unmarked(_bounded(data, key, limit), key)
 
 
@@ -93,7 +94,10 @@ def encode_value(value: object, *, key: str, limit: int = MAX_BYTES, depth: int 
     Parameters and errors: as `encode_mapping`; `depth` is the most levels that it may have.
     """
     if isinstance(value, BaseModel):
-        return _bounded(_encode_model(value, key), key, limit, depth)
+        scope = scope_of(type(value))
+        data = _write_model(value, scope, key)
+        _check_finite(value, scope, data, key)
+        return _bounded(data, key, limit, depth)
     if isinstance(value, Mapping) and not isinstance(value, dict):
         value = dict(value)
     return _bounded(_encode_json(value, key), key, limit, depth)
@@ -251,60 +255,48 @@ def _check_json(value: object, key: str, path: str, depth: int = 0) -> None:
         )
 
 
-def _encode_model(model: BaseModel, key: str) -> bytes:
+def _write_model(model: BaseModel, scope: Scope, key: str) -> bytes:
     try:
-        data = model.__pydantic_serializer__.to_json(
-            model,
-            by_alias=True,
-            exclude_unset=_omits_unset(type(model)),
-            round_trip=True,
-            warnings="error",
+        return model.__pydantic_serializer__.to_json(
+            model, by_alias=True, exclude_unset=scope.omits_unset, round_trip=True, warnings="error"
         )
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise _refuse(key, _unserializable(error), "assign a value of the field's type") from error
-    if not _surely_finite(model):
-        _check_written(model, data, key)
-    return data
 
 
 _BUDGET: Final = 32
 _FINITE: Final = frozenset({str, int, bool, type(None)})
-_FINITE_TYPES: Final = frozenset(
-    [
-        "str",
-        "int",
-        "bool",
-        "none",
-        "bytes",
-        "date",
-        "time",
-        "datetime",
-        "timedelta",
-        "uuid",
-        "url",
-        "literal",
-        "enum",
-        "default",
-        "nullable",
-        "list",
-        "tuple",
-        "set",
-        "frozenset",
-        "dict",
-        "model",
-        "model-fields",
-        "model-field",
-    ]
-)
-_TYPE = re.compile(r"'type': '([a-z-]+)'")
 
 
-def _surely_finite(model: BaseModel) -> bool:
+def _holds_little(model: BaseModel, scope: Scope) -> bool:
+    """Whether a quick look tells that the model's open fields hold few values, and no number that may be NaN or
+    infinite. False says nothing."""
+    held = model.__dict__
+    return _holds_finite_only([held.get(name) for name in scope.open_fields])
+
+
+def _check_finite(model: BaseModel, scope: Scope, data: bytes, key: str) -> None:
+    """Refuse numbers that are not finite: pydantic writes null in their place or, if it is told so, NaN."""
+    if _surely_finite(model, scope):
+        return
+    if b"null" in data and _may_hide_nonfinite(model):
+        _check_numbers(_as_python(model), key, "")
+    if scope.writes_constants and (b"N" in data or b"I" in data):
+        try:
+            _raw.decode(data)
+        except msgspec.MsgspecError:
+            _check_numbers(_as_python(model), key, "")
+            raise _refuse(
+                key, f"{type(model).__name__} does not write valid JSON", "check its serializers"
+            ) from None
+
+
+def _surely_finite(model: BaseModel, scope: Scope) -> bool:
     """Whether a quick look tells that no number in the model is NaN or infinite: most fields cannot hold one, and those
     that can mostly hold little. False says nothing."""
     held = model.__dict__
     open_values: list[Any] = []
-    for name in _open_fields(type(model)):
+    for name in scope.open_fields:
         value = held.get(name)
         kind = type(value)
         if kind is dict or kind is list:
@@ -339,49 +331,6 @@ def _holds_finite_only(stack: list[Any]) -> bool:
         if budget < 0:
             return False
     return True
-
-
-@cache
-def _open_fields(model: type[BaseModel]) -> tuple[str, ...]:
-    """The fields that can hold a float, or anything."""
-    schema: dict[str, Any] = model.__pydantic_core_schema__  # type: ignore[assignment]
-    while "fields" not in schema and isinstance(inner := schema.get("schema"), dict):
-        schema = inner
-    fields = schema.get("fields")
-    if not isinstance(fields, dict):
-        return tuple(model.model_fields)
-    return tuple(
-        name
-        for name, field in fields.items()
-        if "serialization" in (text := repr(field)) or not set(_TYPE.findall(text)) <= _FINITE_TYPES
-    )
-
-
-def _check_written(model: BaseModel, data: bytes, key: str) -> None:
-    """Refuse numbers that are not finite: pydantic writes null in their place or, if it is told so, NaN."""
-    if b"null" in data and _may_hide_nonfinite(model):
-        _check_numbers(_as_python(model), key, "")
-    if _may_write_nonfinite(type(model)) and (b"N" in data or b"I" in data):
-        try:
-            _raw.decode(data)
-        except msgspec.MsgspecError:
-            _check_numbers(_as_python(model), key, "")
-            raise _refuse(
-                key, f"{type(model).__name__} does not write valid JSON", "check its serializers"
-            ) from None
-
-
-@cache
-def _may_write_nonfinite(model: type[BaseModel]) -> bool:
-    """Whether NaN and Infinity may be written as such: by a class that is set so, or that holds any other."""
-    schema = repr(model.__pydantic_core_schema__)
-    return any(word in schema for word in ("ser_json_inf_nan", "'serialization'", "'any'", "'allow'"))
-
-
-@cache
-def _omits_unset(model: type[BaseModel]) -> bool:
-    """Whether the class has `__omit_unset__`: what was never given is not written, not even as null."""
-    return bool(getattr(model, "__omit_unset__", False))
 
 
 def _as_python(model: BaseModel) -> object:
