@@ -6,14 +6,11 @@ so a broken plugin can break nobody but itself.
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import lru_cache
-from importlib.metadata import Distribution, EntryPoint, distributions
+from importlib.metadata import EntryPoint
 from typing import Any, Final
 
 from statepath.arguments import path_text
@@ -26,8 +23,7 @@ from statepath.errors import (
     StateError,
     UnknownSchemeError,
 )
-
-_log = logging.getLogger(__name__)
+from statepath.installed import announced
 
 GROUP: Final = "statepath.backends"
 
@@ -150,35 +146,10 @@ def _unfit(error: Exception, url: StateURL, info: BackendInfo | None) -> Configu
 
 def _announced() -> list[tuple[BackendInfo, EntryPoint]]:
     """Every entry point of the group, with the distribution that announces it."""
-    return [one for folder in sys.path for one in _announced_in(folder, _state(folder))]
-
-
-def _state(folder: str) -> tuple[int, ...]:
-    """Another one after a distribution in the folder has come or gone."""
-    try:
-        found = os.stat(folder or os.curdir)
-    except OSError:
-        return ()
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_nlink
-
-
-@lru_cache(maxsize=64)
-def _announced_in(folder: str, state: tuple[int, ...]) -> tuple[tuple[BackendInfo, EntryPoint], ...]:
-    """What the folder's distributions announce while it is in this state. To read that takes longer than to open a
-    store."""
-    found = []
-    for distribution in distributions(path=[folder]):
-        try:
-            points = [point for point in distribution.entry_points if point.group == GROUP]
-        except Exception:  # noqa: BLE001 - one broken distribution on the path must not hide the others
-            _log.warning("skipped a distribution whose entry points cannot be read", exc_info=True)
-            continue
-        found += [(BackendInfo(point.name, *_identity(distribution), point.value), point) for point in points]
-    return tuple(found)
-
-
-def _identity(distribution: Distribution) -> tuple[str, str]:
-    return distribution.metadata["Name"] or "an unnamed distribution", distribution.version or "?"
+    return [
+        (BackendInfo(one.point.name, one.distribution, one.version, one.point.value), one.point)
+        for one in announced(GROUP)
+    ]
 
 
 def _load(scheme: str) -> tuple[BackendFactory, BackendInfo]:

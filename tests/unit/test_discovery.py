@@ -8,7 +8,7 @@ from importlib.metadata import Distribution
 from pathlib import Path
 
 import pytest
-from statepath import discovery
+from statepath import discovery, installed
 from statepath.backend import Backend
 from statepath.discovery import BackendInfo, backends, connect, resolve
 from statepath.errors import (
@@ -20,6 +20,7 @@ from statepath.errors import (
     UnknownSchemeError,
 )
 from statepath.memory import MemoryBackend
+from statepath.migrations import load_migrations
 
 Install = Callable[..., None]
 WITH_SECRETS = "zoo://me:hunter2@host/a?api_key=hunter3"
@@ -211,6 +212,7 @@ def test_a_broken_distribution_hides_no_other(
     (broken / "entry_points.txt").write_bytes(b"[statepath.backends]\n\xff\xfe")
     resolve("zoo:///a")
     assert "entry points cannot be read" in caplog.text
+    assert load_migrations().collections == ()
 
 
 def test_a_distribution_that_is_installed_beside_others_is_found_at_once(
@@ -231,13 +233,13 @@ def test_what_is_installed_is_not_read_again_while_nothing_changes(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("statepath-zoo", {"zoo": "zoo_backend:factory"})
-    known, read, real = backends(), [], discovery.distributions
+    known, read, real = backends(), [], installed.distributions
 
     def distributions(path: list[str]) -> Iterable[Distribution]:
         read.extend(path)
         return real(path=path)
 
-    monkeypatch.setattr(discovery, "distributions", distributions)
+    monkeypatch.setattr(installed, "distributions", distributions)
     assert backends() == known
     assert str(tmp_path / "site") not in read
 
