@@ -118,7 +118,8 @@ class RetryingBackend:
             wait=again.wait_random_exponential(_SOONEST, _LATEST),
             reraise=True,
         )
-        return await retrying(_made, call)
+        answer: T = await retrying(_made, call)
+        return answer
 
 
 async def _made(call: Callable[[], Awaitable[T]]) -> T:
