@@ -54,7 +54,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _param(*names: str) -> Any:
-    marks = () if NEAR.keys() >= set(names) else (pytest.mark.slow,)
+    marks = () if {"memory", "local"}.issuperset(names) else (pytest.mark.slow,)
     return pytest.param(*names, marks=marks, id="-".join(names))
 
 
