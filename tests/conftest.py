@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,17 @@ import pytest
 if TYPE_CHECKING:
     from servers.postgres import PostgresServer
 
+SERVERS = frozenset({"azurite", "bare_gcs", "gcs", "moto", "postgres", "seaweed", "service"})
+"""The fixtures that start a server. A test that names one is slow; one that asks for it otherwise is marked so."""
+
 
 def pytest_configure() -> None:
     """A `STATE_…` variable of whoever runs the tests must not reach them."""
     for name in [name for name in os.environ if name.startswith("STATE_")]:
         del os.environ[name]
+    # Hundreds of processes load the package: each would compile it anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -24,6 +31,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if os.environ.get("CI") == "true" and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         reporter.write_line("\nskipped tests are failures in CI", red=True)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if not SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
+        item.add_marker(pytest.mark.slow)
+
+
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> None:
+    if fixturedef.argname in SERVERS and request.config.getoption("markexpr") == "not slow":
+        pytest.fail(f"it starts a server ({fixturedef.argname}): mark it slow", pytrace=False)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,8 @@ async with statepath.open() as store:
     await tasks.put(task)  # durable when it returns
 """
 
+from typing import TYPE_CHECKING, Any
+
 from statepath._version import __version__
 from statepath.archive import ArchivedDocument
 from statepath.collection import Collection, Document
@@ -28,9 +30,11 @@ from statepath.repairing import Repair, repair
 from statepath.settings import Settings, SettingsArgs
 from statepath.stats import Stats
 from statepath.store import Restored, Store
-from statepath.sync import SyncStore, open_sync
 from statepath.transaction import Transaction
 from statepath.watch import StateChange
+
+if TYPE_CHECKING:
+    from statepath.sync import SyncStore, open_sync
 
 __all__ = [
     "Archived",
@@ -84,3 +88,12 @@ __all__ = [
     "repair",
     "rollback",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The blocking facade, which brings a library along that programs with an event loop of their own do not need."""
+    if name in ("SyncStore", "open_sync"):
+        from statepath import sync
+
+        return getattr(sync, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,12 +6,11 @@ so a broken plugin can break nobody but itself.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import Distribution, EntryPoint, distributions
+from importlib.metadata import EntryPoint
 from typing import Any, Final
 
 from statepath.arguments import path_text
@@ -24,8 +23,7 @@ from statepath.errors import (
     StateError,
     UnknownSchemeError,
 )
-
-_log = logging.getLogger(__name__)
+from statepath.installed import announced
 
 GROUP: Final = "statepath.backends"
 
@@ -148,19 +146,10 @@ def _unfit(error: Exception, url: StateURL, info: BackendInfo | None) -> Configu
 
 def _announced() -> list[tuple[BackendInfo, EntryPoint]]:
     """Every entry point of the group, with the distribution that announces it."""
-    found = []
-    for distribution in distributions():
-        try:
-            points = [point for point in distribution.entry_points if point.group == GROUP]
-        except Exception:  # noqa: BLE001 - one broken distribution on the path must not hide the others
-            _log.warning("skipped a distribution whose entry points cannot be read", exc_info=True)
-            continue
-        found += [(BackendInfo(point.name, *_identity(distribution), point.value), point) for point in points]
-    return found
-
-
-def _identity(distribution: Distribution) -> tuple[str, str]:
-    return distribution.metadata["Name"] or "an unnamed distribution", distribution.version or "?"
+    return [
+        (BackendInfo(one.point.name, one.distribution, one.version, one.point.value), one.point)
+        for one in announced(GROUP)
+    ]
 
 
 def _load(scheme: str) -> tuple[BackendFactory, BackendInfo]:

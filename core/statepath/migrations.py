@@ -14,11 +14,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, Final, TypeVar
 
 from statepath.errors import ConfigurationError, InvalidArgumentError
+from statepath.installed import points_of
 
 __all__ = ["Migrations", "Step", "load_migrations", "migration"]
 
@@ -118,7 +118,7 @@ def load_migrations(paths: Iterable[str] = ()) -> Migrations:
     named = [(path, f"the setting migrations names {path!r}") for path in paths]
     named += [
         (point.value, f"the entry point {point.name!r} of the group {GROUP} names {point.value!r}")
-        for point in entry_points(group=GROUP)
+        for point in points_of(GROUP)
     ]
     for path, why in named:
         steps = list(_steps(path, why))

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Final, TypeVar, cast
 
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
-
 from statepath.backend import (
     ALWAYS,
     Always,
@@ -46,6 +44,9 @@ class RetryingBackend:
     """
 
     def __init__(self, backend: Backend, *, deadline: float) -> None:
+        import tenacity  # only for those whose calls cross a network
+
+        self._tenacity = tenacity
         self.capabilities = backend.capabilities
         self.url = backend.url
         self._backend = backend
@@ -110,13 +111,15 @@ class RetryingBackend:
         except (ThrottledError, UnavailableError) as error:
             if not worth_it(error):
                 raise
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(worth_it),
-            stop=stop_after_delay(self._deadline),
-            wait=wait_random_exponential(_SOONEST, _LATEST),
+        again = self._tenacity
+        retrying = again.AsyncRetrying(
+            retry=again.retry_if_exception(worth_it),
+            stop=again.stop_after_delay(self._deadline),
+            wait=again.wait_random_exponential(_SOONEST, _LATEST),
             reraise=True,
         )
-        return await retrying(_made, call)
+        answer: T = await retrying(_made, call)
+        return answer
 
 
 async def _made(call: Callable[[], Awaitable[T]]) -> T:

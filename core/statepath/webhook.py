@@ -14,13 +14,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import SecretStr
-from tenacity import (
-    AsyncRetrying,
-    RetryError,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_random_exponential,
-)
 
 from statepath.errors import ConfigurationError
 from statepath.events import AlertCleared, AlertRaised, Events
@@ -59,7 +52,10 @@ class Webhook:
     """
 
     def __init__(self, url: SecretStr, *, timeout: float, events: Events) -> None:
+        import tenacity  # only for those who have a webhook
+
         self._aiohttp = _client()
+        self._tenacity = tenacity
         self._url = url
         self._place = shown_webhook(url)
         self.store = ""
@@ -97,15 +93,16 @@ class Webhook:
 
     async def _send(self, session: ClientSession, alert: AlertRaised | AlertCleared) -> None:
         body = _body(alert, self.store)
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(_DeliveryError),
-            stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_random_exponential(_SOONEST, _LATEST),
+        again = self._tenacity
+        retrying = again.AsyncRetrying(
+            retry=again.retry_if_exception_type(_DeliveryError),
+            stop=again.stop_after_attempt(_ATTEMPTS),
+            wait=again.wait_random_exponential(_SOONEST, _LATEST),
         )
         cause: object
         try:
             await retrying(self._attempt, session, body)
-        except RetryError as error:
+        except again.RetryError as error:
             cause = f"{error.last_attempt.exception()}, in each of {_ATTEMPTS} attempts"
         except Exception as error:  # noqa: BLE001 - whatever it is, it may quote the URL, and the next alert goes on
             cause = type(error).__name__

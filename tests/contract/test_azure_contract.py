@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 from azure.core.exceptions import ResourceNotFoundError
+from azure.storage.blob.aio import ContainerClient
 from hypothesis import settings
 from servers.azure import CONTAINER, client
 from statepath.testing import BackendContract
@@ -16,13 +17,22 @@ from statepath_azure import factory
 @pytest.mark.usefixtures("azure_account")
 class TestAzurite(BackendContract):
     factory = factory
-    page = 5000
+    page = 50
     endpoint: str
     machine_settings = settings(BackendContract.machine_settings, max_examples=4)
 
     @pytest.fixture(autouse=True)
-    def _server(self, azurite: str) -> None:
+    def _server(self, azurite: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.endpoint = azurite
+        # Pages are as long as they are asked to be: short ones show how one follows another as well as long ones.
+        whole = ContainerClient.list_blobs
+        monkeypatch.setattr(
+            ContainerClient,
+            "list_blobs",
+            lambda client, prefix, **options: whole(
+                client, prefix, **{"results_per_page": self.page, **options}
+            ),
+        )
 
     def state_path(self, folder: Path) -> str:
         return f"az://{CONTAINER}/{uuid4().hex}?endpoint_url={self.endpoint}"

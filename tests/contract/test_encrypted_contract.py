@@ -7,6 +7,7 @@ from pathlib import Path
 from secrets import token_bytes
 from typing import Any
 
+import pytest
 from statepath.backend import BackendFactory, CommitLog, StateURL
 from statepath.encryption import make_keys
 from statepath.encryption.journal import SealedCommitLog
@@ -67,6 +68,7 @@ class TestEncryptedMemory(BackendContract):
         return f"memory://encrypted/{folder}/{next(_numbers)}"
 
 
+@pytest.mark.slow
 class TestEncryptedLocal(BackendContract):
     factory = EncryptedFactory(local)
 

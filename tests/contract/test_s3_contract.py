@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -10,12 +11,26 @@ from hypothesis import settings
 from servers.s3 import BUCKET, REGION, client
 from statepath.testing import BackendContract
 from statepath_s3 import factory
+from statepath_s3.driver import S3Driver
 
 
 class S3Contract(BackendContract):
     factory = factory
+    page = 50
     endpoint: str
     machine_settings = settings(BackendContract.machine_settings, max_examples=4)
+
+    @pytest.fixture(autouse=True)
+    def _short_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Pages are as long as they are asked to be: short ones show how one follows another as well as long ones."""
+        send = S3Driver._send
+
+        async def asked(driver: S3Driver, operation: str, **parameters: Any) -> Any:
+            if operation == "list_objects_v2":
+                parameters.setdefault("MaxKeys", self.page)
+            return await send(driver, operation, **parameters)
+
+        monkeypatch.setattr(S3Driver, "_send", asked)
 
     def state_path(self, folder: Path) -> str:
         return f"s3://{BUCKET}/{uuid4().hex}?endpoint_url={self.endpoint}&region={REGION}&path_style=true"

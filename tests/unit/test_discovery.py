@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import Distribution
 from pathlib import Path
 
 import pytest
-from statepath import discovery
+from statepath import discovery, installed
 from statepath.backend import Backend
 from statepath.discovery import BackendInfo, backends, connect, resolve
 from statepath.errors import (
@@ -18,6 +20,7 @@ from statepath.errors import (
     UnknownSchemeError,
 )
 from statepath.memory import MemoryBackend
+from statepath.migrations import load_migrations
 
 Install = Callable[..., None]
 WITH_SECRETS = "zoo://me:hunter2@host/a?api_key=hunter3"
@@ -209,6 +212,36 @@ def test_a_broken_distribution_hides_no_other(
     (broken / "entry_points.txt").write_bytes(b"[statepath.backends]\n\xff\xfe")
     resolve("zoo:///a")
     assert "entry points cannot be read" in caplog.text
+    assert load_migrations().collections == ()
+
+
+def test_a_distribution_that_is_installed_beside_others_is_found_at_once(
+    install: Install, tmp_path: Path
+) -> None:
+    install("statepath-zoo", {"zoo": "zoo_backend:factory"})
+    assert "bar" not in {info.scheme for info in backends()}
+    later = tmp_path / "site" / "statepath_bar-1.0.dist-info"
+    later.mkdir()
+    (later / "METADATA").write_text("Metadata-Version: 2.1\nName: statepath-bar\nVersion: 1.0\n")
+    (later / "entry_points.txt").write_text("[statepath.backends]\nbar = zoo_backend:factory\n")
+    assert "bar" in {info.scheme for info in backends()}
+    shutil.rmtree(later)
+    assert "bar" not in {info.scheme for info in backends()}
+
+
+def test_what_is_installed_is_not_read_again_while_nothing_changes(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("statepath-zoo", {"zoo": "zoo_backend:factory"})
+    known, read, real = backends(), [], installed.distributions
+
+    def distributions(path: list[str]) -> Iterable[Distribution]:
+        read.extend(path)
+        return real(path=path)
+
+    monkeypatch.setattr(installed, "distributions", distributions)
+    assert backends() == known
+    assert str(tmp_path / "site") not in read
 
 
 def test_a_distribution_without_metadata_is_listed_all_the_same(install: Install, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def toured(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_tour_runs_and_leaves_a_store_behind(toured: Path) -> None:
     assert (toured / "coding-agent-state/tasks/task_1.json").is_file()
 

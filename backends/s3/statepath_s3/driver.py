@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import secrets
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Final, Self
 
 import aiohttp
 from aiobotocore.httpsession import AIOHTTPSession
+from aiobotocore.session import AioSession
 from botocore.exceptions import ClientError
+from botocore.loaders import Loader, create_loader
 from s3fs import S3FileSystem
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
 from statepath.objectstore import Asked, Content, Listed, Page, Place, Served, measure, unmet
@@ -53,6 +56,19 @@ def _send_at_once(params: Any, **others: Any) -> None:
         params["headers"].pop("Expect", None)
 
 
+def _session(profile: str | None) -> AioSession:
+    """A session of its own, with the SDK's descriptions of the services, which take it long to read, from a shared
+    reader: that keeps what it has read."""
+    session = AioSession(profile=profile)
+    session.register_component("data_loader", _descriptions(session.get_config_variable("data_path")))
+    return session
+
+
+@lru_cache(maxsize=1)
+def _descriptions(folders: str | None) -> Loader:
+    return create_loader(folders)
+
+
 class S3Driver:
     """One bucket.
 
@@ -87,20 +103,20 @@ class S3Driver:
         }
         if config.path_style:
             options["s3"] = {"addressing_style": "path"}
-        fs = S3FileSystem(
-            anon=bool(config.anonymous),
-            profile=config.profile,
-            client_kwargs={
-                name: value
-                for name, value in (("region_name", config.region), ("endpoint_url", config.endpoint_url))
-                if value is not None
-            },
-            config_kwargs=options,
-            asynchronous=True,
-            skip_instance_cache=True,
-            use_listings_cache=False,
-        )
         with translated(asked):
+            fs = S3FileSystem(
+                anon=bool(config.anonymous),
+                client_kwargs={
+                    name: value
+                    for name, value in (("region_name", config.region), ("endpoint_url", config.endpoint_url))
+                    if value is not None
+                },
+                config_kwargs=options,
+                session=_session(config.profile),
+                asynchronous=True,
+                skip_instance_cache=True,
+                use_listings_cache=False,
+            )
             client = await fs.set_session()
         client.meta.events.register_last("before-call.s3", _send_at_once)
         driver = cls(client, config)

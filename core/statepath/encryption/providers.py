@@ -12,7 +12,6 @@ import binascii
 import os
 import stat
 from contextlib import suppress
-from importlib.metadata import entry_points
 from secrets import token_bytes
 from typing import Final
 
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from statepath.encryption import KeyProvider
 from statepath.encryption.sealing import KEY_BYTES, derive
 from statepath.errors import AlreadyExistsError, ConfigurationError, StateError, UnavailableError
+from statepath.installed import points_of
 from statepath.settings import Settings
 
 GROUP: Final = "statepath.keys"
@@ -170,9 +170,9 @@ def _parse(text: str, source: str) -> bytes:
 
 def _load(text: str) -> KeyProvider:
     name, _, reference = text.partition(":")
-    points = {point.value: point for point in entry_points(group=GROUP, name=name)}
+    points = {point.value: point for point in points_of(GROUP) if point.name == name}
     if len(points) != 1:
-        known = sorted({point.name for point in entry_points(group=GROUP)})
+        known = sorted({point.name for point in points_of(GROUP)})
         cause = "several installed packages claim" if points else "no installed package has"
         raise _bad(f"{cause} the key provider {name!r} (installed: {', '.join(known) or 'none'})")
     ((target, point),) = points.items()

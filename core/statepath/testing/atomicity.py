@@ -95,34 +95,34 @@ class AtomicityChecks(Subject):
 
     async def test_a_write_that_is_abandoned_is_whole_or_absent(self) -> None:
         for condition in ("always", "create", "replace"):
-            for step in range(_STEPS):
-                await self._abandon(condition, step)
+            await self._abandon(condition)
 
-    async def _abandon(self, condition: str, step: int) -> None:
+    async def _abandon(self, condition: str) -> None:
+        """Each step in turn: an object of its own, whose write is given up a step later than the one before."""
         path = self.new_store()
         old, new = b"old" * 1000, b"the new one" * 20_000
+        allowed: set[bytes | None] = {None if condition == "create" else old, new}
+        names = [f"a/{step:02d}" for step in range(_STEPS)]
         async with self.connection(path) as backend:
-            when: When = ALWAYS
-            allowed: set[bytes | None] = {old, new}
-            if condition == "create":
-                when, allowed = IF_ABSENT, {None, new}
-            else:
-                etag = await backend.write("a", old)
-                when = IfMatch(etag) if condition == "replace" else ALWAYS
-            writing = asyncio.ensure_future(backend.write("a", new, when=when))
-            for _ in range(step):
-                await asyncio.sleep(0)
-            writing.cancel()
-            with suppress(asyncio.CancelledError):
-                await writing
-            assert await _data(backend, "a") in allowed
-            await backend.write("b", b"B")
-            assert (await backend.read("b")).data == b"B"
+            for step, name in enumerate(names):
+                when: When = IF_ABSENT if condition == "create" else ALWAYS
+                if condition != "create":
+                    etag = await backend.write(name, old)
+                    when = IfMatch(etag) if condition == "replace" else ALWAYS
+                writing = asyncio.ensure_future(backend.write(name, new, when=when))
+                for _ in range(step):
+                    await asyncio.sleep(0)
+                writing.cancel()
+                with suppress(asyncio.CancelledError):
+                    await writing
+                assert await _data(backend, name) in allowed
+                await backend.write("b", b"B%d" % step)
+                assert (await backend.read("b")).data == b"B%d" % step
         async with self.connection(path) as backend:
-            found = await _data(backend, "a")
-            assert found in allowed
+            found = {name: await _data(backend, name) for name in names}
+            assert set(found.values()) <= allowed
             listed = [entry.key async for entry in backend.list_keys("")]
-            assert listed == (["b"] if found is None else ["a", "b"])
+            assert listed == [*(name for name in names if found[name] is not None), "b"]
 
     async def test_a_read_that_is_abandoned_harms_no_other(self) -> None:
         async with self.connection() as backend:

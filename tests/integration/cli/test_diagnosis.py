@@ -65,6 +65,7 @@ def test_a_warning_is_told_and_only_a_strict_probe_minds(on: Run, filled: str) -
     assert on("status", "--strict").code == 0
 
 
+@pytest.mark.slow
 def test_status_beside_a_server_tells_what_is_not_in_its_snapshot_yet(on: Run, server: Run) -> None:
     facts = on("status", "--json", env={"STATE_JOURNAL_LAG": "1"}).json
     found = {check["name"]: check for check in facts["checks"]}

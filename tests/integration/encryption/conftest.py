@@ -83,6 +83,10 @@ async def _objects(url: str) -> dict[str, bytes]:
         await backend.close()
 
 
+FAR = ("s3", "postgresql")
+"""The kinds of storage that need a server."""
+
+
 @pytest.fixture
 def folder(tmp_path: Path, key: str) -> Place:
     root = tmp_path / "store"
@@ -133,7 +137,7 @@ async def postgresql(postgres: PostgresServer, key: str) -> AsyncIterator[Place]
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture(params=["folder", "memory", "s3", "postgresql"])
+@pytest.fixture(params=["folder", "memory", *(pytest.param(far, marks=pytest.mark.slow) for far in FAR)])
 def place(request: pytest.FixtureRequest) -> Any:
     """An encrypted store on each kind of storage in turn."""
     return request.getfixturevalue(request.param)

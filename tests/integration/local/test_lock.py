@@ -45,6 +45,7 @@ async def test_closing_gives_the_lock_back(connect: Connect) -> None:
         await (await connect()).close()
 
 
+@pytest.mark.slow
 async def test_another_process_is_named_and_its_end_frees_the_lock(connect: Connect, path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE

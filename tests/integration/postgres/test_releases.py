@@ -9,6 +9,8 @@ from servers.postgres import RELEASES, running_postgres, session
 from statepath import F
 from statepath_postgres.schema import script
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=sorted(RELEASES))
 def server(request):

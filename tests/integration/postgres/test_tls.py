@@ -12,6 +12,8 @@ import trustme
 from servers.postgres import running_with_tls
 from statepath.errors import AccessDeniedError, InvalidArgumentError, UnavailableError
 
+pytestmark = pytest.mark.slow
+
 ENCRYPTED = "SELECT count(*) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE ssl AND application_name = $1"
 
 

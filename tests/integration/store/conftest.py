@@ -110,7 +110,8 @@ IN_MEMORY = {"memory", "commits", "faulty"}
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "url" in metafunc.fixturenames:
         portable = IN_MEMORY.intersection(metafunc.fixturenames)
-        metafunc.parametrize("url", ["memory"] if portable else ["memory", "postgresql"], indirect=True)
+        far = [] if portable else [pytest.param("postgresql", marks=pytest.mark.slow)]
+        metafunc.parametrize("url", ["memory", *far], indirect=True)
 
 
 @pytest.fixture

@@ -424,6 +424,7 @@ def run(folder: Path, *words: str) -> tuple[list[str], int]:
     return found, loaded
 
 
+@pytest.mark.slow
 def test_a_program_that_has_set_it_up_gets_the_numbers_of_the_page(tmp_path):
     found, _ = run(tmp_path, "--with")
     page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
@@ -431,5 +432,6 @@ def test_a_program_that_has_set_it_up_gets_the_numbers_of_the_page(tmp_path):
     assert not [name for name in found if f"`{name}`" not in page]
 
 
+@pytest.mark.slow
 def test_a_program_that_has_not_loads_nothing_of_it(tmp_path):
     assert run(tmp_path) == ([], 0)

@@ -84,6 +84,7 @@ def served(place: str, port: int, folder: object) -> Iterator[subprocess.Popen[s
             process.kill()
 
 
+@pytest.mark.slow
 def test_prometheus_reads_what_a_program_does(place, port, tmp_path):
     with served(place, port, tmp_path) as process:
         text = read(port)
@@ -100,6 +101,7 @@ def test_prometheus_reads_what_a_program_does(place, port, tmp_path):
     assert "canary" not in text
 
 
+@pytest.mark.slow
 def test_the_panels_of_the_page_ask_for_what_is_served(place, port, tmp_path):
     page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
     dashboard = json.loads(re.findall(r"```json\n(.*?)```", page, re.DOTALL)[0])
@@ -122,6 +124,7 @@ def test_the_panels_of_the_page_ask_for_what_is_served(place, port, tmp_path):
     assert named == {re.sub(r"_(bucket|count|sum)$", "", name) for name in ours}
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_an_error_before_anything_is_opened(place, port, tmp_path):
     with socket.create_server(("127.0.0.1", port)):
         done = subprocess.run(
@@ -168,6 +171,7 @@ async def test_a_store_that_cannot_be_opened_lets_the_port_go(place, port):
         await asyncio.to_thread(read, port)
 
 
+@pytest.mark.slow
 async def test_commands_and_readers_beside_the_server_leave_the_port_alone(tmp_path, place, port):
     with served(place, port, tmp_path):
         done = await asyncio.to_thread(

@@ -46,12 +46,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if {"places", "elsewhere"} <= set(metafunc.fixturenames):
         # From each to the next: so each gives and each takes. And from one to another of the same kind.
         pairs = [("local", "local"), *pairwise([*names, names[0]])]
-        ids = ["-".join(pair) for pair in pairs]
-        metafunc.parametrize(("places", "elsewhere"), pairs, indirect=True, ids=ids)
+        metafunc.parametrize(("places", "elsewhere"), [_param(*pair) for pair in pairs], indirect=True)
         return
     for fixture in ("places", "elsewhere"):
         if fixture in metafunc.fixturenames:
-            metafunc.parametrize(fixture, names, indirect=True)
+            metafunc.parametrize(fixture, [_param(name) for name in names], indirect=True)
+
+
+def _param(*names: str) -> Any:
+    marks = () if {"memory", "local"}.issuperset(names) else (pytest.mark.slow,)
+    return pytest.param(*names, marks=marks, id="-".join(names))
 
 
 @dataclass

@@ -12,7 +12,7 @@ from servers.services import path_at
 STORES = ["postgresql", "seaweed", "gcs", "azurite"]
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=[pytest.param(store, marks=pytest.mark.slow) for store in STORES])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

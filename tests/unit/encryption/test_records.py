@@ -96,6 +96,7 @@ def test_a_record_is_opened_only_with_its_key_and_in_its_store() -> None:
         unseal(sealed, KEY, bytes(16))
 
 
+@pytest.mark.slow
 def test_no_nonce_is_used_again_however_often_the_writer_crashes() -> None:
     """Each opening writes some records behind the head; a crash tears some off, and the next one writes others at their
     seqs."""

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 _PROGRAM = """
 import sys
 
@@ -28,6 +30,7 @@ except statepath.StateError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_plain_store_needs_no_library_and_an_encrypted_one_names_it(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM],
