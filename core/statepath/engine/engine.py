@@ -26,6 +26,7 @@ from statepath.commit import (
     WriteLog,
     WriteReport,
 )
+from statepath.encryption import unsealed
 from statepath.engine.autosave import Autosave, try_snapshot
 from statepath.engine.committer import Committer, Read
 from statepath.engine.companion import Companion, MirrorLag
@@ -314,8 +315,9 @@ class Engine:
         if self._alone:
             return 0.0
         age = time.monotonic() - self._seen
-        if isinstance(self.log, PortableCommitLog) and self.log.head == self.replica.head:
-            age = min(age, self.log.age)
+        log = unsealed(self.log)
+        if isinstance(log, PortableCommitLog) and log.head == self.replica.head:
+            age = min(age, log.age)
         return age
 
     def check_writable(self, replica: Replica) -> None:
