@@ -26,7 +26,8 @@ from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot
 from statepath.engine.engine import size_of
 from statepath.engine.floor import Floor, read_floor
-from statepath.engine.founding import Founding, Tell
+from statepath.engine.founding import Founding, Tell, taken
+from statepath.engine.leases import LEASES
 from statepath.engine.opening import commit_log, put_aside
 from statepath.engine.primary import Position, Primary, read_position
 from statepath.engine.replay import Beside, microseconds
@@ -110,10 +111,9 @@ class Shipping:
             ReplicaDamagedError: its log is damaged.
             HistoryTrimmedError: the primary's log does not reach back to where the replica stands.
         """
+        await check_place(primary, target, settings)
         log = commit_log(target, settings)
         stored = await read_floor(target)
-        if stored is not None and not stored[0].unfinished:
-            await _check_is_ours(primary, target, settings, stored[0])
         if anew and stored is not None:
             await _keep_state(target)
         if anew or stored is None or stored[0].unfinished:
@@ -301,6 +301,24 @@ class Shipping:
             self._snapshotting.cancel()
             await asyncio.gather(self._snapshotting, return_exceptions=True)
         await self._views.close()
+
+
+async def check_place(primary: Primary, target: Target, settings: Settings) -> None:
+    """
+    Raises:
+        AlreadyExistsError: there is something that is no replica of the primary. Nothing was written.
+        DivergedError: the replica was promoted.
+    """
+    stored = await read_floor(target)
+    other = (
+        [] if stored else [entry async for entry in target.list_keys("") if not entry.key.startswith(LEASES)]
+    )
+    if other:
+        stored = await read_floor(target)
+        if stored is None:  # else somebody has just begun to make it
+            raise taken(target, f"it has {other[0].key}")
+    if stored is not None and not stored[0].unfinished:
+        await _check_is_ours(primary, target, settings, stored[0])
 
 
 async def _check_is_ours(primary: Primary, target: Target, settings: Settings, floor: Floor) -> None:
