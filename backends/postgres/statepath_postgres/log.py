@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -54,15 +54,9 @@ WITH place AS (
 )
 SELECT last, pg_notify($8, last::text) FROM entry
 """
-_STANDING: Final = """
-SELECT head, floor,
-    EXISTS (SELECT FROM statepath.log l WHERE l.store = s.id AND l.id = $2) AS ours,
-    (SELECT record FROM statepath.log l WHERE l.store = s.id AND l.first = $3) AS following
-FROM statepath.stores s WHERE s.id = $1
-"""
+_FOLLOWING: Final = "SELECT record FROM statepath.log WHERE store = $1 AND first = $2"
 # The sizes of records that are stored apart are known without reading them.
-_READ: Final = """
-SELECT s.head, s.floor, l.first, l.last, l.record
+_BEHIND: Final = """
 FROM statepath.stores s LEFT JOIN LATERAL (
     SELECT first, last, record FROM (
         SELECT first, last, record, sum(octet_length(record)) OVER (ORDER BY first) - octet_length(record) AS before
@@ -77,6 +71,12 @@ FROM statepath.stores s LEFT JOIN LATERAL (
 ) l ON true
 WHERE s.id = $1 ORDER BY l.first
 """
+_READ: Final = f"SELECT s.head, s.floor, l.first, l.last, l.record {_BEHIND}"
+_STANDING: Final = f"""
+SELECT s.head, s.floor, EXISTS (SELECT FROM statepath.log o WHERE o.store = s.id AND o.id = $5) AS ours,
+    l.first, l.last, l.record
+{_BEHIND}
+"""  # noqa: S608 - constants
 _TRIM: Final = """
 WITH gone AS (DELETE FROM statepath.log WHERE store = $1 AND last <= $2 RETURNING last)
 UPDATE statepath.stores SET floor = greatest(floor, (SELECT coalesce(max(last), 0) + 1 FROM gone))
@@ -115,6 +115,8 @@ class PostgresCommitLog:
         self._held = Held(connections, patience=self._deadline / _ATTEMPTS)
         self._listener = Listener(connections)
         self._unresolved: Commit | None = None
+        self._winners: list[Commit] = []
+        """What came behind the place that was lost last."""
         self._begun = False
         """Whether this handle knows of a commit: then a log that has none has lost it."""
 
@@ -139,7 +141,8 @@ class PostgresCommitLog:
         self._unresolved = None
         self._begun = True
         if not committed:
-            raise HeadMoved
+            winners, self._winners = self._winners, []
+            raise HeadMoved(winners)
         self._listener.tell()
         self._committed(commit, len(record))
 
@@ -254,7 +257,8 @@ class PostgresCommitLog:
             OutcomeUnknownError: the log was trimmed behind it, and nothing tells.
             DivergedError: the log does not have what this handle saw of it.
         """
-        rows = await self._connections.fetch(_STANDING, store, commit.id, commit.last + 1)
+        after = commit.first - 1
+        rows = await self._connections.fetch(_STANDING, store, after, _PAGE, _PAGE_BYTES, commit.id)
         if not rows:
             raise DivergedError(
                 f"the store was deleted from {self._connections.url} while it was open", backend=SCHEME
@@ -263,8 +267,8 @@ class PostgresCommitLog:
         if row["ours"]:
             return True
         if sent_before and row["floor"] > commit.first:
-            following = None if row["following"] is None else decode_commit(row["following"])
-            if following is not None and following.prev == commit.id:
+            following = await self._connections.fetch(_FOLLOWING, store, commit.last + 1)
+            if following and decode_commit(following[0]["record"]).prev == commit.id:
                 return True
             raise _unknown(commit)
         if row["head"] < commit.first:
@@ -274,6 +278,12 @@ class PostgresCommitLog:
                 key=slot_key(commit.first),
                 backend=SCHEME,
             )
+        commits, damage = _commits_of(rows, after, commit.prev)
+        # Not all of them, or not sound: whoever reads on finds out.
+        complete = (
+            damage is None and commits and commits[-1].last == row["head"] and row["floor"] <= commit.first
+        )
+        self._winners = commits if complete else []
         return False
 
     async def _page(self, after: int, previous: str) -> tuple[int, list[Commit], StateError | None]:
@@ -293,16 +303,21 @@ class PostgresCommitLog:
             raise HistoryTrimmedError(
                 f"the log begins at seq {floor}; what came before was trimmed", floor=floor, backend=SCHEME
             )
-        commits: list[Commit] = []
-        last = after
-        for row in rows if head > after else ():
-            try:
-                commits.append(_checked(row, last, previous, begins=not commits and not previous))
-            except CorruptionError as error:
-                return head, commits, error
-            last, previous = commits[-1].last, commits[-1].id
+        commits, damage = _commits_of(rows if head > after else (), after, previous)
         self._begun = self._begun or bool(commits)
-        return head, commits, None
+        return head, commits, damage
+
+
+def _commits_of(rows: Sequence[Any], last: int, previous: str) -> tuple[list[Commit], CorruptionError | None]:
+    """The commits of the rows behind the seq `last`, and what is wrong behind these."""
+    commits: list[Commit] = []
+    for row in rows:
+        try:
+            commits.append(_checked(row, last, previous, begins=not commits and not previous))
+        except CorruptionError as error:
+            return commits, error
+        last, previous = commits[-1].last, commits[-1].id
+    return commits, None
 
 
 def _checked(row: Any, last: int, previous: str, *, begins: bool) -> Commit:

@@ -17,6 +17,7 @@ from statepath.backend import Backend, CommitLog, SupportsQueries
 from statepath.commit import (
     FORMAT,
     Append,
+    Body,
     Change,
     Commit,
     Delete,
@@ -187,7 +188,7 @@ class Engine:
             advancing=self._advancing,
             alone=self._alone,
             committed=self._committed,
-            catch_up=self.catch_up,
+            lost_to=self.lost_to,
             failed=self._tell_failure,
             telemetry=self.telemetry,
             elsewhere=self.elsewhere,
@@ -270,6 +271,13 @@ class Engine:
                 await self._apply(commit)
             self._seen = begun
 
+    async def lost_to(self, commits: Sequence[Commit]) -> None:
+        """Apply what other writers committed behind the head: these, or, if there are none, what the log has."""
+        if not commits:
+            await self.catch_up()
+        for commit in commits:
+            await self._take(commit)
+
     async def _take(self, commit: Commit) -> None:
         """Apply a commit that the follower has met, unless it is known already."""
         async with self._advancing:
@@ -286,7 +294,10 @@ class Engine:
                 f"{self.backend.url} was promoted, imported or replaced while it was open; open it again"
             )
         # Read first: nothing may come between applying the commit and telling of it.
-        transactions = [await changes_of(self.backend, one) for one in commit.transactions]
+        transactions = [
+            await changes_of(self.backend, one) if isinstance(one, Body) else one
+            for one in commit.transactions
+        ]
         stage, size = await apply_commit(self.backend, self.replica, commit)
         self._committed(commit, transactions, stage, size)
         if not self.readonly:
