@@ -6,6 +6,7 @@ async with statepath.open() as store:
 """
 
 from statepath._version import __version__
+from statepath.archive import ArchivedDocument
 from statepath.collection import Collection, Document
 from statepath.copying import Copied, copy, import_backup
 from statepath.diff import Difference, FieldDifference
@@ -20,11 +21,13 @@ from statepath.migrating import MigrationPlan, migrate, plan_migration, plan_rol
 from statepath.migrations import migration
 from statepath.mirroring import Mirrored, Promoted, mirror, promote
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task, TaskLogEntry
+from statepath.opening import open
 from statepath.persistence import SavedState, StatePersistence
 from statepath.query import Page, Query
 from statepath.repairing import Repair, repair
 from statepath.settings import Settings, SettingsArgs
-from statepath.store import ArchivedDocument, Restored, Stats, Store, open
+from statepath.stats import Stats
+from statepath.store import Restored, Store
 from statepath.sync import SyncStore, open_sync
 from statepath.transaction import Transaction
 from statepath.watch import StateChange

@@ -30,6 +30,7 @@ from statepath.engine.elements import stored_list
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id, check_version
 from statepath.engine.replica import Entry
+from statepath.engine.restoring import past
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -320,7 +321,7 @@ class Collection(Generic[T]):
         if not conflict.base:
             return None
         try:
-            entry = (await self._engine.past(conflict.base)).get(self.name, id)
+            entry = (await past(self._engine, conflict.base)).get(self.name, id)
         except HistoryTrimmedError:
             raise conflict from None
         if entry is None or entry.version != conflict.base:

@@ -174,6 +174,7 @@ _changes = msgspec.json.Decoder(Transaction)
 _needs = msgspec.json.Decoder(_Needs)
 
 _CRC = b',"crc":"'
+_CHANGE_BYTES: Final = 128
 _TAIL = len(_CRC) + 8 + len(b'"}')
 
 
@@ -262,3 +263,12 @@ def decode_changes(data: bytes) -> Transaction:
 def slot_key(first: int) -> str:
     """The key of the journal object that begins with this seq."""
     return f"{JOURNAL}{first:020d}.jsonl"
+
+
+def size_of(change: Change) -> int:
+    """The bytes of a change in a commit record, roughly, and rather too many."""
+    if isinstance(change, Put | WriteReport):
+        return _CHANGE_BYTES + len(bytes(change.document))
+    if isinstance(change, WriteLog | Note):
+        return _CHANGE_BYTES + 4 * len(change.text)
+    return _CHANGE_BYTES + len(change.id) + (len(bytes(change.value)) if isinstance(change, Append) else 0)

@@ -14,9 +14,9 @@ from statepath.engine.founding import silent
 from statepath.engine.opening import commit_log
 from statepath.errors import AlreadyExistsError, ConfigurationError, ConflictError, NotFoundError
 from statepath.events import Events
+from statepath.opening import open as open_store
 from statepath.retry import retrying
 from statepath.settings import Settings
-from statepath.store import open as open_store
 
 __all__ = ["Converted", "KeyRing", "decrypt", "encrypt", "init_keys", "read_keys"]
 

@@ -343,6 +343,7 @@ class PortableCommitLog:
             self._saw(after, asked)
         for commit in commits or ():
             _check_chain(commit, previous)
+            previous = commit.id
             yield commit
 
     async def _step(self, after: int) -> AsyncGenerator[Commit]:

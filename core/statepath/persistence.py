@@ -14,7 +14,7 @@ from typing import Any, Final, Self, TypeVar, overload
 from pydantic import BaseModel, ValidationError
 from typing_extensions import Unpack
 
-from statepath import store as stores
+from statepath import opening
 from statepath.arguments import wrong_kind
 from statepath.attempts import until_committed
 from statepath.collection import Collection
@@ -112,14 +112,14 @@ class StatePersistence:
         settings: Settings | None = None,
         events: Events | None = None,
         **overrides: Unpack[SettingsArgs],
-    ) -> stores.Opening[StatePersistence]:
+    ) -> opening.Opening[StatePersistence]:
         """Open the store of a state path: `async with` it, or `await` it and call `shutdown` yourself.
 
         Parameters and errors: as `statepath.open`, and `handle_signals` as above.
         """
 
         async def opened() -> StatePersistence:
-            store = await stores.open(path, readonly=readonly, settings=settings, events=events, **overrides)
+            store = await opening.open(path, readonly=readonly, settings=settings, events=events, **overrides)
             try:
                 persistence = cls(store, handle_signals=handle_signals)
             except BaseException:
@@ -128,7 +128,7 @@ class StatePersistence:
             persistence._owned = True
             return persistence
 
-        return stores.Opening(opened)
+        return opening.Opening(opened)
 
     @property
     def events(self) -> Events:

@@ -10,9 +10,9 @@ from statepath.engine.mending import mend, needs_new_log, remedy
 from statepath.engine.opening import open_engine
 from statepath.engine.verification import Finding
 from statepath.events import CorruptionDetected, DocumentRecovered, Event, Events
+from statepath.opening import open as open_store
 from statepath.settings import Settings
 from statepath.store import Store
-from statepath.store import open as open_store
 
 __all__ = ["Repair", "repair"]
 

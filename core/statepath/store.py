@@ -2,107 +2,65 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import datetime, timedelta
 from inspect import isawaitable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
-from msgspec import Raw
 from pydantic import BaseModel, JsonValue
-from typing_extensions import Unpack
 
+from statepath import archive, reports, sessionlogs
+from statepath.archive import ArchivedDocument
 from statepath.arguments import check_function, path_text, wrong_kind
 from statepath.attempts import until_committed
-from statepath.backend import Backend, Tally
 from statepath.collection import Collection, Json
-from statepath.commit import RemoveLog, RemoveReport, WriteLog, WriteReport
-from statepath.debug import enable_debug
 from statepath.diff import Difference, differences
-from statepath.discovery import check_apart, check_not_within, connect
+from statepath.discovery import check_not_within, connect
 from statepath.encryption import Encrypted, KeyInfo, Retired, Rotated
-from statepath.engine.alerting import Alerts
-from statepath.engine.archiving import (
-    Archived,
-    archive,
-    archive_by_rules,
-    bring_back,
-    choose,
-    documents,
-    find,
-)
+from statepath.engine import restoring
+from statepath.engine.archiving import Archived, bring_back, find
 from statepath.engine.backups import backup_keys
 from statepath.engine.cleaning import Cleaned, clean
 from statepath.engine.companion import MirrorLag
-from statepath.engine.documents import decode, encode_value
+from statepath.engine.documents import decode
 from statepath.engine.engine import Engine
 from statepath.engine.filekeys import new_file_key
 from statepath.engine.founding import silent
 from statepath.engine.health import Health, health
-from statepath.engine.history import transactions
-from statepath.engine.ids import check_collection, check_id, check_seq, decode_id, report_key
+from statepath.engine.ids import check_collection, check_id
 from statepath.engine.leases import Holder
 from statepath.engine.migration import versions
-from statepath.engine.mirror import Mirror
-from statepath.engine.opening import found, open_engine
+from statepath.engine.opening import found
 from statepath.engine.origin import StoreOrigin, present
 from statepath.engine.portable import Exported, export
-from statepath.engine.primary import OpenPrimary
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS
+from statepath.engine.restoring import past, restore
 from statepath.engine.snapshot import is_own_member
 from statepath.engine.verification import Finding, verify
-from statepath.engine.views import read_log
 from statepath.errors import (
     InvalidArgumentError,
-    NotFoundError,
-    ReadOnlyError,
     UnsupportedError,
 )
 from statepath.events import Events, StoreCopied
-from statepath.filters import F, Filter
+from statepath.filters import Filter
+from statepath.history import history
 from statepath.lease import Lease, claim_name
-from statepath.measuring import MetricsPort, measured
 from statepath.merging import OnConflict
-from statepath.migrations import load_migrations
-from statepath.settings import Settings, SettingsArgs, duration
+from statepath.settings import Settings, duration
+from statepath.stats import Stats, stats
 from statepath.transaction import Transaction
 from statepath.url import StateURL
-from statepath.watch import StateChange, Wanted, changes_in, position, watch
-from statepath.webhook import Webhook
+from statepath.watch import StateChange, Wanted, position, watch
 
 if TYPE_CHECKING:
     from statepath.encryption.journal import SealedCommitLog
     from statepath.encryption.objects import SealedBackend
 
-T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
-H = TypeVar("H", bound=AbstractAsyncContextManager[Any, None])
-
-_LOG_PIECE: Final = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What a store holds.
-
-    Attributes:
-        documents: how many, by collection; `bytes`: of their JSON, with `load=False` those that the storage takes.
-        logs: how many session logs.
-        seq: the head. `floor`: the lowest seq that the log still has.
-    """
-
-    documents: dict[str, int]
-    bytes: dict[str, int]
-    logs: int
-    seq: int
-    floor: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,21 +70,6 @@ class Restored:
 
     to: int
     seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class ArchivedDocument:
-    """A document in the archive: the version that it had, when it was changed last, and the segment that it is in."""
-
-    collection: str
-    id: str
-    version: int
-    modified: datetime
-    segment: str
-
-    @property
-    def key(self) -> str:
-        return f"{self.collection}/{self.id}"
 
 
 class Store:
@@ -299,20 +242,7 @@ class Store:
         Raises:
             InvalidArgumentError: what it got is no id, or no text that UTF-8 can hold.
         """
-        check_id(id)
-        if not isinstance(text, str):
-            raise wrong_kind(f"the text for the log of {id}", "a str", text, "decode or format it first")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise InvalidArgumentError(
-                f"the text for the log of {id} has a lone surrogate", key=f"logs/{id}"
-            ) from None
-        if not text:
-            return self.seq
-        offset = await self._engine.log_offset(id)
-        pieces = range(0, len(text), _LOG_PIECE)
-        return await self._engine.commit([WriteLog(id, offset, text[at : at + _LOG_PIECE]) for at in pieces])
+        return await sessionlogs.append(self._engine, id, text)
 
     async def read_log(self, id: str) -> str:
         """A session's log.
@@ -320,22 +250,11 @@ class Store:
         Raises:
             NotFoundError: there is none of that id.
         """
-        check_id(id)
-        await self._flush_files()
-        try:
-            return (await read_log(self._engine.backend, id)).decode(errors="replace")
-        except NotFoundError:
-            raise NotFoundError(f"there is no log of session {id}", key=f"logs/{id}") from None
+        return await sessionlogs.read(self._engine, id)
 
     async def logs(self) -> list[str]:
         """The sessions that have a log, sorted."""
-        await self._flush_files()
-        found: set[str] = set()
-        async for entry in self._engine.backend.list_keys("logs/session_"):
-            name = entry.key.removeprefix("logs/session_").partition("/")[0]
-            if name.endswith(".log") and (id := decode_id(name.removesuffix(".log"))) is not None:
-                found.add(id)
-        return sorted(found | set(self._engine.replica.logs))
+        return await sessionlogs.names(self._engine)
 
     async def delete_log(self, id: str) -> bool:
         """Remove a session's log; whether there was one. What is appended later begins a new one. A restore does not
@@ -345,12 +264,7 @@ class Store:
             InvalidArgumentError: it is no id.
             StateError: the file could not be removed. It is tried again; the log is removed all the same.
         """
-        engine, known = self._engine, self._engine.replica.log_size(check_id(id))
-        if not known and id not in await self.logs():
-            return False
-        seq = await engine.commit([RemoveLog(id, None if known else 0)])
-        await self._flush_files()
-        return bool(seq)
+        return await sessionlogs.delete(self._engine, id)
 
     async def save_report(self, id: str, data: object) -> str:
         """Store a report, a JSON value or a pydantic model, in the place of an earlier one, and write its file; where
@@ -360,11 +274,7 @@ class Store:
             InvalidArgumentError: it is no id, or the data is not JSON, too deep or too large.
             StateError: the file could not be written. It is tried again; the report is in the log all the same.
         """
-        key = report_key(check_id(id))
-        document = encode_value(data, key=f"reports/{id}")
-        await self._engine.commit([WriteReport(id, Raw(document))])
-        await self._flush_files()
-        return f"{self.url}/{key}"
+        return f"{self.url}/{await reports.save(self._engine, id, data)}"
 
     async def read_report(self, id: str) -> JsonValue:
         """A report.
@@ -372,21 +282,11 @@ class Store:
         Raises:
             NotFoundError: there is none of that id.
         """
-        await self._flush_files()
-        try:
-            return decode((await self._engine.backend.read(report_key(check_id(id)))).data)
-        except NotFoundError:
-            raise NotFoundError(f"there is no report {id}", key=f"reports/{id}") from None
+        return await reports.read(self._engine, id)
 
     async def reports(self) -> list[str]:
         """The ids of the reports, sorted; those whose names do not tell their ids are left out."""
-        await self._flush_files()
-        found = [
-            decode_id(entry.key.removeprefix("reports/").removesuffix(".json"))
-            async for entry in self._engine.backend.list_keys("reports/")
-            if entry.key.endswith(".json")
-        ]
-        return sorted(id for id in found if id is not None)
+        return await reports.names(self._engine)
 
     async def delete_report(self, id: str) -> bool:
         """Remove a report; whether there was one. A restore does not bring it back.
@@ -395,13 +295,7 @@ class Store:
             InvalidArgumentError: it is no id.
             StateError: the file could not be removed. It is tried again; the report is removed all the same.
         """
-        key = report_key(check_id(id))
-        await self._flush_files()
-        if key not in [entry.key async for entry in self._engine.backend.list_keys(key)]:
-            return False
-        await self._engine.commit([RemoveReport(id)])
-        await self._flush_files()
-        return True
+        return await reports.delete(self._engine, id)
 
     def watch(
         self,
@@ -482,23 +376,7 @@ class Store:
         Raises:
             InvalidArgumentError: a negative limit, what is no seq, or no document's name.
         """
-        if key is not None and not isinstance(key, str):
-            raise wrong_kind("the document", "a str such as 'tasks/task_1'", key)
-        check_seq(since)
-        if limit is not None and (type(limit) is not int or limit < 0):
-            raise InvalidArgumentError(f"limit is how many changes to tell, 0 or more, not {limit!r}")
-        engine = self._engine
-        engine.check_open()
-        found: list[StateChange] = []
-        async for commit, seq, transaction in transactions(
-            engine.backend, engine.log, max(since, engine.floor - 1)
-        ):
-            found += [
-                change for change in changes_in(commit, seq, transaction) if key is None or change.key == key
-            ]
-            if limit is not None and len(found) > 2 * limit:
-                del found[: len(found) - limit]
-        return found if limit is None else found[len(found) - min(limit, len(found)) :]
+        return await history(self._engine, key, since=since, limit=limit)
 
     async def diff(self, a: int | datetime, b: int | datetime | None = None) -> list[Difference]:
         """The documents that differ between two seqs or moments, by collection and id; without `b`, between then and
@@ -508,8 +386,8 @@ class Store:
             HistoryTrimmedError: one of them is too long ago.
             InvalidArgumentError: a seq that is not there yet, or a datetime without a time zone.
         """
-        before = await self._engine.past(a)
-        return differences(before, self._engine.replica if b is None else await self._engine.past(b))
+        before = await past(self._engine, a)
+        return differences(before, self._engine.replica if b is None else await past(self._engine, b))
 
     async def restore(self, *, at: int | datetime, to: str | os.PathLike[str] | None = None) -> Restored:
         """Make the documents those of an earlier seq, or of a moment by the commits' times. That is a commit, too: it
@@ -527,10 +405,10 @@ class Store:
             AlreadyExistsError: there is something at `to`.
         """
         if to is None:
-            return Restored(*await self._engine.restore(at))
+            return Restored(*await restore(self._engine, at))
         engine = self._engine
         check_not_within(StateURL.parse(engine.backend.url), StateURL.parse(path_text(to, "to=")))
-        then, now = await engine.past(at), await engine.present()
+        then, now = await past(engine, at), await restoring.present(engine)
         then.logs = now.logs
         backend = await connect(to)
         founded = await found(StoreOrigin(engine, then, now), backend, engine.settings)
@@ -606,32 +484,14 @@ class Store:
         Raises:
             InvalidArgumentError: it is no collection, filter or duration.
         """
-        engine = self._engine
-        engine.check_open()
-        if where is not None and not isinstance(where, Filter):
-            raise wrong_kind("where", "a filter made with F", where)
-        wanted = where
-        for field, value in equals.items():
-            one = F(field) == value
-            wanted = one if wanted is None else wanted & one
-        before = round((datetime.now(UTC) - duration(older_than)).timestamp() * 1_000_000)
-        matches = (lambda document: True) if wanted is None else wanted.matches
-        chosen = await choose(engine.replica, check_collection(collection), before, matches)
-        if dry_run:
-            return Archived(len(chosen), sum(entry.size for _, entry in chosen), (), 0)
-        return await archive(engine, collection, chosen)
+        return await archive.archive(
+            self._engine, collection, where, equals, older_than=older_than, dry_run=dry_run
+        )
 
     async def archive_by_rules(self, *, dry_run: bool = False) -> Archived:
         """Archive what the setting `archive` says, as a running server does each hour. `dry_run` only tells what would
         be archived."""
-        self._engine.check_open()
-        done = await archive_by_rules(self._engine, dry_run=dry_run)
-        return Archived(
-            sum(one.documents for one in done),
-            sum(one.bytes for one in done),
-            tuple(name for one in done for name in one.segments),
-            sum(one.compressed for one in done),
-        )
+        return await archive.archive_by_rules(self._engine, dry_run=dry_run)
 
     async def clean(self, *, older_than: timedelta | str = "30d", dry_run: bool = False) -> Cleaned:
         """Remove what was kept aside before that (`*.corrupt.*`, `*.conflict.*`, the states of before a rollback),
@@ -645,14 +505,9 @@ class Store:
         self._engine.check_open()
         return await clean(self._engine, duration(older_than), dry_run=dry_run)
 
-    async def archived(self, collection: str | None = None) -> AsyncGenerator[ArchivedDocument]:
+    def archived(self, collection: str | None = None) -> AsyncGenerator[ArchivedDocument]:
         """What is in the archive, of one collection or of all, the latest first."""
-        self._engine.check_open()
-        if collection is not None:
-            check_collection(collection)
-        async for segment, place in documents(self._engine, collection):
-            modified = datetime.fromtimestamp(place.modified / 1_000_000, UTC)
-            yield ArchivedDocument(segment.collection, place.id, place.version, modified, segment.key)
+        return archive.archived(self._engine, collection)
 
     async def read_archived(self, collection: str, id: str) -> JsonValue:
         """A document of the archive, as it was when it was archived last.
@@ -774,23 +629,7 @@ class Store:
 
     async def stats(self) -> Stats:
         """What the store holds."""
-        self._engine.check_open()
-        replica = self._engine.replica
-        if self._engine.elsewhere is not None:
-            held = await self._engine.elsewhere.tally()
-        else:
-            held = {
-                name: Tally(len(documents), sum(entry.size for entry in documents.values()))
-                for name, documents in replica.collections.items()
-                if documents and name != MEMBERS
-            }
-        return Stats(
-            documents={name: tally.documents for name, tally in held.items()},
-            bytes={name: tally.bytes for name, tally in held.items()},
-            logs=len(replica.logs),
-            seq=replica.head,
-            floor=self._engine.floor,
-        )
+        return await stats(self._engine)
 
     async def aclose(self) -> None:
         """Commit what is queued, bring files and snapshot up to date, and release the storage. May be called twice.
@@ -807,123 +646,6 @@ class Store:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _flush_files(self) -> None:
-        await self._engine.flush_files()
-
-
-class Opening(Generic[H]):
-    """What `open` returns: `async with` it, or `await` it for the same and close that yourself."""
-
-    def __init__(self, opened: Callable[[], Awaitable[H]]) -> None:
-        self._opened = opened
-        self._handle: H | None = None
-
-    def __await__(self) -> Generator[Any, None, H]:
-        return self._opened().__await__()
-
-    async def __aenter__(self) -> H:
-        self._handle = await self._opened()
-        return self._handle
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._handle is not None:
-            await self._handle.__aexit__(kind, error, traceback)
-
-
-def open(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    readonly: bool = False,
-    settings: Settings | None = None,
-    events: Events | None = None,
-    **overrides: Unpack[SettingsArgs],
-) -> Opening[Store]:
-    """Open a store: `async with statepath.open() as store: …`.
-
-    Parameters:
-        path: a folder or a URL. Default: `STATE_PATH`, else `./coding-agent-state`.
-        readonly: take no lock and write nothing; works beside a running server. A replica is always opened so.
-        load (one of the overrides): with `load=False` the documents stay in the database, each is read when it is asked
-             for, and what looks at all of them at once raises `UnsupportedError` (`not_loaded`).
-        settings: instead of those from the environment and the configuration files; not together with overrides.
-        events: the bus to tell events on, to hear those of opening, too.
-        overrides: settings by name, such as `autosave=5`.
-
-    With `DEBUG=persistence:*` in the environment, what happens is logged to stderr.
-
-    Raises (when it is entered or awaited):
-        ConfigurationError: a setting cannot be used, or no backend is found (`UnknownSchemeError`,
-            `BackendNotInstalledError`, `DuplicateSchemeError`).
-        StoreLockedError: another process writes to the store; names it.
-        NotFoundError: read-only, and there is no store.
-        UnsupportedError: a newer program wrote the store (`newer_format`, `newer_schema`), or a migration is due and
-            `migrate` is off (`migration_pending`); or with `load=False` the backend keeps no documents that can be
-            read one by one (`no_documents`), or the store has to be recovered first (`needs_recovery`).
-        MigrationError: a migration failed; nothing was changed.
-    """
-
-    async def opened() -> Store:
-        enable_debug()
-        if settings is not None and overrides:
-            raise InvalidArgumentError(
-                f"give either settings= or {', '.join(overrides)}: settings= would leave the latter without effect"
-            )
-        if settings is not None and not isinstance(settings, Settings):
-            raise wrong_kind("settings=", "statepath.Settings", settings)
-        if events is not None and not isinstance(events, Events):
-            raise wrong_kind("events=", "statepath.Events", events)
-        used = settings if settings is not None else Settings.load(path, **overrides)
-        state_path = used.path if path is None else path
-        if used.mirror is not None and not readonly:
-            check_apart(state_path, used.mirror)
-        migrations = load_migrations(used.migrations)
-        bus = Events() if events is None else events
-        async with AsyncExitStack() as beside:
-            webhook = provider = None
-            if used.alert_webhook is not None and not readonly:
-                webhook = Webhook(used.alert_webhook, timeout=used.alert_timeout, events=bus)
-                beside.push_async_callback(webhook.aclose)
-            if used.metrics_port is not None and not readonly:
-                port = await asyncio.to_thread(MetricsPort, used.metrics_host, used.metrics_port)
-                beside.push_async_callback(port.aclose)
-                provider = port.provider
-
-            async def engine_of(*, readonly: bool) -> Engine:
-                backend: Backend = await connect(state_path, readonly=readonly)
-                beside.push_async_callback(backend.close)
-                if webhook is not None:
-                    webhook.store = backend.url
-                telemetry = measured(backend, StateURL.parse(os.fspath(state_path)).scheme, provider)
-                engine = await open_engine(
-                    backend, used, bus, readonly=readonly, migrations=migrations, telemetry=telemetry
-                )
-                telemetry.watch(engine, bus)
-                beside.callback(telemetry.close)
-                return engine
-
-            try:
-                engine = await engine_of(readonly=readonly)
-            except ReadOnlyError as error:
-                if error.code != "replica":
-                    raise
-                engine = await engine_of(readonly=True)
-            if not engine.readonly:
-                beside.push_async_callback(Alerts(engine).aclose)
-                if used.mirror is not None:
-                    place = StateURL.parse(used.mirror).redacted()
-                    mirror = Mirror(OpenPrimary(engine), place, partial(connect, used.mirror), used, bus)
-                    engine.attach(mirror)
-                    mirror.start()
-            engine.beside.push_async_exit(beside.pop_all())
-        return Store(engine, owns_events=events is None)
-
-    return Opening(opened)
-
 
 def _is_model(model: object) -> bool:
     return isinstance(model, type) and issubclass(model, BaseModel)
-
-
-__all__ = ["ArchivedDocument", "Opening", "Restored", "Stats", "Store", "open"]

@@ -31,6 +31,7 @@ from anyio.from_thread import BlockingPortalProvider
 from pydantic import BaseModel, JsonValue
 from typing_extensions import Unpack
 
+from statepath.archive import ArchivedDocument
 from statepath.arguments import check_function, wrong_kind
 from statepath.collection import Collection, Document, Json
 from statepath.diff import Difference
@@ -49,9 +50,11 @@ from statepath.events import Events
 from statepath.filters import Filter
 from statepath.lease import Lease
 from statepath.merging import OnConflict
+from statepath.opening import Opening, open
 from statepath.query import Page, Query
 from statepath.settings import Settings, SettingsArgs
-from statepath.store import ArchivedDocument, Opening, Restored, Stats, Store, open
+from statepath.stats import Stats
+from statepath.store import Restored, Store
 from statepath.transaction import Transaction
 from statepath.watch import StateChange
 

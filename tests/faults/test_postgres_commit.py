@@ -11,7 +11,8 @@ import statepath
 from servers.postgres import PostgresServer, running_postgres
 from servers.postgres_proxy import PostgresProxy, What, postgres_proxy
 from statepath.errors import ClosedError, OutcomeUnknownError, UnavailableError
-from statepath.store import Opening, Store
+from statepath.opening import Opening
+from statepath.store import Store
 
 APPEND = "INSERT INTO statepath.log"
 WHENS: tuple[What, ...] = ("before", "during", "after", "hung", "late")

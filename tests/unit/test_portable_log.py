@@ -427,6 +427,23 @@ class TestFloor:
 
 
 class TestRead:
+    async def test_who_saw_the_head_lately_reads_on_through_commits_that_share_a_slot(
+        self, storage: Storage, writer: Writer
+    ) -> None:
+        reader = Writer(PortableCommitLog(storage, window=3600))
+        await writer.append()
+        await reader.catch_up()
+        for _ in range(2):
+            head = writer.head
+            both = [writer.make()]
+            writer.commits += both
+            both.append(writer.make())
+            writer.commits += both[1:]
+            assert isinstance(writer.log, PortableCommitLog)
+            await writer.log.extend(head, both)
+        await reader.catch_up()
+        assert reader.commits == writer.commits
+
     async def test_a_damaged_floor_hides_no_commit(self, storage: Storage, writer: Writer) -> None:
         await writer.append()
         await storage.write(FLOOR_KEY, b'{"floor": ')

@@ -495,7 +495,7 @@ def connections(monkeypatch):
         return backend
 
     connecting.armed = ("", "")
-    monkeypatch.setattr("statepath.store.connect", connecting)
+    monkeypatch.setattr("statepath.opening.connect", connecting)
     made.append(connecting)
     return made
 

@@ -27,6 +27,7 @@ from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
 from statepath.engine.migration import migrated, versions
 from statepath.engine.replica import MEMBERS, Entry, Replica
+from statepath.engine.restoring import past
 from statepath.engine.snapshot import ARCHIVE_MEMBER, STATE_KEY, load_snapshot
 from statepath.errors import (
     AlreadyExistsError,
@@ -367,7 +368,7 @@ async def rebuild(engine: Engine, damaged: frozenset[str]) -> None:
             segment = wanted.get(change.text) if isinstance(change, Note) else None
             if segment is None:
                 continue
-            then = await engine.past(seq - 1)
+            then = await past(engine, seq - 1)
             gone = [one for one in changes if isinstance(one, Delete)]
             part = [
                 (one.id, entry) for one in gone if (entry := then.get(one.collection, one.id)) is not None

@@ -12,20 +12,15 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextman
 from datetime import datetime
 from typing import Final, TypeVar, cast
 
-from statepath.arguments import wrong_kind
 from statepath.backend import Backend, CommitLog, SupportsQueries
 from statepath.commit import (
     FORMAT,
-    Append,
     Body,
     Change,
     Commit,
     Delete,
-    Note,
-    Put,
     Transaction,
-    WriteLog,
-    WriteReport,
+    size_of,
 )
 from statepath.encryption import unsealed
 from statepath.engine.autosave import Autosave, try_snapshot
@@ -34,12 +29,11 @@ from statepath.engine.companion import Companion, MirrorLag
 from statepath.engine.feed import Feed, in_bulk
 from statepath.engine.floor import Floor
 from statepath.engine.following import Follower
-from statepath.engine.history import Past, difference
 from statepath.engine.ids import check_seq, log_key
 from statepath.engine.lagging import find_lagging
 from statepath.engine.leases import Holder, Leases
 from statepath.engine.maintenance import Maintenance
-from statepath.engine.migration import Migrated, check_known, versions
+from statepath.engine.migration import Migrated, check_known
 from statepath.engine.replay import Damage, apply_commit, changes_of
 from statepath.engine.replica import MEMBERS, Cut, Entry, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS
@@ -51,19 +45,17 @@ from statepath.errors import (
     ClosedError,
     ConflictError,
     DivergedError,
-    InvalidArgumentError,
     NotFoundError,
     ReadOnlyError,
     StateError,
     UnsupportedError,
 )
-from statepath.events import Events, SaveError, StateRestored
+from statepath.events import Events, SaveError
 from statepath.log import PortableCommitLog
 from statepath.migrations import Migrations
 from statepath.settings import Settings
 from statepath.telemetry import SILENT, Telemetry
 
-_CHANGE_BYTES: Final = 128
 _JUST_NOW: Final = 0.05
 _MAINTAINER_TTL: Final = 15.0
 _SAVES: Final = 5
@@ -559,49 +551,6 @@ class Engine:
                 await self.catch_up()
             yield cut
 
-    async def restore(self, at: int | datetime) -> tuple[int, int]:
-        """Commit what makes the documents those of an earlier seq or moment; that seq, and the commit's.
-
-        Raises:
-            HistoryTrimmedError: it is too long ago.
-            InvalidArgumentError: a seq that is not there yet, or a datetime without a time zone.
-        """
-        then = await self.past(at)
-        before = self.replica.head
-        if versions(then) != versions(self.replica):
-            raise UnsupportedError(
-                f"between seq {then.head} and now there was a migration: take it back with statepath migrate rollback, "
-                "or restore to another place with --to",
-                code="other_schema",
-            )
-        changes = difference(self.replica, then)
-        if not changes:
-            return then.head, before
-        seq = await self.commit([*changes, Note("restored", f"to seq {then.head}")])
-        self.events.emit(StateRestored(then.head, seq, f"statepath restore --at {before}"))
-        return then.head, seq
-
-    async def present(self) -> Replica:
-        """The state of now, apart from the replica that goes on; the files of logs and reports show it."""
-        self.check_loaded()
-        await self.flush_files()
-        now = Replica.of(self.replica.cut())
-        now.needs = self.replica.needs
-        return now
-
-    async def past(self, at: int | datetime) -> Replica:
-        """The documents as they were."""
-        self.check_open()
-        if not isinstance(at, datetime):
-            if type(at) is not int:
-                raise wrong_kind("at", "a seq or an aware datetime", at, "statepath history tells the seqs")
-            check_seq(at)
-        self.check_loaded()
-        if isinstance(at, int) and at > self.replica.head:
-            raise InvalidArgumentError(f"seq {at} is not there yet: the head is {self.replica.head}")
-        past = Past(self.backend, self.log, self.store, self.continues, self.floor, self.record.snapshots)
-        return await past.at(at)
-
     @property
     def record(self) -> Floor:
         """The log's own record, as this handle knows it."""
@@ -773,12 +722,3 @@ def _disowned(url: str) -> ClosedError:
     return ClosedError(
         f"this handle on {url} belongs to the process that this one was forked from; open the store again here"
     )
-
-
-def size_of(change: Change) -> int:
-    """The bytes of a change in a commit record, roughly, and rather too many."""
-    if isinstance(change, Put | WriteReport):
-        return _CHANGE_BYTES + len(bytes(change.document))
-    if isinstance(change, WriteLog | Note):
-        return _CHANGE_BYTES + 4 * len(change.text)
-    return _CHANGE_BYTES + len(change.id) + (len(bytes(change.value)) if isinstance(change, Append) else 0)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from statepath.commit import Commit
+from statepath.engine import restoring
 from statepath.engine.archiving import named, read_index, read_segment, segments
 from statepath.engine.backups import backup_keys
 from statepath.engine.engine import Engine
@@ -78,5 +79,5 @@ class StoreOrigin:
 
 async def present(engine: Engine, *, history: bool) -> StoreOrigin:
     """The store as it is now."""
-    now = await engine.present()
+    now = await restoring.present(engine)
     return StoreOrigin(engine, now, now, history=history)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from statepath.backend import Backend, CommitLog
-from statepath.commit import Commit
-from statepath.engine.engine import Engine, size_of
+from statepath.commit import Commit, size_of
+from statepath.engine.engine import Engine
 from statepath.engine.floor import Floor, read_floor
 from statepath.engine.founding import Origin
 from statepath.engine.opening import attach, commit_log, open_engine

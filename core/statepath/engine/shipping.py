@@ -20,11 +20,10 @@ from msgspec.structs import replace
 
 from statepath.backend import Backend as Target
 from statepath.backend import ETag, Span, SupportsExtend
-from statepath.commit import Body, Commit, Note, Put, Transaction, decode_changes
+from statepath.commit import Body, Commit, Note, Put, Transaction, decode_changes, size_of
 from statepath.engine.archiving import ARCHIVE, Segment, decode_segments
 from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot
-from statepath.engine.engine import size_of
 from statepath.engine.floor import Floor, read_floor
 from statepath.engine.founding import Founding, Tell, taken
 from statepath.engine.leases import LEASES

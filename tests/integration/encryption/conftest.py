@@ -18,7 +18,8 @@ from servers.postgres import PostgresServer, session
 from servers.services import s3_service
 from statepath.backend import Backend
 from statepath.discovery import connect
-from statepath.store import Opening, Store
+from statepath.opening import Opening
+from statepath.store import Store
 
 CANARY = "canary-5f1d9c"
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import statepath
 from statepath.events import Event, Events
-from statepath.store import Opening, Store
+from statepath.opening import Opening
+from statepath.store import Store
 
 DATA = Path(__file__).parents[2] / "data" / "original-state"
 

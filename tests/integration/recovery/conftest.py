@@ -17,7 +17,8 @@ from statepath.backend import Blob, ETag
 from statepath.errors import NotFoundError
 from statepath.events import Event, Events
 from statepath.memory import _stores
-from statepath.store import Opening, Store
+from statepath.opening import Opening
+from statepath.store import Store
 
 NEVER = 3600.0
 

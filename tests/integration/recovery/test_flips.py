@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import statepath.memory
 from statepath.engine.floor import read_floor
+from statepath.engine.restoring import past
 from statepath.engine.snapshot import is_ours, load_snapshot
 from statepath.errors import CorruptionError
 from statepath.events import CorruptionDetected
@@ -85,7 +86,7 @@ async def test_a_flipped_bit_in_the_journal_leaves_the_state_of_an_earlier_seq_a
     place, _ = stored
     async with place.open(readonly=True) as store:
         head = store.seq
-        states = {seq: documents(await store._engine.past(seq)) for seq in range(head + 1)}
+        states = {seq: documents(await past(store._engine, seq)) for seq in range(head + 1)}
 
     async def check(store, at):
         found = documents(store._engine.replica)

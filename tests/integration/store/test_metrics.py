@@ -79,7 +79,7 @@ async def opened(faulty, monkeypatch):
     async def connect(path, *, readonly=False):
         return await discovery.connect(path, readonly=readonly) if faulty.closed else faulty
 
-    monkeypatch.setattr("statepath.store.connect", connect)
+    monkeypatch.setattr("statepath.opening.connect", connect)
     stores = []
 
     async def opened(**options):

@@ -66,7 +66,7 @@ async def test_what_is_done_leaves_the_live_state_in_one_commit(store, tasks, pl
 async def test_it_is_there_after_reopening_and_costs_the_opening_nothing(store, tasks, path, monkeypatch):
     await store.archive("tasks", older_than=NOW, status="completed")
     await store.aclose()
-    connect, keys = statepath.store.connect, []
+    connect, keys = statepath.opening.connect, []
 
     async def noted(*args, **options):
         backend = await connect(*args, **options)
@@ -79,7 +79,7 @@ async def test_it_is_there_after_reopening_and_costs_the_opening_nothing(store, 
         backend.read = reading
         return backend
 
-    monkeypatch.setattr("statepath.store.connect", noted)
+    monkeypatch.setattr("statepath.opening.connect", noted)
     async with statepath.open(path, autosave=0) as again:
         assert not [key for key in keys if key.startswith("archive/")]
         assert await archived(again) == [f"tasks/{id}" for id in DONE]

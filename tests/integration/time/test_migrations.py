@@ -200,7 +200,7 @@ async def test_a_migration_that_fails_half_way_changes_nothing(old, module, plac
 
 async def test_an_attempt_that_was_interrupted_anywhere_can_be_repeated(old, to_2, places, monkeypatch):
     """At each of its writes: the backup, the commit, the snapshot, the log."""
-    connect, left = statepath.store.connect, 0
+    connect, left = statepath.opening.connect, 0
 
     class Interrupted:
         def __init__(self, backend):
@@ -225,7 +225,7 @@ async def test_an_attempt_that_was_interrupted_anywhere_can_be_repeated(old, to_
             old = f"memory://{store.id}"
     while left < 30:
         with monkeypatch.context() as patched:
-            patched.setattr("statepath.store.connect", interrupted)
+            patched.setattr("statepath.opening.connect", interrupted)
             try:
                 store = await statepath.open(old, autosave=0, migrations=to_2)
             except UnavailableError:

@@ -160,7 +160,7 @@ async def test_a_store_that_is_closed_at_once_has_its_replica(places, elsewhere,
             await asyncio.sleep(0.1)  # so that it is closing by then
         return await connect(place, readonly=readonly)
 
-    monkeypatch.setattr("statepath.store.connect", later)
+    monkeypatch.setattr("statepath.opening.connect", later)
     async with statepath.open(path, autosave=0, mirror=to) as store:
         await store.collection("raw").put({"id": "a"})
         await store.append_log("s", "a\n")
@@ -485,7 +485,7 @@ async def test_a_replica_that_lags_is_told_once_and_when_it_has_caught_up(
             await gate.wait()
         return await connect(place, readonly=readonly)
 
-    monkeypatch.setattr("statepath.store.connect", later)
+    monkeypatch.setattr("statepath.opening.connect", later)
     async with statepath.open(path, autosave=0, mirror=to, mirror_lag=0.05, events=told) as store:
         await asyncio.sleep(0.1)  # so that the feed is followed from the beginning
         for n in range(3):

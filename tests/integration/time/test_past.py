@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import statepath
+from statepath.engine.restoring import past
 from statepath.errors import HistoryTrimmedError, InvalidArgumentError
 
 
@@ -108,7 +109,7 @@ async def test_there_is_a_way_back_to_all_that_the_log_has(path, monkeypatch, by
         floor = (await store.stats()).floor
         assert 96 - 48 * 1.5 <= floor <= 96 - 40
         for at in range(floor - 1, 97):
-            assert (await store._engine.past(at)).get("raw", "a").json() == b'{"id":"a","n":%d}' % at
+            assert (await past(store._engine, at)).get("raw", "a").json() == b'{"id":"a","n":%d}' % at
         with pytest.raises(HistoryTrimmedError, match=f"a way back is that of seq {floor - 1}"):
             await store.diff(floor - 2)
 

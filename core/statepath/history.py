@@ -1,0 +1,30 @@
+"""What happened to a store, told from its log."""
+
+from __future__ import annotations
+
+from statepath.arguments import wrong_kind
+from statepath.engine.engine import Engine
+from statepath.engine.history import transactions
+from statepath.engine.ids import check_seq
+from statepath.errors import InvalidArgumentError
+from statepath.watch import StateChange, changes_in
+
+
+async def history(engine: Engine, key: str | None, *, since: int, limit: int | None) -> list[StateChange]:
+    """The changes of one document, or of all, as far as the log reaches back; oldest first."""
+    if key is not None and not isinstance(key, str):
+        raise wrong_kind("the document", "a str such as 'tasks/task_1'", key)
+    check_seq(since)
+    if limit is not None and (type(limit) is not int or limit < 0):
+        raise InvalidArgumentError(f"limit is how many changes to tell, 0 or more, not {limit!r}")
+    engine.check_open()
+    found: list[StateChange] = []
+    async for commit, seq, transaction in transactions(
+        engine.backend, engine.log, max(since, engine.floor - 1)
+    ):
+        found += [
+            change for change in changes_in(commit, seq, transaction) if key is None or change.key == key
+        ]
+        if limit is not None and len(found) > 2 * limit:
+            del found[: len(found) - limit]
+    return found if limit is None else found[len(found) - min(limit, len(found)) :]

@@ -1,0 +1,52 @@
+"""Reports: JSON values, each kept in a file of its own and replaced as a whole."""
+
+from __future__ import annotations
+
+from msgspec import Raw
+from pydantic import JsonValue
+
+from statepath.commit import RemoveReport, WriteReport
+from statepath.engine.documents import decode, encode_value
+from statepath.engine.engine import Engine
+from statepath.engine.ids import check_id, decode_id, report_key
+from statepath.errors import NotFoundError
+
+
+async def save(engine: Engine, id: str, data: object) -> str:
+    """Store a report in the place of an earlier one; the key of its file."""
+    key = report_key(check_id(id))
+    document = encode_value(data, key=f"reports/{id}")
+    await engine.commit([WriteReport(id, Raw(document))])
+    await engine.flush_files()
+    return key
+
+
+async def read(engine: Engine, id: str) -> JsonValue:
+    """A report, as it was committed last."""
+    await engine.flush_files()
+    try:
+        return decode((await engine.backend.read(report_key(check_id(id)))).data)
+    except NotFoundError:
+        raise NotFoundError(f"there is no report {id}", key=f"reports/{id}") from None
+
+
+async def names(engine: Engine) -> list[str]:
+    """The ids of the reports, sorted; those whose names do not tell their ids are left out."""
+    await engine.flush_files()
+    found = [
+        decode_id(entry.key.removeprefix("reports/").removesuffix(".json"))
+        async for entry in engine.backend.list_keys("reports/")
+        if entry.key.endswith(".json")
+    ]
+    return sorted(id for id in found if id is not None)
+
+
+async def delete(engine: Engine, id: str) -> bool:
+    """Remove a report; whether there was one."""
+    key = report_key(check_id(id))
+    await engine.flush_files()
+    if key not in [entry.key async for entry in engine.backend.list_keys(key)]:
+        return False
+    await engine.commit([RemoveReport(id)])
+    await engine.flush_files()
+    return True

@@ -1,0 +1,63 @@
+"""Session logs: text that is appended, ordered by the log and kept in files."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from statepath.arguments import wrong_kind
+from statepath.commit import RemoveLog, WriteLog
+from statepath.engine.engine import Engine
+from statepath.engine.ids import check_id, decode_id
+from statepath.engine.views import read_log
+from statepath.errors import InvalidArgumentError, NotFoundError
+
+_PIECE: Final = 1024 * 1024
+
+
+async def append(engine: Engine, id: str, text: str) -> int:
+    """Add text to the end of a session's log; the seq."""
+    check_id(id)
+    if not isinstance(text, str):
+        raise wrong_kind(f"the text for the log of {id}", "a str", text, "decode or format it first")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(
+            f"the text for the log of {id} has a lone surrogate", key=f"logs/{id}"
+        ) from None
+    if not text:
+        return engine.seq
+    offset = await engine.log_offset(id)
+    pieces = range(0, len(text), _PIECE)
+    return await engine.commit([WriteLog(id, offset, text[at : at + _PIECE]) for at in pieces])
+
+
+async def read(engine: Engine, id: str) -> str:
+    """A session's log, with everything that is committed."""
+    check_id(id)
+    await engine.flush_files()
+    try:
+        return (await read_log(engine.backend, id)).decode(errors="replace")
+    except NotFoundError:
+        raise NotFoundError(f"there is no log of session {id}", key=f"logs/{id}") from None
+
+
+async def names(engine: Engine) -> list[str]:
+    """The sessions that have a log, sorted."""
+    await engine.flush_files()
+    found: set[str] = set()
+    async for entry in engine.backend.list_keys("logs/session_"):
+        name = entry.key.removeprefix("logs/session_").partition("/")[0]
+        if name.endswith(".log") and (id := decode_id(name.removesuffix(".log"))) is not None:
+            found.add(id)
+    return sorted(found | set(engine.replica.logs))
+
+
+async def delete(engine: Engine, id: str) -> bool:
+    """Remove a session's log; whether there was one."""
+    known = engine.replica.log_size(check_id(id))
+    if not known and id not in await names(engine):
+        return False
+    seq = await engine.commit([RemoveLog(id, None if known else 0)])
+    await engine.flush_files()
+    return bool(seq)
