@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from uuid import uuid4
 
@@ -28,15 +29,14 @@ from crowd.processes import Client
 Told = dict[int, float]
 """When something happened to a change, by its seq."""
 
-FIRST = 5
-"""The first fifth is not counted: the watcher may not have been there yet."""
-
 
 async def watch(path: str, changes: int) -> Told:
     told: Told = {}
     async with statepath.open(path, autosave=0) as store:
         async for change in store.watch(since=0):
             told[change.seq] = time.monotonic()
+            if change.id == "first":
+                await store.collection("raw").put({"id": "ready"})
             if len(told) == changes:
                 break
     return told
@@ -50,14 +50,18 @@ async def measure(path: str, changes: int, pause: float) -> tuple[list[float], l
     async with statepath.open(path, autosave=0) as store:
         raw = store.collection("raw")
         await raw.put({"id": "first"})
-        watcher = Client(watch, path, changes + 1)
+        watcher = Client(watch, path, changes + 2)
+        async with aclosing(store.watch()) as seen:
+            async for change in seen:
+                if change.id == "ready":
+                    break
         for n in range(changes):
             await asyncio.sleep(pause * draw.uniform(0.5, 1.5))
             began = time.monotonic()
             seq = await raw.put({"id": str(n % 10), "n": n})
             acknowledged[seq], called[seq] = time.monotonic(), began
         told = await watcher.result()
-    counted = [seq for seq in sorted(acknowledged)[changes // FIRST :] if seq in told]
+    counted = sorted(acknowledged)
     return [told[seq] - acknowledged[seq] for seq in counted], [told[seq] - called[seq] for seq in counted]
 
 
