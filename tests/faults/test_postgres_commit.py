@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
 import statepath
+from msgspec.structs import replace
 from servers.postgres import PostgresServer, running_postgres
 from servers.postgres_proxy import PostgresProxy, What, postgres_proxy
+from statepath.backend import StateURL
 from statepath.errors import ClosedError, OutcomeUnknownError, UnavailableError
 from statepath.opening import Opening
 from statepath.store import Store
+from statepath.testing.commits import Writer
+from statepath_postgres import PostgresBackend, factory
 
 APPEND = "INSERT INTO statepath.log"
 WHENS: tuple[What, ...] = ("before", "during", "after", "hung", "late")
@@ -33,6 +38,15 @@ def name() -> str:
 def around(postgres: PostgresServer, name: str) -> Callable[[], Opening[Store]]:
     """Opens the store past the proxy, for reading."""
     return lambda: statepath.open(postgres.url(store=name), readonly=True)
+
+
+@asynccontextmanager
+async def connected(path: str) -> AsyncIterator[PostgresBackend]:
+    backend = await factory.connect(factory.parse(StateURL.parse(path)))
+    try:
+        yield backend
+    finally:
+        await backend.close()
 
 
 async def elements(store: statepath.Store) -> list[int]:
@@ -69,6 +83,39 @@ async def test_a_checked_save_whose_answer_is_lost_meets_no_false_conflict(proxy
             version = await raw.put({"id": "a", "n": n}, if_version=version)
             await proxy.release()
         assert (version, await raw.get("a")) == (4, {"id": "a", "n": 3})
+
+
+@pytest.mark.parametrize("what", WHENS)
+async def test_commits_that_are_shipped_together_have_one_effect(proxy, postgres, name, what) -> None:
+    async with connected(proxy.url(name, timeout=3)) as backend:
+        writer = Writer(backend.commit_log())
+        await writer.append()
+        head = writer.head
+        for transactions in (1, 3, 1):
+            writer.commits.append(writer.make(transactions=transactions))
+        fault = proxy.arm(APPEND, what)
+        await writer.log.extend(head, writer.commits[1:])
+        assert fault.happened.is_set()
+        await proxy.release()
+        await writer.append()
+        assert [commit async for commit in writer.log.read(0)] == writer.commits
+
+
+async def test_commits_whose_outcome_is_open_are_the_only_ones_taken(proxy, name) -> None:
+    async with connected(proxy.url(name, timeout=1)) as backend:
+        writer = Writer(backend.commit_log())
+        for _ in range(2):
+            writer.commits.append(writer.make())
+        shipped, other = writer.commits, replace(writer.commits[0], id=uuid4().hex)
+        proxy.arm(APPEND, "late", times=1000)
+        with pytest.raises(OutcomeUnknownError):
+            await writer.log.extend(0, shipped)
+        proxy.faults.clear()
+        with pytest.raises(OutcomeUnknownError):
+            await writer.log.append(0, other)
+        await writer.log.extend(0, shipped)
+        await proxy.release()
+        assert [commit async for commit in writer.log.read(0)] == shipped
 
 
 async def test_a_late_commit_does_not_take_the_place_of_another(proxy, name, around) -> None:

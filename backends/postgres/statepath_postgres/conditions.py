@@ -38,7 +38,7 @@ _LEAST: Final = Decimal("5e-324")
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """SQL that is never null, and its arguments. `indexed`: it leads to few rows through the index."""
+    """SQL that is null at most where `data` is, and its arguments. `indexed`: the index leads it to few rows."""
 
     sql: str
     arguments: tuple[Any, ...]
@@ -107,9 +107,8 @@ class _Writer:
             if isinstance(value, str) and not _storable(value):
                 return _NOTHING
             if not any(_INDEX.fullmatch(name) for name in path):
-                return _Part(
-                    f"coalesce(data @> {self._bind(_nested(path, value), 'jsonb')}, false)", True, True
-                )
+                # Within anything else, such as coalesce, the index would not be looked at.
+                return _Part(f"(data @> {self._bind(_nested(path, value), 'jsonb')})", True, True)
             return _Part(
                 f"coalesce({self._value(path)} = {self._bind(_json(value), 'jsonb')}, false)", exact=True
             )

@@ -11,6 +11,8 @@ from urllib.parse import quote, unquote
 from statepath.backend import StateURL
 from statepath.errors import InvalidArgumentError
 
+from statepath_postgres.tls import SYSTEM
+
 T = TypeVar("T")
 
 SCHEME: Final = "postgresql"
@@ -46,6 +48,7 @@ class PostgresConfig:
         connect_timeout, statement_timeout, lock_timeout: in seconds.
         pgbouncer: whether the hosts are a pooler that gives each transaction another session.
         listen_dsn: the database past the pooler, for notifications.
+        listener: the same as a configuration.
     """
 
     hosts: tuple[tuple[str, int], ...] = ()
@@ -64,6 +67,7 @@ class PostgresConfig:
     lock_timeout: float | None = None
     pgbouncer: bool | None = None
     listen_dsn: str | None = field(default=None, repr=False)
+    listener: PostgresConfig | None = field(default=None, repr=False)
 
     @property
     def url(self) -> str:
@@ -112,7 +116,7 @@ def parse(url: StateURL) -> PostgresConfig:
         user=url.user or "",
         password=url.password,
         store=store,
-        tls=tuple((name, _tls(name, query[name])) for name in _TLS if name in query),
+        tls=_together({name: _tls(name, query[name]) for name in _TLS if name in query}),
         session=_session("target_session_attrs", query.get("target_session_attrs", "")),
         passfile=query.get("passfile"),
         application=query.get("application_name", ""),
@@ -123,6 +127,7 @@ def parse(url: StateURL) -> PostgresConfig:
         lock_timeout=_given(query, "lock_timeout", _seconds),
         pgbouncer=_given(query, "pgbouncer", _boolean),
         listen_dsn=_given(query, "listen_dsn", _dsn),
+        listener=_listener(query.get("listen_dsn")),
     )
 
 
@@ -140,10 +145,11 @@ def complete(config: PostgresConfig, env: Mapping[str, str]) -> PostgresConfig:
     )
     said = dict(config.tls)
     tls = {name: _tls(variable, env[variable]) for variable, name in _ENVIRONMENT.items() if variable in env}
+    listen_dsn = _or_env(config.listen_dsn, env, "STATE_POSTGRES_LISTEN_DSN", _dsn)
     return replace(
         config,
         database=config.database or config.user,
-        tls=tuple((tls | said).items()),
+        tls=_together(tls | said),
         connect_timeout=_or_env(config.connect_timeout, env, "PGCONNECT_TIMEOUT", _seconds),
         pool=_or_env(config.pool, env, "STATE_POSTGRES_POOL", _count),
         timeout=_or_env(config.timeout, env, "STATE_POSTGRES_TIMEOUT", _seconds),
@@ -152,7 +158,8 @@ def complete(config: PostgresConfig, env: Mapping[str, str]) -> PostgresConfig:
         ),
         lock_timeout=_or_env(config.lock_timeout, env, "STATE_POSTGRES_LOCK_TIMEOUT", _seconds),
         pgbouncer=_or_env(config.pgbouncer, env, "STATE_POSTGRES_PGBOUNCER", _boolean),
-        listen_dsn=_or_env(config.listen_dsn, env, "STATE_POSTGRES_LISTEN_DSN", _dsn),
+        listen_dsn=listen_dsn,
+        listener=_listener(listen_dsn, env),
     )
 
 
@@ -200,6 +207,29 @@ def _tls(name: str, text: str) -> str:
     if name in ("sslmode", "PGSSLMODE") and text not in _SSLMODES:
         raise InvalidArgumentError(f"{name} is {text!r}; it is one of {', '.join(_SSLMODES)}", backend=SCHEME)
     return text
+
+
+def _together(tls: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """
+    Raises:
+        InvalidArgumentError: some of them contradict each other.
+    """
+    mode = tls.get("sslmode", "verify-full")
+    if tls.get("sslrootcert") == SYSTEM and mode != "verify-full":
+        raise InvalidArgumentError(
+            f"sslrootcert=system is for sslmode=verify-full, and not for {mode}: any authority that the system trusts "
+            "could vouch for any server; leave sslmode out, or name a file",
+            backend=SCHEME,
+        )
+    return tuple(tls.items())
+
+
+def _listener(dsn: str | None, env: Mapping[str, str] | None = None) -> PostgresConfig | None:
+    if dsn is None:
+        return None
+    # What is ours in the environment is about the state path.
+    known = {name: value for name, value in (env or {}).items() if name.startswith("PG")}
+    return complete(parse(StateURL.parse(dsn)), known)
 
 
 def _session(name: str, text: str) -> str:

@@ -22,6 +22,7 @@ from statepath.errors import (
 
 from statepath_postgres.config import FILES, SCHEME, PostgresConfig
 from statepath_postgres.failures import translated, worth_repeating
+from statepath_postgres.tls import SYSTEM, trusting_the_system
 
 T = TypeVar("T")
 
@@ -69,7 +70,7 @@ class Connections:
                 max_size=self._config.pool or POOL,
                 max_inactive_connection_lifetime=_IDLE,
                 reset=_nothing,  # no session state is ever left, so a statement less at each release
-                **self._arguments(),
+                **self._arguments(self._config),
             )
             self._pool = await pool
             async with pool.acquire() as connection:
@@ -84,17 +85,17 @@ class Connections:
     async def connect(self, *, listening: bool = False) -> Connection:
         """A connection of one's own; one for notifications goes past a pooler."""
         self.check_open()
-        arguments = self._arguments()
-        if listening and self._config.listen_dsn is not None:
-            arguments |= {"dsn": self._config.listen_dsn, "host": None, "port": None, "ssl": None}
-            arguments |= {"user": None, "password": None, "database": None}
+        config = self._config
+        if listening and config.listener is not None:
+            config = config.listener
+        arguments = self._arguments(config)
         with translated(self.url):
             return await asyncpg.connect(**arguments)
 
     @property
     def can_listen(self) -> bool:
         """Whether notifications reach us: not through a pooler that gives each transaction another session."""
-        return not self._config.pgbouncer or self._config.listen_dsn is not None
+        return not self._config.pgbouncer or self._config.listener is not None
 
     @asynccontextmanager
     async def use(self, key: str | None = None) -> AsyncIterator[Connection]:
@@ -191,20 +192,27 @@ class Connections:
         """
         said = dict(self._config.tls)
         for name, value in said.items() if said.get("sslmode") != "disable" else ():
-            if name in FILES and not os.path.isfile(os.path.expanduser(value)):
+            if name in FILES and value != SYSTEM and not os.path.isfile(os.path.expanduser(value)):
                 raise InvalidArgumentError(
                     f"{self.url} cannot be used: {name} names the file {value}, which does not exist",
                     backend=SCHEME,
                 )
 
-    def _arguments(self) -> dict[str, Any]:
-        config = self._config
+    def _arguments(self, config: PostgresConfig) -> dict[str, Any]:
+        tls = dict(config.tls)
+        if tls.get("sslrootcert") == SYSTEM:
+            with translated(self.url):
+                context = trusting_the_system(tls)
+            tls = {name: value for name, value in tls.items() if name == "sslnegotiation"}
+        else:
+            context = None
         hosts = [host for host, _ in config.hosts]
         ports = [port for _, port in config.hosts]
         session = config.session or ("read-write" if len(hosts) > 1 and not self._readonly else "any")
         statement_timeout = config.statement_timeout or STATEMENT_TIMEOUT
         arguments: dict[str, Any] = {
-            "dsn": f"{SCHEME}://?{urlencode(config.tls, quote_via=quote)}" if config.tls else None,
+            "dsn": f"{SCHEME}://?{urlencode(tls, quote_via=quote)}" if tls else None,
+            "ssl": context,
             "host": hosts or None,
             "port": ports or None,
             "user": config.user or None,

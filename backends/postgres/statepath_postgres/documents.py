@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from statepath.backend import (
     Append,
@@ -32,7 +31,9 @@ from statepath.errors import HistoryTrimmedError, InvalidArgumentError, StateErr
 
 from statepath_postgres.conditions import condition
 from statepath_postgres.connections import Connection, Connections
+from statepath_postgres.exact import keeps
 from statepath_postgres.failures import worth_repeating
+from statepath_postgres.rows import Rows
 
 _log = logging.getLogger("statepath.postgres")
 
@@ -46,13 +47,7 @@ PATIENCE: Final = 10.0
 """For how many seconds the view is waited for."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-# What JSON can say and jsonb cannot: NUL and half characters. What looks like having such is found by looking at it.
-_ESCAPED: Final = b"\\u"
-_BEYOND_JSONB: Final = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
-
-# Numbers that jsonb gives back in another form: with an exponent, and zero with a sign. Texts that look so are no harm.
-_REWRITTEN: Final = re.compile(rb"[:\[,](?:-0[.0]*[,}\]]|-?[0-9.]+[eE])")
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 _MAKE: Final = "INSERT INTO statepath.views (store) VALUES ($1) ON CONFLICT (store) DO NOTHING"
 _LOCK: Final = "SELECT shown FROM statepath.views WHERE store = $1 FOR UPDATE"
@@ -62,12 +57,6 @@ FROM statepath.stores WHERE id = $1
 """
 _SHOW: Final = "UPDATE statepath.views SET shown = $2 WHERE store = $1"
 _CLEAR: Final = "DELETE FROM statepath.documents WHERE store = $1"
-_PUT: Final = """
-INSERT INTO statepath.documents (store, collection, id, version, modified, data, exact)
-SELECT $1, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::jsonb[], $7::bytea[])
-ON CONFLICT (store, collection, id) DO UPDATE
-SET version = excluded.version, modified = excluded.modified, data = excluded.data, exact = excluded.exact
-"""
 _DELETE: Final = """
 DELETE FROM statepath.documents d USING unnest($2::text[], $3::text[]) AS gone (collection, id)
 WHERE d.store = $1 AND d.collection = gone.collection AND d.id = gone.id
@@ -75,9 +64,9 @@ WHERE d.store = $1 AND d.collection = gone.collection AND d.id = gone.id
 # One field at a time, in order; a list that is not there yet begins.
 _APPEND: Final = """
 UPDATE statepath.documents d
-SET version = more.version, modified = more.modified,
+SET version = more.version, modified = 'epoch'::timestamptz + more.modified * interval '1 microsecond',
     data = jsonb_set(d.data, ARRAY[more.field], coalesce(nullif(d.data -> more.field, 'null'), '[]') || more.items)
-FROM unnest($2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::text[], $7::jsonb[])
+FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::jsonb[])
     AS more (collection, id, version, modified, field, items)
 WHERE d.store = $1 AND d.collection = more.collection AND d.id = more.id
 """
@@ -100,10 +89,11 @@ WHERE v.store = $1
 
 @dataclass(slots=True)
 class _Change:
-    """What a batch of commits makes of one document. `put`: its bytes, and `None` where it stays or goes."""
+    """What a batch of commits makes of one document. `modified`: in microseconds since 1970; `put`: its bytes, and
+    `None` where it stays or goes."""
 
     version: int
-    modified: datetime
+    modified: int
     put: bytes | None = None
     deleted: bool = False
     appended: dict[str, list[bytes]] = field(default_factory=dict)
@@ -116,17 +106,6 @@ class _Change:
 
 
 Batch = dict[tuple[str, str], _Change]
-
-
-class _Row(NamedTuple):
-    """A row of the view; `data` as JSON, `None` where jsonb cannot hold it, and `exact` where it would alter it."""
-
-    collection: str
-    id: str
-    version: int
-    modified: datetime
-    data: str | None
-    exact: bytes | None
 
 
 class Documents:
@@ -288,19 +267,18 @@ class Documents:
 
     async def _fold(self, batch: Batch, commit: Commit) -> None:
         """Add what a commit does to what those before it did."""
+        modified = (commit.time - _EPOCH) // _MICROSECOND
         for version, transaction in enumerate(commit.transactions, commit.first):
             if isinstance(transaction, Body):
                 transaction = decode_changes(await self._body(transaction.key))  # noqa: PLW2901 - its changes
             for change in transaction:
                 if isinstance(change, Put):
-                    batch[change.collection, change.id] = _Change(
-                        version, commit.time, bytes(change.document)
-                    )
+                    batch[change.collection, change.id] = _Change(version, modified, bytes(change.document))
                 elif isinstance(change, Delete):
-                    batch[change.collection, change.id] = _Change(version, commit.time, deleted=True)
+                    batch[change.collection, change.id] = _Change(version, modified, deleted=True)
                 elif isinstance(change, Append):
-                    document = batch.setdefault((change.collection, change.id), _Change(version, commit.time))
-                    document.version, document.modified = version, commit.time
+                    document = batch.setdefault((change.collection, change.id), _Change(version, modified))
+                    document.version, document.modified = version, modified
                     document.appended.setdefault(change.field, []).append(bytes(change.value))
 
     async def _write(self, store: int, shown: int, last: int, batch: Batch) -> None:
@@ -332,7 +310,8 @@ class Documents:
             await connection.execute(_CLEAR, store)
             items = iter(documents)
             while some := await asyncio.to_thread(_draw, items):
-                await connection.execute(_PUT, store, *_columns(some))
+                for statement, arguments in some.statements():
+                    await connection.execute(statement, store, *arguments)
             await connection.execute(_SHOW, store, seq)
 
     async def _tell(self, shown: int, *, stuck: bool = False) -> None:
@@ -359,7 +338,7 @@ async def _take_in(connection: Connection, store: int, batch: Batch, *, all_exac
         if change.put is not None:
             change.absorb(change.put)
     more = [
-        (*key, all_exactly or any(_exact(item) for items in change.appended.values() for item in items))
+        (*key, all_exactly or any(not keeps(item) for items in change.appended.values() for item in items))
         for key, change in appended.items()
         if change.appended
     ]
@@ -371,16 +350,14 @@ async def _take_in(connection: Connection, store: int, batch: Batch, *, all_exac
 def _statements(batch: Batch, *, blank: bool = False) -> list[tuple[str, list[Any]]]:
     """The statements that bring the rows up to date, in order."""
     gone = [key for key, change in batch.items() if change.deleted]
-    put = [
-        _row(collection, id, change.version, change.modified, change.put, blank=blank)
-        for (collection, id), change in batch.items()
-        if change.put is not None
-    ]
+    put = Rows()
+    for (collection, id), change in batch.items():
+        if change.put is not None:
+            put.add(collection, id, change.version, change.modified, change.put, blank=blank)
     found: list[tuple[str, list[Any]]] = []
     if gone:
         found.append((_DELETE, [[collection for collection, _ in gone], [id for _, id in gone]]))
-    if put:
-        found.append((_PUT, _columns(put)))
+    found += put.statements()
     place = 0
     while more := [
         (collection, id, change.version, change.modified, *list(change.appended.items())[place])
@@ -394,36 +371,17 @@ def _statements(batch: Batch, *, blank: bool = False) -> list[tuple[str, list[An
     return found
 
 
-def _draw(items: Iterator[Shown]) -> list[_Row]:
-    """The next documents, of about as many bytes as a batch has."""
-    drawn: list[_Row] = []
+def _draw(items: Iterator[Shown]) -> Rows | None:
+    """The next documents, of about as many bytes as a batch has; `None`: there are no more."""
+    drawn = Rows()
     size = 0
     for item in items:
-        modified = _EPOCH + timedelta(microseconds=item.modified)
-        drawn.append(_row(item.collection, item.id, item.version, modified, item.document))
+        drawn.add(*item)
         size += len(item.document)
         if size >= _BATCH_BYTES:
             break
-    return drawn
-
-
-def _row(
-    collection: str, id: str, version: int, modified: datetime, document: bytes, *, blank: bool = False
-) -> _Row:
-    data = None if blank else _jsonb(document)
-    exact = document if data is None or _REWRITTEN.search(document) else None
-    return _Row(collection, id, version, modified, data, exact)
+    return drawn if size else None
 
 
 def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
-
-
-def _jsonb(data: bytes) -> str | None:
-    """The JSON as a parameter; `None` where jsonb cannot hold it."""
-    return None if _ESCAPED in data and _BEYOND_JSONB.search(data) else data.decode()
-
-
-def _exact(item: bytes) -> bool:
-    """Whether jsonb would not give the element back."""
-    return _jsonb(item) is None or _REWRITTEN.search(b"[%s]" % item) is not None

@@ -1,4 +1,4 @@
-"""The commit log as a table: a commit is one row, and appending it is one statement.
+"""The commit log as a table: a commit is one row, and appending it, or several at once, is one statement.
 
 The row of the store says where the log ends. Who appends moves that end from the seq it continues, and only from
 there: so of two writers one gets the place, a writer that slept gets none, and the same commit sent again, because no
@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -55,6 +56,20 @@ WITH place AS (
 SELECT last, pg_notify($8, last::text) FROM entry
 """
 _FOLLOWING: Final = "SELECT record FROM statepath.log WHERE store = $1 AND first = $2"
+# Several that follow each other, in one go.
+_EXTEND: Final = """
+WITH place AS (
+    UPDATE statepath.stores
+    SET head = $4, tip = $5, floor = CASE WHEN head = 0 AND tip = '' THEN greatest(floor, $3) ELSE floor END
+    WHERE id = $1 AND (head = $2 AND (tip = $6 OR tip = '') OR $9 AND head = 0 AND tip = '')
+    RETURNING id
+), entries AS (
+    INSERT INTO statepath.log (store, first, last, id, record)
+    SELECT place.id, entry.* FROM place, unnest($10::bigint[], $11::bigint[], $12::text[], $7::bytea[]) AS entry
+    RETURNING last
+)
+SELECT max(last), pg_notify($8, max(last)::text) FROM entries HAVING count(*) > 0
+"""
 # The sizes of records that are stored apart are known without reading them.
 _BEHIND: Final = """
 FROM statepath.stores s LEFT JOIN LATERAL (
@@ -95,6 +110,50 @@ _RESTART: Final = "UPDATE statepath.stores SET head = $2, tip = '', floor = $2::
 _SHOW_NOTHING: Final = "UPDATE statepath.views SET shown = -1 WHERE store = $1"
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Commits that follow each other, and their records: what one statement appends."""
+
+    commits: tuple[Commit, ...]
+    records: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, after: int, commits: Sequence[Commit]) -> _Group:
+        """
+        Raises:
+            InvalidArgumentError: they do not continue `after`, or each other.
+        """
+        expected = after + 1
+        for commit in commits:
+            if commit.first != expected:
+                raise InvalidArgumentError(
+                    f"a commit behind seq {expected - 1} begins at {expected}, not {commit.first}",
+                    backend=SCHEME,
+                )
+            expected = commit.last + 1
+        return cls(tuple(commits), tuple([bytes(encode_commit(commit)) for commit in commits]))
+
+    @property
+    def first(self) -> int:
+        return self.commits[0].first
+
+    @property
+    def newest(self) -> Commit:
+        return self.commits[-1]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple([commit.id for commit in self.commits])
+
+    def columns(self) -> tuple[list[int], list[int], list[str]]:
+        """Where each begins and ends, and its id."""
+        return (
+            [commit.first for commit in self.commits],
+            [commit.last for commit in self.commits],
+            [commit.id for commit in self.commits],
+        )
+
+
 class PostgresCommitLog:
     """The log of one store. `store` gives its number, and `None` while it is not there; `committed` is told each
     commit that was appended here, and its size."""
@@ -114,7 +173,7 @@ class PostgresCommitLog:
         self._deadline = connections.deadline
         self._held = Held(connections, patience=self._deadline / _ATTEMPTS)
         self._listener = Listener(connections)
-        self._unresolved: Commit | None = None
+        self._unresolved: _Group | None = None
         self._winners: list[Commit] = []
         """What came behind the place that was lost last."""
         self._begun = False
@@ -123,20 +182,21 @@ class PostgresCommitLog:
     async def append(self, after: int, commit: Commit) -> None:
         """As `CommitLog.append`. Once the outcome of an append is open, because it raised
         `OutcomeUnknownError` or was cancelled, only the same commit is taken, until its outcome is known."""
+        await self.extend(after, (commit,))
+
+    async def extend(self, after: int, commits: Sequence[Commit]) -> None:
+        """As `SupportsExtend.extend`: one statement, so all of them stand in the log or none. What `append` says of
+        an open outcome holds for them together."""
         store = await self._writable()
-        if commit.first != after + 1:
-            raise InvalidArgumentError(
-                f"a commit behind seq {after} begins at {after + 1}, not {commit.first}", backend=SCHEME
-            )
-        if self._unresolved is not None and self._unresolved.id != commit.id:
+        group = _Group.of(after, commits)
+        if self._unresolved is not None and self._unresolved.ids != group.ids:
             raise _unknown(self._unresolved)
         try:
-            record = bytes(encode_commit(commit))
-            committed = await self._place(store, commit, record)
+            committed = await self._place(store, group)
         except StateError as error:
             if self._unresolved is not None:
                 self._connections.check_open()
-                raise _unknown(commit) from error
+                raise _unknown(group) from error
             raise
         self._unresolved = None
         self._begun = True
@@ -144,7 +204,8 @@ class PostgresCommitLog:
             winners, self._winners = self._winners, []
             raise HeadMoved(winners)
         self._listener.tell()
-        self._committed(commit, len(record))
+        for commit, record in zip(group.commits, group.records, strict=True):
+            self._committed(commit, len(record))
 
     async def read(self, after: int) -> AsyncIterator[Commit]:
         """As `CommitLog.read`."""
@@ -202,13 +263,13 @@ class PostgresCommitLog:
         assert store is not None  # noqa: S101 - a writer made it
         return store
 
-    async def _place(self, store: int, commit: Commit, record: bytes) -> bool:
-        """Send the commit until the server has answered, or time is up; whether it stands in the log."""
+    async def _place(self, store: int, group: _Group) -> bool:
+        """Send the commits until the server has answered, or time is up; whether they stand in the log."""
         until = time.monotonic() + self._deadline
         pause = _SOONEST
         while True:
             try:
-                return await self._send(store, commit, record)
+                return await self._send(store, group)
             except (UnavailableError, ThrottledError) as error:
                 if not worth_repeating(error) or time.monotonic() + pause > until:
                     raise
@@ -216,72 +277,75 @@ class PostgresCommitLog:
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
             pause = min(2 * pause, _LATEST)
 
-    async def _send(self, store: int, commit: Commit, record: bytes) -> bool:
+    async def _send(self, store: int, group: _Group) -> bool:
         sent_before, sent = self._unresolved is not None, False
 
         def sending() -> None:
             nonlocal sent
             sent = True
 
+        several = len(group.commits) > 1
         try:
             placed = await self._held.fetchval(
-                _APPEND,
+                _EXTEND if several else _APPEND,
                 store,
-                commit.first - 1,
-                commit.first,
-                commit.last,
-                commit.id,
-                commit.prev,
-                record,
+                group.first - 1,
+                group.first,
+                group.newest.last,
+                group.newest.id,
+                group.commits[0].prev,
+                group.records if several else group.records[0],
                 channel(store),
                 not self._begun,
+                *(group.columns() if several else ()),
                 sending=sending,
             )
         except StateError as error:
             if sent and not _had_no_effect(error):
-                self._unresolved = commit
+                self._unresolved = group
             raise
         except asyncio.CancelledError:
             # It is finished all the same, or not even begun.
-            self._unresolved = commit
+            self._unresolved = group
             raise
-        return placed is not None or await self._stands(store, commit, sent_before=sent_before)
+        return placed is not None or await self._stands(store, group, sent_before=sent_before)
 
-    async def _stands(self, store: int, commit: Commit, *, sent_before: bool) -> bool:
-        """Whether the commit, which did not get the place now, had got it before.
+    async def _stands(self, store: int, group: _Group, *, sent_before: bool) -> bool:
+        """Whether the commits, which did not get the place now, had got it before.
 
-        Nothing else has to be waited for: whatever of it may still be under way in the server moves the end of the
+        Nothing else has to be waited for: whatever of them may still be under way in the server moves the end of the
         log only from where it is no longer.
 
         Raises:
-            OutcomeUnknownError: the log was trimmed behind it, and nothing tells.
+            OutcomeUnknownError: the log was trimmed behind them, and nothing tells.
             DivergedError: the log does not have what this handle saw of it.
         """
-        after = commit.first - 1
-        rows = await self._connections.fetch(_STANDING, store, after, _PAGE, _PAGE_BYTES, commit.id)
+        newest, after = group.newest, group.first - 1
+        rows = await self._connections.fetch(_STANDING, store, after, _PAGE, _PAGE_BYTES, newest.id)
         if not rows:
             raise DivergedError(
                 f"the store was deleted from {self._connections.url} while it was open", backend=SCHEME
             )
         row = rows[0]
-        if row["ours"]:
+        # Of several that were never sent a part may stand there, by another call.
+        if row["ours"] and (sent_before or len(group.commits) == 1):
             return True
-        if sent_before and row["floor"] > commit.first:
-            following = await self._connections.fetch(_FOLLOWING, store, commit.last + 1)
-            if following and decode_commit(following[0]["record"]).prev == commit.id:
+        if sent_before and row["floor"] > newest.first:
+            following = await self._connections.fetch(_FOLLOWING, store, newest.last + 1)
+            if following and decode_commit(following[0]["record"]).prev == newest.id:
                 return True
-            raise _unknown(commit)
-        if row["head"] < commit.first:
+            raise _unknown(group)
+        if row["head"] < group.first:
             raise DivergedError(
                 f"the log in {self._connections.url} does not have what this handle saw of it: the server lost "
                 "commits, or was restored from a backup; open the store again",
-                key=slot_key(commit.first),
+                key=slot_key(group.first),
                 backend=SCHEME,
             )
-        commits, damage = _commits_of(rows, after, commit.prev)
+        commits, damage = _commits_of(rows, after, group.commits[0].prev)
         # Not all of them, or not sound: whoever reads on finds out.
         complete = (
-            damage is None and commits and commits[-1].last == row["head"] and row["floor"] <= commit.first
+            damage is None and commits and commits[-1].last == row["head"] and row["floor"] <= group.first
         )
         self._winners = commits if complete else []
         return False
@@ -350,10 +414,10 @@ def _had_no_effect(error: StateError) -> bool:
     return not isinstance(error, UnavailableError) or not worth_repeating(error)
 
 
-def _unknown(commit: Commit) -> OutcomeUnknownError:
+def _unknown(group: _Group) -> OutcomeUnknownError:
     return OutcomeUnknownError(
-        f"it could not be found out whether the commit of seq {commit.first} to {commit.last} is durable; "
+        f"it could not be found out whether the commit of seq {group.first} to {group.newest.last} is durable; "
         "open the store again to see what holds",
-        key=slot_key(commit.first),
+        key=slot_key(group.first),
         backend=SCHEME,
     )

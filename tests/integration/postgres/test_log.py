@@ -6,8 +6,16 @@ import pytest
 import statepath
 from msgspec.structs import replace
 from statepath.backend import IF_ABSENT, Span
-from statepath.errors import AlreadyExistsError, CorruptionError, DivergedError, HeadMoved
+from statepath.errors import (
+    AlreadyExistsError,
+    CorruptionError,
+    DivergedError,
+    HeadMoved,
+    InvalidArgumentError,
+    StateError,
+)
 from statepath.events import CorruptionDetected
+from statepath.testing.commits import Writer
 
 REMOVE = (
     "DELETE FROM statepath.log WHERE store = (SELECT id FROM statepath.stores WHERE name = $1) AND first = $2"
@@ -30,6 +38,7 @@ UPDATE statepath.stores s SET head = head - 1, tip = (
     SELECT id FROM statepath.log l WHERE l.store = s.id AND l.first = s.head - 1
 ) WHERE name = $1
 """
+SHOWN = "SELECT shown FROM statepath.views v JOIN statepath.stores s ON s.id = v.store WHERE name = $1"
 FORGET = "UPDATE statepath.stores SET head = 0, tip = '' WHERE name = $1"
 LEFT_OVER = """
 SELECT count(*) FROM statepath.pieces p
@@ -189,3 +198,40 @@ async def test_who_loses_a_place_is_told_all_that_came_instead(filled, path, aro
         with pytest.raises(HeadMoved) as lost:
             await late._engine.log.append(10, mine)
         assert lost.value.commits == ()
+
+
+async def test_of_commits_that_are_shipped_together_all_stand_in_the_log_or_none(path, connect):
+    backend = await connect(path)
+    writer = Writer(backend.commit_log())
+    await writer.append()
+    head, before = writer.head, list(writer.commits)
+    for _ in range(3):
+        writer.commits.append(writer.make())
+    *first, last = writer.commits[1:]
+    with pytest.raises(StateError):
+        # The id stands in the log already.
+        await writer.log.extend(head, [*first, replace(last, id=before[0].id)])
+    assert await read(backend) == before
+    await writer.log.extend(head, [*first, last])
+    assert await read(backend) == writer.commits
+
+
+async def test_commits_that_do_not_follow_each_other_are_not_taken(path, connect):
+    backend = await connect(path)
+    writer = Writer(backend.commit_log())
+    for _ in range(3):
+        writer.commits.append(writer.make())
+    with pytest.raises(InvalidArgumentError, match="begins at 2, not 3"):
+        await writer.log.extend(0, [writer.commits[0], writer.commits[2]])
+    assert await read(backend) == []
+
+
+async def test_the_documents_of_commits_that_were_shipped_are_shown(path, connect, around, name):
+    backend = await connect(path)
+    await backend.show(0, ())
+    writer = Writer(backend.commit_log())
+    for _ in range(3):
+        writer.commits.append(writer.make())
+    await writer.log.extend(0, writer.commits)
+    await backend.settle(writer.head)
+    assert await around.fetchval(SHOWN, name) == writer.head

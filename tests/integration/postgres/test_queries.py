@@ -11,7 +11,17 @@ from msgspec import Raw
 from statepath import F
 from statepath.commit import Commit, Put
 from statepath.engine.documents import decode
+from statepath_postgres import documents as found_by_id
+from statepath_postgres import reading
 from statepath_postgres.conditions import condition
+
+FILL = """
+INSERT INTO statepath.documents (store, collection, id, version, modified, data)
+SELECT -1, 'tasks', n::text, n, now(), format('{"status": "%s", "n": %s}', n, n)::jsonb FROM generate_series(1, 5000) n;
+SELECT gin_clean_pending_list('statepath.documents_data');
+ANALYZE statepath.documents;
+SET LOCAL enable_seqscan = off;
+"""
 
 VALUES = (
     None, True, False, 0, 1, -1, 2, 1.0, 1.5, 0.1, 1e22, 2**53, 2**53 + 1, 2**70, 10**308,
@@ -330,3 +340,33 @@ async def test_a_document_that_jsonb_cannot_hold_is_found_and_comes_back_byte_fo
             "n": "one",
             "list": ["\0"],
         }
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        F("status") == "failed",
+        F("result.passed") == False,  # noqa: E712
+        F("status").in_(["failed", "lost"]),
+        (F("status") == "failed") & (F("n") > 3),
+        (F("status") == "failed") & ~(F("tool") == "x"),
+    ],
+    ids=str,
+)
+async def test_a_filter_that_the_index_knows_is_looked_up_in_it(path, around, where):
+    async with statepath.open(path):
+        pass
+    scan = reading._SCAN[reading._SCAN.index("SELECT") :]
+    for statement, first in ((found_by_id._FIND, 3), (scan, 4)):
+        said = condition(where, first=first)
+        assert said.indexed
+        asked = statement.replace("{condition}", said.sql)
+        arguments = (-1, "tasks", "")[: first - 1]
+        trial = around.transaction()
+        await trial.start()
+        try:
+            await around.execute(FILL)
+            plan = await around.fetch(f"EXPLAIN {asked}", *arguments, *said.arguments)
+        finally:
+            await trial.rollback()
+        assert "Bitmap Index Scan on documents_data " in "\n".join(row[0] for row in plan)

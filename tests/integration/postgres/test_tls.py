@@ -1,6 +1,8 @@
 """TLS with a server that has a certificate, and lets nobody in without: what `sslmode` promises is kept."""
 
+import asyncio
 import os
+from contextlib import aclosing
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -66,6 +68,44 @@ async def test_a_connection_is_encrypted_where_the_server_can(place, mode):
     assert await use(place if mode is None else f"{place}&sslmode={mode}") >= 2
 
 
+async def test_whom_the_system_trusts_is_let_in(place, roots, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(roots))
+    assert await use(f"{place}&sslrootcert=system") >= 2
+    monkeypatch.setenv("PGSSLROOTCERT", "system")
+    assert await use(f"{place}&sslmode=verify-full&sslnegotiation=direct") >= 2
+
+
+async def test_whom_the_system_does_not_trust_is_refused(place):
+    error = await refused(
+        f"{place}&sslrootcert=system", UnavailableError, "cannot be made safe: .*certificate"
+    )
+    assert (error.code, error.retryable) == ("tls", False)
+
+
+async def test_whom_the_system_trusts_is_refused_under_another_s_name(place, roots, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(roots))
+    path = f"{place.replace('localhost', '127.0.0.1')}&sslrootcert=system"
+    await refused(path, UnavailableError, "not valid for '127.0.0.1'")
+
+
+async def test_a_listener_has_the_tls_of_its_own_url(server, place, roots, monkeypatch, caplog):
+    monkeypatch.setenv("SSL_CERT_FILE", str(roots))
+    direct = server.url().replace("127.0.0.1", "localhost") + "?sslrootcert=system&application_name=listener"
+    path = f"{place}&sslmode=require&pgbouncer=true&listen_dsn={quote(direct, safe='')}"
+    async with (
+        statepath.open(path) as store,
+        statepath.open(path, readonly=True) as reader,
+        aclosing(reader.watch()) as changes,
+    ):
+        following = asyncio.ensure_future(anext(changes))
+        async with store._engine.backend._connections.use() as connection, asyncio.timeout(30):
+            while not await connection.fetchval(ENCRYPTED, "listener"):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.02)
+        await store.collection("tasks").put({"id": "a"})
+        assert (await following).id == "a"
+    assert not [record for record in caplog.records if record.name == "statepath.postgres"]
+
+
 async def test_what_libpq_s_variables_say_of_tls_is_kept(place, roots, monkeypatch):
     monkeypatch.setenv("PGSSLMODE", "verify-full")
     monkeypatch.setenv("PGSSLROOTCERT", str(roots))
@@ -111,7 +151,7 @@ async def test_a_server_without_tls_is_not_used_where_it_is_asked_for(path, root
     assert (error.code, error.retryable) == ("tls", False)
 
 
-async def test_a_client_shows_its_certificate(authority, roots, tmp_path):
+async def test_a_client_shows_its_certificate(authority, roots, tmp_path, monkeypatch):
     with running_with_tls(authority, "localhost", clients="clientcert=verify-ca") as server:
         path = server.url(store=uuid4().hex).replace("127.0.0.1", "localhost")
         path += f"&sslmode=verify-full&sslrootcert={quote(str(roots))}"
@@ -121,6 +161,7 @@ async def test_a_client_shows_its_certificate(authority, roots, tmp_path):
         os.close(os.open(key, os.O_CREAT, 0o600))
         issued.private_key_pem.write_to_path(str(key))
         issued.cert_chain_pems[0].write_to_path(str(tmp_path / "client.pem"))
-        assert (
-            await use(f"{path}&sslcert={quote(str(tmp_path / 'client.pem'))}&sslkey={quote(str(key))}") >= 2
-        )
+        shown = f"&sslcert={quote(str(tmp_path / 'client.pem'))}&sslkey={quote(str(key))}"
+        assert await use(path + shown) >= 2
+        monkeypatch.setenv("SSL_CERT_FILE", str(roots))
+        assert await use(path.replace(quote(str(roots)), "system") + shown) >= 2

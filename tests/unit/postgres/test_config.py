@@ -97,6 +97,23 @@ def test_the_environment_says_what_the_url_leaves_open() -> None:
     assert completed.listen_dsn == env["STATE_POSTGRES_LISTEN_DSN"]
 
 
+def test_trusting_whom_the_system_trusts_takes_the_strictest_check() -> None:
+    assert dict(parse("postgresql://db/a?sslrootcert=system").tls) == {"sslrootcert": "system"}
+    with pytest.raises(InvalidArgumentError, match="leave sslmode out"):
+        parse("postgresql://db/a?sslrootcert=system&sslmode=require")
+    with pytest.raises(InvalidArgumentError, match="leave sslmode out"):
+        factory.with_env(parse("postgresql://db/a?sslrootcert=system"), {"PGSSLMODE": "prefer"})
+
+
+def test_the_database_past_the_pooler_is_completed_by_the_environment_alone() -> None:
+    said = parse("postgresql://me:mine@pooler/a?sslmode=require&listen_dsn=postgresql://direct/b")
+    listener = factory.with_env(said, {"PGUSER": "them", "PGSSLROOTCERT": "/root.crt"}).listener
+    assert listener is not None
+    assert (listener.hosts, listener.database, listener.user) == ((("direct", 5432),), "b", "them")
+    assert listener.password is None
+    assert dict(listener.tls) == {"sslrootcert": "/root.crt"}
+
+
 def test_a_bad_variable_is_named() -> None:
     with pytest.raises(InvalidArgumentError, match="STATE_POSTGRES_POOL"):
         factory.with_env(parse("postgresql://"), {"STATE_POSTGRES_POOL": "many"})
