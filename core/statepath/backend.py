@@ -373,7 +373,8 @@ class CommitLog(Protocol):
         """Make the commit durable right behind the seq `after`, which is the last seq of the newest commit.
 
         Raises:
-            HeadMoved: another writer's commit is there already. Nothing was written.
+            HeadMoved: another writer's commit is there already. Nothing was written. It may bring all commits behind
+                `after` along, up to the end of the log, if that costs nothing.
             OutcomeUnknownError: it may or may not be durable; no further append is taken.
             UnavailableError: nothing was written (`disk_full`), and a later append may succeed.
         """

@@ -6,6 +6,7 @@ survives pickling, so that it can cross a process boundary whole.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
@@ -255,4 +256,13 @@ class DuplicateSchemeError(ConfigurationError):
 
 
 class HeadMoved(Exception):  # noqa: N818 - a signal between a commit log and the engine, never seen by callers
-    """Another writer's commit took the place in the log. The engine reads it and tries the next one."""
+    """Another writer's commit took the place in the log. The engine reads it and tries the next one.
+
+    Attributes:
+        commits: all that came behind the place that was tried, as far as the log ended when it was lost; empty: that
+            was not looked at.
+    """
+
+    def __init__(self, commits: Sequence[Any] = ()) -> None:
+        super().__init__()
+        self.commits = tuple(commits)

@@ -102,8 +102,15 @@ def linearizable(operations: Sequence[Operation]) -> bool:
         if (done, value) in tried:
             continue
         tried.add((done, value))
-        open_until = min(one.ended for place, one in enumerate(operations) if not done >> place & 1)
-        for place, one in enumerate(operations):
+        first = (~done & done + 1).bit_length() - 1  # all before it are done
+        open_until = inf
+        for place in range(first, len(operations)):
+            if operations[place].begun > open_until:
+                break
+            if not done >> place & 1:
+                open_until = min(open_until, operations[place].ended)
+        for place in range(first, len(operations)):
+            one = operations[place]
             if one.begun > open_until:
                 break
             if done >> place & 1:

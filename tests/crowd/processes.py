@@ -8,11 +8,14 @@ import multiprocessing
 import os
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
-from typing import Any
+from pathlib import Path
+from signal import pidfd_send_signal
+from typing import Any, TypeVar
 
 PRELOADED = [
     "crowd.work",
@@ -27,6 +30,15 @@ _context: ForkServerContext = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(PRELOADED)
 
 Work = Callable[..., Awaitable[Any]]
+T = TypeVar("T")
+
+
+_threads = ThreadPoolExecutor(128, thread_name_prefix="crowd")
+
+
+async def _waiting(call: Callable[[], T]) -> T:
+    """What the call gives, which may wait for long."""
+    return await asyncio.get_running_loop().run_in_executor(_threads, call)
 
 
 class Client:
@@ -38,6 +50,9 @@ class Client:
             target=_run, args=(answer, _environment(), work, args), daemon=True
         )
         self.process.start()
+        assert self.process.pid is not None
+        # A number may be another process's by the time that a signal is sent.
+        self._handle = os.pidfd_open(self.process.pid)
         answer.close()
 
     async def result(self) -> Any:
@@ -46,20 +61,34 @@ class Client:
         Raises:
             EOFError: the process was killed.
         """
-        result = await asyncio.to_thread(self._answer.recv)
+        result = await _waiting(self._answer.recv)
         await self.ended()
         if isinstance(result, BaseException):
             raise result
         return result
 
     def send(self, signal: int) -> None:
-        assert self.process.pid is not None
-        with suppress(ProcessLookupError):  # it was done already
-            os.kill(self.process.pid, signal)
+        if self._handle >= 0:
+            with suppress(ProcessLookupError):  # it was done already
+                pidfd_send_signal(self._handle, signal)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it is stopped now."""
+        if self._handle < 0:
+            return False
+        try:
+            told = Path(f"/proc/{self.process.pid}/stat").read_text()
+        except FileNotFoundError:
+            return False
+        return told.rpartition(")")[2].split()[0] == "T"
 
     async def ended(self) -> None:
-        await asyncio.to_thread(self.process.join)
+        await _waiting(self.process.join)
         self._answer.close()
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
 
 
 async def together(number: int, work: Work, *args: Any) -> list[Any]:

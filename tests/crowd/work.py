@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import statepath
@@ -17,6 +21,9 @@ from statepath.errors import (
     OutcomeUnknownError,
     StateError,
 )
+
+LEASE = 1.0
+"""The time to live of the lease that clients take, in seconds."""
 
 
 async def create(start: float, number: int, path: str) -> bool:
@@ -78,57 +85,165 @@ async def watch(path: str, until: int) -> list[tuple[int, str]]:
 
 async def swap(path: str, number: int, keys: int, times: int, file: str, seed: int) -> None:
     """Compare-and-swap and read, noting each beginning and end."""
-    draw, journal = random.Random(seed), Journal(file)
-    run = f"{number}.{seed}"
     async with statepath.open(path, autosave=0.5, deadline=10) as store:
-        raw = store.collection("raw")
+        noted = _Noted(store, file, f"{number}.{seed}", random.Random(seed))
         for n in range(times):
-            key = f"k{draw.randrange(keys)}"
-            if draw.random() < 0.3:
-                journal.note(op="look", key=key, state="begun", n=n, run=run)
-                found = await raw.get(key, fresh=True)
-                token = "" if found is None else found["token"]
-                journal.note(op="look", key=key, state="ended", n=n, run=run, token=token)
-                continue
-            document = await raw.get_document(key)
-            parent, version = ("", 0) if document is None else (document.value["token"], document.version)
-            token = f"{run}.{n}"
-            journal.note(op="swap", key=key, state="begun", n=n, run=run, token=token, parent=parent)
-            try:
-                await raw.put({"id": key, "token": token, "parent": parent}, if_version=version)
-            except ConflictError:
-                done: bool | None = False
-            except OutcomeUnknownError:
-                journal.note(op="swap", key=key, state="ended", n=n, run=run, done=None)
+            key = f"k{noted.draw.randrange(keys)}"
+            if noted.draw.random() < 0.3:
+                await noted.look(n, key)
+            elif not await noted.swap(n, key):
                 return
-            except StateError as error:
-                if not error.retryable:
-                    raise
-                done = False
-            else:
-                done = True
-            journal.note(op="swap", key=key, state="ended", n=n, run=run, done=done)
-            await asyncio.sleep(draw.random() * 0.005)
+            await asyncio.sleep(noted.draw.random() * 0.005)
 
 
 async def register(path: str, number: int, times: int, file: str, seed: int) -> None:
     """Write, delete and read one key, unchecked, noting each beginning and end."""
-    draw, journal = random.Random(seed), Journal(file)
-    run = f"{number}.{seed}"
     async with statepath.open(path, autosave=0, deadline=10) as store:
-        raw = store.collection("registers")
+        noted = _Noted(store, file, f"{number}.{seed}", random.Random(seed))
         for n in range(times):
-            kind = draw.choice(("write", "read", "read", "delete"))
-            value = f"{run}.{n}" if kind == "write" else None
-            journal.note(kind=kind, state="begun", n=n, run=run, value=value)
-            if kind == "write":
-                await raw.put({"id": "r", "value": value})
-            elif kind == "delete":
-                await raw.delete("r")
+            if not await noted.register(n, "r"):
+                return
+
+
+async def everything(
+    path: str, number: int, keys: int, begin_at: int, times: int, file: str, seed: int
+) -> None:
+    """Compare-and-swap, unchecked changes, and changes under a lease, of a process whose clock is wrong, and which
+    stops itself now and then while it holds the lease. It ends early where it cannot know what became of a change."""
+    draw = random.Random(seed)
+    _set_clock_wrong(draw)
+    async with statepath.open(path, autosave=0.5, deadline=10) as store:
+        noted = _Noted(store, file, f"{number}.{seed}", draw)
+        for n in range(begin_at, begin_at + times):
+            key, kind = f"k{draw.randrange(keys)}", draw.random()
+            if kind < 0.15:
+                known = await noted.look(n, key)
+            elif kind < 0.55:
+                known = await noted.swap(n, key)
+            elif kind < 0.97:
+                known = await noted.register(n, key)
             else:
-                found = await raw.get("r", fresh=True)
-                value = None if found is None else str(found["value"])
-            journal.note(kind=kind, state="ended", n=n, run=run, value=value)
+                known = await noted.lead(n)
+            if not known:
+                return
+
+
+class _Noted:
+    """What one client does, each beginning and end of it noted. An operation gives `False` where nobody knows what
+    became of it: then the handle takes no more."""
+
+    def __init__(self, store: statepath.Store, file: str, run: str, draw: random.Random) -> None:
+        self.store = store
+        self.draw = draw
+        self._journal = Journal(file)
+        self._run = run
+
+    def _note(self, n: int, state: str, **facts: Any) -> None:
+        self._journal.note(n=n, run=self._run, state=state, **facts)
+
+    async def look(self, n: int, key: str) -> bool:
+        self._note(n, "begun", op="look", key=key)
+        with _retryable():
+            found = await self.store.collection("raw").get(key, fresh=True)
+            self._note(n, "ended", token="" if found is None else found["token"])
+        return True
+
+    async def swap(self, n: int, key: str) -> bool:
+        raw = self.store.collection("raw")
+        document = await raw.get_document(key)
+        parent, version = ("", 0) if document is None else (document.value["token"], document.version)
+        token = f"{self._run}.{n}"
+        self._note(n, "begun", op="swap", key=key, token=token, parent=parent)
+        done: bool | None = False
+        try:
+            with _retryable():
+                await raw.put({"id": key, "token": token, "parent": parent}, if_version=version)
+                done = True
+        except ConflictError:
+            pass
+        except OutcomeUnknownError:
+            done = None
+        self._note(n, "ended", done=done)
+        return done is not None
+
+    async def register(self, n: int, key: str) -> bool:
+        registers = self.store.collection("registers")
+        op = self.draw.choice(("write", "read", "read", "delete"))
+        value = f"{self._run}.{n}" if op == "write" else None
+        self._note(n, "begun", op=op, key=key, value=value)
+        refused = True
+        try:
+            with _retryable():
+                if op == "write":
+                    await registers.put({"id": key, "value": value})
+                elif op == "delete":
+                    await registers.delete(key)
+                else:
+                    found = await registers.get(key, fresh=True)
+                    value = None if found is None else str(found["value"])
+                refused = False
+        except OutcomeUnknownError:
+            return False
+        self._note(n, "ended", value=value, refused=refused)
+        return True
+
+    async def lead(self, n: int) -> bool:
+        """Change something under the lease; once in a while stop for longer than it lives, and try to go on."""
+        terms = self.store.collection("terms")
+        try:
+            with _retryable():
+                async with self.store.lease("leader", ttl=LEASE, wait=0) as lease:
+                    for part in range(3):
+                        if part == 1 and self.draw.random() < 0.5:
+                            os.kill(os.getpid(), signal.SIGSTOP)
+                        await terms.put({"id": "leader", "epoch": lease.epoch, "by": self._run, "n": n})
+        except (LeaseHeldError, LeaseLostError, ConflictError):
+            return True
+        except OutcomeUnknownError:
+            return False
+        return True
+
+
+@contextmanager
+def _retryable() -> Iterator[None]:
+    """Take that the storage did nothing: that is no violation."""
+    try:
+        yield
+    except OutcomeUnknownError:
+        raise
+    except StateError as error:
+        if isinstance(error, ConflictError) or not error.retryable:
+            raise
+
+
+def _set_clock_wrong(draw: random.Random) -> None:
+    """Have the clock of this process be hours or days off, and jump."""
+    real, real_ns = time.time, time.time_ns
+    offsets = (0.0, -7200.0, 30.0, 86400.0 * 2)
+    off = draw.choice(offsets)
+
+    def offset() -> float:
+        nonlocal off
+        if draw.random() < 0.001:
+            off = draw.choice(offsets)
+        return off
+
+    time.time = lambda: real() + offset()
+    time.time_ns = lambda: real_ns() + int(offset() * 1e9)
+
+
+async def stop_leading(path: str, ttl: float) -> str:
+    """Take the lease, be stopped, and try to go on when it is another one's; what came of it."""
+    async with statepath.open(path, autosave=0) as store:
+        terms = store.collection("terms")
+        async with store.lease("leader", ttl=ttl) as lease:
+            await terms.put({"id": "leader", "epoch": lease.epoch, "by": "first"})
+            os.kill(os.getpid(), signal.SIGSTOP)
+            try:
+                await terms.put({"id": "leader", "epoch": lease.epoch, "by": "late"})
+            except LeaseLostError:
+                return "refused"
+            return "committed"
 
 
 async def lead(path: str, number: int, seconds: float, ttl: float) -> None:

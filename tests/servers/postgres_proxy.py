@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -18,11 +18,12 @@ its answer never comes; or the statement reaches the server only when it is rele
 
 @dataclass
 class Fault:
-    """What happens to the next `times` runs of a statement that contains the marker."""
+    """What happens to the next `times` runs of a statement that contains the marker, of those that `chance` picks."""
 
     marker: bytes
     what: What
     times: int
+    chance: Callable[[], bool] = lambda: True
     happened: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -51,8 +52,10 @@ class PostgresProxy:
         address = f"{USER}:{self.server.password}@127.0.0.1:{self.port}"
         return f"postgresql://{address}/postgres?sslmode=disable&store={store}{query}"
 
-    def arm(self, marker: str, what: What, *, times: int = 1) -> Fault:
-        self.faults.append(fault := Fault(marker.encode(), what, times))
+    def arm(
+        self, marker: str, what: What, *, times: int = 1, chance: Callable[[], bool] = lambda: True
+    ) -> Fault:
+        self.faults.append(fault := Fault(marker.encode(), what, times, chance))
         return fault
 
     def cut_all(self) -> None:
@@ -80,7 +83,7 @@ class PostgresProxy:
 
     def _due(self, statement: bytes) -> Fault | None:
         for fault in self.faults:
-            if fault.times > 0 and fault.marker in statement:
+            if fault.times > 0 and fault.marker in statement and fault.chance():
                 fault.times -= 1
                 return fault
         return None

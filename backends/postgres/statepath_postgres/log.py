@@ -55,6 +55,7 @@ WITH place AS (
 )
 SELECT last, pg_notify($8, last::text) FROM entry
 """
+_FOLLOWING: Final = "SELECT record FROM statepath.log WHERE store = $1 AND first = $2"
 # Several that follow each other, in one go.
 _EXTEND: Final = """
 WITH place AS (
@@ -69,15 +70,8 @@ WITH place AS (
 )
 SELECT max(last), pg_notify($8, max(last)::text) FROM entries HAVING count(*) > 0
 """
-_STANDING: Final = """
-SELECT head, floor,
-    EXISTS (SELECT FROM statepath.log l WHERE l.store = s.id AND l.id = $2) AS ours,
-    (SELECT record FROM statepath.log l WHERE l.store = s.id AND l.first = $3) AS following
-FROM statepath.stores s WHERE s.id = $1
-"""
 # The sizes of records that are stored apart are known without reading them.
-_READ: Final = """
-SELECT s.head, s.floor, l.first, l.last, l.record
+_BEHIND: Final = """
 FROM statepath.stores s LEFT JOIN LATERAL (
     SELECT first, last, record FROM (
         SELECT first, last, record, sum(octet_length(record)) OVER (ORDER BY first) - octet_length(record) AS before
@@ -92,6 +86,12 @@ FROM statepath.stores s LEFT JOIN LATERAL (
 ) l ON true
 WHERE s.id = $1 ORDER BY l.first
 """
+_READ: Final = f"SELECT s.head, s.floor, l.first, l.last, l.record {_BEHIND}"
+_STANDING: Final = f"""
+SELECT s.head, s.floor, EXISTS (SELECT FROM statepath.log o WHERE o.store = s.id AND o.id = $5) AS ours,
+    l.first, l.last, l.record
+{_BEHIND}
+"""  # noqa: S608 - constants
 _TRIM: Final = """
 WITH gone AS (DELETE FROM statepath.log WHERE store = $1 AND last <= $2 RETURNING last)
 UPDATE statepath.stores SET floor = greatest(floor, (SELECT coalesce(max(last), 0) + 1 FROM gone))
@@ -174,6 +174,8 @@ class PostgresCommitLog:
         self._held = Held(connections, patience=self._deadline / _ATTEMPTS)
         self._listener = Listener(connections)
         self._unresolved: _Group | None = None
+        self._winners: list[Commit] = []
+        """What came behind the place that was lost last."""
         self._begun = False
         """Whether this handle knows of a commit: then a log that has none has lost it."""
 
@@ -199,7 +201,8 @@ class PostgresCommitLog:
         self._unresolved = None
         self._begun = True
         if not committed:
-            raise HeadMoved
+            winners, self._winners = self._winners, []
+            raise HeadMoved(winners)
         self._listener.tell()
         for commit, record in zip(group.commits, group.records, strict=True):
             self._committed(commit, len(record))
@@ -317,8 +320,8 @@ class PostgresCommitLog:
             OutcomeUnknownError: the log was trimmed behind them, and nothing tells.
             DivergedError: the log does not have what this handle saw of it.
         """
-        newest = group.newest
-        rows = await self._connections.fetch(_STANDING, store, newest.id, newest.last + 1)
+        newest, after = group.newest, group.first - 1
+        rows = await self._connections.fetch(_STANDING, store, after, _PAGE, _PAGE_BYTES, newest.id)
         if not rows:
             raise DivergedError(
                 f"the store was deleted from {self._connections.url} while it was open", backend=SCHEME
@@ -328,8 +331,8 @@ class PostgresCommitLog:
         if row["ours"] and (sent_before or len(group.commits) == 1):
             return True
         if sent_before and row["floor"] > newest.first:
-            following = None if row["following"] is None else decode_commit(row["following"])
-            if following is not None and following.prev == newest.id:
+            following = await self._connections.fetch(_FOLLOWING, store, newest.last + 1)
+            if following and decode_commit(following[0]["record"]).prev == newest.id:
                 return True
             raise _unknown(group)
         if row["head"] < group.first:
@@ -339,6 +342,12 @@ class PostgresCommitLog:
                 key=slot_key(group.first),
                 backend=SCHEME,
             )
+        commits, damage = _commits_of(rows, after, group.commits[0].prev)
+        # Not all of them, or not sound: whoever reads on finds out.
+        complete = (
+            damage is None and commits and commits[-1].last == row["head"] and row["floor"] <= group.first
+        )
+        self._winners = commits if complete else []
         return False
 
     async def _page(self, after: int, previous: str) -> tuple[int, list[Commit], StateError | None]:
@@ -358,16 +367,21 @@ class PostgresCommitLog:
             raise HistoryTrimmedError(
                 f"the log begins at seq {floor}; what came before was trimmed", floor=floor, backend=SCHEME
             )
-        commits: list[Commit] = []
-        last = after
-        for row in rows if head > after else ():
-            try:
-                commits.append(_checked(row, last, previous, begins=not commits and not previous))
-            except CorruptionError as error:
-                return head, commits, error
-            last, previous = commits[-1].last, commits[-1].id
+        commits, damage = _commits_of(rows if head > after else (), after, previous)
         self._begun = self._begun or bool(commits)
-        return head, commits, None
+        return head, commits, damage
+
+
+def _commits_of(rows: Sequence[Any], last: int, previous: str) -> tuple[list[Commit], CorruptionError | None]:
+    """The commits of the rows behind the seq `last`, and what is wrong behind these."""
+    commits: list[Commit] = []
+    for row in rows:
+        try:
+            commits.append(_checked(row, last, previous, begins=not commits and not previous))
+        except CorruptionError as error:
+            return commits, error
+        last, previous = commits[-1].last, commits[-1].id
+    return commits, None
 
 
 def _checked(row: Any, last: int, previous: str, *, begins: bool) -> Commit:

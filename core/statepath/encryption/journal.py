@@ -23,7 +23,7 @@ from statepath.commit import Body, Commit, Sealed, Transaction, slot_key
 from statepath.compression import pack, unpack
 from statepath.encryption.keyring import Keys
 from statepath.encryption.sealing import KEY_BYTES, SALT, DataKey, derive
-from statepath.errors import CorruptionError
+from statepath.errors import CorruptionError, HeadMoved
 
 _CONTEXT: Final = b"statepath journal\0"
 _SMALL: Final = 256
@@ -128,7 +128,10 @@ class SealedCommitLog:
                 self._sealer = RecordSealer(key, self._keys.store, packs=self._packs)
             sealed = self._sealer.seal(commit)
             self._last = commit.id, sealed
-        await self._log.append(after, sealed)
+        try:
+            await self._log.append(after, sealed)
+        except HeadMoved as moved:
+            raise HeadMoved([await self._opened(one) for one in moved.commits]) from None
         self._last = None
 
     async def read(self, after: int) -> AsyncIterator[Commit]:

@@ -107,8 +107,8 @@ class Committer:
 
     Whoever moves the replica's head holds `advancing`: from the moment that a commit is put together until it is
     visible, nothing of other writers comes in between. `alone` says that there are none. `committed` is called for
-    every commit that has become durable and visible. `catch_up` reads what other writers committed and brings the
-    replica up to it. `elsewhere` is where the documents
+    every commit that has become durable and visible. `lost_to` brings the replica up to what other writers committed:
+    to these commits, or without any to what it reads. `elsewhere` is where the documents
     are that the replica does not hold.
     """
 
@@ -123,7 +123,7 @@ class Committer:
         advancing: asyncio.Lock,
         alone: bool,
         committed: Callable[[Commit, Sequence[Transaction], Stage, int], None],
-        catch_up: Callable[[], Awaitable[None]],
+        lost_to: Callable[[Sequence[Commit]], Awaitable[None]],
         failed: Callable[[StateError], None],
         elsewhere: Elsewhere | None = None,
         telemetry: Telemetry = SILENT,
@@ -139,7 +139,7 @@ class Committer:
         self._alone = alone
         self.writer = f"{os.getpid():x}-{secrets.token_hex(6)}"
         self._committed = committed
-        self._catch_up = catch_up
+        self._lost_to = lost_to
         self._failed = failed
         self._elsewhere = elsewhere
         self._pending: deque[_Pending] = deque()
@@ -292,14 +292,14 @@ class Committer:
             try:
                 async with self._advancing:
                     await self._place(group, began, current=current)
-            except HeadMoved:
+            except HeadMoved as moved:
                 losses += 1
                 if losses > 1:
                     # Among many, whoever lets a few others go first wastes fewer attempts, and takes more along.
                     took = (self._loop.time() - tried) / losses
                     await asyncio.sleep(random.random() * took * min(losses, _WAITS))  # noqa: S311 - no secret
-                    self._more(group)
-                await self._catch_up()
+                await self._lost_to(moved.commits)
+                self._more(group)
                 current = True
             else:
                 return

@@ -15,6 +15,7 @@ class MirrorLag:
         seq: up to where it has everything; `None` while that is not known.
         behind: how many transactions it lacks; seconds: for how long the oldest of them has been durable.
         failure: why nothing is shipped now, if so; stopped: that it is not tried again.
+        elsewhere: another process ships there, and knows how far the replica is.
     """
 
     target: str
@@ -23,6 +24,7 @@ class MirrorLag:
     seconds: float
     failure: str | None = None
     stopped: bool = False
+    elsewhere: bool = False
 
 
 class Companion(Protocol):

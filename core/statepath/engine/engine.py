@@ -15,6 +15,7 @@ from typing import Final, TypeVar, cast
 from statepath.backend import Backend, CommitLog, SupportsQueries
 from statepath.commit import (
     FORMAT,
+    Body,
     Change,
     Commit,
     Delete,
@@ -22,6 +23,7 @@ from statepath.commit import (
     Transaction,
     size_of,
 )
+from statepath.encryption import unsealed
 from statepath.engine.autosave import Autosave, try_snapshot
 from statepath.engine.committer import Committer, Read
 from statepath.engine.companion import Companion, MirrorLag
@@ -179,7 +181,7 @@ class Engine:
             advancing=self._advancing,
             alone=self._alone,
             committed=self._committed,
-            catch_up=self.catch_up,
+            lost_to=self.lost_to,
             failed=self._tell_failure,
             telemetry=self.telemetry,
             elsewhere=self.elsewhere,
@@ -262,6 +264,13 @@ class Engine:
                 await self._apply(commit)
             self._seen = begun
 
+    async def lost_to(self, commits: Sequence[Commit]) -> None:
+        """Apply what other writers committed behind the head: these, or, if there are none, what the log has."""
+        if not commits:
+            await self.catch_up()
+        for commit in commits:
+            await self._take(commit)
+
     async def _take(self, commit: Commit) -> None:
         """Apply a commit that the follower has met, unless it is known already."""
         async with self._advancing:
@@ -278,7 +287,10 @@ class Engine:
                 f"{self.backend.url} was promoted, imported or replaced while it was open; open it again"
             )
         # Read first: nothing may come between applying the commit and telling of it.
-        transactions = [await changes_of(self.backend, one) for one in commit.transactions]
+        transactions = [
+            await changes_of(self.backend, one) if isinstance(one, Body) else one
+            for one in commit.transactions
+        ]
         stage, size = await apply_commit(self.backend, self.replica, commit)
         self._committed(commit, transactions, stage, size)
         if not self.readonly:
@@ -307,8 +319,9 @@ class Engine:
         if self._alone:
             return 0.0
         age = time.monotonic() - self._seen
-        if isinstance(self.log, PortableCommitLog) and self.log.head == self.replica.head:
-            age = min(age, self.log.age)
+        log = unsealed(self.log)
+        if isinstance(log, PortableCommitLog) and log.head == self.replica.head:
+            age = min(age, log.age)
         return age
 
     def check_writable(self, replica: Replica) -> None:

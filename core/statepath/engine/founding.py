@@ -24,6 +24,7 @@ from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.files import LogPiece, Report
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.ids import LOGS, REPORTS, log_key, report_key
+from statepath.engine.leases import LEASES
 from statepath.engine.replica import Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream, newer_format
 from statepath.engine.views import write_log
@@ -158,8 +159,8 @@ class Founding:
         origin = self.origin
         stored = await read_floor(self.backend)
         async for entry in self.backend.list_keys(""):
-            if stored is None:
-                raise _taken(self.backend, f"it has {entry.key}")
+            if stored is None and not entry.key.startswith(LEASES):
+                raise taken(self.backend, f"it has {entry.key}")
             self._sizes[entry.key] = entry.size
         if stored is None:
             floor = Floor(
@@ -175,12 +176,12 @@ class Founding:
         if self.replica_of and floor.replica_of and same:
             return replace(floor, floor=origin.floor), etag
         if self.replica_of or floor.replica_of or not floor.unfinished:
-            raise _taken(self.backend, f"it has the store {floor.store}")
+            raise taken(self.backend, f"it has the store {floor.store}")
         if floor.store != origin.store or floor.floor > origin.replica.head + 1:
-            raise _taken(self.backend, f"there a store is being made from {floor.unfinished}")
+            raise taken(self.backend, f"there a store is being made from {floor.unfinished}")
         begun = await anext(aiter(self.log.read(floor.floor - 1)), None) is not None
         if begun and not floor.floor <= origin.floor <= origin.replica.head:
-            raise _taken(
+            raise taken(
                 self.backend, f"there a store is being made from {floor.unfinished}, with another history"
             )
         # An origin that is in use has gone on since. Whoever else is still at it can no longer finish.
@@ -292,7 +293,8 @@ class Founding:
             raise _altered(key)
 
 
-def _taken(backend: Backend, what: str) -> AlreadyExistsError:
+def taken(backend: Backend, what: str) -> AlreadyExistsError:
+    """Why no store is made there."""
     return AlreadyExistsError(
         f"{backend.url} is not empty: {what}; nothing was written. Choose a place where nothing is",
         key=FLOOR_KEY,

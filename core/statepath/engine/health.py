@@ -258,6 +258,8 @@ def _mirror(engine: Engine, seen: Seen) -> Check | None:
         return None
     status = Status.WARN if lag.failure is not None or lag.seconds > limit else Status.OK
     summary = f"{lag.target} is {lag.behind:,} transactions behind"
+    if lag.elsewhere:
+        summary = f"another process ships to {lag.target}"
     if lag.failure is not None:
         summary += f": {lag.failure}"
     return Check("mirror", status, summary, lag.seconds, limit, "seconds")

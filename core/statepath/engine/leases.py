@@ -32,6 +32,7 @@ MAINTAINER: Final = "maintainer"
 """The lease of the one handle that saves by time, and trims."""
 
 _UNKNOWN_TTL: Final = 60.0
+_ATTEMPTS: Final = 3
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +70,12 @@ class Hold:
     @property
     def key(self) -> str:
         return lease_key(self.holder.name)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Those that may stand there while it is ours: also that of the last one, which a rotation of keys stores
+        anew."""
+        return (self.holder.token, *self.sent)
 
     @property
     def valid(self) -> bool:
@@ -124,7 +131,7 @@ class Leases:
             hold.etag = await self._backend.write(hold.key, bytes(seal(holder)), when=IfMatch(hold.etag))
         except (ConflictError, NotFoundError):
             found = await self._read(hold.key)
-            if found is None or found[0].token not in hold.sent:
+            if found is None or found[0].token not in hold.tokens:
                 return False
             hold.holder, hold.etag = found
             hold.sent = []
@@ -134,10 +141,20 @@ class Leases:
 
     async def drop(self, hold: Hold) -> None:
         """Give the lease back, unless somebody else has it."""
-        try:
-            await self._backend.delete(hold.key, when=IfMatch(hold.etag))
-        except (ConflictError, NotFoundError):
-            logger.debug("the lease %s was somebody else's already", hold.holder.name)
+        for _ in range(_ATTEMPTS):
+            try:
+                await self._backend.delete(hold.key, when=IfMatch(hold.etag))
+            except NotFoundError:
+                break
+            except ConflictError:
+                # A sign of life that was under way when it was stopped may have arrived.
+                found = await self._read(hold.key)
+                if found is None or found[0].token not in hold.tokens:
+                    break
+                hold.etag = found[1]
+            else:
+                return
+        logger.debug("the lease %s was somebody else's already", hold.holder.name)
 
     async def holders(self) -> list[Holder]:
         """Who holds what, by name; some may be dead."""

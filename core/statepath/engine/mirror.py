@@ -1,4 +1,8 @@
-"""The mirror: ships the commits of a primary to its replica as they happen, again and again if the replica is down."""
+"""The mirror: ships the commits of a primary to its replica as they happen, again and again if the replica is down.
+
+Of several processes that are to ship to one replica, one does at a time: who is the replica's maintainer. The others
+take over from it. Nothing depends on there being only one: a replica takes each commit once.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,16 @@ from typing import Final
 from statepath.backend import Backend
 from statepath.engine.companion import MirrorLag
 from statepath.engine.founding import Tell, silent
+from statepath.engine.leases import Leases
+from statepath.engine.maintenance import Maintenance
 from statepath.engine.opening import attach
 from statepath.engine.primary import Primary
-from statepath.engine.shipping import ReplicaDamagedError, Shipping
+from statepath.engine.shipping import ReplicaDamagedError, Shipping, check_place
 from statepath.errors import (
     AlreadyExistsError,
     ClosedError,
     ConfigurationError,
+    ConflictError,
     DivergedError,
     HistoryTrimmedError,
     InvalidArgumentError,
@@ -46,6 +53,13 @@ _CREDIT: Final = 1.0
 """Seconds in which nothing was shipped that may be made up for."""
 _GRACE: Final = 5.0
 """For how many seconds at most a store that is closed waits for its replica."""
+_TTL: Final = 15.0
+_TURN: Final = _TTL / 3
+"""How often, in seconds, a mirror looks whether the one that ships does so still."""
+
+
+class _AnotherShipsError(Exception):
+    """Another mirror has taken over."""
 
 
 class Mirror:
@@ -81,6 +95,8 @@ class Mirror:
         self._failure: StateError | None = None
         self._stopped = False
         self._anew = ""
+        self._elsewhere = False
+        self._finishing = asyncio.Event()
         self._connection: Backend | None = None
         self._lagging: bool | None = None
         self._since: float | None = None
@@ -98,6 +114,8 @@ class Mirror:
         since = oldest or max(self._since or 0.0, self._shipped)
         seconds = max(time.time() - since, 0.0) if behind else 0.0
         failure = None if self._failure is None else str(self._failure)
+        if self._elsewhere:
+            return MirrorLag(self._target, self._seq, 0, 0.0, failure, self._stopped, elsewhere=True)
         return MirrorLag(self._target, self._seq, behind, seconds, failure, self._stopped)
 
     async def run(self, until: int | None = None) -> None:
@@ -115,6 +133,8 @@ class Mirror:
                     await self._session(until)
                 except ClosedError:
                     raise
+                except (ConflictError, _AnotherShipsError) as error:
+                    logger.debug("the mirror to %s begins again: %s", self._target, error)
                 except HistoryTrimmedError as error:
                     self._anew = f"the primary's log does not reach back to it: {error}"
                 except StateError as error:
@@ -150,7 +170,9 @@ class Mirror:
             self._fail(StateError(f"the mirror failed unexpectedly: {error!r}"))
 
     async def finish(self) -> None:
-        """The primary takes no more commits: ship what is left, unless the replica is down or that takes too long."""
+        """The primary takes no more commits: ship what is left, unless the replica is down, another process ships, or
+        that takes too long."""
+        self._finishing.set()
         if self._task is not None and self._failure is None:
             await asyncio.wait([self._task], timeout=_GRACE)
 
@@ -163,23 +185,60 @@ class Mirror:
         target = self._connection or await attach(await self._connect(), self._settings)
         self._connection = None
         shipping: Shipping | None = None
+        lead = Maintenance(Leases(target), ttl=_TTL, alone=target.capabilities.exclusive)
+        beating: asyncio.Task[None] | None = None
         try:
+            if not self._reseed:
+                await check_place(self._primary, target, self._settings)
+            if until is None:  # who ships up to a seq waits for nobody
+                if not await self._turn(lead):
+                    return
+                beating = asyncio.create_task(self._beat(lead), name="statepath-mirror-lease")
             anew, self._anew = self._anew, ""
             shipping = await self._begin(target, anew)
             self._arrived(shipping)
             if until is None or shipping.position.seq < until:
-                await self._ship(shipping, until)
+                await self._ship(shipping, until, lead)
             await shipping.settle()
         except (ThrottledError, UnavailableError):
             if target.capabilities.remote:  # the next attempt is the cheaper
                 self._connection = target
             raise
         finally:
+            if beating is not None:
+                beating.cancel()
+                await asyncio.gather(beating, return_exceptions=True)
             with suppress(StateError):
                 if shipping is not None:
                     await shipping.close()
+                await lead.release()
                 if self._connection is None:
                     await target.close()
+
+    async def _turn(self, lead: Maintenance) -> bool:
+        """Wait while another mirror ships to the replica; whether it is this one's turn. It is not if its own store
+        is closing."""
+        while not await lead.attempt():
+            if not self._elsewhere:
+                self._elsewhere, self._failure = True, None
+                self._tell("another process ships there")
+            if self._finishing.is_set():
+                return False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TURN):
+                    await self._finishing.wait()
+        self._elsewhere = False
+        return True
+
+    async def _beat(self, lead: Maintenance) -> None:
+        """Give signs of life while this mirror ships."""
+        while True:
+            await asyncio.sleep(_TURN)
+            try:
+                if not await lead.attempt():
+                    return
+            except StateError as error:
+                logger.debug("no sign of life of the mirror to %s for now: %s", self._target, error)
 
     async def _begin(self, target: Backend, anew: str) -> Shipping:
         primary, settings = self._primary, self._settings
@@ -198,10 +257,12 @@ class Mirror:
             self._events.emit(MirrorRebased(self._target, shipping.position.seq, anew))
         return shipping
 
-    async def _ship(self, shipping: Shipping, until: int | None) -> None:
+    async def _ship(self, shipping: Shipping, until: int | None, lead: Maintenance) -> None:
         free = time.monotonic()
         async with aclosing(self._primary.commits(shipping.position.seq)) as gathered:
             async for commits in gathered:
+                if until is None and not lead.ours:
+                    raise _AnotherShipsError
                 free = max(free, time.monotonic() - _CREDIT)
                 async for size in shipping.ship(commits):
                     self._arrived(shipping)

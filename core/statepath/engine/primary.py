@@ -183,6 +183,7 @@ class OpenPrimary:
         engine = self.engine
         engine.check_loaded()
         if engine.views is not None:  # also while it is closing
+            engine.views.take_left()
             await engine.views.flush(files_only=True)
         now = Replica.of(engine.replica.cut())
         now.needs = engine.replica.needs
@@ -192,11 +193,16 @@ class OpenPrimary:
         return self.engine.follow_in_bulk(after, pause=_PAUSE)
 
     async def head(self) -> Position:
+        await self.engine.catch_up()
         replica = self.engine.replica
         return Position(self.engine.incarnation, replica.head, replica.commit, replica.time)
 
     async def check(self, position: Position) -> None:
         replica = self.engine.replica
+        if (
+            replica.head < position.seq
+        ):  # another writer of the store may have shipped what this one has not seen yet
+            await self.engine.catch_up()
         if replica.head < position.seq:
             raise DivergedError(
                 _lacks(self.url, f"ends with seq {replica.head}, and that with {position.seq}")

@@ -23,7 +23,7 @@ from statepath.commit import (
     Transaction,
     decode_changes,
 )
-from statepath.engine.replica import Replica, Stage
+from statepath.engine.replica import Entry, Replica, Stage
 from statepath.errors import CorruptionError, DivergedError, NotFoundError, StateError, UnsupportedError
 
 Beside = FileChange | Note
@@ -33,6 +33,7 @@ PROMOTED: Final = "promoted"
 """The kind of note with which a promoted replica begins its own incarnation."""
 
 _CHANGE_BYTES = 128
+_OF_DOCUMENTS: Final = (Put, Delete, Append)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +78,20 @@ async def apply_commit(
     size = 0
     for seq, transaction in enumerate(commit.transactions, commit.first):
         try:
-            changes = await changes_of(backend, transaction)
+            changes = await changes_of(backend, transaction) if isinstance(transaction, Body) else transaction
         except CorruptionError as error:
             if lost is None:
                 raise
             lost.append(Damage(error.key or JOURNAL, f"seq {seq} is lost: {error}"))
             continue
         for change in changes:
-            if isinstance(change, Put | Delete | Append) and not replica.holds(change.collection):
+            if type(change) is Put:  # by far the most; others' saves are applied by every writer
+                document = bytes(change.document)
+                size += len(document) + _CHANGE_BYTES
+                if replica.holds(change.collection):
+                    stage.entries[change.collection, change.id] = Entry(document, seq, time)
+                continue
+            if isinstance(change, _OF_DOCUMENTS) and not replica.holds(change.collection):
                 size += _size(change) + _CHANGE_BYTES
                 continue
             try:

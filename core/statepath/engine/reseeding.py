@@ -16,6 +16,7 @@ from statepath.commit import FLOOR_KEY, JOURNAL
 from statepath.encryption import RING_KEY
 from statepath.engine.checking import keep_snapshot
 from statepath.engine.floor import Floor, read_floor, write_floor
+from statepath.engine.leases import LEASES
 from statepath.engine.opening import commit_log
 from statepath.engine.recovery import recover
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream
@@ -46,7 +47,8 @@ async def empty(target: Backend, settings: Settings, *, store: str, incarnation:
         etag = await write_floor(target, replace(floor, unfinished=primary), etag)
     for key in [entry.key async for entry in target.list_keys("")]:
         native = key.startswith(JOURNAL) and not isinstance(log, PortableCommitLog)
-        if key not in (FLOOR_KEY, RING_KEY) and not native and not key.startswith(f"{STATE_KEY}.{_EARLIER}."):
+        kept = key in (FLOOR_KEY, RING_KEY) or key.startswith((f"{STATE_KEY}.{_EARLIER}.", LEASES))
+        if not native and not kept:
             await target.delete(key)
     if not isinstance(log, PortableCommitLog):
         for key in await log.restart(0):

@@ -25,7 +25,8 @@ from statepath.engine.archiving import ARCHIVE, Segment, decode_segments
 from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, read_floor
-from statepath.engine.founding import Founding, Tell
+from statepath.engine.founding import Founding, Tell, taken
+from statepath.engine.leases import LEASES
 from statepath.engine.opening import commit_log, put_aside
 from statepath.engine.primary import ANEW, Position, Primary, read_position
 from statepath.engine.replay import Beside, microseconds
@@ -128,10 +129,9 @@ class Shipping:
                 incarnation=primary.incarnation,
                 primary=primary.url,
             )
+        await check_place(primary, target, settings)
         log = commit_log(target, settings)
         stored = await read_floor(target)
-        if stored is not None and not stored[0].unfinished:
-            await _check_is_ours(primary, target, settings, stored[0])
         if anew and stored is not None:
             await _keep_state(target)
         if anew or stored is None or stored[0].unfinished:
@@ -323,6 +323,24 @@ class Shipping:
             self._snapshotting.cancel()
             await asyncio.gather(self._snapshotting, return_exceptions=True)
         await self._views.close()
+
+
+async def check_place(primary: Primary, target: Target, settings: Settings) -> None:
+    """
+    Raises:
+        AlreadyExistsError: there is something that is no replica of the primary. Nothing was written.
+        DivergedError: the replica was promoted.
+    """
+    stored = await read_floor(target)
+    other = (
+        [] if stored else [entry async for entry in target.list_keys("") if not entry.key.startswith(LEASES)]
+    )
+    if other:
+        stored = await read_floor(target)
+        if stored is None:  # else somebody has just begun to make it
+            raise taken(target, f"it has {other[0].key}")
+    if stored is not None and not stored[0].unfinished:
+        await _check_is_ours(primary, target, settings, stored[0])
 
 
 async def _check_is_ours(primary: Primary, target: Target, settings: Settings, floor: Floor) -> None:

@@ -463,6 +463,8 @@ class Snapshotter:
         ripe = [
             mark.seq for mark in self.floor.snapshots if mark.seq <= self._covered and mark.time <= oldest
         ]
+        aged = await self._aged() if ripe else 0
+        ripe = [seq for seq in ripe if seq <= aged]
         if not ripe or ripe[-1] <= self.floor.packed:
             return
         self._unpacked = 0
@@ -514,9 +516,10 @@ class Snapshotter:
         )
         now = time.time()
         floor, reason = self.floor.floor, ""
+        aged = await self._aged()
         for mark in marks:
             age = now - mark.time / 1_000_000
-            if mark.seq > covered or age < KEEP_SECONDS:
+            if mark.seq > min(covered, aged) or age < KEEP_SECONDS:
                 break
             if backup_key(mark.time) not in kept:
                 continue
@@ -530,6 +533,14 @@ class Snapshotter:
         await self._log.trim(floor - 1)
         self._events.emit(HistoryTrimmed(floor, reason))
         await self._collect_bodies()
+
+    async def _aged(self) -> int:
+        """Up to which seq commits have been in the log for as long as a writer relies on it. That is told by the
+        storage's clock: this handle's may be wrong, and so may those by which commits are dated."""
+        written = {entry.key: entry.modified async for entry in self._backend.list_keys("state.")}
+        now = written.get(STATE_KEY, 0.0)
+        kept = ((mark.seq, written.get(backup_key(mark.time), now)) for mark in self.floor.snapshots)
+        return max((seq for seq, at in kept if now - at >= KEEP_SECONDS), default=0)
 
     async def _collect_bodies(self) -> None:
         """Delete the bodies that no commit in the log names any more, unless they are about to be committed."""

@@ -10,6 +10,7 @@ from statepath.errors import (
     AlreadyExistsError,
     CorruptionError,
     DivergedError,
+    HeadMoved,
     InvalidArgumentError,
     StateError,
 )
@@ -181,6 +182,22 @@ async def test_a_log_that_has_lost_everything_is_not_begun_anew(path, around, na
         await around.execute(FORGET, name)
         with pytest.raises(DivergedError, match="open the store again"):
             await store.collection("raw").put({"id": "b"})
+
+
+async def test_who_loses_a_place_is_told_all_that_came_instead(filled, path, around, name):
+    async with statepath.open(path, autosave=0) as store, statepath.open(path, autosave=0) as late:
+        for n in range(3):
+            await store.collection("raw").put({"id": "a", "n": n})
+        (last,) = [commit async for commit in late._engine.log.read(9) if commit.first == 10]
+        mine = replace(last, first=11, last=11, id="mine", prev=last.id)
+        with pytest.raises(HeadMoved) as lost:
+            await late._engine.log.append(10, mine)
+        assert [commit.first for commit in lost.value.commits] == [11, 12, 13]
+        # What is not sound is not brought along: who reads on finds out.
+        await around.execute(REMOVE, name, 12)
+        with pytest.raises(HeadMoved) as lost:
+            await late._engine.log.append(10, mine)
+        assert lost.value.commits == ()
 
 
 async def test_of_commits_that_are_shipped_together_all_stand_in_the_log_or_none(path, connect):

@@ -1,6 +1,7 @@
 """Leases: one holder at a time, and what a former holder changes is refused."""
 
 import asyncio
+import dataclasses
 from contextlib import aclosing
 
 import pytest
@@ -226,6 +227,16 @@ async def test_a_sign_of_life_whose_answer_was_lost_is_not_taken_for_somebody_el
         await asyncio.sleep(0.4)
         assert lease.held
         await store.collection("raw").put({"id": "a"})
+
+
+async def test_a_sign_of_life_that_arrived_after_it_was_stopped_does_not_keep_the_lease(store):
+    lease = store.lease("leader", ttl=60)
+    await lease.acquire()
+    lease._beats.cancel()
+    stopped = dataclasses.replace(lease._hold)
+    assert await store._engine.leases.renew(stopped)
+    await lease.release()
+    assert await store.leases() == []
 
 
 async def test_no_sign_of_life_for_the_ttl_is_a_loss_for_the_holder_too(faulty, open_on):

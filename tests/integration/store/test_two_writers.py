@@ -5,6 +5,8 @@ thought dead.
 """
 
 import asyncio
+import time
+import types
 
 import pytest
 import statepath
@@ -190,6 +192,22 @@ async def test_a_place_in_the_log_that_was_trimmed_never_commits(trimmed, url, m
     assert await contents(trimmed) == {"a": {"id": "a", "n": 2}}
     async with statepath.open(url, readonly=True) as reader:
         assert await contents(reader) == await contents(trimmed)
+
+
+async def test_a_maintainer_whose_clock_is_days_ahead_trims_nothing_that_others_may_rely_on(
+    store, zombie, monkeypatch
+):
+    raw = store.collection("raw")
+    for n in range(3):
+        await raw.put({"id": "a", "n": n})
+        await store.snapshot()
+    ahead = types.SimpleNamespace(time=lambda: time.time() + 10 * 86400, monotonic=time.monotonic)
+    monkeypatch.setattr("statepath.engine.snapshotter.time", ahead)
+    for n in range(3):
+        await raw.put({"id": "b", "n": n})
+        await store.snapshot()
+    assert store._engine.floor == 1
+    assert await zombie.collection("raw").put({"id": "c"}) == 8
 
 
 async def test_the_floor_never_decreases(trimmed, url):

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import signal
-from math import inf
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 from uuid import uuid4
 
 import pytest
 import statepath
 from crowd import work
-from crowd.checkers import Look, Operation, Swap, check_chain, linearizable
+from crowd.checkers import linearizable
 from crowd.processes import Client, together
-from servers.proxy import Does, Proxy, Request
+from crowd.run import APPEND, CUTS, FAULTS, of_the_log
+from crowd.verdict import operations as operations_of
+from crowd.verdict import paired, swaps_and_looks, violations
+from servers.postgres_proxy import postgres_proxy
+from servers.proxy import Proxy
 from servers.services import path_at
 
 FEW = {"seaweed": 8}
@@ -69,16 +70,6 @@ async def test_logs_reports_and_backups_of_several_processes_are_whole_and_a_wat
         assert await store.leases() == []
 
 
-def notes(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for file in sorted(folder.iterdir()) for line in file.read_text().splitlines()]
-
-
-def paired(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
-    """Each beginning with its end, if it had one."""
-    ended = {(one["run"], one["n"]): one for one in notes(folder) if one["state"] == "ended"}
-    return [(one, ended.get((one["run"], one["n"]))) for one in notes(folder) if one["state"] == "begun"]
-
-
 async def disturbed(clients: list[Any], draw: random.Random, again: Any) -> None:
     """Kill and stop clients at random; one that was killed is replaced."""
     for _ in range(4):
@@ -95,24 +86,9 @@ async def disturbed(clients: list[Any], draw: random.Random, again: Any) -> None
 
 
 async def sound(path: str, folder: Path) -> int:
-    """Whether what the clients noted and what the store holds is one chain a key; how many swaps were acknowledged."""
-    swaps, looks = [], []
-    for begun, ended in paired(folder):
-        if begun["op"] == "swap":
-            done = None if ended is None else ended["done"]
-            end = inf if ended is None or done is None else ended["at"]
-            swaps.append(Swap(begun["key"], begun["token"], begun["parent"], begun["at"], end, done))
-        elif ended is not None:
-            looks.append(Look(begun["key"], ended["token"], begun["at"], ended["at"]))
-    async with statepath.open(path, autosave=0) as store:
-        final = {document["id"]: document["token"] async for document in store.collection("raw")}
-        assert await store.verify() == []
-        for key in final:
-            chain = [change.value for change in await store.history(f"raw/{key}")]
-            assert [value["parent"] for value in chain] == ["", *(value["token"] for value in chain[:-1])], (
-                key
-            )
-    assert check_chain(swaps, looks, final) == []
+    """Whether what the clients noted agrees with what the store holds; how many swaps were acknowledged."""
+    assert await violations(path, folder) == []
+    swaps, _ = swaps_and_looks(paired(folder))
     return sum(bool(swap.done) for swap in swaps)
 
 
@@ -131,22 +107,6 @@ async def test_compare_and_swap_makes_one_chain_while_processes_are_killed_and_s
     await disturbed(clients, draw, client)
     await asyncio.gather(*(each.result() for each in clients))
     assert await sound(path, tmp_path) > times / 2
-
-
-FAULTS = (
-    Does.RESET_BEFORE,
-    Does.RESET_AFTER,
-    Does.FAIL_BEFORE,
-    Does.FAIL_AFTER,
-    Does.CUT_ANSWER,
-    Does.TWICE,
-    Does.LATE,
-)
-
-
-def of_the_log(request: Request) -> bool:
-    """Whether it reads or writes a commit."""
-    return "/journal/0" in unquote(request.target) or b"/journal/0" in request.body[:2000]
 
 
 @pytest.mark.slow
@@ -183,18 +143,54 @@ async def test_reads_writes_and_deletes_of_one_document_are_linearizable(path, t
     clients = [client(number) for number in range(3)]
     await disturbed(clients, draw, client)
     await asyncio.gather(*(each.result() for each in clients))
-    operations = [
-        Operation(
-            begun["kind"],
-            begun["value"] if ended is None else ended["value"],
-            begun["at"],
-            inf if ended is None else ended["at"],
-        )
-        for begun, ended in paired(tmp_path)
-        if ended is not None or begun["kind"] != "read"
-    ]
+    (operations,) = operations_of(paired(tmp_path)).values()
     assert len(operations) > times
     assert linearizable(operations)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
+async def test_compare_and_swap_makes_one_chain_although_connections_are_lost_around_commits(
+    postgres, path, kind, tmp_path
+):
+    draw, times, name = random.Random(kind), 40, uuid4().hex
+    straight = postgres.url(store=name)
+    async with statepath.open(straight, autosave=0):
+        pass
+    async with postgres_proxy(postgres) as proxy:
+        cuts = [proxy.arm(APPEND, cut, times=10**6, chance=lambda: draw.random() < 0.03) for cut in CUTS]
+        clients = [
+            Client(
+                work.swap, proxy.url(name, timeout=3), number, 3, times, str(tmp_path / str(number)), number
+            )
+            for number in range(3)
+        ]
+        working = asyncio.gather(*(client.result() for client in clients))
+        noted = 0
+        while not working.done():
+            await asyncio.wait([working], timeout=0.2)
+            await proxy.release()
+            if (now := len(paired(tmp_path))) > noted + 30:
+                noted = now
+                proxy.cut_all()
+        await working
+        assert sum(cut.happened.is_set() for cut in cuts) > len(CUTS) / 2
+    assert await sound(straight, tmp_path) > times / 2
+
+
+@pytest.mark.slow
+async def test_a_holder_that_was_stopped_past_its_lease_cannot_commit_when_it_comes_back(path):
+    async with statepath.open(path, autosave=0) as store:
+        former = Client(work.stop_leading, path, 1.0)
+        async with asyncio.timeout(120):
+            while not former.stopped:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.05)
+        async with store.lease("leader", ttl=60) as lease:
+            await store.collection("terms").put({"id": "leader", "epoch": lease.epoch, "by": "second"})
+            former.send(signal.SIGCONT)
+            assert await former.result() == "refused"
+        history = await store.history("terms/leader")
+        assert [change.value["by"] for change in history] == ["first", "second"]
 
 
 @pytest.mark.slow
