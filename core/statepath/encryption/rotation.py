@@ -94,7 +94,7 @@ async def retire(backend: SealedBackend, log: CommitLog, ids: Collection[str], t
             continue
         if info.objects or info.records:
             kept[info.id] = _needed(info)
-        elif keys.shared and time.time() - newer.created < SETTLED:
+        elif time.time() - newer.created < SETTLED and await keys.has_others():
             kept[info.id] = (
                 f"it was the primary key less than {SETTLED / 60:.0f} minutes ago, and others may write"
             )

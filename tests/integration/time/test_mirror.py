@@ -438,8 +438,8 @@ class Down:
     async def write(self, *args, **options):
         return await self._change(self._backend.write, *args, **options)
 
-    async def write_at(self, *args):
-        return await self._change(self._backend.write_at, *args)
+    async def write_at(self, *args, **options):
+        return await self._change(self._backend.write_at, *args, **options)
 
     async def write_stream(self, *args, **options):
         return await self._change(self._backend.write_stream, *args, **options)
