@@ -13,7 +13,7 @@ Every method may be called from many tasks of one event loop at once. A call tha
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +31,7 @@ from statepath.commit import (
     encode_commit,
     slot_key,
 )
+from statepath.errors import StateError
 from statepath.filters import (
     And,
     Contains,
@@ -89,6 +90,7 @@ __all__ = [
     "SupportsLazyWrites",
     "SupportsQueries",
     "SupportsSchema",
+    "SupportsSharing",
     "SupportsSpace",
     "SupportsStreams",
     "Tally",
@@ -161,6 +163,7 @@ class Capabilities:
         durable: a finished write survives the end of the process and the loss of power.
         shared: another process that opens the same state path sees the same objects.
         exclusive: connecting for writing takes a lock, and a second writer gets `StoreLockedError`.
+        sharing: `SupportsSharing` is implemented: `exclusive` ends when the connection says so.
         editable: people open the objects as files: document views are on by default, and edits are adopted.
         remote: each call crosses a network: what can be done twice without harm is repeated when it fails.
         commit_log: `SupportsCommitLog` is implemented.
@@ -177,6 +180,7 @@ class Capabilities:
     durable: bool
     shared: bool
     exclusive: bool = False
+    sharing: bool = False
     editable: bool = False
     remote: bool = False
     commit_log: bool = False
@@ -426,6 +430,39 @@ class SupportsCommitLog(Protocol):
 
 
 @runtime_checkable
+class SupportsSharing(Protocol):
+    """A connection for writing that has the store to itself, or came to others that share it.
+
+    Who has it to itself can look at everything in peace, repair it, and then let others in. Who came to others finds
+    the store as somebody has it open.
+    """
+
+    joined: bool
+    """Whether other writers may be there since the connection was made."""
+
+    async def announce(self) -> None:
+        """Other writers that connect from now on wait for `share`, instead of being refused at once."""
+        ...
+
+    async def share(self) -> None:
+        """Let other writers in, if the storage is one where that is safe."""
+        ...
+
+    async def maintain(self) -> bool:
+        """Be the one of all writers that does what one of them should do; whether this one is it. It ends with the
+        connection, or its process."""
+        ...
+
+    async def is_alone(self) -> bool:
+        """Whether no other writer seems to be there now."""
+        ...
+
+    def refusal(self, why: str) -> StateError:
+        """The `StoreLockedError` for what needs the store for itself, and cannot have it; names those who have it."""
+        ...
+
+
+@runtime_checkable
 class SupportsStreams(Protocol):
     async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
         """As `write`, for objects that should not be held in memory whole. The chunks are drawn in a worker thread,
@@ -435,9 +472,10 @@ class SupportsStreams(Protocol):
 
 @runtime_checkable
 class SupportsAppend(Protocol):
-    async def write_at(self, key: str, offset: int, data: bytes) -> None:
+    async def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:
         """Write the bytes into the object at the offset and cut it off behind them; create it where it is missing.
-        Durable on return. A gap before the offset is filled with line ends."""
+        Durable on return. A gap before the offset is filled with line ends. With `cut=False` what stands behind them
+        stays: another writer may be further."""
         ...
 
 
@@ -452,9 +490,14 @@ class LazyWrite(NamedTuple):
 
 @runtime_checkable
 class SupportsLazyWrites(Protocol):
-    async def write_lazily(self, items: Iterable[LazyWrite]) -> None:
+    async def write_lazily(
+        self, items: Iterable[LazyWrite], *, keep: Callable[[str, bytes], bool] | None = None
+    ) -> None:
         """Replace or remove many objects, each all or nothing, soon durable but not on return: for views, which are
-        rebuilt from the log. The items are drawn in a worker thread, each right before it is written."""
+        rebuilt from the log. The items are drawn in a worker thread, each right before it is written.
+
+        `keep(key, data)` is asked in that thread about an object whose own time is later than the item's: whether it
+        stays. Nobody else replaces it meanwhile."""
         ...
 
 

@@ -11,7 +11,7 @@ from statepath.backend import Backend
 from statepath.discovery import connect
 from statepath.encryption import Converted, KeyInfo, load_keys, make_keys, master_key, unlock
 from statepath.engine.founding import silent
-from statepath.engine.opening import commit_log
+from statepath.engine.opening import check_alone, commit_log
 from statepath.errors import AlreadyExistsError, ConfigurationError, ConflictError, NotFoundError
 from statepath.events import Events
 from statepath.opening import open as open_store
@@ -85,7 +85,7 @@ async def encrypt(
     Raises:
         NotFoundError: there is no store. AlreadyExistsError: it is encrypted.
         ConfigurationError: the master key cannot be used.
-        ConflictError: somebody wrote to the store meanwhile.
+        ConflictError, StoreLockedError: somebody wrote to the store meanwhile.
     """
     return await _convert(path, ENCRYPT, progress, settings, events)
 
@@ -125,6 +125,7 @@ async def _convert(
     try:
         from statepath.engine.converting import Conversion
 
+        check_alone(backend, f"{command} needs the store for itself")
         keys = await load_keys(backend, used) or await make_keys(backend, used, converting=command)
         try:
             if keys.ring.converting != command:

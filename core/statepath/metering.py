@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar, cast
 
@@ -25,10 +25,12 @@ from statepath.backend import (
     SupportsDocuments,
     SupportsLazyWrites,
     SupportsQueries,
+    SupportsSharing,
     SupportsSpace,
     SupportsStreams,
     When,
 )
+from statepath.errors import StateError
 from statepath.filters import Filter
 from statepath.telemetry import SILENT, Telemetry
 
@@ -78,14 +80,36 @@ class MeteredBackend:
             "write", cast("SupportsStreams", self._backend).write_stream(key, chunks, when=when)
         )
 
-    async def write_at(self, key: str, offset: int, data: bytes) -> None:
-        await self._told("write", cast("SupportsAppend", self._backend).write_at(key, offset, data))
+    async def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:
+        await self._told("write", cast("SupportsAppend", self._backend).write_at(key, offset, data, cut=cut))
 
-    async def write_lazily(self, items: Iterable[LazyWrite]) -> None:
-        await self._told("write_lazily", cast("SupportsLazyWrites", self._backend).write_lazily(items))
+    async def write_lazily(
+        self, items: Iterable[LazyWrite], *, keep: Callable[[str, bytes], bool] | None = None
+    ) -> None:
+        backend = cast("SupportsLazyWrites", self._backend)
+        await self._told("write_lazily", backend.write_lazily(items, keep=keep))
 
     async def copy(self, source: str, target: str) -> None:
         await self._told("copy", cast("SupportsCopy", self._backend).copy(source, target))
+
+    @property
+    def joined(self) -> bool:
+        return cast("SupportsSharing", self._backend).joined
+
+    async def announce(self) -> None:
+        await cast("SupportsSharing", self._backend).announce()
+
+    async def share(self) -> None:
+        await cast("SupportsSharing", self._backend).share()
+
+    async def maintain(self) -> bool:
+        return await cast("SupportsSharing", self._backend).maintain()
+
+    async def is_alone(self) -> bool:
+        return await cast("SupportsSharing", self._backend).is_alone()
+
+    def refusal(self, why: str) -> StateError:
+        return cast("SupportsSharing", self._backend).refusal(why)
 
     async def free_bytes(self) -> int:
         return await cast("SupportsSpace", self._backend).free_bytes()

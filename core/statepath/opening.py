@@ -78,7 +78,7 @@ def open(
     Raises (when it is entered or awaited):
         ConfigurationError: a setting cannot be used, or no backend is found (`UnknownSchemeError`,
             `BackendNotInstalledError`, `DuplicateSchemeError`).
-        StoreLockedError: another process writes to the store; names it.
+        StoreLockedError: another process has the store for itself; names it.
         NotFoundError: read-only, and there is no store.
         UnsupportedError: a newer program wrote the store (`newer_format`, `newer_schema`), or a migration is due and
             `migrate` is off (`migration_pending`); or with `load=False` the backend keeps no documents that can be

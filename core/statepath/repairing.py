@@ -71,7 +71,7 @@ async def repair(
     stop = bus.on(Event, told.append)
     backend = await connect(state_path)
     try:
-        engine = await open_engine(backend, used, bus, anew=needs_new_log(found))
+        engine = await open_engine(backend, used, bus, anew=needs_new_log(found), alone=True)
         async with Store(engine, owns_events=events is None) as store:
             kept = await mend(engine, found)
             left = [finding for finding in await store.verify() if finding.severity == "damage"]

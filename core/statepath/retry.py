@@ -24,11 +24,12 @@ from statepath.backend import (
     SupportsCommitLog,
     SupportsCopy,
     SupportsLazyWrites,
+    SupportsSharing,
     SupportsSpace,
     SupportsStreams,
     When,
 )
-from statepath.errors import ThrottledError, UnavailableError
+from statepath.errors import StateError, ThrottledError, UnavailableError
 
 T = TypeVar("T")
 
@@ -90,16 +91,37 @@ class RetryingBackend:
         """Sent once: the chunks can be drawn once."""
         return await cast("SupportsStreams", self._backend).write_stream(key, chunks, when=when)
 
-    async def write_at(self, key: str, offset: int, data: bytes) -> None:
+    async def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:
         backend = cast("SupportsAppend", self._backend)
-        await self._repeat(lambda: backend.write_at(key, offset, data))
+        await self._repeat(lambda: backend.write_at(key, offset, data, cut=cut))
 
-    async def write_lazily(self, items: Iterable[LazyWrite]) -> None:
-        await cast("SupportsLazyWrites", self._backend).write_lazily(items)
+    async def write_lazily(
+        self, items: Iterable[LazyWrite], *, keep: Callable[[str, bytes], bool] | None = None
+    ) -> None:
+        await cast("SupportsLazyWrites", self._backend).write_lazily(items, keep=keep)
 
     async def copy(self, source: str, target: str) -> None:
         backend = cast("SupportsCopy", self._backend)
         await self._repeat(lambda: backend.copy(source, target))
+
+    @property
+    def joined(self) -> bool:
+        return cast("SupportsSharing", self._backend).joined
+
+    async def announce(self) -> None:
+        await cast("SupportsSharing", self._backend).announce()
+
+    async def share(self) -> None:
+        await cast("SupportsSharing", self._backend).share()
+
+    async def maintain(self) -> bool:
+        return await cast("SupportsSharing", self._backend).maintain()
+
+    async def is_alone(self) -> bool:
+        return await cast("SupportsSharing", self._backend).is_alone()
+
+    def refusal(self, why: str) -> StateError:
+        return cast("SupportsSharing", self._backend).refusal(why)
 
     async def free_bytes(self) -> int:
         return await self._repeat(cast("SupportsSpace", self._backend).free_bytes)

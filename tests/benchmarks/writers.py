@@ -1,6 +1,6 @@
 """Several processes write to one store at once, each its own documents, beside one that does it alone.
 
-    python tests/benchmarks/writers.py [postgresql|seaweed|gcs|azurite] [--rounds 3] [--seconds 3]
+    python tests/benchmarks/writers.py [local|postgresql|seaweed|gcs|azurite] [--rounds 3] [--seconds 3]
 
 The contenders take turns. Each process has 16 saves of 2 KB in flight; one more contender has as many in flight alone
 as four processes have together. A round's number is the saves a second of all processes together. Beside it: how many
@@ -15,6 +15,7 @@ import asyncio
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,6 +96,10 @@ def server(kind: str) -> Iterator[str]:
         "AZURE_STORAGE_ACCOUNT_NAME": azure.ACCOUNT,
         "AZURE_STORAGE_ACCOUNT_KEY": azure.KEY,
     }
+    if kind == "local":
+        with tempfile.TemporaryDirectory() as folder:
+            yield f"{folder}/NAME"
+        return
     if kind == "postgresql":
         from servers.postgres import running_postgres
 

@@ -59,9 +59,9 @@ class Disk(Port):
     def heal(self) -> None:
         self.first = None
 
-    def fail_from_now(self, times: int | None = None) -> None:
-        self.first = self.changes
-        self.last = None if times is None else self.changes + times - 1
+    def fail_from_now(self, times: int | None = None, *, after: int = 0) -> None:
+        self.first = self.changes + after
+        self.last = None if times is None else self.first + times - 1
 
     def check(self, name: str) -> None:
         if name not in self.names:

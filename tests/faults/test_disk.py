@@ -126,7 +126,8 @@ async def test_a_write_that_fails_in_the_middle_of_a_record_is_not_known_either(
     async with place.open(port, views=False) as store:
         tasks = store.collection("tasks")
         await tasks.put({"id": "before"})
-        port.fail_from_now(times=1)
+        # The first one only says that the journal is about to be changed.
+        port.fail_from_now(times=1, after=1)
         with pytest.raises(OutcomeUnknownError):
             await tasks.put({"id": "a"})
     async with place.open() as store:

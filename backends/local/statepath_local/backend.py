@@ -1,8 +1,9 @@
-"""The local backend: objects are files below one folder, changed by one process at a time."""
+"""The local backend: objects are files below one folder."""
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import threading
 import weakref
@@ -13,7 +14,7 @@ from itertools import islice
 from typing import TypeVar
 
 from statepath.backend import ALWAYS, Blob, Capabilities, Entry, ETag, LazyWrite, Span, StateURL, When
-from statepath.errors import ClosedError, NotFoundError, ReadOnlyError
+from statepath.errors import ClosedError, NotFoundError, ReadOnlyError, StoreLockedError
 
 from statepath_local.config import LocalConfig, parse
 from statepath_local.failures import SCHEME, failing
@@ -22,7 +23,7 @@ from statepath_local.lock import WriterLock
 from statepath_local.objects import PAUSE, Objects
 from statepath_local.port import Port
 from statepath_local.root import Root
-from statepath_local.tree import LOCK, Tree
+from statepath_local.tree import LOCK, TEMPORARY, Tree
 
 T = TypeVar("T")
 
@@ -39,6 +40,7 @@ class LocalBackend:
         durable=True,
         shared=True,
         exclusive=True,
+        sharing=True,
         editable=True,
         commit_log=True,
         streams=True,
@@ -56,6 +58,9 @@ class LocalBackend:
         self._closed: str | None = None
         self._objects = Objects(tree, doubtful=lock is not None and lock.rebooted)
         self._log = LocalCommitLog(tree, self, lock)
+        self._maintains = -1
+        self.joined = lock is not None and lock.shared
+        self._objects.shared = self.joined
         _handles.add(self)
 
     async def read(self, key: str, *, span: Span | None = None) -> Blob:
@@ -83,17 +88,62 @@ class LocalBackend:
     async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
         return await self._change(partial(self._objects.write, key, chunks, when, pause=PAUSE), key)
 
-    async def write_at(self, key: str, offset: int, data: bytes) -> None:
-        await self._change(partial(self._objects.write_at, key, offset, data), key)
+    async def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:
+        await self._change(partial(self._objects.write_at, key, offset, data, cut=cut), key)
 
-    async def write_lazily(self, items: Iterable[LazyWrite]) -> None:
-        await self._change(partial(self._objects.write_lazily, items))
+    async def write_lazily(
+        self, items: Iterable[LazyWrite], *, keep: Callable[[str, bytes], bool] | None = None
+    ) -> None:
+        await self._change(partial(self._objects.write_lazily, items, keep))
 
     async def copy(self, source: str, target: str) -> None:
         await self._change(partial(self._objects.copy, source, target), source)
 
     async def free_bytes(self) -> int:
         return await self.run(self._objects.free_bytes)
+
+    async def announce(self) -> None:
+        if self._lock is not None and self._lock.shareable:
+            await self._change(self._lock.announce)
+
+    async def share(self) -> None:
+        self.check_open()
+        if not self._objects.shared and self._lock is not None and self._lock.shareable:
+            # First, since it holds for those who are let in.
+            self._objects.shared = True
+            await self._log.share()
+
+    async def maintain(self) -> bool:
+        return await self._change(self._maintain)
+
+    def _maintain(self) -> bool:
+        if self._maintains >= 0:
+            return True
+        port = self._tree.port
+        with failing(TEMPORARY):
+            folder = self._tree.folder([TEMPORARY], create=True)
+            try:
+                port.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                port.close(folder)
+                return False
+            except BaseException:
+                port.close(folder)
+                raise
+        self._maintains = folder
+        return True
+
+    async def is_alone(self) -> bool:
+        return self._lock is not None and await self._change(self._lock.is_alone)
+
+    def refusal(self, why: str) -> StoreLockedError:
+        assert self._lock is not None  # noqa: S101 - it is asked of writers
+        return self._lock.refusal(why)
+
+    def _end_maintenance(self) -> None:
+        folder, self._maintains = self._maintains, -1
+        if folder >= 0:
+            self._tree.port.close(folder)
 
     def commit_log(self) -> LocalCommitLog:
         self.check_open()
@@ -111,9 +161,10 @@ class LocalBackend:
         self._log.close()
         self._pool.shutdown()
         self._objects.close()
-        self._tree.close()
+        self._end_maintenance()
         if self._lock is not None:
-            self._lock.release()
+            self._lock.end()
+        self._tree.close()
 
     def check_open(self, key: str | None = None) -> None:
         if self._closed is not None:
@@ -144,6 +195,8 @@ class LocalBackend:
         """In a forked child: its threads are gone, and the lock is the parent's."""
         if self._closed is None:
             self._closed = _FORKED
+            self._log.disown()
+            self._end_maintenance()
             if self._lock is not None:
                 self._lock.release()
 
@@ -235,8 +288,9 @@ def _open(path: str, port: Port, pool: ThreadPoolExecutor, *, readonly: bool) ->
         if not readonly:
             with failing(f"{path}/{LOCK}"):
                 lock = WriterLock.acquire(tree)
-            with failing(path):
-                tree.remove_stale_temporaries()
+            if not lock.shared:
+                with failing(path):
+                    tree.remove_stale_temporaries()
         return LocalBackend(path, tree, lock, pool)
     except BaseException:
         if lock is not None:

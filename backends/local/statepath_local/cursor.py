@@ -29,6 +29,17 @@ Limit = Callable[[], int | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Behind the commit `id`, which ends with `seq`: where in which segment."""
+
+    seq: int
+    id: str
+    segment: int
+    inode: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """A record and the segment it was read from."""
 
@@ -37,12 +48,13 @@ class Found:
 
 
 class Cursor:
-    """Reads on from a seq, a batch at a time. Blocking. `close` may come while another thread reads.
+    """Reads on from a seq, a batch at a time. Blocking. `close` may come while another thread reads. `known` is the
+    place behind that seq, if it is known: then nothing has to be read to find it.
 
     Segments overlap after a crash (a tail that was copied, and not yet cut off): what was read is skipped.
     """
 
-    def __init__(self, tree: Tree, after: int, limit: Limit) -> None:
+    def __init__(self, tree: Tree, after: int, limit: Limit, known: Place | None = None) -> None:
         self._tree = tree
         self._port = tree.port
         self._limit = limit
@@ -53,10 +65,11 @@ class Cursor:
         self._size = _FIRST_READ
         self.last = after
         self.id: str | None = None
+        """The id of the commit that ends at `last`, where it was seen."""
         self.behind = False
         """Whether there were segments behind this one when its end was reached."""
+        self._known = known
         self._using = threading.Lock()
-        """The id of the commit that ends at `last`, where it was seen."""
 
     def next(self) -> list[Found]:
         """The next commits; empty where the log ends for now.
@@ -65,13 +78,41 @@ class Cursor:
             HistoryTrimmedError: the log begins later than this place.
         """
         with self._using, failing(JOURNAL):
-            while self._fd >= 0 or self._enter():
+            while self._fd >= 0 or self._resume() or self._enter():
                 found, moved = self._read()
                 if found:
                     return found
                 if not moved and not self._enter():
                     break
             return []
+
+    def _resume(self) -> bool:
+        """Begin at the known place, if it is still there."""
+        known, self._known = self._known, None
+        if known is None or known.seq != self.last or not self._open_journal():
+            return False
+        try:
+            fd = self._port.open(segment_name(known.segment), os.O_RDONLY, within=self._journal)
+        except FileNotFoundError:
+            return False
+        if self._port.fstat(fd).st_ino != known.inode:
+            self._port.close(fd)
+            return False
+        self._fd, self._segment, self._offset, self.id = fd, known.segment, known.offset, known.id
+        return True
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing is known of the log up to here."""
+        return self._known is None
+
+    def place(self) -> Place | None:
+        """Where it has come to."""
+        with self._using:
+            if self._fd < 0 or not self.id:
+                return None
+            inode = self._port.fstat(self._fd).st_ino
+            return Place(self.last, self.id, self._segment, inode, self._offset)
 
     def _read(self) -> tuple[list[Found], bool]:
         block = read_block(self._port, self._fd, self._offset, self._size)

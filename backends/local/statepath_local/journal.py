@@ -15,14 +15,12 @@ from statepath.errors import ReadOnlyError
 from statepath_local.cursor import Cursor, Found
 from statepath_local.failures import SCHEME, failing
 from statepath_local.lock import WriterLock, durable_limit
+from statepath_local.notices import Notices
 from statepath_local.segments import JOURNAL, list_segments, segment_name
 from statepath_local.tree import Tree
 from statepath_local.writer import Writer
 
 T = TypeVar("T")
-
-_SHORTEST_POLL = 0.01
-_LONGEST_POLL = 0.5
 
 
 class Worker(Protocol):
@@ -43,7 +41,8 @@ class LocalCommitLog:
     def __init__(self, tree: Tree, worker: Worker, lock: WriterLock | None) -> None:
         self._tree = tree
         self._worker = worker
-        self._news: asyncio.Event | None = None
+        self._followers: set[asyncio.Event] = set()
+        self._lock = lock
         self._writer = None if lock is None else Writer(tree, lock, worker.submit)
 
     async def append(self, after: int, commit: Commit) -> None:
@@ -63,6 +62,13 @@ class LocalCommitLog:
         writer.submit(partial(writer.restart, after), partial(self._settle, done))
         return await done
 
+    async def share(self) -> None:
+        """Let other writers in."""
+        writer = self._writable()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        writer.submit(writer.share, partial(self._settle, done))
+        await done
+
     def _writable(self) -> Writer:
         self._worker.check_open()
         if self._writer is None:
@@ -80,9 +86,7 @@ class LocalCommitLog:
                 done.set_result(result)
             else:
                 done.set_exception(error)
-        if self._news is not None:
-            self._news.set()
-            self._news = None
+        self.wake()
 
     async def _open(self) -> None:
         if self._writer is not None:
@@ -91,41 +95,58 @@ class LocalCommitLog:
     def _limit(self) -> int | None:
         return durable_limit(self._tree) if self._writer is None else self._writer.limit()
 
+    def _cursor(self, after: int) -> Cursor:
+        known = None if self._writer is None else self._writer.place(after)
+        return Cursor(self._tree, after, self._limit, known)
+
     async def read(self, after: int) -> AsyncIterator[Commit]:
         await self._open()
-        cursor = Cursor(self._tree, after, self._limit)
+        cursor = self._cursor(after)
         try:
-            async with aclosing(self._to_the_end(cursor, thorough=True)) as batches:
+            async with aclosing(self._to_the_end(cursor, thorough=cursor.is_new)) as batches:
                 async for batch in batches:
                     for found in batch:
                         yield found.record.commit
-            if self._writer is not None and (damage := self._writer.damage(after)) is not None:
+            if self._writer is None:
+                return
+            if (damage := self._writer.damage(after)) is not None:
                 raise damage
+            if (place := cursor.place()) is not None:
+                self._writer.remember(place)
         finally:
             self._worker.finish(cursor.close)
 
     async def follow(self, after: int) -> AsyncIterator[Commit]:
         await self._open()
-        cursor = Cursor(self._tree, after, self._limit)
-        pause = _SHORTEST_POLL
+        cursor = self._cursor(after)
+        woken = asyncio.Event()
+        self._followers.add(woken)
+        notices = None if self._is_alone else Notices(self._tree, woken)
         thorough = True
         try:
             while True:
-                # Taken before the look, so that what comes behind it is not missed.
-                news = self._next_news()
+                # Before the look, so that what comes behind it is not missed.
+                woken.clear()
                 async with aclosing(self._to_the_end(cursor, thorough=thorough)) as batches:
                     async for batch in batches:
-                        pause = _SHORTEST_POLL
+                        if notices is not None:
+                            notices.met()
                         for found in batch:
                             yield found.record.commit
                 thorough = False
-                if news is None:
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, _LONGEST_POLL)
-                else:
-                    await news.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if notices is None else notices.pause()):
+                        await woken.wait()
         finally:
+            self._followers.discard(woken)
+            if notices is not None:
+                notices.end()
             self._worker.finish(cursor.close)
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether nobody else may write."""
+        return self._lock is not None and not self._lock.shared
 
     async def _to_the_end(self, cursor: Cursor, *, thorough: bool) -> AsyncGenerator[list[Found], None]:
         """What can be read now. `thorough`: look for records behind a place that cannot be read, even if no later
@@ -142,14 +163,6 @@ class LocalCommitLog:
             if not batch:
                 raise damage
             yield batch
-
-    def _next_news(self) -> asyncio.Event | None:
-        """What is set at the next commit of this handle; readers have to look now and then."""
-        if self._writer is None:
-            return None
-        if self._news is None:
-            self._news = asyncio.Event()
-        return self._news
 
     async def trim(self, upto: int) -> None:
         self._writable()
@@ -177,8 +190,12 @@ class LocalCommitLog:
         if self._writer is not None:
             self._writer.close()
 
+    def disown(self) -> None:
+        """In a forked child: what is locked stays the parent's."""
+        if self._writer is not None:
+            self._writer.disown()
+
     def wake(self) -> None:
-        """Let followers notice that the handle is closed."""
-        if self._news is not None:
-            self._news.set()
-            self._news = None
+        """Let followers look: this handle committed, or is closed."""
+        for woken in self._followers:
+            woken.set()

@@ -1,88 +1,159 @@
-"""The writer's lock: `flock` on the file `lock`, which ends with the process that holds it.
+"""The writers' lock: `flock` on the file `lock`, which ends with the process that holds it.
 
-The file's first line is the last durable seq, twice, so that a reader notices half an update;
-then what the holder says of itself. The file is never removed: a lock on a removed file would exclude nobody.
+One writer has it exclusively, or several share it. The file's first line is the last durable seq, twice, so that a
+reader notices half an update; the second says how the lock is held and where the journal ends; then each holder says
+what it is. The file is never removed: a lock on a removed file would exclude nobody.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import secrets
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from statepath.errors import StoreLockedError
+from statepath.errors import StateError, StoreLockedError, UnsupportedError
 
 from statepath_local.failures import SCHEME
-from statepath_local.port import Port, write_all
+from statepath_local.mark import CLOSED, DIRTY, EXCLUSIVE, MARK_LINE, OPENING, SHARED, Mark
+from statepath_local.port import Port, read_all, write_all
 from statepath_local.tree import LOCK, Tree
 
 _LINE = 42
-_MOST = 4096
+_HEAD = _LINE + MARK_LINE
+_MOST = 64 * 1024
 _PATIENCE = 0.2
 _STEP = 0.01
+_OPENING_PATIENCE = 60.0
+"""Seconds for which a writer waits while another one opens the store, and will let it in."""
+
+_NETWORK = frozenset(
+    (
+        *(
+            "9p",
+            "afs",
+            "beegfs",
+            "ceph",
+            "cifs",
+            "coda",
+            "gfs2",
+            "gpfs",
+            "lustre",
+            "ncpfs",
+            "nfs",
+            "nfs4",
+            "ocfs2",
+        ),
+        *(
+            "orangefs",
+            "smb3",
+            "smbfs",
+            "virtiofs",
+            "fuse.ceph",
+            "fuse.curlftpfs",
+            "fuse.davfs",
+            "fuse.gcsfuse",
+        ),
+        *("fuse.glusterfs", "fuse.goofys", "fuse.juicefs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
+    )
+)
+"""File systems that several machines may write to; none sees at once what another one wrote."""
+
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTSUP)
 
 
 class WriterLock:
-    """A held lock, and the place where its holder publishes how far the log is durable.
+    """A held lock, and the place where its holders publish how far the log is durable.
 
-    `rebooted` says that the machine was started since the last holder: what that one had not synced may be gone.
+    `shared`: other writers may be there. `rebooted` says that the machine was started since the last holder: what that
+    one had not synced may be gone.
     """
 
-    def __init__(self, port: Port, fd: int, durable: int, *, created: bool) -> None:
-        self._port = port
+    def __init__(self, tree: Tree, fd: int, durable: int, *, created: bool, shared: bool) -> None:
+        self._tree = tree
+        self._port = tree.port
         self._fd = fd
         self._created = created
-        self.durable = durable
-        self.rebooted = False
-
-    @classmethod
-    def acquire(cls, tree: Tree) -> WriterLock:
-        """Take the lock. Readers hold it for microseconds, so a refusal is final only after 200 ms.
-
-        Raises:
-            StoreLockedError: another writer has it.
-        """
-        port = tree.port
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            fd, created = _open(tree)
-            try:
-                port.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_current(tree, fd):
-                    lock = cls(port, fd, _read_durable(port, fd), created=created)
-                    lock._introduce()
-                    return lock
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    holder = _read_holder(port, fd)
-                    port.close(fd)
-                    raise _refusal(holder) from None
-            except BaseException:
-                if created:
-                    tree.discard(tree.root, LOCK)
-                port.close(fd)
-                raise
-            port.close(fd)
-            time.sleep(_STEP)
-
-    def _introduce(self) -> None:
-        boot = self._port.boot_id()
-        self.rebooted = not self._created and _read_holder(self._port, self._fd).get("boot") != boot
-        holder = {
+        self.boot = self._port.boot_id()
+        self._me = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "program": os.path.basename(sys.argv[0] or sys.executable) if sys.argv else "",
-            "boot": boot,
+            "boot": self.boot,
+            "handle": secrets.token_hex(4),
         }
-        text = _durable_line(self.durable) + json.dumps(holder).encode() + b"\n"
+        self.durable = durable
+        self.shared = shared
+        self.shareable = shared or self._port.filesystem(tree.root) not in _NETWORK
+        self.rebooted = False
+        self._left = b""
+
+    @classmethod
+    def acquire(cls, tree: Tree) -> WriterLock:
+        """Take the lock, or share it with those who do. Readers hold it for microseconds, so a refusal is final only
+        after 200 ms, or longer while somebody opens the store who will share it.
+
+        Raises:
+            StoreLockedError: another writer has it for itself.
+            UnsupportedError: the file system has no locks (`no_locks`).
+        """
+        port = tree.port
+        begun = time.monotonic()
+        while True:
+            fd, created = _open(tree)
+            try:
+                lock = _attempt(tree, fd, created=created)
+            except BaseException as error:
+                if created:
+                    tree.discard(tree.root, LOCK)
+                port.close(fd)
+                if isinstance(error, OSError) and error.errno in _NO_LOCKS:
+                    raise _no_locks(error) from error
+                raise
+            if lock is not None:
+                return lock
+            waited = time.monotonic() - begun
+            mode, holders = _read_head(port, fd).mode, _read_holders(port, fd)
+            port.close(fd)
+            if waited >= (_OPENING_PATIENCE if mode == OPENING else _PATIENCE):
+                raise _refusal(port, holders)
+            time.sleep(_STEP)
+
+    def introduce(self) -> None:
+        """Say who holds the lock, and for itself."""
+        self.rebooted = not self._created and _read_boot(self._port, self._fd) != self.boot
+        text = _durable_line(self.durable) + Mark.nowhere(EXCLUSIVE) + _holder_line(self._me)
         write_all(self._port, self._fd, text, 0)
         self._port.ftruncate(self._fd, len(text))
+
+    def join(self) -> None:
+        """Say who shares the lock, too."""
+        with self._membership() as holders:
+            holders.append(self._me)
+
+    @contextmanager
+    def _membership(self) -> Iterator[list[dict[str, Any]]]:
+        """The holders that live, to be changed by one at a time."""
+        port = self._port
+        folder = self._tree.folder([])
+        try:
+            port.flock(folder, fcntl.LOCK_EX)
+            holders = [one for one in _read_holders(port, self._fd) if one != self._me and _lives(port, one)]
+            yield holders
+            text = b"".join(map(_holder_line, holders))
+            write_all(port, self._fd, text, _HEAD)
+            port.ftruncate(self._fd, _HEAD + len(text))
+        finally:
+            port.close(folder)
 
     def publish(self, seq: int) -> None:
         """Tell readers how far the log is durable. What was true stays true, so it is synced only if it is lowered:
@@ -92,9 +163,81 @@ class WriterLock:
         if seq < before:
             self._port.fsync(self._fd)
 
+    def announce(self) -> None:
+        """Let those who want to write, too, wait for `share`."""
+        with suppress(OSError):
+            self._port.pwrite(self._fd, OPENING, _LINE)
+
+    def share(self, mark: Mark) -> None:
+        """Let other writers in, who find the journal where the mark says.
+
+        Raises:
+            StoreLockedError: another one took the store for itself in this very moment.
+        """
+        self.leave(mark)
+        deadline = time.monotonic() + _OPENING_PATIENCE
+        while True:
+            try:
+                self._port.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # Between giving one kind of lock back and getting the other, an opener may have been first.
+                if time.monotonic() >= deadline:
+                    raise _refusal(self._port, _read_holders(self._port, self._fd)) from None
+                time.sleep(_STEP)
+        self.shared = True
+
+    def look(self) -> tuple[int, Mark | None]:
+        """The last durable seq, and where the journal ends; `None` if its last writer did not say."""
+        head = _read_head(self._port, self._fd)
+        return head.durable, head.mark if head.mode == SHARED else None
+
+    def history(self) -> str:
+        """Which beginning of the journal this is, as the last one said who told where it ends."""
+        mark = _read_head(self._port, self._fd).mark
+        return "" if mark is None else mark.history
+
+    def is_alone(self) -> bool:
+        """Whether no other holder seems to live."""
+        holders = _read_holders(self._port, self._fd)
+        return not any(one != self._me and _lives(self._port, one) for one in holders)
+
+    def refusal(self, why: str) -> StoreLockedError:
+        """That something needs the store for itself, and who has it, too."""
+        others = [one for one in _read_holders(self._port, self._fd) if one != self._me]
+        return _refusal(self._port, others, why)
+
+    def begin(self) -> None:
+        """Say that the journal is being changed: who finds this, and its writer gone, has to look for its end."""
+        self._port.pwrite(self._fd, DIRTY, _LINE)
+
+    def leave(self, mark: Mark) -> None:
+        """Say where the journal ends, all of it durable."""
+        self.durable = mark.seq
+        head = _durable_line(mark.seq) + mark.line()
+        self._port.pwrite(self._fd, head, 0)
+        self._left = head
+
+    def is_as_left(self) -> bool:
+        """Whether nobody else said anything since this writer did."""
+        return bool(self._left) and self._port.pread(self._fd, _HEAD, 0) == self._left
+
+    def is_last(self) -> bool:
+        """Whether nobody shares the lock. It is this writer's alone from then on, or else not held any more."""
+        with self._membership():
+            pass
+        self.shared = False
+        try:
+            self._port.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        # Readers go by what is there, as they do where nobody ever shared it.
+        self._port.pwrite(self._fd, CLOSED, _LINE)
+        return True
+
     def abandon(self, tree: Tree) -> None:
         """Let go, and remove the file if this opener made it: the store did not come to be."""
-        if self._created:
+        if self._created and not self.shared:
             tree.discard(tree.root, LOCK)
         self.release()
 
@@ -104,22 +247,71 @@ class WriterLock:
             self._port.close(self._fd)
             self._fd = -1
 
+    def end(self) -> None:
+        """Say that this writer is none any more, and let go."""
+        if self._fd >= 0 and self.shared:
+            with suppress(OSError, StateError), self._membership():
+                pass
+        self.release()
+
 
 def durable_limit(tree: Tree) -> int | None:
-    """How far a reader may serve the log: a live writer's durable seq, or `None` when there is no writer."""
+    """How far a reader may serve the log: the durable seq of its live writers, or `None` when there is none."""
     port = tree.port
     try:
         fd = port.open(LOCK, os.O_RDONLY, within=tree.root)
     except FileNotFoundError:
         return None
     try:
+        head = _read_head(port, fd)
+        if head.is_shared(port.boot_id()):
+            # A lock could keep a writer waiting, so it is tried only where none seems to live.
+            if any(_lives(port, holder) for holder in _read_holders(port, fd)):
+                return head.durable
+            return None if _is_free(port, fd) else _read_head(port, fd).durable
         try:
             port.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return _read_durable(port, fd)
+            return _read_head(port, fd).durable
         return None
     finally:
         port.close(fd)
+
+
+def _is_free(port: Port, fd: int) -> bool:
+    """Whether no writer has the lock. Another reader may have it in the moment that it takes to find this out."""
+    for _ in range(5):
+        try:
+            port.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.001)
+        else:
+            return True
+    return False
+
+
+def _attempt(tree: Tree, fd: int, *, created: bool) -> WriterLock | None:
+    port = tree.port
+    shared = False
+    try:
+        port.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        try:
+            port.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        # Readers hold a shared lock, too, but not where writers say that they share it.
+        if not _read_head(port, fd).is_shared(port.boot_id()):
+            return None
+        shared = True
+    if not _is_current(tree, fd):
+        return None
+    lock = WriterLock(tree, fd, _read_head(port, fd).durable, created=created, shared=shared)
+    if shared:
+        lock.join()
+    else:
+        lock.introduce()
+    return lock
 
 
 def _open(tree: Tree) -> tuple[int, bool]:
@@ -148,33 +340,82 @@ def _durable_line(seq: int) -> bytes:
     return b"%020d %020d\n" % (seq, seq)
 
 
-def _read_durable(port: Port, fd: int) -> int:
-    for _ in range(10):
-        first, _, second = port.pread(fd, _LINE, 0)[: _LINE - 1].partition(b" ")
-        if first == second and first.isdigit():
-            return int(first)
-    return 0
+class _Head:
+    """The first two lines; an older statepath wrote only the first."""
+
+    def __init__(self, data: bytes) -> None:
+        first, _, second = data[: _LINE - 1].partition(b" ")
+        self.sound = first == second and first.isdigit()
+        self.durable = int(first) if self.sound else 0
+        self.mode, self.mark = Mark.parse(data[_LINE:_HEAD])
+
+    def is_shared(self, boot: str) -> bool:
+        """Whether writers say that they share the store, in this run of the machine."""
+        return self.mode in (SHARED, DIRTY) and self.mark is not None and self.mark.boot == boot
 
 
-def _read_holder(port: Port, fd: int) -> dict[str, Any]:
-    text = port.pread(fd, _MOST, 0)[_LINE:]
-    try:
-        holder = json.loads(text)
-    except ValueError:
-        return {}
-    return holder if isinstance(holder, dict) else {}
+def _read_head(port: Port, fd: int) -> _Head:
+    head = _Head(port.pread(fd, _HEAD, 0))
+    for _ in range(9):
+        if head.sound:
+            break
+        head = _Head(port.pread(fd, _HEAD, 0))
+    return head
 
 
-def _refusal(holder: dict[str, Any]) -> StoreLockedError:
+def _holder_line(holder: dict[str, Any]) -> bytes:
+    return json.dumps(holder).encode() + b"\n"
+
+
+def _read_holders(port: Port, fd: int) -> list[dict[str, Any]]:
+    data = read_all(port, fd, _LINE, _MOST)
+    if Mark.parse(data[:MARK_LINE])[0]:
+        data = data[MARK_LINE:]
+    holders: list[dict[str, Any]] = []
+    for line in data.splitlines():
+        with suppress(ValueError):
+            if isinstance(holder := json.loads(line), dict):
+                holders.append(holder)
+    return holders
+
+
+def _read_boot(port: Port, fd: int) -> str | None:
+    """The run of the machine in which the last holders began."""
+    if (mark := _read_head(port, fd).mark) is not None:
+        return mark.boot
+    holders = _read_holders(port, fd)
+    return holders[0].get("boot") if holders else None
+
+
+def _lives(port: Port, holder: dict[str, Any]) -> bool:
+    """Whether the process may be there still; of another machine that is not known."""
+    pid = holder.get("pid")
+    return holder.get("host") != socket.gethostname() or not isinstance(pid, int) or port.lives(pid)
+
+
+def _no_locks(error: OSError) -> UnsupportedError:
+    return UnsupportedError(
+        f"the file system of the state path has no file locks (flock: {os.strerror(error.errno or 0)}), so writers "
+        "could not be kept apart; put the store on a local disk, or open it with readonly=True",
+        backend=SCHEME,
+        code="no_locks",
+    )
+
+
+def _refusal(port: Port, holders: list[dict[str, Any]], why: str = "") -> StoreLockedError:
+    holders = [holder for holder in holders if _lives(port, holder)] or holders
     who = "another process"
-    if holder:
-        who = (
+    if holders:
+        who = " and ".join(
             f"{holder.get('program') or 'a process'} (pid {holder.get('pid')} on {holder.get('host')}, "
             f"since {holder.get('started')})"
+            for holder in holders
         )
-    holder.pop("boot", None)
     return StoreLockedError(
-        f"the store is open for writing in {who}; close it there, or open this one with readonly=True",
-        holder=holder,
+        f"{why + ': ' if why else ''}the store is open for writing in {who}; close it there, "
+        "or open this one with readonly=True",
+        holder={name: told for name, told in holders[0].items() if name not in ("boot", "handle")}
+        if holders
+        else {},
         backend=SCHEME,
     )

@@ -1,17 +1,19 @@
 """Objects as files: what the methods of the backend do, blocking, in a worker thread.
 
 A file comes in under a temporary name, is synced, and takes its place by `rename` or `link`: no reader sees a
-part of it. Conditions are decided and names changed under one lock; the writer's lock keeps others out.
+part of it. Conditions are decided and names changed under one lock, and where other handles write, too, under that of
+the folder.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from heapq import merge
 from itertools import count, islice
@@ -39,6 +41,8 @@ _ATTEMPTS = 100
 _RUN = 2000
 """So many names are sorted at once."""
 
+Keep = Callable[[str, bytes], bool]
+
 
 class Objects:
     """The objects of one state path.
@@ -57,6 +61,21 @@ class Objects:
         self._lazily = threading.Lock()
         self._recycler = Recycler(tree)
         self._last_was_new = False
+        self.shared = False
+        """Whether other handles may write."""
+
+    @contextmanager
+    def _deciding(self, folder: int) -> Iterator[None]:
+        """While nobody else changes a name in the folder, whose descriptor is this call's own."""
+        with self._names:
+            if not self.shared:
+                yield
+                return
+            self._port.flock(folder, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                self._port.flock(folder, fcntl.LOCK_UN)
 
     def read(self, key: str, span: Span | None) -> Blob:
         folders, name = split_key(key)
@@ -119,7 +138,7 @@ class Objects:
 
     def _publish(self, temporary: str, within: int, name: str, folder: int, when: When, key: str) -> None:
         port = self._port
-        with self._names:
+        with self._deciding(folder):
             if when is not ALWAYS:
                 self._check(name, folder, when, key)
             if not isinstance(when, IfAbsent):
@@ -174,7 +193,7 @@ class Objects:
             with failing(key, key):
                 folder = self._tree.folder(folders)
                 try:
-                    with self._names:
+                    with self._deciding(folder):
                         name = self._actual(name, folder)
                         found = port.stat(name, within=folder)
                         if stat.S_ISDIR(found.st_mode):
@@ -203,28 +222,27 @@ class Objects:
         finally:
             self._port.close(above)
 
-    def write_at(self, key: str, offset: int, data: bytes) -> None:
+    def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:
         folders, name = split_key(key)
         port = self._port
         with failing(key, key):
             folder = self._tree.folder(folders, create=True)
             try:
                 self._settle(name, folder)
+                fd, created = self._open_to_grow(name, folder)
                 try:
-                    fd = port.open(name, os.O_RDWR | os.O_NONBLOCK, within=folder)
-                    created = False
-                except FileNotFoundError:
-                    fd = port.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, within=folder)
-                    created = True
-                try:
-                    found = port.fstat(fd)
-                    if not stat.S_ISREG(found.st_mode):
-                        raise NotFoundError(f"{key} is not a file", key=key, backend=SCHEME)
-                    if found.st_nlink == 1:
-                        self._write_in_place(fd, offset, data, found.st_size)
-                        shared = None
-                    else:
-                        shared = read_all(port, fd, 0, min(offset, found.st_size))
+                    with self._deciding(folder):
+                        found = port.fstat(fd)
+                        if not stat.S_ISREG(found.st_mode):
+                            raise NotFoundError(f"{key} is not a file", key=key, backend=SCHEME)
+                        if found.st_nlink == 1:
+                            self._write_in_place(fd, offset, data, found.st_size, cut=cut)
+                            shared = None
+                        else:
+                            shared = read_all(port, fd, 0, found.st_size)
+                    if shared is None:
+                        self._stamp(fd)
+                        port.fdatasync(fd)
                 finally:
                     port.close(fd)
                 if created:
@@ -233,9 +251,20 @@ class Objects:
                 port.close(folder)
         if shared is not None:
             # A copy shares the file: it must stay as it is.
-            self.write(key, [shared, b"\n" * (offset - len(shared)), data], ALWAYS)
+            behind = b"" if cut else shared[offset + len(data) :]
+            self.write(key, [shared[:offset], b"\n" * (offset - len(shared)), data, behind], ALWAYS)
 
-    def _write_in_place(self, fd: int, offset: int, data: bytes, size: int) -> None:
+    def _open_to_grow(self, name: str, folder: int) -> tuple[int, bool]:
+        """The file, and whether it was made."""
+        port = self._port
+        while True:
+            try:
+                return port.open(name, os.O_RDWR | os.O_NONBLOCK, within=folder), False
+            except FileNotFoundError:
+                with suppress(FileExistsError):
+                    return port.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, within=folder), True
+
+    def _write_in_place(self, fd: int, offset: int, data: bytes, size: int, *, cut: bool) -> None:
         port = self._port
         gap = b"\n" * max(offset - size, 0)
         try:
@@ -245,39 +274,43 @@ class Objects:
                 with suppress(OSError):
                     port.ftruncate(fd, size)
             raise
-        port.ftruncate(fd, offset + len(data))
-        self._stamp(fd)
-        port.fdatasync(fd)
+        if cut:
+            port.ftruncate(fd, offset + len(data))
 
-    def write_lazily(self, items: Iterable[LazyWrite]) -> None:
+    def write_lazily(self, items: Iterable[LazyWrite], keep: Keep | None) -> None:
         with self._lazily:
-            self._write_lazily(items)
+            self._write_lazily(items, keep)
 
-    def _write_lazily(self, items: Iterable[LazyWrite]) -> None:
+    def _write_lazily(self, items: Iterable[LazyWrite], keep: Keep | None) -> None:
         port = self._port
         open_folders: dict[str, int] = {}
         try:
-            for key, data, modified in items:
-                folders, name = split_key(key)
+            for item in items:
+                folders, name = split_key(item.key)
                 place = "/".join(folders)
+                data = item.data
                 try:
                     folder = open_folders.get(place)
                     if folder is None:
                         folder = open_folders[place] = self._tree.folder(folders, create=data is not None)
                     if data is None:
-                        with self._names:
-                            port.unlink(self._actual(name, folder), within=folder)
+                        with self._deciding(folder):
+                            name = self._actual(name, folder)
+                            if keep is None or not self._keeps(item, name, folder, keep):
+                                port.unlink(name, within=folder)
                     else:
                         self._settle(name, folder)
-                        self._replace_lazily(name, folder, data, modified)
+                        self._replace_lazily(name, folder, item, data, keep)
                 except OSError as error:
                     if data is not None or not isinstance(error, FileNotFoundError):
-                        raise state_error(error, key, key) from error
+                        raise state_error(error, item.key, item.key) from error
         finally:
             for folder in open_folders.values():
                 port.close(folder)
 
-    def _replace_lazily(self, name: str, folder: int, data: bytes, modified: int) -> None:
+    def _replace_lazily(
+        self, name: str, folder: int, item: LazyWrite, data: bytes, keep: Keep | None
+    ) -> None:
         port = self._port
         within, temporary, fd, size = self._recycler.take()
         try:
@@ -286,16 +319,29 @@ class Objects:
                 if size > len(data):
                     port.ftruncate(fd, len(data))
                 # Below the microsecond a number that differs from write to write, for the ETag.
-                port.utime(fd, modified * 1000 + next(self._numbers) % 1000)
+                port.utime(fd, item.modified * 1000 + next(self._numbers) % 1000)
             finally:
                 port.close(fd)
-            with self._names:
-                replaced = self._exchange(temporary, name, within, folder)
+            with self._deciding(folder):
+                kept = keep is not None and self._keeps(item, name, folder, keep)
+                replaced = not kept and self._exchange(temporary, name, within, folder)
             if replaced:
                 self._recycler.retire(within, temporary)
+            elif kept:
+                self._tree.discard(within, temporary)
         except BaseException:
             self._tree.discard(within, temporary)
             raise
+
+    def _keeps(self, item: LazyWrite, name: str, folder: int, keep: Keep) -> bool:
+        """Whether what is there is later than the item, and stays."""
+        try:
+            if self._port.stat(name, within=folder).st_mtime_ns // 1000 <= item.modified:
+                return False
+            blob = self._read_version(name, folder, item.key, Span(0))
+        except (FileNotFoundError, NotFoundError):
+            return False
+        return blob is not None and keep(item.key, blob.data)
 
     def _exchange(self, temporary: str, name: str, within: int, folder: int) -> bool:
         """Put the file in its place; whether what was there has the temporary name now."""
@@ -345,7 +391,7 @@ class Objects:
                 if error.errno in NO_LINKS:
                     return False
                 raise
-            with self._names:
+            with self._deciding(into):
                 port.rename(temporary, target, within=within, into=into)
             # A rename between two links of one file does nothing, and leaves both.
             self._tree.discard(within, temporary)

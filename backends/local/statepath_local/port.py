@@ -18,9 +18,9 @@ Bytes: TypeAlias = bytes | bytearray | memoryview
 
 _RENAME_EXCHANGE = 2
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
-_renameat2 = (
-    getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
-)
+_IN_MODIFY = 2
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+_renameat2 = getattr(_libc, "renameat2", None)
 
 _NEVER_FOLLOW = os.O_CLOEXEC | os.O_NOFOLLOW
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None) if sys.platform == "darwin" else None
@@ -36,6 +36,30 @@ class Port:
                 return file.read().strip()
         except OSError:
             return ""
+
+    def filesystem(self, fd: int) -> str:
+        """The type of the file system that holds the file, as Linux calls it; empty where that is not known."""
+        found = os.fstat(fd).st_dev
+        device = f"{os.major(found)}:{os.minor(found)}"
+        try:
+            with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+                for mount in mounts:
+                    place, _, rest = mount.partition(" - ")
+                    if device in place.split()[2:3]:
+                        return rest.split()[0]
+        except OSError:
+            pass
+        return ""
+
+    def lives(self, pid: int) -> bool:
+        """Whether there may be a process of this number."""
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return True
+        return True
 
     def open_root(self, path: str) -> int:
         """The state path itself: the one place where a link to a folder is followed."""
@@ -122,6 +146,22 @@ class Port:
 
     def statvfs(self, fd: int) -> os.statvfs_result:
         return os.statvfs(fd)
+
+    def watch(self, path: str) -> int:
+        """A descriptor that can be read when the file was written into; `OSError` where there are no such notices."""
+        if _libc is None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        fd: int = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if fd < 0:
+            raise OSError(ctypes.get_errno(), "no notices", path)
+        if _libc.inotify_add_watch(fd, os.fsencode(path), _IN_MODIFY) < 0:
+            error = ctypes.get_errno()
+            os.close(fd)
+            raise OSError(error, os.strerror(error), path)
+        return fd
+
+    def read(self, fd: int, size: int) -> bytes:
+        return os.read(fd, size)
 
     def flock(self, fd: int, operation: int) -> None:
         fcntl.flock(fd, operation)

@@ -113,6 +113,8 @@ class Segment:
     limit: int
     """Up to here it may grow before the next attempt to begin another one."""
 
+    inode: int = 0
+
     def next_size(self) -> int:
         return min(max(2 * self.size, SMALLEST), LARGEST)
 

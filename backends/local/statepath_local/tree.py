@@ -55,7 +55,7 @@ class Tree:
 
     def __init__(self, port: Port, path: str, root: int | None) -> None:
         self.port = port
-        self._path = path
+        self.path = path
         self._root = root
         self._opening = threading.Lock()
         self._temporary: list[int] = []
@@ -68,7 +68,7 @@ class Tree:
         if self._root is None:
             with self._opening:
                 if self._root is None:
-                    self._root = self.port.open_root(self._path)
+                    self._root = self.port.open_root(self.path)
         return self._root
 
     def folder(self, parts: Sequence[str], *, create: bool = False) -> int:

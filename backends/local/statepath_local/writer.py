@@ -1,14 +1,22 @@
-"""The one thread that writes the journal: one pwrite and one data sync a commit, or for several that come at once."""
+"""The one thread that writes the journal: one pwrite and one data sync a commit, or for several that come at once.
+
+Where several handles write, one has its turn at a time: it holds the lock of the journal's folder, goes on where the
+one before it stopped, and tells the next one where that is. A lock ends with its holder: whoever then finds a change
+begun and not ended does first what an opener does, and so nobody builds on what may not be durable.
+"""
 
 from __future__ import annotations
 
 import copy
+import fcntl
 import os
+import secrets
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from statepath.backend import Commit, encode_commit
@@ -21,8 +29,10 @@ from statepath.errors import (
     StateError,
 )
 
+from statepath_local.cursor import Place
 from statepath_local.failures import FULL, SCHEME, failing, state_error
 from statepath_local.lock import WriterLock
+from statepath_local.mark import Mark
 from statepath_local.port import read_all, write_all
 from statepath_local.repair import Head, repair
 from statepath_local.segments import (
@@ -40,6 +50,11 @@ from statepath_local.tree import Tree
 
 T = TypeVar("T")
 Settle = Callable[[Any, BaseException | None], None]
+
+_SECOND_TRY = 0.01
+"""Seconds for which a turn that found the head moved goes on, so that who lost reads what is new and comes next."""
+
+_PLACES = 4
 
 
 class Writer:
@@ -60,6 +75,10 @@ class Writer:
         self._found: Head | None = None
         self._empty = True
         self._durable, self._id = lock.durable, ""
+        self._history = ""
+        self._changing = False
+        self._turn_ends: float | None = None
+        self._places: dict[int, Place] = {}
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Settle] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="statepath-journal", daemon=True)
         self._thread.start()
@@ -69,6 +88,13 @@ class Writer:
         newer program wrote is noticed elsewhere first, and stays as it is."""
         with self._opening:
             if self._opened:
+                return
+            if self._lock.shared:
+                with failing(JOURNAL):
+                    self._journal = self._tree.folder([JOURNAL], create=True)
+                with suppress(CorruptionError), self._turn():
+                    pass
+                self._opened = True
                 return
             try:
                 with failing(JOURNAL):
@@ -82,16 +108,29 @@ class Writer:
 
     def limit(self) -> int | None:
         """The highest seq that may be served; `None` for a damaged journal, which is not written."""
-        return None if isinstance(self._refusal, CorruptionError) else self._durable
+        if isinstance(self._refusal, CorruptionError):
+            return None
+        # What this handle made durable it may serve, also where it could not tell the others.
+        return max(self._lock.look()[0], self._durable) if self._lock.shared else self._durable
+
+    def place(self, after: int) -> Place | None:
+        """Where the commit behind the seq stands, or will, if that was met lately."""
+        return self._places.get(after)
+
+    def remember(self, place: Place) -> None:
+        """It is from where somebody will read on."""
+        places = {**self._places, place.seq: place}
+        self._places = dict(sorted(places.items())[-_PLACES:])
 
     def damage(self, after: int) -> CorruptionError | None:
         """Why no commit can follow the seq, although whoever reads behind it may have noticed nothing."""
         if isinstance(self._refusal, CorruptionError):
             return copy.copy(self._refusal)
-        if self._empty or self._durable >= after:
+        durable = self.limit()
+        if self._empty or durable is None or durable >= after:
             return None
         return CorruptionError(
-            f"{JOURNAL} ends with seq {self._durable}, and seq {after} had been durable: its end is missing",
+            f"{JOURNAL} ends with seq {durable}, and seq {after} had been durable: its end is missing",
             key=JOURNAL,
             backend=SCHEME,
         )
@@ -101,27 +140,172 @@ class Writer:
         self._jobs.put((call, settle))
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (job := self._next_job()) is not None:
             call, settle = job
             result, failure = None, None
             try:
                 result = call()
             except BaseException as error:  # noqa: BLE001 - it belongs to the one who waits, whatever it is
                 failure = error
-            if self._lock.durable != self._durable:
+            if not self._lock.shared and self._lock.durable != self._durable:
                 # Before the acknowledgement: who hears of it may look with another handle at once.
                 with suppress(OSError):
                     self._lock.publish(self._durable)
             settle(result, failure)
+        self._end_turn()
+
+    def _next_job(self) -> tuple[Callable[[], Any], Settle] | None:
+        if self._turn_ends is not None:
+            try:
+                return self._jobs.get(timeout=max(0.0, self._turn_ends - time.monotonic()))
+            except Empty:
+                self._end_turn()
+        return self._jobs.get()
+
+    def share(self) -> None:
+        """Let other writers in."""
+        self.open()
+        if self._refusal is not None:
+            raise copy.copy(self._refusal)
+        with failing(JOURNAL):
+            if self._journal < 0:
+                self._journal = self._tree.folder([JOURNAL], create=True)
+            self._history = secrets.token_hex(8)
+            self._lock.share(self._end())
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """While this handle alone changes the journal, and knows where it ends."""
+        if not self._lock.shared:
+            yield
+            return
+        if self._turn_ends is None:
+            with failing(JOURNAL):
+                self._port.flock(self._journal, fcntl.LOCK_EX)
+        self._turn_ends = None
+        again = False
+        try:
+            self._go_on()
+            yield
+        except HeadMoved:
+            again = True
+            raise
+        finally:
+            if self._changing and self._refusal is None:
+                self._leave()
+            if again:
+                self._turn_ends = time.monotonic() + _SECOND_TRY
+            else:
+                self._port.flock(self._journal, fcntl.LOCK_UN)
+
+    def _end_turn(self) -> None:
+        if self._turn_ends is not None:
+            self._turn_ends = None
+            self._port.flock(self._journal, fcntl.LOCK_UN)
+
+    def _begin_change(self) -> None:
+        """Tell whoever comes next, should this handle not live to say where the journal ends."""
+        if self._lock.shared and not self._changing:
+            try:
+                self._lock.begin()
+            except OSError as error:
+                raise state_error(error, JOURNAL) from error
+            self._changing = True
+
+    def _leave(self) -> None:
+        """Before the acknowledgement: whoever hears of it may look with another handle at once."""
+        mark = self._end()
+        # Without it the next one looks for the end, and finds it.
+        with suppress(OSError):
+            self._lock.leave(mark)
+        self._changing = False
+
+    def _end(self) -> Mark:
+        segment, found = self._segment, self._found
+        place = (-1, 0, 0)
+        if segment is not None:
+            place = (segment.first, segment.end, segment.inode)
+        elif found is not None:
+            place = (found.segment, found.end, 0)
+        return Mark(self._durable, self._id, *place, self._history, self._lock.boot)
+
+    def _go_on(self) -> None:
+        """Take over what other handles did since the last turn."""
+        if self._lock.is_as_left():
+            return
+        durable, mark = self._lock.look()
+        if mark is None:
+            self._repair(durable)
+        elif self._history and mark.history != self._history:
+            self._refusal = DivergedError(
+                f"{JOURNAL} was begun anew by another process; open the store again", backend=SCHEME
+            )
+            raise copy.copy(self._refusal)
+        elif self._take_over(mark):
+            self._history = mark.history
+        else:
+            self._repair(durable)
+
+    def _take_over(self, mark: Mark) -> bool:
+        """Be where the mark says; whether the journal is as it says."""
+        segment = self._segment
+        if segment is not None and segment.inode != mark.inode:
+            self._port.close(segment.fd)
+            segment = self._segment = None
+        if segment is None and mark.inode:
+            with failing(JOURNAL):
+                name = segment_name(mark.segment)
+                try:
+                    fd = self._port.open(name, os.O_RDWR, within=self._journal)
+                except FileNotFoundError:
+                    return False
+                found = self._port.fstat(fd)
+                if found.st_ino != mark.inode:
+                    self._port.close(fd)
+                    return False
+            size = found.st_size
+            segment = self._segment = Segment(mark.segment, name, fd, mark.end, size, size, mark.inode)
+        if segment is not None:
+            segment.end = mark.end
+        self._found = Head(mark.seq, mark.id, mark.segment, mark.end) if mark.segment >= 0 else None
+        self._empty = self._found is None and not mark.seq
+        self._durable, self._id = mark.seq, mark.id
+        return True
+
+    def _repair(self, durable: int) -> None:
+        """Do what an opener does: the last one who changed the journal ended before it was done."""
+        if self._segment is not None:
+            # What follows goes into a new one: somebody may still have this one open, and cut it off.
+            self._port.close(self._segment.fd)
+            self._segment = None
+        self._begin_change()
+        try:
+            with failing(JOURNAL):
+                head = self._found = repair(self._tree, durable)
+        except CorruptionError as error:
+            self._refusal = error
+            raise copy.copy(error) from error
+        self._empty = head is None
+        self._durable, self._id = (0, "") if head is None else (head.seq, head.id)
+        if not self._history:
+            self._history = self._lock.history() or secrets.token_hex(8)
 
     def append(self, after: int, commits: Sequence[Commit]) -> None:
         self.open()
         if self._refusal is not None:
             raise copy.copy(self._refusal)
+        with self._turn():
+            self._append(after, commits)
+        segment = self._segment
+        if self._lock.shared and segment is not None:
+            self.remember(Place(self._durable, self._id, segment.first, segment.inode, segment.end))
+
+    def _append(self, after: int, commits: Sequence[Commit]) -> None:
         self._check_place(after, commits[0])
         lines = encode_commit(commits[0])
         for commit in commits[1:]:
             lines += encode_commit(commit)
+        self._begin_change()
         segment = self._room(commits[0].first, len(lines))
         try:
             write_all(self._port, segment.fd, lines, segment.end)
@@ -133,10 +317,13 @@ class Writer:
             self._port.fdatasync(segment.fd)
         except OSError as error:
             raise self._poison(error) from error
+        before = segment.end
         segment.end += len(lines)
         self._empty = False
         self._durable, self._id = commits[-1].last, commits[-1].id
-        if segment.end > segment.size // 8:
+        much = segment.size // 8
+        # Of several handles the one that passes the place makes the next segment ready.
+        if segment.end > much and (not self._lock.shared or before <= much):
             self._spares.request(segment.next_size())
 
     def _check_place(self, after: int, commit: Commit) -> None:
@@ -224,7 +411,8 @@ class Writer:
             self._port.close(fd)
             self._tree.discard(within, temporary)
             raise
-        last, self._segment = self._segment, Segment(first, name, fd, end, size, size)
+        inode = self._port.fstat(fd).st_ino
+        last, self._segment = self._segment, Segment(first, name, fd, end, size, size, inode)
         if last is not None:
             self._spares.seal(last)
         try:
@@ -234,6 +422,8 @@ class Writer:
         return self._segment
 
     def restart(self, after: int) -> list[str]:
+        if self._lock.shared:
+            raise self._lock.refusal("the journal cannot begin anew while others write")
         self.open()
         if self._refusal is not None and not isinstance(self._refusal, CorruptionError):
             raise copy.copy(self._refusal)
@@ -270,12 +460,31 @@ class Writer:
         self._jobs.put(None)
         self._thread.join()
         self._spares.close()
+        alone = not self._lock.shared or self._is_last()
         segment, self._segment = self._segment, None
         if segment is not None:
-            if self._refusal is None and segment.end > 0:
+            if alone and self._refusal is None and segment.end > 0:
                 seal(self._port, segment)
             else:
                 self._port.close(segment.fd)
+        if self._journal >= 0:
+            self._port.close(self._journal)
+            self._journal = -1
+
+    def _is_last(self) -> bool:
+        """Whether no other handle writes any more, and the journal ends where this one knows."""
+        if not self._opened:
+            return False
+        try:
+            # If somebody has its turn just now, this is not the last one.
+            self._port.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _, mark = self._lock.look()
+            return mark is not None and self._take_over(mark) and self._lock.is_last()
+        except (OSError, StateError):
+            return False
+
+    def disown(self) -> None:
+        """In a forked child: a turn, if there is one, is the parent's."""
         if self._journal >= 0:
             self._port.close(self._journal)
             self._journal = -1

@@ -12,12 +12,12 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from hashlib import sha256
 from secrets import token_bytes, token_hex
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import msgspec
 from msgspec.structs import replace
 
-from statepath.backend import IF_ABSENT, Backend, ETag, IfMatch
+from statepath.backend import IF_ABSENT, Backend, ETag, IfMatch, SupportsSharing
 from statepath.commit import seal, unseal
 from statepath.encryption import RING_KEY, KeyProvider
 from statepath.encryption.sealing import KEY_BYTES, DataKey, derive
@@ -101,6 +101,10 @@ def _damaged(reason: str) -> CorruptionError:
     )
 
 
+def _is_shared(backend: Backend) -> bool:
+    return not backend.capabilities.exclusive or backend.capabilities.sharing
+
+
 class Keys:
     """The keys of one store, in one handle.
 
@@ -130,13 +134,13 @@ class Keys:
             ConfigurationError: another master key wrapped them (`wrong_key`).
             CorruptionError: the ring is damaged. UnavailableError: the provider does not answer.
         """
-        keys = cls(backend, provider, shared=not backend.capabilities.exclusive)
+        keys = cls(backend, provider, shared=_is_shared(backend))
         return keys if await keys._read() else None
 
     @classmethod
     async def create(cls, backend: Backend, provider: KeyProvider, *, converting: str = "") -> Keys:
         """Make a ring with one new key where there is none, or take the one that another handle made just now."""
-        keys = cls(backend, provider, shared=not backend.capabilities.exclusive)
+        keys = cls(backend, provider, shared=_is_shared(backend))
         ring = Ring(store=token_hex(16), keys=(), converting=converting)
         try:
             await keys._write(await keys._with_new_key(ring))
@@ -154,6 +158,16 @@ class Keys:
     def newest(self) -> DataKey:
         """The primary key as it was known last."""
         return self._known[self.ring.keys[-1].id]
+
+    async def has_others(self) -> bool:
+        """Whether others may write with the keys that they know now."""
+        if not self._backend.capabilities.sharing:
+            return self.shared
+        return not await cast("SupportsSharing", self._backend).is_alone()
+
+    def known(self, id: str) -> DataKey | None:
+        """The key of that id, if this handle has met it."""
+        return self._known.get(id)
 
     async def find(self, id: str, where: str) -> DataKey:
         """The key of that id. `where` names what it is needed for.

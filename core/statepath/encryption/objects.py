@@ -26,6 +26,7 @@ from statepath.backend import (
     SupportsCommitLog,
     SupportsCopy,
     SupportsLazyWrites,
+    SupportsSharing,
     SupportsSpace,
     SupportsStreams,
     When,
@@ -47,7 +48,7 @@ from statepath.encryption.sealing import (
     open_from,
     seal_all,
 )
-from statepath.errors import CorruptionError, NotFoundError, UnsupportedError
+from statepath.errors import CorruptionError, NotFoundError, StateError, UnsupportedError
 
 T = TypeVar("T")
 
@@ -164,7 +165,10 @@ class SealedBackend:
         sealed = seal_all(sealing, pack_all(chunks) if sealing.packed else chunks)
         return await self._written(key, backend.write_stream(key, sealed, when=self._meant(key, when)))
 
-    async def write_lazily(self, items: Iterable[LazyWrite]) -> None:
+    async def write_lazily(
+        self, items: Iterable[LazyWrite], *, keep: Callable[[str, bytes], bool] | None = None
+    ) -> None:
+        """As `SupportsLazyWrites.write_lazily`. What cannot be opened is not kept."""
         backend = cast("SupportsLazyWrites", self._able("lazy_writes"))
         key = await self.keys.primary()
 
@@ -175,7 +179,19 @@ class SealedBackend:
                     data = _sealed(self._sealing_with(key, item.key, packed=self._is_packed(item.key)), data)
                 yield item._replace(data=data)
 
-        await backend.write_lazily(sealed())
+        def kept(key: str, data: bytes) -> bool:
+            assert keep is not None  # noqa: S101 - or this is not asked
+            id = key_of(data)
+            data_key = None if id is None else self.keys.known(id)
+            if data_key is None:
+                return id is not None  # a newer key than this handle knows
+            try:
+                sealing = Sealing.of(data_key, self.keys.store, place_of(key), data[:HEADER])
+                return keep(key, _opened(sealing, data))
+            except CorruptionError:
+                return False
+
+        await backend.write_lazily(sealed(), keep=None if keep is None else kept)
 
     async def copy(self, source: str, target: str) -> None:
         """As `SupportsCopy.copy`: within one place the sealed bytes as they are, which need not be sound."""
@@ -186,6 +202,25 @@ class SealedBackend:
             await backend.copy(source, target)
         else:
             await backend.write(target, (await backend.read(source)).data)
+
+    @property
+    def joined(self) -> bool:
+        return cast("SupportsSharing", self._backend).joined
+
+    async def announce(self) -> None:
+        await cast("SupportsSharing", self._backend).announce()
+
+    async def share(self) -> None:
+        await cast("SupportsSharing", self._backend).share()
+
+    async def maintain(self) -> bool:
+        return await cast("SupportsSharing", self._backend).maintain()
+
+    async def is_alone(self) -> bool:
+        return await cast("SupportsSharing", self._backend).is_alone()
+
+    def refusal(self, why: str) -> StateError:
+        return cast("SupportsSharing", self._backend).refusal(why)
 
     async def free_bytes(self) -> int:
         return await cast("SupportsSpace", self._able("space")).free_bytes()

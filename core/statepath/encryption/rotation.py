@@ -115,7 +115,7 @@ async def retire(
             continue
         if info.objects or info.records:
             kept[info.id] = _needed(info)
-        elif keys.shared and time.time() - newer.created < SETTLED:
+        elif time.time() - newer.created < SETTLED and await keys.has_others():
             kept[info.id] = (
                 f"it was the primary key less than {SETTLED / 60:.0f} minutes ago, and others may write"
             )

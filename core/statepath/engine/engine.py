@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextman
 from datetime import datetime
 from typing import Final, TypeVar, cast
 
-from statepath.backend import Backend, CommitLog, SupportsQueries
+from statepath.backend import Backend, CommitLog, SupportsQueries, SupportsSharing
 from statepath.commit import (
     FORMAT,
     Body,
@@ -118,12 +118,17 @@ class Engine:
         self._released = False
         self._feed = Feed()
         self._advancing = asyncio.Lock()
-        self._alone = backend.capabilities.exclusive and not readonly
+        can = backend.capabilities
+        self.sharing = cast("SupportsSharing", backend) if can.sharing and not readonly else None
+        self._alone = can.exclusive and not can.sharing and not readonly
         self._seen = time.monotonic()
         self.leases = Leases(backend)
         self.beats: set[asyncio.Task[None]] = set()
         self._maintenance = Maintenance(
-            self.leases, ttl=max(_MAINTAINER_TTL, 3 * settings.autosave), alone=self._alone
+            self.leases,
+            ttl=max(_MAINTAINER_TTL, 3 * settings.autosave),
+            alone=self._alone,
+            claim=None if self.sharing is None else self.sharing.maintain,
         )
         self._follower = Follower(log, self._take, self._feed.wake)
         _open_engines.add(self)
@@ -308,10 +313,21 @@ class Engine:
             await snapshotter.refresh()
             views.take_left()
             if views.documents:
-                limit = self.settings.max_document
-                for collection, id in await find_lagging(self.backend, self.replica, self.store, limit=limit):
-                    views.mark(collection, id)
+                await self.mark_lagging(views)
         return True
+
+    async def mark_lagging(self, views: ViewWriter) -> None:
+        """Have the documents' files written that do not show them as they are."""
+        limit = self.settings.max_document
+        for collection, id in await find_lagging(self.backend, self.replica, self.store, limit=limit):
+            views.mark(collection, id)
+
+    async def share(self) -> None:
+        """The store is whole: let other writers in. The first one is the maintainer."""
+        if self.sharing is not None:
+            if not self.sharing.joined:
+                await self._maintenance.attempt()
+            await self.sharing.share()
 
     @property
     def staleness(self) -> float:
@@ -323,6 +339,11 @@ class Engine:
         if isinstance(log, PortableCommitLog) and log.head == self.replica.head:
             age = min(age, log.age)
         return age
+
+    @property
+    def joined(self) -> bool:
+        """Whether others had the store open for writing, and so whole, when this handle came."""
+        return self.sharing is not None and self.sharing.joined
 
     def check_writable(self, replica: Replica) -> None:
         """
@@ -702,6 +723,8 @@ class Engine:
         except StateError as error:
             self.events.emit(SaveError(error, error.key))
         snapshotter = self._snapshotter
+        if self.sharing is not None and snapshotter is not None and snapshotter.changed:
+            await self._maintenance.attempt()
         if snapshotter is not None and snapshotter.changed and not self._maintenance.elsewhere:
             snapshotter.ending = True
             await try_snapshot(snapshotter, self.events)

@@ -26,6 +26,8 @@ async def find_lagging(
     Parameters:
         limit: the most bytes of a document.
     """
+    # People write into files, later than we did: what they wrote is for whoever opens the store next.
+    apart = -1 if backend.capabilities.editable else _CLOCKS
     missing = {
         document_key(collection, id): (collection, id)
         for collection, id, _ in replica
@@ -37,7 +39,7 @@ async def find_lagging(
         found = missing.pop(listed.key, None)
         if found is not None:
             entry = replica.get(*found)
-            if entry is not None and _lags(listed.modified * 1_000_000, entry.modified):
+            if entry is not None and _lags(listed.modified * 1_000_000, entry.modified, apart):
                 lagging.append(found)
         elif name.endswith(".json") and is_collection(collection):
             id = await _left_behind(backend, listed.key, store, limit)
@@ -46,9 +48,10 @@ async def find_lagging(
     return [*missing.values(), *lagging]
 
 
-def _lags(written: float, changed: int) -> bool:
-    """Whether a view of that time may not show a change of that one. Of the very same time it was told that it does."""
-    return written < changed + _CLOCKS and round(written) != changed
+def _lags(written: float, changed: int, apart: int) -> bool:
+    """Whether a view of that time may not show a change of that one. Of the very same time it was told that it does.
+    `apart` is by how much the clocks may differ."""
+    return round(written) < changed + apart and round(written) != changed
 
 
 async def _left_behind(backend: Backend, key: str, store: str, limit: int) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 from statepath.engine.leases import MAINTAINER, Hold, Leases
 from statepath.errors import StateError
@@ -15,9 +16,19 @@ logger = logging.getLogger("statepath.maintenance")
 
 
 class Maintenance:
-    """Whether this handle is the maintainer. `alone` says that there can be no other."""
+    """Whether this handle is the maintainer. `alone` says that there can be no other. Where the storage itself lets one
+    of several be it, `claim` asks for that, and no lease is needed."""
 
-    def __init__(self, leases: Leases, *, ttl: float, alone: bool) -> None:
+    def __init__(
+        self,
+        leases: Leases,
+        *,
+        ttl: float,
+        alone: bool,
+        claim: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
+        self._claim = claim
+        self._claimed = False
         self._leases = leases
         self._ttl = ttl
         self._alone = alone
@@ -30,7 +41,7 @@ class Maintenance:
     @property
     def ours(self) -> bool:
         """Whether it is this handle, as far as it knows."""
-        return self._alone or (self._hold is not None and self._hold.valid)
+        return self._alone or self._claimed or (self._hold is not None and self._hold.valid)
 
     async def attempt(self) -> bool:
         """Be the maintainer, or become it; whether this handle is it now."""
@@ -39,6 +50,10 @@ class Maintenance:
         async with self._trying:
             if self._released:
                 return False
+            if self._claim is not None:
+                self._claimed = await self._claim()
+                self.elsewhere = not self._claimed
+                return self._claimed
             hold = self._hold
             if hold is not None and await self._leases.renew(hold):
                 return True

@@ -24,6 +24,7 @@ from statepath.backend import (
     SupportsCommitLog,
     SupportsCopy,
     SupportsQueries,
+    SupportsSharing,
 )
 from statepath.commit import Note, Put
 from statepath.encryption import Encrypted, unlock
@@ -35,7 +36,6 @@ from statepath.engine.floor import Floor, write_floor
 from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
 from statepath.engine.history import difference
 from statepath.engine.ids import document_key
-from statepath.engine.lagging import find_lagging
 from statepath.engine.migrating import migrate
 from statepath.engine.original import PRE_MIGRATION_KEY, Original, read_original
 from statepath.engine.recovery import Recovered, recover
@@ -75,6 +75,7 @@ async def open_engine(
     *,
     readonly: bool = False,
     anew: bool = False,
+    alone: bool = False,
     migrations: Migrations | None = None,
     telemetry: Telemetry = SILENT,
 ) -> Engine:
@@ -82,6 +83,7 @@ async def open_engine(
 
     Parameters:
         anew: the log is not continued: what it holds is kept aside, and it begins again behind the state.
+        alone: keep other writers out, where the storage can do that.
         migrations: those that the program knows; what is due of them is done. `None`: it cares for no schema.
         telemetry: who is told of the engine's work, and of the calls of the backend.
 
@@ -89,6 +91,7 @@ async def open_engine(
         NotFoundError: read-only, and there is no store.
         UnsupportedError: a newer program wrote the store (`newer_format`).
         ReadOnlyError: it is a replica, and was to be opened for writing (`replica`).
+        StoreLockedError: it was to be opened alone, and others write.
     """
     began = time.monotonic()
     backend = await attach(metered(backend, telemetry), settings, readonly=readonly)
@@ -102,6 +105,10 @@ async def open_engine(
         telemetry=telemetry,
     )
     try:
+        if alone:
+            check_alone(backend, "what is damaged is repaired while nobody writes")
+        elif engine.sharing is not None and not engine.sharing.joined:
+            await engine.sharing.announce()
         with telemetry.operation("load"):
             while True:
                 try:
@@ -109,6 +116,8 @@ async def open_engine(
                     break
                 except _Founded:
                     continue
+        if not alone:
+            await engine.share()
     except BaseException:
         await engine.release()
         raise
@@ -163,6 +172,16 @@ async def found(origin: Origin, backend: Backend, settings: Settings, tell: Tell
         await backend.close()
 
 
+def check_alone(backend: Backend, why: str) -> None:
+    """
+    Raises:
+        StoreLockedError: the storage could keep other writers out, and there are some; says `why` there may be none.
+    """
+    sharing = cast("SupportsSharing", backend)
+    if backend.capabilities.sharing and sharing.joined:
+        raise sharing.refusal(why)
+
+
 class _Founded(Exception):  # noqa: N818 - a signal, never seen by callers
     """Another writer founded the store meanwhile: what there is has to be read again."""
 
@@ -177,9 +196,12 @@ async def _open(engine: Engine, *, anew: bool) -> str:
         engine.backend,
         engine.log,
         limit=settings.max_document,
-        editable=document_views and capabilities.editable and not engine.readonly,
+        editable=document_views and capabilities.editable and not engine.readonly and not engine.joined,
         anew=anew,
+        joined=engine.joined,
     )
+    if found.broken and not engine.readonly:
+        check_alone(engine.backend, "the log is damaged, and recovered while nobody writes")
     original: Original | None = None
     unfinished = found.imported and not engine.readonly
     if not found.broken and not found.marks and (unfinished or not found.replica.head):
@@ -395,12 +417,8 @@ class _TakeOver:
             await self._import(original, views)
         elif found.examined is not None:
             await self._adopt(found.examined, views)
-        elif views.documents:
-            limit = engine.settings.max_document
-            for collection, id in await find_lagging(
-                engine.backend, engine.replica, engine.store, limit=limit
-            ):
-                views.mark(collection, id)
+        elif views.documents and not engine.joined:
+            await engine.mark_lagging(views)
         if found.restore is not None:
             await self._restore(*found.restore)
 

@@ -88,10 +88,17 @@ class Recovered:
 
 
 async def recover(
-    backend: Backend, log: CommitLog, *, limit: int, editable: bool, anew: bool = False
+    backend: Backend,
+    log: CommitLog,
+    *,
+    limit: int,
+    editable: bool,
+    anew: bool = False,
+    joined: bool = False,
 ) -> Recovered:
     """Read what the store holds. `limit` bounds a document's size, in bytes. `editable` says that people may have
     changed the documents' own files, and that no other process writes them now. `anew` gives up what the log holds.
+    `joined`: other writers have the store open, and their files may be ahead of what is read here.
 
     Raises:
         UnsupportedError: a newer program wrote the store (`newer_format`).
@@ -111,9 +118,9 @@ async def recover(
         if found.exists and found.floor is None:
             if not found.damage and await read_floor(backend) is not None:
                 # Another writer founded the store since the record was looked for.
-                return await recover(backend, log, limit=limit, editable=editable, anew=anew)
+                return await recover(backend, log, limit=limit, editable=editable, anew=anew, joined=joined)
             await _without_floor(log, found, base)
-        if found.exists and (editable or found.damage):
+        if found.exists and (editable or found.damage) and not joined:
             examined = await examine(backend, found.replica, found.store, limit=limit)
             _take_newer(found, examined)
             if editable:

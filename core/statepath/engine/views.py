@@ -383,25 +383,36 @@ class ViewWriter:
             if self._dirty:
                 await asyncio.sleep(self._interval)
             return
+        backend = self._backend
+        lazily = backend.capabilities.lazy_writes and isinstance(backend, SupportsLazyWrites)
         if not self._alone:
-            await self._show_beside_others(batch)
-            return
+            if not lazily:
+                await self._show_beside_others(batch)
+                return
+            await self._catch_up()
         entries = [
             (document_key(collection, id), self._replica.get(collection, id)) for collection, id in batch
         ]
+        head, at = self._replica.head, self._replica.time
 
         def items() -> Iterator[LazyWrite]:
             for key, entry in entries:
                 if entry is None:
-                    yield LazyWrite(key, None, 0)
+                    yield LazyWrite(key, None, at)
                 else:
                     yield LazyWrite(
                         key, render_view(entry.json(), self._store, entry.version), entry.modified
                     )
 
-        backend = self._backend
-        if backend.capabilities.lazy_writes and isinstance(backend, SupportsLazyWrites):
-            await backend.write_lazily(items())
+        if lazily:
+            versions = {key: head if entry is None else entry.version for key, entry in entries}
+
+            def is_later(key: str, data: bytes) -> bool:
+                return _shows_later(data, key, self._store, versions[key])
+
+            await cast("SupportsLazyWrites", backend).write_lazily(
+                items(), keep=None if self._alone else is_later
+            )
             return
         drawn = items()
         while part := list(islice(drawn, _PARALLEL)):
@@ -453,8 +464,11 @@ class ViewWriter:
                 await remove_beside_others(self._backend, id, self._catch_up, since)
         for id, pieces in logs.items():
             for offset, text_bytes in pieces:
-                if self._alone or grows:
+                if self._alone:
                     await write_log(self._backend, id, offset, bytes(text_bytes))
+                elif grows:
+                    appending = cast("SupportsAppend", self._backend)
+                    await appending.write_at(log_key(id), offset, bytes(text_bytes), cut=False)
                 else:
                     await _write_piece(self._backend, f"{log_key(id)}/{offset:020d}", bytes(text_bytes))
 

@@ -145,6 +145,21 @@ class AcceleratorChecks(Subject):
             await append.write_at("logs/new.log", 2, b"x")
             assert (await backend.read("logs/new.log")).data == b"\n\nx"
 
+    async def test_write_at_leaves_what_follows_if_asked_to(self) -> None:
+        async with self.connection() as backend:
+            if not backend.capabilities.append:
+                await _check_refused(backend, _APPEND)
+                return
+            append = cast("SupportsAppend", backend)
+            for offset, data, expected in (
+                (4, b"two\n", b"\n\n\n\ntwo\n"),
+                (0, b"one\n", b"one\ntwo\n"),
+                (8, b"three\n", b"one\ntwo\nthree\n"),
+                (4, b"2", b"one\n2wo\nthree\n"),
+            ):
+                await append.write_at("logs/a.log", offset, data, cut=False)
+                assert (await backend.read("logs/a.log")).data == expected
+
     async def test_write_at_changes_the_etag(self) -> None:
         async with self.connection() as backend:
             if not backend.capabilities.append:
@@ -192,6 +207,27 @@ class AcceleratorChecks(Subject):
             times = [round(entry.modified * 1e6) async for entry in backend.list_keys("")]
             assert times[0] != _MOMENT
             assert times[1] == _MOMENT + 1
+
+    async def test_a_lazy_write_leaves_what_is_later_and_to_be_kept(self) -> None:
+        async with self.connection() as backend:
+            if not backend.capabilities.lazy_writes:
+                await _check_refused(backend, _LAZY)
+                return
+            lazy = cast("SupportsLazyWrites", backend)
+            await lazy.write_lazily(LazyWrite(key, key.encode(), _MOMENT) for key in "abcd")
+            asked: dict[str, bytes] = {}
+
+            def keep(key: str, data: bytes) -> bool:
+                asked[key] = data
+                return key in "ab"
+
+            changes = [("a", b"A", -1), ("b", None, -1), ("c", b"C", -1), ("d", b"D", 0), ("e", b"E", -1)]
+            await lazy.write_lazily(
+                (LazyWrite(key, data, _MOMENT + behind) for key, data, behind in changes), keep=keep
+            )
+            assert asked == {"a": b"a", "b": b"b", "c": b"c"}
+            found = {entry.key: (await backend.read(entry.key)).data async for entry in backend.list_keys("")}
+            assert found == {"a": b"a", "b": b"b", "c": b"C", "d": b"D", "e": b"E"}
 
     async def test_a_copy_is_an_object_of_its_own(self) -> None:
         async with self.connection() as backend:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import pytest
 
-from statepath.backend import IF_ABSENT, ETag, IfMatch
+from statepath.backend import IF_ABSENT, ETag, IfMatch, SupportsSharing
 from statepath.errors import (
     AlreadyExistsError,
     ClosedError,
@@ -70,6 +72,34 @@ class LifecycleChecks(Subject):
             await first.write("a", b"A")
         async with self.connection(path) as second:
             assert (await second.read("a")).data == b"A"
+
+    async def test_who_has_the_store_alone_may_let_others_in(self) -> None:
+        path = self.new_store()
+        async with self.connection(path) as first:
+            if not first.capabilities.sharing:
+                return
+            one = cast("SupportsSharing", first)
+            assert not one.joined
+            assert await one.is_alone()
+            await one.announce()
+            waiting = asyncio.ensure_future(self.factory.connect(self.config(path)))
+            await first.write("a", b"A")
+            await one.share()
+            second = await waiting
+            try:
+                other = cast("SupportsSharing", second)
+                assert other.joined
+                assert not await one.is_alone()
+                assert not await other.is_alone()
+                assert isinstance(other.refusal("for itself"), StoreLockedError)
+                await second.write("b", b"B")
+                assert (await first.read("b")).data == b"B"
+                assert await one.maintain()
+                assert not await other.maintain()
+                await first.close()
+                assert await other.maintain()
+            finally:
+                await second.close()
 
     async def test_a_closed_connection_refuses_everything(self) -> None:
         for readonly in (False, True):

@@ -8,11 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 
-from statepath.backend import Backend, BackendFactory, StateURL
+from statepath.backend import Backend, BackendFactory, StateURL, SupportsSharing
 from statepath.errors import NotFoundError
 
 
@@ -79,7 +79,9 @@ class Subject(ABC):
         path = self.new_store() if state_path is None else state_path
         async with AsyncExitStack() as stack:
             one = await stack.enter_async_context(self.connection(path))
-            if one.capabilities.exclusive:
+            if one.capabilities.sharing:
+                await cast("SupportsSharing", one).share()
+            if one.capabilities.exclusive and not one.capabilities.sharing:
                 yield one, one
             else:
                 yield one, await stack.enter_async_context(self.connection(path))

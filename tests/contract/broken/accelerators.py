@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from broken.sound import Sound, caught_by
+from broken.sound import Keep, Sound, caught_by
 from statepath.backend import ALWAYS, ETag, LazyWrite, When
 
 
@@ -44,14 +44,14 @@ class LastChunk(Sound):
 
 @caught_by("test_write_at_cuts_off_and_fills_gaps")
 class KeepsWhatFollows(Sound):
-    async def write_at(self, key: str, offset: int, data: bytes) -> None:
+    async def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:
         rest = self._objects[key].data[offset + len(data) :] if key in self._objects else b""
-        await super().write_at(key, offset, data + rest)
+        await super().write_at(key, offset, data + rest, cut=cut)
 
 
 @caught_by("test_write_at_cuts_off_and_fills_gaps")
 class FillsWithZeros(Sound):
-    async def write_at(self, key: str, offset: int, data: bytes) -> None:
+    async def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:
         stored = self._objects[key].data if key in self._objects else b""
         await super().write_at(key, offset, data)
         self.put(key, data=stored[:offset].ljust(offset, b"\0") + data)
@@ -59,7 +59,7 @@ class FillsWithZeros(Sound):
 
 @caught_by("test_write_at_changes_the_etag")
 class KeepsTheEtag(Sound):
-    async def write_at(self, key: str, offset: int, data: bytes) -> None:
+    async def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:
         etag = self._objects[key].etag
         await super().write_at(key, offset, data)
         self.put(key, etag=etag)
@@ -67,15 +67,27 @@ class KeepsTheEtag(Sound):
 
 @caught_by("test_lazy_writes_replace_and_remove")
 class NeverRemoves(Sound):
-    async def write_lazily(self, items: Iterable[LazyWrite]) -> None:
-        await super().write_lazily(item for item in items if item.data is not None)
+    async def write_lazily(self, items: Iterable[LazyWrite], *, keep: Keep | None = None) -> None:
+        await super().write_lazily((item for item in items if item.data is not None), keep=keep)
 
 
 @caught_by("test_a_lazy_write_has_the_time_it_was_given")
 class TimeOfItsOwn(Sound):
-    async def write_lazily(self, items: Iterable[LazyWrite]) -> None:
+    async def write_lazily(self, items: Iterable[LazyWrite], *, keep: Keep | None = None) -> None:
         for key, data, _ in items:
             await self.write(key, data or b"")
+
+
+@caught_by("test_a_lazy_write_leaves_what_is_later_and_to_be_kept")
+class AsksNobody(Sound):
+    async def write_lazily(self, items: Iterable[LazyWrite], *, keep: Keep | None = None) -> None:
+        await super().write_lazily(items)
+
+
+@caught_by("test_write_at_leaves_what_follows_if_asked_to")
+class AlwaysCuts(Sound):
+    async def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:
+        await super().write_at(key, offset, data)
 
 
 @caught_by("test_a_copy_is_an_object_of_its_own")

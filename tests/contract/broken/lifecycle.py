@@ -9,10 +9,11 @@ from pathlib import Path
 
 from broken.sound import Config, Sound, caught_by
 from statepath.backend import ALWAYS, Blob, Entry, Span, When
-from statepath.errors import NotFoundError, StoreLockedError, UnavailableError
+from statepath.errors import NotFoundError, StateError, StoreLockedError, UnavailableError
 
 _open: defaultdict[str, int] = defaultdict(int)
 _closed: set[str] = set()
+_writers: defaultdict[str, int] = defaultdict(int)
 
 
 @caught_by("test_a_reading_connection_refuses_changes")
@@ -62,6 +63,31 @@ class NamesNobody(Sound):
         if not self.readonly and not self._closed:
             _open[self.config.name] -= 1
         await super().close()
+
+
+@caught_by("test_who_has_the_store_alone_may_let_others_in")
+class AllMaintain(Sound):
+    capabilities = replace(Sound.capabilities, sharing=True)
+
+    def __init__(self, config: Config, *, readonly: bool = False) -> None:
+        super().__init__(config, readonly=readonly)
+        self.joined = not readonly and _writers[config.name] > 0
+        _writers[config.name] += not readonly
+
+    async def announce(self) -> None:
+        pass
+
+    async def share(self) -> None:
+        pass
+
+    async def maintain(self) -> bool:
+        return True
+
+    async def is_alone(self) -> bool:
+        return _writers[self.config.name] == 1
+
+    def refusal(self, why: str) -> StateError:
+        return StoreLockedError(why, holder={"pid": 1})
 
 
 @caught_by("test_a_closed_connection_refuses_everything")

@@ -75,8 +75,11 @@ class Still:
         return found
 
 
+Keep = Callable[[str, bytes], bool]
+
+
 class Sound(MemoryBackend):
-    """Every capability but `exclusive`."""
+    """Every capability but `exclusive` and `sharing`."""
 
     capabilities: Capabilities = Capabilities(
         durable=False,
@@ -114,18 +117,23 @@ class Sound(MemoryBackend):
     async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
         return await self.write(key, b"".join(chunks), when=when)
 
-    async def write_at(self, key: str, offset: int, data: bytes) -> None:
+    async def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:
         self._check_writable(key)
         stored = self._objects[key].data if key in self._objects else b""
-        await self.write(key, stored[:offset].ljust(offset, b"\n") + data)
+        behind = b"" if cut else stored[offset + len(data) :]
+        await self.write(key, stored[:offset].ljust(offset, b"\n") + data + behind)
 
-    async def write_lazily(self, items: Iterable[LazyWrite]) -> None:
+    async def write_lazily(self, items: Iterable[LazyWrite], *, keep: Keep | None = None) -> None:
         for key, data, modified in items:
+            stored = self._objects.get(key)
+            time = EPOCH + timedelta(microseconds=modified)
+            if keep is not None and stored is not None and stored.modified > time and keep(key, stored.data):
+                continue
             if data is None:
                 await self.delete(key)
             else:
                 await self.write(key, data)
-                self.put(key, modified=EPOCH + timedelta(microseconds=modified))
+                self.put(key, modified=time)
 
     async def copy(self, source: str, target: str) -> None:
         await self.write(target, (await self.read(source)).data)

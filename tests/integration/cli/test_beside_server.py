@@ -55,21 +55,18 @@ def test_what_reads_sees_what_the_server_acknowledged(on: Run, server: Any) -> N
     "words",
     [
         ("put", "tasks/task_1", "-"),
-        ("edit", "tasks/task_1"),
         ("delete", "tasks/task_1", "--yes"),
         ("restore", "--at", "0", "--yes"),
         ("backup", "create"),
     ],
     ids=" ".join,
 )
-def test_what_writes_says_who_has_the_store(
-    on: Run, server: Any, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EDITOR", "false")
+def test_what_writes_works_beside_a_server_that_goes_on(on: Run, server: Any, words: tuple[str, ...]) -> None:
     answer = on(*words, stdin="{}")
-    assert answer.code == 5
-    assert f"pid {server.process.pid}" in answer.err
-    assert "next: statepath status" in answer.err
+    assert answer.code == 0
+    before = on("status", "--json").json["seq"]
+    assert server.tell("task_2 running") == before + 1
+    assert on("verify").code == 0
 
 
 def test_trying_works_beside_a_server(on: Run, server: Any) -> None:

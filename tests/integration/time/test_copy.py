@@ -51,8 +51,8 @@ class Watched:
     async def write(self, key, data, **options):
         return await self._write(self._backend.write, key, self._alter(key, data), **options)
 
-    async def write_at(self, key, *args):
-        return await self._write(self._backend.write_at, key, *args)
+    async def write_at(self, key, *args, **options):
+        return await self._write(self._backend.write_at, key, *args, **options)
 
     async def write_stream(self, key, chunks, **options):
         return await self._write(self._backend.write, key, self._alter(key, b"".join(chunks)), **options)

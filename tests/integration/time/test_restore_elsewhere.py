@@ -121,8 +121,8 @@ class Interrupted:
     async def write(self, *args, **options):
         return await self._count(self._backend.write, *args, **options)
 
-    async def write_at(self, *args):
-        return await self._count(self._backend.write_at, *args)
+    async def write_at(self, *args, **options):
+        return await self._count(self._backend.write_at, *args, **options)
 
     async def write_stream(self, *args, **options):
         return await self._count(self._backend.write_stream, *args, **options)

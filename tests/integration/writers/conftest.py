@@ -9,7 +9,8 @@ from servers.fixtures import *  # noqa: F403 - fixtures are found by name where 
 from servers.postgres import PostgresServer
 from servers.services import path_at
 
-STORES = ["postgresql", "seaweed", "gcs", "azurite"]
+TempPaths = pytest.TempPathFactory
+STORES = ["local", "postgresql", "seaweed", "gcs", "azurite"]
 
 
 @pytest.fixture(params=[pytest.param(store, marks=pytest.mark.slow) for store in STORES])
@@ -18,9 +19,13 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def path(kind: str, request: pytest.FixtureRequest, aws: None, azure_account: None) -> str:
+def path(
+    kind: str, request: pytest.FixtureRequest, aws: None, azure_account: None, tmp_path_factory: TempPaths
+) -> str:
     """The state path of a new store."""
     name = uuid4().hex
+    if kind == "local":
+        return str(tmp_path_factory.mktemp("store") / name)
     if kind == "postgresql":
         server: PostgresServer = request.getfixturevalue("postgres")
         return server.url(store=name)

@@ -24,10 +24,13 @@ from servers.services import path_at
 FEW = {"seaweed": 8}
 """SeaweedFS stalls where many contend for one object."""
 
+QUICK = ("local", "postgresql")
+COUNTS = {"local": (8, 500), "postgresql": (8, 125)}
+
 
 @pytest.mark.slow
 async def test_of_many_processes_that_create_one_document_one_wins(path, kind):
-    number = FEW.get(kind, 50 if kind == "postgresql" else 16)
+    number = FEW.get(kind, 50 if kind in QUICK else 16)
     won = await together(number, work.create, path)
     assert sum(won) == 1
     async with statepath.open(path, readonly=True) as store:
@@ -37,7 +40,7 @@ async def test_of_many_processes_that_create_one_document_one_wins(path, kind):
 
 @pytest.mark.slow
 async def test_processes_that_increment_one_counter_lose_nothing(path, kind):
-    processes, times = (8, 125) if kind == "postgresql" else (4, 25)
+    processes, times = COUNTS.get(kind, (4, 25))
     async with statepath.open(path, autosave=0) as store:
         await store.collection("counters").put({"id": "n", "n": 0})
     made = await together(processes, work.count, path, times)
@@ -95,7 +98,7 @@ async def sound(path: str, folder: Path) -> int:
 @pytest.mark.slow
 async def test_compare_and_swap_makes_one_chain_while_processes_are_killed_and_stopped(path, tmp_path, kind):
     draw, seeds = random.Random(kind), iter(range(1000))
-    times = 200 if kind == "postgresql" else 40
+    times = 200 if kind in QUICK else 40
     async with statepath.open(path, autosave=0):
         pass
 
@@ -134,7 +137,7 @@ async def test_compare_and_swap_makes_one_chain_over_a_network_that_fails(endpoi
 @pytest.mark.slow
 async def test_reads_writes_and_deletes_of_one_document_are_linearizable(path, tmp_path, kind):
     draw, seeds = random.Random(kind), iter(range(1000))
-    times = 150 if kind == "postgresql" else 20
+    times = 150 if kind in QUICK else 20
 
     def client(number: int) -> Client:
         seed = next(seeds)
@@ -194,7 +197,7 @@ async def test_a_holder_that_was_stopped_past_its_lease_cannot_commit_when_it_co
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("kind", ["local", "postgresql"], indirect=True)
 async def test_a_leader_that_is_stopped_past_its_lease_changes_nothing_any_more(path):
     leaders = [Client(work.lead, path, number, 5.0, 1.0) for number in range(2)]
     await asyncio.sleep(1)

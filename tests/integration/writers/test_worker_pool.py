@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[3] / "examples/cloud/worker_pool.py"
+EXAMPLE = Path(__file__).parents[3] / "examples/worker_pool.py"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("kind", ["local", "postgresql"], indirect=True)
 def test_each_task_is_done_once_although_workers_are_killed(path, tmp_path):
     done = subprocess.run(
         [sys.executable, EXAMPLE],

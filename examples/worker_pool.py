@@ -1,6 +1,6 @@
 """Workers in several processes share one store. They are killed at random, and each task is done exactly once.
 
-STATE_PATH=postgresql://user@host/database python worker_pool.py
+python worker_pool.py, or with STATE_PATH=postgresql://user@host/database
 """
 
 import asyncio

@@ -1,0 +1,306 @@
+"""Several handles that write to one folder: one after the other, whoever of them is killed in between."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from statepath.backend import StateURL
+from statepath.errors import HeadMoved, OutcomeUnknownError, StoreLockedError, UnsupportedError
+from statepath_local import LocalFactory
+from statepath_local.port import Port
+
+Connect = Callable[..., Any]
+CHANGES = ("flock", "pwrite", "fdatasync", "fsync", "fsync_dir", "rename", "ftruncate", "unlink", "mkdir")
+
+
+@pytest.fixture
+async def share(connect: Connect) -> Connect:
+    """Opens the store beside others."""
+
+    async def share(**options: Any) -> Any:
+        backend = await connect(**options)
+        await backend.share()
+        return backend
+
+    return share
+
+
+async def catch_up(log: Any) -> None:
+    log.commits += [commit async for commit in log.log.read(log.head)]
+
+
+async def append(log: Any, size: int = 10) -> Any:
+    """Append behind whatever is there."""
+    while True:
+        try:
+            return await log.append(size)
+        except HeadMoved:
+            await catch_up(log)
+
+
+async def test_a_store_that_is_not_shared_stays_with_its_opener(connect: Connect) -> None:
+    one = await connect()
+    with pytest.raises(StoreLockedError):
+        await connect()
+    await one.share()
+    assert (await connect()).joined
+
+
+async def test_who_comes_while_the_store_is_being_opened_waits(connect: Connect) -> None:
+    one = await connect()
+    await one.announce()
+    waiting = asyncio.ensure_future(connect())
+    await asyncio.sleep(0.4)  # longer than anybody waits for one who will not share
+    assert not waiting.done()
+    await one.share()
+    assert (await waiting).joined
+
+
+async def test_an_older_program_that_wants_the_store_for_itself_is_kept_out(
+    share: Connect, path: Path
+) -> None:
+    await share()
+    await share()
+    older = os.open(path / "lock", os.O_RDWR)
+    try:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(older, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(older)
+
+
+async def test_all_are_named_to_who_needs_the_store_alone(share: Connect) -> None:
+    one, two = await share(), await share()
+    for handle in (one, two):
+        with pytest.raises(StoreLockedError, match=rf"begin anew.*pid {os.getpid()}"):
+            await handle.commit_log().restart(1)
+    await two.close()
+    await one.close()
+
+
+async def test_handles_append_in_turns(share: Connect, chain: Any, commits: Any) -> None:
+    one, two = await share(), await share()
+    first, second = chain(one.commit_log()), chain(two.commit_log())
+    for turn in range(5):
+        await append(first)
+        with pytest.raises(HeadMoved):
+            await second.append()
+        await catch_up(second)
+        await append(second)
+        assert await commits(first.log) == second.commits, turn
+        await catch_up(first)
+
+
+async def test_segments_are_begun_by_whoever_finds_one_full(
+    share: Connect, chain: Any, commits: Any, path: Path, connect: Connect
+) -> None:
+    logs = [chain((await share()).commit_log()) for _ in range(3)]
+    for turn in range(12):
+        await append(logs[turn % 3], 400_000)
+    for log in logs:
+        await catch_up(log)
+        assert log.commits == logs[0].commits
+    assert len(logs[0].commits) == 12
+    assert len(list((path / "journal").glob("*.jsonl"))) > 1
+    assert await commits((await connect(readonly=True)).commit_log()) == logs[0].commits
+
+
+async def test_the_last_one_leaves_the_journal_as_a_single_writer_does(
+    share: Connect, chain: Any, path: Path, commits: Any, connect: Connect
+) -> None:
+    one, two = await share(), await share()
+    first, second = chain(one.commit_log()), chain(two.commit_log())
+    await append(first)
+    await append(second)
+    await one.close()
+    await append(second)
+    await two.close()
+    (segment,) = (path / "journal").glob("*.jsonl")
+    assert segment.read_bytes().endswith(b"\n")
+    alone = await connect()
+    assert not alone.joined
+    assert await commits(alone.commit_log()) == second.commits
+
+
+async def test_a_follower_is_told_what_another_handle_commits(share: Connect, chain: Any) -> None:
+    one, two = await share(), await share()
+    log = chain(one.commit_log())
+    following = two.commit_log().follow(0)
+    for _ in range(3):
+        commit = await append(log)
+        assert await anext(following) == commit
+    await following.aclose()
+
+
+async def test_a_reader_is_served_up_to_what_is_durable(
+    share: Connect, chain: Any, port: Any, commits: Any, connect: Connect
+) -> None:
+    one = await share()
+    log = chain(one.commit_log())
+    await append(log)
+    reader = (await connect(readonly=True)).commit_log()
+    lost = log.make()
+    port.fail("fdatasync", times=1)
+    with pytest.raises(OutcomeUnknownError):
+        await log.log.append(log.head, lost)
+    assert await commits(reader) == log.commits
+
+
+async def test_what_a_failed_sync_left_is_copied_and_synced_by_the_next_handle(
+    share: Connect, chain: Any, port: Any, path: Path, commits: Any
+) -> None:
+    one, two = await share(), await share(port=Port())
+    log, other = chain(one.commit_log()), chain(two.commit_log())
+    await append(log)
+    unknown = log.make()
+    port.fail("fdatasync", times=1)
+    with pytest.raises(OutcomeUnknownError):
+        await log.log.append(log.head, unknown)
+    with pytest.raises(HeadMoved):
+        await other.append()
+    await catch_up(other)
+    assert other.commits == [*log.commits, unknown]
+    assert [int(file.stem) for file in sorted((path / "journal").glob("*.jsonl"))] == [1, 2]
+    await append(other)
+    with pytest.raises(OutcomeUnknownError):
+        await log.append()
+    await one.close()
+    assert await commits(two.commit_log()) == other.commits
+
+
+async def test_a_full_disk_in_one_handle_leaves_the_others(
+    share: Connect, chain: Any, port: Any, commits: Any
+) -> None:
+    one, two = await share(), await share(port=Port())
+    log, other = chain(one.commit_log()), chain(two.commit_log())
+    await append(log)
+    port.fail("pwrite", 28, chosen=lambda _, data, __: data[:1] == b"{", times=1)
+    with pytest.raises(Exception, match="no space"):
+        await log.append(3_000)
+    await append(other, 1_000_000)
+    await append(log, 2_000)
+    await append(other)
+    assert await commits(log.log) == other.commits
+
+
+async def test_a_file_system_without_locks_is_told(connect: Connect, port: Any) -> None:
+    port.fail("flock", 95)
+    with pytest.raises(UnsupportedError, match="no file locks") as caught:
+        await connect()
+    assert caught.value.code == "no_locks"
+
+
+async def test_on_a_network_file_system_the_first_writer_stays_alone(
+    share: Connect, connect: Connect, port: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(port, "filesystem", lambda _: "nfs4")
+    one = await share()
+    await one.announce()
+    with pytest.raises(StoreLockedError):
+        await connect()
+
+
+class KilledPort(Port):
+    """The real port of a process that is killed right before its n-th change."""
+
+    left = -1
+
+    def step(self) -> None:
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.left -= 1
+
+
+def _counted(name: str) -> Callable[..., Any]:
+    real = getattr(Port, name)
+
+    def call(self: KilledPort, *args: Any, **kwargs: Any) -> Any:
+        self.step()
+        return real(self, *args, **kwargs)
+
+    return call
+
+
+for _name in CHANGES:
+    setattr(KilledPort, _name, _counted(_name))
+
+
+async def _append_and_die(path: Path, chain: Any, steps: int, sizes: list[int], told: int) -> None:
+    """Join the others, and then live for so many changes; each commit that is durable is told."""
+    port = KilledPort()
+    factory = LocalFactory(port)
+    backend = await factory.connect(factory.parse(StateURL.parse(str(path))))
+    log = chain(backend.commit_log())
+    await catch_up(log)
+    port.left = steps
+    for size in sizes:
+        commit = await append(log, size)
+        os.write(told, b"%d\n" % commit.last)
+    port.left = -1
+    await backend.close()
+    os.write(told, b"end\n")
+
+
+def in_a_child(work: Callable[[int], Any]) -> list[bytes]:
+    """What the work told, in a process that is a copy of this one."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            asyncio.set_event_loop(None)
+            asyncio._set_running_loop(None)
+            asyncio.new_event_loop().run_until_complete(work(write))
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as told:
+        lines = told.read().split()
+    os.waitpid(child, 0)
+    return lines
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("sizes", [[10, 10], [600_000, 600_000]], ids=["append", "rotate"])
+async def test_whenever_a_writer_is_killed_the_others_go_on_with_all_it_told(
+    tmp_path: Path, chain: Any, commits: Any, sizes: list[int]
+) -> None:
+    steps = 0
+    while True:
+        path = tmp_path / str(steps)
+        factory = LocalFactory()
+        config = factory.parse(StateURL.parse(str(path)))
+        one, reader = await factory.connect(config), await factory.connect(config, readonly=True)
+        await one.share()
+        log = chain(one.commit_log())
+        await append(log, 300_000)
+
+        def die(told: int, path: Path = path, steps: int = steps) -> Any:
+            return _append_and_die(path, chain, steps, sizes, told)
+
+        told = in_a_child(die)
+        acknowledged = [int(line) for line in told if line != b"end"]
+        seen = await commits(reader.commit_log())
+        await append(log)
+        await append(log, 600_000)
+        found = await commits(reader.commit_log())
+        assert found == log.commits, steps
+        assert found[: len(seen)] == seen, steps
+        assert [commit.last for commit in found] == list(range(1, len(found) + 1)), steps
+        assert len(found) - 3 - len(acknowledged) in (0, 1), steps
+        await one.close()
+        await reader.close()
+        alone = await factory.connect(config)
+        assert await commits(alone.commit_log()) == found, steps
+        await alone.close()
+        if told[-1:] == [b"end"]:
+            break
+        steps += 1
+    assert steps > 10
