@@ -1,10 +1,11 @@
 """How long a change in one process takes to a watcher in another one.
 
-    python tests/benchmarks/watch.py [postgresql|seaweed|gcs|azurite] [--changes 100] [--pause 0.1]
+    python tests/benchmarks/watch.py [local|postgresql|seaweed|gcs|azurite] [--changes 100] [--pause 0.1]
 
 From the acknowledgement, when `put` returned, and from its call; both processes are on one machine and share a clock.
-Each change comes after a pause, with chance in it. PostgreSQL notifies; an object store is asked, 20 ms after the last
-news and then less and less often, up to every 2 s: after a pause p a change waits for at most half of p.
+Each change comes after a pause, with chance in it. PostgreSQL notifies, and so does a local disk by inotify; an object
+store is asked, 20 ms after the last news and then less and less often, up to every 2 s: after a pause p a change waits
+for at most half of p.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -73,7 +75,14 @@ def in_a_server(kind: str) -> Callable[[int, float], Awaitable[tuple[list[float]
     return contender
 
 
-CONTENDERS = {kind: in_a_server(kind) for kind in ("postgresql", "seaweed", "gcs", "azurite")}
+async def in_a_folder(changes: int, pause: float) -> tuple[list[float], list[float]]:
+    with tempfile.TemporaryDirectory() as folder:
+        return await measure(f"{folder}/store", changes, pause)
+
+
+CONTENDERS = {"local": in_a_folder} | {
+    kind: in_a_server(kind) for kind in ("postgresql", "seaweed", "gcs", "azurite")
+}
 
 
 def shown(name: str, seconds: list[float]) -> str:
