@@ -24,6 +24,8 @@ MAX_COMMIT_BYTES: Final = 8 * 1024 * 1024
 
 JOURNAL: Final = "journal/"
 FLOOR_KEY: Final = "journal/floor"
+PROBES: Final = "probe/"
+"""Here objects are made to see what a storage can do, and removed again: they are nothing of a store."""
 
 
 class Put(msgspec.Struct, frozen=True, tag_field="op", tag="put", omit_defaults=True, gc=False):

@@ -77,6 +77,9 @@ async def failing(
 ) -> AsyncIterator[tuple[str, str, list[asyncio.Event]]]:
     """The state path of a new store past a network that fails, the one over it, and what tells which faults were
     met."""
+    if kind == "local":
+        yield f"{server}/{name}", f"{server}/{name}", []  # there is no network that could fail
+        return
     if isinstance(server, PostgresServer):
         async with postgres_proxy(server) as cutting:
             cuts = [
@@ -199,6 +202,9 @@ def running(kind: str) -> Iterator[PostgresServer | str]:
     if kind == "postgresql":
         with running_postgres() as server:
             yield server
+    elif kind == "local":
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
     else:
         with OBJECT_STORES[kind]() as endpoint:
             yield endpoint
@@ -206,7 +212,7 @@ def running(kind: str) -> Iterator[PostgresServer | str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backend", choices=["postgresql", *OBJECT_STORES], required=True)
+    parser.add_argument("--backend", choices=["local", "postgresql", *OBJECT_STORES], required=True)
     parser.add_argument("--operations", type=int, default=2000, help="of each process")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from statepath.backend import Backend, CommitLog, Span
-from statepath.commit import FLOOR_KEY
+from statepath.commit import FLOOR_KEY, PROBES
 from statepath.compression import check_installed
 from statepath.errors import ConfigurationError, CorruptionError, NotFoundError
 from statepath.settings import Settings
@@ -153,8 +153,10 @@ async def unlock(backend: Backend, settings: Settings, *, readonly: bool) -> Key
             )
         return None
     keys = await load_keys(backend, settings)
-    if keys is None:
-        if (found := await _first_object(backend)) is not None:
+    if keys is None and (found := await _first_object(backend)) is not None:
+        # Another process may have founded the store since the ring was looked for.
+        keys = await load_keys(backend, settings)
+        if keys is None:
             await _check_plain(backend, found)
             raise ConfigurationError(
                 f"a master key is configured, and the store at {backend.url} is not encrypted: it has {found}. "
@@ -162,6 +164,7 @@ async def unlock(backend: Backend, settings: Settings, *, readonly: bool) -> Key
                 key=found,
                 code="not_encrypted",
             )
+    if keys is None:
         return None if readonly else await make_keys(backend, settings)
     if keys.ring.converting:
         raise ConfigurationError(
@@ -238,5 +241,6 @@ async def _check_plain(backend: Backend, found: str) -> None:
 
 async def _first_object(backend: Backend) -> str | None:
     async for entry in backend.list_keys(""):
-        return entry.key
+        if not entry.key.startswith(PROBES):
+            return entry.key
     return None

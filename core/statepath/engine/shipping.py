@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from statepath.backend import Backend as Target
 from statepath.backend import ETag, Span, SupportsExtend
-from statepath.commit import Body, Commit, Note, Put, Transaction, decode_changes, size_of
+from statepath.commit import PROBES, Body, Commit, Note, Put, Transaction, decode_changes, size_of
 from statepath.engine.archiving import ARCHIVE, Segment, decode_segments
 from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot
@@ -333,7 +333,9 @@ async def check_place(primary: Primary, target: Target, settings: Settings) -> N
     """
     stored = await read_floor(target)
     other = (
-        [] if stored else [entry async for entry in target.list_keys("") if not entry.key.startswith(LEASES)]
+        []
+        if stored
+        else [entry async for entry in target.list_keys("") if not entry.key.startswith((LEASES, PROBES))]
     )
     if other:
         stored = await read_floor(target)

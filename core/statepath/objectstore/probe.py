@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from statepath.backend import ALWAYS, IF_ABSENT, IfMatch
+from statepath.commit import PROBES
 from statepath.errors import AlreadyExistsError, ConflictError, NotFoundError, StateError, UnsupportedError
 from statepath.objectstore.driver import Driver
 from statepath.objectstore.place import Place
@@ -30,7 +31,7 @@ async def probe(driver: Driver, place: Place) -> None:
     known = (driver.scheme, driver.endpoint, place.container)
     if known in _passed:
         return
-    name = f"{place.prefix}probe/{secrets.token_hex(12)}"
+    name = f"{place.prefix}{PROBES}{secrets.token_hex(12)}"
     try:
         await _try(driver, name)
     finally:

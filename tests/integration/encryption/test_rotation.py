@@ -11,9 +11,11 @@ import time
 
 import pytest
 import statepath
+from statepath.discovery import connect
 from statepath.encryption import rotation
 from statepath.encryption.objects import SealedBackend
 from statepath.encryption.rotation import reseal_all
+from statepath.engine.opening import open_engine
 from statepath.errors import (
     ConfigurationError,
     CorruptionError,
@@ -22,6 +24,9 @@ from statepath.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from statepath.events import Events
+from statepath.settings import Settings
+from statepath.store import Store
 
 
 @pytest.fixture
@@ -59,7 +64,9 @@ async def test_everything_is_sealed_with_the_new_key_and_the_old_one_is_forgotte
 
 
 async def test_a_key_that_nothing_needs_is_forgotten(place, settled):
-    async with place.open() as store:
+    used = Settings.load(place.url, autosave=0, encryption_key=place.key)
+    engine = await open_engine(await connect(place.url), used, Events(), alone=True)
+    async with Store(engine, owns_events=True) as store:
         await store.collection("tasks").put({"id": "a"})
         await store.snapshot()
         await store._engine.log.restart(store.seq)  # as if the journal had been trimmed

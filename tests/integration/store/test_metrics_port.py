@@ -164,9 +164,9 @@ async def test_two_stores_share_a_port_and_the_last_one_closes_it(tmp_path, port
 
 
 async def test_a_store_that_cannot_be_opened_lets_the_port_go(place, port):
-    async with statepath.open(place):
-        with pytest.raises(statepath.StateError):
-            await statepath.open(place, metrics_port=port)
+    Path(place).write_bytes(b"no folder")
+    with pytest.raises(statepath.StateError):
+        await statepath.open(place, metrics_port=port)
     with pytest.raises(URLError):
         await asyncio.to_thread(read, port)
 

@@ -96,6 +96,7 @@ async def test_what_lies_before_the_history_is_refused(trimmed):
 async def test_there_is_a_way_back_to_all_that_the_log_has(path, monkeypatch, by):
     """Also to what is older than the last backups: those that the commits are replayed on stay, and few of them."""
     keep, day, clock = 3, 86_400, [1_700_000_000.0]
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", 0)  # memory has a clock of its own
     monkeypatch.setattr("statepath.engine.snapshotter.time.time", lambda: clock[0])
     monkeypatch.setattr("statepath.engine.committer.time.time_ns", lambda: round(clock[0] * 1e9))
     limit = {"history": "24h"} if by == "age" else {"history": "300d", "history_bytes": 48 * 465}

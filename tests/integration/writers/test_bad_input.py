@@ -20,7 +20,9 @@ async def save(store, times):
         await store.snapshot()
 
 
+@pytest.mark.parametrize("kind", ["postgresql", "seaweed", "gcs", "azurite"], indirect=True)
 async def test_a_cursor_that_was_trimmed_is_told_and_watching_may_begin_anew(path, monkeypatch):
+    """A local journal is trimmed by the segment, and so few commits are one."""
     monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
     async with statepath.open(path, autosave=0) as store:
         await store.collection("raw").put({"id": "first"})
