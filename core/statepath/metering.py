@@ -25,19 +25,18 @@ from statepath.backend import (
     SupportsDocuments,
     SupportsLazyWrites,
     SupportsQueries,
-    SupportsSharing,
     SupportsSpace,
     SupportsStreams,
     When,
 )
-from statepath.errors import StateError
 from statepath.filters import Filter
+from statepath.sharing import PassesSharing
 from statepath.telemetry import SILENT, Telemetry
 
 T = TypeVar("T")
 
 
-class MeteredBackend:
+class MeteredBackend(PassesSharing):
     """The backend, with its calls told."""
 
     def __init__(self, backend: Backend, telemetry: Telemetry) -> None:
@@ -91,25 +90,6 @@ class MeteredBackend:
 
     async def copy(self, source: str, target: str) -> None:
         await self._told("copy", cast("SupportsCopy", self._backend).copy(source, target))
-
-    @property
-    def joined(self) -> bool:
-        return cast("SupportsSharing", self._backend).joined
-
-    async def announce(self) -> None:
-        await cast("SupportsSharing", self._backend).announce()
-
-    async def share(self) -> None:
-        await cast("SupportsSharing", self._backend).share()
-
-    async def maintain(self) -> bool:
-        return await cast("SupportsSharing", self._backend).maintain()
-
-    async def is_alone(self) -> bool:
-        return await cast("SupportsSharing", self._backend).is_alone()
-
-    def refusal(self, why: str) -> StateError:
-        return cast("SupportsSharing", self._backend).refusal(why)
 
     async def free_bytes(self) -> int:
         return await cast("SupportsSpace", self._backend).free_bytes()

@@ -24,12 +24,12 @@ from statepath.backend import (
     SupportsCommitLog,
     SupportsCopy,
     SupportsLazyWrites,
-    SupportsSharing,
     SupportsSpace,
     SupportsStreams,
     When,
 )
-from statepath.errors import StateError, ThrottledError, UnavailableError
+from statepath.errors import ThrottledError, UnavailableError
+from statepath.sharing import PassesSharing
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ _SOONEST: Final = 0.05
 _LATEST: Final = 5.0
 
 
-class RetryingBackend:
+class RetryingBackend(PassesSharing):
     """The backend with its calls repeated, with growing random pauses, until they succeed or the deadline has passed.
 
     Parameters:
@@ -103,25 +103,6 @@ class RetryingBackend:
     async def copy(self, source: str, target: str) -> None:
         backend = cast("SupportsCopy", self._backend)
         await self._repeat(lambda: backend.copy(source, target))
-
-    @property
-    def joined(self) -> bool:
-        return cast("SupportsSharing", self._backend).joined
-
-    async def announce(self) -> None:
-        await cast("SupportsSharing", self._backend).announce()
-
-    async def share(self) -> None:
-        await cast("SupportsSharing", self._backend).share()
-
-    async def maintain(self) -> bool:
-        return await cast("SupportsSharing", self._backend).maintain()
-
-    async def is_alone(self) -> bool:
-        return await cast("SupportsSharing", self._backend).is_alone()
-
-    def refusal(self, why: str) -> StateError:
-        return cast("SupportsSharing", self._backend).refusal(why)
 
     async def free_bytes(self) -> int:
         return await self._repeat(cast("SupportsSpace", self._backend).free_bytes)

@@ -26,7 +26,6 @@ from statepath.backend import (
     SupportsCommitLog,
     SupportsCopy,
     SupportsLazyWrites,
-    SupportsSharing,
     SupportsSpace,
     SupportsStreams,
     When,
@@ -48,7 +47,8 @@ from statepath.encryption.sealing import (
     open_from,
     seal_all,
 )
-from statepath.errors import CorruptionError, NotFoundError, StateError, UnsupportedError
+from statepath.errors import CorruptionError, NotFoundError, UnsupportedError
+from statepath.sharing import PassesSharing
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ def place_of(key: str) -> str:
     return "state" if key.startswith("state.") and key.endswith(".json") else key
 
 
-class SealedBackend:
+class SealedBackend(PassesSharing):
     """The backend with its objects sealed.
 
     Parameters:
@@ -202,25 +202,6 @@ class SealedBackend:
             await backend.copy(source, target)
         else:
             await backend.write(target, (await backend.read(source)).data)
-
-    @property
-    def joined(self) -> bool:
-        return cast("SupportsSharing", self._backend).joined
-
-    async def announce(self) -> None:
-        await cast("SupportsSharing", self._backend).announce()
-
-    async def share(self) -> None:
-        await cast("SupportsSharing", self._backend).share()
-
-    async def maintain(self) -> bool:
-        return await cast("SupportsSharing", self._backend).maintain()
-
-    async def is_alone(self) -> bool:
-        return await cast("SupportsSharing", self._backend).is_alone()
-
-    def refusal(self, why: str) -> StateError:
-        return cast("SupportsSharing", self._backend).refusal(why)
 
     async def free_bytes(self) -> int:
         return await cast("SupportsSpace", self._able("space")).free_bytes()
