@@ -152,6 +152,7 @@ class Documents:
     def show(self, seq: int, documents: Iterable[Shown]) -> None:
         """What the documents are as of a seq, in case the log does not reach back to what the view shows."""
         self._all = (seq, documents)
+        self.stuck = False
         self._want(seq)
 
     async def settle(self, seq: int) -> bool:
@@ -220,20 +221,29 @@ class Documents:
     async def _catch_up(self, store: int) -> None:
         """Show everything that is wanted now."""
         target = self._wanted
-        while rows := await self._connections.fetch(_SHOWN, store):
+        while True:
+            given = self._all
+            if not (rows := await self._connections.fetch(_SHOWN, store)):
+                return
             shown, head, floor = rows[0]
             if shown >= 0 and shown + 1 >= floor:
                 await self._tell(shown)
                 if shown >= (target or head):
-                    self._all = None
+                    self._spend(given)
                     return
                 if await self._step(store, shown):
-                    self._all = None
+                    self._spend(given)
                     continue
-            if self._all is None:
+            # What is given may end before the log begins: a log that was begun anew meanwhile needs what is as of that.
+            if self._all is None or self._all[0] + 1 < floor:
                 await self._tell(shown, stuck=True)
                 return
             await self._refill(store, *self._all)
+
+    def _spend(self, given: tuple[int, Iterable[Shown]] | None) -> None:
+        """Let go of what was given, unless more was given meanwhile: that is for a log which was not looked at yet."""
+        if self._all is given:
+            self._all = None
 
     async def _step(self, store: int, shown: int) -> bool:
         """Show the next batch of commits; whether the log has them."""
@@ -315,8 +325,8 @@ class Documents:
             await connection.execute(_SHOW, store, seq)
 
     async def _tell(self, shown: int, *, stuck: bool = False) -> None:
+        self._known, self.stuck = shown, stuck
         async with self._shown:
-            self._known, self.stuck = shown, stuck
             self._shown.notify_all()
 
 

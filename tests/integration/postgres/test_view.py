@@ -1,0 +1,66 @@
+"""The view of the documents and a log that was begun anew, in every order in which the two can meet."""
+
+import asyncio
+
+import pytest
+from statepath import F
+from statepath.backend import Shown
+from statepath.testing.commits import commit_log
+
+IS_A = F("text") == "a"
+
+
+@pytest.fixture
+async def backend(path, connect):
+    backend = await connect(path)
+    await backend.show(0, ())
+    await backend.settle(0)
+    return backend
+
+
+def shown():
+    return [Shown("tasks", "one", 7, 1_700_000_000_000_000, b'{"id":"one","text":"a"}')]
+
+
+async def begun_anew(backend, after):
+    await commit_log(backend).restart(after)
+
+
+async def test_a_view_that_waited_in_vain_is_filled_from_what_is_shown_later(backend):
+    await begun_anew(backend, 10)
+    assert await backend.find("tasks", IS_A, 10) is None
+    await backend.show(10, shown())
+    assert await backend.find("tasks", IS_A, 10) == {"one"}
+
+
+async def test_what_is_shown_while_the_view_looks_is_not_lost(backend, monkeypatch):
+    connections = backend._connections
+    fetch, looked = connections.fetch, asyncio.Event()
+
+    async def meanwhile(statement, *arguments):
+        rows = await fetch(statement, *arguments)
+        if not looked.is_set():
+            await begun_anew(backend, 10)
+            await backend.show(10, shown())
+            looked.set()
+        return rows
+
+    monkeypatch.setattr(connections, "fetch", meanwhile)
+    await backend.show(0, ())
+    await looked.wait()
+    assert await backend.find("tasks", IS_A, 10) == {"one"}
+
+
+async def test_what_ends_before_the_log_begins_is_given_up_at_once(backend, monkeypatch):
+    connections = backend._connections
+    fetch, asked = connections.fetch, []
+
+    async def counted(statement, *arguments):
+        asked.append(statement)
+        return await fetch(statement, *arguments)
+
+    await begun_anew(backend, 10)
+    monkeypatch.setattr(connections, "fetch", counted)
+    await backend.show(5, shown())
+    assert await backend.find("tasks", IS_A, 10) is None
+    assert len(asked) < 10
