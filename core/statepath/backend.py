@@ -29,6 +29,7 @@ from statepath.commit import (
     decode_changes,
     decode_commit,
     encode_commit,
+    moved_behind,
     slot_key,
 )
 from statepath.errors import StateError
@@ -88,6 +89,7 @@ __all__ = [
     "SupportsDocuments",
     "SupportsExtend",
     "SupportsLazyWrites",
+    "SupportsPlacing",
     "SupportsQueries",
     "SupportsSchema",
     "SupportsSharing",
@@ -99,6 +101,7 @@ __all__ = [
     "decode_changes",
     "decode_commit",
     "encode_commit",
+    "moved_behind",
     "slot_key",
 ]
 
@@ -403,8 +406,12 @@ class CommitLog(Protocol):
         recovery does when the log is damaged and its state was saved otherwise. Returns the keys that were kept."""
         ...
 
-    def follow(self, after: int) -> AsyncIterator[Commit]:
-        """As `read`, and then each further commit once it is durable, until the iterator is closed."""
+    def follow(self, after: int, known: Callable[[], int] | None = None) -> AsyncIterator[Commit]:
+        """As `read`, and then each further commit once it is durable, until the iterator is closed.
+
+        Who follows may learn of commits otherwise, above all of those that it appends. `known` gives the seq up to
+        which it did: commits that do not go beyond that may be left out, and need not be read.
+        """
         ...
 
 
@@ -418,6 +425,23 @@ class SupportsExtend(Protocol):
 
         Raises:
             HeadMoved, OutcomeUnknownError, UnavailableError: as `append`, of all of them.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsPlacing(Protocol):
+    """A commit log that finds the place of a commit by itself, where nothing in the commit depends on what stands
+    before it: so of several writers none has to wait until it knows what the others did."""
+
+    async def place(self, after: int, commit: Commit) -> tuple[Commit, Sequence[Commit]]:
+        """As `append`, but where commits stand behind `after` that were all placed, too, the commit goes behind them.
+        Returns it as it stands in the log then (`moved_behind`), and the commits before it; none of them where that
+        would cost much: they can be read.
+
+        Raises:
+            HeadMoved: something was appended behind `after`, which may matter to the commit. Nothing was written.
+            OutcomeUnknownError, UnavailableError: as `append`.
         """
         ...
 

@@ -7,7 +7,7 @@ byte before the comma in front of it; so a reader can check a line without parsi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from zlib import crc32
 
@@ -176,6 +176,7 @@ _decoder = msgspec.json.Decoder(Commit)
 _changes = msgspec.json.Decoder(Transaction)
 _needs = msgspec.json.Decoder(_Needs)
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CRC = b',"crc":"'
 _CHANGE_BYTES: Final = 128
 _TAIL = len(_CRC) + 8 + len(b'"}')
@@ -184,6 +185,20 @@ _TAIL = len(_CRC) + 8 + len(b'"}')
 def encode_commit(commit: Commit) -> bytearray:
     """The line of a commit, with its line end."""
     return seal(commit)
+
+
+def moved_behind(commit: Commit, seq: int, id: str, time: int) -> Commit:
+    """The commit as it is right behind another one, which ends with the seq, is durable, has the id and was made at
+    that time, in microseconds since 1970."""
+    earliest = _EPOCH + timedelta(microseconds=time + 1)
+    return msgspec.structs.replace(
+        commit,
+        first=seq + 1,
+        last=seq + 1 + commit.last - commit.first,
+        prev=id,
+        durable=seq,
+        time=max(commit.time, earliest),
+    )
 
 
 def decode_commit(line: bytes | bytearray | memoryview) -> Commit:

@@ -261,8 +261,10 @@ class HeadMoved(Exception):  # noqa: N818 - a signal between a commit log and th
     Attributes:
         commits: all that came behind the place that was tried, as far as the log ended when it was lost; empty: that
             was not looked at.
+        kept: the next place is kept for who lost, for a moment: an attempt at once will not lose again.
     """
 
-    def __init__(self, commits: Sequence[Any] = ()) -> None:
+    def __init__(self, commits: Sequence[Any] = (), *, kept: bool = False) -> None:
         super().__init__()
         self.commits = tuple(commits)
+        self.kept = kept

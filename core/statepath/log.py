@@ -214,13 +214,15 @@ class PortableCommitLog:
         self._unresolved = None
         return kept
 
-    async def follow(self, after: int) -> AsyncIterator[Commit]:
+    async def follow(self, after: int, known: Callable[[], int] | None = None) -> AsyncIterator[Commit]:
         """As `CommitLog.follow`: what this object appends at once, the rest by asking for the next slot."""
         previous = ""
         reviewed = float("-inf")
         pause = _SOONEST
         while True:
             news, now, idle = self._news, _clock(), True
+            if known is not None and known() > after:
+                after, previous = known(), ""
             due = now - reviewed >= self._review
             if due:
                 reviewed = now

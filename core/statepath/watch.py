@@ -162,7 +162,7 @@ async def watch(engine: Engine, after: int, wanted: Wanted, *, resync: bool) -> 
 
 
 async def _changes(engine: Engine, after: int, wanted: Wanted) -> AsyncGenerator[StateChange]:
-    async with aclosing(engine.follow(after)) as commits:
+    async with aclosing(engine.stream.follow(after)) as commits:
         async for commit, transactions in commits:
             for seq, transaction in enumerate(transactions, commit.first):
                 if seq <= after:

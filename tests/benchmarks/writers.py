@@ -53,15 +53,20 @@ async def save(start: float, number: int, path: str, seconds: float, in_flight: 
     async with statepath.open(path, autosave=0) as store:
         raw = store.collection("raw")
         log: Any = store._engine.log
-        append = log.append
 
-        async def counted(after: int, commit: Any) -> None:
-            nonlocal commits, attempts
-            attempts += 1
-            await append(after, commit)
-            commits += 1
+        def counted(attempt: Any) -> Any:
+            async def counting(after: int, commit: Any) -> Any:
+                nonlocal commits, attempts
+                attempts += 1
+                stands = await attempt(after, commit)
+                commits += 1
+                return stands
 
-        log.append = counted
+            return counting
+
+        for way in ("append", "place"):
+            if hasattr(log, way):
+                setattr(log, way, counted(getattr(log, way)))
 
         async def lane(place: int) -> None:
             nonlocal done

@@ -78,7 +78,8 @@ class Cursor:
             HistoryTrimmedError: the log begins later than this place.
         """
         with self._using, failing(JOURNAL):
-            while self._fd >= 0 or self._resume() or self._enter():
+            self._resume()
+            while self._fd >= 0 or self._enter():
                 found, moved = self._read()
                 if found:
                     return found
@@ -86,20 +87,27 @@ class Cursor:
                     break
             return []
 
-    def _resume(self) -> bool:
-        """Begin at the known place, if it is still there."""
+    def skip(self, known: Place) -> None:
+        """Go on at that place, if it is behind this one and still there."""
+        self._known = known
+
+    def _resume(self) -> None:
+        """Be at the known place, if it is still there."""
         known, self._known = self._known, None
-        if known is None or known.seq != self.last or not self._open_journal():
-            return False
-        try:
-            fd = self._port.open(segment_name(known.segment), os.O_RDONLY, within=self._journal)
-        except FileNotFoundError:
-            return False
-        if self._port.fstat(fd).st_ino != known.inode:
-            self._port.close(fd)
-            return False
-        self._fd, self._segment, self._offset, self.id = fd, known.segment, known.offset, known.id
-        return True
+        if known is None or known.seq < self.last or not self._open_journal():
+            return
+        if self._fd < 0 or self._segment != known.segment or self._port.fstat(self._fd).st_ino != known.inode:
+            try:
+                fd = self._port.open(segment_name(known.segment), os.O_RDONLY, within=self._journal)
+            except FileNotFoundError:
+                return
+            if self._port.fstat(fd).st_ino != known.inode:
+                self._port.close(fd)
+                return
+            if self._fd >= 0:
+                self._port.close(self._fd)
+            self._fd, self._segment = fd, known.segment
+        self._offset, self.last, self.id = known.offset, known.seq, known.id
 
     @property
     def is_new(self) -> bool:

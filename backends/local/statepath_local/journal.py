@@ -44,30 +44,40 @@ class LocalCommitLog:
         self._followers: set[asyncio.Event] = set()
         self._lock = lock
         self._writer = None if lock is None else Writer(tree, lock, worker.submit)
+        self._under_way = 0
 
     async def append(self, after: int, commit: Commit) -> None:
         await self.extend(after, (commit,))
 
     async def extend(self, after: int, commits: Sequence[Commit]) -> None:
-        writer = self._writable()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        writer.submit(partial(writer.append, after, commits), partial(self._settle, done))
-        await done
+        await self._appended(partial(self._writable().append, after, commits))
+
+    async def place(self, after: int, commit: Commit) -> tuple[Commit, Sequence[Commit]]:
+        """As `SupportsPlacing.place`."""
+        return await self._appended(partial(self._writable().place, after, commit))
 
     async def restart(self, after: int) -> list[str]:
         """Give up what the journal holds, and begin anew behind the seq. The old segments are kept under the
         keys that are returned."""
-        writer = self._writable()
-        done: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
-        writer.submit(partial(writer.restart, after), partial(self._settle, done))
-        return await done
+        return await self._done(partial(self._writable().restart, after))
 
     async def share(self) -> None:
         """Let other writers in."""
+        await self._done(self._writable().share)
+
+    async def _appended(self, call: Callable[[], T]) -> T:
+        self._under_way += 1
+        try:
+            return await self._done(call)
+        finally:
+            self._under_way -= 1
+
+    async def _done(self, call: Callable[[], T]) -> T:
+        """What the writer's thread has made of the call."""
         writer = self._writable()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        writer.submit(writer.share, partial(self._settle, done))
-        await done
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        writer.submit(call, partial(self._settle, done))
+        return await done
 
     def _writable(self) -> Writer:
         self._worker.check_open()
@@ -96,10 +106,13 @@ class LocalCommitLog:
         return durable_limit(self._tree) if self._writer is None else self._writer.limit()
 
     def _cursor(self, after: int) -> Cursor:
-        known = None if self._writer is None else self._writer.place(after)
+        known = None if self._writer is None else self._writer.place_behind(after)
         return Cursor(self._tree, after, self._limit, known)
 
     async def read(self, after: int) -> AsyncIterator[Commit]:
+        self._worker.check_open()
+        if self._ends_with(after):
+            return
         await self._open()
         cursor = self._cursor(after)
         try:
@@ -116,17 +129,20 @@ class LocalCommitLog:
         finally:
             self._worker.finish(cursor.close)
 
-    async def follow(self, after: int) -> AsyncIterator[Commit]:
+    async def follow(self, after: int, known: Callable[[], int] | None = None) -> AsyncIterator[Commit]:
         await self._open()
         cursor = self._cursor(after)
         woken = asyncio.Event()
         self._followers.add(woken)
-        notices = None if self._is_alone else Notices(self._tree, woken)
+        notices = None if self._is_alone else Notices(self._tree, woken, self._appends)
         thorough = True
         try:
             while True:
                 # Before the look, so that what comes behind it is not missed.
                 woken.clear()
+                if known is not None and not thorough and self._skip(cursor, known()):
+                    await self._rest(woken, notices)
+                    continue
                 async with aclosing(self._to_the_end(cursor, thorough=thorough)) as batches:
                     async for batch in batches:
                         if notices is not None:
@@ -134,14 +150,38 @@ class LocalCommitLog:
                         for found in batch:
                             yield found.record.commit
                 thorough = False
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(None if notices is None else notices.pause()):
-                        await woken.wait()
+                await self._rest(woken, notices)
         finally:
             self._followers.discard(woken)
             if notices is not None:
                 notices.end()
             self._worker.finish(cursor.close)
+
+    async def _rest(self, woken: asyncio.Event, notices: Notices | None) -> None:
+        """Until somebody may have committed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if notices is None else notices.pause()):
+                await woken.wait()
+
+    def _skip(self, cursor: Cursor, known: int) -> bool:
+        """Have the cursor go on behind the seq, if that is further; whether nothing has to be read for now: nothing
+        more is durable, or this handle appends, and meets itself what others do."""
+        if self._writer is not None and known > cursor.last:
+            place = self._writer.place_behind(known)
+            if place is not None:
+                cursor.skip(place)
+        return self._appends() or self._ends_with(known)
+
+    def _appends(self) -> bool:
+        """Whether this handle appends just now; when that is settled, its followers are woken."""
+        return self._under_way > 0
+
+    def _ends_with(self, seq: int) -> bool:
+        """Whether the last durable commit is one that was met, and ends with the seq: a look at what is in memory."""
+        if self._writer is None or self._writer.place_behind(seq) is None:
+            return False
+        with failing(JOURNAL):
+            return self._writer.limit() == seq
 
     @property
     def _is_alone(self) -> bool:

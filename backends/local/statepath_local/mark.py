@@ -20,7 +20,7 @@ DIRTY: Final = b"d"
 
 _LONGEST_ID: Final = 64
 _LONGEST_BOOT: Final = 40
-MARK_LINE: Final = 1 + 4 * 21 + 17 + 1 + _LONGEST_BOOT + 1 + _LONGEST_ID + 1
+MARK_LINE: Final = 1 + 6 * 21 + 17 + 1 + _LONGEST_BOOT + 1 + _LONGEST_ID + 1
 _MODES: Final = (CLOSED, EXCLUSIVE, OPENING, SHARED, DIRTY)
 
 
@@ -32,6 +32,8 @@ class Mark:
         segment: the first seq of the segment that holds the commit; -1: there is no commit.
         end: the place behind it.
         inode: of the segment that the next commit goes into; 0: a new one is to be begun.
+        bound: the last seq that may matter to what comes behind it: those after it were placed.
+        time: of the commit, in microseconds since 1970; 0 where it is not known, and then `bound` is the end.
         history: what tells one beginning of the journal from the next, 16 hexadecimal digits.
         boot: the run of the machine in which it was said; empty where the system does not tell.
     """
@@ -41,18 +43,22 @@ class Mark:
     segment: int
     end: int
     inode: int
+    bound: int
+    time: int
     history: str
     boot: str = ""
 
     def line(self) -> bytes:
         id = self.id.encode()
         fits = len(id) <= _LONGEST_ID and id.split() in ([], [id])
-        return b"%b %020d %020d %020d %020d %16b %-40b %-64b\n" % (
+        return b"%b %020d %020d %020d %020d %020d %020d %16b %-40b %-64b\n" % (
             SHARED if fits else DIRTY,
             self.seq,
             self.segment,
             self.end,
             self.inode,
+            self.bound,
+            self.time,
             self.history.encode(),
             self.boot.encode()[:_LONGEST_BOOT] or b"-",
             id if fits else b"",
@@ -70,8 +76,9 @@ class Mark:
         if len(line) != MARK_LINE or line[-1:] != b"\n" or mode not in _MODES:
             return b"", None
         try:
-            seq, segment, end, inode, history, boot, *id = line[1:].decode().split()
+            seq, segment, end, inode, bound, time, history, boot, *id = line[1:].decode().split()
             boot = "" if boot == "-" else boot
-            return mode, cls(int(seq), "".join(id), int(segment), int(end), int(inode), history, boot)
+            place = (int(segment), int(end), int(inode))
+            return mode, cls(int(seq), "".join(id), *place, int(bound), int(time), history, boot)
         except ValueError:
             return mode, None

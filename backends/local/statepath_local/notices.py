@@ -4,6 +4,7 @@ otherwise by a look now and then."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -14,12 +15,14 @@ _LONGEST_POLL: Final = 0.5
 
 
 class Notices:
-    """Sets the event when a commit was told. How long to wait for it at the most, `pause` says."""
+    """Sets the event when a commit was told, unless it is `expected`: then somebody else sets it. How long to wait for
+    it at the most, `pause` says."""
 
-    def __init__(self, tree: Tree, event: asyncio.Event) -> None:
+    def __init__(self, tree: Tree, event: asyncio.Event, expected: Callable[[], bool]) -> None:
         self._port = tree.port
         self._path = f"{tree.path}/{LOCK}"
         self._event = event
+        self._expected = expected
         self._pause = _SHORTEST_POLL
         self._loop = asyncio.get_running_loop()
         self._fd = -1
@@ -39,7 +42,8 @@ class Notices:
     def _noticed(self) -> None:
         with suppress(BlockingIOError):
             self._port.read(self._fd, 65536)
-        self._event.set()
+        if not self._expected():
+            self._event.set()
 
     def met(self) -> None:
         """There was something new."""

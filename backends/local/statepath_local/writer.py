@@ -15,11 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from statepath.backend import Commit, encode_commit
+from statepath.backend import Commit, encode_commit, moved_behind
 from statepath.errors import (
     CorruptionError,
     DivergedError,
@@ -29,7 +29,7 @@ from statepath.errors import (
     StateError,
 )
 
-from statepath_local.cursor import Place
+from statepath_local.cursor import Cursor, Place
 from statepath_local.failures import FULL, SCHEME, failing, state_error
 from statepath_local.lock import WriterLock
 from statepath_local.mark import Mark
@@ -54,6 +54,15 @@ Settle = Callable[[Any, BaseException | None], None]
 _SECOND_TRY = 0.01
 """Seconds for which a turn that found the head moved goes on, so that who lost reads what is new and comes next."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+_FEW = 16
+"""Commits that are soon taken over."""
+
+_MOST_MISSED = 256
+"""As many commits of others are read within a turn."""
+
 _PLACES = 4
 
 
@@ -75,6 +84,7 @@ class Writer:
         self._found: Head | None = None
         self._empty = True
         self._durable, self._id = lock.durable, ""
+        self._bound, self._time = lock.durable, 0
         self._history = ""
         self._changing = False
         self._turn_ends: float | None = None
@@ -100,7 +110,7 @@ class Writer:
                 with failing(JOURNAL):
                     head = self._found = repair(self._tree, self._lock.durable)
                     self._empty = head is None
-                    self._durable, self._id = (0, "") if head is None else (head.seq, head.id)
+                    self._stands_at(head)
                     self._lock.publish(self._durable)
             except CorruptionError as error:
                 self._refusal = error
@@ -113,7 +123,7 @@ class Writer:
         # What this handle made durable it may serve, also where it could not tell the others.
         return max(self._lock.look()[0], self._durable) if self._lock.shared else self._durable
 
-    def place(self, after: int) -> Place | None:
+    def place_behind(self, after: int) -> Place | None:
         """Where the commit behind the seq stands, or will, if that was met lately."""
         return self._places.get(after)
 
@@ -187,8 +197,8 @@ class Writer:
         try:
             self._go_on()
             yield
-        except HeadMoved:
-            again = True
+        except HeadMoved as moved:
+            again = moved.kept
             raise
         finally:
             if self._changing and self._refusal is None:
@@ -227,7 +237,11 @@ class Writer:
             place = (segment.first, segment.end, segment.inode)
         elif found is not None:
             place = (found.segment, found.end, 0)
-        return Mark(self._durable, self._id, *place, self._history, self._lock.boot)
+        return Mark(self._durable, self._id, *place, self._bound, self._time, self._history, self._lock.boot)
+
+    def _stands_at(self, head: Head | None) -> None:
+        self._durable, self._id = (0, "") if head is None else (head.seq, head.id)
+        self._bound, self._time = self._durable, 0
 
     def _go_on(self) -> None:
         """Take over what other handles did since the last turn."""
@@ -270,6 +284,7 @@ class Writer:
         self._found = Head(mark.seq, mark.id, mark.segment, mark.end) if mark.segment >= 0 else None
         self._empty = self._found is None and not mark.seq
         self._durable, self._id = mark.seq, mark.id
+        self._bound, self._time = mark.bound, mark.time
         return True
 
     def _repair(self, durable: int) -> None:
@@ -286,7 +301,7 @@ class Writer:
             self._refusal = error
             raise copy.copy(error) from error
         self._empty = head is None
-        self._durable, self._id = (0, "") if head is None else (head.seq, head.id)
+        self._stands_at(head)
         if not self._history:
             self._history = self._lock.history() or secrets.token_hex(8)
 
@@ -296,6 +311,23 @@ class Writer:
             raise copy.copy(self._refusal)
         with self._turn():
             self._append(after, commits)
+            self._bound = self._durable
+        self._remember()
+
+    def place(self, after: int, commit: Commit) -> tuple[Commit, list[Commit]]:
+        self.open()
+        if self._refusal is not None:
+            raise copy.copy(self._refusal)
+        with self._turn():
+            if self._bound <= after < self._durable:
+                commit = moved_behind(commit, self._durable, self._id, self._time)
+            self._append(commit.first - 1, (commit,))
+        before = commit.first - 1
+        missed = self._missed(after, before) if before > after else []
+        self._remember()
+        return commit, missed
+
+    def _remember(self) -> None:
         segment = self._segment
         if self._lock.shared and segment is not None:
             self.remember(Place(self._durable, self._id, segment.first, segment.inode, segment.end))
@@ -321,6 +353,7 @@ class Writer:
         segment.end += len(lines)
         self._empty = False
         self._durable, self._id = commits[-1].last, commits[-1].id
+        self._time = (commits[-1].time - _EPOCH) // _MICROSECOND
         much = segment.size // 8
         # Of several handles the one that passes the place makes the next segment ready.
         if segment.end > much and (not self._lock.shared or before <= much):
@@ -332,12 +365,33 @@ class Writer:
         if self._empty:
             return
         if after != self._durable:
-            raise HeadMoved
+            missed = self._missed(after, self._durable)
+            # Who has much to read first reads it while others go on.
+            raise HeadMoved(missed, kept=0 < len(missed) <= _FEW)
         if self._id and commit.prev != self._id:
             raise DivergedError(
                 f"commit {commit.first} follows {commit.prev or 'nothing'}, and the log ends with {self._id}",
                 backend=SCHEME,
             )
+
+    def _missed(self, after: int, upto: int) -> list[Commit]:
+        """What stands behind one seq up to another; nothing, if that is much, or not where it is known to be."""
+        known, missed = self._places.get(after), list[Commit]()
+        if known is None:
+            return missed
+        cursor = Cursor(self._tree, after, lambda: upto, known)
+        try:
+            while cursor.last < upto and len(missed) < _MOST_MISSED and (found := cursor.next()):
+                missed += [one.record.commit for one in found]
+            place = cursor.place()
+        except StateError:
+            return []
+        finally:
+            cursor.close()
+        if place is None or place.seq != upto:
+            return []
+        self.remember(place)
+        return missed
 
     def _take_back(self, segment: Segment) -> bool:
         """Remove the beginning of a record that found no space."""
@@ -439,6 +493,7 @@ class Writer:
         self._found = None
         self._empty = False
         self._durable, self._id = after, ""
+        self._bound, self._time = after, 0
         return kept
 
     def _move_aside(self) -> list[str]:

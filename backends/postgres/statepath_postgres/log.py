@@ -220,11 +220,13 @@ class PostgresCommitLog:
             if after >= head:
                 return
 
-    async def follow(self, after: int) -> AsyncIterator[Commit]:
+    async def follow(self, after: int, known: Callable[[], int] | None = None) -> AsyncIterator[Commit]:
         """As `CommitLog.follow`: woken by a notification, and looking now and then in case one was lost."""
         previous = ""
         while True:
             news = self._listener.news
+            if known is not None and known() > after:
+                after, previous = known(), ""
             head, commits, damage = await self._page(after, previous)
             for commit in commits:
                 yield commit

@@ -7,7 +7,7 @@ and counts its records: a torn tail that is written anew after a crash is anothe
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
 from secrets import token_bytes
 from typing import Final
@@ -131,7 +131,8 @@ class SealedCommitLog:
         try:
             await self._log.append(after, sealed)
         except HeadMoved as moved:
-            raise HeadMoved([await self._opened(one) for one in moved.commits]) from None
+            commits = [await self._opened(one) for one in moved.commits]
+            raise HeadMoved(commits, kept=moved.kept) from None
         self._last = None
 
     async def read(self, after: int) -> AsyncIterator[Commit]:
@@ -143,9 +144,9 @@ class SealedCommitLog:
         async for commit in self._log.read(after):
             yield await self._opened(commit)
 
-    async def follow(self, after: int) -> AsyncIterator[Commit]:
+    async def follow(self, after: int, known: Callable[[], int] | None = None) -> AsyncIterator[Commit]:
         """As `CommitLog.follow`."""
-        async for commit in self._log.follow(after):
+        async for commit in self._log.follow(after, known):
             yield await self._opened(commit)
 
     async def trim(self, upto: int) -> None:

@@ -17,12 +17,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import msgspec
 from msgspec import Raw
 
-from statepath.backend import Backend, CommitLog
+from statepath.backend import Backend, CommitLog, SupportsPlacing
 from statepath.commit import (
     MAX_COMMIT_BYTES,
     Append,
@@ -37,6 +37,7 @@ from statepath.commit import (
     encode_changes,
 )
 from statepath.engine.documents import decode
+from statepath.engine.replay import microseconds
 from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.engine.trouble import Trouble
@@ -106,10 +107,10 @@ class Committer:
     """Takes transactions, makes them durable in groups, and shows them to readers once they are.
 
     Whoever moves the replica's head holds `advancing`: from the moment that a commit is put together until it is
-    visible, nothing of other writers comes in between. `alone` says that there are none. `committed` is called for
-    every commit that has become durable and visible. `lost_to` brings the replica up to what other writers committed:
-    to these commits, or without any to what it reads. `elsewhere` is where the documents
-    are that the replica does not hold.
+    visible, nothing of other writers comes in between, unless it does not matter to the commit. `alone` says that
+    there are none. `committed` is called for every commit that has become durable and visible. `lost_to` brings the
+    replica up to what other writers committed: to these commits, or without any to what it reads; and so does `behind`,
+    up to a seq, for who holds `advancing`. `elsewhere` is where the documents are that the replica does not hold.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class Committer:
         alone: bool,
         committed: Callable[[Commit, Sequence[Transaction], Stage, int], None],
         lost_to: Callable[[Sequence[Commit]], Awaitable[None]],
+        behind: Callable[[Sequence[Commit], int], Awaitable[None]],
         failed: Callable[[StateError], None],
         elsewhere: Elsewhere | None = None,
         telemetry: Telemetry = SILENT,
@@ -140,6 +142,10 @@ class Committer:
         self.writer = f"{os.getpid():x}-{secrets.token_hex(6)}"
         self._committed = committed
         self._lost_to = lost_to
+        self._behind = behind
+        places = not alone and elsewhere is None and isinstance(log, SupportsPlacing)
+        self._placing = cast("SupportsPlacing", log) if places else None
+        self._met = False
         self._failed = failed
         self._elsewhere = elsewhere
         self._pending: deque[_Pending] = deque()
@@ -286,18 +292,19 @@ class Committer:
 
     async def _commit(self, group: list[_Pending], began: float) -> None:
         current = self._alone
-        losses = 0
-        tried = self._loop.time()
+        losses, took = 0, 0.0
         while True:
+            tried = self._loop.time()
             try:
                 async with self._advancing:
                     await self._place(group, began, current=current)
             except HeadMoved as moved:
                 losses += 1
-                if losses > 1:
+                took += self._loop.time() - tried
+                if losses > 1 and not moved.kept:
                     # Among many, whoever lets a few others go first wastes fewer attempts, and takes more along.
-                    took = (self._loop.time() - tried) / losses
-                    await asyncio.sleep(random.random() * took * min(losses, _WAITS))  # noqa: S311 - no secret
+                    pause = took / losses * min(losses, _WAITS)
+                    await asyncio.sleep(random.random() * pause)  # noqa: S311 - no secret
                 await self._lost_to(moved.commits)
                 self._more(group)
                 current = True
@@ -338,9 +345,9 @@ class Committer:
         try:
             if self._traced:
                 with self._telemetry.commit([one.span for one in accepted]):
-                    await self._log.append(replica.head, commit)
+                    commit = await self._append(commit, accepted)
             else:
-                await self._log.append(replica.head, commit)
+                commit = await self._append(commit, accepted)
         except _NOTHING_WRITTEN as error:
             self._telemetry.not_committed(error, time.perf_counter() - began)
             self._tell(error)
@@ -350,6 +357,10 @@ class Committer:
             self._telemetry.not_committed(error, time.perf_counter() - began)
             self._stop(error, group)
             return
+        if commit.first != first:
+            first, now = commit.first, microseconds(commit.time)
+            stage = Stage(replica)
+            _stage_again(stage, accepted, first, now)
         stage.install(replica, commit.last, id, now)
         self.trouble = None
         size = sum([one.size for one in accepted])
@@ -357,6 +368,24 @@ class Committer:
         _decline(refused)
         self._telemetry.committed(len(accepted), size, time.perf_counter() - began)
         self._committed(commit, transactions, stage, size + _RECORD + _TRANSACTION * len(accepted))
+
+    async def _append(self, commit: Commit, accepted: list[_Pending]) -> Commit:
+        """Make the commit durable; as it stands in the log, with the replica at what is before it."""
+        after = self._replica.head
+        # The first one meets whatever was committed before, so that a program sees once what others need it to know.
+        if self._placing is None or not self._met or not all(map(_depends_on_nothing, accepted)):
+            await self._log.append(after, commit)
+            self._met = True
+            return commit
+        commit, before = await self._placing.place(after, commit)
+        if commit.first > after + 1:
+            try:
+                await self._behind(before, commit.first - 1)
+            except StateError as error:
+                raise OutcomeUnknownError(
+                    f"the change is durable, but not what came before it known: {error}"
+                ) from error
+        return commit
 
     async def _documents(self, elsewhere: Elsewhere, group: list[_Pending]) -> Replica | Stage:
         """The replica, and over it the documents that decide about the group's changes, as of the same seq or a later
@@ -494,6 +523,19 @@ def _decisive(pending: _Pending) -> Iterator[tuple[str, str]]:
             continue
         if isinstance(change, Put | Delete | Append) and change.collection != MEMBERS:
             yield change.collection, change.id
+
+
+def _depends_on_nothing(pending: _Pending) -> bool:
+    """Whether the transaction is the same behind whatever others commit: it puts one document, unchecked."""
+    return pending.put is not None and pending.size + _OVERHEAD <= MAX_COMMIT_BYTES
+
+
+def _stage_again(stage: Stage, accepted: list[_Pending], first: int, now: int) -> None:
+    """What such transactions do, from another seq on."""
+    for seq, pending in enumerate(accepted, first):
+        if pending.put is not None:
+            collection, id, data, complete = pending.put
+            stage.entries[collection, id] = Entry(data, seq, now, complete)
 
 
 def _answer(accepted: list[_Pending], first: int) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import os
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
-from datetime import datetime
 from typing import Final, TypeVar, cast
 
 from statepath.backend import Backend, CommitLog, SupportsQueries, SupportsSharing
@@ -27,9 +25,7 @@ from statepath.encryption import unsealed
 from statepath.engine.autosave import Autosave, try_snapshot
 from statepath.engine.committer import Committer, Read
 from statepath.engine.companion import Companion, MirrorLag
-from statepath.engine.feed import Feed, in_bulk
 from statepath.engine.floor import Floor
-from statepath.engine.following import Follower
 from statepath.engine.ids import check_seq, log_key
 from statepath.engine.lagging import find_lagging
 from statepath.engine.leases import Holder, Leases
@@ -39,6 +35,7 @@ from statepath.engine.replay import Damage, apply_commit, changes_of
 from statepath.engine.replica import MEMBERS, Cut, Entry, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
+from statepath.engine.stream import Stream
 from statepath.engine.trouble import Trouble
 from statepath.engine.unloaded import Elsewhere, needs_documents
 from statepath.engine.views import ViewWriter
@@ -116,7 +113,6 @@ class Engine:
         self._disowned = False
         self._closing = asyncio.Lock()
         self._released = False
-        self._feed = Feed()
         self._advancing = asyncio.Lock()
         can = backend.capabilities
         self.sharing = cast("SupportsSharing", backend) if can.sharing and not readonly else None
@@ -130,7 +126,14 @@ class Engine:
             alone=self._alone,
             claim=None if self.sharing is None else self.sharing.maintain,
         )
-        self._follower = Follower(log, self._take, self._feed.wake)
+        self.stream = Stream(
+            backend,
+            log,
+            alone=self._alone,
+            head=lambda: self.replica.head,
+            closed=lambda: self.closed,
+            take=self._take,
+        )
         _open_engines.add(self)
 
     # Starting, which `opening` does
@@ -187,6 +190,7 @@ class Engine:
             alone=self._alone,
             committed=self._committed,
             lost_to=self.lost_to,
+            behind=self._come_behind,
             failed=self._tell_failure,
             telemetry=self.telemetry,
             elsewhere=self.elsewhere,
@@ -257,7 +261,7 @@ class Engine:
             self._snapshotter.committed(size)
         else:
             self._found_journal += size
-        self._feed.tell(commit, transactions, size)
+        self.stream.tell(commit, transactions, size)
 
     async def catch_up(self) -> None:
         """Apply what other writers committed behind the head."""
@@ -275,6 +279,16 @@ class Engine:
             await self.catch_up()
         for commit in commits:
             await self._take(commit)
+
+    async def _come_behind(self, commits: Sequence[Commit], upto: int) -> None:
+        """Apply what other writers committed up to the seq: these, or, if there are none, what the log has."""
+        for commit in commits:
+            await self._apply(commit)
+        if self.replica.head < upto:
+            async for commit in self.log.read(self.replica.head):
+                if commit.last > upto:
+                    break
+                await self._apply(commit)
 
     async def _take(self, commit: Commit) -> None:
         """Apply a commit that the follower has met, unless it is known already."""
@@ -400,91 +414,12 @@ class Engine:
             await self._committer.drain()
         await self.catch_up()
         if at_least is not None and self.replica.head < at_least:
-            async with aclosing(self.follow(self.replica.head)) as commits:
+            async with aclosing(self.stream.follow(self.replica.head)) as commits:
                 async for commit, _ in commits:
                     if commit.last >= at_least:
                         break
             self.check_open()
         return self.replica.head
-
-    async def follow(self, after: int) -> AsyncGenerator[tuple[Commit, Sequence[Transaction]]]:
-        """Every commit behind the seq `after`, from the log and then as they become visible to this handle.
-
-        Raises:
-            HistoryTrimmedError: the log begins later.
-        """
-        self._feed.join()
-        if not self._alone:
-            self._follower.join(self.replica.head)
-        try:
-            while True:
-                recent = self._feed.behind(after)
-                if recent:
-                    for commit, transactions in recent:
-                        yield commit, transactions
-                        after = commit.last
-                elif self.replica.head > after:
-                    head = self.replica.head
-                    async for commit in self.log.read(after):
-                        if commit.last > head:
-                            break
-                        yield commit, [await changes_of(self.backend, one) for one in commit.transactions]
-                        after = commit.last
-                if self.closed:
-                    return
-                if self.replica.head <= after:
-                    if self._follower.failure is not None:
-                        raise copy.copy(self._follower.failure)
-                    await self._feed.news()
-        except ClosedError:
-            if not self.closed:
-                raise
-        finally:
-            self._feed.leave()
-            if not self._alone:
-                self._follower.leave()
-
-    async def follow_in_bulk(self, after: int, *, pause: float) -> AsyncGenerator[list[Commit]]:
-        """As `follow`, for who may be late: every `pause` seconds all commits that have come. Ends when the store is
-        closing and all are told.
-
-        Raises:
-            HistoryTrimmedError: the log begins later.
-        """
-        self._feed.join()
-        if not self._alone:
-            self._follower.join(self.replica.head)
-        try:
-            while True:
-                if recent := self._feed.behind(after):
-                    yield [commit for commit, _ in recent]
-                    after = recent[-1][0].last
-                elif self.replica.head > after:
-                    async for commits in in_bulk(self.log.read(after)):
-                        yield commits
-                        after = commits[-1].last
-                elif self.closed:
-                    return
-                elif self._follower.failure is not None:
-                    raise copy.copy(self._follower.failure)
-                else:
-                    await self._feed.news()
-                if not self.closed:
-                    await asyncio.sleep(pause)
-        finally:
-            self._feed.leave()
-            if not self._alone:
-                self._follower.leave()
-
-    @property
-    def told_bytes(self) -> int:
-        """About how many bytes have become visible since somebody follows."""
-        return self._feed.told
-
-    def oldest_behind(self, after: int) -> datetime | None:
-        """The time of the first commit behind the seq, if it was made lately; `None` also if there is none."""
-        recent = self._feed.behind(after)
-        return recent[0][0].time if recent else None
 
     def attach(self, companion: Companion) -> None:
         """Have it run until the store is closed."""
@@ -729,17 +664,17 @@ class Engine:
             snapshotter.ending = True
             await try_snapshot(snapshotter, self.events)
         if self._companion is not None:
-            self._feed.wake()
+            self.stream.wake()
             await self._companion.finish()
         await self._maintenance.release()
 
     async def release(self) -> None:
         """End the tasks and give the storage back, whatever is left to be done."""
         self.closed = self._released = True
-        self._feed.wake()
+        self.stream.wake()
         if self._companion is not None:
             await self._companion.stop()
-        await self._follower.stop()
+        await self.stream.stop()
         for beat in tuple(self.beats):
             beat.cancel()
         if self._autosave is not None:

@@ -20,13 +20,19 @@ _LATEST: Final = 5.0
 
 
 class Follower:
-    """One task for all who follow. It hands each commit of the log to `take`, and goes on where the storage did not
-    answer for a while. What ends it is its `failure`; `wake` lets those look who wait."""
+    """One task for all who follow. It hands each commit of the log to `take`, but for those that are known (up to
+    `head`), and goes on where the storage did not answer for a while. What ends it is its `failure`; `wake` lets those
+    look who wait."""
 
     def __init__(
-        self, log: CommitLog, take: Callable[[Commit], Awaitable[None]], wake: Callable[[], None]
+        self,
+        log: CommitLog,
+        head: Callable[[], int],
+        take: Callable[[Commit], Awaitable[None]],
+        wake: Callable[[], None],
     ) -> None:
         self._log = log
+        self._head = head
         self._take = take
         self._wake = wake
         self._wanted = 0
@@ -39,6 +45,11 @@ class Follower:
         if self._task is None:
             self.failure = None
             self._task = asyncio.get_running_loop().create_task(self._run(after), name="statepath-follower")
+
+    @property
+    def runs(self) -> bool:
+        """Whether somebody follows, and nothing ended it."""
+        return self._task is not None
 
     def leave(self) -> None:
         self._wanted -= 1
@@ -57,7 +68,7 @@ class Follower:
         pause = _SOONEST
         while True:
             try:
-                follow = cast("AsyncGenerator[Commit]", self._log.follow(after))
+                follow = cast("AsyncGenerator[Commit]", self._log.follow(after, self._head))
                 async with aclosing(follow) as commits:
                     async for commit in commits:
                         await self._take(commit)

@@ -160,7 +160,7 @@ class OpenPrimary:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._pace = Pace(lambda: engine.told_bytes)
+        self._pace = Pace(lambda: engine.stream.told_bytes)
 
     @property
     def url(self) -> str:
@@ -190,7 +190,7 @@ class OpenPrimary:
         yield StoreOrigin(engine, now, now)
 
     def commits(self, after: int) -> AsyncGenerator[list[Commit]]:
-        return self.engine.follow_in_bulk(after, pause=_PAUSE)
+        return self.engine.stream.follow_in_bulk(after, pause=_PAUSE)
 
     async def head(self) -> Position:
         await self.engine.catch_up()
@@ -214,7 +214,7 @@ class OpenPrimary:
         return self.engine.saved[0]
 
     def behind(self, seq: int) -> tuple[int, float | None]:
-        oldest = self.engine.oldest_behind(seq)
+        oldest = self.engine.stream.oldest_behind(seq)
         return max(self.engine.replica.head - seq, 0), None if oldest is None else oldest.timestamp()
 
     def worth(self, size: int) -> float:

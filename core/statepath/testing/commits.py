@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -13,7 +14,15 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from statepath.backend import Backend, Commit, CommitLog, SupportsCommitLog, SupportsExtend
+from statepath.backend import (
+    Backend,
+    Commit,
+    CommitLog,
+    SupportsCommitLog,
+    SupportsExtend,
+    SupportsPlacing,
+    moved_behind,
+)
 from statepath.commit import FLOOR_KEY, Delete, Put, seal
 from statepath.errors import (
     ClosedError,
@@ -31,6 +40,7 @@ T = TypeVar("T")
 PATIENCE = 30.0
 """For how many seconds a follower may keep a check waiting."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
@@ -200,6 +210,66 @@ class CommitLogChecks(Subject):
             assert log == sorted(acknowledged, key=lambda commit: commit.first)
             _check_chain(log)
 
+    async def test_what_depends_on_nothing_goes_behind_what_others_placed(self) -> None:
+        async with self.writers() as (one, other):
+            first, second = Writer(commit_log(one)), Writer(commit_log(other), "z")
+            if not isinstance(first.log, SupportsPlacing) or not isinstance(second.log, SupportsPlacing):
+                return
+            await first.append()
+            await second.catch_up()
+            for _ in range(3):
+                placed, before = await first.log.place(first.head, first.make())
+                assert not before, "nobody else committed"
+                first.commits.append(placed)
+            made, last = second.make(transactions=2), first.commits[-1]
+            commit, before = await second.log.place(second.head, made)
+            assert commit == moved_behind(
+                made, last.last, last.id, (last.time - _EPOCH) // timedelta(microseconds=1)
+            )
+            assert commit.time > last.time, "time never decreases along the log"
+            assert list(before) in ([], first.commits[1:])
+            assert await _read(first.log, 0) == [*first.commits, commit]
+
+    async def test_nothing_is_placed_behind_what_was_appended(self) -> None:
+        async with self.writers() as (one, other):
+            first, second = Writer(commit_log(one)), Writer(commit_log(other), "z")
+            if not isinstance(first.log, SupportsPlacing) or not isinstance(second.log, SupportsPlacing):
+                return
+            await first.append()
+            await second.catch_up()
+            await first.append()
+            placed, _ = await first.log.place(first.head, first.make())
+            first.commits.append(placed)
+            with pytest.raises(HeadMoved):
+                await second.log.place(second.head, second.make())
+            assert await _read(first.log, 0) == first.commits
+            await second.catch_up()
+            placed, _ = await second.log.place(second.head, second.make())
+            assert await _read(first.log, 0) == [*first.commits, placed]
+
+    async def test_of_many_that_are_placed_at_once_each_stands_in_the_log(self) -> None:
+        async with self.writers() as handles:
+            logs = [commit_log(handle) for handle in handles]
+            placing = [log for log in logs if isinstance(log, SupportsPlacing)]
+            if not placing:
+                return
+            writer = Writer(logs[0])
+            begun = await writer.append()
+            placed: list[Commit] = []
+
+            async def place(number: int) -> None:
+                mine = Writer(logs[0], str(number), [begun])
+                for turn in range(5):
+                    commit, _ = await placing[(number + turn) % len(placing)].place(mine.head, mine.make())
+                    placed.append(commit)
+                    mine.commits = [commit]
+
+            await asyncio.gather(*map(place, range(6)))
+            log = await _read(logs[0], 0)
+            assert log == [begun, *sorted(placed, key=lambda commit: commit.first)]
+            for before, commit in itertools.pairwise(log):
+                assert (commit.first, commit.prev) == (before.last + 1, before.id)
+
     async def test_commits_outlive_the_connection(self) -> None:
         path = self.new_store()
         async with self.connection(path) as backend:
@@ -255,6 +325,21 @@ class CommitLogChecks(Subject):
                     for _ in range(3):
                         commit = await writer.append()
                         assert await _soon(anext(following)) == commit
+
+    async def test_a_follower_gets_each_commit_that_it_does_not_know(self) -> None:
+        async with self.writer_and_reader() as (backend, reader):
+            writer, known = Writer(commit_log(backend)), [0]
+
+            def head() -> int:
+                return known[-1]
+
+            for log in (writer.log, commit_log(reader)):
+                async with aclosing(_generator(log.follow(head(), head))) as following:
+                    for _ in range(3):
+                        known += [(await writer.append(transactions=2)).last for _ in range(2)]
+                        commit = await writer.append()
+                        while (found := await _soon(anext(following))) != commit:
+                            assert found in writer.commits, "it follows another log"
 
     async def test_a_follower_waits_for_the_first_commit(self) -> None:
         async with self.writer_and_reader() as (backend, reader):

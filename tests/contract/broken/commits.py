@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import msgspec
 from broken.sound import Sound, caught_by
-from statepath.backend import ALWAYS, IF_ABSENT, Commit, CommitLog, encode_commit, slot_key
+from statepath.backend import ALWAYS, IF_ABSENT, Commit, CommitLog, encode_commit, moved_behind, slot_key
 from statepath.commit import JOURNAL
 from statepath.errors import AlreadyExistsError, HeadMoved, NotFoundError
 from statepath.log import PortableCommitLog
@@ -172,10 +173,10 @@ class ReadsOnceOnly(Sound):
 
 
 class FromNowOn(Log):
-    async def follow(self, after: int) -> AsyncIterator[Commit]:
+    async def follow(self, after: int, known: Callable[[], int] | None = None) -> AsyncIterator[Commit]:
         async for commit in self.read(after):
             after = commit.last
-        async for commit in super().follow(after):
+        async for commit in super().follow(after, known):
             yield commit
 
 
@@ -184,14 +185,70 @@ class FollowsFromNow(Sound):
     make_log = logs(FromNowOn)
 
 
+class LeavesOutMore(Log):
+    async def follow(self, after: int, known: Callable[[], int] | None = None) -> AsyncIterator[Commit]:
+        async for commit in super().follow(after):
+            if known is None or commit.first > known() + 1:
+                yield commit
+
+
+@caught_by("test_a_follower_gets_each_commit_that_it_does_not_know")
+class FollowsBehindTheUnknown(Sound):
+    make_log = logs(LeavesOutMore)
+
+
 class UntilTheHead(Log):
-    def follow(self, after: int) -> AsyncIterator[Commit]:
+    def follow(self, after: int, known: Callable[[], int] | None = None) -> AsyncIterator[Commit]:
         return self.read(after)
 
 
 @caught_by("test_a_follower_waits_for_the_first_commit", "test_a_follower_gets_each_commit")
 class FollowsToTheHead(Sound):
     make_log = logs(UntilTheHead)
+
+
+class Anywhere(Log):
+    """Places a commit behind whatever stands there."""
+
+    async def place(self, after: int, commit: Commit) -> tuple[Commit, Sequence[Commit]]:
+        while True:
+            before = [one async for one in self.read(after)]
+            if before:
+                last = before[-1]
+                commit = moved_behind(commit, last.last, last.id, int(last.time.timestamp() * 1e6))
+            try:
+                await self.append(commit.first - 1, commit)
+            except HeadMoved:
+                continue
+            return commit, before
+
+
+@caught_by("test_nothing_is_placed_behind_what_was_appended")
+class PlacesAnywhere(Sound):
+    make_log = logs(Anywhere)
+
+
+class TellsAnotherPlace(Anywhere):
+    async def place(self, after: int, commit: Commit) -> tuple[Commit, Sequence[Commit]]:
+        await super().place(after, commit)
+        return commit, ()
+
+
+@caught_by("test_what_depends_on_nothing_goes_behind_what_others_placed")
+class PlacesAsGiven(Sound):
+    make_log = logs(TellsAnotherPlace)
+
+
+class LetsGo(Anywhere):
+    async def place(self, after: int, commit: Commit) -> tuple[Commit, Sequence[Commit]]:
+        with suppress(HeadMoved):
+            await self.append(after, commit)
+        return commit, ()
+
+
+@caught_by("test_of_many_that_are_placed_at_once_each_stands_in_the_log")
+class PlacesWhatFits(Sound):
+    make_log = logs(LetsGo)
 
 
 class TrimsTooMuch(Log):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from statepath.backend import StateURL
 from statepath.errors import HeadMoved, OutcomeUnknownError, StoreLockedError, UnsupportedError
-from statepath_local import LocalFactory
+from statepath_local import LocalFactory, writer
 from statepath_local.port import Port
 
 Connect = Callable[..., Any]
@@ -34,6 +34,16 @@ async def share(connect: Connect) -> Connect:
 
 async def catch_up(log: Any) -> None:
     log.commits += [commit async for commit in log.log.read(log.head)]
+
+
+async def place(log: Any, size: int = 10) -> Any:
+    """Place a commit behind whatever is there."""
+    commit, before = await log.log.place(log.head, log.make(size))
+    if commit.first > log.head + 1 and not before:
+        await catch_up(log)
+    else:
+        log.commits += [*before, commit]
+    return commit
 
 
 async def append(log: Any, size: int = 10) -> Any:
@@ -139,6 +149,95 @@ async def test_a_follower_is_told_what_another_handle_commits(share: Connect, ch
     await following.aclose()
 
 
+async def test_what_the_follower_knows_is_not_read_again(share: Connect, chain: Any, port: Any) -> None:
+    one, two = await share(), await share()
+    log, other = chain(one.commit_log()), chain(two.commit_log())
+    known = 0
+    following = log.log.follow(0, lambda: known)
+    first = await append(log)
+    assert await anext(following) == first
+    waiting = asyncio.ensure_future(anext(following))
+    await asyncio.sleep(0.1)  # until it has looked at what there is
+    begun = len(port.calls)
+    for _ in range(20):
+        known = (await append(log, 5_000)).last
+        await asyncio.sleep(0.002)
+    assert all(args[1] < 5_000 for name, args in port.calls[begun:] if name == "pread")
+    theirs = await append(other)
+    assert await waiting == theirs
+
+
+async def test_who_lost_hears_what_was_first(share: Connect, chain: Any) -> None:
+    one, two = await share(), await share()
+    log, other = chain(one.commit_log()), chain(two.commit_log())
+    await append(log)
+    await catch_up(other)
+    await append(log)
+    await append(log)
+    with pytest.raises(HeadMoved) as moved:
+        await other.append()
+    assert list(moved.value.commits) == log.commits[1:]
+    other.commits += moved.value.commits
+    await other.append()
+    with pytest.raises(HeadMoved) as moved:
+        await log.append()
+    assert list(moved.value.commits) == other.commits[3:]
+
+
+async def test_who_lost_to_many_reads_them_in_its_own_time(
+    share: Connect, chain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_MOST_MISSED", 2)
+    one, two = await share(), await share()
+    log, other = chain(one.commit_log()), chain(two.commit_log())
+    await append(log)
+    await catch_up(other)
+    for _ in range(5):
+        await append(log, 50_000)
+    with pytest.raises(HeadMoved) as moved:
+        await other.append()
+    assert not moved.value.commits
+    await catch_up(other)
+    assert other.commits == log.commits
+
+
+async def test_of_the_placed_ones_each_follows_the_one_before(share: Connect, chain: Any) -> None:
+    one, two = await share(), await share()
+    log, other = chain(one.commit_log()), chain(two.commit_log())
+    await append(log)
+    await catch_up(other)
+    for turn in range(20):
+        await place((log, other)[turn // 3 % 2], 300_000)
+    for chained in (log, other):
+        await catch_up(chained)
+    assert log.commits == other.commits
+    assert [commit.last for commit in log.commits] == list(range(1, 22))
+    times = [commit.time for commit in log.commits]
+    assert times == sorted(times)
+
+
+async def test_a_repaired_end_may_matter_to_everybody(
+    share: Connect, chain: Any, port: Any, commits: Any
+) -> None:
+    one, two, three = await share(), await share(port=Port()), await share(port=Port())
+    log, other, third = (chain(each.commit_log()) for each in (one, two, three))
+    await append(log)
+    await catch_up(other)
+    await catch_up(third)
+    port.fail("fdatasync", times=1)
+    with pytest.raises(OutcomeUnknownError):
+        await place(log)
+    with pytest.raises(HeadMoved):
+        await place(other)
+    with pytest.raises(HeadMoved):
+        await place(third)
+    await catch_up(other)
+    await place(other)
+    await catch_up(third)
+    await place(third)
+    assert await commits(two.commit_log()) == third.commits
+
+
 async def test_a_reader_is_served_up_to_what_is_durable(
     share: Connect, chain: Any, port: Any, commits: Any, connect: Connect
 ) -> None:
@@ -232,7 +331,9 @@ for _name in CHANGES:
     setattr(KilledPort, _name, _counted(_name))
 
 
-async def _append_and_die(path: Path, chain: Any, steps: int, sizes: list[int], told: int) -> None:
+async def _append_and_die(
+    path: Path, chain: Any, append: Callable[..., Any], steps: int, sizes: list[int], told: int
+) -> None:
     """Join the others, and then live for so many changes; each commit that is durable is told."""
     port = KilledPort()
     factory = LocalFactory(port)
@@ -268,9 +369,10 @@ def in_a_child(work: Callable[[int], Any]) -> list[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("sizes", [[10, 10], [600_000, 600_000]], ids=["append", "rotate"])
+@pytest.mark.parametrize("way", [append, place])
+@pytest.mark.parametrize("sizes", [[10, 10], [600_000, 600_000]], ids=["here", "rotate"])
 async def test_whenever_a_writer_is_killed_the_others_go_on_with_all_it_told(
-    tmp_path: Path, chain: Any, commits: Any, sizes: list[int]
+    tmp_path: Path, chain: Any, commits: Any, sizes: list[int], way: Callable[..., Any]
 ) -> None:
     steps = 0
     while True:
@@ -283,7 +385,7 @@ async def test_whenever_a_writer_is_killed_the_others_go_on_with_all_it_told(
         await append(log, 300_000)
 
         def die(told: int, path: Path = path, steps: int = steps) -> Any:
-            return _append_and_die(path, chain, steps, sizes, told)
+            return _append_and_die(path, chain, way, steps, sizes, told)
 
         told = in_a_child(die)
         acknowledged = [int(line) for line in told if line != b"end"]

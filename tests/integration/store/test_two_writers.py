@@ -13,7 +13,13 @@ import statepath
 from msgspec.structs import replace
 from statepath.commit import encode_commit, slot_key
 from statepath.engine.opening import open_engine
-from statepath.errors import AlreadyExistsError, ConflictError, DivergedError, OutcomeUnknownError
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DivergedError,
+    HeadMoved,
+    OutcomeUnknownError,
+)
 from statepath.events import CorruptionDetected, Events, SaveError
 from statepath.settings import Settings
 from statepath.store import Store
@@ -53,6 +59,21 @@ async def test_the_loser_of_the_race_fails_only_what_conflicts(store, zombie):
     assert [type(outcome) for outcome in outcomes] == [ConflictError, AlreadyExistsError, int, int, int]
     assert outcomes[0].theirs == {"id": "shared", "n": 1}
     assert (await theirs.get("shared")) == {"id": "shared", "n": 1, "logs": ["x"]}
+
+
+async def test_who_loses_again_and_again_does_not_rest_longer_and_longer(store, monkeypatch):
+    log = store._engine.log
+    append, losses = log.append, iter(range(40))
+
+    async def contended(after, commit):
+        if next(losses, None) is not None:
+            raise HeadMoved
+        await append(after, commit)
+
+    monkeypatch.setattr(log, "append", contended)
+    monkeypatch.setattr("random.random", lambda: 1.0)
+    async with asyncio.timeout(10):
+        await store.collection("raw").put({"id": "a"})
 
 
 async def test_a_transaction_that_read_what_changed_is_refused_whole(store, zombie):

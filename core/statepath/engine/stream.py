@@ -1,0 +1,144 @@
+"""Every commit in the moment that it becomes visible to a handle, whoever made it, for those who follow along."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from datetime import datetime
+
+from statepath.backend import Backend, CommitLog
+from statepath.commit import Commit, Transaction
+from statepath.engine.feed import Feed, in_bulk
+from statepath.engine.following import Follower
+from statepath.engine.replay import changes_of
+from statepath.errors import ClosedError
+
+
+class Stream:
+    """The commits of one handle: the latest from memory, earlier ones from the log.
+
+    Unless the handle is `alone`, other writers' commits are handed to `take` while somebody follows. `head` is the seq
+    that the handle shows, and `closed` says that it shows nothing more.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        log: CommitLog,
+        *,
+        alone: bool,
+        head: Callable[[], int],
+        closed: Callable[[], bool],
+        take: Callable[[Commit], Awaitable[None]],
+    ) -> None:
+        self._backend = backend
+        self._log = log
+        self._alone = alone
+        self._head = head
+        self._closed = closed
+        self._feed = Feed()
+        self._follower = Follower(log, head, take, self._feed.wake)
+
+    def tell(self, commit: Commit, transactions: Sequence[Transaction], size: int) -> None:
+        """A commit has become visible; `size` is about its bytes."""
+        self._feed.tell(commit, transactions, size)
+
+    def wake(self) -> None:
+        """Let those who follow see that the handle is closed."""
+        self._feed.wake()
+
+    async def stop(self) -> None:
+        """Look no more for what other writers commit."""
+        await self._follower.stop()
+
+    @property
+    def followers(self) -> int:
+        """How many follow."""
+        return self._feed.followers
+
+    @property
+    def looks(self) -> bool:
+        """Whether it looks for what other writers commit."""
+        return self._follower.runs
+
+    @property
+    def told_bytes(self) -> int:
+        """About how many bytes have become visible since somebody follows."""
+        return self._feed.told
+
+    def oldest_behind(self, after: int) -> datetime | None:
+        """The time of the first commit behind the seq, if it was made lately; `None` also if there is none."""
+        recent = self._feed.behind(after)
+        return recent[0][0].time if recent else None
+
+    async def follow(self, after: int) -> AsyncGenerator[tuple[Commit, Sequence[Transaction]]]:
+        """Every commit behind the seq `after`, from the log and then as they become visible to this handle.
+
+        Raises:
+            HistoryTrimmedError: the log begins later.
+        """
+        self._join()
+        try:
+            while True:
+                recent = self._feed.behind(after)
+                if recent:
+                    for commit, transactions in recent:
+                        yield commit, transactions
+                        after = commit.last
+                elif self._head() > after:
+                    head = self._head()
+                    async for commit in self._log.read(after):
+                        if commit.last > head:
+                            break
+                        yield commit, [await changes_of(self._backend, one) for one in commit.transactions]
+                        after = commit.last
+                if self._closed():
+                    return
+                if self._head() <= after:
+                    if self._follower.failure is not None:
+                        raise copy.copy(self._follower.failure)
+                    await self._feed.news()
+        except ClosedError:
+            if not self._closed():
+                raise
+        finally:
+            self._leave()
+
+    async def follow_in_bulk(self, after: int, *, pause: float) -> AsyncGenerator[list[Commit]]:
+        """As `follow`, for who may be late: every `pause` seconds all commits that have come. Ends when the store is
+        closing and all are told.
+
+        Raises:
+            HistoryTrimmedError: the log begins later.
+        """
+        self._join()
+        try:
+            while True:
+                if recent := self._feed.behind(after):
+                    yield [commit for commit, _ in recent]
+                    after = recent[-1][0].last
+                elif self._head() > after:
+                    async for commits in in_bulk(self._log.read(after)):
+                        yield commits
+                        after = commits[-1].last
+                elif self._closed():
+                    return
+                elif self._follower.failure is not None:
+                    raise copy.copy(self._follower.failure)
+                else:
+                    await self._feed.news()
+                if not self._closed():
+                    await asyncio.sleep(pause)
+        finally:
+            self._leave()
+
+    def _join(self) -> None:
+        self._feed.join()
+        if not self._alone:
+            self._follower.join(self._head())
+
+    def _leave(self) -> None:
+        self._feed.leave()
+        if not self._alone:
+            self._follower.leave()
