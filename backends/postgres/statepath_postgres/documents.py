@@ -1,8 +1,8 @@
 """The documents as rows: a view of the log, written right behind it, in which queries look.
 
 Whoever writes to the store brings the view up to date, a batch of commits at a time; of several that do so at once each
-waits for the other and goes on from there. The view says which seq it shows, and a query asks for that in the same
-statement: so it may be behind, but never lies.
+waits for the other and goes on from there, and while somebody else does it, leaves it to them. The view says which seq
+it shows, and a query asks for that in the same statement: so it may be behind, but never lies.
 """
 
 from __future__ import annotations
@@ -128,6 +128,8 @@ class Documents:
         """Whether what follows has to be told by somebody who has the documents: the log does not have it."""
 
         self._wanted = 0
+        self._waiting = 0
+        self._seen = -1
         self._more = asyncio.Event()
         self._urgent = asyncio.Event()
         self._shown = asyncio.Condition()
@@ -163,9 +165,14 @@ class Documents:
             return False
         self._want(seq)
         self._urgent.set()
-        with suppress(TimeoutError):
+        self._waiting += 1
+        try:
             async with asyncio.timeout(PATIENCE), self._shown:
                 await self._shown.wait_for(lambda: self._known >= seq or self.stuck)
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting -= 1
         return self._known >= seq
 
     async def find(
@@ -228,8 +235,13 @@ class Documents:
             shown, head, floor = rows[0]
             if shown >= 0 and shown + 1 >= floor:
                 await self._tell(shown)
+                moved, self._seen = -1 < self._seen < shown, shown
                 if shown >= (target or head):
                     self._spend(given)
+                    return
+                if moved and not self._waiting:
+                    self._forget(shown)
+                    self._more.set()
                     return
                 if await self._step(store, shown):
                     self._spend(given)
@@ -247,8 +259,7 @@ class Documents:
 
     async def _step(self, store: int, shown: int) -> bool:
         """Show the next batch of commits; whether the log has them."""
-        while self._recent and self._recent[0][0].last <= shown:
-            self._recent_bytes -= self._recent.popleft()[1]
+        self._forget(shown)
         batch: Batch = {}
         last = shown
         size = 0
@@ -261,7 +272,13 @@ class Documents:
                     break
         if last > shown:
             await self._write(store, shown, last, batch)
+            self._seen = last
         return last > shown
+
+    def _forget(self, shown: int) -> None:
+        """What the view shows need not be kept."""
+        while self._recent and self._recent[0][0].last <= shown:
+            self._recent_bytes -= self._recent.popleft()[1]
 
     async def _commits(self, shown: int) -> AsyncIterator[tuple[Commit, int]]:
         """What follows, from memory where it is there."""

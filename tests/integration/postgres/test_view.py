@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from statepath import F
 from statepath.backend import Shown
-from statepath.testing.commits import commit_log
+from statepath.testing.commits import Writer, commit_log
 
 IS_A = F("text") == "a"
 
@@ -64,3 +64,30 @@ async def test_what_ends_before_the_log_begins_is_given_up_at_once(backend, monk
     await backend.show(5, shown())
     assert await backend.find("tasks", IS_A, 10) is None
     assert len(asked) < 10
+
+
+async def test_while_one_writes_the_view_the_other_leaves_it_to_it(backend, path, connect, monkeypatch):
+    other = await connect(path)
+    view, store = other._documents, await other.store()
+    written = []
+    write = view._write
+
+    async def noted(*arguments):
+        written.append(arguments)
+        await write(*arguments)
+
+    monkeypatch.setattr(view, "_write", noted)
+    writer = Writer(commit_log(backend))
+    await writer.append()
+    await backend.settle(1)
+    await view._catch_up(store)
+    await writer.append()
+    await backend.settle(2)
+    await backend._documents.close()
+    await writer.append()
+    view._want(3)
+    await view._catch_up(store)
+    assert not written
+    await view._catch_up(store)
+    assert len(written) == 1, "nobody else goes on with it"
+    assert view._known == 3
