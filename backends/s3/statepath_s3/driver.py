@@ -6,9 +6,11 @@ import io
 import secrets
 from contextlib import suppress
 from functools import lru_cache
+from importlib.metadata import version
 from typing import Any, Final, Self
 
 import aiohttp
+import botocore
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from botocore.exceptions import ClientError
@@ -23,6 +25,7 @@ from statepath_s3.failures import answer_of, translated
 SCHEME: Final = "s3"
 
 _VERSION: Final = "statepath-version"
+_USER_AGENT: Final = f"statepath-s3/{version('statepath-s3')} Botocore/{botocore.__version__}"
 _CONNECTIONS: Final = 64
 _CONNECT_SECONDS: Final = 10
 _AT_ONCE: Final = 64 * 1024
@@ -97,6 +100,10 @@ class S3Driver:
             "read_timeout": timeout,
             "max_pool_connections": _CONNECTIONS,
             "http_session_cls": _SendsOnce,
+            # The SDK's own line says what it runs on, and is put together anew for each request.
+            "user_agent": _USER_AGENT,
+            # What is sent is made here, and the service checks it anyway.
+            "parameter_validation": False,
             # Other services than Amazon's refuse the checksums that the SDK adds by itself.
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
