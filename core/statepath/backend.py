@@ -29,6 +29,7 @@ from statepath.commit import (
     decode_changes,
     decode_commit,
     encode_commit,
+    microseconds,
     moved_behind,
     slot_key,
 )
@@ -101,6 +102,7 @@ __all__ = [
     "decode_changes",
     "decode_commit",
     "encode_commit",
+    "microseconds",
     "moved_behind",
     "slot_key",
 ]
@@ -381,7 +383,7 @@ class CommitLog(Protocol):
 
         Raises:
             HeadMoved: another writer's commit is there already. Nothing was written. It may bring all commits behind
-                `after` along, up to the end of the log, if that costs nothing.
+                `after` along, up to the end of the log, if that costs little, and say that the next place is kept.
             OutcomeUnknownError: it may or may not be durable; no further append is taken.
             UnavailableError: nothing was written (`disk_full`), and a later append may succeed.
         """
@@ -440,7 +442,8 @@ class SupportsPlacing(Protocol):
         would cost much: they can be read.
 
         Raises:
-            HeadMoved: something was appended behind `after`, which may matter to the commit. Nothing was written.
+            HeadMoved: something was appended behind `after`, which may matter to the commit; or much came, or `after`
+                is not what this object met last. Nothing was written.
             OutcomeUnknownError, UnavailableError: as `append`.
         """
         ...

@@ -187,6 +187,11 @@ def encode_commit(commit: Commit) -> bytearray:
     return seal(commit)
 
 
+def microseconds(time: datetime) -> int:
+    """A commit's time as whole microseconds since 1970."""
+    return int(time.timestamp()) * 1_000_000 + time.microsecond
+
+
 def moved_behind(commit: Commit, seq: int, id: str, time: int) -> Commit:
     """The commit as it is right behind another one, which ends with the seq, is durable, has the id and was made at
     that time, in microseconds since 1970."""

@@ -135,13 +135,14 @@ class LocalCommitLog:
         woken = asyncio.Event()
         self._followers.add(woken)
         notices = None if self._is_alone else Notices(self._tree, woken, self._appends)
-        thorough = True
+        thorough, due = True, False
         try:
             while True:
                 # Before the look, so that what comes behind it is not missed.
                 woken.clear()
-                if known is not None and not thorough and self._skip(cursor, known()):
-                    await self._rest(woken, notices)
+                self._worker.check_open()
+                if known is not None and not thorough and self._skip(cursor, known(), due=due):
+                    due = await self._rest(woken, notices)
                     continue
                 async with aclosing(self._to_the_end(cursor, thorough=thorough)) as batches:
                     async for batch in batches:
@@ -150,27 +151,32 @@ class LocalCommitLog:
                         for found in batch:
                             yield found.record.commit
                 thorough = False
-                await self._rest(woken, notices)
+                if self._writer is not None and (place := cursor.place()) is not None:
+                    self._writer.remember(place)
+                due = await self._rest(woken, notices)
         finally:
             self._followers.discard(woken)
             if notices is not None:
                 notices.end()
             self._worker.finish(cursor.close)
 
-    async def _rest(self, woken: asyncio.Event, notices: Notices | None) -> None:
-        """Until somebody may have committed."""
-        with suppress(TimeoutError):
+    async def _rest(self, woken: asyncio.Event, notices: Notices | None) -> bool:
+        """Until somebody may have committed, or it is time to look; whether it is."""
+        try:
             async with asyncio.timeout(None if notices is None else notices.pause()):
                 await woken.wait()
+        except TimeoutError:
+            return True
+        return False
 
-    def _skip(self, cursor: Cursor, known: int) -> bool:
+    def _skip(self, cursor: Cursor, known: int, *, due: bool) -> bool:
         """Have the cursor go on behind the seq, if that is further; whether nothing has to be read for now: nothing
-        more is durable, or this handle appends, and meets itself what others do."""
+        more is durable, or this handle appends, and meets itself what others do, unless a look is due."""
         if self._writer is not None and known > cursor.last:
             place = self._writer.place_behind(known)
             if place is not None:
                 cursor.skip(place)
-        return self._appends() or self._ends_with(known)
+        return (self._appends() and not due) or self._ends_with(known)
 
     def _appends(self) -> bool:
         """Whether this handle appends just now; when that is settled, its followers are woken."""

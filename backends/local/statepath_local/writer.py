@@ -15,11 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from statepath.backend import Commit, encode_commit, moved_behind
+from statepath.backend import Commit, encode_commit, microseconds, moved_behind
 from statepath.errors import (
     CorruptionError,
     DivergedError,
@@ -52,22 +52,21 @@ T = TypeVar("T")
 Settle = Callable[[Any, BaseException | None], None]
 
 _SECOND_TRY = 0.01
-"""Seconds for which a turn that found the head moved goes on, so that who lost reads what is new and comes next."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+"""Seconds for which a turn that found the head moved goes on, so that who lost takes over a few commits and comes
+next."""
 
 _FEW = 16
-"""Commits that are soon taken over."""
+"""With so many commits of others to take over, who lost is back within its second try; more it reads while others go
+on."""
 
-_MOST_MISSED = 256
-"""As many commits of others are read within a turn."""
+_NEAR = 1024 * 1024
+"""Bytes of others' commits that are read, or passed, at once: more would hold up those who wait for their turn."""
 
 _PLACES = 4
 
 
 class Writer:
-    """Holds the head of the journal. `append` and `restart` run in its thread, handed over by `submit`."""
+    """Holds the head of the journal. What changes it runs in its thread, handed over by `submit`."""
 
     def __init__(
         self, tree: Tree, lock: WriterLock, background: Callable[[Callable[[], None]], object]
@@ -89,6 +88,7 @@ class Writer:
         self._changing = False
         self._turn_ends: float | None = None
         self._places: dict[int, Place] = {}
+        self._remembering = threading.Lock()
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Settle] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="statepath-journal", daemon=True)
         self._thread.start()
@@ -129,8 +129,9 @@ class Writer:
 
     def remember(self, place: Place) -> None:
         """It is from where somebody will read on."""
-        places = {**self._places, place.seq: place}
-        self._places = dict(sorted(places.items())[-_PLACES:])
+        with self._remembering:
+            places = {**self._places, place.seq: place}
+            self._places = dict(sorted(places.items())[-_PLACES:])
 
     def damage(self, after: int) -> CorruptionError | None:
         """Why no commit can follow the seq, although whoever reads behind it may have noticed nothing."""
@@ -306,6 +307,7 @@ class Writer:
             self._history = self._lock.history() or secrets.token_hex(8)
 
     def append(self, after: int, commits: Sequence[Commit]) -> None:
+        """Make the commits durable behind the seq, if it is the last one."""
         self.open()
         if self._refusal is not None:
             raise copy.copy(self._refusal)
@@ -315,11 +317,14 @@ class Writer:
         self._remember()
 
     def place(self, after: int, commit: Commit) -> tuple[Commit, list[Commit]]:
+        """As `SupportsPlacing.place`. Only what stands in the same segment is passed: it can be read afterwards, which
+        is what the turn does not wait for."""
         self.open()
         if self._refusal is not None:
             raise copy.copy(self._refusal)
         with self._turn():
-            if self._bound <= after < self._durable:
+            known = self._near(after)
+            if self._bound <= after < self._durable and known is not None and known.id == commit.prev:
                 commit = moved_behind(commit, self._durable, self._id, self._time)
             self._append(commit.first - 1, (commit,))
         before = commit.first - 1
@@ -353,7 +358,7 @@ class Writer:
         segment.end += len(lines)
         self._empty = False
         self._durable, self._id = commits[-1].last, commits[-1].id
-        self._time = (commits[-1].time - _EPOCH) // _MICROSECOND
+        self._time = microseconds(commits[-1].time)
         much = segment.size // 8
         # Of several handles the one that passes the place makes the next segment ready.
         if segment.end > much and (not self._lock.shared or before <= much):
@@ -376,22 +381,29 @@ class Writer:
 
     def _missed(self, after: int, upto: int) -> list[Commit]:
         """What stands behind one seq up to another; nothing, if that is much, or not where it is known to be."""
-        known, missed = self._places.get(after), list[Commit]()
+        known, missed = self._near(after), list[Commit]()
         if known is None:
             return missed
         cursor = Cursor(self._tree, after, lambda: upto, known)
         try:
-            while cursor.last < upto and len(missed) < _MOST_MISSED and (found := cursor.next()):
+            while cursor.last < upto and (found := cursor.next()):
                 missed += [one.record.commit for one in found]
             place = cursor.place()
         except StateError:
-            return []
+            return []  # whoever reads on finds out
         finally:
             cursor.close()
         if place is None or place.seq != upto:
             return []
         self.remember(place)
         return missed
+
+    def _near(self, seq: int) -> Place | None:
+        """The place behind the seq, if that was met lately and is not far from the end of the present segment."""
+        known, segment = self._places.get(seq), self._segment
+        if known is None or segment is None or known.inode != segment.inode:
+            return None
+        return known if segment.end - known.offset <= _NEAR else None
 
     def _take_back(self, segment: Segment) -> bool:
         """Remove the beginning of a record that found no space."""
@@ -494,6 +506,7 @@ class Writer:
         self._empty = False
         self._durable, self._id = after, ""
         self._bound, self._time = after, 0
+        self._places = {}
         return kept
 
     def _move_aside(self) -> list[str]:

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from statepath.backend import (
@@ -26,6 +25,7 @@ from statepath.backend import (
     Shown,
     append_items,
     decode_changes,
+    microseconds,
 )
 from statepath.errors import HistoryTrimmedError, InvalidArgumentError, StateError
 
@@ -45,9 +45,6 @@ _PACE: Final = 0.2  # seconds that the view may be behind while nobody asks
 _PAUSE: Final = 1.0  # seconds, after a failure
 PATIENCE: Final = 10.0
 """For how many seconds the view is waited for."""
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 _MAKE: Final = "INSERT INTO statepath.views (store) VALUES ($1) ON CONFLICT (store) DO NOTHING"
 _LOCK: Final = "SELECT shown FROM statepath.views WHERE store = $1 FOR UPDATE"
@@ -246,11 +243,12 @@ class Documents:
                 if await self._step(store, shown):
                     self._spend(given)
                     continue
-            # What is given may end before the log begins: a log that was begun anew meanwhile needs what is as of that.
-            if self._all is None or self._all[0] + 1 < floor:
+            # What is given may be of no use: the log was begun anew meanwhile, and needs what is as of that.
+            if self._all is None or self._all[0] + 1 < floor or self._all[0] <= shown:
                 await self._tell(shown, stuck=True)
                 return
             await self._refill(store, *self._all)
+            self._seen = self._all[0]
 
     def _spend(self, given: tuple[int, Iterable[Shown]] | None) -> None:
         """Let go of what was given, unless more was given meanwhile: that is for a log which was not looked at yet."""
@@ -294,7 +292,7 @@ class Documents:
 
     async def _fold(self, batch: Batch, commit: Commit) -> None:
         """Add what a commit does to what those before it did."""
-        modified = (commit.time - _EPOCH) // _MICROSECOND
+        modified = microseconds(commit.time)
         for version, transaction in enumerate(commit.transactions, commit.first):
             if isinstance(transaction, Body):
                 transaction = decode_changes(await self._body(transaction.key))  # noqa: PLW2901 - its changes

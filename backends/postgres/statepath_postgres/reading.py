@@ -10,10 +10,9 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from statepath.backend import Filter, Moment, Part, Shown, Tally
+from statepath.backend import Filter, Moment, Part, Shown, Tally, microseconds
 from statepath.errors import UnavailableError, UnsupportedError
 
 from statepath_postgres.conditions import condition
@@ -29,8 +28,6 @@ _MOST_ROWS: Final = 5000
 _SINCE: Final = 3
 """The version of the schema that keeps each document so that it can be given back."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 _SHOWN: Final = "SELECT coalesce((SELECT shown FROM statepath.views WHERE store = $1), 0)"
 _BEHIND: Final = """
@@ -183,5 +180,5 @@ def _next_count(rows: Sequence[Any]) -> int:
 
 
 def _document(row: Any) -> Shown:
-    modified = (row["modified"] - _EPOCH) // _MICROSECOND
+    modified = microseconds(row["modified"])
     return Shown(row["collection"], row["id"], row["version"], modified, row["document"])

@@ -35,9 +35,9 @@ from statepath.commit import (
     RemoveReport,
     Transaction,
     encode_changes,
+    microseconds,
 )
 from statepath.engine.documents import decode
-from statepath.engine.replay import microseconds
 from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.engine.trouble import Trouble
@@ -345,9 +345,9 @@ class Committer:
         try:
             if self._traced:
                 with self._telemetry.commit([one.span for one in accepted]):
-                    commit = await self._append(commit, accepted)
+                    commit = await self._append(commit, accepted, refused)
             else:
-                commit = await self._append(commit, accepted)
+                commit = await self._append(commit, accepted, refused)
         except _NOTHING_WRITTEN as error:
             self._telemetry.not_committed(error, time.perf_counter() - began)
             self._tell(error)
@@ -369,11 +369,16 @@ class Committer:
         self._telemetry.committed(len(accepted), size, time.perf_counter() - began)
         self._committed(commit, transactions, stage, size + _RECORD + _TRANSACTION * len(accepted))
 
-    async def _append(self, commit: Commit, accepted: list[_Pending]) -> Commit:
+    async def _append(self, commit: Commit, accepted: list[_Pending], refused: list[_Refused]) -> Commit:
         """Make the commit durable; as it stands in the log, with the replica at what is before it."""
         after = self._replica.head
         # The first one meets whatever was committed before, so that a program sees once what others need it to know.
-        if self._placing is None or not self._met or not all(map(_depends_on_nothing, accepted)):
+        if (
+            self._placing is None
+            or not self._met
+            or any(one.changes for one, _ in refused)
+            or not all(map(_depends_on_nothing, accepted))
+        ):
             await self._log.append(after, commit)
             self._met = True
             return commit

@@ -6,13 +6,14 @@ import asyncio
 import os
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from typing import Final, TypeVar, cast
 
 from statepath.backend import Backend, CommitLog, SupportsQueries, SupportsSharing
 from statepath.commit import (
     FORMAT,
+    JOURNAL,
     Body,
     Change,
     Commit,
@@ -42,6 +43,7 @@ from statepath.engine.views import ViewWriter
 from statepath.errors import (
     ClosedError,
     ConflictError,
+    CorruptionError,
     DivergedError,
     NotFoundError,
     ReadOnlyError,
@@ -285,10 +287,15 @@ class Engine:
         for commit in commits:
             await self._apply(commit)
         if self.replica.head < upto:
-            async for commit in self.log.read(self.replica.head):
-                if commit.last > upto:
-                    break
-                await self._apply(commit)
+            async with aclosing(cast("AsyncGenerator[Commit]", self.log.read(self.replica.head))) as missed:
+                async for commit in missed:
+                    if commit.last > upto:
+                        break
+                    await self._apply(commit)
+        if self.replica.head != upto:
+            raise CorruptionError(
+                f"seq {self.replica.head + 1} had been durable, and cannot be read", key=JOURNAL
+            )
 
     async def _take(self, commit: Commit) -> None:
         """Apply a commit that the follower has met, unless it is known already."""

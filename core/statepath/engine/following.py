@@ -49,7 +49,7 @@ class Follower:
     @property
     def runs(self) -> bool:
         """Whether somebody follows, and nothing ended it."""
-        return self._task is not None
+        return self._task is not None and self.failure is None
 
     def leave(self) -> None:
         self._wanted -= 1
@@ -68,7 +68,9 @@ class Follower:
         pause = _SOONEST
         while True:
             try:
-                follow = cast("AsyncGenerator[Commit]", self._log.follow(after, self._head))
+                follow = cast(
+                    "AsyncGenerator[Commit]", self._log.follow(max(after, self._head()), self._head)
+                )
                 async with aclosing(follow) as commits:
                     async for commit in commits:
                         await self._take(commit)

@@ -10,10 +10,10 @@ from datetime import datetime
 from msgspec import Raw
 
 from statepath.backend import Backend, CommitLog
-from statepath.commit import Change, Commit, Delete, Put, Transaction
+from statepath.commit import Change, Commit, Delete, Put, Transaction, microseconds
 from statepath.engine.backups import backup_key, backup_keys
 from statepath.engine.floor import SnapshotMark
-from statepath.engine.replay import apply_commit, changes_of, microseconds
+from statepath.engine.replay import apply_commit, changes_of
 from statepath.engine.replica import MEMBERS, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS, STATE_KEY, SnapshotMeta, load_snapshot
 from statepath.errors import CorruptionError, HistoryTrimmedError, InvalidArgumentError, NotFoundError

@@ -43,6 +43,7 @@ from statepath.commit import (
     decode_changes,
     decode_commit,
     encode_commit,
+    microseconds,
     seal,
     unseal,
 )
@@ -54,7 +55,6 @@ from statepath.engine.files import PIECE, LogPiece, Report
 from statepath.engine.founding import Origin, Tell
 from statepath.engine.ids import check_collection, check_id, decode_id, log_key, report_key
 from statepath.engine.migration import decode_versions
-from statepath.engine.replay import microseconds
 from statepath.engine.replica import MEMBERS, Entry, Replica
 from statepath.engine.snapshot import (
     OWN_MEMBERS,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from statepath.backend import Backend, CommitLog
-from statepath.commit import Commit, size_of
+from statepath.commit import Commit, microseconds, size_of
 from statepath.engine.engine import Engine
 from statepath.engine.floor import Floor, read_floor
 from statepath.engine.founding import Origin
@@ -19,7 +19,7 @@ from statepath.engine.opening import attach, commit_log, open_engine
 from statepath.engine.origin import StoreOrigin, present
 from statepath.engine.pacing import Pace
 from statepath.engine.recovery import check_finished
-from statepath.engine.replay import Beside, changes_of, microseconds
+from statepath.engine.replay import Beside, changes_of
 from statepath.engine.replica import Replica
 from statepath.errors import (
     CorruptionError,

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from statepath.backend import Backend, CommitLog, ETag
-from statepath.commit import FLOOR_KEY, JOURNAL, Append, Commit, Note
+from statepath.commit import FLOOR_KEY, JOURNAL, Append, Commit, Note, microseconds
 from statepath.encryption import unsealed
 from statepath.engine.adoption import Examined, File, examine, read_views, view_id
 from statepath.engine.backups import backup_keys
 from statepath.engine.documents import compact, parse_untrusted
 from statepath.engine.floor import Earlier, Floor, SnapshotMark, read_floor
 from statepath.engine.ids import LOGS, document_key, log_place
-from statepath.engine.replay import Beside, Damage, apply_commit, changes_of, is_promotion, microseconds
+from statepath.engine.replay import Beside, Damage, apply_commit, changes_of, is_promotion
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, is_ours, load_snapshot
 from statepath.engine.views import View

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from hashlib import sha256
 from typing import Final
 
@@ -22,6 +21,7 @@ from statepath.commit import (
     Put,
     Transaction,
     decode_changes,
+    microseconds,
 )
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.errors import CorruptionError, DivergedError, NotFoundError, StateError, UnsupportedError
@@ -141,8 +141,3 @@ def _size(change: Change) -> int:
     if isinstance(change, Put):
         return len(bytes(change.document))
     return len(bytes(change.value)) if isinstance(change, Append) else 0
-
-
-def microseconds(time: datetime) -> int:
-    """A commit's time as whole microseconds since 1970."""
-    return int(time.timestamp()) * 1_000_000 + time.microsecond

@@ -20,7 +20,17 @@ from msgspec.structs import replace
 
 from statepath.backend import Backend as Target
 from statepath.backend import ETag, Span, SupportsExtend
-from statepath.commit import PROBES, Body, Commit, Note, Put, Transaction, decode_changes, size_of
+from statepath.commit import (
+    PROBES,
+    Body,
+    Commit,
+    Note,
+    Put,
+    Transaction,
+    decode_changes,
+    microseconds,
+    size_of,
+)
 from statepath.engine.archiving import ARCHIVE, Segment, decode_segments
 from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot
@@ -29,7 +39,7 @@ from statepath.engine.founding import Founding, Tell, taken
 from statepath.engine.leases import LEASES
 from statepath.engine.opening import commit_log, put_aside
 from statepath.engine.primary import ANEW, Position, Primary, read_position
-from statepath.engine.replay import Beside, microseconds
+from statepath.engine.replay import Beside
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.reseeding import empty
 from statepath.engine.snapshot import ARCHIVE_MEMBER, STATE_KEY

@@ -9,11 +9,11 @@ from contextlib import aclosing
 from typing import Final
 
 from statepath.backend import Backend, CommitLog, Span
-from statepath.commit import Commit
+from statepath.commit import Commit, microseconds
 from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, SnapshotMark, read_floor
 from statepath.engine.recovery import Recovered, check_finished, measure_logs
-from statepath.engine.replay import apply_commit, microseconds
+from statepath.engine.replay import apply_commit
 from statepath.engine.replica import MEMBERS
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.unloaded import Elsewhere, Unloaded, documents_of

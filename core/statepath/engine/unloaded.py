@@ -13,8 +13,8 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from statepath.backend import Backend, CommitLog, Filter, Moment, Shown, SupportsDocuments, Tally
+from statepath.commit import microseconds
 from statepath.engine.documents import compact
-from statepath.engine.replay import microseconds
 from statepath.engine.replica import MEMBERS, Cut, Entry, Replica
 from statepath.errors import UnsupportedError
 

@@ -9,7 +9,16 @@ from dataclasses import replace
 
 import msgspec
 from broken.sound import Sound, caught_by
-from statepath.backend import ALWAYS, IF_ABSENT, Commit, CommitLog, encode_commit, moved_behind, slot_key
+from statepath.backend import (
+    ALWAYS,
+    IF_ABSENT,
+    Commit,
+    CommitLog,
+    encode_commit,
+    microseconds,
+    moved_behind,
+    slot_key,
+)
 from statepath.commit import JOURNAL
 from statepath.errors import AlreadyExistsError, HeadMoved, NotFoundError
 from statepath.log import PortableCommitLog
@@ -215,7 +224,7 @@ class Anywhere(Log):
             before = [one async for one in self.read(after)]
             if before:
                 last = before[-1]
-                commit = moved_behind(commit, last.last, last.id, int(last.time.timestamp() * 1e6))
+                commit = moved_behind(commit, last.last, last.id, microseconds(last.time))
             try:
                 await self.append(commit.first - 1, commit)
             except HeadMoved:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from statepath.backend import StateURL
-from statepath.errors import HeadMoved, OutcomeUnknownError, StoreLockedError, UnsupportedError
+from statepath.errors import ClosedError, HeadMoved, OutcomeUnknownError, StoreLockedError, UnsupportedError
 from statepath_local import LocalFactory, writer
 from statepath_local.port import Port
 
@@ -38,7 +38,12 @@ async def catch_up(log: Any) -> None:
 
 async def place(log: Any, size: int = 10) -> Any:
     """Place a commit behind whatever is there."""
-    commit, before = await log.log.place(log.head, log.make(size))
+    while True:
+        try:
+            commit, before = await log.log.place(log.head, log.make(size))
+            break
+        except HeadMoved:
+            await catch_up(log)
     if commit.first > log.head + 1 and not before:
         await catch_up(log)
     else:
@@ -184,10 +189,55 @@ async def test_who_lost_hears_what_was_first(share: Connect, chain: Any) -> None
     assert list(moved.value.commits) == other.commits[3:]
 
 
+async def test_who_follows_knows_where_it_has_come_to(share: Connect, chain: Any) -> None:
+    one, two = await share(), await share()
+    log, other = chain(one.commit_log()), chain(two.commit_log())
+    following = other.log.follow(0, lambda: other.head)
+    for _ in range(6):
+        await append(log)
+        other.commits.append(await anext(following))
+    rest = asyncio.ensure_future(anext(following))
+    await asyncio.sleep(0.1)  # until it has looked at what there is
+    await append(log)
+    await append(log)
+    with pytest.raises(HeadMoved) as moved:
+        await other.append()
+    assert list(moved.value.commits) == log.commits[6:]
+    assert await rest == log.commits[6]
+    await following.aclose()
+
+
+async def test_what_stands_in_another_segment_is_not_passed(share: Connect, chain: Any, path: Path) -> None:
+    one, two = await share(), await share()
+    log, other = chain(one.commit_log()), chain(two.commit_log())
+    await append(log)
+    await catch_up(other)
+    while len(list((path / "journal").glob("*.jsonl"))) < 2:
+        await place(log, 300_000)
+    with pytest.raises(HeadMoved):
+        await other.log.place(other.head, other.make())
+    await catch_up(other)
+    await place(other)
+
+
+async def test_a_follower_of_a_closed_handle_is_told(share: Connect, chain: Any) -> None:
+    one = await share()
+    log = chain(one.commit_log())
+    commit = await append(log)
+    following = log.log.follow(0, lambda: log.head)
+    assert await anext(following) == commit
+    rest = asyncio.ensure_future(anext(following))
+    await asyncio.sleep(0.1)  # until it rests
+    await one.close()
+    async with asyncio.timeout(5):
+        with pytest.raises(ClosedError):
+            await rest
+
+
 async def test_who_lost_to_many_reads_them_in_its_own_time(
     share: Connect, chain: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "_MOST_MISSED", 2)
+    monkeypatch.setattr(writer, "_NEAR", 100_000)
     one, two = await share(), await share()
     log, other = chain(one.commit_log()), chain(two.commit_log())
     await append(log)
@@ -228,9 +278,9 @@ async def test_a_repaired_end_may_matter_to_everybody(
     with pytest.raises(OutcomeUnknownError):
         await place(log)
     with pytest.raises(HeadMoved):
-        await place(other)
+        await other.log.place(other.head, other.make())
     with pytest.raises(HeadMoved):
-        await place(third)
+        await third.log.place(third.head, third.make())
     await catch_up(other)
     await place(other)
     await catch_up(third)

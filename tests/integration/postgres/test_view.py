@@ -66,6 +66,15 @@ async def test_what_ends_before_the_log_begins_is_given_up_at_once(backend, monk
     assert len(asked) < 10
 
 
+async def test_a_log_that_begins_anew_before_what_was_wanted_is_shown_as_far_as_it_goes(backend):
+    backend._documents._want(100)
+    await begun_anew(backend, 10)
+    await backend.show(10, shown())
+    assert await backend.find("tasks", IS_A, 10) == {"one"}
+    assert await backend.find("tasks", IS_A, 100) is None
+    assert backend._documents.stuck
+
+
 async def test_while_one_writes_the_view_the_other_leaves_it_to_it(backend, path, connect, monkeypatch):
     other = await connect(path)
     view, store = other._documents, await other.store()
