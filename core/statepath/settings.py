@@ -88,7 +88,16 @@ _SIZES: Final = {"": 1, "b": 1} | {
     for unit, base in (("b", 1000), ("ib", 1024))
 }
 _QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
-_SWITCHED_OFF: Final = ("backup_age", "key_age", "alert_webhook", "metrics_port")
+_SWITCHED_OFF: Final = (
+    "alert_webhook",
+    "backup_age",
+    "key_age",
+    "log_age",
+    "log_bytes",
+    "metrics_port",
+    "report_age",
+    "report_bytes",
+)
 _LONGEST: Final = timedelta(days=36500)
 _NO_DURATION: Final = 'this is no duration: write "30s", "15m", "24h", "7d", or a number of seconds'
 _NO_SIZE: Final = 'this is no size: write "100MiB", "1GB", or a number of bytes'
@@ -326,7 +335,7 @@ class Settings(BaseSettings):
     encryption_key_file: Annotated[str | None, BeforeValidator(_text)] = Field(None, min_length=1)
     """The file that holds the master key, and makes the store an encrypted one."""
 
-    encryption_key: SecretStr | None = None
+    encryption_key: SecretStr | None = Field(None, min_length=1)
     """The master key itself: 32 bytes in base64 or hexadecimal digits."""
 
     encryption_provider: str | None = Field(None, min_length=1)
@@ -338,7 +347,8 @@ class Settings(BaseSettings):
     @property
     def encrypted(self) -> bool:
         """Whether a master key is configured."""
-        return (self.encryption_key_file or self.encryption_key or self.encryption_provider) is not None
+        given = (self.encryption_key_file, self.encryption_key, self.encryption_provider)
+        return any(one is not None for one in given)
 
     @property
     def plain(self) -> Settings:

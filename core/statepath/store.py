@@ -600,7 +600,19 @@ class Store:
         file = None if master is None else os.fspath(master)
         engine = self._engine
         return await rotate(
-            backend, log.inner, engine.floor, progress, partial(engine.cover, "rotated"), file
+            backend,
+            log.inner,
+            engine.floor,
+            progress,
+            partial(engine.cover, "rotated"),
+            file,
+            rewrapped=self._opens_with,
+        )
+
+    def _opens_with(self, master: str) -> None:
+        """The ring can be opened with the master key in that file only: so use it for whatever comes."""
+        self._engine.settings = self._engine.settings.model_copy(
+            update={"encryption_key_file": master, "encryption_key": None, "encryption_provider": None}
         )
 
     async def retire_keys(self, *ids: str, progress: Callable[[str], None] = silent) -> Retired:

@@ -462,3 +462,8 @@ def test_a_path_may_be_a_path_object() -> None:
 
 def test_the_arguments_are_the_fields() -> None:
     assert {"path", *get_type_hints(SettingsArgs)} == set(setting_names())
+
+
+def test_an_empty_master_key_is_none_that_could_be_used(tmp_path):
+    with pytest.raises(ConfigurationError, match="encryption_key"):
+        Settings.load(tmp_path, encryption_key="")

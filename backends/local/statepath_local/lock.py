@@ -113,10 +113,11 @@ class WriterLock:
             try:
                 lock = _attempt(tree, fd, created=created)
             except BaseException as error:
-                if created:
+                none = isinstance(error, OSError) and error.errno in _NO_LOCKS
+                if created and none:
                     tree.discard(tree.root, LOCK)
                 port.close(fd)
-                if isinstance(error, OSError) and error.errno in _NO_LOCKS:
+                if isinstance(error, OSError) and none:
                     raise _no_locks(error) from error
                 raise
             if lock is not None:
@@ -307,10 +308,15 @@ def _attempt(tree: Tree, fd: int, *, created: bool) -> WriterLock | None:
     if not _is_current(tree, fd):
         return None
     lock = WriterLock(tree, fd, _read_head(port, fd).durable, created=created, shared=shared)
-    if shared:
-        lock.join()
-    else:
-        lock.introduce()
+    try:
+        if shared:
+            lock.join()
+        else:
+            lock.introduce()
+    except BaseException:
+        if created and not shared:  # else it is another's as well
+            tree.discard(tree.root, LOCK)
+        raise
     return lock
 
 

@@ -45,5 +45,5 @@ def show(state_path: StatePath = None, as_json: Json = False) -> None:
 
 def _text(setting: Setting) -> str | int | float:
     if setting.value is None:
-        return "none" if setting.name.startswith(("encryption", "compression")) else "auto"
+        return "none" if setting.name.startswith(("compression", "encryption", "mirror")) else "auto"
     return setting.value

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-import statepath
-from statepath.cli.opening import reading
+from statepath import Settings
+from statepath.cli.exits import Exit
+from statepath.cli.opening import reading, writing
 from statepath.cli.options import Json, StatePath, Yes
 from statepath.cli.output import Output, confirm, moment
-from statepath.cli.running import asynchronous
+from statepath.cli.running import asynchronous, command_line
+from statepath.errors import ConfigurationError
 from statepath.keys import KeyRing, decrypt, encrypt, init_keys, read_keys
 
 group = typer.Typer(help="Encrypt what is stored, and exchange the keys.", no_args_is_help=True)
@@ -96,16 +99,34 @@ async def rotate(
 ) -> None:
     """Make a new key, and seal everything with it. Run it again if it was interrupted."""
     output = Output(as_json=as_json)
-    async with reading(state_path):
-        pass  # a missing store is not to be created
+    settings = await _opening(state_path, new_master)
+    if new_master is not None:
+        output.note(f"Keep {new_master}, also if this is interrupted: the store is soon opened with it alone")
     with output.progress("sealing with a new key") as tell:
-        async with statepath.open(state_path) as store:
+        async with writing(state_path, settings) as store:
             done = await store.rotate_key(master=new_master, progress=tell)
     if new_master is not None:
         output.note(f"From now on the store is opened with STATE_ENCRYPTION_KEY_FILE={new_master}")
     for key in done.unreadable:
         output.note(f"could not be opened, and was left as it is: {key}")
     output.result(asdict(done), f"the primary key is {done.key}; {done.resealed} objects were sealed anew")
+    if done.unreadable:
+        output.note(f"next: {command_line(state_path, 'verify')}")
+        raise typer.Exit(Exit.DAMAGED)
+
+
+async def _opening(state_path: str | None, new_master: str | None) -> Settings:
+    """The settings with which the store can be opened: an interrupted run may have given it the new master key."""
+    settings = Settings.load(state_path)
+    try:
+        async with reading(state_path, settings):
+            return settings
+    except ConfigurationError as error:
+        if error.code != "wrong_key" or new_master is None or not os.path.exists(new_master):  # noqa: ASYNC240 - once
+            raise
+    return settings.model_copy(
+        update={"encryption_key_file": new_master, "encryption_key": None, "encryption_provider": None}
+    )
 
 
 @group.command()
@@ -127,7 +148,7 @@ async def retire(
         "Copies of the store that were made before the last rotation can be read by nobody then.", yes=yes
     )
     with output.progress("looking for what the keys are needed for") as tell:
-        async with statepath.open(state_path) as store:
+        async with writing(state_path) as store:
             done = await store.retire_keys(*(keys or ()), progress=tell)
     for key, reason in done.kept.items():
         output.note(f"{key} stays: {reason}")

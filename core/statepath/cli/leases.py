@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-import statepath
-from statepath.cli.opening import reading
+from statepath.cli.opening import reading, writing
 from statepath.cli.options import Json, StatePath, Yes
 from statepath.cli.output import Output, confirm, moment
 from statepath.cli.running import asynchronous
@@ -56,7 +55,7 @@ async def release(
             key=name,
         )
     confirm(f"This takes the lease {name!r} away from {_who(holder)}.", yes=yes)
-    async with statepath.open(state_path) as writer:
+    async with writing(state_path) as writer:
         holder = await writer.break_lease(name)
     output.result(_facts(holder), f"took {name} away from {_who(holder)}")
 

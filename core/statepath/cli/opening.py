@@ -12,13 +12,13 @@ from statepath.errors import NotFoundError
 
 
 @asynccontextmanager
-async def reading(path: str | None) -> AsyncIterator[Store]:
+async def reading(path: str | None, settings: Settings | None = None) -> AsyncIterator[Store]:
     """The store, read-only: works beside a running server, and creates nothing.
 
     Raises:
         NotFoundError: there is none.
     """
-    settings = Settings.load(path)
+    settings = settings or Settings.load(path)
     try:
         store = await statepath.open(readonly=True, settings=settings)
     except NotFoundError:
@@ -29,8 +29,8 @@ async def reading(path: str | None) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
-async def writing(path: str | None) -> AsyncIterator[Store]:
+async def writing(path: str | None, settings: Settings | None = None) -> AsyncIterator[Store]:
     """The store, for one change. Who runs a command sees what fails: nobody is alerted, and no metrics are served."""
-    settings = Settings.load(path).model_copy(update={"alert_webhook": None, "metrics_port": None})
-    async with statepath.open(settings=settings) as store:
+    quiet = (settings or Settings.load(path)).model_copy(update={"alert_webhook": None, "metrics_port": None})
+    async with statepath.open(settings=quiet) as store:
         yield store

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import statepath
 from statepath import Store
-from statepath.cli.opening import reading
+from statepath.cli.opening import reading, writing
 from statepath.cli.output import Output, confirm
 from statepath.cli.running import command_line
 from statepath.collection import documents
@@ -71,7 +70,7 @@ async def restore_original(
         )
         return
     confirm(f"This changes {_count(planned)} documents to those of {key}.", yes=yes)
-    async with statepath.open(state_path) as store:
+    async with writing(state_path) as store:
         if store.schema_versions:
             raise UnsupportedError(
                 f"{key} is of before a migration: take that back with statepath migrate rollback first",

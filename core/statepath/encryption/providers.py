@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 import os
 import stat
 from contextlib import suppress
@@ -23,6 +24,8 @@ from statepath.encryption.sealing import KEY_BYTES, derive
 from statepath.errors import AlreadyExistsError, ConfigurationError, StateError, UnavailableError
 from statepath.installed import points_of
 from statepath.settings import Settings
+
+logger = logging.getLogger("statepath.encryption")
 
 GROUP: Final = "statepath.keys"
 
@@ -210,7 +213,11 @@ class _Guarded:
             raise self._told(error) from error
 
     async def close(self) -> None:
-        await self._provider.close()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._provider.close()
+        except Exception as error:  # noqa: BLE001 - it must not keep the storage
+            logger.warning("the key provider %r could not be closed: %s", self._kind, type(error).__name__)
 
     def _told(self, error: Exception) -> StateError:
         if isinstance(error, StateError):

@@ -47,15 +47,23 @@ _LONGEST_PAUSE: Final = 0.1
 
 
 async def rotate(
-    backend: SealedBackend, log: CommitLog, floor: int, tell: Tell, cover: Cover, master: str | None = None
+    backend: SealedBackend,
+    log: CommitLog,
+    floor: int,
+    tell: Tell,
+    cover: Cover,
+    master: str | None = None,
+    rewrapped: Callable[[str], object] = lambda _: None,
 ) -> Rotated:
     """Make a new primary key, unless a rotation is unfinished, seal every object with it, and `cover` the records of
-    other keys, from the floor on. `master` is the file of the master key that the ring is to have from now on."""
+    other keys, from the floor on. `master` is the file of the master key that the ring is to have from now on, and
+    `rewrapped` is called with it as soon as it has."""
     keys = backend.keys
     if master is not None:
         with suppress(AlreadyExistsError):
             create_key_file(master)
         await keys.rewrap(MasterKey(read_key_file(master), master))
+        rewrapped(master)
     if not keys.ring.rotating:
         await keys.rotate()
     done = await reseal_all(backend, tell)

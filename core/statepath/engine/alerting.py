@@ -86,9 +86,10 @@ class Alerts:
 
     async def _free(self) -> int | None:
         try:
-            return await free_bytes(self._engine.backend)
-        except StateError:
-            return None  # the autosave, which looks, too, has told it
+            async with asyncio.timeout(self._engine.settings.health_timeout):
+                return await free_bytes(self._engine.backend)
+        except (StateError, TimeoutError):
+            return None  # the autosave, which looks, too, has told it; a storage that hangs keeps nothing else back
 
     def _soon(self, event: Event) -> None:
         """Look when the event has been heard by everyone: what follows from it is told behind it."""

@@ -7,7 +7,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Final, Protocol
 
 from statepath.backend import Backend, SupportsSpace
@@ -52,35 +51,39 @@ class Autosave:
         self._bound_files = bound_files
         self._snapshotter = snapshotter
         self._low = False
+        self._due = 0.0
         self._task = asyncio.get_running_loop().create_task(self._run(), name="statepath-autosave")
 
     async def stop(self) -> None:
         self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        engine, snapshotter = self._engine, self._snapshotter
-        interval = engine.settings.autosave
-        due = 0.0
+        pause = self._engine.settings.autosave or _LOOK_AT_SPACE
         while True:
-            await self._check_space()
-            await asyncio.sleep(interval or _LOOK_AT_SPACE)
-            if time.monotonic() >= due:
-                due = time.monotonic() + _RETAIN_EVERY
-                if engine.settings.archive:
-                    await self._try_archive()
-                await self._try_bound_files()
-            if not interval or not snapshotter.changed:
-                continue
-            engine.events.emit(AutosaveTriggered(engine.replica.head))
-            await asyncio.sleep(0)  # what a listener saves now belongs into this snapshot
-            await engine.committer.drain()
-            if not await self._maintains():
-                continue
-            if snapshotter.due:
-                await try_snapshot(snapshotter, engine.events)
-                await self._try_pack()
+            try:
+                await self._check_space()
+                await asyncio.sleep(pause)
+                await self._turn()
+            except Exception:
+                logger.exception("the autosave failed unexpectedly, and goes on")
+                await asyncio.sleep(pause)
+
+    async def _turn(self) -> None:
+        engine, snapshotter = self._engine, self._snapshotter
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + _RETAIN_EVERY
+            if engine.settings.archive:
+                await self._try_archive()
+            await self._try_bound_files()
+        if not engine.settings.autosave or not snapshotter.changed:
+            return
+        engine.events.emit(AutosaveTriggered(engine.replica.head))
+        await asyncio.sleep(0)  # what a listener saves now belongs into this snapshot
+        await engine.committer.drain()
+        if await self._maintains() and snapshotter.due:
+            await try_snapshot(snapshotter, engine.events)
+            await self._try_pack()
 
     async def _try_pack(self) -> None:
         try:

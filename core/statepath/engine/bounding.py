@@ -64,14 +64,23 @@ async def bound_files(engine: Engine, *, dry_run: bool = False) -> list[Kept]:
 
 async def _remove(engine: Engine, due: list[Kept], bounds: _Bounds) -> list[Kept]:
     removed: list[Kept] = []
+    failures: list[BaseException] = []
     waiting = iter(due)
     while some := list(islice(waiting, _TOGETHER)):
-        seqs = await asyncio.gather(*(engine.commit([one.removal]) for one in some))
-        removed += [one for one, seq in zip(some, seqs, strict=True) if seq]
+        commits = (engine.commit([one.removal]) for one in some)
+        seqs = await asyncio.gather(*commits, return_exceptions=True)
+        failures += [seq for seq in seqs if isinstance(seq, BaseException)]
+        removed += [
+            one for one, seq in zip(some, seqs, strict=True) if seq and not isinstance(seq, BaseException)
+        ]
+        if failures:
+            break
     if due:
         await engine.flush_files()
     if removed:
         engine.events.emit(bounds.told(tuple(one.id for one in removed), sum(one.bytes for one in removed)))
+    if failures:
+        raise failures[0]
     return removed
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from statepath.backend import Entry
 from statepath.engine.archiving import ARCHIVE, named
 from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine
@@ -15,6 +16,9 @@ from statepath.engine.engine import Engine
 _ASIDE: Final = re.compile(
     r".+\.(corrupt|conflict|earlier)\.\d{8}T\d{6}\.\d{6}Z|state\.before-rollback\..+\.json"
 )
+
+_RUN: Final = 3600.0
+"""Seconds: longer than an archive run, which names what it wrote at its end, and than two clocks are apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +36,21 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
     """Remove what was kept aside before, what an archive run wrote before and did not finish, and the session logs
     and reports that are beyond their bounds.
 
-    A segment that any state names to which there is a way back, by the history or by a backup, stays.
+    A segment that any state names to which there is a way back, by the history or by a backup, stays; so does one that
+    is less than an hour old, since an archive run may be about to name it.
     """
-    until = time.time() - older_than.total_seconds()
+    now = time.time()
+    until = now - older_than.total_seconds()
+    settled = min(until, now - _RUN)
+
+    def stays(entry: Entry) -> bool:
+        # After a restart of the machine a folder does not tell times (0): what may be young stays.
+        return (entry.modified or now) >= (settled if entry.key.startswith(ARCHIVE) else until)
+
     found: list[tuple[str, int]] = []
     unnamed: list[tuple[str, int]] = []
     async for entry in engine.backend.list_keys(""):
-        if entry.modified >= until:
+        if stays(entry):
             continue
         if _ASIDE.fullmatch(entry.key):
             found.append((entry.key, entry.size))
@@ -51,7 +63,7 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
         for key, _ in found:
             # An archive run may just have taken up what an earlier one left.
             async for entry in engine.backend.list_keys(key):
-                if entry.key == key and entry.modified < until:
+                if entry.key == key and not stays(entry):
                     await engine.backend.delete(key)
                 break
     found += [each for one in await bound_files(engine, dry_run=dry_run) for each in one.objects]

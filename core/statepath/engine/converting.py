@@ -111,6 +111,7 @@ class Conversion:
             if floor.snapshots:
                 raise
         async for commit in self.log.read(max(seq, floor.floor - 1)):
+            await self._take_back()
             raise ConflictError(
                 f"seq {commit.last} was committed meanwhile: end every program that uses the store, and try again"
             )
@@ -119,6 +120,21 @@ class Conversion:
             if entry.key != FLOOR_KEY:
                 await self.backend.delete(entry.key)
         return seq
+
+    async def _take_back(self) -> None:
+        """Have the store be as it was, if nothing has been converted yet: else what was committed could not be had."""
+        async for entry in self.backend.list_keys(""):
+            of_the_log = (
+                entry.key.startswith(JOURNAL) and entry.key != FLOOR_KEY
+            )  # its records are sealed, not it
+            if of_the_log or entry.key == RING_KEY:
+                continue
+            if (await self._read(entry.key))[1] == self.encrypts:
+                return
+        if self.encrypts:
+            await self.keys.destroy()
+        else:
+            await self.keys.converting("")
 
     async def _queries(self, seq: int) -> None:
         """What a storage has of the documents to answer queries, it is to have no more."""

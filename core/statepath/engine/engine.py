@@ -554,11 +554,16 @@ class Engine:
 
     async def log_offset(self, id: str) -> int:
         """Where the next piece of a session log goes at the least: behind a file that the log does not know."""
-        known = self.replica.log_size(id) or (self._views is not None and self._views.removes(id))
-        if not known and self.backend.capabilities.editable:
+        if self._knows_log(id) or not self.backend.capabilities.editable:
+            return 0
+        await self.catch_up()  # the file may be one that others have written, or removed, meanwhile
+        if not self._knows_log(id):
             with suppress(NotFoundError):
                 return len((await self.backend.read(log_key(id))).data)
         return 0
+
+    def _knows_log(self, id: str) -> bool:
+        return self.replica.log_size(id) > 0 or (self._views is not None and self._views.removes(id))
 
     @property
     def documents(self) -> dict[str, int]:
@@ -651,8 +656,10 @@ class Engine:
                 try:
                     await self._finish()
                 finally:
-                    await self.release()
-                    await self.beside.aclose()
+                    try:
+                        await self.release()
+                    finally:
+                        await self.beside.aclose()
 
     async def _finish(self) -> None:
         if self._committer is None or self._views is None:

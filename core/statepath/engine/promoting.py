@@ -113,7 +113,8 @@ def _beginning(found: Recovered, floor: Floor, incarnation: str) -> Commit:
 async def _declare(backend: Backend, read: Floor, incarnation: str, head: int, at: int) -> Promotion:
     """Say so in the log's own record."""
     stored = await read_floor(backend)
-    if stored is None or stored[0].incarnation != read.incarnation or not stored[0].replica_of:
+    same = stored is not None and stored[0].incarnation == read.incarnation and not stored[0].unfinished
+    if stored is None or not same or not stored[0].replica_of:
         raise InvalidArgumentError(f"{backend.url} was promoted or removed by somebody else meanwhile")
     floor, etag = stored
     earlier = (*floor.earlier, Earlier(floor.incarnation, head))

@@ -7,6 +7,7 @@ it, until all of the primary's state is there. An attempt that was interrupted c
 from __future__ import annotations
 
 from typing import Final
+from uuid import uuid4
 
 from msgspec.structs import replace
 
@@ -44,7 +45,9 @@ async def empty(target: Backend, settings: Settings, *, store: str, incarnation:
     log = commit_log(target, settings)
     if not floor.unfinished:
         await _keep(target, log, floor, settings)
-        etag = await write_floor(target, replace(floor, unfinished=primary), etag)
+        # Of no incarnation that is shipped: until all is gone, nobody takes it for one that has been begun.
+        emptied = replace(floor, unfinished=primary, incarnation=uuid4().hex)
+        etag = await write_floor(target, emptied, etag)
     for key in [entry.key async for entry in target.list_keys("")]:
         native = key.startswith(JOURNAL) and not isinstance(log, PortableCommitLog)
         kept = key in (FLOOR_KEY, RING_KEY) or key.startswith((f"{STATE_KEY}.{_EARLIER}.", LEASES))

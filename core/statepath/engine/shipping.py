@@ -321,10 +321,9 @@ class Shipping:
             if ours and meta.seq <= self.position.seq:
                 await self._snapshotter.take(spool, meta)
                 await self._snapshotter.pack()
-        except StateError as error:
-            logger.warning(
-                "the replica's snapshot could not be written: %s", error, extra={"code": error.code}
-            )
+        except (StateError, OSError) as error:  # the spool is a file of its own
+            code = error.code if isinstance(error, StateError) else None
+            logger.warning("the replica's snapshot could not be written: %s", error, extra={"code": code})
         finally:
             spool.close()
 

@@ -366,7 +366,9 @@ class ViewWriter:
                 continue
             batch.append(key)
             entry = self._replica.get(*key)
-            if entry is not None:
+            if entry is None:
+                self._resting.pop(key, None)
+            else:
                 size += entry.size
                 if entry.size > _LARGE:
                     self._resting[key] = now + entry.size / _LARGE_RATE
@@ -462,6 +464,9 @@ class ViewWriter:
             else:
                 since = partial(self._text_since, id, files)
                 await remove_beside_others(self._backend, id, self._catch_up, since)
+        if removed and grows and not self._alone:
+            # What others appended before the file went is met while it is still owed, and so written again.
+            await self._catch_up()
         for id, pieces in logs.items():
             for offset, text_bytes in pieces:
                 if self._alone:

@@ -258,13 +258,7 @@ class CommitLogChecks(Subject):
             async def place(number: int) -> None:
                 mine = Writer(logs[0], str(number), [begun])
                 for turn in range(5):
-                    while True:
-                        try:
-                            log = placing[(number + turn) % len(placing)]
-                            commit, _ = await log.place(mine.head, mine.make())
-                            break
-                        except HeadMoved:
-                            await mine.catch_up()
+                    commit = await _placed(placing[(number + turn) % len(placing)], mine)
                     placed.append(commit)
                     mine.commits = [commit]
 
@@ -470,6 +464,17 @@ class CommitLogChecks(Subject):
                 await writer.append()
             with pytest.raises(ClosedError):
                 await _read(writer.log, 0)
+
+
+async def _placed(log: SupportsPlacing, writer: Writer) -> Commit:
+    """Have the log place a commit of the writer, which reads on where it has to."""
+    while True:
+        try:
+            commit, _ = await log.place(writer.head, writer.make())
+        except HeadMoved:
+            await writer.catch_up()
+        else:
+            return commit
 
 
 async def _read(log: CommitLog, after: int) -> list[Commit]:

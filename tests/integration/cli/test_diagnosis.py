@@ -152,6 +152,9 @@ def test_config_show_tells_every_setting_and_its_origin(on: Run, path: str) -> N
         "source": "STATE_BACKUPS",
     }
     assert facts["autosave"]["origin"] == "default"
+    assert {facts[name]["value"] for name in ("log_age", "log_bytes", "report_age", "report_bytes")} == {
+        "off"
+    }
 
 
 def test_config_show_names_the_setting_that_cannot_be_used(cli: Run) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import statepath
 
 Run = Callable[..., Any]
 
@@ -135,6 +138,45 @@ def test_the_wrong_key_is_told_with_both_names_and_no_secret(encrypted: Run, key
     assert "this is the wrong key" in answer.error["message"]
     assert secret not in answer.err
     assert "A" * 20 not in answer.err
+
+
+def test_an_exchange_of_the_master_key_that_was_interrupted_goes_on_with_the_same_command(
+    encrypted: Run, key_file: Path, tmp_path: Path, path: str
+) -> None:
+    async def interrupted() -> None:
+        async with statepath.open(path, autosave=0) as store:
+            await store.rotate_key(master=tmp_path / "new", progress=_stop)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(interrupted())
+    answer = encrypted("keys", "rotate")
+    assert (answer.code, "wrong key" in answer.err) == (7, True)
+    answer = encrypted("keys", "rotate", "--new-master", str(tmp_path / "new"))
+    assert (answer.code, f"Keep {tmp_path / 'new'}" in answer.err) == (0, True)
+    assert encrypted("ls", "tasks", env={"STATE_ENCRYPTION_KEY_FILE": str(tmp_path / "new")}).code == 0
+
+
+def _stop(step: str) -> None:
+    raise KeyboardInterrupt(step)
+
+
+def test_what_cannot_be_sealed_anew_is_no_success(encrypted: Run, path: str) -> None:
+    assert encrypted("backup", "create").code == 0
+    data = bytearray((Path(path) / "state.json").read_bytes())
+    data[-1] ^= 1
+    backup = Path(path) / "state.backup.20260101T000000.000000Z.json"
+    backup.write_bytes(data)
+    answer = encrypted("keys", "rotate")
+    assert (answer.code, backup.name in answer.err, "statepath verify" in answer.err) == (6, True, True)
+
+
+def test_a_key_is_exchanged_where_a_server_serves_its_metrics(encrypted: Run) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        env = {"STATE_METRICS_PORT": str(taken.getsockname()[1])}
+        assert encrypted("keys", "rotate", env=env).code == 0
+        assert encrypted("keys", "retire", "--yes", env=env).code == 0
 
 
 def test_config_shows_no_key(on: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,28 @@ async def test_what_somebody_saves_meanwhile_stops_it(memory, settings, monkeypa
         with pytest.raises(ConflictError, match="end every program"):
             await encrypt(memory.url, settings=settings)
         await other._engine.release()
+        monkeypatch.undo()
+    await encrypt(memory.url, settings=settings)
+    async with memory.open() as store:
+        assert {document["id"] async for document in store.collection("tasks")} == {"a", "b"}
+
+
+async def test_what_somebody_saves_while_it_is_decrypted_stops_it(memory, settings, monkeypatch):
+    async with memory.open() as other:
+        await other.collection("tasks").put({"id": "a"})
+        run = Conversion.run
+
+        async def meanwhile(self):
+            await other.collection("tasks").put({"id": "b"})
+            return await run(self)
+
+        monkeypatch.setattr(Conversion, "run", meanwhile)
+        with pytest.raises(ConflictError, match="end every program"):
+            await decrypt(memory.url, settings=Settings(encryption_key=memory.key, autosave=0))
+        await other._engine.release()
+        monkeypatch.undo()
+    async with memory.open() as store:
+        assert {document["id"] async for document in store.collection("tasks")} == {"a", "b"}
 
 
 async def test_the_wrong_commands_change_nothing(folder, settings, tmp_path):

@@ -340,6 +340,19 @@ async def test_a_master_key_is_exchanged_with_the_data_key(folder, tmp_path):
         assert len({key.wrapped_by for key in await store.data_keys()}) == 1
 
 
+async def test_what_is_exported_after_the_master_key_was_exchanged_needs_the_new_one(folder, tmp_path):
+    new, archive = tmp_path / "new-master", tmp_path / "archive"
+    async with folder.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+        await store.rotate_key(master=new)
+        await store.export(archive)
+    with pytest.raises(ConfigurationError, match="wrong key"):
+        await statepath.import_backup(archive, tmp_path / "old", settings=Settings(encryption_key=folder.key))
+    await statepath.import_backup(archive, tmp_path / "copy", settings=Settings(encryption_key_file=str(new)))
+    async with statepath.open(tmp_path / "copy", encryption_key_file=new) as store:
+        assert await tasks_of(store) == 1
+
+
 async def test_health_tells_of_a_key_that_is_too_old_until_another_one_is_made(memory):
     async with memory.open(key_age=0.2) as store:
         await store.collection("tasks").put({"id": "a"})

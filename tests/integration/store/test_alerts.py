@@ -285,6 +285,19 @@ async def test_a_look_that_fails_unexpectedly_is_logged_and_the_next_one_is_take
     assert "the checks could not be looked at" in caplog.text
 
 
+async def test_a_storage_that_hangs_keeps_back_nothing_that_is_known_without_it(opened, told, monkeypatch):
+    async def free_bytes(backend):
+        await asyncio.Event().wait()
+
+    store = await opened(health_timeout=0.01)
+    monkeypatch.setattr("statepath.engine.alerting.free_bytes", free_bytes)
+    monkeypatch.setattr(
+        type(store._engine), "failure", property(lambda engine: UnavailableError("it stopped"))
+    )
+    await until(lambda: told)
+    assert names(told, AlertRaised) == ["writable"]
+
+
 async def test_nothing_listens_once_the_store_is_closed(opened, told, events):
     store = await opened()
     await store.aclose()

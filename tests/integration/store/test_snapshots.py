@@ -233,6 +233,25 @@ async def test_autosave_makes_snapshots_of_what_changed(url):
         assert (await store.health()).snapshot_seq == 1
 
 
+async def test_autosave_that_fails_unexpectedly_goes_on_and_does_not_keep_the_store_open(
+    open_on, faulty, monkeypatch, caplog
+):
+    store = await open_on(faulty, autosave=0.001)
+    autosave, failures = store._engine._autosave, []
+
+    async def fail():
+        failures.append(1)
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(autosave, "_turn", fail)
+    async with asyncio.timeout(10):
+        while len(failures) < 3:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.001)
+    assert "the autosave failed unexpectedly" in caplog.text
+    await store.aclose()
+    assert faulty.closed
+
+
 async def test_autosave_that_fails_is_told_and_goes_on(open_on, faulty):
     error = UnavailableError("no space", code="disk_full")
     faulty.fail("write", "state.json", error)

@@ -264,7 +264,9 @@ async def test_a_rule_that_says_nothing_is_refused(path, rule):
 
 
 @pytest.mark.everywhere
-async def test_clean_removes_what_nothing_names_and_keeps_every_way_back(store, tasks, places, path):
+async def test_clean_removes_what_nothing_names_and_keeps_every_way_back(
+    store, tasks, places, path, monkeypatch
+):
     await store.archive("tasks", older_than=NOW, status="completed")
     await store.restore(at=4)
     backend = store._engine.backend
@@ -273,6 +275,9 @@ async def test_clean_removes_what_nothing_names_and_keeps_every_way_back(store, 
     await backend.write("state.backup.mine.json", b"a person's")
     await asyncio.sleep(0.01)
     assert (await store.clean(dry_run=True)).objects == ()
+    young = await store.clean(older_than=NOW, dry_run=True)
+    assert [key for key, _ in young.objects] == ["state.json.corrupt.20260101T000000.000000Z"]
+    monkeypatch.setattr("statepath.engine.cleaning._RUN", 0.0)
     plan = await store.clean(older_than=NOW, dry_run=True)
     assert [key for key, _ in plan.objects] == [
         f"archive/{'0' * 64}.jsonl.gz",
@@ -306,6 +311,7 @@ async def test_clean_leaves_what_an_archive_run_takes_up_meanwhile(store, tasks,
         return found
 
     monkeypatch.setattr("statepath.engine.cleaning.named", meanwhile)
+    monkeypatch.setattr("statepath.engine.cleaning._RUN", 0.0)
     await asyncio.sleep(0.01)
     await store.clean(older_than=NOW)
     assert (await store.read_archived("tasks", "done_0"))["n"] == 0

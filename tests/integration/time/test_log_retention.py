@@ -14,7 +14,13 @@ from statepath.commit import RemoveLog, RemoveReport
 from statepath.engine import bounding, verification
 from statepath.engine.files import Files
 from statepath.engine.restoring import present
-from statepath.errors import ConfigurationError, ConflictError, NotFoundError, ReadOnlyError
+from statepath.errors import (
+    ConfigurationError,
+    ConflictError,
+    NotFoundError,
+    ReadOnlyError,
+    UnavailableError,
+)
 from statepath.events import LogsRemoved, ReportsRemoved
 
 LATER = "1h"
@@ -418,6 +424,39 @@ async def test_a_time_that_the_storage_does_not_know_is_no_reason(path, monkeypa
 
         monkeypatch.setattr(store._engine.backend, "list_keys", doubtful)
         assert (await store.clean()).objects == ()
+
+
+async def test_what_was_kept_aside_at_a_time_that_is_not_known_stays(path, monkeypatch):
+    async with statepath.open(path, autosave=0) as store:
+        backend = store._engine.backend
+        await backend.write("tasks/a.json.conflict.20260101T000000.000000Z", b"{}")
+        listed = backend.list_keys
+
+        async def doubtful(prefix, **options):
+            async for entry in listed(prefix, **options):
+                yield statepath.backend.Entry(entry.key, entry.size, 0.0)
+
+        monkeypatch.setattr(backend, "list_keys", doubtful)
+        assert (await store.clean(older_than="30d")).objects == ()
+
+
+async def test_a_removal_that_fails_does_not_keep_the_others_from_being_told(path, monkeypatch):
+    async with statepath.open(path, autosave=0, report_bytes=0) as store:
+        for id in "abc":
+            await store.save_report(id, 1)
+        engine = store._engine
+        commit, told = engine.commit, []
+        store.events.on(ReportsRemoved, told.append)
+
+        async def failing(changes, *more):
+            if changes[0].id == "b":
+                raise UnavailableError("no answer")
+            return await commit(changes, *more)
+
+        monkeypatch.setattr(engine, "commit", failing)
+        with pytest.raises(UnavailableError):
+            await store.clean()
+        assert [sorted(event.ids) for event in told] == [["a", "c"]]
 
 
 @both

@@ -16,6 +16,10 @@ from uuid import uuid4
 
 import pytest
 import statepath
+from msgspec.structs import replace
+from statepath.discovery import connect
+from statepath.engine.floor import read_floor, write_floor
+from statepath.engine.promoting import _declare
 from statepath.errors import (
     AlreadyExistsError,
     CorruptionError,
@@ -36,7 +40,7 @@ from statepath.events import (
     MirrorRebased,
     StorePromoted,
 )
-from statepath.memory import _stores
+from statepath.memory import MemoryBackend, _stores
 
 
 @pytest.fixture(autouse=True)
@@ -776,6 +780,45 @@ async def test_a_replica_with_what_the_store_lost_is_made_anew_where_that_is_ask
     await statepath.mirror(yesterday, to, once=True, reseed=True)
     async with statepath.open(to, readonly=True) as replica:
         assert await replica.collection("raw").find().all() == [{"id": "a"}]
+
+
+async def test_what_was_to_be_discarded_does_not_come_back_where_emptying_was_interrupted(
+    path, store, monkeypatch
+):
+    to, yesterday = f"memory://{uuid4().hex}", f"memory://{uuid4().hex}"
+    await store.collection("raw").put({"id": "a"})
+    await statepath.mirror(path, yesterday, once=True)
+    for n in range(3):
+        await store.collection("raw").put({"id": f"lost_{n}"})
+        await statepath.mirror(path, to, once=True)
+    delete, left = MemoryBackend.delete, [0]
+
+    async def interrupted(self, key, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            raise UnavailableError("the power failed")
+        return await delete(self, key, **options)
+
+    monkeypatch.setattr(MemoryBackend, "delete", interrupted)
+    with pytest.raises(UnavailableError):
+        await statepath.mirror(yesterday, to, once=True, reseed=True)
+    monkeypatch.undo()
+    await statepath.mirror(yesterday, to, once=True, reseed=True)
+    async with statepath.open(to, readonly=True) as replica:
+        assert await replica.collection("raw").find().all() == [{"id": "a"}]
+        assert replica.damage == ()
+
+
+async def test_what_is_being_emptied_is_not_promoted(store, path):
+    to = f"memory://{uuid4().hex}"
+    await store.collection("raw").put({"id": "a"})
+    await statepath.mirror(path, to, once=True)
+    backend = await connect(to)
+    floor, etag = await read_floor(backend)
+    await write_floor(backend, replace(floor, unfinished=path), etag)
+    with pytest.raises(InvalidArgumentError, match="meanwhile"):
+        await _declare(backend, floor, "new", 1, 1)
+    await backend.close()
 
 
 async def test_what_is_no_replica_of_the_store_is_never_made_anew(path, store, elsewhere):

@@ -176,3 +176,26 @@ async def test_a_provider_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch
     for call in (provider.wrap, provider.unwrap):
         with pytest.raises(UnavailableError, match="the key provider 'kms' did not answer"):
             await call(SECRET, b"")
+
+
+@pytest.mark.parametrize("how", ["hangs", "fails"])
+async def test_a_provider_that_cannot_be_closed_keeps_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    class Stuck:
+        name = "one"
+
+        async def wrap(self, data_key: bytes, context: bytes) -> bytes:
+            return data_key
+
+        unwrap = wrap
+
+        async def close(self) -> None:
+            if how == "fails":
+                raise RuntimeError(SECRET.decode(errors="replace"))
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("statepath.encryption.providers._PATIENCE", 0.01)
+    await _Guarded(Stuck(), "kms").close()
+    assert "the key provider 'kms' could not be closed" in caplog.text
+    assert SECRET.decode(errors="replace") not in caplog.text

@@ -1,0 +1,68 @@
+"""Session logs of several handles on one folder: what one removes and another begins anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import statepath
+from statepath.errors import UnavailableError
+
+
+@pytest.fixture
+async def handles(tmp_path: Path) -> AsyncIterator[list[Any]]:
+    path = tmp_path / "state"
+    async with statepath.open(path, autosave=0) as one, statepath.open(path, autosave=0) as other:
+        yield [one, other]
+
+
+async def test_a_log_that_is_begun_anew_outlives_the_removal_of_the_one_before(
+    handles: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maintainer, slow = handles
+    await slow.append_log("x", "old\n")
+    await slow.flush()
+    backend = slow._engine.backend
+    delete, begun, free = backend.delete, asyncio.Event(), asyncio.Event()
+
+    async def held(key: str, **options: Any) -> bool:
+        begun.set()
+        await free.wait()
+        return await delete(key, **options)
+
+    monkeypatch.setattr(backend, "delete", held)
+    removing = asyncio.ensure_future(slow.delete_log("x"))
+    await begun.wait()
+    await maintainer.sync()
+    await maintainer.append_log("x", "new\n")
+    await maintainer.flush()
+    free.set()
+    await removing
+    await slow.flush()
+    await slow.collection("raw").put({"id": "a"})
+    await maintainer.snapshot()
+    assert (tmp_path / "state" / "logs" / "session_x.log").read_text() == "new\n"
+    assert await slow.read_log("x") == "new\n"
+
+
+async def test_a_log_that_is_begun_anew_begins_with_its_text(handles: list[Any]) -> None:
+    one, other = handles
+    await one.append_log("x", "old\n")
+    await one.flush()
+    delete = one._engine.backend.delete
+    one._engine.backend.delete = _never
+    with pytest.raises(UnavailableError):
+        await one.delete_log("x")
+    await other.append_log("x", "new\n")
+    one._engine.backend.delete = delete
+    await one.sync()
+    await one.flush()
+    await other.flush()
+    assert await one.read_log("x") == await other.read_log("x") == "new\n"
+
+
+async def _never(key: str, **_: Any) -> bool:
+    raise UnavailableError("later")
