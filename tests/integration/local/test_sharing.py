@@ -154,7 +154,18 @@ async def test_a_follower_is_told_what_another_handle_commits(share: Connect, ch
     await following.aclose()
 
 
-async def test_what_the_follower_knows_is_not_read_again(share: Connect, chain: Any, port: Any) -> None:
+async def idle(port: Any) -> None:
+    """Until nothing has been asked of the system for a while."""
+    asked = -1
+    while asked < len(port.calls):
+        asked = len(port.calls)
+        await asyncio.sleep(0.1)
+
+
+async def test_what_the_follower_knows_is_not_read_again(
+    share: Connect, chain: Any, port: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("statepath_local.notices._LONGEST_POLL", 60.0)
     one, two = await share(), await share()
     log, other = chain(one.commit_log()), chain(two.commit_log())
     known = 0
@@ -162,7 +173,7 @@ async def test_what_the_follower_knows_is_not_read_again(share: Connect, chain: 
     first = await append(log)
     assert await anext(following) == first
     waiting = asyncio.ensure_future(anext(following))
-    await asyncio.sleep(0.1)  # until it has looked at what there is
+    await idle(port)
     begun = len(port.calls)
     for _ in range(20):
         known = (await append(log, 5_000)).last
@@ -189,7 +200,7 @@ async def test_who_lost_hears_what_was_first(share: Connect, chain: Any) -> None
     assert list(moved.value.commits) == other.commits[3:]
 
 
-async def test_who_follows_knows_where_it_has_come_to(share: Connect, chain: Any) -> None:
+async def test_who_follows_knows_where_it_has_come_to(share: Connect, chain: Any, port: Any) -> None:
     one, two = await share(), await share()
     log, other = chain(one.commit_log()), chain(two.commit_log())
     following = other.log.follow(0, lambda: other.head)
@@ -197,7 +208,7 @@ async def test_who_follows_knows_where_it_has_come_to(share: Connect, chain: Any
         await append(log)
         other.commits.append(await anext(following))
     rest = asyncio.ensure_future(anext(following))
-    await asyncio.sleep(0.1)  # until it has looked at what there is
+    await idle(port)
     await append(log)
     await append(log)
     with pytest.raises(HeadMoved) as moved:
