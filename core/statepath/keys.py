@@ -117,8 +117,7 @@ async def _convert(
     begun = await _begun(state_path, command, used)
     if not begun:
         tell("bringing the snapshot up to now")
-        quiet = used.model_copy(update={"alert_webhook": None, "metrics_port": None})
-        before = quiet if command == DECRYPT else quiet.plain
+        before = used.quiet if command == DECRYPT else used.quiet.plain
         async with open_store(state_path, settings=before, events=events) as store:
             await store.flush()
             await store.snapshot()

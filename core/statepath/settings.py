@@ -353,9 +353,18 @@ class Settings(BaseSettings):
     @property
     def plain(self) -> Settings:
         """The same without a master key."""
+        return self.with_master(None)
+
+    def with_master(self, file: str | None) -> Settings:
+        """The same with the master key in that file, and no other one."""
         return self.model_copy(
-            update={"encryption_key_file": None, "encryption_key": None, "encryption_provider": None}
+            update={"encryption_key_file": file, "encryption_key": None, "encryption_provider": None}
         )
+
+    @property
+    def quiet(self) -> Settings:
+        """The same for a command beside a server: nobody is alerted, and no metrics are served."""
+        return self.model_copy(update={"alert_webhook": None, "metrics_port": None})
 
     mirror: Annotated[str | None, BeforeValidator(_text)] = Field(None, min_length=1)
     """The state path of a replica, to which whoever has the store open for writing ships each commit."""

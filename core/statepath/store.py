@@ -611,9 +611,7 @@ class Store:
 
     def _opens_with(self, master: str) -> None:
         """The ring can be opened with the master key in that file only: so use it for whatever comes."""
-        self._engine.settings = self._engine.settings.model_copy(
-            update={"encryption_key_file": master, "encryption_key": None, "encryption_provider": None}
-        )
+        self._engine.settings = self._engine.settings.with_master(master)
 
     async def retire_keys(self, *ids: str, progress: Callable[[str], None] = silent) -> Retired:
         """Forget these keys, or all but the primary, as far as nothing needs them any more: what they sealed, wherever

@@ -113,11 +113,10 @@ class WriterLock:
             try:
                 lock = _attempt(tree, fd, created=created)
             except BaseException as error:
-                none = isinstance(error, OSError) and error.errno in _NO_LOCKS
-                if created and none:
-                    tree.discard(tree.root, LOCK)
                 port.close(fd)
-                if isinstance(error, OSError) and none:
+                if isinstance(error, OSError) and error.errno in _NO_LOCKS:
+                    if created:
+                        tree.discard(tree.root, LOCK)
                     raise _no_locks(error) from error
                 raise
             if lock is not None:

@@ -314,7 +314,7 @@ class Writer:
         with self._turn():
             self._append(after, commits)
             self._bound = self._durable
-        self._remember()
+        self._remember_end()
 
     def place(self, after: int, commit: Commit) -> tuple[Commit, list[Commit]]:
         """As `SupportsPlacing.place`. Only what stands in the same segment is passed: it can be read afterwards, which
@@ -329,10 +329,11 @@ class Writer:
             self._append(commit.first - 1, (commit,))
         before = commit.first - 1
         missed = self._missed(after, before) if before > after else []
-        self._remember()
+        self._remember_end()
         return commit, missed
 
-    def _remember(self) -> None:
+    def _remember_end(self) -> None:
+        """From where this handle, or its follower, reads on."""
         segment = self._segment
         if self._lock.shared and segment is not None:
             self.remember(Place(self._durable, self._id, segment.first, segment.inode, segment.end))

@@ -164,10 +164,9 @@ class Documents:
         self._urgent.set()
         self._waiting += 1
         try:
-            async with asyncio.timeout(PATIENCE), self._shown:
-                await self._shown.wait_for(lambda: self._known >= seq or self.stuck)
-        except TimeoutError:
-            pass
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE), self._shown:
+                    await self._shown.wait_for(lambda: self._known >= seq or self.stuck)
         finally:
             self._waiting -= 1
         return self._known >= seq
@@ -216,6 +215,10 @@ class Documents:
                 )
                 self._more.set()
                 await asyncio.sleep(_PAUSE)
+            except Exception:  # noqa: BLE001 - whoever waits for the view is told that it does not come
+                _log.exception("the documents in %s cannot be shown", self._connections.url)
+                self._all = None
+                await self._tell(self._known, stuck=True)
             await self._more.wait()
             # Many commits at once are cheaper to show than each, and delay the next ones less.
             with suppress(TimeoutError):

@@ -124,9 +124,7 @@ async def _opening(state_path: str | None, new_master: str | None) -> Settings:
     except ConfigurationError as error:
         if error.code != "wrong_key" or new_master is None or not os.path.exists(new_master):  # noqa: ASYNC240 - once
             raise
-    return settings.model_copy(
-        update={"encryption_key_file": new_master, "encryption_key": None, "encryption_provider": None}
-    )
+    return settings.with_master(new_master)
 
 
 @group.command()

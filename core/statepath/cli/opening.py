@@ -31,6 +31,5 @@ async def reading(path: str | None, settings: Settings | None = None) -> AsyncIt
 @asynccontextmanager
 async def writing(path: str | None, settings: Settings | None = None) -> AsyncIterator[Store]:
     """The store, for one change. Who runs a command sees what fails: nobody is alerted, and no metrics are served."""
-    quiet = (settings or Settings.load(path)).model_copy(update={"alert_webhook": None, "metrics_port": None})
-    async with statepath.open(settings=quiet) as store:
+    async with statepath.open(settings=(settings or Settings.load(path)).quiet) as store:
         yield store

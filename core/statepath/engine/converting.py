@@ -13,12 +13,12 @@ from typing import Final, cast
 
 from msgspec.structs import replace
 
-from statepath.backend import Backend, Blob, CommitLog, IfMatch, SupportsQueries
+from statepath.backend import Backend, Blob, CommitLog, IfMatch, Span, SupportsQueries
 from statepath.commit import FLOOR_KEY, JOURNAL
 from statepath.encryption import RING_KEY, Converted
 from statepath.encryption.keyring import Keys
 from statepath.encryption.objects import SealedBackend
-from statepath.encryption.sealing import key_of
+from statepath.encryption.sealing import HEADER, key_of
 from statepath.engine.floor import Floor, read_floor, write_floor
 from statepath.engine.founding import Tell
 from statepath.engine.ids import is_collection
@@ -124,12 +124,11 @@ class Conversion:
     async def _take_back(self) -> None:
         """Have the store be as it was, if nothing has been converted yet: else what was committed could not be had."""
         async for entry in self.backend.list_keys(""):
-            of_the_log = (
-                entry.key.startswith(JOURNAL) and entry.key != FLOOR_KEY
-            )  # its records are sealed, not it
-            if of_the_log or entry.key == RING_KEY:
+            # A journal is no sealed object: its records are.
+            if entry.key == RING_KEY or (entry.key.startswith(JOURNAL) and entry.key != FLOOR_KEY):
                 continue
-            if (await self._read(entry.key))[1] == self.encrypts:
+            header = await self.backend.read(entry.key, span=Span(0, HEADER))
+            if (key_of(header.data) is not None) == self.encrypts:
                 return
         if self.encrypts:
             await self.keys.destroy()

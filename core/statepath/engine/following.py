@@ -46,11 +46,6 @@ class Follower:
             self.failure = None
             self._task = asyncio.get_running_loop().create_task(self._run(after), name="statepath-follower")
 
-    @property
-    def runs(self) -> bool:
-        """Whether somebody follows, and nothing ended it."""
-        return self._task is not None and self.failure is None
-
     def leave(self) -> None:
         self._wanted -= 1
         if not self._wanted and self._task is not None:

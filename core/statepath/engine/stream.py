@@ -53,16 +53,6 @@ class Stream:
         await self._follower.stop()
 
     @property
-    def followers(self) -> int:
-        """How many follow."""
-        return self._feed.followers
-
-    @property
-    def looks(self) -> bool:
-        """Whether it looks for what other writers commit."""
-        return self._follower.runs
-
-    @property
     def told_bytes(self) -> int:
         """About how many bytes have become visible since somebody follows."""
         return self._feed.told

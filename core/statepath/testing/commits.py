@@ -213,16 +213,17 @@ class CommitLogChecks(Subject):
     async def test_what_depends_on_nothing_goes_behind_what_others_placed(self) -> None:
         async with self.writers() as (one, other):
             first, second = Writer(commit_log(one)), Writer(commit_log(other), "z")
-            if not isinstance(first.log, SupportsPlacing) or not isinstance(second.log, SupportsPlacing):
+            log, theirs = first.log, second.log
+            if not isinstance(log, SupportsPlacing) or not isinstance(theirs, SupportsPlacing):
                 return
             await first.append()
             await second.catch_up()
             for _ in range(3):
-                placed, before = await first.log.place(first.head, first.make())
+                placed, before = await log.place(first.head, first.make())
                 assert not before, "nobody else committed"
                 first.commits.append(placed)
             made, last = second.make(transactions=2), first.commits[-1]
-            commit, before = await second.log.place(second.head, made)
+            commit, before = await theirs.place(second.head, made)
             assert commit == moved_behind(made, last.last, last.id, microseconds(last.time))
             assert commit.time > last.time, "time never decreases along the log"
             assert list(before) in ([], first.commits[1:])
@@ -231,18 +232,17 @@ class CommitLogChecks(Subject):
     async def test_nothing_is_placed_behind_what_was_appended(self) -> None:
         async with self.writers() as (one, other):
             first, second = Writer(commit_log(one)), Writer(commit_log(other), "z")
-            if not isinstance(first.log, SupportsPlacing) or not isinstance(second.log, SupportsPlacing):
+            log, theirs = first.log, second.log
+            if not isinstance(log, SupportsPlacing) or not isinstance(theirs, SupportsPlacing):
                 return
             await first.append()
             await second.catch_up()
             await first.append()
-            placed, _ = await first.log.place(first.head, first.make())
-            first.commits.append(placed)
+            first.commits.append(await _placed(log, first))
             with pytest.raises(HeadMoved):
-                await second.log.place(second.head, second.make())
+                await theirs.place(second.head, second.make())
             assert await _read(first.log, 0) == first.commits
-            await second.catch_up()
-            placed, _ = await second.log.place(second.head, second.make())
+            placed = await _placed(theirs, second)
             assert await _read(first.log, 0) == [*first.commits, placed]
 
     async def test_of_many_that_are_placed_at_once_each_stands_in_the_log(self) -> None:

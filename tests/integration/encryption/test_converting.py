@@ -164,41 +164,25 @@ async def test_a_half_converted_store_says_how_it_is_finished(folder, settings, 
         assert await store.collection("tasks").get("a") == {"id": "a"}
 
 
-async def test_what_somebody_saves_meanwhile_stops_it(memory, settings, monkeypatch):
-    async with statepath.open(memory.url, autosave=0) as other:
+@pytest.mark.parametrize("command", [encrypt, decrypt])
+async def test_what_somebody_saves_meanwhile_stops_it_and_is_not_lost(memory, settings, monkeypatch, command):
+    before = {"encryption_key": memory.key} if command is decrypt else {}
+    run = Conversion.run
+    async with statepath.open(memory.url, autosave=0, **before) as other:
         await other.collection("tasks").put({"id": "a"})
-        run = Conversion.run
 
         async def meanwhile(self):
             await other.collection("tasks").put({"id": "b"})
             return await run(self)
 
-        monkeypatch.setattr(Conversion, "run", meanwhile)
-        with pytest.raises(ConflictError, match="end every program"):
-            await encrypt(memory.url, settings=settings)
+        with monkeypatch.context() as patch:
+            patch.setattr(Conversion, "run", meanwhile)
+            with pytest.raises(ConflictError, match="end every program"):
+                await command(memory.url, settings=settings)
         await other._engine.release()
-        monkeypatch.undo()
-    await encrypt(memory.url, settings=settings)
-    async with memory.open() as store:
+    async with statepath.open(memory.url, autosave=0, **before) as store:
         assert {document["id"] async for document in store.collection("tasks")} == {"a", "b"}
-
-
-async def test_what_somebody_saves_while_it_is_decrypted_stops_it(memory, settings, monkeypatch):
-    async with memory.open() as other:
-        await other.collection("tasks").put({"id": "a"})
-        run = Conversion.run
-
-        async def meanwhile(self):
-            await other.collection("tasks").put({"id": "b"})
-            return await run(self)
-
-        monkeypatch.setattr(Conversion, "run", meanwhile)
-        with pytest.raises(ConflictError, match="end every program"):
-            await decrypt(memory.url, settings=Settings(encryption_key=memory.key, autosave=0))
-        await other._engine.release()
-        monkeypatch.undo()
-    async with memory.open() as store:
-        assert {document["id"] async for document in store.collection("tasks")} == {"a", "b"}
+    await command(memory.url, settings=settings)
 
 
 async def test_the_wrong_commands_change_nothing(folder, settings, tmp_path):

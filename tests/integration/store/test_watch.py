@@ -152,7 +152,7 @@ async def test_closing_the_iterator_leaves_the_store_alone(store, raw):
     await raw.put({"id": "a"})
     await anext(changes)
     await changes.aclose()
-    assert store._engine.stream.followers == 0
+    assert store._engine.stream._feed.followers == 0
     await raw.put({"id": "b"})
     assert await raw.count() == 2
 
@@ -269,5 +269,5 @@ async def test_nobody_asks_the_storage_when_nobody_watches(store, raw):
     async with aclosing(store.watch()) as changes:
         await raw.put({"id": "a"})
         await anext(changes)
-        assert store._engine.stream.looks
-    assert not store._engine.stream.looks
+        assert store._engine.stream._follower._task is not None
+    assert store._engine.stream._follower._task is None

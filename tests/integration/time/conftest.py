@@ -17,6 +17,8 @@ from servers.fixtures import *  # noqa: F403 - fixtures are found by name where 
 from servers.services import azure_service, gcs_service, s3_service
 from statepath.backend import Backend
 from statepath.discovery import connect
+from statepath.errors import UnavailableError
+from statepath.events import Event, Events
 from statepath.memory import _stores
 from statepath.store import Store
 
@@ -172,3 +174,58 @@ def contents() -> Callable[[Store], Any]:
         return found
 
     return contents
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mirrors that rest for hundredths of a second."""
+    monkeypatch.setattr("statepath.engine.primary._PAUSE", 0.01)
+    monkeypatch.setattr("statepath.engine.mirror._SOONEST", 0.02)
+    monkeypatch.setattr("statepath.engine.mirror._LOOK", 0.02)
+
+
+@pytest.fixture
+def told() -> Any:
+    """Events that are told, on a bus that writes them down."""
+    events: Any = Events()
+    events.all = []
+    events.on(Event, events.all.append)
+    return events
+
+
+class Down:
+    """A replica's backend that can be switched off, or takes so many changes and no more."""
+
+    def __init__(self, backend: Any, switch: dict[str, int]) -> None:
+        self._backend, self._switch = backend, switch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    async def _change(self, call: Any, *args: Any, **options: Any) -> Any:
+        if not self._switch["writes"]:
+            raise UnavailableError("the replica is down", code="disk_full")
+        self._switch["writes"] -= 1
+        return await call(*args, **options)
+
+    async def write(self, *args: Any, **options: Any) -> Any:
+        return await self._change(self._backend.write, *args, **options)
+
+    async def write_at(self, *args: Any, **options: Any) -> Any:
+        return await self._change(self._backend.write_at, *args, **options)
+
+    async def write_stream(self, *args: Any, **options: Any) -> Any:
+        return await self._change(self._backend.write_stream, *args, **options)
+
+
+@pytest.fixture
+def switch(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many more changes the replicas of this process take."""
+    switch = {"writes": 10**9}
+
+    async def watched(path: Any, *, readonly: bool = False) -> Any:
+        backend = await connect(path, readonly=readonly)
+        return backend if readonly else Down(backend, switch)
+
+    monkeypatch.setattr("statepath.mirroring.connect", watched)
+    return switch

@@ -1,0 +1,165 @@
+"""A replica that cannot follow is made anew, where that is asked for, and only there."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from uuid import uuid4
+
+import pytest
+import statepath
+from msgspec.structs import replace
+from statepath.discovery import connect
+from statepath.engine.floor import read_floor, write_floor
+from statepath.engine.promoting import _declare
+from statepath.errors import (
+    AlreadyExistsError,
+    DivergedError,
+    InvalidArgumentError,
+    StateError,
+    UnavailableError,
+)
+from statepath.events import MirrorRebased
+from statepath.memory import MemoryBackend
+
+pytestmark = pytest.mark.usefixtures("soon")
+
+
+@pytest.fixture
+async def parted(path, elsewhere):
+    """A store that was recovered in another incarnation, and a replica with what it lost."""
+    to = elsewhere.new()
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "a", "n": 1})
+        await store.append_log("s", "long ago\n")
+        await store.append_log("gone", "gone\n")
+        await store.snapshot()
+        await statepath.mirror(path, to, once=True)
+        before = store.id
+    other = f"memory://{uuid4().hex}"
+    await statepath.copy(path, other)
+    async with statepath.open(other, autosave=0) as copied:
+        assert copied.id == before
+        await copied.collection("raw").put({"id": "b"})
+        await copied.delete_log("gone")
+    return other, to
+
+
+@pytest.mark.everywhere
+async def test_a_replica_that_cannot_follow_is_made_anew_where_that_is_asked_for(
+    parted, elsewhere, contents, told
+):
+    primary, to = parted
+    with pytest.raises(DivergedError, match=r"another incarnation.* --reseed"):
+        await statepath.mirror(primary, to, once=True)
+    await statepath.mirror(primary, to, once=True, reseed=True, events=told)
+    assert [event.reason for event in told.all if isinstance(event, MirrorRebased)] == ["that was asked for"]
+    async with statepath.open(primary, autosave=0) as store:
+        await store.collection("raw").put({"id": "later"})
+        await statepath.mirror(primary, to, once=True)
+        async with statepath.open(to, readonly=True) as replica:
+            assert (replica.damage, replica.incarnation) == ((), store.incarnation)
+            assert await contents(replica) == await contents(store)
+            assert [one for one in await replica.verify() if one.severity == "damage"] == []
+    (kept,) = await elsewhere.keys(to, "state.json.earlier.")
+    assert b'"n":1' in await elsewhere.read(to, kept)
+
+
+async def test_making_it_anew_goes_on_wherever_it_was_interrupted(parted, elsewhere, contents, switch):
+    primary, to = parted
+    attempts = 0
+    while True:
+        switch["writes"] = attempts // 2
+        try:
+            await statepath.mirror(primary, to, once=True, reseed=True)
+        except UnavailableError:
+            attempts += 1
+            switch["writes"] = 10**9
+            with suppress(StateError):
+                async with statepath.open(to, readonly=True) as replica:
+                    assert replica.damage == ()
+                    assert await replica.collection("raw").get("a") == {"id": "a", "n": 1}
+            continue
+        break
+    assert attempts > 3
+    switch["writes"] = 10**9
+    async with (
+        statepath.open(to, readonly=True) as replica,
+        statepath.open(primary, readonly=True) as store,
+    ):
+        assert replica.damage == ()
+        assert await contents(replica) == await contents(store)
+
+
+async def test_a_replica_with_what_the_store_lost_is_made_anew_where_that_is_asked_for(
+    path, store, elsewhere
+):
+    to = elsewhere.new()
+    await store.collection("raw").put({"id": "a"})
+    yesterday = f"memory://{uuid4().hex}"
+    await statepath.mirror(path, yesterday, once=True)
+    await store.collection("raw").put({"id": "lost"})
+    await statepath.mirror(path, to, once=True)
+    with pytest.raises(DivergedError, match=r"has what .* has not.* --reseed"):
+        await statepath.mirror(yesterday, to, once=True)
+    await statepath.mirror(yesterday, to, once=True, reseed=True)
+    async with statepath.open(to, readonly=True) as replica:
+        assert await replica.collection("raw").find().all() == [{"id": "a"}]
+
+
+async def test_what_was_to_be_discarded_does_not_come_back_where_emptying_was_interrupted(
+    path, store, monkeypatch
+):
+    to, yesterday = f"memory://{uuid4().hex}", f"memory://{uuid4().hex}"
+    await store.collection("raw").put({"id": "a"})
+    await statepath.mirror(path, yesterday, once=True)
+    for n in range(3):
+        await store.collection("raw").put({"id": f"lost_{n}"})
+        await statepath.mirror(path, to, once=True)
+    delete, left = MemoryBackend.delete, [0]
+
+    async def interrupted(self, key, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            raise UnavailableError("the power failed")
+        return await delete(self, key, **options)
+
+    monkeypatch.setattr(MemoryBackend, "delete", interrupted)
+    with pytest.raises(UnavailableError):
+        await statepath.mirror(yesterday, to, once=True, reseed=True)
+    monkeypatch.undo()
+    await statepath.mirror(yesterday, to, once=True, reseed=True)
+    async with statepath.open(to, readonly=True) as replica:
+        assert await replica.collection("raw").find().all() == [{"id": "a"}]
+        assert replica.damage == ()
+
+
+async def test_what_is_being_emptied_is_not_promoted(store, path):
+    to = f"memory://{uuid4().hex}"
+    await store.collection("raw").put({"id": "a"})
+    await statepath.mirror(path, to, once=True)
+    backend = await connect(to)
+    floor, etag = await read_floor(backend)
+    await write_floor(backend, replace(floor, unfinished=path), etag)
+    with pytest.raises(InvalidArgumentError, match="meanwhile"):
+        await _declare(backend, floor, "new", 1, 1)
+    await backend.close()
+
+
+async def test_what_is_no_replica_of_the_store_is_never_made_anew(path, store, elsewhere):
+    await store.collection("raw").put({"id": "a"})
+    promoted, strange = elsewhere.new(), elsewhere.new()
+    await statepath.mirror(path, promoted, once=True)
+    await statepath.promote(promoted)
+    async with statepath.open(strange, autosave=0) as other:
+        await other.collection("raw").put({"id": "theirs"})
+    for to, kind in ((promoted, DivergedError), (strange, AlreadyExistsError)):
+        held = await elsewhere.keys(to)
+        with pytest.raises(kind):
+            await statepath.mirror(path, to, once=True, reseed=True)
+        assert await elsewhere.keys(to) == held
+
+
+async def test_where_nothing_is_a_replica_is_just_begun(path, store, elsewhere):
+    await store.collection("raw").put({"id": "a"})
+    to = elsewhere.new()
+    assert (await statepath.mirror(path, to, once=True, reseed=True)).seq == 1
