@@ -87,9 +87,11 @@ class Webhook:
 
     async def _run(self) -> None:
         limit = self._aiohttp.ClientTimeout(total=self._timeout)
-        async with self._aiohttp.ClientSession(timeout=limit) as session:
-            while self._waiting:
-                await self._send(session, self._waiting.popleft())
+        # Asked again once the session is closed: what came meanwhile found this task at work.
+        while self._waiting:
+            async with self._aiohttp.ClientSession(timeout=limit) as session:
+                while self._waiting:
+                    await self._send(session, self._waiting.popleft())
 
     async def _send(self, session: ClientSession, alert: AlertRaised | AlertCleared) -> None:
         body = _body(alert, self.store)

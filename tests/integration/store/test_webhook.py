@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import statepath
-from aiohttp import web
+from aiohttp import ClientSession, web
 from statepath.errors import ConfigurationError
 from statepath.events import AlertCleared, AlertRaised, Events
 
@@ -200,6 +200,20 @@ async def test_what_waits_is_sent_before_the_store_is_closed(hook, events, place
     async with opened(place, hook, events):
         events.emit(RAISED)
     assert len(hook.bodies) == 1
+
+
+async def test_what_is_raised_while_the_session_closes_is_sent_too(hook, events, place, monkeypatch):
+    close = ClientSession.close
+
+    async def closing(session):
+        monkeypatch.setattr(ClientSession, "close", close)
+        events.emit(CLEARED)
+        await close(session)
+
+    async with opened(place, hook, events):
+        monkeypatch.setattr(ClientSession, "close", closing)
+        events.emit(RAISED)
+        await hook.told(2)
 
 
 async def test_no_secret_of_it_is_ever_shown(hook, events, place, caplog):
