@@ -224,35 +224,57 @@ class Objects:
 
     def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:
         folders, name = split_key(key)
-        port = self._port
         with failing(key, key):
             folder = self._tree.folder(folders, create=True)
             try:
                 self._settle(name, folder)
-                fd, created = self._open_to_grow(name, folder)
-                try:
-                    with self._deciding(folder):
-                        found = port.fstat(fd)
-                        if not stat.S_ISREG(found.st_mode):
-                            raise NotFoundError(f"{key} is not a file", key=key, backend=SCHEME)
-                        if found.st_nlink == 1:
-                            self._write_in_place(fd, offset, data, found.st_size, cut=cut)
-                            shared = None
-                        else:
-                            shared = read_all(port, fd, 0, found.st_size)
-                    if shared is None:
-                        self._stamp(fd)
-                        port.fdatasync(fd)
-                finally:
-                    port.close(fd)
-                if created:
-                    self._sync_names(folder, key)
+                for _ in range(_ATTEMPTS):
+                    if self._write_at(key, name, folder, offset, data, cut=cut):
+                        return
             finally:
-                port.close(folder)
-        if shared is not None:
-            # A copy shares the file: it must stay as it is.
-            behind = b"" if cut else shared[offset + len(data) :]
-            self.write(key, [shared[:offset], b"\n" * (offset - len(shared)), data, behind], ALWAYS)
+                self._port.close(folder)
+        raise UnavailableError(f"{key} is replaced while it is written; try again", key=key, backend=SCHEME)
+
+    def _write_at(self, key: str, name: str, folder: int, offset: int, data: bytes, *, cut: bool) -> bool:
+        """Write into the file of the name; `False` if another one took its place meanwhile."""
+        port = self._port
+        shared = None
+        fd, created = self._open_to_grow(name, folder)
+        try:
+            with self._deciding(folder):
+                found = port.fstat(fd)
+                if not stat.S_ISREG(found.st_mode):
+                    raise NotFoundError(f"{key} is not a file", key=key, backend=SCHEME)
+                if not self._is_named(name, folder, found):
+                    return False
+                if found.st_nlink > 1:
+                    shared = read_all(port, fd, 0, found.st_size)
+                else:
+                    self._write_in_place(fd, offset, data, found.st_size, cut=cut)
+            if shared is None:
+                self._stamp(fd)
+                port.fdatasync(fd)
+        finally:
+            port.close(fd)
+        if created:
+            self._sync_names(folder, key)
+        if shared is None:
+            return True
+        # A copy shares the file: it must stay as it is.
+        behind = b"" if cut else shared[offset + len(data) :]
+        try:
+            self.write(
+                key, [shared[:offset], b"\n" * (offset - len(shared)), data, behind], IfMatch(_etag(found))
+            )
+        except ConflictError:
+            return False
+        return True
+
+    def _is_named(self, name: str, folder: int, found: os.stat_result) -> bool:
+        try:
+            return self._port.stat(name, within=folder).st_ino == found.st_ino
+        except FileNotFoundError:
+            return False
 
     def _open_to_grow(self, name: str, folder: int) -> tuple[int, bool]:
         """The file, and whether it was made."""

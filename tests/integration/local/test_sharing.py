@@ -367,6 +367,47 @@ async def test_on_a_network_file_system_the_first_writer_stays_alone(
         await connect()
 
 
+def interrupt(port: Port, name: str, meanwhile: Callable[[], None]) -> None:
+    """Let something else happen before the next call."""
+    real = getattr(port, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        setattr(port, name, real)
+        meanwhile()
+        return real(*args, **kwargs)
+
+    setattr(port, name, call)
+
+
+@pytest.mark.parametrize("call", ["flock", "fsync"])
+async def test_what_two_handles_append_to_a_file_with_a_second_link_is_in_it_and_not_in_the_link(
+    share: Connect, path: Path, call: str
+) -> None:
+    """Before `flock` the file is open, before `fsync` its copy is written."""
+    other = await share()
+    await other.write_at("logs/a.log", 0, b"one\n")
+    (path / "kept.log").hardlink_to(path / "logs/a.log")
+    append = other._objects.write_at
+    port = Port()
+    one = await share(port=port)
+    interrupt(port, call, lambda: append("logs/a.log", 4, b"two\n", cut=False))
+    await one.write_at("logs/a.log", 8, b"three\n", cut=False)
+    assert (path / "logs/a.log").read_bytes() == b"one\ntwo\nthree\n"
+    assert (path / "kept.log").read_bytes() == b"one\n"
+
+
+async def test_what_is_appended_while_the_file_is_removed_is_in_the_new_one(
+    share: Connect, path: Path
+) -> None:
+    other = await share()
+    await other.write_at("logs/a.log", 0, b"one\n")
+    port = Port()
+    one = await share(port=port)
+    interrupt(port, "flock", (path / "logs/a.log").unlink)
+    await one.write_at("logs/a.log", 0, b"two\n", cut=False)
+    assert (path / "logs/a.log").read_bytes() == b"two\n"
+
+
 class KilledPort(Port):
     """The real port of a process that is killed right before its n-th change."""
 
