@@ -105,6 +105,8 @@ class Shipping:
             interval=settings.view_interval,
             busy=lambda: False,
             failed=lambda error: None,
+            alone=False,
+            catch_up=self._catch_up,
         )
 
     @classmethod
@@ -281,6 +283,14 @@ class Shipping:
             for change in one.beside:
                 self._mark(change)
         return size
+
+    async def _catch_up(self) -> None:
+        """Heed what another mirror has shipped, where this one stalled: its logs and reports are the later ones. This
+        session ends at its next write."""
+        async for commit in self._log.read(self._shown.head):
+            for change in (await self._examine(commit)).beside:
+                self._mark(change)
+            self._shown.head = commit.last
 
     def _mark(self, change: Beside) -> None:
         if not isinstance(change, Note):

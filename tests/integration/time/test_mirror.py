@@ -11,10 +11,16 @@ import sys
 from collections import deque
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 
 import pytest
 import statepath
+from statepath.discovery import connect
+from statepath.engine.founding import silent
+from statepath.engine.opening import attach
+from statepath.engine.primary import DistantPrimary
+from statepath.engine.shipping import Shipping
 from statepath.errors import (
     AlreadyExistsError,
     CorruptionError,
@@ -58,6 +64,18 @@ async def mirroring(source, target, **options):
         task.cancel()
         with suppress(asyncio.CancelledError, StateError):
             await task
+
+
+def held(change, begun, free):
+    """A change that waits before it is made, of the files of logs and reports."""
+
+    async def waiting(key, *args, **options):
+        if key.startswith(("logs/", "reports/")):
+            begun.set()
+            await free.wait()
+        return await change(key, *args, **options)
+
+    return waiting
 
 
 def commits_of(store):
@@ -627,6 +645,63 @@ async def test_two_mirrors_of_one_store_do_no_harm(path, store, elsewhere, conte
         assert replica.damage == ()
         assert await contents(replica) == await contents(store)
         assert [one for one in await replica.verify() if one.severity == "damage"] == []
+
+
+@asynccontextmanager
+async def shipping(source, target):
+    """A session with a replica that ships as far as it is told to: that of a mirror which stalls in between."""
+    settings = statepath.Settings.load(source)
+    primary = await DistantPrimary.open(partial(connect, source, readonly=True), settings)
+    backend = await attach(await connect(target), settings)
+    session = await Shipping.begin(primary, backend, settings, silent)
+
+    async def ship(seq):
+        async for commits in primary.commits(session.position.seq):
+            async for _ in session.ship(commits):
+                pass
+            if session.position.seq == seq:
+                return
+
+    try:
+        yield ship, session, backend
+    finally:
+        await session.close()
+        await backend.close()
+        await primary.close()
+
+
+@pytest.mark.parametrize("backend", ["memory", "sqlite"])
+@pytest.mark.parametrize("kind", ["report", "log", "log begun anew"])
+async def test_a_mirror_that_stalled_takes_nothing_back_that_another_has_shipped(
+    tmp_path, backend, contents, kind, monkeypatch
+):
+    path, to = tmp_path / "state", f"{backend}://{tmp_path}/to"
+    async with statepath.open(path, autosave=0) as store:
+
+        async def change(n):
+            if kind == "report":
+                await store.save_report("r", {"n": n})
+            else:
+                if kind == "log begun anew":
+                    await store.delete_log("x")
+                await store.append_log("x", f"{n}\n")
+
+        await change(1)
+        await statepath.mirror(path, to, once=True)
+        async with shipping(path, to) as (ship, session, target):
+            stalled, free = asyncio.Event(), asyncio.Event()
+            for name in {"write", "write_at", "delete"}.intersection(dir(target)):
+                monkeypatch.setattr(target, name, held(getattr(target, name), stalled, free))
+            await change(2)
+            await ship(store.seq)
+            await stalled.wait()
+            for n in range(3, 5):
+                await change(n)
+                await statepath.mirror(path, to, once=True)
+            free.set()
+            await session.settle()
+        async with statepath.open(to, readonly=True) as replica:
+            assert await contents(replica) == await contents(store)
 
 
 async def test_a_replica_with_a_lock_is_not_promoted_under_its_mirror(path, store, tmp_path, told):
