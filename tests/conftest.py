@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from servers.postgres import PostgresServer
@@ -23,6 +25,14 @@ def pytest_configure() -> None:
     # Hundreds of processes load the package: each would compile it anew.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what runs in the background so, and children would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What an example takes says something about the machine alone.
+    settings.register_profile(
+        "statepath", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("statepath")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -37,8 +37,8 @@ async def proxy(service: Service) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 def path(service: Service, proxy: Proxy) -> str:
-    """A new store's state path, by way of the proxy. What is silent for a second has failed."""
-    return service.at(proxy.url).path(uuid4().hex, timeout="1")
+    """A new store's state path, by way of the proxy. What is silent for two seconds has failed."""
+    return service.at(proxy.url).path(uuid4().hex, timeout="2")
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ async def test_a_request_that_arrives_long_after_it_was_given_up_changes_nothing
 
 
 async def test_what_stays_unknown_is_told_and_known_when_the_store_is_opened_again(proxy, path, straight):
-    async with statepath.open(path, autosave=0, deadline=3) as store:
+    async with statepath.open(path, autosave=0, deadline=6) as store:
         await save(store, "before")
         late = proxy.fault(Does.DELAY, commits)
         proxy.fault(Does.SWALLOW_BEFORE, commits, times=100)
@@ -134,7 +134,7 @@ async def test_a_read_that_is_cut_off_is_repeated(proxy, path):
 
 
 async def test_a_service_that_is_gone_is_told_and_nothing_is_half_done(proxy, path, straight):
-    async with statepath.open(path, autosave=0, deadline=1) as store:
+    async with statepath.open(path, autosave=0, deadline=5) as store:
         await save(store, "a")
         proxy.fault(Does.RESET_BEFORE, lambda request: True, times=10**6)
         with pytest.raises((OutcomeUnknownError, UnavailableError)):

@@ -131,6 +131,9 @@ class _Session:
             tasks = [asyncio.create_task(self._ask()), asyncio.create_task(self._answer())]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            if self._fault is not None:
+                # Where the client did not wait for the answer, it is as lost.
+                self._fault.happened.set()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -9,11 +9,14 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import SystemRandom
+from typing import Final
 
 HOST = "127.0.0.1"
+_PORTS: Final = range(10_240, 22_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +54,14 @@ def running(command: Callable[[Path], Command], *, within: float = 60.0) -> Iter
 
 
 def free_port(*, also: int = 0) -> int:
-    """A port that nobody listens on; with `also`, neither on the one so many higher."""
+    """A port that nobody listens on; with `also`, neither on the one so many higher. It is none that an outgoing
+    connection could be given before the server takes it, and drawn beside the seeds that tests set."""
     while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind((HOST, 0))
-            port: int = first.getsockname()[1]
-            if not also:
-                return port
-            try:
-                if port + also < 65536:
-                    second.bind((HOST, port + also))
-                    return port
-            except OSError:
-                continue
+        port = SystemRandom().choice(_PORTS)
+        with socket.socket() as first, socket.socket() as second, suppress(OSError):
+            first.bind((HOST, port))
+            second.bind((HOST, port + also if also else 0))
+            return port
 
 
 def answers(port: int) -> bool:

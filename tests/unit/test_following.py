@@ -26,6 +26,6 @@ async def test_after_an_outage_it_goes_on_behind_what_is_known():
     follower.join(3)
     assert await log.asked.get() == (3, 3)
     head = 7
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await log.asked.get() == (7, 7)
     await follower.stop()

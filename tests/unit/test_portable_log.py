@@ -216,6 +216,7 @@ class TestAppend:
         with pytest.raises(OutcomeUnknownError):
             await writer.log.append(0, writer.make())
         assert len(storage.sent) == 1
+        writer.log._deadline = 30.0
         await writer.log.append(0, commit)
         writer.commits.append(commit)
         await writer.append()
@@ -239,6 +240,7 @@ class TestAppend:
         commit = writer.make()
         with pytest.raises(OutcomeUnknownError):
             await writer.log.append(0, commit)
+        writer.log._deadline = 30.0
         theirs = await Writer(PortableCommitLog(storage), "other").append()
         with pytest.raises(HeadMoved):
             await writer.log.append(0, commit)
@@ -252,6 +254,7 @@ class TestAppend:
         with pytest.raises(UnavailableError):
             await writer.append()
         storage.fates.clear()
+        writer.log._deadline = 30.0
         await writer.append()
 
     async def test_a_full_disk_is_told_at_once(self, storage: Storage, writer: Writer) -> None:
@@ -727,6 +730,7 @@ class TestRestart:
         writer = Writer(PortableCommitLog(storage, deadline=0.01))
         with pytest.raises(OutcomeUnknownError):
             await writer.append()
+        writer.log._deadline = 30.0
         assert await writer.log.restart(0) == []
         await writer.append()
 

@@ -30,10 +30,10 @@ from statepath_local.tree import LOCK, Tree
 _LINE = 42
 _HEAD = _LINE + MARK_LINE
 _MOST = 64 * 1024
-_PATIENCE = 0.2
+_PATIENCE = 1.0
 _STEP = 0.01
 _OPENING_PATIENCE = 60.0
-"""Seconds for which a writer waits while another one opens the store, and will let it in."""
+"""Seconds for which a writer waits for another one that has the store for itself, and for one that soon will not."""
 
 _NETWORK = frozenset(
     (
@@ -99,8 +99,9 @@ class WriterLock:
 
     @classmethod
     def acquire(cls, tree: Tree) -> WriterLock:
-        """Take the lock, or share it with those who do. Readers hold it for microseconds, so a refusal is final only
-        after 200 ms, or longer while somebody opens the store who will share it.
+        """Take the lock, or share it with those who do. Readers hold it for microseconds, and whoever opens a store
+        may be about to share it: a refusal is final after a second. Who opens it to share it, lets others in or
+        closes it is waited for longer.
 
         Raises:
             StoreLockedError: another writer has it for itself.
@@ -109,6 +110,8 @@ class WriterLock:
         port = tree.port
         begun = time.monotonic()
         while True:
+            # Up to this attempt: what is told behind it may be of later.
+            waited = time.monotonic() - begun
             fd, created = _open(tree)
             try:
                 lock = _attempt(tree, fd, created=created)
@@ -121,10 +124,9 @@ class WriterLock:
                 raise
             if lock is not None:
                 return lock
-            waited = time.monotonic() - begun
             mode, holders = _read_head(port, fd).mode, _read_holders(port, fd)
             port.close(fd)
-            if waited >= (_OPENING_PATIENCE if mode == OPENING else _PATIENCE):
+            if waited >= (_PATIENCE if mode in (EXCLUSIVE, b"") else _OPENING_PATIENCE):
                 raise _refusal(port, holders)
             time.sleep(_STEP)
 

@@ -60,14 +60,14 @@ class Tail:
         Raises:
             NotFoundError: there is no such log, and it is required.
         """
+        # Before each snapshot the files are brought up to date: what they lack was committed behind the last one.
+        since = (await self._store.health()).snapshot_seq
         missing: NotFoundError | None = None
         text = ""
         try:
             text = await self._store.read_log(self._id)
         except NotFoundError as error:
             missing = error
-        # Before each snapshot the files are brought up to date, so what they lack was committed behind it.
-        since = (await self._store.health()).snapshot_seq
         changes = await self._store.history(f"logs/{self._id}", since=since)
         if not any(change.kind == "delete" for change in changes):
             self._tell(0, text)

@@ -420,8 +420,12 @@ class CommitLogChecks(Subject):
             async with self.connection(path) as backend:
                 writer = Writer(commit_log(backend))
                 await writer.catch_up()
-                assert writer.commits[1:] in ([], [commit])
-                await writer.append()
+                try:
+                    await writer.append()
+                except HeadMoved:  # what was abandoned has arrived only now
+                    await writer.catch_up()
+                    await writer.append()
+                assert writer.commits[1:-1] in ([], [commit])
                 assert await _read(writer.log, 0) == writer.commits
                 _check_chain(writer.commits)
 

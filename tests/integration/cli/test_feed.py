@@ -37,6 +37,28 @@ def test_a_log_that_was_begun_anew_while_it_was_looked_up_is_told_once(
     assert capsys.readouterr().out == "new\n"
 
 
+def test_what_a_snapshot_writes_out_while_the_log_is_looked_up_is_shown(
+    path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def look() -> None:
+        async with statepath.open(path, autosave=0) as store:
+            await store.append_log("s1", "old\n")
+            await store.flush()
+            read = store.read_log
+
+            async def read_and_go_on(id: str) -> str:
+                text = await read(id)
+                await store.append_log("s1", "new\n")
+                await store.snapshot()
+                return text
+
+            monkeypatch.setattr(store, "read_log", read_and_go_on)
+            await Tail(store, "s1", Output(as_json=False)).show(required=True)
+
+    asyncio.run(look())
+    assert capsys.readouterr().out == "old\nnew\n"
+
+
 def test_logs_in_json_tells_where_the_text_stands(on: Run, filled: str) -> None:
     assert on("logs", "s1", "--json").json == {"id": "s1", "offset": 0, "text": "hello\n"}
 

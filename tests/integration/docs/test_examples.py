@@ -13,6 +13,15 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {ROOT / "examples/worker_pool.py"})
+SLOWLY = """
+import asyncio, runpy, sys
+
+sleep = asyncio.sleep
+asyncio.sleep = lambda delay, *rest: sleep(20 * delay, *rest)
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+"""An example whose work takes longer, so that a kill finds it at work."""
+
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": "1"}
 
 
@@ -44,7 +53,11 @@ def test_an_example_runs_and_can_be_run_again(example: Path, tmp_path: Path) -> 
 def test_the_orchestrator_goes_on_after_a_kill(tmp_path: Path) -> None:
     example = ROOT / "examples/orchestrator.py"
     with subprocess.Popen(
-        [sys.executable, example], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SLOWLY, example],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         assert any("half way" in line for line in process.stdout)

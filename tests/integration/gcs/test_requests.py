@@ -125,7 +125,7 @@ async def test_an_upload_that_nobody_takes_is_given_up(size):
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with driver(gcs_service("silent", endpoint), timeout="0.3") as gcs:
+    async with driver(gcs_service("silent", endpoint), timeout="2") as gcs:
         with pytest.raises(UnavailableError, match="no answer"):
             await gcs.put("a", b"x" * size, IF_ABSENT)
     held.set()

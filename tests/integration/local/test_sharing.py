@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,23 @@ async def test_who_comes_while_the_store_is_being_opened_waits(connect: Connect)
     await asyncio.sleep(0.4)  # longer than anybody waits for one who will not share
     assert not waiting.done()
     await one.share()
+    assert (await waiting).joined
+
+
+async def test_who_comes_while_the_others_are_being_let_in_waits(
+    connect: Connect, port: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between saying that the store is shared and sharing it, the one who has it is held up."""
+    monkeypatch.setattr("statepath_local.lock._PATIENCE", 0.05)
+    one, free = await connect(), threading.Event()
+    await one.announce()
+    port.fail("flock", chosen=lambda _, kind: kind == fcntl.LOCK_SH | fcntl.LOCK_NB and not free.wait(10))
+    sharing = asyncio.ensure_future(one.share())
+    waiting = asyncio.ensure_future(connect(port=Port()))
+    await asyncio.sleep(0.4)
+    assert not waiting.done()
+    free.set()
+    await sharing
     assert (await waiting).joined
 
 

@@ -43,10 +43,10 @@ async def test_what_a_killed_writer_acknowledged_is_there(path):
             sys.executable, "-c", WRITER, path, str(start), stdout=PIPE, env=os.environ
         )
         assert writer.stdout is not None
-        await writer.stdout.readline()
+        first = await writer.stdout.readline()
         await asyncio.sleep(random.Random(round_number).uniform(0.05, 0.8))
         writer.send_signal(signal.SIGKILL)
-        lines = (await writer.stdout.read()).decode().splitlines()
+        lines = (first + await writer.stdout.read()).decode().splitlines()
         await writer.wait()
         told.update({lane: int(n) for lane, n in (line.split() for line in lines)})
         async with statepath.open(path, autosave=0) as store:

@@ -36,6 +36,7 @@ async def test_a_fresh_machine_goes_on_with_the_replica(path, tmp_path):
         await shipped(store)
         await store.snapshot()
         await save(store, 50, more="ä")
+        await shipped(store)
         found = await held(store)
     async with statepath.open(path) as replica:
         assert (replica.readonly, replica.seq) == (True, 252)
@@ -56,7 +57,8 @@ async def test_a_fresh_machine_goes_on_with_the_replica(path, tmp_path):
         await statepath.mirror(tmp_path / "store", path, once=True)
 
 
-async def test_many_commits_are_one_request(counted, requests, tmp_path):
+async def test_many_commits_are_one_request(counted, requests, tmp_path, monkeypatch):
+    monkeypatch.setattr("statepath.engine.primary._PAUSE", 2.0)
     async with statepath.open(tmp_path / "store", mirror=counted, autosave=0) as store:
         await shipped(store)
         requests()
@@ -72,9 +74,7 @@ async def test_a_lost_answer_ships_nothing_twice(counted, proxy, tmp_path):
     events = Events()
     events.on(MirrorFailed, told.append)
     events.on(MirrorCaughtUp, told.append)
-    async with statepath.open(
-        tmp_path / "store", mirror=counted, autosave=0, deadline=5, events=events
-    ) as store:
+    async with statepath.open(tmp_path / "store", mirror=counted, autosave=0, events=events) as store:
         await shipped(store)
         is_commit = writes("journal/0")
         proxy.fault(Does.RESET_AFTER, lambda one: is_commit(one.method, one.target, one.body), times=2)
