@@ -392,7 +392,8 @@ class Store:
 
     async def restore(self, *, at: int | datetime, to: str | os.PathLike[str] | None = None) -> Restored:
         """Make the documents those of an earlier seq, or of a moment by the commits' times. That is a commit, too: it
-        can be undone by a restore to the seq before it. Logs and reports stay as they are.
+        can be undone by a restore to the seq before it. It follows what it takes back: whatever was committed before
+        it, by whomever, is as it was then. Logs and reports stay as they are.
 
         Parameters:
             to: leave this store as it is, and make a new one of the earlier state at this state path, where nothing is
@@ -403,6 +404,7 @@ class Store:
             InvalidArgumentError: a seq that is not there yet, a datetime without a time zone, or a place within the
                 store.
             UnsupportedError: a migration lies between then and now (`other_schema`).
+            ConflictError: other writers commit all the time, and were first in each of 32 attempts.
             AlreadyExistsError: there is something at `to`.
         """
         if to is None:

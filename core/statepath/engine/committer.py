@@ -36,6 +36,7 @@ from statepath.commit import (
     Transaction,
     encode_changes,
     microseconds,
+    size_of,
 )
 from statepath.engine.documents import decode
 from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
@@ -73,6 +74,10 @@ FOLLOWS: Final = ("", "")
 """In place of a document: the transaction follows right behind the seq."""
 
 
+Decide: TypeAlias = Callable[[Replica], Transaction]
+"""Makes a transaction of the state that it is to follow. It is called again where that is not the last one any more."""
+
+
 Document = tuple[str, str, bytes, type | None]
 """A document to be put: its collection, its id, its bytes, and the model class that knows each of its fields."""
 
@@ -89,7 +94,8 @@ FENCES: Final[ContextVar[tuple[Fence, ...]]] = ContextVar("statepath_fences", de
 
 
 class _Pending(msgspec.Struct, frozen=True, gc=False):
-    """One transaction on its way into the log. `put` is the document of one that is a single, unchecked put."""
+    """One transaction on its way into the log. `put` is the document of one that is a single, unchecked put; `decide`
+    makes the changes of one that begins a commit."""
 
     changes: Transaction
     size: int
@@ -97,6 +103,7 @@ class _Pending(msgspec.Struct, frozen=True, gc=False):
     reads: Sequence[Read]
     put: Document | None
     span: Any = None
+    decide: Decide | None = None
 
 
 _Refused: TypeAlias = tuple[_Pending, StateError | None]
@@ -185,8 +192,18 @@ class Committer:
         collection, id, data, _ = document
         return self._queue((Put(collection, id, Raw(data)),), len(data), (), document)
 
+    def decide(self, decide: Decide) -> asyncio.Future[int]:
+        """Queue a transaction that depends on all that is stored: it goes before what waits, right behind what it is
+        made of. Nothing comes in between, whoever commits."""
+        return self._queue((), MAX_COMMIT_BYTES, (), None, decide)
+
     def _queue(
-        self, changes: Transaction, size: int, reads: Sequence[Read], put: Document | None
+        self,
+        changes: Transaction,
+        size: int,
+        reads: Sequence[Read],
+        put: Document | None,
+        decide: Decide | None = None,
     ) -> asyncio.Future[int]:
         if self._failure is not None:
             raise copy.copy(self._failure)
@@ -200,7 +217,11 @@ class Committer:
         if not self._pending:
             self._waiting_since = time.perf_counter()
         span = self._telemetry.saving(changes, done) if self._traced and changes else None
-        self._pending.append(_Pending(changes, size, done, reads, put, span))
+        if decide is None:
+            self._pending.append(_Pending(changes, size, done, reads, put, span))
+        else:
+            # Of the size of a whole commit: so it is the first one of its own.
+            self._pending.appendleft(_Pending(changes, size, done, reads, put, span, decide))
         self._bytes += size
         if self._bytes > _BACKLOG_BYTES:
             self.crowded = True
@@ -319,6 +340,10 @@ class Committer:
             HeadMoved: another writer has it; or nothing is refused before it is known whether one has.
         """
         replica = self._replica
+        if (decide := group[0].decide) is not None:
+            if not current:
+                raise HeadMoved
+            group[0] = _decided(group[0], decide(replica))
         below = replica if self._elsewhere is None else await self._documents(self._elsewhere, group)
         first = replica.head + 1
         now = max(time.time_ns() // 1000, replica.time + 1)
@@ -506,6 +531,11 @@ class Committer:
         self._bytes = 0
         self.crowded = False
         self._room.set()
+
+
+def _decided(pending: _Pending, changes: Transaction) -> _Pending:
+    size = sum([size_of(one) for one in changes])
+    return _Pending(changes, size, pending.done, pending.reads, None, decide=pending.decide)
 
 
 def _is_due(change: RemoveLog, size: int) -> bool:

@@ -24,7 +24,7 @@ from statepath.commit import (
 )
 from statepath.encryption import unsealed
 from statepath.engine.autosave import Autosave, try_snapshot
-from statepath.engine.committer import Committer, Read
+from statepath.engine.committer import Committer, Decide, Read
 from statepath.engine.companion import Companion, MirrorLag
 from statepath.engine.floor import Floor
 from statepath.engine.ids import check_seq, log_key
@@ -234,6 +234,13 @@ class Engine:
         if committer.crowded:
             await committer.room()
         return await committer.submit(tuple(changes), sum(size_of(change) for change in changes), reads)
+
+    async def decide(self, decide: Decide) -> int:
+        """Commit one transaction that is made of the very state that it follows; its seq, or 0: it changes nothing."""
+        committer = self.committer
+        if committer.crowded:
+            await committer.room()
+        return await committer.decide(decide)
 
     def _cannot_write(self) -> StateError:
         if self._disowned:

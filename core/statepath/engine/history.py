@@ -10,7 +10,7 @@ from datetime import datetime
 from msgspec import Raw
 
 from statepath.backend import Backend, CommitLog
-from statepath.commit import Change, Commit, Delete, Put, Transaction, microseconds
+from statepath.commit import Change, Commit, Delete, Note, Put, Transaction, microseconds
 from statepath.engine.backups import backup_key, backup_keys
 from statepath.engine.floor import SnapshotMark
 from statepath.engine.replay import apply_commit, changes_of
@@ -142,6 +142,12 @@ def difference(now: Replica, then: Replica) -> list[Change]:
         if then.get(collection, id) is None and not _is_lease(collection, id)
     ]
     return changes
+
+
+def way_back(now: Replica, then: Replica, note: Note) -> Transaction:
+    """The transaction that makes `now` as it was `then`, and says so; of nothing, if it is."""
+    changes = difference(now, then)
+    return (*changes, note) if changes else ()
 
 
 def _is_lease(collection: str, id: str) -> bool:

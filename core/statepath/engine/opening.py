@@ -34,7 +34,7 @@ from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine, is_replica
 from statepath.engine.floor import Floor, write_floor
 from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
-from statepath.engine.history import difference
+from statepath.engine.history import way_back
 from statepath.engine.ids import document_key
 from statepath.engine.migrating import migrate
 from statepath.engine.original import PRE_MIGRATION_KEY, Original, read_original
@@ -443,11 +443,9 @@ class _TakeOver:
     async def _restore(self, meta: SnapshotMeta, then: Replica) -> None:
         """An operator put an older snapshot in the place of `state.json`: that is a restore, which can be undone."""
         engine = self.engine
-        before = engine.replica.head
-        if changes := difference(engine.replica, then):
-            note = Note("restored", f"{STATE_KEY} was replaced by the snapshot of seq {meta.seq}")
-            seq = await engine.commit([*changes, note])
-            undo = f"statepath restore --at {before}"
+        note = Note("restored", f"{STATE_KEY} was replaced by the snapshot of seq {meta.seq}")
+        if seq := await engine.decide(lambda now: way_back(now, then, note)):
+            undo = f"statepath restore --at {seq - 1}"
             logger.warning(
                 "%s was replaced by the snapshot of seq %d: restored as seq %d; to undo it: %s",
                 STATE_KEY,

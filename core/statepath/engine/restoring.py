@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 
 from statepath.arguments import wrong_kind
-from statepath.commit import Note
+from statepath.attempts import ATTEMPTS
+from statepath.commit import Note, Transaction
 from statepath.engine.engine import Engine
-from statepath.engine.history import Past, difference
+from statepath.engine.history import Past, way_back
 from statepath.engine.ids import check_seq
 from statepath.engine.migration import versions
 from statepath.engine.replica import Replica
-from statepath.errors import InvalidArgumentError, UnsupportedError
+from statepath.errors import ConflictError, InvalidArgumentError, StateError, UnsupportedError
 from statepath.events import StateRestored
 
 
@@ -46,22 +47,51 @@ async def present(engine: Engine) -> Replica:
 
 
 async def restore(engine: Engine, at: int | datetime) -> tuple[int, int]:
-    """Commit what makes the documents those of an earlier seq or moment; that seq, and the commit's.
+    """Commit what makes the documents those of an earlier seq or moment; that seq, and the commit's. What is committed
+    meanwhile, by whomever, comes before it and is taken back, too, or behind it.
 
     Raises:
         UnsupportedError: a migration lies between then and now (`other_schema`); else as `past`.
+        ConflictError: other writers were first, again and again.
     """
+    await engine.catch_up()
     then = await past(engine, at)
-    before = engine.replica.head
-    if versions(then) != versions(engine.replica):
-        raise UnsupportedError(
-            f"between seq {then.head} and now there was a migration: take it back with statepath migrate rollback, "
-            "or restore to another place with --to",
-            code="other_schema",
-        )
-    changes = difference(engine.replica, then)
-    if not changes:
-        return then.head, before
-    seq = await engine.commit([*changes, Note("restored", f"to seq {then.head}")])
-    engine.events.emit(StateRestored(then.head, seq, f"statepath restore --at {before}"))
+    back = _Back(then)
+    seq = await engine.decide(back.changes)
+    if back.refusal is not None:
+        raise back.refusal
+    if not seq:
+        return then.head, engine.replica.head
+    engine.events.emit(StateRestored(then.head, seq, f"statepath restore --at {seq - 1}"))
     return then.head, seq
+
+
+class _Back:
+    """The way back to the state of another time, from whatever is there when it is committed.
+
+    Attributes:
+        refusal: why there was none when it was asked for last.
+    """
+
+    def __init__(self, then: Replica) -> None:
+        self._then = then
+        self._attempts = 0
+        self.refusal: StateError | None = None
+
+    def changes(self, now: Replica) -> Transaction:
+        self._attempts += 1
+        self.refusal = self._objection(now)
+        if self.refusal is not None:
+            return ()
+        return way_back(now, self._then, Note("restored", f"to seq {self._then.head}"))
+
+    def _objection(self, now: Replica) -> StateError | None:
+        if versions(self._then) != versions(now):
+            return UnsupportedError(
+                f"between seq {self._then.head} and now there was a migration: take it back with statepath migrate "
+                "rollback, or restore to another place with --to",
+                code="other_schema",
+            )
+        if self._attempts > ATTEMPTS:
+            return ConflictError("others commit all the time; stop what writes to the store, and try again")
+        return None

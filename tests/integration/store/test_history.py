@@ -87,6 +87,29 @@ async def test_restore_makes_the_documents_those_of_an_earlier_seq(store, raw):
     assert await everything(store) == then
 
 
+async def test_a_restore_takes_back_what_was_being_saved_when_it_began(store, raw, monkeypatch):
+    append, stopping = store._engine.log.append, asyncio.Event()
+
+    async def append_slowly(after, commit):
+        await asyncio.sleep(0.02)
+        await append(after, commit)
+
+    async def save(worker):
+        n = 0
+        while not stopping.is_set():
+            await raw.put({"id": f"{worker} {(n := n + 1)}"})
+
+    await raw.put({"id": "a"})
+    monkeypatch.setattr(store._engine.log, "append", append_slowly)
+    saving = [asyncio.create_task(save(worker)) for worker in range(3)]
+    while store.seq == 1:  # noqa: ASYNC110 - now the next ones are under way
+        await asyncio.sleep(0.001)
+    restored = await store.restore(at=1)
+    stopping.set()
+    await asyncio.gather(*saving)
+    assert await store.diff(1, restored.seq) == []
+
+
 async def test_a_restore_is_one_commit_that_can_be_undone(store, raw):
     await raw.put({"id": "a", "n": 1})
     before = await raw.put({"id": "a", "n": 2})

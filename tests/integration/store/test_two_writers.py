@@ -61,6 +61,42 @@ async def test_the_loser_of_the_race_fails_only_what_conflicts(store, zombie):
     assert (await theirs.get("shared")) == {"id": "shared", "n": 1, "logs": ["x"]}
 
 
+async def test_a_restore_takes_back_what_the_other_writer_has_just_committed(store, zombie):
+    await store.collection("raw").put({"id": "shared", "n": 1})
+    await store.collection("raw").put({"id": "new"})
+    restored = await zombie.restore(at=1)
+    assert (restored.to, restored.seq) == (1, 4)
+    assert await contents(zombie) == {"shared": {"id": "shared", "n": 0, "logs": []}}
+
+
+async def test_a_restore_follows_what_it_takes_back_whoever_is_first(store, zombie, monkeypatch):
+    append, theirs = zombie._engine.log.append, iter(range(3))
+
+    async def append_late(after, commit):
+        for n in theirs:
+            await store.collection("raw").put({"id": f"late {n}"})
+            break
+        await append(after, commit)
+
+    await zombie.collection("raw").put({"id": "z"})
+    monkeypatch.setattr(zombie._engine.log, "append", append_late)
+    restored = await zombie.restore(at=1)
+    await store.sync()
+    assert await store.diff(1, restored.seq) == []
+
+
+async def test_a_restore_that_others_never_let_through_is_told(store, zombie, monkeypatch):
+    async def lose(after, commit):
+        raise HeadMoved
+
+    await store.collection("raw").put({"id": "new"})
+    monkeypatch.setattr(zombie._engine.log, "append", lose)
+    with pytest.raises(ConflictError, match="others commit all the time"):
+        await zombie.restore(at=1)
+    monkeypatch.undo()
+    assert await zombie.collection("raw").put({"id": "z"}) == 3
+
+
 async def test_who_loses_again_and_again_does_not_rest_longer_and_longer(store, monkeypatch):
     log = store._engine.log
     append, losses = log.append, iter(range(40))
