@@ -19,7 +19,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from statepath.backend import Backend as Target
-from statepath.backend import ETag, Span, SupportsExtend
+from statepath.backend import ETag, SupportsExtend
 from statepath.commit import (
     PROBES,
     Body,
@@ -182,9 +182,6 @@ class Shipping:
             self._mark(change)
         self._archived = {entry.key async for entry in target.list_keys(ARCHIVE)}
         state = floor.snapshots[-1] if floor.snapshots else None
-        state_etag: ETag | None = None
-        with suppress(NotFoundError):
-            state_etag = (await target.read(STATE_KEY, span=Span(0, 1))).etag
         sizes = [entry.size async for entry in target.list_keys(STATE_KEY) if entry.key == STATE_KEY]
         self._snapshotter = Snapshotter(
             target,
@@ -192,7 +189,7 @@ class Shipping:
             self._shown,
             self._views,
             Events(),
-            Written(floor, etag, state, state_etag, state.seq if state else 0, 0, sum(sizes)),
+            Written(floor, etag, state, None, state.seq if state else 0, 0, sum(sizes)),
             self._settings,
             put_aside=partial(put_aside, target),
             cut=lambda: nullcontext(self._shown.cut()),

@@ -174,7 +174,7 @@ class Snapshotter:
 
     @property
     def changed(self) -> bool:
-        return self._replica.head != self.saved
+        return self._replica.head > self.saved
 
     @property
     def due(self) -> bool:
@@ -427,8 +427,8 @@ class Snapshotter:
             marks = self.floor.snapshots
             if not marks or marks[-1].seq <= self.saved:
                 return
-            # If it is a later one by now, it is found out when it is to be kept as a backup.
-            self._state_etag = (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag
+            # It may be a later one by now, that is not marked yet: whoever writes has to look.
+            self._state_etag = None
             self._state, self.saved = marks[-1], marks[-1].seq
             self._total = max(self._total, marks[-1].journal_bytes)
             self._since, self._oldest_change = 0, None

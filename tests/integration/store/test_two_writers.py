@@ -12,6 +12,7 @@ import pytest
 import statepath
 from msgspec.structs import replace
 from statepath.commit import encode_commit, slot_key
+from statepath.engine.floor import FLOOR_KEY
 from statepath.engine.opening import open_engine
 from statepath.errors import (
     AlreadyExistsError,
@@ -95,6 +96,27 @@ async def test_a_restore_that_others_never_let_through_is_told(store, zombie, mo
         await zombie.restore(at=1)
     monkeypatch.undo()
     assert await zombie.collection("raw").put({"id": "z"}) == 3
+
+
+async def test_a_snapshot_does_not_take_the_place_of_a_later_one_that_is_not_marked_yet(faulty, url, open_on):
+    async with statepath.open(url, autosave=0) as late:
+        store = await open_on(faulty, deadline=30)
+        await store._engine.maintain()
+        await store.collection("raw").put({"id": "a"})
+        await store.snapshot()
+        await late.collection("raw").put({"id": "b"})
+        await store.collection("raw").put({"id": "c"})
+        marking = faulty.hold("write", FLOOR_KEY)
+        saving = asyncio.ensure_future(store.snapshot())
+        await marking.reached.wait()
+        assert not await late._engine.maintain()
+        marking.opened.set()
+        assert await saving == 3
+        with pytest.raises(ConflictError, match="shows seq 3 already"):
+            await late._engine.snapshot_as_is()  # as it does when it is closed
+        await store.aclose()
+    async with statepath.open(url, autosave=0) as again:
+        assert set(await contents(again)) == {"a", "b", "c"}
 
 
 async def test_who_loses_again_and_again_does_not_rest_longer_and_longer(store, monkeypatch):
