@@ -524,9 +524,14 @@ class Engine:
         Raises:
             NotFoundError: nobody holds it.
         """
-        committer = self.committer
+        committer, member = self.committer, f"{LEASE_MEMBERS}{name}"
+        await self.catch_up()
+        epoch = self.get(MEMBERS, member)
         holder = await self.leases.remove(name)
-        await committer.submit((Delete(MEMBERS, f"{LEASE_MEMBERS}{name}"),), 0)
+        if epoch is not None:
+            # Whoever has taken it since it was free has an epoch of its own.
+            with suppress(ConflictError):
+                await committer.submit((Delete(MEMBERS, member, epoch.version),), 0)
         return holder
 
     @asynccontextmanager

@@ -14,6 +14,7 @@ import secrets
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -167,11 +168,14 @@ class Leases:
         Raises:
             NotFoundError: nobody holds it.
         """
-        found = await self._read(lease_key(name))
-        if found is None:
-            raise NotFoundError(f"nobody holds the lease {name!r}", key=lease_key(name))
-        await self._backend.delete(lease_key(name))
-        return found[0]
+        key = lease_key(name)
+        while (found := await self._read(key)) is not None:
+            holder, etag = found
+            # A sign of life, or another holder, may have come in between.
+            with suppress(ConflictError, NotFoundError):
+                await self._backend.delete(key, when=IfMatch(etag))
+                return holder
+        raise NotFoundError(f"nobody holds the lease {name!r}", key=key)
 
     async def _read(self, key: str) -> tuple[Holder, ETag] | None:
         try:

@@ -147,6 +147,43 @@ async def test_a_holder_finds_out_that_it_has_lost_it(store, other):
         pass
 
 
+async def test_who_takes_a_broken_lease_at_once_keeps_it(store, other, monkeypatch):
+    held, next_one = store.lease("leader", ttl=60), store.lease("leader", ttl=60)
+    remove = other._engine.leases.remove
+
+    async def remove_and_wait(name):
+        holder = await remove(name)
+        await next_one.acquire()
+        return holder
+
+    await held.acquire()
+    monkeypatch.setattr(other._engine.leases, "remove", remove_and_wait)
+    await other.break_lease("leader")
+    next_one.raise_fence()
+    try:
+        await store.collection("raw").put({"id": "a"})
+    finally:
+        next_one.lower_fence()
+        await next_one.release()
+
+
+async def test_a_sign_of_life_does_not_keep_a_lease_from_being_broken(store, other, monkeypatch):
+    lease = store.lease("leader", ttl=60)
+    await lease.acquire()
+    read, again = other._engine.leases._read, []
+
+    async def read_and_wait(key):
+        found = await read(key)
+        if not again:
+            again.append(await store._engine.leases.renew(lease._hold))
+        return found
+
+    monkeypatch.setattr(other._engine.leases, "_read", read_and_wait)
+    await other.break_lease("leader")
+    assert again == [True]
+    assert await store.leases() == []
+
+
 async def test_breaking_what_nobody_holds_says_so(store):
     with pytest.raises(NotFoundError, match="nobody holds"):
         await store.break_lease("leader")
