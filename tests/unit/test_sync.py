@@ -631,6 +631,37 @@ def test_a_program_that_forgets_to_close_ends_and_loses_nothing(tmp_path: Path):
         assert store.collection("raw").get("a") == {"id": "a"}
 
 
+@pytest.mark.slow
+def test_a_thread_goes_on_saving_and_closes_after_the_main_one_has_ended(tmp_path: Path):
+    program = (
+        "import statepath, sys, threading\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "def work():\n"
+        "    try:\n"
+        "        with ThreadPoolExecutor() as pool:\n"
+        "            while True:\n"
+        "                pool.submit(int).result()\n"
+        "    except RuntimeError:\n"
+        "        pass\n"
+        "    for n in range(20):\n"
+        "        raw.put({'id': str(n), 'text': 'x' * 100_000})\n"
+        "    store.append_log('s', 'x')\n"
+        "    print(store.read_log('s'), flush=True)\n"
+        "    store.close()\n"
+        "    print('closed', flush=True)\n"
+        "store = statepath.open_sync(sys.argv[1])\n"
+        "raw = store.collection('raw')\n"
+        "threading.Thread(target=work).start()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "state")], capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "x\nclosed\n", "")
+    with statepath.open_sync(tmp_path / "state", readonly=True) as store:
+        assert store.collection("raw").count() == 20
+        assert json.loads((tmp_path / "state" / "state.json").read_bytes())["raw"]
+
+
 def test_an_argument_of_the_wrong_kind_is_refused(store, tasks):
     for call in (
         lambda: store.transact(5),

@@ -175,11 +175,17 @@ class Spares:
         if self._busy or self._spare is not None or self._closed:
             return
         self._busy = True
-        self._submit(lambda: self._make(size))
+        try:
+            self._submit(lambda: self._make(size))
+        except RuntimeError:
+            self._busy = False  # the program ends, and Python begins no more work: the segment grows
 
     def seal(self, segment: Segment) -> None:
-        """Cut the segment off behind its last commit, in the background."""
-        self._submit(lambda: seal(self._tree.port, segment))
+        """Cut the segment off behind its last commit, in the background while there is one."""
+        try:
+            self._submit(lambda: seal(self._tree.port, segment))
+        except RuntimeError:
+            seal(self._tree.port, segment)
 
     def _make(self, size: int) -> None:
         made = None

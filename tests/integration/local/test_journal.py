@@ -190,6 +190,23 @@ async def test_without_a_spare_the_segment_grows(
     assert await commits((await connect()).commit_log()) == log.commits
 
 
+async def test_commits_are_durable_where_the_program_ends_and_nothing_runs_in_the_background(
+    connect: Connect, chain: Any, path: Path, commits: Any
+) -> None:
+    backend = await connect()
+    log = chain(backend.commit_log())
+    await fill(log, MIB // 2)
+    backend._pool.shutdown()  # as Python does when the main thread has ended; the spare is ready then
+    while len(segments(path)) == 1:
+        await log.append(100_000)
+    sealed = segments(path)[0].read_bytes()
+    await fill(log, 3 * MIB)
+    assert await commits(log.log) == log.commits
+    await backend.close()
+    assert sealed.endswith(b"\n")
+    assert b"".join(file.read_bytes() for file in segments(path)) == b"".join(map(encode_commit, log.commits))
+
+
 async def test_a_commit_larger_than_a_segment_is_one_record(
     connect: Connect, chain: Any, commits: Any
 ) -> None:
