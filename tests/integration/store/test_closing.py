@@ -218,6 +218,18 @@ async def test_a_stream_of_the_stores_own_events_ends_when_it_closes(store, raw)
         assert [type(event) async for event in stream] == [StateSaved]
 
 
+async def test_a_stream_of_the_stores_own_events_ends_when_closing_is_cancelled(store, raw):
+    async with store.events.stream() as stream:
+        await raw.put({"id": "a"})
+        closing = asyncio.ensure_future(store.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        async with asyncio.timeout(20):
+            assert [event async for event in stream] == []
+
+
 async def test_a_cancelled_save_never_disturbs_the_others(open_on, faulty, url):
     store = await open_on(faulty)
     raw = store.collection("raw")
