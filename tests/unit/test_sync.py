@@ -554,6 +554,43 @@ def test_ctrl_c_during_opening_releases_the_storage(connections, url):
     assert loop_threads() == []
 
 
+def test_who_closes_while_another_thread_does_waits_for_the_end(store, monkeypatch):
+    engine = store._store._engine
+    finish, begun, go_on = engine._finish, threading.Event(), threading.Event()
+
+    async def slowly():
+        begun.set()
+        await asyncio.to_thread(go_on.wait)
+        await finish()
+
+    monkeypatch.setattr(engine, "_finish", slowly)
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(store.close)
+        begun.wait()
+        threading.Timer(0.2, go_on.set).start()
+        store.close()
+        assert engine._released
+        first.result()
+
+
+def test_a_signals_handler_may_close_a_store_that_is_being_closed(connections, url):
+    closed = []
+
+    def handle(number, frame):
+        store.close()
+        closed.append(connections[1].closed)
+
+    store = statepath.open_sync(url, autosave=0)
+    store.collection("raw").put({"id": "a"})
+    connections[1].interrupt("write", "state.json")
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        store.close()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert closed == [True]
+
+
 def test_ctrl_c_during_closing_still_closes(connections, url):
     store = statepath.open_sync(url)
     store.collection("raw").put({"id": "a"})
