@@ -30,6 +30,7 @@ _READ = 4 * 1024 * 1024
 _LONGEST_LINE = 64 * 1024 * 1024
 _FILL = b" " * (512 * 1024)
 _SHORTEST_PAUSE = 0.005
+_LONGEST_PAUSE = 0.5
 _SHARE = 3
 
 
@@ -138,8 +139,9 @@ def create_filled(
             write_all(port, fd, memoryview(_FILL)[: size - offset], offset)
             if stopped is not None:
                 port.fdatasync(fd)
-                # However busy the disk is, a quarter of the time is enough.
-                time.sleep(max(_SHARE * (time.monotonic() - begun), _SHORTEST_PAUSE))
+                # However busy the disk is, a quarter of the time is enough; but closing waits for this.
+                pause = _SHARE * (time.monotonic() - begun)
+                time.sleep(min(max(pause, _SHORTEST_PAUSE), _LONGEST_PAUSE))
                 if stopped():
                     break
         port.fsync(fd)
