@@ -47,6 +47,7 @@ from statepath.filters import (
     Path,
     StartsWith,
 )
+from statepath.threads import in_thread
 from statepath.url import StateURL
 
 __all__ = [
@@ -102,6 +103,7 @@ __all__ = [
     "decode_changes",
     "decode_commit",
     "encode_commit",
+    "in_thread",
     "microseconds",
     "moved_behind",
     "slot_key",

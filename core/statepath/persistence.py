@@ -97,6 +97,7 @@ class StatePersistence:
         self._owned = False
         self._closing = False
         self._ended_at = -1
+        self._outrun = False  # whether something was saved between the count of the metrics and their commit
         self._ending = asyncio.Lock()
         self._counting = asyncio.Lock()
         self._signals = SignalSaver(self._end) if handle_signals else None
@@ -293,7 +294,7 @@ class StatePersistence:
             if self.store.readonly or self.store.closed or self._ended_at == self.store.seq:
                 return
             try:
-                await self._update_metrics()
+                counted = await self._update_metrics()
                 with self._engine.ending():
                     seq = await self.store.snapshot()
             except StateError as error:
@@ -301,7 +302,7 @@ class StatePersistence:
                 await self._write_emergency(error)
                 raise
             await self.store.flush()
-            self._ended_at = self.store.seq
+            self._ended_at = counted  # what came later is not saved as it should be at the end
             self.events.emit(ShutdownSave(seq, signal))
 
     async def _write_emergency(self, error: StateError) -> None:
@@ -330,15 +331,19 @@ class StatePersistence:
             logger.warning("the metrics could not be saved: %s", error, extra={"code": error.code})
             self.events.emit(SaveError(error, METRICS))
 
-    async def _update_metrics(self) -> None:
+    async def _update_metrics(self) -> int:
+        """Save the metrics if they are not as they should be; the seq that they are right at."""
         async with self._counting:
             cut = self._cut()
             if not cut.collections.get("tasks") and not _find(cut, MEMBERS, METRICS):
-                return
+                return cut.seq
             metrics, fresh = self._count(cut)
-            if not fresh:
-                async with self.store.transaction() as tx:
-                    tx.put_member(METRICS, metrics)
+            if fresh:
+                return cut.seq
+            async with self.store.transaction() as tx:
+                tx.put_member(METRICS, metrics)
+            self._outrun = tx.seq != cut.seq + 1
+            return cut.seq if self._outrun else cut.seq + 1
 
     def _count(self, cut: Cut) -> tuple[dict[str, Any], bool]:
         """The metrics of a cut, and whether they are those that are stored: no task has changed since."""
@@ -350,6 +355,7 @@ class StatePersistence:
             entry is not None
             and isinstance(stored, dict)
             and not lost
+            and not self._outrun
             and all(task.version <= entry.version for _, task in tasks)
         ):
             return stored, True

@@ -659,9 +659,11 @@ class Store:
 
         Streams of `events` end, unless the bus was passed to `open`: then it is the caller's.
         """
-        await self._engine.close()
-        if self._owns_events:
-            await self.events.aclose()
+        try:
+            await self._engine.close()
+        finally:
+            if self._owns_events:
+                await self.events.aclose()
 
     async def __aenter__(self) -> Self:
         return self

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -259,6 +260,8 @@ class SyncStore:
         self._store = store
         self._loop = loop
         self._lease = lease
+        self._closing = threading.RLock()  # a signal's handler may close what its thread is closing
+        self._closed = False
 
     @property
     def url(self) -> str:
@@ -535,20 +538,25 @@ class SyncStore:
 
     def close(self) -> None:
         """Commit what is queued, bring files and snapshot up to date, and release the storage. May be called
-        twice. After Ctrl-C it still finishes, and only then lets the interrupt through; a second one ends it.
+        twice; of several threads each waits for the end. After Ctrl-C it still finishes, and only then lets the
+        interrupt through; a second one ends it.
         """
-        if self._loop.forked or self._store.closed:
+        if self._loop.forked or self._closed:
             return
         self._loop.check()
-        try:
-            with _portals as portal:
-                try:
-                    portal.call(self._store.aclose)
-                except KeyboardInterrupt:
-                    portal.call(self._store.aclose)
-                    raise
-        finally:
-            self._lease.close()
+        with self._closing:
+            if self._closed:
+                return
+            try:
+                with _portals as portal:
+                    try:
+                        portal.call(self._store.aclose)
+                    except KeyboardInterrupt:
+                        portal.call(self._store.aclose)
+                        raise
+            finally:
+                self._closed = True
+                self._lease.close()
 
     def __enter__(self) -> Self:
         return self

@@ -3,17 +3,20 @@
 import asyncio
 
 from statepath.engine.following import Follower
-from statepath.errors import UnavailableError
+from statepath.errors import AccessDeniedError, UnavailableError
 
 
 class Log:
-    """It answers once, and then no more."""
+    """It answers once, and then no more; or it refuses."""
 
     def __init__(self):
         self.asked = asyncio.Queue()
+        self.refusal = None
 
     async def follow(self, after, known):
         self.asked.put_nowait((after, known()))
+        if self.refusal is not None:
+            raise self.refusal
         if after < 7:
             raise UnavailableError("no answer")
         await asyncio.Event().wait()
@@ -28,4 +31,19 @@ async def test_after_an_outage_it_goes_on_behind_what_is_known():
     head = 7
     async with asyncio.timeout(30):
         assert await log.asked.get() == (7, 7)
+    await follower.stop()
+
+
+async def test_who_joins_after_a_failure_has_it_tried_again_whoever_else_is_still_there():
+    log, ended = Log(), asyncio.Event()
+    log.refusal = AccessDeniedError("refused once")
+    follower = Follower(log, lambda: 7, None, ended.set)
+    follower.join(7)
+    await ended.wait()
+    assert follower.failure is log.refusal
+    log.refusal = None
+    follower.join(7)
+    assert follower.failure is None
+    async with asyncio.timeout(30):
+        assert [await log.asked.get() for _ in range(2)] == [(7, 7)] * 2
     await follower.stop()

@@ -554,6 +554,43 @@ def test_ctrl_c_during_opening_releases_the_storage(connections, url):
     assert loop_threads() == []
 
 
+def test_who_closes_while_another_thread_does_waits_for_the_end(store, monkeypatch):
+    engine = store._store._engine
+    finish, begun, go_on = engine._finish, threading.Event(), threading.Event()
+
+    async def slowly():
+        begun.set()
+        await asyncio.to_thread(go_on.wait)
+        await finish()
+
+    monkeypatch.setattr(engine, "_finish", slowly)
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(store.close)
+        begun.wait()
+        threading.Timer(0.2, go_on.set).start()
+        store.close()
+        assert engine._released
+        first.result()
+
+
+def test_a_signals_handler_may_close_a_store_that_is_being_closed(connections, url):
+    closed = []
+
+    def handle(number, frame):
+        store.close()
+        closed.append(connections[1].closed)
+
+    store = statepath.open_sync(url, autosave=0)
+    store.collection("raw").put({"id": "a"})
+    connections[1].interrupt("write", "state.json")
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        store.close()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert closed == [True]
+
+
 def test_ctrl_c_during_closing_still_closes(connections, url):
     store = statepath.open_sync(url)
     store.collection("raw").put({"id": "a"})
@@ -629,6 +666,37 @@ def test_a_program_that_forgets_to_close_ends_and_loses_nothing(tmp_path: Path):
     assert (ended.returncode, ended.stdout) == (0, "saved\n"), ended.stderr
     with statepath.open_sync(tmp_path / "state") as store:
         assert store.collection("raw").get("a") == {"id": "a"}
+
+
+@pytest.mark.slow
+def test_a_thread_goes_on_saving_and_closes_after_the_main_one_has_ended(tmp_path: Path):
+    program = (
+        "import statepath, sys, threading\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "def work():\n"
+        "    try:\n"
+        "        with ThreadPoolExecutor() as pool:\n"
+        "            while True:\n"
+        "                pool.submit(int).result()\n"
+        "    except RuntimeError:\n"
+        "        pass\n"
+        "    for n in range(20):\n"
+        "        raw.put({'id': str(n), 'text': 'x' * 100_000})\n"
+        "    store.append_log('s', 'x')\n"
+        "    print(store.read_log('s'), flush=True)\n"
+        "    store.close()\n"
+        "    print('closed', flush=True)\n"
+        "store = statepath.open_sync(sys.argv[1])\n"
+        "raw = store.collection('raw')\n"
+        "threading.Thread(target=work).start()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "state")], capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "x\nclosed\n", "")
+    with statepath.open_sync(tmp_path / "state", readonly=True) as store:
+        assert store.collection("raw").count() == 20
+        assert json.loads((tmp_path / "state" / "state.json").read_bytes())["raw"]
 
 
 def test_an_argument_of_the_wrong_kind_is_refused(store, tasks):

@@ -13,7 +13,18 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-from statepath.backend import ALWAYS, Blob, Capabilities, Entry, ETag, LazyWrite, Span, StateURL, When
+from statepath.backend import (
+    ALWAYS,
+    Blob,
+    Capabilities,
+    Entry,
+    ETag,
+    LazyWrite,
+    Span,
+    StateURL,
+    When,
+    in_thread,
+)
 from statepath.errors import ClosedError, NotFoundError, ReadOnlyError, StoreLockedError
 
 from statepath_local.config import LocalConfig, parse
@@ -153,7 +164,7 @@ class LocalBackend:
         if self._closed is None:
             self._closed = _CLOSED
             self._log.wake()
-            await asyncio.to_thread(self.release)
+            await in_thread(self.release)
 
     def release(self) -> None:
         """Let running calls end, then give everything back, the lock last. Blocking."""
@@ -171,7 +182,11 @@ class LocalBackend:
             raise ClosedError(self._closed, key=key, backend=SCHEME)
 
     def submit(self, call: Callable[[], object]) -> None:
-        """Run the call in the background; used by the log while it is open."""
+        """Run the call in the background; used by the log while it is open.
+
+        Raises:
+            RuntimeError: the main thread has ended, and Python's executors with it.
+        """
         self._pool.submit(call)
 
     def finish(self, call: Callable[[], object]) -> None:
@@ -183,7 +198,7 @@ class LocalBackend:
 
     async def run(self, call: Callable[[], T], key: str | None = None) -> T:
         self.check_open(key)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        return await in_thread(call, self._pool)
 
     async def _change(self, call: Callable[[], T], key: str | None = None) -> T:
         self.check_open(key)

@@ -30,6 +30,7 @@ _READ = 4 * 1024 * 1024
 _LONGEST_LINE = 64 * 1024 * 1024
 _FILL = b" " * (512 * 1024)
 _SHORTEST_PAUSE = 0.005
+_LONGEST_PAUSE = 0.5
 _SHARE = 3
 
 
@@ -138,8 +139,9 @@ def create_filled(
             write_all(port, fd, memoryview(_FILL)[: size - offset], offset)
             if stopped is not None:
                 port.fdatasync(fd)
-                # However busy the disk is, a quarter of the time is enough.
-                time.sleep(max(_SHARE * (time.monotonic() - begun), _SHORTEST_PAUSE))
+                # However busy the disk is, a quarter of the time is enough; but closing waits for this.
+                pause = _SHARE * (time.monotonic() - begun)
+                time.sleep(min(max(pause, _SHORTEST_PAUSE), _LONGEST_PAUSE))
                 if stopped():
                     break
         port.fsync(fd)
@@ -175,11 +177,17 @@ class Spares:
         if self._busy or self._spare is not None or self._closed:
             return
         self._busy = True
-        self._submit(lambda: self._make(size))
+        try:
+            self._submit(lambda: self._make(size))
+        except RuntimeError:
+            self._busy = False  # the program ends, and Python begins no more work: the segment grows
 
     def seal(self, segment: Segment) -> None:
-        """Cut the segment off behind its last commit, in the background."""
-        self._submit(lambda: seal(self._tree.port, segment))
+        """Cut the segment off behind its last commit, in the background while there is one."""
+        try:
+            self._submit(lambda: seal(self._tree.port, segment))
+        except RuntimeError:
+            seal(self._tree.port, segment)
 
     def _make(self, size: int) -> None:
         made = None

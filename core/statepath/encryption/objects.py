@@ -49,6 +49,7 @@ from statepath.encryption.sealing import (
 )
 from statepath.errors import CorruptionError, NotFoundError, UnsupportedError
 from statepath.sharing import PassesSharing
+from statepath.threads import in_thread
 
 T = TypeVar("T")
 
@@ -228,7 +229,7 @@ class SealedBackend(PassesSharing):
             etag = await backend.write_stream(key, seal_all(sealing, chunks), when=when)
         else:
             whole, _ = await self._read_span(key, 0, None)
-            sealed = await asyncio.to_thread(lambda: b"".join(seal_all(sealing, (whole.data,))))
+            sealed = await in_thread(lambda: b"".join(seal_all(sealing, (whole.data,))))
             etag = await backend.write(key, sealed, when=when)
         shown = self._shown(key, first).etag
         self._resealed[key] = (etag, shown)
@@ -371,4 +372,4 @@ def _checked(key: str, opening: Callable[[], T]) -> T:
 
 
 async def _beside(size: int, work: Callable[[], T]) -> T:
-    return await asyncio.to_thread(work) if size > _LARGE else work()
+    return await in_thread(work) if size > _LARGE else work()

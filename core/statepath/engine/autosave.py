@@ -13,7 +13,7 @@ from statepath.backend import Backend, SupportsSpace
 from statepath.engine.committer import Committer
 from statepath.engine.replica import Replica
 from statepath.engine.snapshotter import Snapshotter
-from statepath.errors import ConflictError, StateError
+from statepath.errors import ClosedError, ConflictError, StateError
 from statepath.events import AutosaveTriggered, DiskLow, DiskOk, Events, SaveError
 from statepath.settings import Settings
 
@@ -65,6 +65,8 @@ class Autosave:
                 await self._check_space()
                 await asyncio.sleep(pause)
                 await self._turn()
+            except ClosedError:
+                return  # whoever closes the store saves what is left
             except Exception:
                 logger.exception("the autosave failed unexpectedly, and goes on")
                 await asyncio.sleep(pause)
@@ -74,8 +76,8 @@ class Autosave:
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + _RETAIN_EVERY
             if engine.settings.archive:
-                await self._try_archive()
-            await self._try_bound_files()
+                await self._try(self._archive, "what is due could not be archived; it stays live")
+            await self._try(self._bound_files, "session logs and reports that are due could not be removed")
         if not engine.settings.autosave or not snapshotter.changed:
             return
         engine.events.emit(AutosaveTriggered(engine.replica.head))
@@ -94,24 +96,19 @@ class Autosave:
     async def _maintains(self) -> bool:
         try:
             return await self._engine.maintain()
+        except ClosedError:
+            raise
         except StateError as error:
             logger.warning("no snapshot for now: %s", error, extra={"code": error.code})
             return False
 
-    async def _try_archive(self) -> None:
+    async def _try(self, work: Callable[[], Awaitable[object]], failure: str) -> None:
         try:
-            await self._archive()
+            await work()
+        except ClosedError:
+            raise
         except StateError as error:
-            logger.exception("what is due could not be archived; it stays live", extra={"code": error.code})
-            self._engine.events.emit(SaveError(error, error.key))
-
-    async def _try_bound_files(self) -> None:
-        try:
-            await self._bound_files()
-        except StateError as error:
-            logger.exception(
-                "session logs and reports that are due could not be removed", extra={"code": error.code}
-            )
+            logger.exception(failure, extra={"code": error.code})
             self._engine.events.emit(SaveError(error, error.key))
 
     async def _check_space(self) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from hashlib import sha256
 from typing import Final, Protocol
 
 from statepath.backend import ALWAYS, Backend, Blob, Span, SupportsStreams
 from statepath.engine.snapshot import MARK, SnapshotFacts, SnapshotStream, read_split
 from statepath.errors import CorruptionError
+from statepath.threads import in_thread
 
 _PIECE: Final = 16 * 1024 * 1024
 _ATTEMPTS: Final = 3
@@ -35,7 +37,7 @@ async def keep_snapshot(backend: Backend, key: str, stream: SnapshotStream) -> N
     if backend.capabilities.streams and isinstance(backend, SupportsStreams):
         await backend.write_stream(key, stream, when=ALWAYS)
     else:
-        await backend.write(key, await asyncio.to_thread(lambda: b"".join(stream)))
+        await backend.write(key, await in_thread(lambda: b"".join(stream)))
     if (await check_snapshot(backend, key)).digest != stream.digest:
         raise CorruptionError(f"{key} is not what had been written", key=key)
 
@@ -79,7 +81,7 @@ async def _in_pieces(backend: Readable, key: str) -> SnapshotFacts | None:
                 if hashing is not None:
                     await hashing
                 # While one piece is hashed the next one is read.
-                hashing = asyncio.create_task(asyncio.to_thread(_update, digest, body))
+                hashing = asyncio.create_task(in_thread(partial(_update, digest, body)))
             if len(data) < _PIECE:
                 break
     finally:

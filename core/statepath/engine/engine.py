@@ -136,6 +136,7 @@ class Engine:
             closed=lambda: self.closed,
             take=self._take,
         )
+        self._took_over = self._alone
         _open_engines.add(self)
 
     # Starting, which `opening` does
@@ -332,16 +333,17 @@ class Engine:
     async def maintain(self) -> bool:
         """Whether this handle is the one that saves by time. It knows what the others did, then."""
         snapshotter, views = self._writing_snapshotter(), self._views
-        before = self._maintenance.ours
+        self._took_over = self._took_over and self._maintenance.ours
         if not await self._maintenance.attempt():
             await snapshotter.refresh()
             return False
         await self.catch_up()
-        if not before and views is not None:
+        if not self._took_over and views is not None:
             await snapshotter.refresh()
             views.take_left()
             if views.documents:
                 await self.mark_lagging(views)
+            self._took_over = True  # only now: what fails is done at the next turn
         return True
 
     async def mark_lagging(self, views: ViewWriter) -> None:
@@ -354,7 +356,7 @@ class Engine:
         """The store is whole: let other writers in. The first one is the maintainer."""
         if self.sharing is not None:
             if not self.sharing.joined:
-                await self._maintenance.attempt()
+                self._took_over = await self._maintenance.attempt()
             await self.sharing.share()
 
     @property

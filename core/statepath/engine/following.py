@@ -42,7 +42,7 @@ class Follower:
     def join(self, after: int) -> None:
         """Somebody follows from now on; the commits behind the seq are not known yet."""
         self._wanted += 1
-        if self._task is None:
+        if self._task is None or self._task.done():
             self.failure = None
             self._task = asyncio.get_running_loop().create_task(self._run(after), name="statepath-follower")
 

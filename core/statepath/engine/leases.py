@@ -8,6 +8,7 @@ change is decided by the log, where each take-over is a commit.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
@@ -24,7 +25,7 @@ import msgspec
 from statepath.backend import IF_ABSENT, Backend, ETag, IfMatch, When
 from statepath.commit import seal, unseal
 from statepath.engine.ids import encode_id
-from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError
+from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError, StateError
 
 logger = logging.getLogger("statepath.leases")
 
@@ -34,6 +35,8 @@ MAINTAINER: Final = "maintainer"
 
 _UNKNOWN_TTL: Final = 60.0
 _ATTEMPTS: Final = 3
+_GIVING_BACK: Final = 2.0
+"""For how many seconds at most whoever stops waiting for a lease is held up."""
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +95,19 @@ class Leases:
 
     async def take(self, name: str, ttl: float) -> Hold | Holder:
         """Try to get the lease once. The holder, if somebody else has it; `take` observes it then, so that a later call
-        finds out that it does not live any more."""
+        finds out that it does not live any more. Who stops waiting for it does not have it."""
+        taking = asyncio.ensure_future(self._take(name, ttl))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            # It may have arrived: then nobody would have it until it expires.
+            with suppress(StateError, TimeoutError):
+                async with asyncio.timeout(_GIVING_BACK):
+                    if isinstance(taken := await taking, Hold):
+                        await self.drop(taken)
+            raise
+
+    async def _take(self, name: str, ttl: float) -> Hold | Holder:
         key = lease_key(name)
         found = await self._read(key)
         if found is None:
@@ -117,7 +132,7 @@ class Leases:
             if found is not None and found[0].token == holder.token:
                 etag = found[1]  # it had arrived, and its answer not
             else:
-                return await self.take(holder.name, holder.ttl) if found is None else found[0]
+                return await self._take(holder.name, holder.ttl) if found is None else found[0]
         self._observed.pop(key, None)
         return Hold(holder, etag, begun)
 

@@ -53,6 +53,8 @@ _CREDIT: Final = 1.0
 """Seconds in which nothing was shipped that may be made up for."""
 _GRACE: Final = 5.0
 """For how many seconds at most a store that is closed waits for its replica."""
+_RELEASE: Final = 2.0
+"""Seconds for giving the replica's lease back, which expires without that."""
 _TTL: Final = 15.0
 _TURN: Final = _TTL / 3
 """How often, in seconds, a mirror looks whether the one that ships does so still."""
@@ -208,12 +210,16 @@ class Mirror:
             if beating is not None:
                 beating.cancel()
                 await asyncio.gather(beating, return_exceptions=True)
-            with suppress(StateError):
-                if shipping is not None:
-                    await shipping.close()
-                await lead.release()
+            try:
+                with suppress(StateError, TimeoutError):
+                    async with asyncio.timeout(_RELEASE):
+                        if shipping is not None:
+                            await shipping.close()
+                        await lead.release()
+            finally:
                 if self._connection is None:
-                    await target.close()
+                    with suppress(StateError):
+                        await target.close()
 
     async def _turn(self, lead: Maintenance) -> bool:
         """Wait while another mirror ships to the replica; whether it is this one's turn. It is not if its own store

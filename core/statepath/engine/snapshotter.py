@@ -48,6 +48,7 @@ from statepath.events import BackupCreated, BackupError, EditConflict, Events, H
 from statepath.log import PortableCommitLog
 from statepath.settings import Settings
 from statepath.telemetry import SILENT, Telemetry
+from statepath.threads import in_thread
 
 logger = logging.getLogger("statepath.snapshots")
 
@@ -333,7 +334,7 @@ class Snapshotter:
         backend = self._backend
         if backend.capabilities.streams and isinstance(backend, SupportsStreams):
             return await backend.write_stream(STATE_KEY, stream, when=when)
-        data = await asyncio.to_thread(lambda: b"".join(stream))
+        data = await in_thread(lambda: b"".join(stream))
         return await backend.write(STATE_KEY, data, when=when)
 
     async def _see_state(self, seq: int) -> None:

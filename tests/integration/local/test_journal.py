@@ -6,7 +6,9 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -152,9 +154,9 @@ async def test_a_session_behind_a_large_segment_begins_a_new_one(
     assert await commits((await connect()).commit_log()) == log.commits
 
 
-async def fill(log: Any, total: int, size: int = 100_000) -> None:
-    for _ in range(total // size):
-        await log.append(size)
+async def fill(log: Any, total: int) -> None:
+    for _ in range(total // 100_000):
+        await log.append(100_000)
 
 
 async def test_a_segment_gives_way_to_a_spare_of_twice_its_size(
@@ -173,6 +175,18 @@ async def test_a_segment_gives_way_to_a_spare_of_twice_its_size(
     assert list((path / ".tmp+").iterdir()) == []
 
 
+async def test_a_disk_that_hung_for_a_while_does_not_make_the_next_segment_rest_for_long(
+    connect: Connect, chain: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    hanging = SimpleNamespace(monotonic=count(0, 20).__next__, sleep=rests.append)
+    monkeypatch.setattr("statepath_local.segments.time", hanging)
+    log = chain((await connect()).commit_log())
+    while len(segments(path)) < 2:
+        await log.append(100_000)
+    assert set(rests) == {0.5}
+
+
 async def test_without_a_spare_the_segment_grows(
     connect: Connect, chain: Any, path: Path, commits: Any, port: Any
 ) -> None:
@@ -184,10 +198,27 @@ async def test_without_a_spare_the_segment_grows(
     assert len(segments(path)) == 1
     assert await commits(log.log) == log.commits
     port.heal()
-    await fill(log, 3 * MIB, 20_000)
-    assert len(segments(path)) > 1
+    while len(segments(path)) == 1:
+        await log.append(20_000)
     await backend.close()
     assert await commits((await connect()).commit_log()) == log.commits
+
+
+async def test_commits_are_durable_where_the_program_ends_and_nothing_runs_in_the_background(
+    connect: Connect, chain: Any, path: Path, commits: Any
+) -> None:
+    backend = await connect()
+    log = chain(backend.commit_log())
+    await fill(log, MIB // 2)
+    backend._pool.shutdown()  # as Python does when the main thread has ended; the spare is ready then
+    while len(segments(path)) == 1:
+        await log.append(100_000)
+    sealed = segments(path)[0].read_bytes()
+    await fill(log, 3 * MIB)
+    assert await commits(log.log) == log.commits
+    await backend.close()
+    assert sealed.endswith(b"\n")
+    assert b"".join(file.read_bytes() for file in segments(path)) == b"".join(map(encode_commit, log.commits))
 
 
 async def test_a_commit_larger_than_a_segment_is_one_record(

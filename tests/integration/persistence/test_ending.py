@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import signal
 import stat
 import threading
 from collections.abc import Callable
@@ -140,6 +141,32 @@ async def test_shutdown_saves_tells_and_closes(tmp_path: Path, task: MakeTask) -
     assert heard[-1] == ShutdownSave(seq=p.store.seq, signal=None)
     assert saved_tasks(tmp_path) == ["a"]
     assert p.store.closed
+
+
+@pytest.mark.parametrize("step", ["commit", "snapshot", "flush"])
+async def test_what_is_saved_while_a_signal_saves_is_saved_at_shutdown(
+    task: MakeTask, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    async with statepath.open("memory://", autosave=0) as store:
+        heard: list[ShutdownSave] = []
+        store.events.on(ShutdownSave, heard.append)
+        p = StatePersistence(store)
+        await p.save_task(task("a"))
+        with monkeypatch.context() as patch:
+            owner: Any = store._engine if step == "commit" else store
+            go_on = getattr(owner, step)
+
+            async def later(*args: Any) -> Any:
+                patch.undo()
+                await p.save_task(task("b"))
+                return await go_on(*args)
+
+            patch.setattr(owner, step, later)
+            await p._end(signal.SIGTERM)
+        await p.shutdown()
+        assert (await store.get_member("metrics"))["total_tasks"] == 2
+        assert [event.signal for event in heard] == [signal.SIGTERM, None]
+        assert heard[-1].seq == store.seq
 
 
 async def test_after_shutdown_every_call_is_refused(p: StatePersistence, task: MakeTask) -> None:

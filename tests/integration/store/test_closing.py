@@ -3,11 +3,15 @@
 import asyncio
 import json
 import os
+from uuid import uuid4
 
 import pytest
 import statepath
+from statepath.discovery import connect
+from statepath.engine.mirror import Mirror
+from statepath.engine.primary import OpenPrimary
 from statepath.errors import ClosedError, OutcomeUnknownError
-from statepath.events import StateLoaded, StateSaved
+from statepath.events import MirrorCaughtUp, StateLoaded, StateSaved
 
 
 @pytest.fixture
@@ -112,6 +116,43 @@ async def test_closing_that_is_cancelled_releases_the_storage(open_on, faulty, u
     assert await stored(url) == ["a"]
 
 
+@pytest.fixture
+async def mirrored(open_on, faulty, monkeypatch):
+    """A store whose mirror ships to a faulty replica."""
+    monkeypatch.setattr("statepath.engine.mirror._GRACE", 0.05)
+    monkeypatch.setattr("statepath.engine.mirror._RELEASE", 0.05)
+    store = await open_on(await connect(f"memory://{uuid4().hex}"))
+
+    async def to_replica():
+        return faulty
+
+    mirror = Mirror(OpenPrimary(store._engine), "replica", to_replica, store.settings, store.events)
+    store._engine.attach(mirror)
+    async with store.events.stream() as stream:
+        mirror.start()
+        await anext(event async for event in stream if isinstance(event, MirrorCaughtUp))
+    return store
+
+
+async def test_a_replica_that_does_not_answer_holds_closing_up_for_a_moment_only(mirrored, faulty):
+    shipping = faulty.hold("write", "journal/0")
+    faulty.hold("delete", "leases/")
+    await mirrored.collection("raw").put({"id": "a"})
+    await shipping.reached.wait()
+    async with asyncio.timeout(20):
+        await mirrored.aclose()
+    assert faulty.closed
+
+
+async def test_closing_that_cuts_a_mirrors_end_off_closes_its_connection(mirrored, faulty, monkeypatch):
+    monkeypatch.setattr("statepath.engine.mirror._RELEASE", 60)
+    giving_back = faulty.hold("delete", "leases/")
+    closing = asyncio.ensure_future(mirrored.aclose())
+    await giving_back.reached.wait()
+    await closing
+    assert faulty.closed
+
+
 async def test_what_is_queued_is_committed(open_on, faulty, url):
     store = await open_on(faulty)
     raw = store.collection("raw")
@@ -175,6 +216,18 @@ async def test_a_stream_of_the_stores_own_events_ends_when_it_closes(store, raw)
         await raw.put({"id": "a"})
         await store.aclose()
         assert [type(event) async for event in stream] == [StateSaved]
+
+
+async def test_a_stream_of_the_stores_own_events_ends_when_closing_is_cancelled(store, raw):
+    async with store.events.stream() as stream:
+        await raw.put({"id": "a"})
+        closing = asyncio.ensure_future(store.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        async with asyncio.timeout(20):
+            assert [event async for event in stream] == []
 
 
 async def test_a_cancelled_save_never_disturbs_the_others(open_on, faulty, url):

@@ -208,6 +208,42 @@ async def test_whoever_was_overtaken_before_its_epoch_was_committed_has_nothing(
         await other.collection("raw").put({"id": "a"})
 
 
+async def test_a_lease_that_is_no_longer_waited_for_is_nobodys(open_on, faulty, keys, monkeypatch):
+    write, arrived, answer = faulty.write, asyncio.Event(), asyncio.Event()
+
+    async def late(key, data, **options):
+        etag = await write(key, data, **options)
+        if key.startswith("leases/"):
+            arrived.set()
+            await answer.wait()
+        return etag
+
+    store = await open_on(faulty)
+    monkeypatch.setattr(faulty, "write", late)
+    taking = asyncio.ensure_future(store.lease("leader").acquire())
+    await arrived.wait()
+    taking.cancel()
+    await asyncio.sleep(0)
+    answer.set()
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+    assert await keys("leases/") == []
+
+
+async def test_a_storage_that_does_not_answer_holds_up_who_stops_waiting_for_a_moment_only(
+    open_on, faulty, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.leases._GIVING_BACK", 0.05)
+    store = await open_on(faulty)
+    gate = faulty.hold("write", "leases/")
+    taking = asyncio.ensure_future(store.lease("leader").acquire())
+    await gate.reached.wait()
+    taking.cancel()
+    async with asyncio.timeout(20):
+        await asyncio.wait([taking])
+    assert taking.cancelled()
+
+
 async def test_leases_are_listed_with_their_holders(store, other):
     async with store.lease("leader", ttl=5) as lease, other.claim("task_1"):
         await until(lambda: has_epochs(other))

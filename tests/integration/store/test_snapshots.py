@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import timedelta
 
 import pytest
 import statepath
@@ -261,6 +262,48 @@ async def test_autosave_that_fails_is_told_and_goes_on(open_on, faulty):
     await store.collection("raw").put({"id": "a"})
     await saved.wait()
     assert [event.error for event in failed] == [error]
+
+
+@pytest.mark.parametrize("bounds", [{}, {"log_age": timedelta(days=1)}], ids=["saves", "removes"])
+async def test_autosave_ends_in_silence_when_the_store_closes(open_on, faulty, caplog, bounds):
+    writing = faulty.hold("write", "state.json")
+    store = await open_on(faulty, autosave=0.001, **bounds)
+    raw, autosave, failed = store.collection("raw"), store._engine._autosave, told(store, SaveError)
+    await raw.put({"id": "a"})
+    await writing.reached.wait()
+    await raw.put({"id": "b"})
+    committing = faulty.hold("write", "journal/0")
+    saving = asyncio.ensure_future(raw.put({"id": "c"}))
+    await committing.reached.wait()
+    closing = asyncio.ensure_future(store.aclose())
+    await asyncio.sleep(0)
+    autosave._due = 0.0
+    writing.open()
+    await asyncio.wait([autosave._task], timeout=20)
+    committing.open()
+    await asyncio.gather(saving, closing)
+    assert failed == []
+    assert [record.message for record in caplog.records if record.name == "statepath.autosave"] == []
+
+
+async def test_autosave_that_waits_for_a_save_ends_in_silence_when_the_store_closes(open_on, faulty, caplog):
+    store = await open_on(faulty, autosave=0.001)
+    raw, begun = store.collection("raw"), asyncio.Queue()
+
+    def save(event):
+        committing = faulty.hold("write", "journal/0")
+        begun.put_nowait((committing, asyncio.ensure_future(raw.put({"id": "b"}))))
+
+    store.events.on(AutosaveTriggered, save)
+    await raw.put({"id": "a"})
+    committing, saving = await begun.get()
+    await committing.reached.wait()
+    closing = asyncio.ensure_future(store.aclose())
+    await asyncio.sleep(0)
+    committing.open()
+    await asyncio.gather(saving, closing)
+    assert begun.empty()
+    assert [record.message for record in caplog.records if record.name == "statepath.autosave"] == []
 
 
 async def test_a_large_store_is_written_only_when_enough_has_changed(store, raw, monkeypatch):

@@ -11,10 +11,10 @@ import types
 import pytest
 import statepath
 from msgspec.structs import replace
-from statepath.commit import encode_commit, slot_key
-from statepath.engine.floor import FLOOR_KEY
+from statepath.commit import FLOOR_KEY, encode_commit, slot_key
 from statepath.engine.opening import open_engine
 from statepath.errors import (
+    AccessDeniedError,
     AlreadyExistsError,
     ConflictError,
     DivergedError,
@@ -271,6 +271,35 @@ async def test_a_place_in_the_log_that_was_trimmed_never_commits(trimmed, url, m
     assert await contents(trimmed) == {"a": {"id": "a", "n": 2}}
     async with statepath.open(url, readonly=True) as reader:
         assert await contents(reader) == await contents(trimmed)
+
+
+async def test_who_becomes_the_maintainer_again_writes_the_files_that_others_left(
+    open_on, faulty, url, keys, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.engine._MAINTAINER_TTL", 0.05)
+    store = await open_on(faulty, views=True)
+    assert await store._engine.maintain()
+    while store._engine._maintenance.ours:  # noqa: ASYNC110 - until its lease has expired
+        await asyncio.sleep(0.01)
+    async with statepath.open(url, autosave=0, views=False) as without_files:
+        await without_files.collection("raw").put({"id": "a"})
+    await store.sync()
+    assert await store._engine.maintain()
+    await store.flush()
+    assert await keys("raw/") == ["raw/a.json"]
+
+
+async def test_a_take_over_that_was_interrupted_is_finished_at_the_next_turn(open_on, faulty, url, keys):
+    store = await open_on(faulty, views=True)
+    async with statepath.open(url, autosave=0, views=False) as without_files:
+        await without_files.collection("raw").put({"id": "a"})
+    await store.sync()
+    faulty.fail("read", FLOOR_KEY, AccessDeniedError("for a moment"))
+    with pytest.raises(AccessDeniedError):
+        await store._engine.maintain()
+    assert await store._engine.maintain()
+    await store.flush()
+    assert await keys("raw/") == ["raw/a.json"]
 
 
 async def test_a_maintainer_whose_clock_is_days_ahead_trims_nothing_that_others_may_rely_on(
