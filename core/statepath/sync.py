@@ -777,7 +777,7 @@ class SyncIterator(Iterator[T]):
     def __next__(self) -> T:
         if not self._ready and self._end is None:
             self._loop.run(self._fetch)
-        if self._ready:
+        with suppress(IndexError):  # there is none, or another thread has closed it since
             return self._ready.popleft()
         end, self._end = self._end, StopAsyncIteration()
         if end is None or isinstance(end, StopAsyncIteration):

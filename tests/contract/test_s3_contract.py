@@ -7,7 +7,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from botocore.exceptions import ClientError
 from hypothesis import settings
 from servers.s3 import BUCKET, REGION, client
 from statepath.testing import BackendContract
@@ -65,20 +64,3 @@ class TestMoto(S3Contract):
     @pytest.fixture(autouse=True)
     def _server(self, moto: str) -> None:
         self.endpoint = moto
-
-    @pytest.fixture(autouse=True)
-    def _asked_again(self, monkeypatch: pytest.MonkeyPatch, _short_pages: None) -> None:
-        """moto closes what is overwritten also under who is about to read it, and answers 500. A store asks again then;
-        so does this connection, which is used without what repeats."""
-        send = S3Driver._send
-
-        async def again(driver: S3Driver, operation: str, **parameters: Any) -> Any:
-            for _ in range(4 if operation == "get_object" else 0):
-                try:
-                    return await send(driver, operation, **parameters)
-                except ClientError as error:
-                    if error.response["ResponseMetadata"]["HTTPStatusCode"] != 500:
-                        raise
-            return await send(driver, operation, **parameters)
-
-        monkeypatch.setattr(S3Driver, "_send", again)

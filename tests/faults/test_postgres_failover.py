@@ -11,7 +11,7 @@ import statepath
 from servers.postgres import USER, PostgresServer, running_postgres, running_standby, session
 from statepath.errors import DivergedError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

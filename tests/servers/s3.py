@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from servers.process import HOST, Command, free_port, running, script
 KEY, SECRET = "testkey", "testsecret"
 BUCKET = "states"
 REGION = "us-east-1"
+
+_MOTO = Path(__file__).with_name("moto_stand_in.py")
 
 
 @contextmanager
@@ -79,7 +82,7 @@ def _seaweed(folder: Path) -> Command:
 
 def _moto(folder: Path) -> Command:
     port = free_port()
-    return Command([script("moto_server"), "-H", HOST, "-p", str(port)], port, lambda: _serves(port))
+    return Command([sys.executable, str(_MOTO), "-H", HOST, "-p", str(port)], port, lambda: _serves(port))
 
 
 def _serves(port: int) -> bool:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
@@ -329,6 +330,19 @@ def test_closing_the_feed_ends_it_in_the_thread_that_waits(store, tasks):
     changes.close()
     assert seen == ["a"]
     assert tasks.put(Task(id="b")) == 2
+
+
+def test_closing_the_feed_ends_it_in_the_thread_that_is_about_to_take_a_change(store, tasks):
+    changes = store.watch(since=0)
+
+    class Ready(deque):
+        def popleft(self):
+            changes.close()
+            return super().popleft()
+
+    changes._ready = Ready()
+    tasks.put(Task(id="a"))
+    assert list(changes) == []
 
 
 def test_the_feed_ends_when_the_store_closes(store, tasks):

@@ -14,7 +14,7 @@ import stat
 import sys
 import time
 import zipfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -204,6 +204,7 @@ class _Writer:
     file: IO[bytes]
     tell: Tell
     _members: list[Member] = field(default_factory=list)
+    _stopped: bool = False
 
     async def run(self) -> None:
         origin = self.origin
@@ -235,12 +236,24 @@ class _Writer:
         await self._member(name, iter(stream))
 
     async def _member(self, name: str, chunks: Iterator[bytes]) -> None:
-        await asyncio.to_thread(self._write, name, chunks)
+        await self._finished(self._write, name, chunks)
+
+    async def _finished(self, write: Callable[..., object], *arguments: object) -> None:
+        """In a thread, and to its end if that is cancelled: what it writes to is closed then."""
+        writing = asyncio.ensure_future(asyncio.to_thread(write, *arguments))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            self._stopped = True
+            await asyncio.wait([writing])
+            raise
 
     def _write(self, name: str, chunks: Iterator[bytes]) -> None:
         digest, size = sha256(), 0
         with self._zip.open(_info(name), "w", force_zip64=True) as member:
             for chunk in chunks:
+                if self._stopped:
+                    return
                 member.write(chunk)
                 digest.update(chunk)
                 size += len(chunk)
@@ -254,7 +267,7 @@ class _Writer:
         with self._zip.open(_info(COMMITS), "w", force_zip64=True) as member:
             async for commit in self.origin.commits(self.origin.floor - 1):
                 line = encode_commit(commit)
-                await asyncio.to_thread(member.write, line)
+                await self._finished(member.write, line)
                 digest.update(line)
                 size += len(line)
                 bodies += [one.key for one in commit.transactions if isinstance(one, Body)]
@@ -266,22 +279,26 @@ class _Writer:
     async def _files(self) -> None:
         open_log: IO[bytes] | None = None
         digest, size = sha256(), 0
-        async for piece in self.origin.files():
-            if isinstance(piece, Report):
-                self.tell(f"report {piece.id}")
-                await self._member(report_key(piece.id), iter([piece.data]))
-                continue
-            if open_log is None:
-                self.tell(f"session log {piece.id}")
-                open_log = self._zip.open(_info(log_key(piece.id)), "w", force_zip64=True)
-                digest, size = sha256(), 0
-            await asyncio.to_thread(open_log.write, piece.data)
-            digest.update(piece.data)
-            size += len(piece.data)
-            if piece.last:
+        try:
+            async for piece in self.origin.files():
+                if isinstance(piece, Report):
+                    self.tell(f"report {piece.id}")
+                    await self._member(report_key(piece.id), iter([piece.data]))
+                    continue
+                if open_log is None:
+                    self.tell(f"session log {piece.id}")
+                    open_log = self._zip.open(_info(log_key(piece.id)), "w", force_zip64=True)
+                    digest, size = sha256(), 0
+                await self._finished(open_log.write, piece.data)
+                digest.update(piece.data)
+                size += len(piece.data)
+                if piece.last:
+                    open_log.close()
+                    open_log = None
+                    self._members.append(Member(log_key(piece.id), size, digest.hexdigest()))
+        finally:
+            if open_log is not None:
                 open_log.close()
-                open_log = None
-                self._members.append(Member(log_key(piece.id), size, digest.hexdigest()))
 
 
 def _info(name: str) -> zipfile.ZipInfo:

@@ -7,7 +7,8 @@ from statepath.mirroring import promote
 from statepath.settings import Settings
 
 
-async def test_a_replica_is_sealed_too(folder, memory, tmp_path, fill, contents, canary):
+async def test_a_replica_is_sealed_too(folder, memory, tmp_path, fill, contents, canary, monkeypatch):
+    monkeypatch.setattr("statepath.engine.mirror._GRACE", 60)
     memory.key = folder.key
     async with folder.open(mirror=memory.url) as store:
         await fill(store)

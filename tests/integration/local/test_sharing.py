@@ -15,6 +15,7 @@ import pytest
 from statepath.backend import StateURL
 from statepath.errors import ClosedError, HeadMoved, OutcomeUnknownError, StoreLockedError, UnsupportedError
 from statepath_local import LocalFactory, writer
+from statepath_local.journal import LocalCommitLog
 from statepath_local.port import Port
 
 Connect = Callable[..., Any]
@@ -172,16 +173,23 @@ async def test_a_follower_is_told_what_another_handle_commits(share: Connect, ch
     await following.aclose()
 
 
-async def idle(port: Any) -> None:
-    """Until nothing has been asked of the system for a while."""
-    asked = -1
-    while asked < len(port.calls):
-        asked = len(port.calls)
-        await asyncio.sleep(0.1)
+@pytest.fixture
+def resting(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set when a follower has read everything and waits for more."""
+    resting = asyncio.Event()
+    rest = LocalCommitLog._rest
+
+    async def rested(log: LocalCommitLog, woken: asyncio.Event, notices: Any) -> bool:
+        if not woken.is_set():
+            resting.set()
+        return await rest(log, woken, notices)
+
+    monkeypatch.setattr(LocalCommitLog, "_rest", rested)
+    return resting
 
 
 async def test_what_the_follower_knows_is_not_read_again(
-    share: Connect, chain: Any, port: Any, monkeypatch: pytest.MonkeyPatch
+    share: Connect, chain: Any, port: Any, resting: asyncio.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("statepath_local.notices._LONGEST_POLL", 60.0)
     one, two = await share(), await share()
@@ -191,7 +199,7 @@ async def test_what_the_follower_knows_is_not_read_again(
     first = await append(log)
     assert await anext(following) == first
     waiting = asyncio.ensure_future(anext(following))
-    await idle(port)
+    await resting.wait()
     begun = len(port.calls)
     for _ in range(20):
         known = (await append(log, 5_000)).last
@@ -218,15 +226,18 @@ async def test_who_lost_hears_what_was_first(share: Connect, chain: Any) -> None
     assert list(moved.value.commits) == other.commits[3:]
 
 
-async def test_who_follows_knows_where_it_has_come_to(share: Connect, chain: Any, port: Any) -> None:
+async def test_who_follows_knows_where_it_has_come_to(
+    share: Connect, chain: Any, resting: asyncio.Event
+) -> None:
     one, two = await share(), await share()
     log, other = chain(one.commit_log()), chain(two.commit_log())
     following = other.log.follow(0, lambda: other.head)
     for _ in range(6):
         await append(log)
         other.commits.append(await anext(following))
+    resting.clear()
     rest = asyncio.ensure_future(anext(following))
-    await idle(port)
+    await resting.wait()
     await append(log)
     await append(log)
     with pytest.raises(HeadMoved) as moved:

@@ -148,7 +148,7 @@ async def open_on() -> AsyncIterator[Callable[..., Awaitable[Store]]]:
     async with AsyncExitStack() as stack:
 
         async def opened(backend: Backend, *, readonly: bool = False, **settings: Any) -> Store:
-            used = Settings(path=backend.url, **{"autosave": 0, "deadline": 0.3, **settings})
+            used = Settings(path=backend.url, **{"autosave": 0, "deadline": 30, **settings})
             engine = await open_engine(backend, used, Events(), readonly=readonly)
             return await stack.enter_async_context(Store(engine))
 

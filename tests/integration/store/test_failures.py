@@ -21,8 +21,11 @@ LOST = UnavailableError("the connection was reset")
 
 
 @pytest.fixture
-async def store(open_on, faulty):
-    return await open_on(faulty)
+async def store(request, open_on, faulty):
+    return await open_on(faulty, **getattr(request, "param", {}))
+
+
+insists_briefly = pytest.mark.parametrize("store", [{"deadline": 0.3}], indirect=True, ids=["briefly"])
 
 
 @pytest.fixture
@@ -90,6 +93,7 @@ async def test_an_ambiguous_write_that_another_writer_won_is_repeated_behind_it(
     assert set(await stored(url)) == {"ours", "theirs"}
 
 
+@insists_briefly
 async def test_what_stays_unknown_past_the_deadline_stops_the_handle(store, raw, faulty):
     told = []
     store.events.on(SaveError, told.append)
@@ -102,6 +106,7 @@ async def test_what_stays_unknown_past_the_deadline_stops_the_handle(store, raw,
     assert "could not be found out" in health.problems[0]
 
 
+@insists_briefly
 async def test_a_stopped_handle_takes_no_further_saves_and_still_reads(store, raw, faulty, url):
     await raw.put({"id": "before"})
     faulty.fail("write", "journal/0", LOST, applied=True)
@@ -121,6 +126,7 @@ async def test_a_stopped_handle_takes_no_further_saves_and_still_reads(store, ra
     assert set(await stored(url)) == {"before", "unknown", "later"}
 
 
+@insists_briefly
 async def test_what_waited_behind_an_unknown_outcome_fails_too(raw, faulty):
     faulty.fail("write", "journal/0", LOST, times=10**6)
     gate = faulty.hold("write", "journal/0")

@@ -17,6 +17,19 @@ from statepath.events import LeaseLost
 
 
 @pytest.fixture
+def move(monkeypatch):
+    """Moves the clock that times to live are measured by."""
+    now = [0.0]
+
+    def move(seconds):
+        now[0] += seconds
+
+    for module in ("statepath.engine.leases", "statepath.lease"):
+        monkeypatch.setattr(f"{module}.clock", lambda: now[0])
+    return move
+
+
+@pytest.fixture
 async def other(store, url):
     """Another handle, as another process has one."""
     async with statepath.open(url, autosave=0) as other:
@@ -29,7 +42,7 @@ def falls_silent(lease):
 
 
 async def until(holds):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await holds():  # noqa: ASYNC110 - what is waited for is somebody else's
             await asyncio.sleep(0.02)
 
@@ -46,12 +59,12 @@ async def test_one_holds_it_and_the_next_one_gets_it_when_it_is_given_back(store
     order = []
 
     async def work(handle, name):
-        async with handle.lease("leader", ttl=5) as lease:
+        async with handle.lease("leader", ttl=60) as lease:
             order.append((name, lease.held))
             await asyncio.sleep(0.05)
             order.append((name, lease.held))
 
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(30):
         await asyncio.gather(work(store, "a"), work(other, "b"))
     assert order in ([("a", True)] * 2 + [("b", True)] * 2, [("b", True)] * 2 + [("a", True)] * 2)
 
@@ -72,20 +85,30 @@ async def test_whoever_does_not_wait_is_told_who_has_it(store, other):
     assert raised.value.retryable
 
 
-async def test_a_holder_that_gives_no_sign_of_life_is_replaced_after_the_ttl_and_not_before(store, other):
+async def test_a_holder_that_gives_no_sign_of_life_is_replaced_after_the_ttl_and_not_before(
+    store, other, move
+):
     lease = store.lease("leader", ttl=0.4)
     await lease.acquire()
     falls_silent(lease)
-    with pytest.raises(LeaseHeldError):
-        await other.lease("leader", ttl=0.4, wait=0.2).acquire()
-    async with asyncio.timeout(5), other.lease("leader", ttl=0.4) as second:
+    for _ in range(2):
+        with pytest.raises(LeaseHeldError):
+            await other.lease("leader", wait=0).acquire()
+        move(0.3)
+    async with asyncio.timeout(30), other.lease("leader", wait=0) as second:
         assert second.epoch > lease.epoch
 
 
-async def test_signs_of_life_keep_it_for_longer_than_the_ttl(store, other):
-    async with store.lease("leader", ttl=0.3) as lease:
+async def test_signs_of_life_keep_it_for_longer_than_the_ttl(store, other, move):
+    async with asyncio.timeout(30), store.lease("leader", ttl=0.3) as lease:
+        waiting = asyncio.ensure_future(other.lease("leader", ttl=0.3, wait=1).acquire())
+        while not waiting.done():
+            seen = lease._hold.etag
+            while lease._hold.etag == seen and not waiting.done():  # noqa: ASYNC110 - a sign of life
+                await asyncio.sleep(0.01)
+            move(0.1)
         with pytest.raises(LeaseHeldError):
-            await other.lease("leader", ttl=0.3, wait=1).acquire()
+            await waiting
         assert lease.held
 
 
@@ -138,7 +161,7 @@ async def test_a_holder_finds_out_that_it_has_lost_it(store, other):
     await lease.acquire()
     holder = await other.break_lease("leader")
     assert holder.name == "leader"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await lease.lost.wait()
     assert not lease.held
     assert [(event.lease, event.epoch) for event in told] == [("leader", lease.epoch)]
@@ -201,7 +224,7 @@ async def test_whoever_was_overtaken_before_its_epoch_was_committed_has_nothing(
     monkeypatch.setattr(store._engine, "commit", late)
     sleeper = asyncio.ensure_future(store.lease("leader", ttl=0.2, wait=0).acquire())
     await asleep.wait()
-    async with asyncio.timeout(5), other.lease("leader", ttl=60):
+    async with asyncio.timeout(60), other.lease("leader", ttl=60):
         awake.set()
         with pytest.raises(LeaseHeldError):
             await sleeper
@@ -287,17 +310,21 @@ async def test_tries_that_do_not_wait_find_out_that_the_worker_has_died(store, o
 async def test_an_object_that_nobody_understands_is_taken_over_in_the_end(store, memory, monkeypatch):
     await memory.write("leases/leader", b"{")
     monkeypatch.setattr("statepath.engine.leases._UNKNOWN_TTL", 0.1)
-    async with asyncio.timeout(5), store.lease("leader"):
+    async with asyncio.timeout(30), store.lease("leader"):
         pass
 
 
-async def test_a_sign_of_life_whose_answer_was_lost_is_not_taken_for_somebody_elses(faulty, open_on):
+async def test_a_sign_of_life_whose_answer_was_lost_is_not_taken_for_somebody_elses(faulty, open_on, move):
     from statepath.errors import UnavailableError
 
     store = await open_on(faulty)
     async with store.lease("leader", ttl=0.3) as lease:
-        faulty.fail("write", "leases/", UnavailableError("reset"), applied=True)
-        await asyncio.sleep(0.4)
+        fault = faulty.fail("write", "leases/", UnavailableError("reset"), applied=True)
+
+        async def over():
+            return (fault.times == 0 and not lease._hold.sent) or lease.lost.is_set()
+
+        await until(over)
         assert lease.held
         await store.collection("raw").put({"id": "a"})
 
@@ -319,7 +346,7 @@ async def test_no_sign_of_life_for_the_ttl_is_a_loss_for_the_holder_too(faulty, 
     lease = store.lease("leader", ttl=0.2)
     await lease.acquire()
     faulty.fail("write", "leases/", UnavailableError("reset"), times=1000)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await lease.lost.wait()
     assert not lease.held
 
@@ -357,7 +384,7 @@ async def test_a_restore_leaves_leases_as_they_are(store, other):
     then = await store.collection("raw").put({"id": "a", "n": 1})
     falls_silent(lease)
     raw = other.collection("raw")
-    async with asyncio.timeout(10), other.lease("leader", ttl=60):
+    async with asyncio.timeout(30), other.lease("leader", ttl=60):
         for seq, n in ((then, 1), (before, 0)):
             await raw.put({"id": "a", "n": 9})
             await other.restore(at=seq)

@@ -76,6 +76,7 @@ async def test_a_transaction_is_refused_at_its_end(reader):
 async def test_it_writes_nothing(store, url, memory, keys):
     await store.collection("raw").put({"id": "a"})
     await store.append_log("s", "x")
+    await store.flush()
     before = [(key, (await memory.read(key)).etag) for key in await keys("")]
     async with statepath.open(url, readonly=True, autosave=0.001, views=True) as reader:
         await reader.sync()

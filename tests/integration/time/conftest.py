@@ -178,10 +178,11 @@ def contents() -> Callable[[Store], Any]:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mirrors that rest for hundredths of a second."""
+    """Mirrors that rest for hundredths of a second, and that a store waits for at its end."""
     monkeypatch.setattr("statepath.engine.primary._PAUSE", 0.01)
     monkeypatch.setattr("statepath.engine.mirror._SOONEST", 0.02)
     monkeypatch.setattr("statepath.engine.mirror._LOOK", 0.02)
+    monkeypatch.setattr("statepath.engine.mirror._GRACE", 60)
 
 
 @pytest.fixture

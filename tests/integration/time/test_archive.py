@@ -20,7 +20,7 @@ from statepath.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from statepath.events import DocumentsArchived
+from statepath.events import DocumentsArchived, Events
 
 NOW = timedelta(0)
 
@@ -247,9 +247,9 @@ async def test_rules_archive_by_themselves(path):
         await store.collection("tasks").put({"id": "a", "status": "completed", "result": {"passed": False}})
         await store.collection("tasks").put({"id": "b", "status": "completed", "result": {"passed": True}})
     rules = "tasks older_than=0s status=completed result.passed=true; other older_than=1h"
-    async with statepath.open(path, autosave=0.02, archive=rules) as store:
-        archiving = asyncio.Event()
-        store.events.on(DocumentsArchived, lambda event: archiving.set())
+    events, archiving = Events(), asyncio.Event()
+    events.on(DocumentsArchived, lambda event: archiving.set())
+    async with statepath.open(path, autosave=0.02, archive=rules, events=events) as store:
         await asyncio.wait_for(archiving.wait(), 20)
         assert await archived(store) == ["tasks/b"]
         assert await ids(store.collection("other")) == ["a"]

@@ -301,13 +301,23 @@ async def test_a_copy_that_was_killed_can_be_repeated(tmp_path, fill, contents):
         for n in range(400):
             await store.save_report(f"r{n}", {"n": n})
         held = await contents(store)
-    program = "import asyncio, sys, statepath; asyncio.run(statepath.copy(sys.argv[1], sys.argv[2], progress=print))"
+    program = (
+        "import asyncio, sys, statepath\n"
+        "progress = lambda line: (print(line, flush=True), sys.stdin.readline())\n"
+        "asyncio.run(statepath.copy(sys.argv[1], sys.argv[2], progress=progress))\n"
+    )
     for lines in (1, 40, 200):
         with subprocess.Popen(
-            [sys.executable, "-u", "-c", program, source, to], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program, source, to],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         ) as process:
-            for _, _ in zip(range(lines), process.stdout, strict=False):
-                pass
+            for _ in range(lines - 1):
+                assert process.stdout.readline()
+                process.stdin.write("\n")
+                process.stdin.flush()
+            assert process.stdout.readline()
             process.kill()
         if Path(to, "journal/floor").exists():
             with pytest.raises(StateError, match="is not finished"):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from datetime import timedelta
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -21,7 +23,7 @@ from statepath.errors import (
     ReadOnlyError,
     UnavailableError,
 )
-from statepath.events import LogsRemoved, ReportsRemoved
+from statepath.events import Events, LogsRemoved, ReportsRemoved
 
 LATER = "1h"
 """A view interval that leaves the files as they are, unless someone waits for them."""
@@ -346,15 +348,19 @@ async def test_the_longest_untouched_go_until_the_rest_is_within_the_bound(path,
 
 
 @both
-async def test_what_was_not_written_to_for_so_long_goes(path, kind):
-    async with statepath.open(path, autosave=0, **{kind.age: timedelta(seconds=1)}) as store:
+async def test_what_was_not_written_to_for_so_long_goes(path, kind, monkeypatch):
+    async with statepath.open(path, autosave=0, **{kind.age: timedelta(hours=1)}) as store:
         files = kind(store)
         await files.write("old")
         await files.write("live")
         await store.flush()
         assert (await store.clean()).objects == ()
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(0.02)
+        between = time.time()
+        await asyncio.sleep(0.02)
         await files.write("live")
+        await store.flush()
+        monkeypatch.setattr("statepath.engine.bounding.time", SimpleNamespace(time=lambda: between + 3600))
         await store.clean()
         assert await files.kept() == ["live"]
 
@@ -463,12 +469,10 @@ async def test_a_removal_that_fails_does_not_keep_the_others_from_being_told(pat
 async def test_a_server_looks_by_itself(path, kind):
     async with statepath.open(path, autosave=0) as store:
         await kind(store).write("a")
-    bounds = {kind.bytes: "0"}
-    async with statepath.open(path, autosave=0.02, **bounds) as store, store.events.stream() as events:
-        async with asyncio.timeout(20):
-            async for event in events:
-                if isinstance(event, kind.told):
-                    break
+    events, removed = Events(), asyncio.Event()
+    events.on(kind.told, lambda event: removed.set())
+    async with statepath.open(path, autosave=0.02, events=events, **{kind.bytes: "0"}) as store:
+        await asyncio.wait_for(removed.wait(), 20)
         assert await kind(store).kept() == []
 
 

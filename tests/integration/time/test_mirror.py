@@ -453,7 +453,7 @@ async def test_a_replica_that_lags_is_told_once_and_when_it_has_caught_up(
         await asyncio.sleep(0.1)  # so that the feed is followed from the beginning
         for n in range(3):
             await store.collection("raw").put({"id": "a", "n": n})
-        await asyncio.sleep(0.3)
+        await until(lambda: of(told, MirrorLagging))
         assert store.mirror_lag.behind == 3
         gate.set()
         await until(lambda: of(told, MirrorCaughtUp))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
+import threading
 import zipfile
 from hashlib import sha256
 from pathlib import Path
@@ -13,14 +15,17 @@ from zlib import crc32
 import pytest
 import statepath
 from statepath.commit import seal
+from statepath.engine.files import LogPiece
+from statepath.engine.origin import StoreOrigin
 from statepath.engine.portable import COMMITS
-from statepath.engine.snapshot import MARK
+from statepath.engine.snapshot import MARK, SnapshotStream
 from statepath.errors import (
     AlreadyExistsError,
     CorruptionError,
     InvalidArgumentError,
     NotFoundError,
     StateError,
+    UnavailableError,
     UnsupportedError,
 )
 
@@ -85,6 +90,44 @@ async def test_a_file_that_cannot_be_written_leaves_nothing_behind(store, tmp_pa
     with pytest.raises(StateError, match="No space"):
         await store.export(folder / "file")
     assert list(folder.iterdir()) == []
+
+
+async def test_an_export_that_is_cancelled_ends_as_soon_as_what_it_was_writing(
+    store, tmp_path, fill, monkeypatch
+):
+    begun, cancelled, taken = threading.Event(), threading.Event(), []
+
+    def chunks(stream):
+        yield b"first"
+        begun.set()
+        assert cancelled.wait(60)
+        for n in range(2):
+            taken.append(n)
+            yield b"more"
+
+    monkeypatch.setattr(SnapshotStream, "__iter__", chunks)
+    folder = tmp_path / "there"
+    folder.mkdir()
+    exporting = asyncio.ensure_future(store.export(folder / "file"))
+    assert await asyncio.to_thread(begun.wait, 60)
+    exporting.cancel()
+    await asyncio.sleep(0)
+    assert not exporting.done()
+    cancelled.set()
+    with pytest.raises(asyncio.CancelledError):
+        await exporting
+    assert (taken, list(folder.iterdir())) == ([0], [])
+
+
+async def test_a_log_that_cannot_be_read_to_its_end_is_told_as_what_it_is(store, file, fill, monkeypatch):
+    async def files(origin):
+        yield LogPiece("s", 0, b"1\n")
+        raise UnavailableError("no answer")
+
+    await fill(store)
+    monkeypatch.setattr(StoreOrigin, "files", files)
+    with pytest.raises(UnavailableError, match="no answer"):
+        await store.export(file)
 
 
 class _FullDisk:

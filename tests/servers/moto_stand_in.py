@@ -1,0 +1,35 @@
+"""moto, as tests start it: one request after the other, once it has been received.
+
+By itself it answers them at once without a lock: it fails to list what is deleted meanwhile, closes what is overwritten
+under who reads it, and lets others change an object between the check of a condition and the change.
+
+    python moto_stand_in.py ARGUMENTS_OF_MOTO_SERVER
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Any
+
+from moto.s3.responses import S3Response
+from moto.server import main
+
+
+def answer_in_turn() -> None:
+    turn = Lock()
+
+    def in_turn(answer: Callable[..., Any]) -> Callable[..., Any]:
+        def answered(*request: Any) -> Any:  # whose body has been read
+            with turn:
+                return answer(*request)
+
+        return answered
+
+    S3Response._bucket_response = in_turn(S3Response._bucket_response)
+    S3Response._key_response = in_turn(S3Response._key_response)
+
+
+if __name__ == "__main__":
+    answer_in_turn()
+    main()
