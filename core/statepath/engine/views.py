@@ -38,6 +38,7 @@ from statepath.engine.replica import MEMBERS, Replica, Stage
 from statepath.engine.trouble import Trouble
 from statepath.errors import (
     AlreadyExistsError,
+    ClosedError,
     ConflictError,
     InvalidArgumentError,
     NotFoundError,
@@ -166,6 +167,7 @@ class ViewWriter:
         self._removing: set[str] = set()
         self._begun = self._written = 0  # of the changes of files, all that there ever were
         self._urgent = 0
+        self._ended: ClosedError | None = None
         self._file_error: StateError | None = None
         self._document_error: StateError | None = None
         self.trouble: Trouble | None = None
@@ -260,6 +262,7 @@ class ViewWriter:
         those of logs and reports.
 
         Raises:
+            ClosedError: the writer was closed before such a file was written.
             StateError: such a file could not be written; it is tried again in the background.
         """
         self._file_error = self._document_error = None
@@ -267,7 +270,7 @@ class ViewWriter:
         call, files = self._flushes, self._begun + len(self._files)
 
         def failure() -> StateError | None:
-            return self._file_error or (None if files_only else self._document_error)
+            return self._ended or self._file_error or (None if files_only else self._document_error)
 
         def written() -> bool:
             return self._written >= files and (files_only or self._shows(call))
@@ -284,9 +287,15 @@ class ViewWriter:
             raise error
 
     async def close(self) -> None:
+        """Write no more. Whoever waits for files is told."""
+        self._ended = ClosedError(
+            "the store was closed before its files were written; they are when it is opened again"
+        )
         self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        try:
+            await asyncio.wait([self._task])
+        finally:
+            await self._tell()
 
     def _shows(self, call: int) -> bool:
         """Whether the documents' files show what was marked before that call of `flush`."""

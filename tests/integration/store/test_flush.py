@@ -9,6 +9,7 @@ import pytest
 from statepath.engine.ids import log_key
 from statepath.engine.origin import present
 from statepath.engine.primary import OpenPrimary
+from statepath.errors import ClosedError
 
 PATIENCE = 30
 
@@ -95,3 +96,29 @@ async def test_a_copy_has_of_the_logs_what_their_files_show(store, hold, taken):
     await second.reached.wait()
     (piece,) = await asyncio.wait_for(copying, PATIENCE)
     assert piece.data == b"one\n"
+
+
+async def test_who_waits_for_a_file_is_told_that_the_store_was_closed(store, hold):
+    gate = hold("logs/")
+    await store.append_log("s1", "one\n")
+    reading = asyncio.ensure_future(store.read_log("s1"))
+    await gate.reached.wait()
+    closing = asyncio.ensure_future(store.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(ClosedError, match="before its files were written"):
+        await asyncio.wait_for(reading, PATIENCE)
+
+
+async def test_a_snapshot_whose_turn_comes_when_the_store_is_closed_ends(store, hold, memory):
+    gate = hold("logs/")
+    await store.append_log("s1", "one\n")
+    first = asyncio.ensure_future(store.snapshot())
+    await gate.reached.wait()
+    second = asyncio.ensure_future(store.snapshot())
+    closing = asyncio.ensure_future(store.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    for snapshot in (first, second):
+        with pytest.raises(ClosedError):
+            await asyncio.wait_for(snapshot, PATIENCE)
