@@ -124,6 +124,14 @@ async def _nothing() -> None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why an attempt failed, and how often `flush` had been called when it began."""
+
+    flushes: int
+    error: StateError
+
+
 class ViewWriter:
     """Writes what commits have made out of date. `busy` tells whether commits are under way, so that it keeps out of
     their way; `documents=False` leaves document views out.
@@ -168,8 +176,8 @@ class ViewWriter:
         self._begun = self._written = 0  # of the changes of files, all that there ever were
         self._urgent = 0
         self._ended: ClosedError | None = None
-        self._file_error: StateError | None = None
-        self._document_error: StateError | None = None
+        self._file_failure: _Failure | None = None
+        self._document_failure: _Failure | None = None
         self.trouble: Trouble | None = None
         self._work = asyncio.Event()
         self._turn = asyncio.Condition()
@@ -265,12 +273,14 @@ class ViewWriter:
             ClosedError: the writer was closed before such a file was written.
             StateError: such a file could not be written; it is tried again in the background.
         """
-        self._file_error = self._document_error = None
         self._flushes += 1
         call, files = self._flushes, self._begun + len(self._files)
 
         def failure() -> StateError | None:
-            return self._ended or self._file_error or (None if files_only else self._document_error)
+            failures = (self._file_failure, None if files_only else self._document_failure)
+            # One that had begun before the call says nothing about the attempts from here on.
+            told = (one.error for one in failures if one is not None and one.flushes >= call)
+            return self._ended or next(told, None)
 
         def written() -> bool:
             return self._written >= files and (files_only or self._shows(call))
@@ -324,11 +334,12 @@ class ViewWriter:
             change.id for change in files if isinstance(change, WriteReport | RemoveReport)
         )
         self._begun += len(files)
+        flushes = self._flushes
         error = await self._attempt(self._write_files(files))
         if error is not None:
             self._files[:0] = files
             self._begun -= len(files)
-            self._file_error = error
+            self._file_failure = _Failure(flushes, error)
         else:
             # A log that was removed, before it was written or after, has the right file only once the rest is written.
             if not (self._removing and self._removing & _logs(files) & _logs(self._files)):
@@ -340,12 +351,13 @@ class ViewWriter:
 
     async def _next_documents(self) -> StateError | None:
         self._showing = batch = self._batch()
+        flushes = self._flushes
         error = await self._attempt(self._write_documents(list(batch)))
         if error is not None:
-            for key, call in self._dirty.items():
-                batch.setdefault(key, call)
+            for key, marked in self._dirty.items():
+                batch.setdefault(key, marked)
             self._dirty = batch
-            self._document_error = error
+            self._document_failure = _Failure(flushes, error)
         self._showing = {}
         await self._tell()
         return error

@@ -9,7 +9,7 @@ import pytest
 from statepath.engine.ids import log_key
 from statepath.engine.origin import present
 from statepath.engine.primary import OpenPrimary
-from statepath.errors import ClosedError
+from statepath.errors import ClosedError, UnavailableError
 
 PATIENCE = 30
 
@@ -69,6 +69,40 @@ async def test_a_save_while_the_file_is_written_is_waited_for(store, hold, memor
     gate.open()
     await flushing
     assert b'"n": 2' in (await memory.read("raw/a.json")).data
+
+
+@pytest.mark.parametrize(
+    ("prefix", "save"),
+    [
+        ("logs/", lambda store: store.append_log("s1", "one\n")),
+        ("raw/", lambda store: store.collection("raw").put({"id": "a"})),
+    ],
+    ids=["log", "document"],
+)
+async def test_an_attempt_that_had_begun_before_the_call_does_not_fail_it(store, hold, faulty, prefix, save):
+    gate, again = hold(prefix), faulty.fail("write", prefix, UnavailableError("not now"))
+    await save(store)
+    await gate.reached.wait()
+    flushing = asyncio.ensure_future(store.flush())
+    await asyncio.sleep(0)
+    gate.open()
+    await flushing
+    assert again.times == 0
+
+
+async def test_a_document_whose_file_failed_is_owed_as_long_as_it_was(store, hold, faulty, memory):
+    raw = store.collection("raw")
+    gate = hold("raw/a")
+    faulty.fail("write", "raw/a", UnavailableError("not now"))
+    for id in ("a", "b"):
+        await raw.put({"id": id, "n": 1})
+    await gate.reached.wait()
+    flushing = asyncio.ensure_future(store.flush())
+    await asyncio.sleep(0)
+    await raw.put({"id": "a", "n": 2})
+    gate.open()
+    await flushing
+    assert await memory.read("raw/a.json")
 
 
 @asynccontextmanager
