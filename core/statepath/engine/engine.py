@@ -683,6 +683,8 @@ class Engine:
             await cast("SupportsQueries", self.backend).settle(self.replica.head)
         try:
             await self._views.flush()
+            while self._views.removing:  # what ours may have brought back, if others removed it meanwhile
+                await self._views.flush()
         except StateError as error:
             self.events.emit(SaveError(error, error.key))
         snapshotter = self._snapshotter

@@ -182,11 +182,11 @@ class OpenPrimary:
     async def origin(self) -> AsyncIterator[Origin]:
         engine = self.engine
         engine.check_loaded()
+        now = Replica.of(engine.replica.cut())
+        now.needs = engine.replica.needs
         if engine.views is not None:  # also while it is closing
             engine.views.take_left()
             await engine.views.flush(files_only=True)
-        now = Replica.of(engine.replica.cut())
-        now.needs = engine.replica.needs
         yield StoreOrigin(engine, now, now)
 
     def commits(self, after: int) -> AsyncGenerator[list[Commit]]:

@@ -40,9 +40,9 @@ async def past(engine: Engine, at: int | datetime) -> Replica:
 async def present(engine: Engine) -> Replica:
     """The state of now, apart from the replica that goes on; the files of logs and reports show it."""
     engine.check_loaded()
-    await engine.flush_files()
     now = Replica.of(engine.replica.cut())
     now.needs = engine.replica.needs
+    await engine.flush_files()
     return now
 
 

@@ -38,6 +38,7 @@ from statepath.engine.replica import MEMBERS, Replica, Stage
 from statepath.engine.trouble import Trouble
 from statepath.errors import (
     AlreadyExistsError,
+    ClosedError,
     ConflictError,
     InvalidArgumentError,
     NotFoundError,
@@ -123,6 +124,14 @@ async def _nothing() -> None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why an attempt failed, and how often `flush` had been called when it began."""
+
+    flushes: int
+    error: StateError
+
+
 class ViewWriter:
     """Writes what commits have made out of date. `busy` tells whether commits are under way, so that it keeps out of
     their way; `documents=False` leaves document views out.
@@ -157,15 +166,18 @@ class ViewWriter:
         self._interval = interval
         self._engine_busy = busy
         self._failed = failed
-        self._dirty: dict[tuple[str, str], None] = {}
+        self._flushes = 0
+        # Each with how often `flush` had been called when it was marked first, in that order.
+        self._dirty: dict[tuple[str, str], int] = {}
+        self._showing: dict[tuple[str, str], int] = {}
         self._resting: dict[tuple[str, str], float] = {}
         self._files: list[FileChange] = []
         self._removing: set[str] = set()
-        self._writing_files = False
-        self._writing_documents = False
+        self._begun = self._written = 0  # of the changes of files, all that there ever were
         self._urgent = 0
-        self._file_error: StateError | None = None
-        self._document_error: StateError | None = None
+        self._ended: ClosedError | None = None
+        self._file_failure: _Failure | None = None
+        self._document_failure: _Failure | None = None
         self.trouble: Trouble | None = None
         self._work = asyncio.Event()
         self._turn = asyncio.Condition()
@@ -179,14 +191,16 @@ class ViewWriter:
     def mark(self, collection: str, id: str) -> None:
         """The document's view is out of date."""
         if self.documents and collection != MEMBERS:
-            self._dirty[collection, id] = None
+            self._dirty.setdefault((collection, id), self._flushes)
             if not self._work.is_set():
                 self._work.set()
 
     def mark_all(self, stage: Stage) -> None:
         """What was staged is visible now."""
         if self.documents:
-            self._dirty.update(dict.fromkeys([key for key in stage.entries if key[0] != MEMBERS]))
+            for key in stage.entries:
+                if key[0] != MEMBERS:
+                    self._dirty.setdefault(key, self._flushes)
             if not self._work.is_set():
                 self._work.set()
         for change in stage.files:
@@ -242,41 +256,60 @@ class ViewWriter:
             self._removing.add(change.id)
         self._work.set()
 
+    @property
+    def removing(self) -> bool:
+        """Whether there may be files still of session logs that were removed."""
+        return bool(self._removing)
+
     def removes(self, id: str) -> bool:
         """Whether there may be the file still of a session log that was removed."""
         return id in self._removing
 
     async def flush(self, *, files_only: bool = False) -> None:
-        """Wait until every file shows what is committed now; with `files_only`, those of logs and reports.
+        """Wait until every file shows what is committed now, whatever else is committed meanwhile; with `files_only`,
+        those of logs and reports.
 
         Raises:
+            ClosedError: the writer was closed before such a file was written.
             StateError: such a file could not be written; it is tried again in the background.
         """
-        self._file_error = self._document_error = None
+        self._flushes += 1
+        call, files = self._flushes, self._begun + len(self._files)
 
         def failure() -> StateError | None:
-            return self._file_error or (None if files_only else self._document_error)
+            failures = (self._file_failure, None if files_only else self._document_failure)
+            # One that had begun before the call says nothing about the attempts from here on.
+            told = (one.error for one in failures if one is not None and one.flushes >= call)
+            return self._ended or next(told, None)
+
+        def written() -> bool:
+            return self._written >= files and (files_only or self._shows(call))
 
         self._urgent += 1
         self._work.set()
         try:
             async with self._turn:
                 self._turn.notify_all()
-                await self._turn.wait_for(lambda: failure() is not None or self._caught_up(files_only))
+                await self._turn.wait_for(lambda: failure() is not None or written())
         finally:
             self._urgent -= 1
         if (error := failure()) is not None:
             raise error
 
     async def close(self) -> None:
+        """Write no more. Whoever waits for files is told."""
+        self._ended = ClosedError(
+            "the store was closed before its files were written; they are when it is opened again"
+        )
         self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        try:
+            await asyncio.wait([self._task])
+        finally:
+            await self._tell()
 
-    def _caught_up(self, files_only: bool) -> bool:
-        if self._files or self._writing_files:
-            return False
-        return files_only or (not self._dirty and not self._writing_documents)
+    def _shows(self, call: int) -> bool:
+        """Whether the documents' files show what was marked before that call of `flush`."""
+        return all(next(iter(marks.values()), call) >= call for marks in (self._showing, self._dirty))
 
     async def _run(self) -> None:
         while True:
@@ -300,30 +333,32 @@ class ViewWriter:
         self._reporting = frozenset(
             change.id for change in files if isinstance(change, WriteReport | RemoveReport)
         )
-        self._writing_files = True
-        try:
-            error = await self._attempt(self._write_files(files))
-        finally:
-            self._writing_files = False
+        self._begun += len(files)
+        flushes = self._flushes
+        error = await self._attempt(self._write_files(files))
         if error is not None:
             self._files[:0] = files
-            self._file_error = error
+            self._begun -= len(files)
+            self._file_failure = _Failure(flushes, error)
         else:
+            # A log that was removed, before it was written or after, has the right file only once the rest is written.
+            if not (self._removing and self._removing & _logs(files) & _logs(self._files)):
+                self._written = self._begun
             self._removing = {change.id for change in self._files if isinstance(change, RemoveLog)}
         self._reporting = frozenset()
         await self._tell()
         return error
 
     async def _next_documents(self) -> StateError | None:
-        batch = self._batch()
-        self._writing_documents = True
-        try:
-            error = await self._attempt(self._write_documents(batch))
-        finally:
-            self._writing_documents = False
+        self._showing = batch = self._batch()
+        flushes = self._flushes
+        error = await self._attempt(self._write_documents(list(batch)))
         if error is not None:
-            self._dirty = dict.fromkeys(batch) | self._dirty
-            self._document_error = error
+            for key, marked in self._dirty.items():
+                batch.setdefault(key, marked)
+            self._dirty = batch
+            self._document_failure = _Failure(flushes, error)
+        self._showing = {}
         await self._tell()
         return error
 
@@ -356,7 +391,7 @@ class ViewWriter:
                 async with asyncio.timeout(seconds):
                     await self._turn.wait_for(lambda: bool(self._urgent))
 
-    def _batch(self) -> list[tuple[str, str]]:
+    def _batch(self) -> dict[tuple[str, str], int]:
         """The next documents, the longest waiting first; a large one waits in proportion to its size."""
         now = time.monotonic()
         batch: list[tuple[str, str]] = []
@@ -376,9 +411,7 @@ class ViewWriter:
                     self._resting.pop(key, None)
             if len(batch) == _BATCH or size > _BATCH_BYTES:
                 break
-        for key in batch:
-            del self._dirty[key]
-        return batch
+        return {key: self._dirty.pop(key) for key in batch}
 
     async def _write_documents(self, batch: list[tuple[str, str]]) -> None:
         if not batch:
@@ -450,13 +483,12 @@ class ViewWriter:
             else:
                 pieces.append((change.offset, bytearray(text)))
         for id, report in reports.items():
-            data = pretty(bytes(report.document)) if isinstance(report, WriteReport) else None
             if not self._alone:
-                await self._replace_report(id, data)
-            elif data is None:
-                await self._backend.delete(report_key(id))
+                await self._replace_report(report)
+            elif isinstance(report, WriteReport):
+                await self._backend.write(report_key(id), pretty(bytes(report.document)))
             else:
-                await self._backend.write(report_key(id), data)
+                await self._backend.delete(report_key(id))
         grows = self._backend.capabilities.append
         for id in removed:
             if self._alone or grows:
@@ -489,20 +521,22 @@ class ViewWriter:
                 text[change.offset : change.offset + len(data)] = data
         return bytes(text)
 
-    async def _replace_report(self, id: str, data: bytes | None) -> None:
-        """Write the report, or remove it, unless there is a later change of it.
+    async def _replace_report(self, report: WriteReport | RemoveReport) -> None:
+        """Write the report, or remove it, as the latest change that is known has it.
 
         The stored version is read first, then what was committed up to now: so whoever commits a later report finds
         this one, or has replaced what was read.
         """
-        key = report_key(id)
+        key = report_key(report.id)
         while True:
             when, stored = await self._stored(key)
             await self._catch_up()
+            for one in self._files:
+                if isinstance(one, WriteReport | RemoveReport) and one.id == report.id:
+                    report = one
+            data = pretty(bytes(report.document)) if isinstance(report, WriteReport) else None
             # The same content is written, too: when a report was last written is what its file tells.
-            if stored is data is None or any(
-                isinstance(one, WriteReport | RemoveReport) and one.id == id for one in self._files
-            ):
+            if stored is data is None:
                 return
             with suppress(AlreadyExistsError, ConflictError):
                 if data is None:
@@ -547,6 +581,10 @@ class ViewWriter:
                         key, render_view(entry.json(), self._store, entry.version), when=when
                     )
                 return
+
+
+def _logs(changes: list[FileChange]) -> set[str]:
+    return {change.id for change in changes if isinstance(change, WriteLog | RemoveLog)}
 
 
 def _shows_later(data: bytes, key: str, store: str, version: int) -> bool:

@@ -41,11 +41,36 @@ async def test_a_log_that_is_begun_anew_outlives_the_removal_of_the_one_before(
     await maintainer.flush()
     free.set()
     await removing
+    assert (tmp_path / "state" / "logs" / "session_x.log").read_text() == "new\n"
     await slow.flush()
     await slow.collection("raw").put({"id": "a"})
     await maintainer.snapshot()
     assert (tmp_path / "state" / "logs" / "session_x.log").read_text() == "new\n"
     assert await slow.read_log("x") == "new\n"
+
+
+async def test_what_is_written_after_another_handle_removed_the_log_does_not_stay(
+    handles: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maintainer, slow = handles
+    backend = slow._engine.backend
+    write_at, begun, free = backend.write_at, asyncio.Event(), asyncio.Event()
+
+    async def held(*args: Any, **options: Any) -> None:
+        begun.set()
+        await free.wait()
+        await write_at(*args, **options)
+
+    monkeypatch.setattr(backend, "write_at", held)
+    await slow.collection("raw").put({"id": "a"})
+    await slow.append_log("x", "old\n")
+    closing = asyncio.ensure_future(slow.aclose())
+    await begun.wait()
+    await maintainer.sync()
+    await maintainer.delete_log("x")
+    free.set()
+    await closing
+    assert not (tmp_path / "state" / "logs" / "session_x.log").exists()
 
 
 async def test_a_log_that_is_begun_anew_begins_with_its_text(handles: list[Any]) -> None:

@@ -6,6 +6,8 @@ from contextlib import aclosing
 
 import pytest
 import statepath
+from msgspec import Raw
+from statepath.commit import WriteReport
 from statepath.errors import (
     InvalidArgumentError,
     LeaseHeldError,
@@ -451,6 +453,25 @@ async def test_an_earlier_report_never_replaces_a_later_one(store, other, monkey
     await first
     await store.flush()
     assert await other.read_report("r") == 2
+
+
+async def test_the_file_of_a_report_shows_a_later_one_that_its_writer_has_not_written(
+    store, other, memory, monkeypatch
+):
+    async def later():
+        monkeypatch.setattr(store._engine.views, "_catch_up", catch_up)
+        await other._engine.commit([WriteReport("r", Raw(b"2"))])
+        await catch_up()
+
+    async def never(*_):
+        await asyncio.Event().wait()
+
+    catch_up = store._engine.views._catch_up
+    monkeypatch.setattr(store._engine.views, "_catch_up", later)
+    monkeypatch.setattr(other._engine.views, "_write_files", never)
+    await store.save_report("r", 1)
+    assert (await memory.read("reports/r.json")).data == b"2\n"
+    await other._engine.release()
 
 
 async def test_what_was_left_to_others_does_not_replace_a_later_report(store, other):
