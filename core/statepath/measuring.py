@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from statepath.backend import Backend
 from statepath.errors import ConfigurationError
@@ -82,6 +82,18 @@ class MetricsPort:
             if MetricsPort._provider is None:
                 MetricsPort._provider = _provider()
             self.provider: MeterProvider = MetricsPort._provider
+
+    @classmethod
+    async def take(cls, host: str, port: int) -> Self:
+        """The port, in a thread. Who is cancelled meanwhile has not got it."""
+        taking = asyncio.ensure_future(asyncio.to_thread(cls, host, port))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            await asyncio.wait([taking])
+            if taking.exception() is None:
+                await taking.result().aclose()
+            raise
 
     async def aclose(self) -> None:
         """Let the port go; the last one closes it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -108,7 +107,7 @@ def open(
                 webhook = Webhook(used.alert_webhook, timeout=used.alert_timeout, events=bus)
                 beside.push_async_callback(webhook.aclose)
             if used.metrics_port is not None and not readonly:
-                port = await asyncio.to_thread(MetricsPort, used.metrics_host, used.metrics_port)
+                port = await MetricsPort.take(used.metrics_host, used.metrics_port)
                 beside.push_async_callback(port.aclose)
                 provider = port.provider
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -73,8 +72,7 @@ class Webhook:
         done, _ = await asyncio.wait([self._sending], timeout=self._timeout)
         if not done:
             self._sending.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._sending
+            await asyncio.wait([self._sending])
             logger.error("the webhook at %s was not told everything before the store closed", self._place)
 
     def _queue(self, alert: AlertRaised | AlertCleared) -> None:

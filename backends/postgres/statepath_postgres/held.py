@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
+from statepath.errors import ClosedError
+
+from statepath_postgres.config import SCHEME
 from statepath_postgres.connections import Connection, Connections
 from statepath_postgres.failures import translated
 
@@ -24,11 +27,18 @@ class Held:
 
     async def fetchval(self, statement: str, *arguments: object, sending: Callable[[], None]) -> Any:
         """The first value that the statement gives, which is one transaction. `sending` is called before it may have
-        any effect. Once begun it is finished, though nobody may wait any more."""
+        any effect. Once begun it is finished, though nobody may wait any more.
+
+        Raises:
+            ClosedError: `close` could not wait for it.
+        """
         task = asyncio.create_task(self._fetchval(statement, arguments, sending))
         self._running.add(task)
         task.add_done_callback(self._finished)
-        return await asyncio.shield(task)
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise ClosedError(f"the connection to {self._connections.url} is closed", backend=SCHEME)
+        return task.result()
 
     async def _fetchval(
         self, statement: str, arguments: tuple[object, ...], sending: Callable[[], None]
@@ -51,9 +61,13 @@ class Held:
             task.exception()  # whoever still waits has it
 
     async def close(self) -> None:
-        """Let what was begun end, for a while, so that whoever comes next finds it done or not done."""
+        """Let what was begun end, for a while, so that whoever comes next finds it done or not done. What waits for a
+        connection even then is not sent any more."""
         if self._running:
-            await asyncio.wait(self._running, timeout=_CLOSING)
+            _, late = await asyncio.wait(self._running, timeout=_CLOSING)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         self._drop()
 
     def _drop(self) -> None:

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -70,11 +69,12 @@ class Alerts:
     async def aclose(self) -> None:
         """Tell what there is to tell, and then nothing more."""
         self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
-        await asyncio.sleep(0)  # what is to be looked at soon
-        for stop in self._stops:
-            stop()
+        try:
+            await asyncio.wait([self._task])
+            await asyncio.sleep(0)  # what is to be looked at soon
+        finally:
+            for stop in self._stops:
+                stop()
 
     async def _run(self) -> None:
         while True:

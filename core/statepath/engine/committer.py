@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from hashlib import sha256
+from statistics import median_low
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import msgspec
@@ -313,18 +314,18 @@ class Committer:
 
     async def _commit(self, group: list[_Pending], began: float) -> None:
         current = self._alone
-        losses, took = 0, 0.0
+        attempts: list[float] = []
         while True:
             tried = self._loop.time()
             try:
                 async with self._advancing:
                     await self._place(group, began, current=current)
             except HeadMoved as moved:
-                losses += 1
-                took += self._loop.time() - tried
-                if losses > 1 and not moved.kept:
+                attempts.append(self._loop.time() - tried)
+                if len(attempts) > 1 and not moved.kept:
                     # Among many, whoever lets a few others go first wastes fewer attempts, and takes more along.
-                    pause = took / losses * min(losses, _WAITS)
+                    # An attempt that hung says nothing of the next ones.
+                    pause = median_low(attempts) * min(len(attempts), _WAITS)
                     await asyncio.sleep(random.random() * pause)  # noqa: S311 - no secret
                 await self._lost_to(moved.commits)
                 self._more(group)

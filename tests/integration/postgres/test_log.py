@@ -1,5 +1,6 @@
 """The log as a table: what is done to its rows behind everybody's back is noticed."""
 
+import asyncio
 from itertools import pairwise
 
 import pytest
@@ -8,6 +9,7 @@ from msgspec.structs import replace
 from statepath.backend import IF_ABSENT, Span
 from statepath.errors import (
     AlreadyExistsError,
+    ClosedError,
     CorruptionError,
     DivergedError,
     HeadMoved,
@@ -16,6 +18,7 @@ from statepath.errors import (
 )
 from statepath.events import CorruptionDetected
 from statepath.testing.commits import Writer
+from statepath_postgres.connections import Connections
 
 REMOVE = (
     "DELETE FROM statepath.log WHERE store = (SELECT id FROM statepath.stores WHERE name = $1) AND first = $2"
@@ -235,3 +238,34 @@ async def test_the_documents_of_commits_that_were_shipped_are_shown(path, connec
     await writer.log.extend(0, writer.commits)
     await backend.settle(writer.head)
     assert await around.fetchval(SHOWN, name) == writer.head
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_what_still_waits_for_a_connection_when_it_is_closed_is_never_sent(
+    path, connect, monkeypatch, cancelled
+):
+    monkeypatch.setattr("statepath_postgres.held._CLOSING", 0.01)
+    connecting, connected = asyncio.Event(), asyncio.Event()
+
+    async def slowly(connections):
+        connecting.set()
+        await connected.wait()
+        return await made(connections)
+
+    made = Connections.connect
+    backend = await connect(path)
+    log = backend.commit_log()
+    monkeypatch.setattr(Connections, "connect", slowly)
+    appending = asyncio.ensure_future(Writer(log).append())
+    await connecting.wait()
+    (sending,) = log._held._running
+    if cancelled:
+        appending.cancel()
+        await asyncio.wait([appending])
+    await log.close()
+    connected.set()
+    await asyncio.wait([sending, appending])
+    assert await read(await connect(path, readonly=True)) == []
+    if not cancelled:
+        with pytest.raises(ClosedError):
+            await appending

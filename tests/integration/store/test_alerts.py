@@ -10,6 +10,7 @@ import pytest
 import statepath
 from statepath import discovery
 from statepath.backend import Capabilities
+from statepath.engine.alerting import Alerts
 from statepath.errors import AccessDeniedError, UnavailableError
 from statepath.events import (
     AlertCleared,
@@ -126,6 +127,20 @@ async def test_what_comes_and_goes_stays_raised(opened, told, faulty, monkeypatc
     assert (names(told, AlertRaised), names(told, AlertCleared)) == (["writable", "access"], [])
     now += 2 * INTERVAL
     await until(lambda: names(told, AlertCleared))
+
+
+async def test_an_end_that_is_cancelled_ends_with_that_and_hears_nothing_more(open_on, faulty):
+    store, raised = await open_on(faulty), []
+    store.events.on(AlertRaised, raised.append)
+    ending = asyncio.ensure_future(Alerts(store._engine).aclose())
+    await asyncio.sleep(0)
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    faulty.fail("write", "journal/0", DENIED)
+    await failing(store)
+    await asyncio.sleep(0)
+    assert raised == []
 
 
 async def test_a_snapshot_that_fails_is_told(opened, told, faulty):

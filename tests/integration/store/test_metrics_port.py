@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from urllib.error import URLError
 
 import pytest
 import statepath
+from statepath import measuring
 from statepath.errors import ConfigurationError
 
 PROGRAM = """
@@ -167,6 +169,30 @@ async def test_a_store_that_cannot_be_opened_lets_the_port_go(place, port):
     Path(place).write_bytes(b"no folder")
     with pytest.raises(statepath.StateError):
         await statepath.open(place, metrics_port=port)
+    with pytest.raises(URLError):
+        await asyncio.to_thread(read, port)
+
+
+async def test_who_is_cancelled_while_the_port_is_opened_lets_it_go(place, port, monkeypatch):
+    begun, going_on, opened = threading.Event(), threading.Event(), threading.Event()
+
+    def slowly(*where):
+        begun.set()
+        assert going_on.wait(60)
+        close = serve(*where)
+        opened.set()
+        return close
+
+    serve = measuring._serve
+    monkeypatch.setattr(measuring, "_serve", slowly)
+    opening = asyncio.ensure_future(statepath.open(place, metrics_port=port).__aenter__())
+    assert await asyncio.to_thread(begun.wait, 60)
+    opening.cancel()
+    await asyncio.sleep(0)
+    going_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert await asyncio.to_thread(opened.wait, 60)
     with pytest.raises(URLError):
         await asyncio.to_thread(read, port)
 

@@ -134,6 +134,30 @@ async def test_who_loses_again_and_again_does_not_rest_longer_and_longer(store, 
         await store.collection("raw").put({"id": "a"})
 
 
+async def test_one_attempt_that_hung_does_not_make_the_next_rests_long(store, monkeypatch):
+    log, sleep, rests = store._engine.log, asyncio.sleep, []
+    append, losses = log.append, iter(range(8))
+
+    async def contended(after, commit):
+        loss = next(losses, None)
+        if loss == 0:
+            await sleep(0.5)
+        if loss is not None:
+            raise HeadMoved
+        await append(after, commit)
+
+    async def rest(seconds):
+        rests.append(seconds)
+
+    recorded = types.SimpleNamespace(**{**vars(asyncio), "sleep": rest})
+    monkeypatch.setattr("statepath.engine.committer.asyncio", recorded)
+    monkeypatch.setattr("random.random", lambda: 1.0)
+    monkeypatch.setattr(log, "append", contended)
+    await store.collection("raw").put({"id": "a"})
+    assert len(rests) == 7
+    assert rests[-1] < 0.5
+
+
 async def test_a_transaction_that_read_what_changed_is_refused_whole(store, zombie):
     theirs = zombie.collection("raw")
     with pytest.raises(ConflictError):  # noqa: PT012 - raised at the end of the block

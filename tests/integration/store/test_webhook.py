@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import statepath
 from aiohttp import ClientSession, web
+from pydantic import SecretStr
 from statepath.errors import ConfigurationError
 from statepath.events import AlertCleared, AlertRaised, Events
+from statepath.webhook import Webhook
 
 RAISED = AlertRaised("space", "fail", "999 bytes are free, less than 1,000", 999, 1000)
 CLEARED = AlertCleared("space", "3,000 bytes are free", 75.0)
@@ -214,6 +216,33 @@ async def test_what_is_raised_while_the_session_closes_is_sent_too(hook, events,
         monkeypatch.setattr(ClientSession, "close", closing)
         events.emit(RAISED)
         await hook.told(2)
+
+
+async def test_an_end_that_is_cancelled_ends_with_that(hook, events, monkeypatch):
+    close = ClientSession.close
+    closing, going_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(session):
+        closing.set()
+        await going_on.wait()
+        await close(session)
+
+    monkeypatch.setattr(ClientSession, "close", slowly)
+    hook.hang = True
+    webhook = Webhook(SecretStr(hook.url), timeout=60, events=events)
+    events.emit(RAISED)
+    async with asyncio.timeout(30):
+        while not hook.tried:  # noqa: ASYNC110 - the other side is another program
+            await asyncio.sleep(0.01)
+    webhook._timeout = 0
+    ending = asyncio.ensure_future(webhook.aclose())
+    await closing.wait()
+    ending.cancel()
+    await asyncio.sleep(0)
+    going_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    await asyncio.wait([webhook._sending])
 
 
 async def test_no_secret_of_it_is_ever_shown(hook, events, place, caplog):
