@@ -496,10 +496,13 @@ class ViewWriter:
             else:
                 since = partial(self._text_since, id, files)
                 await remove_beside_others(self._backend, id, self._catch_up, since)
-        if removed and grows and not self._alone:
+        if (removed or logs) and not self._alone:
             # What others appended before the file went is met while it is still owed, and so written again.
             await self._catch_up()
+        begun_anew = self._begun_anew()
         for id, pieces in logs.items():
+            if id in begun_anew:
+                continue  # what others have appended since is not to be covered by what is no more
             for offset, text_bytes in pieces:
                 if self._alone:
                     await write_log(self._backend, id, offset, bytes(text_bytes))
@@ -507,7 +510,27 @@ class ViewWriter:
                     appending = cast("SupportsAppend", self._backend)
                     await appending.write_at(log_key(id), offset, bytes(text_bytes), cut=False)
                 else:
-                    await _write_piece(self._backend, f"{log_key(id)}/{offset:020d}", bytes(text_bytes))
+                    await self._write_piece(id, offset, bytes(text_bytes))
+
+    async def _write_piece(self, id: str, offset: int, data: bytes) -> None:
+        """Write a piece of a session log beside others, who may write the same piece, or one that begins there and is
+        longer; or have begun the log anew."""
+        key = f"{log_key(id)}/{offset:020d}"
+        when: IfAbsent | IfMatch = IF_ABSENT
+        while True:
+            with suppress(AlreadyExistsError, ConflictError):
+                await self._backend.write(key, data, when=when)
+                return
+            when, stored = await self._stored(key)
+            if stored is not None and len(stored) >= len(data):
+                return
+            await self._catch_up()
+            if id in self._begun_anew():
+                return
+
+    def _begun_anew(self) -> set[str]:
+        """The session logs that have been removed since what is being written was appended."""
+        return {change.id for change in self._files if isinstance(change, RemoveLog)}
 
     def _text_since(self, id: str, files: list[FileChange]) -> bytes:
         """What was appended to the session log since it was removed last."""
@@ -593,22 +616,6 @@ def _shows_later(data: bytes, key: str, store: str, version: int) -> bool:
     except InvalidArgumentError:
         return False
     return view.ours and view.store == store and view.seq > version
-
-
-async def _write_piece(backend: Backend, key: str, data: bytes) -> None:
-    """Write a piece of a session log beside others, who may write the same piece, or one that begins there and is
-    longer."""
-    when: IfAbsent | IfMatch = IF_ABSENT
-    while True:
-        try:
-            await backend.write(key, data, when=when)
-        except (AlreadyExistsError, ConflictError):
-            blob = await backend.read(key)
-            if len(blob.data) >= len(data):
-                return
-            when = IfMatch(blob.etag)
-        else:
-            return
 
 
 async def write_log(backend: Backend, id: str, offset: int, data: bytes) -> None:

@@ -121,3 +121,36 @@ async def test_a_file_that_cannot_be_written_is_told_to_who_reads_and_written_la
 async def test_logs_are_counted(store):
     await store.append_log("s1", "x")
     assert (await store.stats()).logs == 1
+
+
+async def test_a_log_that_is_begun_anew_is_not_covered_by_what_another_handle_still_had_to_write(
+    store, url, faulty, open_on
+):
+    await store.append_log("s1", "old " * 50)
+    writing = faulty.hold("write", "logs/")
+    late = await open_on(faulty, deadline=30)
+    await writing.reached.wait()
+    await store.delete_log("s1")
+    await store.append_log("s1", "new\n")
+    await store.snapshot()
+    writing.opened.set()
+    await late.aclose()
+    assert await store.read_log("s1") == "new\n"
+
+
+async def test_a_log_that_is_begun_anew_with_the_same_text_outlives_the_removal_of_the_one_before(
+    store, url, faulty, open_on
+):
+    slow = await open_on(faulty, deadline=30)
+    await slow.append_log("s1", "started\n")
+    await slow.flush()
+    await store.sync()
+    removing = faulty.hold("delete", "logs/")
+    removed = asyncio.ensure_future(slow.delete_log("s1"))
+    await removing.reached.wait()
+    await store.append_log("s1", "started\n")
+    await store.snapshot()
+    removing.opened.set()
+    await removed
+    await slow.aclose()
+    assert await store.read_log("s1") == "started\n"
