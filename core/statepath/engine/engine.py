@@ -702,18 +702,20 @@ class Engine:
         """End the tasks and give the storage back, whatever is left to be done."""
         self.closed = self._released = True
         self.stream.wake()
-        if self._companion is not None:
-            await self._companion.stop()
-        await self.stream.stop()
-        for beat in tuple(self.beats):
-            beat.cancel()
-        if self._autosave is not None:
-            await self._autosave.stop()
-        if self._committer is not None:
-            await self._committer.abandon()
-        if self._views is not None:
-            await self._views.close()
-        await self.backend.close()
+        # From the last to the first, and each of them though another one failed or was cut off.
+        async with AsyncExitStack() as ending:
+            ending.push_async_callback(self.backend.close)
+            if self._views is not None:
+                ending.push_async_callback(self._views.close)
+            if self._committer is not None:
+                ending.push_async_callback(self._committer.abandon)
+            if self._autosave is not None:
+                ending.push_async_callback(self._autosave.stop)
+            for beat in tuple(self.beats):
+                ending.callback(beat.cancel)
+            ending.push_async_callback(self.stream.stop)
+            if self._companion is not None:
+                ending.push_async_callback(self._companion.stop)
 
 
 def is_replica(url: str, primary: str) -> ReadOnlyError:

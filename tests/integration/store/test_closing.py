@@ -153,6 +153,29 @@ async def test_closing_that_cuts_a_mirrors_end_off_closes_its_connection(mirrore
     assert faulty.closed
 
 
+async def test_closing_that_is_cancelled_while_a_mirror_ends_releases_the_storage(
+    mirrored, faulty, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.mirror._RELEASE", 60)
+    backend, released = mirrored._engine.backend, []
+    close = backend.close
+
+    async def closing_it():
+        await close()
+        released.append(True)
+
+    monkeypatch.setattr(backend, "close", closing_it)
+    shipping, giving_back = faulty.hold("write", "journal/0"), faulty.hold("delete", "leases/")
+    await mirrored.collection("raw").put({"id": "a"})
+    await shipping.reached.wait()
+    closing = asyncio.ensure_future(mirrored.aclose())
+    await giving_back.reached.wait()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert (released, faulty.closed) == ([True], True)
+
+
 async def test_what_is_queued_is_committed(open_on, faulty, url):
     store = await open_on(faulty)
     raw = store.collection("raw")
