@@ -537,6 +537,7 @@ def killed_after(program, *words, lines):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("beside", [False, True])
 async def test_a_kill_at_any_moment_leaves_a_replica_that_goes_on(tmp_path, contents, beside):
     """Of the server that runs the mirror, or of the mirror beside it; nothing acknowledged is missing in the end."""
