@@ -16,8 +16,7 @@ async def save(engine: Engine, id: str, data: object) -> str:
     """Store a report in the place of an earlier one; the key of its file."""
     key = report_key(check_id(id))
     document = encode_value(data, key=f"reports/{id}")
-    await engine.commit([WriteReport(id, Raw(document))])
-    await engine.flush_files()
+    await engine.commit_file(WriteReport(id, Raw(document)))
     return key
 
 
@@ -47,6 +46,5 @@ async def delete(engine: Engine, id: str) -> bool:
     await engine.flush_files()
     if key not in [entry.key async for entry in engine.backend.list_keys(key)]:
         return False
-    await engine.commit([RemoveReport(id)])
-    await engine.flush_files()
+    await engine.commit_file(RemoveReport(id))
     return True

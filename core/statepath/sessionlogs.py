@@ -58,6 +58,4 @@ async def delete(engine: Engine, id: str) -> bool:
     known = engine.replica.log_size(check_id(id))
     if not known and id not in await names(engine):
         return False
-    seq = await engine.commit([RemoveLog(id, None if known else 0)])
-    await engine.flush_files()
-    return bool(seq)
+    return bool(await engine.commit_file(RemoveLog(id, None if known else 0)))

@@ -18,6 +18,7 @@ from statepath.commit import (
     Change,
     Commit,
     Delete,
+    FileChange,
     Note,
     Transaction,
     size_of,
@@ -242,6 +243,14 @@ class Engine:
         if committer.crowded:
             await committer.room()
         return await committer.decide(decide)
+
+    async def commit_file(self, change: FileChange) -> int:
+        """Commit a change of a log or report, and wait until its file shows it; the seq."""
+        seq = await self.commit([change])
+        # It is durable, even if the handle was closed meanwhile: who closes it, or opens it next, writes the file.
+        with suppress(ClosedError):
+            await self.flush_files()
+        return seq
 
     def _cannot_write(self) -> StateError:
         if self._disowned:

@@ -26,6 +26,33 @@ async def stored(url):
 
 
 @pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        (lambda store: store.save_report("new", 1), (1, 2)),
+        (lambda store: store.delete_report("r"), (1, 0)),
+        (lambda store: store.delete_log("s"), (0, 1)),
+    ],
+    ids=["save_report", "delete_report", "delete_log"],
+)
+async def test_a_change_of_a_file_that_becomes_durable_while_the_handle_closes_has_succeeded(
+    open_on, faulty, keys, change, left
+):
+    store = await open_on(faulty)
+    await store.save_report("r", 1)
+    await store.append_log("s", "x")
+    gate = faulty.hold("write", "journal/0")
+    changing = asyncio.ensure_future(change(store))
+    await gate.reached.wait()
+    closing = asyncio.ensure_future(store.aclose())
+    await asyncio.sleep(0)
+    assert store.closed
+    gate.open()
+    await closing
+    assert await changing
+    assert (len(await keys("logs/")), len(await keys("reports/"))) == left
+
+
+@pytest.mark.parametrize(
     "use",
     [
         lambda store: store.collection("raw").put({"id": "x"}),
