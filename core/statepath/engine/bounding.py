@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
@@ -17,6 +18,7 @@ from typing import Final
 from statepath.commit import RemoveLog, RemoveReport
 from statepath.engine.engine import Engine
 from statepath.engine.ids import LOGS, REPORTS, decode_id, log_place, report_key
+from statepath.errors import ClosedError
 from statepath.events import LogsRemoved, ReportsRemoved
 
 _TOGETHER: Final = 256
@@ -76,7 +78,9 @@ async def _remove(engine: Engine, due: list[Kept], bounds: _Bounds) -> list[Kept
         if failures:
             break
     if due:
-        await engine.flush_files()
+        # What was removed is, even if the handle was closed meanwhile: who closes it, or opens it next, does the rest.
+        with suppress(ClosedError):
+            await engine.flush_files()
     if removed:
         engine.events.emit(bounds.told(tuple(one.id for one in removed), sum(one.bytes for one in removed)))
     if failures:

@@ -416,7 +416,7 @@ class ViewWriter:
     async def _write_documents(self, batch: list[tuple[str, str]]) -> None:
         if not batch:
             if self._dirty:
-                await asyncio.sleep(self._interval)
+                await self._rest(self._interval)
             return
         backend = self._backend
         lazily = backend.capabilities.lazy_writes and isinstance(backend, SupportsLazyWrites)

@@ -17,6 +17,7 @@ from statepath.engine import bounding, verification
 from statepath.engine.files import Files
 from statepath.engine.restoring import present
 from statepath.errors import (
+    ClosedError,
     ConfigurationError,
     ConflictError,
     NotFoundError,
@@ -84,6 +85,23 @@ async def test_a_report_that_was_removed_is_gone(store, path, places):
     await store.save_report("r", 2)
     assert await store.read_report("r") == 2
     assert await store.verify() == []
+
+
+async def test_what_was_removed_is_told_though_the_handle_is_closed_meanwhile(path, monkeypatch):
+    events, told = Events(), []
+    events.on(LogsRemoved, told.append)
+    async with statepath.open(path, autosave=0, log_bytes=10, events=events) as store:
+        await store.append_log("a", "eleven bytes")
+        flush, seq = store._engine.flush_files, store.seq
+
+        async def closed_meanwhile():
+            if store.seq > seq:
+                raise ClosedError("the store is closed")
+            await flush()
+
+        monkeypatch.setattr(store._engine, "flush_files", closed_meanwhile)
+        await store.clean()
+    assert [event.ids for event in told] == [("a",)]
 
 
 async def test_of_two_who_remove_a_log_one_has(store):
