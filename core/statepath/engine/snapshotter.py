@@ -31,6 +31,7 @@ from statepath.commit import FLOOR_KEY, Body
 from statepath.encryption import unsealed
 from statepath.engine.backups import backup_key, backup_keys, backup_time
 from statepath.engine.checking import check_snapshot
+from statepath.engine.committer import KEEP_BODIES
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.replica import Cut, Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotFacts, SnapshotStream
@@ -544,11 +545,13 @@ class Snapshotter:
         return max((seq for seq, at in kept if now - at >= KEEP_SECONDS), default=0)
 
     async def _collect_bodies(self) -> None:
-        """Delete the bodies that no commit in the log names any more, unless they are about to be committed."""
+        """Delete the bodies that no commit in the log names any more, unless they are about to be committed: by the
+        storage's clock, as it was when the last snapshot was written."""
+        now = max([entry.modified async for entry in self._backend.list_keys(STATE_KEY)], default=0.0)
         bodies = [
             entry.key
             async for entry in self._backend.list_keys("bodies/")
-            if time.time() - entry.modified > KEEP_SECONDS
+            if now - entry.modified > KEEP_BODIES
         ]
         if not bodies:
             return
