@@ -339,7 +339,12 @@ class Snapshotter:
         return await backend.write(STATE_KEY, data, when=when)
 
     async def _see_state(self, seq: int) -> None:
-        """Someone else wrote `state.json`: keep theirs aside if it says anything, and learn its version."""
+        """Someone else wrote `state.json`: keep theirs aside if it says anything, and learn its version.
+
+        Raises:
+            ConflictError: it shows a later state.
+            DivergedError: it is of the incarnation that another handle began.
+        """
         meta: SnapshotFacts | None = None
         try:
             etag = (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag
@@ -353,6 +358,8 @@ class Snapshotter:
             meta = None
         if meta is not None and meta.seq > seq:
             raise ConflictError(f"{STATE_KEY} shows seq {meta.seq} already, later than {seq}", key=STATE_KEY)
+        if meta is not None and not floor.continues(meta.incarnation, meta.seq):
+            await self._record()
         # An attempt of ours whose outcome stayed open shows a later state than the last one that is marked.
         marked = floor.snapshots[-1].seq if floor.snapshots else 0
         if meta is None or meta.seq < marked:
@@ -398,14 +405,9 @@ class Snapshotter:
             try:
                 self._floor_etag = await write_floor(self._backend, floor, self._floor_etag)
             except (ConflictError, AlreadyExistsError):
-                stored = await read_floor(self._backend)
+                stored = await self._record()
                 if stored is not None and stored[0].store != floor.store:
                     raise
-                if stored is not None and stored[0].incarnation != floor.incarnation:
-                    raise DivergedError(
-                        f"{self._backend.url} was recovered or replaced by another writer; open it again",
-                        key=FLOOR_KEY,
-                    ) from None
                 if stored is not None:
                     marks = {mark.seq: mark for mark in (*stored[0].snapshots, *floor.snapshots)}
                     floor = replace(
@@ -419,10 +421,30 @@ class Snapshotter:
                 break
         self.floor = floor
 
+    async def _record(self) -> tuple[Floor, ETag] | None:
+        """The log's own record, as it is stored now.
+
+        Raises:
+            DivergedError: another handle wrote it in another incarnation: its seqs are not ours.
+        """
+        stored = await read_floor(self._backend)
+        if stored is None or stored[1] == self._floor_etag or stored[0].store != self.floor.store:
+            return stored
+        if stored[0].incarnation != self.floor.incarnation:
+            raise DivergedError(
+                f"{self._backend.url} was recovered or replaced by another writer; open it again",
+                key=FLOOR_KEY,
+            )
+        return stored
+
     async def refresh(self) -> None:
-        """Learn what other handles have saved since this one last looked."""
+        """Learn what other handles have saved since this one last looked.
+
+        Raises:
+            DivergedError: in another incarnation.
+        """
         async with self._lock:
-            stored = await read_floor(self._backend)
+            stored = await self._record()
             if stored is None or stored[1] == self._floor_etag or stored[0].store != self.floor.store:
                 return
             self.floor, self._floor_etag = stored

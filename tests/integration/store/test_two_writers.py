@@ -351,6 +351,47 @@ async def test_a_handle_on_a_store_that_was_promoted_stops(store, memory, commit
     assert (store.seq, await store.collection("raw").count()) == (1, 1)
 
 
+@pytest.fixture
+async def recovered(store, zombie, memory, url):
+    """The store as another handle recovered it, in an incarnation of its own, and saved in it."""
+    for n in range(3):
+        await zombie.collection("raw").put({"id": f"lost {n}"})
+    await memory.write(slot_key(3), b"damaged")
+    async with statepath.open(url, autosave=0) as recovered:
+        for n in range(3):
+            await recovered.collection("raw").put({"id": f"kept {n}"})
+        yield recovered
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda zombie: zombie._engine.snapshot_as_is(),
+        lambda zombie: zombie._engine.trim(),
+        lambda zombie: zombie._engine._snapshotter.refresh(),
+    ],
+    ids=["closing", "trim", "refresh"],
+)
+async def test_a_handle_on_a_store_that_another_one_recovered_saves_nothing(
+    zombie, recovered, memory, url, save
+):
+    saved = (await memory.read("state.json")).data, (await memory.read(FLOOR_KEY)).data
+    with pytest.raises(DivergedError, match="recovered or replaced by another writer"):
+        await save(zombie)
+    assert ((await memory.read("state.json")).data, (await memory.read(FLOOR_KEY)).data) == saved
+    await zombie.aclose()
+    async with statepath.open(url, readonly=True) as again:
+        assert await contents(again) == await contents(recovered)
+
+
+async def test_a_handle_does_not_learn_what_the_maintainer_saved_in_another_incarnation(zombie, recovered):
+    assert await recovered._engine.maintain()
+    before = zombie._engine.record
+    with pytest.raises(DivergedError, match="recovered or replaced by another writer"):
+        await zombie._engine.maintain()
+    assert zombie._engine.record == before
+
+
 @pytest.mark.parametrize(
     ("method", "key"),
     [("write", "journal/floor"), ("read", "state.json")],
