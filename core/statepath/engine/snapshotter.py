@@ -66,7 +66,8 @@ _PACK: Final = 256  # so many slots make a pack; of a day with a commit a second
 
 
 PutAside = Callable[[str, str], Awaitable[str]]
-"""Moves an object aside, as `<key>.<why>.<UTC time>`, and returns its new key (empty: it was gone)."""
+"""Moves an object aside, as `<key>.<why>.<UTC time>`, and returns its new key (empty: it was gone, or was replaced
+meanwhile)."""
 
 
 class Stream(Protocol):
@@ -362,8 +363,7 @@ class Snapshotter:
             await self._record()
         # An attempt of ours whose outcome stayed open shows a later state than the last one that is marked.
         marked = floor.snapshots[-1].seq if floor.snapshots else 0
-        if meta is None or meta.seq < marked:
-            kept = await self._put_aside(STATE_KEY, "conflict")
+        if (meta is None or meta.seq < marked) and (kept := await self._put_aside(STATE_KEY, "conflict")):
             self._events.emit(EditConflict(STATE_KEY, kept))
         self._state_etag = etag
 

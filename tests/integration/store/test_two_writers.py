@@ -392,6 +392,51 @@ async def test_a_handle_does_not_learn_what_the_maintainer_saved_in_another_inca
     assert zombie._engine.record == before
 
 
+async def saved_later(store):
+    """Save what is behind what others know of; the snapshot's bytes."""
+    for n in range(3):
+        await store.collection("raw").put({"id": f"late {n}"})
+    assert await store.snapshot() == store.seq
+    return (await store._engine.backend.read("state.json")).data
+
+
+async def test_a_snapshot_that_another_handle_saved_is_not_put_aside_for_what_was_there_before(
+    faulty, open_on, memory, keys, url
+):
+    slow = await open_on(faulty)
+    await slow.collection("raw").put({"id": "a"})
+    await slow.snapshot()
+    async with statepath.open(url, autosave=0) as store:
+        await slow.collection("raw").put({"id": "b"})
+        await memory.write("state.json", b"damaged")
+        gate = faulty.hold("delete", "state.json")
+        saving = asyncio.ensure_future(slow._engine.snapshot_as_is())
+        await gate.reached.wait()
+        later = await saved_later(store)
+        gate.open()
+        with pytest.raises(ConflictError, match="shows seq 5 already"):
+            await saving
+        assert (await memory.read("state.json")).data == later
+        [kept] = await keys("state.json.")
+        assert (await memory.read(kept)).data == b"damaged"
+
+
+@pytest.mark.parametrize("key", ["state.json", FLOOR_KEY])
+async def test_who_opens_does_not_put_aside_what_another_one_has_mended(faulty, open_on, memory, url, key):
+    async with statepath.open(url) as store:
+        await store.collection("raw").put({"id": "a"})
+    await memory.write(key, b"damaged")
+    gate = faulty.hold("delete", key)
+    opening = asyncio.ensure_future(open_on(faulty))
+    await gate.reached.wait()
+    async with statepath.open(url, autosave=0) as store:
+        await saved_later(store)
+        mended = (await memory.read(key)).data
+        gate.open()
+        await opening
+        assert (await memory.read(key)).data == mended
+
+
 @pytest.mark.parametrize(
     ("method", "key"),
     [("write", "journal/floor"), ("read", "state.json")],
