@@ -105,7 +105,10 @@ class Converted:
 
 @runtime_checkable
 class Encrypted(Protocol):
-    """A backend whose objects are sealed."""
+    """A backend whose objects are sealed. `inner` is the one that keeps them."""
+
+    @property
+    def inner(self) -> Backend: ...
 
     @property
     def keys(self) -> Keys: ...

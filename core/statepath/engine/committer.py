@@ -40,6 +40,7 @@ from statepath.commit import (
     size_of,
 )
 from statepath.engine.documents import decode
+from statepath.engine.leases import clock
 from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.engine.trouble import Trouble
@@ -67,6 +68,9 @@ _WAITS: Final = 8
 _RECORD: Final = 384
 _TRANSACTION: Final = 64
 _NOTHING_WRITTEN: Final = (AccessDeniedError, ThrottledError, UnavailableError)
+
+KEEP_BODIES: Final = 24 * 3600.0
+"""Seconds: no body younger than this is ever collected, so that a commit can be about to name it."""
 
 Read = tuple[str, str, int]
 """A document that a transaction read, and the version it saw (0: it did not exist)."""
@@ -356,6 +360,7 @@ class Committer:
             _decline(refused)
             return
         id = secrets.token_hex(12)
+        stored, since = await self._bodies(id, accepted, transactions)
         commit = Commit(
             first=first,
             last=first + len(transactions) - 1,
@@ -366,7 +371,7 @@ class Committer:
             incarnation=self._incarnation,
             time=datetime.fromtimestamp(now / 1_000_000, UTC),
             durable=replica.head,
-            transactions=await self._bodies(id, accepted, transactions),
+            transactions=stored,
         )
         try:
             if self._traced:
@@ -374,6 +379,8 @@ class Committer:
                     commit = await self._append(commit, accepted, refused)
             else:
                 commit = await self._append(commit, accepted, refused)
+            if since is not None and clock() - since > KEEP_BODIES / 2:
+                await self._write_again(commit, transactions)
         except _NOTHING_WRITTEN as error:
             self._telemetry.not_committed(error, time.perf_counter() - began)
             self._tell(error)
@@ -492,19 +499,33 @@ class Committer:
 
     async def _bodies(
         self, id: str, accepted: list[_Pending], transactions: list[Transaction]
-    ) -> tuple[Transaction | Body, ...]:
+    ) -> tuple[tuple[Transaction | Body, ...], float | None]:
+        """The transactions as the commit has them, and since when bodies of it may be stored, if it has any."""
         if sum([pending.size for pending in accepted]) + _OVERHEAD * len(accepted) <= MAX_COMMIT_BYTES:
-            return tuple(transactions)
+            return tuple(transactions), None
         stored: list[Transaction | Body] = []
+        since: float | None = None
         for pending, changes in zip(accepted, transactions, strict=True):
             if pending.size + _OVERHEAD <= MAX_COMMIT_BYTES:
                 stored.append(changes)
                 continue
+            since = clock() if since is None else since
             data = encode_changes(changes)
             body = Body(f"bodies/{id}/{len(stored)}", len(data), sha256(data).hexdigest())
             await self._backend.write(body.key, data)
             stored.append(body)
-        return tuple(stored)
+        return tuple(stored), since
+
+    async def _write_again(self, commit: Commit, transactions: list[Transaction]) -> None:
+        """Write the bodies of a durable commit once more: they may have been collected before it named them."""
+        try:
+            for body, changes in zip(commit.transactions, transactions, strict=True):
+                if isinstance(body, Body):
+                    await self._backend.write(body.key, encode_changes(changes))
+        except StateError as error:
+            raise OutcomeUnknownError(
+                f"the change is durable, but a part of it that may be missing could not be written again: {error}"
+            ) from error
 
     def _acknowledge(self, accepted: list[_Pending], first: int, size: int) -> None:
         # Large documents: answer one half a turn later, so that it is serialised while the other half syncs.

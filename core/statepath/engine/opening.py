@@ -20,9 +20,9 @@ from statepath.backend import (
     Backend,
     CommitLog,
     ETag,
+    IfMatch,
     Shown,
     SupportsCommitLog,
-    SupportsCopy,
     SupportsQueries,
     SupportsSharing,
 )
@@ -45,7 +45,7 @@ from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
 from statepath.engine.snapshotter import KEEP_SECONDS, Written
 from statepath.engine.surveying import survey
 from statepath.engine.views import ViewWriter
-from statepath.errors import AlreadyExistsError, CorruptionError, NotFoundError, UnsupportedError
+from statepath.errors import AlreadyExistsError, ConflictError, NotFoundError, UnsupportedError
 from statepath.events import (
     CorruptionDetected,
     DocumentRecovered,
@@ -287,16 +287,20 @@ class _Shown:
 
 
 async def put_aside(backend: Backend, key: str, why: str) -> str:
-    """Move an object aside, as `<key>.<why>.<UTC time>`; its new key (empty: it was gone)."""
+    """Move an object aside, as `<key>.<why>.<UTC time>`; its new key (empty: it was gone, or replaced meanwhile)."""
     kept = aside_key(key, why)
+    # What is sealed is kept as it is: it may be what cannot be opened.
+    stored = backend.inner if isinstance(backend, Encrypted) else backend
     try:
-        await backend.write(kept, (await backend.read(key)).data)
+        blob = await stored.read(key)
     except NotFoundError:
         return ""
-    except CorruptionError:
-        # Sealed, and cannot be opened: it is kept as it is.
-        await cast("SupportsCopy", backend).copy(key, kept)
-    await backend.delete(key)
+    await stored.write(kept, blob.data)
+    try:
+        await stored.delete(key, when=IfMatch(blob.etag))
+    except ConflictError:
+        await stored.delete(kept)
+        return ""
     return kept
 
 
@@ -358,6 +362,8 @@ class _TakeOver:
 
     async def _keep_conflict(self, key: str, reason: str) -> None:
         kept = await self._put_aside(key, "conflict")
+        if not kept:
+            return
         logger.warning("an edit could not be adopted and was kept aside: %s", reason, extra={"key": key})
         self.engine.events.emit(EditConflict(key, kept))
 
@@ -462,7 +468,7 @@ class _TakeOver:
         for key, reason in examined.broken:
             kept = await self._put_aside(key, "corrupt")
             engine.damage.append(Damage(key, reason))
-            engine.events.emit(CorruptionDetected(key, reason, kept))
+            engine.events.emit(CorruptionDetected(key, reason, kept or None))
         for key, reason in examined.conflicts:
             await self._keep_conflict(key, reason)
         for edit in examined.edits:

@@ -31,6 +31,7 @@ from statepath.commit import FLOOR_KEY, Body
 from statepath.encryption import unsealed
 from statepath.engine.backups import backup_key, backup_keys, backup_time
 from statepath.engine.checking import check_snapshot
+from statepath.engine.committer import KEEP_BODIES
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.replica import Cut, Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotFacts, SnapshotStream
@@ -65,7 +66,8 @@ _PACK: Final = 256  # so many slots make a pack; of a day with a commit a second
 
 
 PutAside = Callable[[str, str], Awaitable[str]]
-"""Moves an object aside, as `<key>.<why>.<UTC time>`, and returns its new key (empty: it was gone)."""
+"""Moves an object aside, as `<key>.<why>.<UTC time>`, and returns its new key (empty: it was gone, or was replaced
+meanwhile)."""
 
 
 class Stream(Protocol):
@@ -338,7 +340,12 @@ class Snapshotter:
         return await backend.write(STATE_KEY, data, when=when)
 
     async def _see_state(self, seq: int) -> None:
-        """Someone else wrote `state.json`: keep theirs aside if it says anything, and learn its version."""
+        """Someone else wrote `state.json`: keep theirs aside if it says anything, and learn its version.
+
+        Raises:
+            ConflictError: it shows a later state.
+            DivergedError: it is of the incarnation that another handle began.
+        """
         meta: SnapshotFacts | None = None
         try:
             etag = (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag
@@ -352,10 +359,11 @@ class Snapshotter:
             meta = None
         if meta is not None and meta.seq > seq:
             raise ConflictError(f"{STATE_KEY} shows seq {meta.seq} already, later than {seq}", key=STATE_KEY)
+        if meta is not None and not floor.continues(meta.incarnation, meta.seq):
+            await self._record()
         # An attempt of ours whose outcome stayed open shows a later state than the last one that is marked.
         marked = floor.snapshots[-1].seq if floor.snapshots else 0
-        if meta is None or meta.seq < marked:
-            kept = await self._put_aside(STATE_KEY, "conflict")
+        if (meta is None or meta.seq < marked) and (kept := await self._put_aside(STATE_KEY, "conflict")):
             self._events.emit(EditConflict(STATE_KEY, kept))
         self._state_etag = etag
 
@@ -397,14 +405,9 @@ class Snapshotter:
             try:
                 self._floor_etag = await write_floor(self._backend, floor, self._floor_etag)
             except (ConflictError, AlreadyExistsError):
-                stored = await read_floor(self._backend)
+                stored = await self._record()
                 if stored is not None and stored[0].store != floor.store:
                     raise
-                if stored is not None and stored[0].incarnation != floor.incarnation:
-                    raise DivergedError(
-                        f"{self._backend.url} was recovered or replaced by another writer; open it again",
-                        key=FLOOR_KEY,
-                    ) from None
                 if stored is not None:
                     marks = {mark.seq: mark for mark in (*stored[0].snapshots, *floor.snapshots)}
                     floor = replace(
@@ -418,10 +421,30 @@ class Snapshotter:
                 break
         self.floor = floor
 
+    async def _record(self) -> tuple[Floor, ETag] | None:
+        """The log's own record, as it is stored now.
+
+        Raises:
+            DivergedError: another handle wrote it in another incarnation: its seqs are not ours.
+        """
+        stored = await read_floor(self._backend)
+        if stored is None or stored[1] == self._floor_etag or stored[0].store != self.floor.store:
+            return stored
+        if stored[0].incarnation != self.floor.incarnation:
+            raise DivergedError(
+                f"{self._backend.url} was recovered or replaced by another writer; open it again",
+                key=FLOOR_KEY,
+            )
+        return stored
+
     async def refresh(self) -> None:
-        """Learn what other handles have saved since this one last looked."""
+        """Learn what other handles have saved since this one last looked.
+
+        Raises:
+            DivergedError: in another incarnation.
+        """
         async with self._lock:
-            stored = await read_floor(self._backend)
+            stored = await self._record()
             if stored is None or stored[1] == self._floor_etag or stored[0].store != self.floor.store:
                 return
             self.floor, self._floor_etag = stored
@@ -544,11 +567,13 @@ class Snapshotter:
         return max((seq for seq, at in kept if now - at >= KEEP_SECONDS), default=0)
 
     async def _collect_bodies(self) -> None:
-        """Delete the bodies that no commit in the log names any more, unless they are about to be committed."""
+        """Delete the bodies that no commit in the log names any more, unless they are about to be committed: by the
+        storage's clock, as it was when the last snapshot was written."""
+        now = max([entry.modified async for entry in self._backend.list_keys(STATE_KEY)], default=0.0)
         bodies = [
             entry.key
             async for entry in self._backend.list_keys("bodies/")
-            if time.time() - entry.modified > KEEP_SECONDS
+            if now - entry.modified > KEEP_BODIES
         ]
         if not bodies:
             return

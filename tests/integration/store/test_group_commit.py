@@ -1,12 +1,17 @@
 """Group commit: what arrived while the previous commit was under way becomes the next one."""
 
 import asyncio
+import time
+from datetime import timedelta
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import statepath
 from statepath.commit import MAX_COMMIT_BYTES, Body
-from statepath.errors import ClosedError, CorruptionError
+from statepath.engine.committer import KEEP_BODIES
+from statepath.engine.leases import clock
+from statepath.errors import AccessDeniedError, ClosedError, CorruptionError, OutcomeUnknownError
 
 
 async def test_concurrent_saves_become_few_commits(store, commits):
@@ -189,15 +194,62 @@ async def test_a_body_of_the_very_first_commit_that_is_damaged_is_not_passed_ove
         assert again.incarnation != store.incarnation
 
 
-async def test_bodies_that_no_commit_names_are_collected(store, body, keys, memory, monkeypatch):
-    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
-    store._engine._snapshotter._history = type(store.settings.history)(-1)
-    await memory.write("bodies/abandoned/0", b"[]")
+async def trim(store):
+    store._engine._snapshotter._history = timedelta(seconds=-1)
     for n in range(3):
         await store.collection("raw").put({"id": "a", "n": n})
         await store.snapshot()
     assert (await store.stats()).floor > 2
+
+
+async def test_bodies_that_no_commit_names_are_collected(store, body, keys, memory, monkeypatch):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_BODIES", -1)
+    await memory.write("bodies/abandoned/0", b"[]")
+    await trim(store)
     assert await keys("bodies/") == []
+
+
+async def test_a_body_that_a_commit_may_be_about_to_name_stays_whatever_time_it_is_here(
+    store, keys, memory, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    await memory.write("bodies/coming/0", b"[]")
+    ahead = SimpleNamespace(time=lambda: time.time() + 10 * 24 * 3600, monotonic=time.monotonic)
+    monkeypatch.setattr("statepath.engine.snapshotter.time", ahead)
+    await trim(store)
+    assert await keys("bodies/") == ["bodies/coming/0"]
+
+
+@pytest.fixture
+async def suspended(open_on, faulty, memory, keys, monkeypatch):
+    """A commit on its way, and the gate that it waits at; its body was collected meanwhile."""
+    monkeypatch.setattr("statepath.engine.committer.MAX_COMMIT_BYTES", 2000)
+    store = await open_on(faulty)
+    gate = faulty.hold("write", "journal/0")
+    saving = asyncio.ensure_future(store.collection("raw").put({"id": "large", "x": "x" * 4000}))
+    await gate.reached.wait()
+    now = clock()
+    monkeypatch.setattr("statepath.engine.committer.clock", lambda: now + KEEP_BODIES)
+    (body,) = await keys("bodies/")
+    await memory.delete(body)
+    return saving, gate
+
+
+async def test_a_commit_that_took_long_is_acknowledged_with_its_bodies(suspended, url):
+    saving, gate = suspended
+    gate.open()
+    await saving
+    async with statepath.open(url, readonly=True) as reader:
+        assert (await reader.collection("raw").get("large"))["x"] == "x" * 4000
+
+
+async def test_a_commit_that_took_long_is_not_acknowledged_without_its_bodies(suspended, faulty):
+    saving, gate = suspended
+    faulty.fail("write", "bodies/", AccessDeniedError("not any more"))
+    gate.open()
+    with pytest.raises(OutcomeUnknownError, match="could not be written again"):
+        await saving
 
 
 async def test_too_much_in_the_queue_makes_callers_wait(open_on, faulty, monkeypatch):

@@ -375,6 +375,92 @@ async def test_a_handle_on_a_store_that_was_promoted_stops(store, memory, commit
     assert (store.seq, await store.collection("raw").count()) == (1, 1)
 
 
+@pytest.fixture
+async def recovered(store, zombie, memory, url):
+    """The store as another handle recovered it, in an incarnation of its own, and saved in it."""
+    for n in range(3):
+        await zombie.collection("raw").put({"id": f"lost {n}"})
+    await memory.write(slot_key(3), b"damaged")
+    async with statepath.open(url, autosave=0) as recovered:
+        for n in range(3):
+            await recovered.collection("raw").put({"id": f"kept {n}"})
+        yield recovered
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda zombie: zombie._engine.snapshot_as_is(),
+        lambda zombie: zombie._engine.trim(),
+        lambda zombie: zombie._engine._snapshotter.refresh(),
+    ],
+    ids=["closing", "trim", "refresh"],
+)
+async def test_a_handle_on_a_store_that_another_one_recovered_saves_nothing(
+    zombie, recovered, memory, url, save
+):
+    saved = (await memory.read("state.json")).data, (await memory.read(FLOOR_KEY)).data
+    with pytest.raises(DivergedError, match="recovered or replaced by another writer"):
+        await save(zombie)
+    assert ((await memory.read("state.json")).data, (await memory.read(FLOOR_KEY)).data) == saved
+    await zombie.aclose()
+    async with statepath.open(url, readonly=True) as again:
+        assert await contents(again) == await contents(recovered)
+
+
+async def test_a_handle_does_not_learn_what_the_maintainer_saved_in_another_incarnation(zombie, recovered):
+    assert await recovered._engine.maintain()
+    before = zombie._engine.record
+    with pytest.raises(DivergedError, match="recovered or replaced by another writer"):
+        await zombie._engine.maintain()
+    assert zombie._engine.record == before
+
+
+async def saved_later(store):
+    """Save what is behind what others know of; the snapshot's bytes."""
+    for n in range(3):
+        await store.collection("raw").put({"id": f"late {n}"})
+    assert await store.snapshot() == store.seq
+    return (await store._engine.backend.read("state.json")).data
+
+
+async def test_a_snapshot_that_another_handle_saved_is_not_put_aside_for_what_was_there_before(
+    faulty, open_on, memory, keys, url
+):
+    slow = await open_on(faulty)
+    await slow.collection("raw").put({"id": "a"})
+    await slow.snapshot()
+    async with statepath.open(url, autosave=0) as store:
+        await slow.collection("raw").put({"id": "b"})
+        await memory.write("state.json", b"damaged")
+        gate = faulty.hold("delete", "state.json")
+        saving = asyncio.ensure_future(slow._engine.snapshot_as_is())
+        await gate.reached.wait()
+        later = await saved_later(store)
+        gate.open()
+        with pytest.raises(ConflictError, match="shows seq 5 already"):
+            await saving
+        assert (await memory.read("state.json")).data == later
+        [kept] = await keys("state.json.")
+        assert (await memory.read(kept)).data == b"damaged"
+
+
+@pytest.mark.parametrize("key", ["state.json", FLOOR_KEY])
+async def test_who_opens_does_not_put_aside_what_another_one_has_mended(faulty, open_on, memory, url, key):
+    async with statepath.open(url) as store:
+        await store.collection("raw").put({"id": "a"})
+    await memory.write(key, b"damaged")
+    gate = faulty.hold("delete", key)
+    opening = asyncio.ensure_future(open_on(faulty))
+    await gate.reached.wait()
+    async with statepath.open(url, autosave=0) as store:
+        await saved_later(store)
+        mended = (await memory.read(key)).data
+        gate.open()
+        await opening
+        assert (await memory.read(key)).data == mended
+
+
 @pytest.mark.parametrize(
     ("method", "key"),
     [("write", "journal/floor"), ("read", "state.json")],
