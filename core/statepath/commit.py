@@ -295,3 +295,13 @@ def size_of(change: Change) -> int:
     if isinstance(change, WriteLog | Note):
         return _CHANGE_BYTES + 4 * len(change.text)
     return _CHANGE_BYTES + len(change.id) + (len(bytes(change.value)) if isinstance(change, Append) else 0)
+
+
+def commit_size(commit: Commit) -> int:
+    """The bytes of a commit record, as `size_of`: without what it has beside itself."""
+    return sum(
+        size_of(change)
+        for transaction in commit.transactions
+        if isinstance(transaction, tuple)
+        for change in transaction
+    )

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Final
 
-from statepath.commit import Commit, Transaction
+from statepath.commit import Commit, Transaction, commit_size
 
 _MOST_BYTES: Final = 8 * 1024 * 1024
 
@@ -15,13 +15,15 @@ Told = tuple[Commit, Sequence[Transaction]]
 
 
 async def in_bulk(commits: AsyncIterator[Commit], most: int = 256) -> AsyncGenerator[list[Commit]]:
-    """The commits, so many at a time."""
+    """The commits, so many at a time; of large ones fewer, since whoever takes them has all in memory."""
     held: list[Commit] = []
+    size = 0
     async for commit in commits:
         held.append(commit)
-        if len(held) >= most:
+        size += commit_size(commit)
+        if len(held) >= most or size >= _MOST_BYTES:
             yield held
-            held = []
+            held, size = [], 0
     if held:
         yield held
 

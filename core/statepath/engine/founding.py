@@ -2,7 +2,8 @@
 
 The log's own record comes first and says that the store is unfinished, so that nobody opens it; it comes last again,
 without saying so. Everything between is written, read back and compared, and what an interrupted attempt has left
-there already is not written again: so an attempt can be repeated.
+there already is not written again: so an attempt can be repeated. Whoever begins one changes the record, and an attempt
+that had only stalled changes nothing any more.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol
@@ -17,7 +19,7 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
-from statepath.backend import Backend, CommitLog, ETag, Span
+from statepath.backend import IF_ABSENT, Backend, CommitLog, ETag, IfMatch, Span, When
 from statepath.commit import FLOOR_KEY, FORMAT, Body, Commit
 from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot, keep_snapshot
@@ -115,6 +117,7 @@ class Founding:
     tell: Tell
     replica_of: str = ""
     incarnation: str = ""
+    _etag: ETag = field(init=False)
     _sizes: dict[str, int] = field(default_factory=dict)
     _marks: list[SnapshotMark] = field(default_factory=list)
     _files_of_origin: set[str] = field(default_factory=set)
@@ -133,24 +136,23 @@ class Founding:
         replica = self.origin.replica
         if replica.needs > FORMAT:
             raise newer_format(self.origin.name, replica.needs)
-        floor, etag = await self._claim()
+        floor, self._etag = await self._claim()
         await self._files()
         async for key, data in self.origin.archive():
             self.tell(key)
             await self._put(key, data)
         await self._backups(floor)
         await self._journal(floor)
-        if (stored := await read_floor(self.backend)) is None or stored[1] != etag:
-            raise ConflictError(f"someone else is making a store at {self.backend.url}", key=FLOOR_KEY)
         await self._remove_strangers()
         self.tell("writing the documents")
         if replica.head or not self.replica_of:
             self._marks.append(await self._snapshot(STATE_KEY, replica, floor))
         if self.replica_of and not isinstance(self.log, PortableCommitLog):
+            await self._check_ours()
             for key in await self.log.restart(replica.head):  # a native log knows where it ends
                 await self.backend.delete(key)
         finished = replace(floor, snapshots=tuple(self._marks), unfinished="")
-        await write_floor(self.backend, finished, etag)
+        await write_floor(self.backend, finished, self._etag)
         documents = replica.cut().documents
         return Founded(replica.head, floor.incarnation, documents, self._logs, self._reports, self._commits)
 
@@ -174,7 +176,7 @@ class Founding:
         floor, etag = stored
         same = (floor.store, floor.incarnation) == (origin.store, self.incarnation)
         if self.replica_of and floor.replica_of and same:
-            return replace(floor, floor=origin.floor), etag
+            return replace(floor, floor=origin.floor), await write_floor(self.backend, floor, etag)
         if self.replica_of or floor.replica_of or not floor.unfinished:
             raise taken(self.backend, f"it has the store {floor.store}")
         if floor.store != origin.store or floor.floor > origin.replica.head + 1:
@@ -216,6 +218,7 @@ class Founding:
         there = end == span.stop if piece.last else end >= (span.stop or 0)
         if there and (await self.backend.read(key, span=span)).data == piece.data:
             return
+        await self._check_ours()
         await write_log(self.backend, piece.id, piece.offset, piece.data)
         self._sizes[key] = span.stop or 0
         self._compare(key, piece.data, (await self.backend.read(key, span=span)).data)
@@ -225,7 +228,9 @@ class Founding:
         more."""
         for key in self._sizes:
             if key.startswith((LOGS, REPORTS)) and key not in self._files_of_origin:
-                await self.backend.delete(key)
+                when = await self._unchanged(key)
+                if isinstance(when, IfMatch):
+                    await self.backend.delete(key, when=when)
 
     async def _backups(self, floor: Floor) -> None:
         async for replica in self.origin.backups():
@@ -263,10 +268,13 @@ class Founding:
     async def _snapshot(self, key: str, replica: Replica, floor: Floor) -> SnapshotMark:
         """Write a snapshot and read it back."""
         stream = SnapshotStream(replica.cut(), store=floor.store, incarnation=floor.incarnation)
-        backend = self.backend
-        if key in self._sizes and await self._holds(key, stream):
-            return SnapshotMark(replica.head, stream.digest, replica.time, commit=replica.commit)
-        await keep_snapshot(backend, key, stream)
+        when = await self._unchanged(key)
+        if key not in self._sizes or not await self._holds(key, stream):
+            try:
+                await keep_snapshot(self.backend, key, stream, when=when)
+            except (AlreadyExistsError, ConflictError):
+                if not await self._holds(key, stream):
+                    raise self._lost() from None
         return SnapshotMark(replica.head, stream.digest, replica.time, commit=replica.commit)
 
     async def _holds(self, key: str, stream: SnapshotStream) -> bool:
@@ -279,14 +287,42 @@ class Founding:
 
     async def _put(self, key: str, data: bytes) -> None:
         """Write an object and read it back, unless it is there."""
-        if self._sizes.get(key) == len(data):
-            try:
-                if (await self.backend.read(key)).data == data:
-                    return
-            except NotFoundError:
-                pass
-        await self.backend.write(key, data)
+        when = await self._unchanged(key)
+        if self._sizes.get(key) == len(data) and await self._has(key, data):
+            return
+        try:
+            await self.backend.write(key, data, when=when)
+        except (AlreadyExistsError, ConflictError):
+            if not await self._has(key, data):
+                raise self._lost() from None
         self._compare(key, data, (await self.backend.read(key)).data)
+
+    async def _has(self, key: str, data: bytes) -> bool:
+        try:
+            return (await self.backend.read(key)).data == data
+        except NotFoundError:
+            return False
+
+    async def _unchanged(self, key: str) -> When:
+        """The condition on which an object is written or deleted. The record is looked at last: whoever makes the place
+        theirs changes that before the object.
+
+        Raises:
+            ConflictError: somebody has.
+        """
+        when: When = IF_ABSENT
+        if key in self._sizes:
+            with suppress(NotFoundError):
+                when = IfMatch((await self.backend.read(key, span=Span(0, 1))).etag)
+        await self._check_ours()
+        return when
+
+    async def _check_ours(self) -> None:
+        if (stored := await read_floor(self.backend)) is None or stored[1] != self._etag:
+            raise self._lost()
+
+    def _lost(self) -> ConflictError:
+        return ConflictError(f"someone else is making a store at {self.backend.url}", key=FLOOR_KEY)
 
     def _compare(self, key: str, written: bytes, read: bytes) -> None:
         if sha256(written).digest() != sha256(read).digest():

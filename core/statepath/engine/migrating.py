@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from statepath.aside import aside_key, utc_now
-from statepath.backend import Backend
+from statepath.backend import IF_ABSENT, Backend, IfMatch, When
 from statepath.commit import Note
 from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.committer import FOLLOWS
@@ -18,6 +18,7 @@ from statepath.engine.original import PRE_MIGRATION_KEY
 from statepath.engine.replica import Replica
 from statepath.engine.snapshot import SnapshotStream, is_ours, load_snapshot
 from statepath.errors import (
+    AlreadyExistsError,
     ConflictError,
     CorruptionError,
     DivergedError,
@@ -68,10 +69,10 @@ async def migrate(engine: Engine, migrations: Migrations, *, allowed: bool) -> M
                 f"{engine.backend.url} needs a migration: {plan.text}; look at it with: statepath migrate up --dry-run",
                 code="migration_pending",
             )
-        backup = await _keep_before(engine) if head else ""
         try:
+            backup = await _keep_before(engine) if head else ""
             seq = await engine.commit(plan.changes(replica), [(*FOLLOWS, head)])
-        except ConflictError:
+        except (AlreadyExistsError, ConflictError):
             continue
         _check(plan, replica, seq)
         await engine.snapshot()
@@ -94,26 +95,38 @@ def _check(plan: Plan, replica: Replica, seq: int) -> None:
 
 
 async def _keep_before(engine: Engine) -> str:
-    """The pre-migration backup. An earlier one is kept under another name, unless it shows the same state."""
+    """The pre-migration backup, of the state of now. An earlier one is kept under another name, unless it shows the
+    same state.
+
+    Raises:
+        AlreadyExistsError, ConflictError: another program migrates the store, or has gone on with it: begin again.
+    """
     backend = engine.backend
-    stream = _stream(engine)
+    head, stream = engine.replica.head, _stream(engine)
     for _ in stream:
         pass
+    when: When = IF_ABSENT
     try:
         if (await check_snapshot(backend, PRE_MIGRATION_KEY)).digest == stream.digest:
             return PRE_MIGRATION_KEY
     except NotFoundError:
         pass
     except CorruptionError:
-        await _move(backend, PRE_MIGRATION_KEY)
+        when = await _move(backend, PRE_MIGRATION_KEY)
     else:
-        await _move(backend, PRE_MIGRATION_KEY)
-    await _keep(engine, PRE_MIGRATION_KEY)
+        when = await _move(backend, PRE_MIGRATION_KEY)
+    await engine.catch_up()
+    if engine.replica.head != head:  # the one that was moved may be of a migration that was made meanwhile
+        raise ConflictError(f"{backend.url} has gone on from seq {head}")
+    await keep_snapshot(backend, PRE_MIGRATION_KEY, stream, when=when)
     return PRE_MIGRATION_KEY
 
 
-async def _move(backend: Backend, key: str) -> None:
-    await backend.write(aside_key(key, "earlier"), (await backend.read(key)).data)
+async def _move(backend: Backend, key: str) -> IfMatch:
+    """Keep the object under another name; the condition for replacing just what was kept."""
+    blob = await backend.read(key)
+    await backend.write(aside_key(key, "earlier"), blob.data)
+    return IfMatch(blob.etag)
 
 
 async def _keep(engine: Engine, key: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from statepath.backend import Backend, CommitLog
-from statepath.commit import Commit, microseconds, size_of
+from statepath.commit import Commit, commit_size, microseconds
 from statepath.engine.engine import Engine
 from statepath.engine.floor import Floor, read_floor
 from statepath.engine.founding import Origin
@@ -306,12 +306,7 @@ class DistantPrimary:
     async def _read_on(self, after: int) -> None:
         async with aclosing(self._follow(after)) as commits:
             async for commit in commits:
-                size = sum(
-                    size_of(change)
-                    for transaction in commit.transactions
-                    if isinstance(transaction, tuple)
-                    for change in transaction
-                )
+                size = commit_size(commit)
                 self._read.append((commit, size))
                 self._bytes += size
                 self._known = commit.last

@@ -237,6 +237,8 @@ class Shipping:
             if type(first) is Put and first.collection != MEMBERS:  # nearly all of them
                 one.size += size_of(first)
                 continue
+            if isinstance(transaction, Body):
+                one.size += transaction.size
             for change in await self._changes(transaction, one.bodies):
                 if not isinstance(transaction, Body):
                     one.size += size_of(change)
@@ -259,7 +261,6 @@ class Shipping:
         for one in record:
             for key, data in one.bodies:
                 await self._target.write(key, data)
-                size += len(data)
             for segment in one.segments:
                 await self._bring(segment)
         after = self.position.seq

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from textwrap import dedent
@@ -10,6 +11,7 @@ from uuid import uuid4
 import pytest
 import statepath
 from statepath.commit import Note
+from statepath.engine import migrating
 from statepath.errors import (
     ConfigurationError,
     ConflictError,
@@ -20,6 +22,8 @@ from statepath.errors import (
     UnsupportedError,
 )
 from statepath.events import Events, StoreMigrated
+from statepath.memory import MemoryBackend
+from statepath.testing.meanwhile import meanwhile
 
 BACKUP = "state.pre-migration.backup.json"
 LOG = "state.migration-v1-to-v2.log"
@@ -423,6 +427,42 @@ async def test_what_another_writer_commits_meanwhile_is_migrated_too(shared, mod
                 "a": True,
                 "late": True,
             }
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+async def test_a_program_that_migrates_late_keeps_the_state_of_before(to_2, to_3, monkeypatch, steps):
+    path = f"memory://{uuid4().hex}"
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a", "state": "new"})
+    stalled, free, engines = asyncio.Event(), asyncio.Event(), []
+    read, keep_before = MemoryBackend.read, migrating._keep_before
+
+    async def reading(self, key, **options):
+        try:
+            return await read(self, key, **options)
+        finally:
+            if key == BACKUP and engines and not stalled.is_set():
+                stalled.set()
+                await free.wait()
+
+    async def keeping(engine):
+        engines.append(engine)
+        return await keep_before(engine)
+
+    async def migrated(migrations):
+        async with statepath.open(path, autosave=0, migrations=migrations) as store:
+            return store.schema_versions
+
+    monkeypatch.setattr(MemoryBackend, "read", reading)
+    monkeypatch.setattr(migrating, "_keep_before", keeping)
+    async with meanwhile(migrated(to_3)) as late:
+        await stalled.wait()
+        for migrations in (to_2, to_3)[-steps:]:
+            await migrated(migrations)
+        await engines[0].catch_up()
+        free.set()
+        assert await late == {"tasks": 3}
+    assert (await statepath.rollback(path)).to == steps
 
 
 async def test_a_state_that_needs_a_newer_writer_is_not_written(old, places):

@@ -39,7 +39,7 @@ from statepath.events import (
     MirrorRebased,
     StorePromoted,
 )
-from statepath.memory import _stores
+from statepath.memory import MemoryBackend, _stores
 
 pytestmark = pytest.mark.usefixtures("soon")
 
@@ -186,6 +186,34 @@ async def test_bodies_and_the_archive_are_carried(path, store, elsewhere, monkey
         assert len((await replica.collection("raw").get("large"))["text"]) == 20_000
         assert await replica.read_archived("raw", "old") == {"id": "old"}
         assert await replica.verify() == []
+
+
+async def test_a_mirror_that_is_behind_holds_few_large_transactions_at_once(monkeypatch):
+    monkeypatch.setattr("statepath.engine.committer.MAX_COMMIT_BYTES", 10_000)
+    monkeypatch.setattr("statepath.engine.shipping._RECORD_BYTES", 50_000)
+    read, write = MemoryBackend.read, MemoryBackend.write
+    held = [0]
+
+    async def reading(self, key, **options):
+        blob = await read(self, key, **options)
+        if key.startswith("bodies/") and self.url == "memory://large":
+            held.append(held[-1] + len(blob.data))
+        return blob
+
+    async def writing(self, key, data, **options):
+        if key.startswith("bodies/") and self.url == "memory://replica":
+            held.append(held[-1] - len(data))
+        return await write(self, key, data, **options)
+
+    monkeypatch.setattr(MemoryBackend, "read", reading)
+    monkeypatch.setattr(MemoryBackend, "write", writing)
+    async with statepath.open("memory://large", autosave=0) as store:
+        await statepath.mirror("memory://large", "memory://replica", once=True)
+        for _ in range(12):
+            await store.collection("raw").put({"id": "large", "text": "x" * 20_000})
+        await statepath.mirror("memory://large", "memory://replica", once=True)
+    assert held[-1] == 0
+    assert 20_000 < max(held) < 100_000
 
 
 async def test_the_primarys_snapshots_become_the_replicas(path, store, elsewhere):
