@@ -350,6 +350,18 @@ async def test_a_snapshot_is_written_while_others_save(path):
         assert await store.verify() == []
 
 
+async def test_a_snapshot_has_the_logs_as_others_wrote_them_meanwhile(path):
+    async with unloaded(path) as store:
+        await store.collection("raw").put({"id": "a"})
+        other = await statepath.open(path)
+        await other.append_log("s", "one\n")
+        await other.flush()
+        await abandon(other)
+    async with statepath.open(path) as store:
+        await store.append_log("s", "two\n")
+        assert await store.read_log("s") == "one\ntwo\n"
+
+
 async def test_a_snapshot_of_an_attempt_that_was_interrupted_is_gone_on_from(path, monkeypatch):
     async with unloaded(path) as store:
         await store.collection("raw").put({"id": "a"})
