@@ -171,6 +171,10 @@ class Documents:
             self._waiting -= 1
         return self._known >= seq
 
+    def doubt(self, shown: int) -> None:
+        """The view was seen to show this: a crash of the server may have taken it back behind what is remembered."""
+        self._known = min(self._known, shown)
+
     async def find(
         self, store: int, collection: str, where: Filter, seq: int, *, readonly: bool
     ) -> frozenset[str] | None:
@@ -188,6 +192,7 @@ class Documents:
             )
             return None
         if not rows or rows[0]["shown"] != seq:
+            self.doubt(rows[0]["shown"] if rows else -1)
             return None
         return frozenset([row["id"] for row in rows if row["id"] is not None])
 

@@ -24,6 +24,9 @@ from statepath.errors import (
 MAKE_STALE = """
 UPDATE statepath.views SET shown = -1 WHERE store = (SELECT id FROM statepath.stores WHERE name = $1)
 """
+TAKE_BACK = """
+UPDATE statepath.views SET shown = shown - 1 WHERE store = (SELECT id FROM statepath.stores WHERE name = $1)
+"""
 LOSE_A_COMMIT = """
 DELETE FROM statepath.log WHERE first = 1 AND store = (SELECT id FROM statepath.stores WHERE name = $1)
 """
@@ -439,6 +442,24 @@ async def test_what_a_crash_left_behind_is_caught_up_at_open(path):
     async with unloaded(path) as store:
         assert await store.collection("raw").get("a") == {"id": "a", "n": 2}
         assert await store.read_log("s") == "text"
+
+
+async def test_what_a_crash_of_the_server_took_back_from_the_documents_is_shown_again(path, around):
+    async with unloaded(path) as store:
+        raw = store.collection("raw")
+        seq = await raw.put({"id": "a", "n": 1})
+        reads = [
+            lambda: raw.get("a"),
+            lambda: raw.find(F("n") == 1).first(),
+            store.stats,
+            lambda: raw.append("a", "list", 1),
+        ]
+        for read in reads:
+            await store.flush()
+            await around.execute(TAKE_BACK, name_of(path))
+            async with asyncio.timeout(60):
+                assert await read()
+        assert (await raw.get_document("a")).version == seq + 1
 
 
 async def test_a_reader_reads_beside_a_writer(path):
