@@ -15,6 +15,7 @@ from statepath.engine.replica import Entry
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
+    DivergedError,
     InvalidArgumentError,
     NotFoundError,
     UnavailableError,
@@ -29,6 +30,14 @@ UPDATE statepath.views SET shown = shown - 1 WHERE store = (SELECT id FROM state
 """
 LOSE_A_COMMIT = """
 DELETE FROM statepath.log WHERE first = 1 AND store = (SELECT id FROM statepath.stores WHERE name = $1)
+"""
+LOSE_THE_LAST = """
+WITH gone AS (
+    DELETE FROM statepath.log l USING statepath.stores s WHERE s.name = $1 AND l.store = s.id AND l.last = s.head
+)
+UPDATE statepath.stores s SET head = head - 1, tip = (
+    SELECT id FROM statepath.log l WHERE l.store = s.id AND l.last = s.head - 1
+) WHERE name = $1
 """
 LOSE_THE_FLOOR = """
 DELETE FROM statepath.objects
@@ -460,6 +469,25 @@ async def test_what_a_crash_of_the_server_took_back_from_the_documents_is_shown_
             async with asyncio.timeout(60):
                 assert await read()
         assert (await raw.get_document("a")).version == seq + 1
+
+
+async def test_a_document_that_the_server_lost_in_a_fail_over_is_not_shown(path, around):
+    async with unloaded(path) as store:
+        await store.collection("raw").put({"id": "a", "by": "nobody"})
+        await store.flush()
+        await store._engine.backend._documents.close()  # nothing shows what comes now
+        await store.collection("raw").put({"id": "a", "by": "who was lost"})
+        await around.execute(LOSE_THE_LAST, name_of(path))
+        async with unloaded(path) as other:
+            await other._engine.backend._documents.close()
+            await other.collection("raw").put({"id": "a", "by": "other"})
+            await abandon(other)
+        view = store._engine.backend._documents
+        with pytest.raises(DivergedError):
+            await view._catch_up(await store._engine.backend.store())
+        await abandon(store)
+    async with unloaded(path) as store:
+        assert await store.collection("raw").get("a") == {"id": "a", "by": "other"}
 
 
 async def test_a_reader_reads_beside_a_writer(path):
