@@ -52,6 +52,7 @@ _SHOWN: Final = """
 SELECT coalesce((SELECT shown FROM statepath.views WHERE store = $1), 0) AS shown, head, floor
 FROM statepath.stores WHERE id = $1
 """
+_STANDS: Final = "SELECT EXISTS (SELECT FROM statepath.log WHERE store = $1 AND id = $2)"
 _SHOW: Final = "UPDATE statepath.views SET shown = $2 WHERE store = $1"
 _CLEAR: Final = "DELETE FROM statepath.documents WHERE store = $1"
 _DELETE: Final = """
@@ -171,6 +172,10 @@ class Documents:
             self._waiting -= 1
         return self._known >= seq
 
+    def doubt(self, shown: int) -> None:
+        """The view was seen to show this: a crash of the server may have taken it back behind what is remembered."""
+        self._known = min(self._known, shown)
+
     async def find(
         self, store: int, collection: str, where: Filter, seq: int, *, readonly: bool
     ) -> frozenset[str] | None:
@@ -188,6 +193,7 @@ class Documents:
             )
             return None
         if not rows or rows[0]["shown"] != seq:
+            self.doubt(rows[0]["shown"] if rows else -1)
             return None
         return frozenset([row["id"] for row in rows if row["id"] is not None])
 
@@ -262,19 +268,20 @@ class Documents:
         """Show the next batch of commits; whether the log has them."""
         self._forget(shown)
         batch: Batch = {}
-        last = shown
+        newest: Commit | None = None
         size = 0
         with suppress(HistoryTrimmedError):
             async for commit, length in self._commits(shown):
                 await self._fold(batch, commit)
-                last = commit.last
+                newest = commit
                 size += length
                 if size >= _BATCH_BYTES:
                     break
-        if last > shown:
-            await self._write(store, shown, last, batch)
-            self._seen = last
-        return last > shown
+        if newest is None:
+            return False
+        await self._write(store, shown, newest, batch)
+        self._seen = newest.last
+        return True
 
     def _forget(self, shown: int) -> None:
         """What the view shows need not be kept."""
@@ -309,27 +316,32 @@ class Documents:
                     document.version, document.modified = version, modified
                     document.appended.setdefault(change.field, []).append(bytes(change.value))
 
-    async def _write(self, store: int, shown: int, last: int, batch: Batch) -> None:
-        """Show the batch, unless somebody else has shown it meanwhile."""
+    async def _write(self, store: int, shown: int, newest: Commit, batch: Batch) -> None:
+        """Show the batch, which ends with that commit, unless somebody else has shown it meanwhile."""
         try:
-            await self._transact(store, shown, last, batch)
+            await self._transact(store, shown, newest, batch)
         except InvalidArgumentError as error:
             # jsonb refused one of them, which none of them looks like: leave out all contents of the batch.
             _log.warning(
                 "some documents in %s cannot be found by the database: %s", self._connections.url, error
             )
-            await self._transact(store, shown, last, batch, blank=True)
+            await self._transact(store, shown, newest, batch, blank=True)
 
     async def _transact(
-        self, store: int, shown: int, last: int, batch: Batch, *, blank: bool = False
+        self, store: int, shown: int, newest: Commit, batch: Batch, *, blank: bool = False
     ) -> None:
         async with self._connections.use() as connection, connection.transaction():
             if await _lock(connection, store) != shown:
                 return
+            if not await connection.fetchval(_STANDS, store, newest.id):
+                # The server lost it in a fail-over: what is remembered is of no account.
+                self._recent.clear()
+                self._recent_bytes = 0
+                return
             await _take_in(connection, store, batch, all_exactly=blank)
             for statement, arguments in _statements(batch, blank=blank):
                 await connection.execute(statement, store, *arguments)
-            await connection.execute(_SHOW, store, last)
+            await connection.execute(_SHOW, store, newest.last)
 
     async def _refill(self, store: int, seq: int, documents: Iterable[Shown]) -> None:
         """Show the documents that are given instead of what there is."""

@@ -86,7 +86,7 @@ FROM statepath.stores s LEFT JOIN LATERAL (
 ) l ON true
 WHERE s.id = $1 ORDER BY l.first
 """
-_READ: Final = f"SELECT s.head, s.floor, l.first, l.last, l.record {_BEHIND}"
+_READ: Final = f"SELECT s.head, s.tip, s.floor, l.first, l.last, l.record {_BEHIND}"
 _STANDING: Final = f"""
 SELECT s.head, s.floor, EXISTS (SELECT FROM statepath.log o WHERE o.store = s.id AND o.id = $5) AS ours,
     l.first, l.last, l.record
@@ -154,6 +154,21 @@ class _Group:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    """A place where the log ended: behind the commit of that id, or, if it is empty, where it was begun anew."""
+
+    seq: int = 0
+    id: str = ""
+
+    def is_missing(self, head: int, tip: str) -> bool:
+        """Whether a log that ends there, now, does not lead past this place."""
+        return head < self.seq or (head == self.seq and tip not in ("", self.id))
+
+
+_NOTHING: Final = _End()
+
+
 class PostgresCommitLog:
     """The log of one store. `store` gives its number, and `None` while it is not there; `committed` is told each
     commit that was appended here, and its size."""
@@ -176,8 +191,8 @@ class PostgresCommitLog:
         self._unresolved: _Group | None = None
         self._winners: list[Commit] = []
         """What came behind the place that was lost last."""
-        self._begun = False
-        """Whether this handle knows of a commit: then a log that has none has lost it."""
+        self._seen = _NOTHING
+        """Where the log ended at the least when this handle looked: one that ends earlier has lost commits."""
 
     async def append(self, after: int, commit: Commit) -> None:
         """As `CommitLog.append`. Once the outcome of an append is open, because it raised
@@ -199,10 +214,11 @@ class PostgresCommitLog:
                 raise _unknown(group) from error
             raise
         self._unresolved = None
-        self._begun = True
         if not committed:
             winners, self._winners = self._winners, []
+            self._see(winners)
             raise HeadMoved(winners)
+        self._see(group.commits)
         self._listener.tell()
         for commit, record in zip(group.commits, group.records, strict=True):
             self._committed(commit, len(record))
@@ -251,6 +267,7 @@ class PostgresCommitLog:
             await connection.execute(_RESTART, store, after)
             await connection.execute(_SHOW_NOTHING, store)
         self._unresolved = None
+        self._seen = _End(after)
         return sorted(row["key"] for row in kept)
 
     async def close(self) -> None:
@@ -298,7 +315,7 @@ class PostgresCommitLog:
                 group.commits[0].prev,
                 group.records if several else group.records[0],
                 channel(store),
-                not self._begun,
+                self._seen == _NOTHING,
                 *(group.columns() if several else ()),
                 sending=sending,
             )
@@ -338,12 +355,7 @@ class PostgresCommitLog:
                 return True
             raise _unknown(group)
         if row["head"] < group.first:
-            raise DivergedError(
-                f"the log in {self._connections.url} does not have what this handle saw of it: the server lost "
-                "commits, or was restored from a backup; open the store again",
-                key=slot_key(group.first),
-                backend=SCHEME,
-            )
+            raise self._has_lost(group.first)
         commits, damage = _commits_of(rows, after, group.commits[0].prev)
         # Not all of them, or not sound: whoever reads on finds out.
         complete = (
@@ -357,21 +369,39 @@ class PostgresCommitLog:
 
         Raises:
             HistoryTrimmedError: the log begins later.
+            DivergedError: it does not have what this handle, which writes, saw of it.
         """
         store = await self._store()
         if store is None:
             return 0, [], None
+        seen = self._seen  # what is seen meanwhile may be newer than the answer
         rows = await self._connections.fetch(_READ, store, after, _PAGE, _PAGE_BYTES)
         if not rows:
             return 0, [], None
-        head, floor = rows[0]["head"], rows[0]["floor"]
+        head, tip, floor = rows[0]["head"], rows[0]["tip"], rows[0]["floor"]
+        # A reader may be on a standby, and that one behind the last.
+        if not self._readonly and seen.is_missing(head, tip):
+            raise self._has_lost(head + 1 if head < seen.seq else head)
         if floor > after + 1:
             raise HistoryTrimmedError(
                 f"the log begins at seq {floor}; what came before was trimmed", floor=floor, backend=SCHEME
             )
         commits, damage = _commits_of(rows if head > after else (), after, previous)
-        self._begun = self._begun or bool(commits)
+        self._see(commits)
         return head, commits, damage
+
+    def _see(self, commits: Sequence[Commit]) -> None:
+        """They are in the log."""
+        if commits and commits[-1].last > self._seen.seq:
+            self._seen = _End(commits[-1].last, commits[-1].id)
+
+    def _has_lost(self, seq: int) -> DivergedError:
+        return DivergedError(
+            f"the log in {self._connections.url} does not have what this handle saw of it: the server lost commits, "
+            "or was restored from a backup; open the store again",
+            key=slot_key(seq),
+            backend=SCHEME,
+        )
 
 
 def _commits_of(rows: Sequence[Any], last: int, previous: str) -> tuple[list[Commit], CorruptionError | None]:

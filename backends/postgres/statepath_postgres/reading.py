@@ -83,16 +83,19 @@ class Reading:
             rows = await self._connections.fetch(_READ, store, collections, ids)
             if rows[0]["shown"] >= at_least:
                 return Part(rows[0]["shown"], [_document(row) for row in rows if row["id"] is not None])
+            self._documents.doubt(rows[0]["shown"])
             await self._reach(store, at_least)
 
     @asynccontextmanager
     async def moment(self, store: int, at_least: int) -> AsyncIterator[Moment]:
-        await self._reach(store, at_least)
-        async with self._connections.borrow() as connection, _unchanging(connection):
-            shown = await connection.fetchval(_SHOWN, store)
-            if shown < at_least:
-                raise self._is_behind(shown, at_least)
-            yield _Moment(connection, store, shown)
+        while True:
+            await self._reach(store, at_least)
+            async with self._connections.borrow() as connection, _unchanging(connection):
+                shown = await connection.fetchval(_SHOWN, store)
+                if shown >= at_least:
+                    yield _Moment(connection, store, shown)
+                    return
+            self._documents.doubt(shown)
 
     async def _reach(self, store: int, seq: int) -> None:
         """Wait until the view shows the seq.

@@ -551,9 +551,7 @@ class Engine:
         if self.elsewhere is None:
             yield self.replica.cut()
             return
-        async with self.elsewhere.cut(self.log) as cut:
-            if cut.seq > self.replica.head:
-                await self.catch_up()
+        async with self.elsewhere.cut(self.log, self.catch_up) as cut:
             yield cut
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
@@ -81,15 +81,19 @@ class Elsewhere:
         return {name: tally for name, tally in held.items() if name != MEMBERS}
 
     @asynccontextmanager
-    async def cut(self, log: CommitLog) -> AsyncIterator[Cut]:
-        """The whole state as of one seq, whose documents are drawn, by another thread, when they are needed."""
+    async def cut(self, log: CommitLog, catch_up: Callable[[], Awaitable[None]]) -> AsyncIterator[Cut]:
+        """The whole state as of one seq, whose documents are drawn, by another thread, when they are needed.
+        `catch_up` brings the handle there."""
         async with self._storage.moment(self._replica.head) as moment:
+            if moment.seq > self._replica.head:
+                await catch_up()
             commit, time = await self._end_of(log, moment.seq)
             loop = asyncio.get_running_loop()
             held = {
                 name: _Drawn(moment, name, tally.documents, loop, threading.get_ident())
                 for name, tally in (await moment.tally()).items()
             }
+            # Sizes behind the documents would lose text; those ahead do no harm, as the log says them again.
             yield Cut(moment.seq, commit, time, held, dict(self._replica.logs))
 
     async def _end_of(self, log: CommitLog, seq: int) -> tuple[str, int]:

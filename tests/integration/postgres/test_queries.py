@@ -300,6 +300,24 @@ async def test_what_a_crash_left_behind_is_caught_up_at_open(path, around, monke
     assert await around.fetchval(shown, name) == 3
 
 
+async def test_what_a_crash_of_the_server_took_back_is_shown_again_from_the_next_query_on(
+    path, around, monkeypatch
+):
+    name = path.partition("store=")[2]
+    async with statepath.open(path) as store:
+        asked = Asked(store, monkeypatch)
+        await store.collection("raw").put({"id": "a", "n": "one"})
+        await store.flush()
+        await around.execute(
+            "UPDATE statepath.views SET shown = shown - 1 "
+            "WHERE store = (SELECT id FROM statepath.stores WHERE name = $1)",
+            name,
+        )
+        for _ in range(2):
+            assert await store.collection("raw").find(n="one").count() == 1
+        assert asked.answers == [None, frozenset({"a"})]
+
+
 async def test_a_view_that_the_log_cannot_bring_up_to_date_is_made_anew(path, around, monkeypatch):
     name = path.partition("store=")[2]
     async with statepath.open(path) as store:

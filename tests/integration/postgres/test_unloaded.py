@@ -15,6 +15,7 @@ from statepath.engine.replica import Entry
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
+    DivergedError,
     InvalidArgumentError,
     NotFoundError,
     UnavailableError,
@@ -24,8 +25,19 @@ from statepath.errors import (
 MAKE_STALE = """
 UPDATE statepath.views SET shown = -1 WHERE store = (SELECT id FROM statepath.stores WHERE name = $1)
 """
+TAKE_BACK = """
+UPDATE statepath.views SET shown = shown - 1 WHERE store = (SELECT id FROM statepath.stores WHERE name = $1)
+"""
 LOSE_A_COMMIT = """
 DELETE FROM statepath.log WHERE first = 1 AND store = (SELECT id FROM statepath.stores WHERE name = $1)
+"""
+LOSE_THE_LAST = """
+WITH gone AS (
+    DELETE FROM statepath.log l USING statepath.stores s WHERE s.name = $1 AND l.store = s.id AND l.last = s.head
+)
+UPDATE statepath.stores s SET head = head - 1, tip = (
+    SELECT id FROM statepath.log l WHERE l.store = s.id AND l.last = s.head - 1
+) WHERE name = $1
 """
 LOSE_THE_FLOOR = """
 DELETE FROM statepath.objects
@@ -350,6 +362,18 @@ async def test_a_snapshot_is_written_while_others_save(path):
         assert await store.verify() == []
 
 
+async def test_a_snapshot_has_the_logs_as_others_wrote_them_meanwhile(path):
+    async with unloaded(path) as store:
+        await store.collection("raw").put({"id": "a"})
+        other = await statepath.open(path)
+        await other.append_log("s", "one\n")
+        await other.flush()
+        await abandon(other)
+    async with statepath.open(path) as store:
+        await store.append_log("s", "two\n")
+        assert await store.read_log("s") == "one\ntwo\n"
+
+
 async def test_a_snapshot_of_an_attempt_that_was_interrupted_is_gone_on_from(path, monkeypatch):
     async with unloaded(path) as store:
         await store.collection("raw").put({"id": "a"})
@@ -427,6 +451,43 @@ async def test_what_a_crash_left_behind_is_caught_up_at_open(path):
     async with unloaded(path) as store:
         assert await store.collection("raw").get("a") == {"id": "a", "n": 2}
         assert await store.read_log("s") == "text"
+
+
+async def test_what_a_crash_of_the_server_took_back_from_the_documents_is_shown_again(path, around):
+    async with unloaded(path) as store:
+        raw = store.collection("raw")
+        seq = await raw.put({"id": "a", "n": 1})
+        reads = [
+            lambda: raw.get("a"),
+            lambda: raw.find(F("n") == 1).first(),
+            store.stats,
+            lambda: raw.append("a", "list", 1),
+        ]
+        for read in reads:
+            await store.flush()
+            await around.execute(TAKE_BACK, name_of(path))
+            async with asyncio.timeout(60):
+                assert await read()
+        assert (await raw.get_document("a")).version == seq + 1
+
+
+async def test_a_document_that_the_server_lost_in_a_fail_over_is_not_shown(path, around):
+    async with unloaded(path) as store:
+        await store.collection("raw").put({"id": "a", "by": "nobody"})
+        await store.flush()
+        await store._engine.backend._documents.close()  # nothing shows what comes now
+        await store.collection("raw").put({"id": "a", "by": "who was lost"})
+        await around.execute(LOSE_THE_LAST, name_of(path))
+        async with unloaded(path) as other:
+            await other._engine.backend._documents.close()
+            await other.collection("raw").put({"id": "a", "by": "other"})
+            await abandon(other)
+        view = store._engine.backend._documents
+        with pytest.raises(DivergedError):
+            await view._catch_up(await store._engine.backend.store())
+        await abandon(store)
+    async with unloaded(path) as store:
+        assert await store.collection("raw").get("a") == {"id": "a", "by": "other"}
 
 
 async def test_a_reader_reads_beside_a_writer(path):
