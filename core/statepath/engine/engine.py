@@ -33,7 +33,7 @@ from statepath.engine.lagging import find_lagging
 from statepath.engine.leases import Holder, Leases
 from statepath.engine.maintenance import Maintenance
 from statepath.engine.migration import Migrated, check_known
-from statepath.engine.replay import Damage, apply_commit, changes_of
+from statepath.engine.replay import Beside, Damage, apply_commit, changes_of
 from statepath.engine.replica import MEMBERS, Cut, Entry, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
@@ -76,7 +76,7 @@ os.register_at_fork(after_in_child=_disown_after_fork)
 
 class Engine:
     """The replica of a store and, unless it is read-only, the tasks that commit, snapshot and write views. What goes on
-    `beside` it, and only listens, ends after it."""
+    `beside` it, and only listens, ends after it. `met` takes what others' commits say that concerns no document."""
 
     def __init__(
         self,
@@ -104,6 +104,7 @@ class Engine:
         self.migrations = migrations
         self.migrated: Migrated | None = None
         self.elsewhere: Elsewhere | None = None
+        self.met: list[Beside] | None = None
         self.last_commit_at: float | None = None
         self.beside = AsyncExitStack()
         self._found_floor = Floor(store="", incarnation="")
@@ -334,7 +335,7 @@ class Engine:
             await changes_of(self.backend, one) if isinstance(one, Body) else one
             for one in commit.transactions
         ]
-        stage, size = await apply_commit(self.backend, self.replica, commit)
+        stage, size = await apply_commit(self.backend, self.replica, commit, self.met)
         self._committed(commit, transactions, stage, size)
         if not self.readonly:
             self.check_writable(self.replica)

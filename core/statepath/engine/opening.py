@@ -326,8 +326,10 @@ class _TakeOver:
             found.journal_bytes,
             found.state_size,
         )
+        engine.met = found.beside
         views = engine.start(written, self._put_aside, document_views=document_views)
         await self._settle(views)
+        engine.met = None
         if engine.elsewhere is None:
             await self._show()
         engine.start_autosave(partial(archive_by_rules, engine), partial(bound_files, engine))
@@ -447,10 +449,12 @@ class _TakeOver:
             engine.events.emit(StoreUpgraded(original.source, original.documents, PRE_MIGRATION_KEY))
 
     async def _restore(self, meta: SnapshotMeta, then: Replica) -> None:
-        """An operator put an older snapshot in the place of `state.json`: that is a restore, which can be undone."""
-        engine = self.engine
-        note = Note("restored", f"{STATE_KEY} was replaced by the snapshot of seq {meta.seq}")
-        if seq := await engine.decide(lambda now: way_back(now, then, note)):
+        """An operator put an older snapshot in the place of `state.json`: that is a restore, which can be undone. It
+        happens once, whoever opens the store: the note says which one it is."""
+        engine, met = self.engine, self.found.beside
+        replaced = f"{STATE_KEY} of seq {self.found.marks[-1].seq}"
+        note = Note("restored", f"{replaced} was replaced by the snapshot of seq {meta.seq}")
+        if seq := await engine.decide(lambda now: () if note in met else way_back(now, then, note)):
             undo = f"statepath restore --at {seq - 1}"
             logger.warning(
                 "%s was replaced by the snapshot of seq %d: restored as seq %d; to undo it: %s",

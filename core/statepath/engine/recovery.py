@@ -120,6 +120,9 @@ async def recover(
                 # Another writer founded the store since the record was looked for.
                 return await recover(backend, log, limit=limit, editable=editable, anew=anew, joined=joined)
             await _without_floor(log, found, base)
+        if found.restore is not None and await _saved_since(backend, found):
+            # It may be no restore any more, or one that was done.
+            return await recover(backend, log, limit=limit, editable=editable, anew=anew, joined=joined)
         if found.exists and (editable or found.damage) and not joined:
             examined = await examine(backend, found.replica, found.store, limit=limit)
             _take_newer(found, examined)
@@ -135,6 +138,12 @@ async def recover(
             found.replica.time = max(found.replica.time + 1, time.time_ns() // 1000)
     found.damage = list(dict.fromkeys(found.damage))
     return found
+
+
+async def _saved_since(backend: Backend, found: Recovered) -> bool:
+    """Whether another writer has written the log's own record since it was read."""
+    now = await read_floor(backend)
+    return now is not None and (found.floor is None or now[1] != found.floor[1])
 
 
 def check_finished(backend: Backend, floor: Floor) -> None:

@@ -81,8 +81,12 @@ class FaultyBackend:
     async def delete(self, key: str, **options: Any) -> bool:
         return await self._call("delete", key, lambda: self._backend.delete(key, **options))
 
-    def list_keys(self, prefix: str, **options: Any) -> AsyncIterator[Entry]:
-        return self._backend.list_keys(prefix, **options)
+    async def list_keys(self, prefix: str, **options: Any) -> AsyncIterator[Entry]:
+        async def listed() -> AsyncIterator[Entry]:
+            return self._backend.list_keys(prefix, **options)
+
+        async for entry in await self._call("list", prefix, listed):
+            yield entry
 
     async def close(self) -> None:
         self.closed = True
