@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
 import statepath
 from servers.postgres import USER, PostgresServer, running_postgres, running_standby, session
-from statepath.errors import DivergedError
+from statepath.errors import DivergedError, OutcomeUnknownError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -88,6 +89,23 @@ async def test_a_standby_that_lacks_commits_does_not_pass_for_the_primary(primar
             await store.collection("raw").put({"id": "c"})
 
 
+async def test_a_commit_whose_answer_was_lost_is_not_acknowledged_while_no_standby_confirms_it(
+    primary,
+) -> None:
+    path = primary.url(store=uuid4().hex)
+    async with statepath.open(f"{path}&timeout=6", autosave=0) as store, confirmed_by_nobody(primary):
+        saving = await lose_an_answer(store, primary)
+        with pytest.raises(OutcomeUnknownError):
+            await saving
+
+
+async def test_a_commit_whose_answer_was_lost_is_acknowledged_once_it_is_confirmed(primary) -> None:
+    async with statepath.open(primary.url(store=uuid4().hex), autosave=0) as store:
+        async with confirmed_by_nobody(primary):
+            saving = await lose_an_answer(store, primary)
+        assert await saving == store.seq
+
+
 async def test_a_standby_can_be_read_and_follows(primary, standby, path) -> None:
     store_name = path.partition("store=")[2]
     async with statepath.open(path, autosave=0) as store:
@@ -100,6 +118,31 @@ async def test_a_standby_can_be_read_and_follows(primary, standby, path) -> None
             async with asyncio.timeout(20):
                 assert (await waiting).id == "b"
             await changes.aclose()
+
+
+@asynccontextmanager
+async def confirmed_by_nobody(server: PostgresServer) -> AsyncIterator[None]:
+    """The server waits for a standby that does not answer."""
+    async with session(server.url()) as admin:
+        await admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        await admin.execute("SELECT pg_reload_conf()")
+        try:
+            yield
+        finally:
+            await admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            await admin.execute("SELECT pg_reload_conf()")
+
+
+async def lose_an_answer(store: statepath.Store, server: PostgresServer) -> asyncio.Task[int]:
+    """A save that stands in the log, where it waits for a standby, and whose connection is gone."""
+    query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    async with session(server.url()) as admin:
+        while True:  # until the server has seen that it has to wait
+            saving = asyncio.create_task(store.collection("raw").put({"id": "a"}))
+            while not saving.done():
+                if await admin.fetchval(query):
+                    return saving
+                await asyncio.sleep(0.01)
 
 
 async def catch_up(primary: PostgresServer, standby: PostgresServer) -> None:

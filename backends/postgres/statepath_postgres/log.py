@@ -70,6 +70,8 @@ WITH place AS (
 )
 SELECT max(last), pg_notify($8, max(last)::text) FROM entries HAVING count(*) > 0
 """
+# A commit of the server's own is answered only once all before it are confirmed.
+_CONFIRM: Final = "UPDATE statepath.stores SET head = head WHERE id = $1"
 # The sizes of records that are stored apart are known without reading them.
 _BEHIND: Final = """
 FROM statepath.stores s LEFT JOIN LATERAL (
@@ -327,7 +329,14 @@ class PostgresCommitLog:
             # It is finished all the same, or not even begun.
             self._unresolved = group
             raise
-        return placed is not None or await self._stands(store, group, sent_before=sent_before)
+        if placed is not None:
+            return True
+        if not await self._stands(store, group, sent_before=sent_before):
+            return False
+        # Where a standby has to confirm, it need not have: only the answer that was lost would have said so.
+        self._unresolved = group
+        await self._held.fetchval(_CONFIRM, store, sending=lambda: None)
+        return True
 
     async def _stands(self, store: int, group: _Group, *, sent_before: bool) -> bool:
         """Whether the commits, which did not get the place now, had got it before.

@@ -84,7 +84,7 @@ class Autosave:
         await asyncio.sleep(0)  # what a listener saves now belongs into this snapshot
         await engine.committer.drain()
         if await self._maintains() and snapshotter.due:
-            await try_snapshot(snapshotter, engine.events)
+            await try_snapshot(snapshotter.snapshot, engine.events)
             await self._try_pack()
 
     async def _try_pack(self) -> None:
@@ -130,10 +130,10 @@ class Autosave:
             engine.events.emit(DiskOk(free))
 
 
-async def try_snapshot(snapshotter: Snapshotter, events: Events) -> None:
+async def try_snapshot(save: Callable[[], Awaitable[object]], events: Events) -> None:
     """A snapshot that may fail: the journal has everything, and the failure is told by an event."""
     try:
-        await snapshotter.snapshot()
+        await save()
     except ConflictError as error:
         logger.info("another handle saved meanwhile: %s", error)
     except StateError as error:

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Final, TypeVar, cast
 
 from statepath.backend import Backend, CommitLog, SupportsQueries, SupportsSharing
@@ -700,11 +701,17 @@ class Engine:
             await self._maintenance.attempt()
         if snapshotter is not None and snapshotter.changed and not self._maintenance.elsewhere:
             snapshotter.ending = True
-            await try_snapshot(snapshotter, self.events)
+            await try_snapshot(partial(self._snapshot_at_last, snapshotter), self.events)
         if self._companion is not None:
             self.stream.wake()
             await self._companion.finish()
         await self._maintenance.release()
+
+    async def _snapshot_at_last(self, snapshotter: Snapshotter) -> None:
+        """A snapshot of what the log goes on from."""
+        with suppress(CorruptionError):  # a log that is damaged needs the snapshot most
+            await self.catch_up()
+        await snapshotter.snapshot()
 
     async def release(self) -> None:
         """End the tasks and give the storage back, whatever is left to be done."""

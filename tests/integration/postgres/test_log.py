@@ -122,19 +122,24 @@ async def test_a_server_that_lost_commits_does_not_go_on_as_if_nothing_were_miss
             await store.collection("raw").put({"id": "more"})
 
 
+@pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("others", [0, 1])
-async def test_who_has_what_the_server_lost_makes_no_snapshot_of_it(path, name, around, others):
+async def test_who_has_what_the_server_lost_makes_no_snapshot_of_it(path, name, around, others, closed):
     store = await statepath.open(path, autosave=0)
     for n in range(3):
         await store.collection("raw").put({"id": f"d{n}"})
     await around.execute(REMOVE, name, 3)
     await around.execute(LOSE_THE_LAST, name)
-    async with statepath.open(path, autosave=0) as other:
-        for n in range(others):
-            await other.collection("raw").put({"id": f"other {n}"})
+    other = await statepath.open(path, autosave=0)
+    for n in range(others):
+        await other.collection("raw").put({"id": f"other {n}"})
+    if closed:
+        await store.aclose()
+    else:
         with pytest.raises(DivergedError, match="the server lost commits"):
             await store.snapshot()
-    await store._engine.release()
+    for each in (store, other):
+        await each._engine.release()
     async with statepath.open(path) as later:
         assert later.seq == await later.collection("raw").count() == 2 + others
         await later.collection("raw").put({"id": "more"})
