@@ -324,6 +324,8 @@ class Snapshotter:
     async def _write(self, stream: Stream, seq: int) -> None:
         for _ in range(5):
             when: When = IF_ABSENT if self._state_etag is None else IfMatch(self._state_etag)
+            if when is IF_ABSENT:
+                await self._check_marks(seq)
             try:
                 self._state_etag = await self._put(stream, when)
             except (ConflictError, AlreadyExistsError):
@@ -331,6 +333,20 @@ class Snapshotter:
             else:
                 return
         raise ConflictError(f"{STATE_KEY} is changed all the time by someone else", key=STATE_KEY)
+
+    async def _check_marks(self, seq: int) -> None:
+        """Where no snapshot is known of, one may have been removed that others have marked: an older one in its place
+        would pass for one that was put there to go back to it.
+
+        Raises:
+            ConflictError: a later one is marked.
+            DivergedError: the store is in another incarnation by now.
+        """
+        stored = await self._record()
+        if stored is None or stored[1] == self._floor_etag or stored[0].store != self.floor.store:
+            return
+        if stored[0].snapshots and (marked := stored[0].snapshots[-1].seq) > seq:
+            raise ConflictError(f"a snapshot shows seq {marked} already, later than {seq}", key=STATE_KEY)
 
     async def _put(self, stream: Stream, when: When) -> ETag:
         backend = self._backend

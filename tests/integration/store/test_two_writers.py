@@ -421,6 +421,17 @@ async def test_a_snapshot_that_another_handle_saved_is_not_put_aside_for_what_wa
         assert (await memory.read(kept)).data == b"damaged"
 
 
+async def test_a_snapshot_does_not_take_the_place_of_a_later_one_that_was_removed(store, zombie, memory, url):
+    await zombie.collection("raw").put({"id": "z"})
+    await saved_later(store)
+    await memory.delete("state.json")
+    with pytest.raises(ConflictError, match="a snapshot shows seq 5 already"):
+        await zombie._engine.snapshot_as_is()
+    await zombie.aclose()
+    async with statepath.open(url, readonly=True) as again:
+        assert await contents(again) == await contents(store)
+
+
 @pytest.mark.parametrize("key", ["state.json", FLOOR_KEY])
 async def test_who_opens_does_not_put_aside_what_another_one_has_mended(faulty, open_on, memory, url, key):
     async with statepath.open(url) as store:
