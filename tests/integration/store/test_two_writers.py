@@ -466,3 +466,22 @@ async def test_two_that_open_a_new_store_at_once_open_the_same_one(faulty, url, 
             assert (second.id, second.incarnation) == (first.id, first.incarnation)
             assert await second.collection("raw").get("a") == {"id": "a"}
     assert told == []
+
+
+async def test_two_that_open_an_original_directory_at_once_import_it_once(faulty, memory, url, open_on, keys):
+    await memory.write("state.json", b'{"raw": [{"id": "a", "n": 0}]}')
+    await memory.write("logs/session_a b.log", b"old\n")
+    gate = faulty.hold("write", "journal/0")
+    late = asyncio.ensure_future(open_on(faulty))
+    await gate.reached.wait()
+    async with statepath.open(url, autosave=0) as first:
+        await first.collection("raw").put({"id": "a", "n": 1})
+        await first.append_log("a b", "new\n")
+        await first.flush()
+        logs = [(await memory.read(key)).data for key in await keys("logs/")]
+        gate.open()
+        second = await late
+        assert await second.collection("raw").get("a") == {"id": "a", "n": 1}
+        await first.sync()
+        assert await first.collection("raw").get("a") == {"id": "a", "n": 1}
+        assert [(await memory.read(key)).data for key in await keys("logs/")] == logs
