@@ -140,7 +140,6 @@ class Snapshotter:
         self._put_aside = put_aside
         self._cut = cut
         self._lock = asyncio.Lock()
-        self._bases: set[int] = set()
         self.ending = False
         self.saved = written.saved
         self.saved_at: float | None = None
@@ -404,8 +403,9 @@ class Snapshotter:
         if len(marks) > _MARKS:
             # Thin out the older half: a mark an hour is enough to trim by.
             half = len(marks) // 2
+            bases = self._needed(await backup_keys(self._backend))
             marks = (
-                *(m for n, m in enumerate(marks[:half]) if n % 2 == 0 or m.seq in self._bases),
+                *(m for n, m in enumerate(marks[:half]) if n % 2 == 0 or m in bases),
                 *marks[half:],
             )
         await self.save_floor(snapshots=marks)
@@ -479,9 +479,7 @@ class Snapshotter:
         the state is saved."""
         try:
             keys = await backup_keys(self._backend)
-            bases = self._needed(keys)
-            self._bases = {mark.seq for mark in bases}
-            needed = {backup_key(mark.time) for mark in bases}
+            needed = {backup_key(mark.time) for mark in self._needed(keys)}
             for key in keys[: max(0, len(keys) - self._backups)]:
                 if key not in needed:
                     await self._backend.delete(key)
