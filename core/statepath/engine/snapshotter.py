@@ -30,7 +30,7 @@ from statepath.backend import (
 from statepath.commit import FLOOR_KEY, Body
 from statepath.encryption import unsealed
 from statepath.engine.backups import backup_key, backup_keys, backup_time
-from statepath.engine.checking import check_snapshot
+from statepath.engine.checking import check_bytes, check_snapshot
 from statepath.engine.committer import KEEP_BODIES
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.replica import Cut, Replica
@@ -260,10 +260,11 @@ class Snapshotter:
             key = backup_key(state.time)
             if self._backend.capabilities.editable:
                 # A copy that shares nothing with `state.json`, whatever `copy` does: a person may write into either.
-                await self._backend.write(key, (await self._backend.read(STATE_KEY)).data)
+                await self._write_backup(key, state)
+            elif key in await backup_keys(self._backend):
+                await self._read_back(key, state.digest, state.seq)
             else:
-                await self._copy_state(key)
-            await self._verified(key, state)
+                await self._copy_state(key, state)
             self.backup_trouble = None
             self._events.emit(BackupCreated(key, state.seq))
             await self._prune_backups()
@@ -285,8 +286,7 @@ class Snapshotter:
                 if (await check_snapshot(self._backend, STATE_KEY)).digest != state.digest:
                     return
                 self._state_etag = etag
-            await self._copy_state(key)
-            await self._verified(key, state)
+            await self._copy_state(key, state)
         except ConflictError as error:
             logger.info("another handle saved meanwhile: %s", error)
         except StateError as error:
@@ -300,25 +300,34 @@ class Snapshotter:
     def _is_old(self, key: str) -> bool:
         return time.time() - backup_time(key).timestamp() >= self._max_age
 
-    async def _verified(self, key: str, state: SnapshotMark) -> None:
-        """Read a new backup back; one that is not what it should be does not stay.
+    async def _copy_state(self, key: str, state: SnapshotMark) -> None:
+        """Keep the snapshot under a key that was free, and read it back; what is not what it should be does not stay.
 
         Raises:
             CorruptionError: it is not.
             ConflictError: what was copied had been replaced by another handle.
         """
+        backend = self._backend
+        if not backend.capabilities.copy or not isinstance(backend, SupportsCopy):
+            await self._write_backup(key, state)
+            return
+        await backend.copy(STATE_KEY, key)
         try:
             await self._read_back(key, state.digest, state.seq)
         except (CorruptionError, ConflictError):
-            await self._backend.delete(key)
+            await backend.delete(key)
             raise
 
-    async def _copy_state(self, key: str) -> None:
-        backend = self._backend
-        if backend.capabilities.copy and isinstance(backend, SupportsCopy):
-            await backend.copy(STATE_KEY, key)
-        else:
-            await backend.write(key, (await backend.read(STATE_KEY)).data)
+    async def _write_backup(self, key: str, state: SnapshotMark) -> None:
+        """As `_copy_state`, over whatever is there: another handle may have kept the same snapshot."""
+        data = (await self._backend.read(STATE_KEY)).data
+        self._check(await in_thread(lambda: check_bytes(data, STATE_KEY)), STATE_KEY, state.digest, state.seq)
+        etag = await self._backend.write(key, data)
+        try:
+            await self._read_back(key, state.digest, state.seq)
+        except CorruptionError:
+            await self._backend.delete(key, when=IfMatch(etag))
+            raise
 
     async def _write(self, stream: Stream, seq: int) -> None:
         for _ in range(5):
@@ -392,6 +401,10 @@ class Snapshotter:
             stored = await check_snapshot(self._backend, key)
         except (CorruptionError, NotFoundError) as error:
             raise _altered(key, str(error)) from error
+        self._check(stored, key, digest, seq)
+
+    def _check(self, stored: SnapshotFacts, key: str, digest: str, seq: int | None) -> None:
+        """Raises as `_read_back`."""
         if stored.digest == digest:
             return
         if seq is not None and stored.store == self.floor.store and stored.seq > seq:

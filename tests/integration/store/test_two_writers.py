@@ -432,6 +432,24 @@ async def test_a_snapshot_does_not_take_the_place_of_a_later_one_that_was_remove
         assert await contents(again) == await contents(store)
 
 
+async def test_a_backup_that_another_handle_keeps_stays_as_it_is(faulty, open_on, memory, keys, url):
+    slow = await open_on(faulty)
+    await slow.collection("raw").put({"id": "a"})
+    await slow.snapshot()
+    async with statepath.open(url, autosave=0) as store:
+        gate = faulty.hold("read", "state.json")
+        keeping = asyncio.ensure_future(slow._engine._snapshotter.backup())
+        await gate.reached.wait()
+        await store.collection("raw").put({"id": "b"})
+        await store.snapshot()
+        [key] = await keys("state.backup.")
+        kept = (await memory.read(key)).data
+        gate.open()
+        with pytest.raises(ConflictError, match="shows seq 2 already"):
+            await keeping
+        assert (await memory.read(key)).data == kept
+
+
 @pytest.mark.parametrize("key", ["state.json", FLOOR_KEY])
 async def test_who_opens_does_not_put_aside_what_another_one_has_mended(faulty, open_on, memory, url, key):
     async with statepath.open(url) as store:
