@@ -56,7 +56,11 @@ async def check_snapshot(backend: Readable, key: str) -> SnapshotFacts:
         if meta is not None:
             return meta
     # It is replaced again and again: one response is of one version.
-    data = (await backend.read(key)).data
+    return check_bytes((await backend.read(key)).data, key)
+
+
+def check_bytes(data: bytes, key: str) -> SnapshotFacts:
+    """As `check_snapshot`, of bytes that were read from the key."""
     mark = max(data.rfind(MARK), 0)
     return read_split(data[mark:], sha256(memoryview(data)[:mark]).hexdigest(), key)
 

@@ -435,13 +435,14 @@ class _TakeOver:
         engine = self.engine
         for key, reason in original.conflicts:
             await self._keep_conflict(key, reason)
-        if missing := original.missing_in(engine.replica):
-            await engine.commit(missing)
+        # Who comes second finds what the first one has made of them since.
+        await engine.decide(lambda now: () if now.head else tuple(original.missing_in(now)))
         for collection, id, _ in engine.replica:
             views.mark(collection, id)
         await engine.flush()
         for old, new in original.renamed:
-            await engine.backend.write(new, (await engine.backend.read(old)).data)
+            with suppress(NotFoundError, AlreadyExistsError):  # renamed already
+                await engine.backend.write(new, (await engine.backend.read(old)).data, when=IF_ABSENT)
         for key in (*original.misnamed, *(old for old, _ in original.renamed)):
             await engine.backend.delete(key)
         await engine.snapshot()

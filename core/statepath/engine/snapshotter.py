@@ -30,7 +30,7 @@ from statepath.backend import (
 from statepath.commit import FLOOR_KEY, Body
 from statepath.encryption import unsealed
 from statepath.engine.backups import backup_key, backup_keys, backup_time
-from statepath.engine.checking import check_snapshot
+from statepath.engine.checking import check_bytes, check_snapshot
 from statepath.engine.committer import KEEP_BODIES
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.replica import Cut, Replica
@@ -140,7 +140,6 @@ class Snapshotter:
         self._put_aside = put_aside
         self._cut = cut
         self._lock = asyncio.Lock()
-        self._bases: set[int] = set()
         self.ending = False
         self.saved = written.saved
         self.saved_at: float | None = None
@@ -261,10 +260,11 @@ class Snapshotter:
             key = backup_key(state.time)
             if self._backend.capabilities.editable:
                 # A copy that shares nothing with `state.json`, whatever `copy` does: a person may write into either.
-                await self._backend.write(key, (await self._backend.read(STATE_KEY)).data)
+                await self._write_backup(key, state)
+            elif key in await backup_keys(self._backend):
+                await self._read_back(key, state.digest, state.seq)
             else:
-                await self._copy_state(key)
-            await self._verified(key, state)
+                await self._copy_state(key, state)
             self.backup_trouble = None
             self._events.emit(BackupCreated(key, state.seq))
             await self._prune_backups()
@@ -286,8 +286,7 @@ class Snapshotter:
                 if (await check_snapshot(self._backend, STATE_KEY)).digest != state.digest:
                     return
                 self._state_etag = etag
-            await self._copy_state(key)
-            await self._verified(key, state)
+            await self._copy_state(key, state)
         except ConflictError as error:
             logger.info("another handle saved meanwhile: %s", error)
         except StateError as error:
@@ -301,29 +300,40 @@ class Snapshotter:
     def _is_old(self, key: str) -> bool:
         return time.time() - backup_time(key).timestamp() >= self._max_age
 
-    async def _verified(self, key: str, state: SnapshotMark) -> None:
-        """Read a new backup back; one that is not what it should be does not stay.
+    async def _copy_state(self, key: str, state: SnapshotMark) -> None:
+        """Keep the snapshot under a key that was free, and read it back; what is not what it should be does not stay.
 
         Raises:
             CorruptionError: it is not.
             ConflictError: what was copied had been replaced by another handle.
         """
+        backend = self._backend
+        if not backend.capabilities.copy or not isinstance(backend, SupportsCopy):
+            await self._write_backup(key, state)
+            return
+        await backend.copy(STATE_KEY, key)
         try:
             await self._read_back(key, state.digest, state.seq)
         except (CorruptionError, ConflictError):
-            await self._backend.delete(key)
+            await backend.delete(key)
             raise
 
-    async def _copy_state(self, key: str) -> None:
-        backend = self._backend
-        if backend.capabilities.copy and isinstance(backend, SupportsCopy):
-            await backend.copy(STATE_KEY, key)
-        else:
-            await backend.write(key, (await backend.read(STATE_KEY)).data)
+    async def _write_backup(self, key: str, state: SnapshotMark) -> None:
+        """As `_copy_state`, over whatever is there: another handle may have kept the same snapshot."""
+        data = (await self._backend.read(STATE_KEY)).data
+        self._check(await in_thread(lambda: check_bytes(data, STATE_KEY)), STATE_KEY, state.digest, state.seq)
+        etag = await self._backend.write(key, data)
+        try:
+            await self._read_back(key, state.digest, state.seq)
+        except CorruptionError:
+            await self._backend.delete(key, when=IfMatch(etag))
+            raise
 
     async def _write(self, stream: Stream, seq: int) -> None:
         for _ in range(5):
             when: When = IF_ABSENT if self._state_etag is None else IfMatch(self._state_etag)
+            if when is IF_ABSENT:
+                await self._check_marks(seq)
             try:
                 self._state_etag = await self._put(stream, when)
             except (ConflictError, AlreadyExistsError):
@@ -331,6 +341,20 @@ class Snapshotter:
             else:
                 return
         raise ConflictError(f"{STATE_KEY} is changed all the time by someone else", key=STATE_KEY)
+
+    async def _check_marks(self, seq: int) -> None:
+        """Where no snapshot is known of, one may have been removed that others have marked: an older one in its place
+        would pass for one that was put there to go back to it.
+
+        Raises:
+            ConflictError: a later one is marked.
+            DivergedError: the store is in another incarnation by now.
+        """
+        stored = await self._record()
+        if stored is None or stored[1] == self._floor_etag or stored[0].store != self.floor.store:
+            return
+        if stored[0].snapshots and (marked := stored[0].snapshots[-1].seq) > seq:
+            raise ConflictError(f"a snapshot shows seq {marked} already, later than {seq}", key=STATE_KEY)
 
     async def _put(self, stream: Stream, when: When) -> ETag:
         backend = self._backend
@@ -377,6 +401,10 @@ class Snapshotter:
             stored = await check_snapshot(self._backend, key)
         except (CorruptionError, NotFoundError) as error:
             raise _altered(key, str(error)) from error
+        self._check(stored, key, digest, seq)
+
+    def _check(self, stored: SnapshotFacts, key: str, digest: str, seq: int | None) -> None:
+        """Raises as `_read_back`."""
         if stored.digest == digest:
             return
         if seq is not None and stored.store == self.floor.store and stored.seq > seq:
@@ -388,8 +416,9 @@ class Snapshotter:
         if len(marks) > _MARKS:
             # Thin out the older half: a mark an hour is enough to trim by.
             half = len(marks) // 2
+            bases = self._needed(await backup_keys(self._backend))
             marks = (
-                *(m for n, m in enumerate(marks[:half]) if n % 2 == 0 or m.seq in self._bases),
+                *(m for n, m in enumerate(marks[:half]) if n % 2 == 0 or m in bases),
                 *marks[half:],
             )
         await self.save_floor(snapshots=marks)
@@ -463,9 +492,7 @@ class Snapshotter:
         the state is saved."""
         try:
             keys = await backup_keys(self._backend)
-            bases = self._needed(keys)
-            self._bases = {mark.seq for mark in bases}
-            needed = {backup_key(mark.time) for mark in bases}
+            needed = {backup_key(mark.time) for mark in self._needed(keys)}
             for key in keys[: max(0, len(keys) - self._backups)]:
                 if key not in needed:
                     await self._backend.delete(key)

@@ -445,6 +445,35 @@ async def test_a_snapshot_that_another_handle_saved_is_not_put_aside_for_what_wa
         assert (await memory.read(kept)).data == b"damaged"
 
 
+async def test_a_snapshot_does_not_take_the_place_of_a_later_one_that_was_removed(store, zombie, memory, url):
+    await zombie.collection("raw").put({"id": "z"})
+    await saved_later(store)
+    await memory.delete("state.json")
+    with pytest.raises(ConflictError, match="a snapshot shows seq 5 already"):
+        await zombie._engine.snapshot_as_is()
+    await zombie.aclose()
+    async with statepath.open(url, readonly=True) as again:
+        assert await contents(again) == await contents(store)
+
+
+async def test_a_backup_that_another_handle_keeps_stays_as_it_is(faulty, open_on, memory, keys, url):
+    slow = await open_on(faulty)
+    await slow.collection("raw").put({"id": "a"})
+    await slow.snapshot()
+    async with statepath.open(url, autosave=0) as store:
+        gate = faulty.hold("read", "state.json")
+        keeping = asyncio.ensure_future(slow._engine._snapshotter.backup())
+        await gate.reached.wait()
+        await store.collection("raw").put({"id": "b"})
+        await store.snapshot()
+        [key] = await keys("state.backup.")
+        kept = (await memory.read(key)).data
+        gate.open()
+        with pytest.raises(ConflictError, match="shows seq 2 already"):
+            await keeping
+        assert (await memory.read(key)).data == kept
+
+
 @pytest.mark.parametrize("key", ["state.json", FLOOR_KEY])
 async def test_who_opens_does_not_put_aside_what_another_one_has_mended(faulty, open_on, memory, url, key):
     async with statepath.open(url) as store:
@@ -479,3 +508,22 @@ async def test_two_that_open_a_new_store_at_once_open_the_same_one(faulty, url, 
             assert (second.id, second.incarnation) == (first.id, first.incarnation)
             assert await second.collection("raw").get("a") == {"id": "a"}
     assert told == []
+
+
+async def test_two_that_open_an_original_directory_at_once_import_it_once(faulty, memory, url, open_on, keys):
+    await memory.write("state.json", b'{"raw": [{"id": "a", "n": 0}]}')
+    await memory.write("logs/session_a b.log", b"old\n")
+    gate = faulty.hold("write", "journal/0")
+    late = asyncio.ensure_future(open_on(faulty))
+    await gate.reached.wait()
+    async with statepath.open(url, autosave=0) as first:
+        await first.collection("raw").put({"id": "a", "n": 1})
+        await first.append_log("a b", "new\n")
+        await first.flush()
+        logs = [(await memory.read(key)).data for key in await keys("logs/")]
+        gate.open()
+        second = await late
+        assert await second.collection("raw").get("a") == {"id": "a", "n": 1}
+        await first.sync()
+        assert await first.collection("raw").get("a") == {"id": "a", "n": 1}
+        assert [(await memory.read(key)).data for key in await keys("logs/")] == logs

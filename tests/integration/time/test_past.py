@@ -115,6 +115,29 @@ async def test_there_is_a_way_back_to_all_that_the_log_has(path, monkeypatch, by
             await store.diff(floor - 2)
 
 
+@pytest.mark.parametrize("trimmed_at", [4, 5])
+async def test_a_new_handle_keeps_the_way_back_when_the_marks_are_thinned_out(path, monkeypatch, trimmed_at):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    monkeypatch.setattr("statepath.engine.snapshotter._MARKS", 8)
+    async with statepath.open(path, autosave=0, backups=2) as store:
+        store._engine._snapshotter._history = timedelta(seconds=-1)
+        for n in range(1, trimmed_at + 1):
+            await store.collection("raw").put({"id": "a", "n": n})
+            await store.snapshot()
+        floor = (await store.stats()).floor
+        assert floor > 1
+        store._engine._snapshotter._history = timedelta(days=1)
+        while len(store._engine.record.snapshots) < 8:
+            await store.collection("raw").put({"id": "a", "n": store.seq + 1})
+            await store.snapshot()
+    async with statepath.open(path, autosave=0, backups=2) as store:
+        await store.collection("raw").put({"id": "a", "n": store.seq + 1})
+        await store.snapshot()
+        assert len(store._engine.record.snapshots) <= 8
+        for at in range(floor - 1, store.seq + 1):
+            assert (await past(store._engine, at)).get("raw", "a").json() == b'{"id":"a","n":%d}' % at
+
+
 @pytest.fixture
 def reads(store, monkeypatch):
     """The keys of the whole objects that the store reads, in order."""
