@@ -25,6 +25,8 @@ from statepath.engine.ids import is_collection
 from statepath.engine.snapshot import STATE_KEY, read_meta
 from statepath.engine.views import parse_view
 from statepath.errors import ConflictError, CorruptionError, InvalidArgumentError, NotFoundError
+from statepath.log import PortableCommitLog
+from statepath.packs import Piece
 
 _BODIES: Final = "bodies/"
 _BETWEEN: Final = ".earlier.00000000T000000.000000Z"
@@ -71,7 +73,8 @@ class Conversion:
         for number, key in enumerate(keys, 1):
             await self._object(key, floor)
             self.tell(f"{number} of {len(keys)} objects")
-        await self._put_floor(replace(floor, floor=seq + 1))
+        await self._put_floor(replace(floor, floor=seq + 1), self._target)
+        self._replaced += 1
         self.tell("reading everything back")
         await self._check(seq)
         if self.encrypts:
@@ -96,10 +99,9 @@ class Conversion:
         assert stored is not None  # noqa: S101 - it was read
         return stored[0]
 
-    async def _put_floor(self, floor: Floor) -> None:
+    async def _put_floor(self, floor: Floor, backend: Backend) -> None:
         blob = await self.backend.read(FLOOR_KEY)
-        await write_floor(self._target, floor, blob.etag)
-        self._replaced += 1
+        await write_floor(backend, floor, blob.etag)
 
     async def _journal(self, floor: Floor) -> int:
         """Begin the log anew behind the snapshot; the seq that this shows."""
@@ -112,13 +114,19 @@ class Conversion:
                 raise
         async for commit in self.log.read(max(seq, floor.floor - 1)):
             await self._take_back()
-            raise ConflictError(
-                f"seq {commit.last} was committed meanwhile: end every program that uses the store, and try again"
-            )
-        await self.log.restart(seq)
+            raise _late(commit.last)
+        if not isinstance(self.log, PortableCommitLog):  # that one is nothing but its objects
+            await self.log.restart(seq)
         async for entry in self.backend.list_keys(JOURNAL):
-            if entry.key != FLOOR_KEY:
+            piece = Piece.of(entry.key)
+            if entry.key != FLOOR_KEY and (piece is None or piece.first <= seq):
                 await self.backend.delete(entry.key)
+        async for commit in self.log.read(seq):
+            await self._put_floor(
+                replace(floor, floor=seq + 1), self.backend if self.encrypts else self._sealed
+            )
+            await self._take_back()
+            raise _late(commit.last)
         return seq
 
     async def _take_back(self) -> None:
@@ -219,6 +227,10 @@ class Conversion:
                     key=entry.key,
                 )
         async for commit in self.log.read(seq):
-            raise ConflictError(
-                f"seq {commit.last} was committed meanwhile: end every program that uses the store, and try again"
-            )
+            raise _late(commit.last)
+
+
+def _late(seq: int) -> ConflictError:
+    return ConflictError(
+        f"seq {seq} was committed meanwhile: end every program that uses the store, and try again"
+    )

@@ -14,7 +14,7 @@ from statepath.backend import IF_ABSENT, Backend, ETag, IfMatch
 from statepath.commit import FLOOR_KEY, FORMAT, seal, unseal
 from statepath.encryption import RING_KEY, SEALED
 from statepath.engine.snapshot import newer_format
-from statepath.errors import CorruptionError, NotFoundError, UnsupportedError
+from statepath.errors import ConflictError, CorruptionError, NotFoundError, UnsupportedError
 
 
 class SnapshotMark(msgspec.Struct, frozen=True):
@@ -109,3 +109,18 @@ async def write_floor(backend: Backend, floor: Floor, etag: ETag | None) -> ETag
     """
     record = seal(replace(floor, version=secrets.token_hex(8)))
     return await backend.write(FLOOR_KEY, bytes(record), when=IF_ABSENT if etag is None else IfMatch(etag))
+
+
+async def check_ours(backend: Backend, etag: ETag) -> None:
+    """
+    Raises:
+        ConflictError: the record is not of that version: whoever makes the place theirs changes it first.
+    """
+    stored = await read_floor(backend)
+    if stored is None or stored[1] != etag:
+        raise lost(backend)
+
+
+def lost(backend: Backend) -> ConflictError:
+    """Why an attempt to make a store ends."""
+    return ConflictError(f"someone else is making a store at {backend.url}", key=FLOOR_KEY)

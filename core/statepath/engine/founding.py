@@ -24,7 +24,7 @@ from statepath.commit import FLOOR_KEY, FORMAT, Body, Commit
 from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.files import LogPiece, Report
-from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
+from statepath.engine.floor import Floor, SnapshotMark, check_ours, lost, read_floor, write_floor
 from statepath.engine.ids import LOGS, REPORTS, log_key, report_key
 from statepath.engine.leases import LEASES
 from statepath.engine.replica import Replica
@@ -148,7 +148,7 @@ class Founding:
         if replica.head or not self.replica_of:
             self._marks.append(await self._snapshot(STATE_KEY, replica, floor))
         if self.replica_of and not isinstance(self.log, PortableCommitLog):
-            await self._check_ours()
+            await check_ours(self.backend, self._etag)
             for key in await self.log.restart(replica.head):  # a native log knows where it ends
                 await self.backend.delete(key)
         finished = replace(floor, snapshots=tuple(self._marks), unfinished="")
@@ -218,7 +218,7 @@ class Founding:
         there = end == span.stop if piece.last else end >= (span.stop or 0)
         if there and (await self.backend.read(key, span=span)).data == piece.data:
             return
-        await self._check_ours()
+        await check_ours(self.backend, self._etag)
         await write_log(self.backend, piece.id, piece.offset, piece.data)
         self._sizes[key] = span.stop or 0
         self._compare(key, piece.data, (await self.backend.read(key, span=span)).data)
@@ -274,7 +274,7 @@ class Founding:
                 await keep_snapshot(self.backend, key, stream, when=when)
             except (AlreadyExistsError, ConflictError):
                 if not await self._holds(key, stream):
-                    raise self._lost() from None
+                    raise lost(self.backend) from None
         return SnapshotMark(replica.head, stream.digest, replica.time, commit=replica.commit)
 
     async def _holds(self, key: str, stream: SnapshotStream) -> bool:
@@ -294,7 +294,7 @@ class Founding:
             await self.backend.write(key, data, when=when)
         except (AlreadyExistsError, ConflictError):
             if not await self._has(key, data):
-                raise self._lost() from None
+                raise lost(self.backend) from None
         self._compare(key, data, (await self.backend.read(key)).data)
 
     async def _has(self, key: str, data: bytes) -> bool:
@@ -314,15 +314,8 @@ class Founding:
         if key in self._sizes:
             with suppress(NotFoundError):
                 when = IfMatch((await self.backend.read(key, span=Span(0, 1))).etag)
-        await self._check_ours()
+        await check_ours(self.backend, self._etag)
         return when
-
-    async def _check_ours(self) -> None:
-        if (stored := await read_floor(self.backend)) is None or stored[1] != self._etag:
-            raise self._lost()
-
-    def _lost(self) -> ConflictError:
-        return ConflictError(f"someone else is making a store at {self.backend.url}", key=FLOOR_KEY)
 
     def _compare(self, key: str, written: bytes, read: bytes) -> None:
         if sha256(written).digest() != sha256(read).digest():

@@ -17,13 +17,20 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
-from statepath.backend import Backend
+from statepath.backend import Backend, CommitLog
 from statepath.commit import FLOOR_KEY, Commit, Note
 from statepath.engine.floor import Earlier, Floor, read_floor, write_floor
 from statepath.engine.opening import commit_log
 from statepath.engine.recovery import Recovered, recover
 from statepath.engine.replay import PROMOTED
-from statepath.errors import ConflictError, HeadMoved, InvalidArgumentError, NotFoundError, StateError
+from statepath.errors import (
+    ConflictError,
+    HeadMoved,
+    HistoryTrimmedError,
+    InvalidArgumentError,
+    NotFoundError,
+    StateError,
+)
 from statepath.settings import Settings
 
 _ATTEMPTS: Final = 8
@@ -59,8 +66,12 @@ async def promote(backend: Backend, settings: Settings) -> Promotion:
         elif incarnation == floor.incarnation:
             incarnation = uuid4().hex
             try:
+                if found.floor is not None and found.floor[0].floor <= head and not await _reaches(log, head):
+                    # It was being made anew: the snapshot is there, and the log was to begin behind it.
+                    await write_floor(backend, replace(found.floor[0], floor=head + 1), found.floor[1])
+                    await log.restart(head)
                 await log.append(head, _beginning(found, floor, incarnation))
-            except HeadMoved:
+            except (ConflictError, HeadMoved):
                 continue  # the primary is alive, and was first
         else:  # begun before: its commit stands in the log
             earlier = found.earlier[-1]
@@ -89,6 +100,16 @@ async def _record(backend: Backend) -> Floor:
     if not stored[0].replica_of:
         raise InvalidArgumentError(f"{backend.url} is no replica: it can be written already", key=backend.url)
     return stored[0]
+
+
+async def _reaches(log: CommitLog, seq: int) -> bool:
+    """Whether the log has the commit that ends with the seq."""
+    try:
+        async for _ in log.read(seq - 1):
+            return True
+    except HistoryTrimmedError:
+        pass  # it begins behind it
+    return False
 
 
 def _beginning(found: Recovered, floor: Floor, incarnation: str) -> Commit:

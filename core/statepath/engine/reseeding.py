@@ -6,22 +6,23 @@ it, until all of the primary's state is there. An attempt that was interrupted c
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 from uuid import uuid4
 
 from msgspec.structs import replace
 
 from statepath.aside import aside_key
-from statepath.backend import Backend, CommitLog
+from statepath.backend import Backend, CommitLog, IfMatch, Span
 from statepath.commit import FLOOR_KEY, JOURNAL
 from statepath.encryption import RING_KEY
 from statepath.engine.checking import keep_snapshot
-from statepath.engine.floor import Floor, read_floor, write_floor
+from statepath.engine.floor import Floor, check_ours, read_floor, write_floor
 from statepath.engine.leases import LEASES
 from statepath.engine.opening import commit_log
 from statepath.engine.recovery import recover
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream
-from statepath.errors import AlreadyExistsError, DivergedError
+from statepath.errors import AlreadyExistsError, DivergedError, NotFoundError
 from statepath.log import PortableCommitLog
 from statepath.settings import Settings
 
@@ -34,6 +35,7 @@ async def empty(target: Backend, settings: Settings, *, store: str, incarnation:
     Raises:
         AlreadyExistsError: there is something else than a replica of the store.
         DivergedError: it was promoted.
+        ConflictError: another makes it anew meanwhile.
     """
     stored = await read_floor(target)
     if stored is None:
@@ -52,8 +54,12 @@ async def empty(target: Backend, settings: Settings, *, store: str, incarnation:
         native = key.startswith(JOURNAL) and not isinstance(log, PortableCommitLog)
         kept = key in (FLOOR_KEY, RING_KEY) or key.startswith((f"{STATE_KEY}.{_EARLIER}.", LEASES))
         if not native and not kept:
-            await target.delete(key)
+            with suppress(NotFoundError):
+                found = (await target.read(key, span=Span(0, 1))).etag
+                await check_ours(target, etag)  # another may have made it anew where this one stalled
+                await target.delete(key, when=IfMatch(found))
     if not isinstance(log, PortableCommitLog):
+        await check_ours(target, etag)
         for key in await log.restart(0):
             await target.delete(key)
     begun = Floor(store=store, incarnation=incarnation, unfinished=primary, replica_of=primary)

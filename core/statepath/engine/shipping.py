@@ -129,7 +129,7 @@ class Shipping:
         Raises:
             AlreadyExistsError: there is something that is no replica of the primary.
             DivergedError: the replica was promoted, or has what the primary has not.
-            ReplicaDamagedError: its log is damaged.
+            ReplicaDamagedError: its log is damaged, or its snapshot is missing.
             HistoryTrimmedError: the primary's log does not reach back to where the replica stands.
         """
         if reseed:
@@ -183,6 +183,8 @@ class Shipping:
         self._archived = {entry.key async for entry in target.list_keys(ARCHIVE)}
         state = floor.snapshots[-1] if floor.snapshots else None
         sizes = [entry.size async for entry in target.list_keys(STATE_KEY) if entry.key == STATE_KEY]
+        if state is not None and not sizes:
+            raise ReplicaDamagedError(f"{STATE_KEY} is missing")
         self._snapshotter = Snapshotter(
             target,
             self._log,

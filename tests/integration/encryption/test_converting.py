@@ -17,6 +17,7 @@ from statepath.errors import (
     UnavailableError,
 )
 from statepath.keys import decrypt, encrypt
+from statepath.memory import MemoryBackend
 from statepath.settings import Settings
 
 
@@ -182,6 +183,31 @@ async def test_what_somebody_saves_meanwhile_stops_it_and_is_not_lost(memory, se
         await other._engine.release()
     async with statepath.open(memory.url, autosave=0, **before) as store:
         assert {document["id"] async for document in store.collection("tasks")} == {"a", "b"}
+    await command(memory.url, settings=settings)
+
+
+@pytest.mark.parametrize("command", [encrypt, decrypt])
+async def test_what_somebody_saves_while_the_journal_begins_anew_is_not_lost(
+    memory, settings, monkeypatch, command
+):
+    before = {"encryption_key": memory.key} if command is decrypt else {}
+    delete = MemoryBackend.delete
+    async with statepath.open(memory.url, autosave=0, **before) as other:
+        await other.collection("tasks").put({"id": "a"})
+
+        async def deleting(self, key, **options):
+            if key.startswith("journal/") and other.seq == 1:
+                await other.collection("tasks").put({"id": "b"})
+            return await delete(self, key, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryBackend, "delete", deleting)
+            with pytest.raises(ConflictError, match="seq 2 was committed meanwhile"):
+                await command(memory.url, settings=settings)
+        await other._engine.release()
+    async with statepath.open(memory.url, autosave=0, **before) as store:
+        assert {document["id"] async for document in store.collection("tasks")} == {"a", "b"}
+        assert await store.verify() == []
     await command(memory.url, settings=settings)
 
 

@@ -7,8 +7,9 @@ from datetime import timedelta
 
 import pytest
 import statepath
-from statepath.errors import DivergedError
+from statepath.errors import DivergedError, UnavailableError
 from statepath.events import Events, MirrorRebased
+from statepath_postgres.log import PostgresCommitLog
 
 
 async def save(store, count):
@@ -62,6 +63,32 @@ async def test_a_replica_in_a_database_is_made_anew(path, tmp_path, monkeypatch)
         async with statepath.open(path, readonly=True) as replica:
             assert replica.damage == ()
             assert await held(replica) == await held(store)
+
+
+async def test_a_replica_in_a_database_is_promoted_that_was_being_made_anew(path, tmp_path, monkeypatch):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+
+    async def dies(self, after):
+        raise UnavailableError("killed")
+
+    async with statepath.open(tmp_path / "store", autosave=0) as store:
+        await save(store, 10)
+        await statepath.mirror(tmp_path / "store", path, once=True)
+        store._engine._snapshotter._history = timedelta(seconds=-1)
+        for _ in range(3):
+            await save(store, 10)
+            await store.snapshot()
+        with monkeypatch.context() as patch:
+            patch.setattr(PostgresCommitLog, "restart", dies)
+            with pytest.raises(UnavailableError, match="killed"):
+                await statepath.mirror(tmp_path / "store", path, once=True)
+        found, seq = await held(store), store.seq
+    assert (await statepath.promote(path)).seq == seq
+    async with statepath.open(path, autosave=0) as promoted:
+        assert promoted.damage == ()
+        assert await held(promoted) == found
+        assert await promoted.collection("raw").put({"id": "mine"}) == seq + 2
+        assert await promoted.verify() == []
 
 
 async def test_a_store_in_a_database_is_mirrored(path, tmp_path):

@@ -662,6 +662,18 @@ async def test_a_damaged_replica_is_made_anew(path, store, tmp_path, places, con
         assert await contents(replica) == await contents(store)
 
 
+async def test_a_replica_without_its_snapshot_is_made_anew(path, store, elsewhere, contents, told):
+    await store.collection("raw").put({"id": "a"})
+    to = elsewhere.new()
+    await statepath.mirror(path, to, once=True)
+    await elsewhere.delete(to, "state.json")
+    await statepath.mirror(path, to, once=True, events=told)
+    assert [event.reason for event in of(told, MirrorRebased)] == ["it is damaged: state.json is missing"]
+    async with statepath.open(to, readonly=True) as replica:
+        assert replica.damage == ()
+        assert await contents(replica) == await contents(store)
+
+
 async def test_two_mirrors_of_one_store_do_no_harm(path, store, elsewhere, contents):
     to = elsewhere.new()
     await statepath.mirror(path, to, once=True)

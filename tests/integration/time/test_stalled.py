@@ -8,6 +8,8 @@ from uuid import uuid4
 
 import pytest
 import statepath
+from statepath.discovery import connect
+from statepath.engine.reseeding import empty
 from statepath.errors import ConflictError
 from statepath.memory import MemoryBackend
 from statepath.testing.meanwhile import meanwhile
@@ -138,3 +140,28 @@ async def test_a_mirror_does_not_remove_the_report_that_another_has_shipped(
         free.set()
     async with statepath.open(to, readonly=True) as replica:
         assert await replica.read_report("r") == {"n": 1}
+
+
+async def test_a_replica_is_not_emptied_that_another_has_made_anew(path, store, to, stall, contents):
+    await store.collection("raw").put({"id": "a"})
+    await store.append_log("s", "1\n")
+    await statepath.mirror(path, to, once=True)
+    recovered = f"memory://{uuid4().hex}"
+    await statepath.copy(path, recovered)
+    settings = statepath.Settings.load(to)
+    target = await connect(to)
+    async with statepath.open(recovered, autosave=0) as primary:
+        await primary.collection("raw").put({"id": "b"})
+        stalled, free = stall("delete", "state.json")
+        emptying = asyncio.create_task(
+            empty(target, settings, store=store.id, incarnation=primary.incarnation, primary=recovered)
+        )
+        await stalled.wait()
+        await statepath.mirror(recovered, to, once=True, reseed=True)
+        free.set()
+        with pytest.raises(ConflictError):
+            await emptying
+        async with statepath.open(to, readonly=True) as replica:
+            assert replica.damage == ()
+            assert await contents(replica) == await contents(primary)
+    await target.close()
