@@ -708,11 +708,15 @@ class Engine:
             beat.cancel()
         if self._autosave is not None:
             await self._autosave.stop()
+        await self.stop_writing()
+        await self.backend.close()
+
+    async def stop_writing(self) -> None:
+        """End the tasks that `start` has started."""
         if self._committer is not None:
             await self._committer.abandon()
         if self._views is not None:
             await self._views.close()
-        await self.backend.close()
 
 
 def is_replica(url: str, primary: str) -> ReadOnlyError:

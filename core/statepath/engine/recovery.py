@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from statepath.backend import Backend, CommitLog, ETag
-from statepath.commit import FLOOR_KEY, JOURNAL, Append, Commit, Note, microseconds
+from statepath.commit import FLOOR_KEY, JOURNAL, Append, Commit, Note, microseconds, slot_key
 from statepath.encryption import unsealed
 from statepath.engine.adoption import Examined, File, examine, read_views, view_id
 from statepath.engine.backups import backup_keys
@@ -259,7 +259,11 @@ async def _continue(
             incarnation = incarnation or commit.incarnation
             if commit.incarnation != incarnation:
                 if not is_promotion(commit):
-                    broken = True
+                    broken, reason = (
+                        True,
+                        f"the commits from seq {commit.first} on are of another incarnation",
+                    )
+                    found.damage.append(Damage(slot_key(commit.first), reason, aside=False))
                     break
                 earlier.append(Earlier(incarnation, commit.first - 1))
                 incarnation = commit.incarnation

@@ -109,6 +109,22 @@ async def test_commits_that_the_snapshot_does_not_show_are_missed_and_told(path,
     assert len(await around.fetch(SET_ASIDE, name)) == 5
 
 
+async def test_a_writer_of_before_a_recovery_commits_nothing_more(path, name, around):
+    async with statepath.open(path, autosave=0) as behind:
+        await behind.collection("raw").put({"id": "d0"})
+        other = await statepath.open(path, autosave=0)
+        for n in range(1, 4):
+            await other.collection("raw").put({"id": f"d{n}"})
+        await other._engine.release()
+        await around.execute(ALTER, name, 2)
+        async with statepath.open(path, autosave=0) as second:
+            for _ in range(2):
+                with pytest.raises(DivergedError):
+                    await behind.collection("raw").put({"id": "lost"})
+            await second.collection("raw").put({"id": "new"})
+            assert [document["id"] async for document in second.collection("raw")] == ["d0", "new"]
+
+
 async def test_a_server_that_lost_commits_does_not_go_on_as_if_nothing_were_missing(path, name, around):
     async with statepath.open(path, autosave=0) as store:
         for n in range(3):
