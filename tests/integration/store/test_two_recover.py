@@ -104,3 +104,38 @@ async def test_what_a_writer_of_before_committed_all_the_same_is_told(rotten, ur
     async with statepath.open(url, autosave=0) as third:
         assert sorted(await contents(third)) == ["a", "new"]
         assert [damage.key for damage in third.damage] == [slot_key(forked.first)]
+
+
+async def test_who_recovers_beside_a_recovery_that_is_done_meanwhile_opens_what_that_made(
+    rotten, url, faulty, open_on
+):
+    gate = faulty.hold("list", "state.backup.")
+    opening = asyncio.create_task(open_on(faulty))
+    await gate.reached.wait()
+    async with statepath.open(url, autosave=0) as first:
+        await first.collection("raw").put({"id": "new"})
+        gate.open()
+        second = await opening
+        assert sorted(await contents(second)) == ["a", "new"]
+        await first.collection("raw").put({"id": "more"})
+        assert await second.sync() == first.seq
+
+
+async def test_a_file_that_a_running_writer_wrote_since_the_log_was_read_is_no_damage(
+    memory, faulty, open_on
+):
+    writing = await open_on(memory, views=True)
+    await writing.collection("raw").put({"id": "a", "n": 1})
+    await writing.snapshot()
+    await writing.flush()
+    await memory.delete("state.json")  # so that the files are looked at
+    gate = faulty.hold("read", "raw/")
+    opening = asyncio.create_task(open_on(faulty, views=True))
+    await gate.reached.wait()
+    await writing.collection("raw").put({"id": "a", "n": 2})
+    await writing.flush()
+    gate.open()
+    second = await opening
+    assert await contents(second) == {"a": {"id": "a", "n": 2}}
+    await writing.collection("raw").put({"id": "b"})
+    assert [damage.key for damage in second.damage] == ["state.json"]
