@@ -34,13 +34,13 @@ from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
 from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine, is_replica
-from statepath.engine.floor import Floor, write_floor
+from statepath.engine.floor import Floor, read_floor, write_floor
 from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
 from statepath.engine.history import way_back
 from statepath.engine.ids import document_key
 from statepath.engine.migrating import migrate
 from statepath.engine.original import PRE_MIGRATION_KEY, Original, read_original
-from statepath.engine.recovery import Recovered, recover
+from statepath.engine.recovery import Recovered, recover, saved_since
 from statepath.engine.replay import Damage
 from statepath.engine.replica import Cut, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
@@ -49,6 +49,7 @@ from statepath.engine.surveying import survey
 from statepath.engine.views import ViewWriter
 from statepath.errors import (
     AlreadyExistsError,
+    ConflictError,
     CorruptionError,
     DivergedError,
     HeadMoved,
@@ -458,15 +459,23 @@ class _TakeOver:
             with suppress(HeadMoved):
                 await engine.log.append(first - 1, commit)
                 break
+        if await saved_since(engine.backend, self.found):
+            raise _Outrun  # another one was done; one that is not yet has lost its next place, and acknowledges nothing
         replica.head, replica.commit = first, commit.id
 
     async def _begin_anew(self) -> None:
         """Save the state, and have the log begin anew behind it."""
         engine, found = self.engine, self.found
-        await engine.snapshot_as_is()
+        try:
+            await engine.snapshot_as_is()
+        except (ConflictError, DivergedError) as error:
+            raise _Outrun from error
         if isinstance(log := unsealed(engine.log), PortableCommitLog):
             await log.keep(found.floor[0].floor if found.floor else 1, engine.replica.head)
             return
+        stored = await read_floor(engine.backend)
+        if stored is None or stored[0].incarnation != engine.incarnation:
+            raise _Outrun  # the log is that of another recovery
         await engine.log.restart(engine.replica.head)
         if engine.backend.capabilities.exclusive:
             return

@@ -133,7 +133,7 @@ async def recover(
         if found.exists and anew:
             found.broken = True
         usual = found.source.startswith(STATE_KEY) and not found.broken
-        if found.exists and not usual and await _saved_since(backend, found):
+        if found.exists and not usual and await saved_since(backend, found):
             # A part may have been read before that, and a part behind it.
             return await recover(backend, log, limit=limit, editable=editable, anew=anew, joined=joined)
         if found.broken:
@@ -144,7 +144,7 @@ async def recover(
     return found
 
 
-async def _saved_since(backend: Backend, found: Recovered) -> bool:
+async def saved_since(backend: Backend, found: Recovered) -> bool:
     """Whether another writer has written the log's own record since it was read."""
     try:
         now = await read_floor(backend)

@@ -139,3 +139,22 @@ async def test_a_file_that_a_running_writer_wrote_since_the_log_was_read_is_no_d
     assert await contents(second) == {"a": {"id": "a", "n": 2}}
     await writing.collection("raw").put({"id": "b"})
     assert [damage.key for damage in second.damage] == ["state.json"]
+
+
+@pytest.mark.parametrize("key", ["journal/0", "state.json", "journal/floor"])
+async def test_of_two_that_recover_at_once_none_takes_away_what_the_other_acknowledges(
+    rotten, url, faulty, open_on, key
+):
+    gate = faulty.hold("write", key)
+    opening = asyncio.create_task(open_on(faulty))
+    await gate.reached.wait()
+    async with statepath.open(url, autosave=0) as first:
+        await first.collection("raw").put({"id": "new"})
+        held = await contents(first)
+        gate.open()
+        second = await opening
+        assert await contents(second) == held
+    async with statepath.open(url, autosave=0) as third:
+        await second.collection("raw").put({"id": "more"})
+        await third.sync()
+        assert await contents(third) == held | {"more": {"id": "more"}}
