@@ -203,16 +203,39 @@ class PortableCommitLog:
         kept = []
         self._head, self._last = -1, []
         for piece in sorted(await self._list("")):
-            aside = aside_key(piece.key, "corrupt")
-            try:
-                blob = await self._backend.read(piece.key)
-            except NotFoundError:
-                continue
-            await self._backend.write(aside, blob.data)
-            await self._backend.delete(piece.key)
-            kept.append(aside)
+            if aside := await self._copy_aside(piece):
+                await self._backend.delete(piece.key)
+                kept.append(aside)
         self._unresolved = None
         return kept
+
+    async def newest(self) -> tuple[int, str]:
+        """The last seq that was given away and its commit's id, as far as a damaged log tells."""
+        pieces = await self._list("")
+        if not pieces:
+            return 0, ""
+        piece = max(pieces, key=lambda piece: (max(piece), piece.first))
+        try:
+            commits = await read_piece(self._backend, piece)
+        except CorruptionError:
+            commits = None
+        return (commits[-1].last, commits[-1].id) if commits else (max(piece), "")
+
+    async def keep(self, begin: int, before: int) -> None:
+        """Copy aside what there is from one seq to right before another."""
+        for piece in sorted(await self._list("")):
+            if begin <= max(piece) and piece.first < before:
+                await self._copy_aside(piece)
+
+    async def _copy_aside(self, piece: Piece) -> str:
+        """The key of the copy (empty: it was gone)."""
+        aside = aside_key(piece.key, "corrupt")
+        try:
+            blob = await self._backend.read(piece.key)
+        except NotFoundError:
+            return ""
+        await self._backend.write(aside, blob.data)
+        return aside
 
     async def follow(self, after: int, known: Callable[[], int] | None = None) -> AsyncIterator[Commit]:
         """As `CommitLog.follow`: what this object appends at once, the rest by asking for the next slot."""

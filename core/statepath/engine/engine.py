@@ -720,10 +720,7 @@ class Engine:
         # From the last to the first, and each of them though another one failed or was cut off.
         async with AsyncExitStack() as ending:
             ending.push_async_callback(self.backend.close)
-            if self._views is not None:
-                ending.push_async_callback(self._views.close)
-            if self._committer is not None:
-                ending.push_async_callback(self._committer.abandon)
+            ending.push_async_callback(self.stop_writing)
             if self._autosave is not None:
                 ending.push_async_callback(self._autosave.stop)
             for beat in tuple(self.beats):
@@ -731,6 +728,14 @@ class Engine:
             ending.push_async_callback(self.stream.stop)
             if self._companion is not None:
                 ending.push_async_callback(self._companion.stop)
+
+    async def stop_writing(self) -> None:
+        """End the tasks that `start` has started."""
+        async with AsyncExitStack() as ending:
+            if self._views is not None:
+                ending.push_async_callback(self._views.close)
+            if self._committer is not None:
+                ending.push_async_callback(self._committer.abandon)
 
 
 def is_replica(url: str, primary: str) -> ReadOnlyError:

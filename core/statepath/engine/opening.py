@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import logging
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final, cast
 from uuid import uuid4
@@ -26,26 +28,33 @@ from statepath.backend import (
     SupportsQueries,
     SupportsSharing,
 )
-from statepath.commit import Note, Put
-from statepath.encryption import Encrypted, unlock
+from statepath.commit import Commit, Note, Put
+from statepath.encryption import Encrypted, unlock, unsealed
 from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
 from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine, is_replica
-from statepath.engine.floor import Floor, write_floor
+from statepath.engine.floor import Floor, read_floor, write_floor
 from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
 from statepath.engine.history import way_back
 from statepath.engine.ids import document_key
 from statepath.engine.migrating import migrate
 from statepath.engine.original import PRE_MIGRATION_KEY, Original, read_original
-from statepath.engine.recovery import Recovered, recover
+from statepath.engine.recovery import Recovered, recover, saved_since
 from statepath.engine.replay import Damage
 from statepath.engine.replica import Cut, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
 from statepath.engine.snapshotter import KEEP_SECONDS, Written
 from statepath.engine.surveying import survey
 from statepath.engine.views import ViewWriter
-from statepath.errors import AlreadyExistsError, ConflictError, NotFoundError, UnsupportedError
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DivergedError,
+    HeadMoved,
+    NotFoundError,
+    UnsupportedError,
+)
 from statepath.events import (
     CorruptionDetected,
     DocumentRecovered,
@@ -114,7 +123,8 @@ async def open_engine(
                 try:
                     source = await _open(engine, anew=anew)
                     break
-                except _Founded:
+                except _Outrun:
+                    await engine.stop_writing()
                     continue
         if not alone:
             await engine.share()
@@ -182,8 +192,8 @@ def check_alone(backend: Backend, why: str) -> None:
         raise sharing.refusal(why)
 
 
-class _Founded(Exception):  # noqa: N818 - a signal, never seen by callers
-    """Another writer founded the store meanwhile: what there is has to be read again."""
+class _Outrun(Exception):  # noqa: N818 - a signal, never seen by callers
+    """Another writer founded or recovered the store meanwhile: what there is has to be read again."""
 
 
 async def _open(engine: Engine, *, anew: bool) -> str:
@@ -386,6 +396,8 @@ class _TakeOver:
             # Whatever was lost behind the head, its seqs are not given away again in this incarnation. The snapshot
             # is still to be written, and this is stored after it: until then all of it can be done again.
             engine.incarnation = uuid4().hex
+            if isinstance(log := unsealed(engine.log), PortableCommitLog):
+                await self._take_next_place(log)
             head = engine.replica.head
             return Floor(store=engine.store, incarnation=engine.incarnation, floor=head + 1), etag
         if floor is None:
@@ -400,7 +412,7 @@ class _TakeOver:
             try:
                 etag = await write_floor(engine.backend, floor, None)
             except AlreadyExistsError as error:
-                raise _Founded from error
+                raise _Outrun from error
         return floor, etag
 
     def _saved(self, floor: Floor) -> int:
@@ -417,8 +429,7 @@ class _TakeOver:
             if not isinstance(change, Note):
                 views.mark_file(change)
         if found.broken:
-            await engine.snapshot_as_is()
-            await engine.log.restart(engine.replica.head)
+            await self._begin_anew()
         for key in found.recovered:
             engine.events.emit(DocumentRecovered(key, "its own file"))
         if original is not None and original.changes:
@@ -429,6 +440,58 @@ class _TakeOver:
             await engine.mark_lagging(views)
         if found.restore is not None:
             await self._restore(*found.restore)
+
+    async def _take_next_place(self, log: PortableCommitLog) -> None:
+        """Begin the incarnation behind all that the log has given away: a writer that has not noticed meets it there.
+        What lies before it is below the floor from then on, and in such a writer's way."""
+        engine, replica, floor = self.engine, self.engine.replica, self.found.floor
+        known = max(replica.head, floor[0].floor - 1, floor[0].packed) if floor else replica.head
+        while True:
+            last, id = await log.newest()
+            first = max(last, known) + 1
+            commit = Commit(
+                first=first,
+                last=first,
+                id=secrets.token_hex(12),
+                prev=id,
+                writer="recovery",
+                store=engine.store,
+                incarnation=engine.incarnation,
+                time=datetime.fromtimestamp(replica.time / 1_000_000, UTC),
+                durable=0,
+                transactions=((self._recovered,),),
+            )
+            with suppress(HeadMoved):
+                await engine.log.append(first - 1, commit)
+                break
+        if await saved_since(engine.backend, self.found):
+            raise _Outrun  # another one was done; one that is not yet has lost its next place, and acknowledges nothing
+        replica.head, replica.commit = first, commit.id
+
+    async def _begin_anew(self) -> None:
+        """Save the state, and have the log begin anew behind it."""
+        engine, found = self.engine, self.found
+        try:
+            await engine.snapshot_as_is()
+        except (ConflictError, DivergedError) as error:
+            raise _Outrun from error
+        if isinstance(log := unsealed(engine.log), PortableCommitLog):
+            await log.keep(found.floor[0].floor if found.floor else 1, engine.replica.head)
+            return
+        stored = await read_floor(engine.backend)
+        if stored is None or stored[0].incarnation != engine.incarnation:
+            raise _Outrun  # the log is that of another recovery
+        await engine.log.restart(engine.replica.head)
+        if engine.backend.capabilities.exclusive:
+            return
+        try:
+            await engine.commit([self._recovered])
+        except DivergedError as error:
+            raise _Outrun from error  # it was not there yet when a writer that has not noticed took the place
+
+    @property
+    def _recovered(self) -> Note:
+        return Note("recovered", f"from {self.found.source}")
 
     async def _import(self, original: Original, views: ViewWriter) -> None:
         """Make an original directory a store."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 from uuid import uuid4
 
 from statepath.backend import Backend, CommitLog, ETag
-from statepath.commit import FLOOR_KEY, JOURNAL, Append, Commit, Note, microseconds
+from statepath.commit import FLOOR_KEY, JOURNAL, Append, Commit, Note, microseconds, slot_key
 from statepath.encryption import unsealed
 from statepath.engine.adoption import Examined, File, examine, read_views, view_id
 from statepath.engine.backups import backup_keys
@@ -120,11 +121,10 @@ async def recover(
                 # Another writer founded the store since the record was looked for.
                 return await recover(backend, log, limit=limit, editable=editable, anew=anew, joined=joined)
             await _without_floor(log, found, base)
-        if found.restore is not None and await _saved_since(backend, found):
-            # It may be no restore any more, or one that was done.
-            return await recover(backend, log, limit=limit, editable=editable, anew=anew, joined=joined)
         if found.exists and (editable or found.damage) and not joined:
             examined = await examine(backend, found.replica, found.store, limit=limit)
+            if examined.newer and await _goes_on(log, found.replica.head):
+                return await recover(backend, log, limit=limit, editable=editable, anew=anew, joined=joined)
             _take_newer(found, examined)
             if editable:
                 found.examined = examined
@@ -132,6 +132,10 @@ async def recover(
                 found.damage += [Damage(key, reason) for key, reason in examined.broken]
         if found.exists and anew:
             found.broken = True
+        usual = found.source.startswith(STATE_KEY) and not found.broken
+        if found.exists and not usual and await saved_since(backend, found):
+            # A part may have been read before that, and a part behind it.
+            return await recover(backend, log, limit=limit, editable=editable, anew=anew, joined=joined)
         if found.broken:
             await measure_logs(backend, found.replica)
             # Snapshots are told apart by their time, and the lost commits may have had the next ones.
@@ -140,10 +144,22 @@ async def recover(
     return found
 
 
-async def _saved_since(backend: Backend, found: Recovered) -> bool:
+async def saved_since(backend: Backend, found: Recovered) -> bool:
     """Whether another writer has written the log's own record since it was read."""
-    now = await read_floor(backend)
+    try:
+        now = await read_floor(backend)
+    except CorruptionError:
+        return False  # as it was
     return now is not None and (found.floor is None or now[1] != found.floor[1])
+
+
+async def _goes_on(log: CommitLog, head: int) -> bool:
+    """Whether there is a commit behind the head that was read."""
+    try:
+        async with aclosing(cast("AsyncGenerator[Commit]", log.read(head))) as commits:
+            return await anext(commits, None) is not None
+    except StateError:
+        return False  # nor can it be read now
 
 
 def check_finished(backend: Backend, floor: Floor) -> None:
@@ -259,7 +275,11 @@ async def _continue(
             incarnation = incarnation or commit.incarnation
             if commit.incarnation != incarnation:
                 if not is_promotion(commit):
-                    broken = True
+                    broken, reason = (
+                        True,
+                        f"the commits from seq {commit.first} on are of another incarnation",
+                    )
+                    found.damage.append(Damage(slot_key(commit.first), reason, aside=False))
                     break
                 earlier.append(Earlier(incarnation, commit.first - 1))
                 incarnation = commit.incarnation

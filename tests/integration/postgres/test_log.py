@@ -7,6 +7,7 @@ import pytest
 import statepath
 from msgspec.structs import replace
 from statepath.backend import IF_ABSENT, Span
+from statepath.engine.engine import Engine
 from statepath.errors import (
     AlreadyExistsError,
     ClosedError,
@@ -110,6 +111,50 @@ async def test_commits_that_the_snapshot_does_not_show_are_missed_and_told(path,
         head = store.seq
         assert await store.collection("raw").put({"id": "new"}) == head + 1
     assert len(await around.fetch(SET_ASIDE, name)) == 5
+
+
+async def test_a_recovery_that_stalled_takes_nothing_away_from_one_that_went_on(
+    path, name, around, monkeypatch
+):
+    store = await statepath.open(path, autosave=0)
+    for n in range(4):
+        await store.collection("raw").put({"id": f"d{n}"})
+    await store._engine.release()
+    await around.execute(ALTER, name, 2)
+    saved, resumed = asyncio.Event(), asyncio.Event()
+    save = Engine.snapshot_as_is
+
+    async def stall(engine):
+        seq = await save(engine)
+        if not saved.is_set():
+            saved.set()
+            await resumed.wait()
+        return seq
+
+    monkeypatch.setattr(Engine, "snapshot_as_is", stall)
+    opening = asyncio.ensure_future(statepath.open(path, autosave=0))
+    await saved.wait()
+    async with statepath.open(path, autosave=0) as second:
+        await second.collection("raw").put({"id": "new"})
+        resumed.set()
+        async with await opening as first:
+            assert [document["id"] async for document in first.collection("raw")] == ["d0", "new"]
+
+
+async def test_a_writer_of_before_a_recovery_commits_nothing_more(path, name, around):
+    async with statepath.open(path, autosave=0) as behind:
+        await behind.collection("raw").put({"id": "d0"})
+        other = await statepath.open(path, autosave=0)
+        for n in range(1, 4):
+            await other.collection("raw").put({"id": f"d{n}"})
+        await other._engine.release()
+        await around.execute(ALTER, name, 2)
+        async with statepath.open(path, autosave=0) as second:
+            for _ in range(2):
+                with pytest.raises(DivergedError):
+                    await behind.collection("raw").put({"id": "lost"})
+            await second.collection("raw").put({"id": "new"})
+            assert [document["id"] async for document in second.collection("raw")] == ["d0", "new"]
 
 
 async def test_a_server_that_lost_commits_does_not_go_on_as_if_nothing_were_missing(path, name, around):

@@ -194,3 +194,20 @@ async def test_who_has_an_earlier_incarnation_does_not_overwrite_the_record(memo
             await store._engine._snapshotter.save_floor(packed=20)
         stored, _ = await read_floor(memory)
         assert (stored.incarnation, stored.packed) == (other._engine.incarnation, 0)
+
+
+async def test_a_store_goes_on_behind_what_was_packed_where_nothing_of_it_is_left(
+    soon, open_on, faulty, memory, keys
+):
+    store = await open_on(faulty)
+    await save(store, 12)
+    await pack(store)
+    packed = store._engine.record.packed
+    assert packed
+    _, *others = await keys("state.backup.")
+    await store._engine.release()
+    for key in [*others, "state.json", *await keys("journal/0")]:
+        await memory.delete(key)
+    async with statepath.open(memory.url, autosave=0) as store:
+        assert store.damage
+        assert await store.collection("raw").put({"id": "new"}) > packed
