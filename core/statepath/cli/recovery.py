@@ -160,9 +160,8 @@ async def restore_to(
     confirm(f"This undoes {plan}.", yes=yes)
     with output.progress("restoring"):
         async with writing(state_path) as store:
-            before = store.seq
             restored = await store.restore(at=at)
-    undo = command_line(state_path, "restore", "--at", str(before))
+    undo = command_line(state_path, "restore", "--at", str(restored.seq - 1))
     output.result(
         facts | {"restored": True, "to": restored.to, "seq": restored.seq, "undo": undo},
         f"restored seq {restored.to} as seq {restored.seq}; to undo it: {undo}",
