@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from statepath.backend import Entry
-from statepath.engine.archiving import ARCHIVE, named
+from statepath.backend import ALWAYS, Entry, ETag, IfMatch, Span
+from statepath.encryption import Encrypted
+from statepath.engine.archiving import ARCHIVE, named, segments
 from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine
+from statepath.errors import ConflictError, NotFoundError
 
 _ASIDE: Final = re.compile(
     r".+\.(corrupt|conflict|earlier)\.\d{8}T\d{6}\.\d{6}Z|state\.before-rollback\..+\.json"
@@ -47,6 +50,10 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
         # After a restart of the machine a folder does not tell times (0): what may be young stays.
         return (entry.modified or now) >= (settled if entry.key.startswith(ARCHIVE) else until)
 
+    backend = engine.backend
+    # What is sealed and cannot be opened can be removed, too.
+    stored = backend.inner if isinstance(backend, Encrypted) else backend
+    live = {key for segment in segments(engine.replica) for key in (segment.key, segment.index_key)}
     found: list[tuple[str, int]] = []
     unnamed: list[tuple[str, int]] = []
     async for entry in engine.backend.list_keys(""):
@@ -54,17 +61,26 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
             continue
         if _ASIDE.fullmatch(entry.key):
             found.append((entry.key, entry.size))
-        elif entry.key.startswith(ARCHIVE):
+        elif entry.key.startswith(ARCHIVE) and entry.key not in live:
             unnamed.append((entry.key, entry.size))
+    versions: dict[str, ETag] = {}
+    for key, _ in unnamed:
+        with suppress(NotFoundError):
+            versions[key] = (await stored.read(key, span=Span(0, 1))).etag
     if unnamed:
         kept = {key for segment in await named(engine) for key in (segment.key, segment.index_key)}
-        found += [(key, size) for key, size in unnamed if key not in kept]
+        found += [(key, size) for key, size in unnamed if key in versions and key not in kept]
     if not dry_run:
-        for key, _ in found:
+        removed: list[tuple[str, int]] = []
+        for key, size in found:
+            when = IfMatch(versions[key]) if key in versions else ALWAYS
             # An archive run may just have taken up what an earlier one left.
             async for entry in engine.backend.list_keys(key):
                 if entry.key == key and not stays(entry):
-                    await engine.backend.delete(key)
+                    with suppress(ConflictError):
+                        await stored.delete(key, when=when)
+                        removed.append((key, size))
                 break
+        found = removed
     found += [each for one in await bound_files(engine, dry_run=dry_run) for each in one.objects]
     return Cleaned(tuple(sorted(found)))

@@ -292,27 +292,47 @@ async def test_clean_removes_what_nothing_names_and_keeps_every_way_back(
     assert (await store.read_archived("tasks", "done_0"))["n"] == 0
 
 
-async def test_clean_leaves_what_an_archive_run_takes_up_meanwhile(store, tasks, monkeypatch):
-    """An interrupted run had written the same segment before."""
+@pytest.fixture
+async def interrupted(store, tasks, monkeypatch):
+    """A store with a segment that an archive run wrote and did not name, and what takes it up."""
     commit = store._engine.commit
 
-    async def interrupted(*args):
+    async def fail(*args):
         raise UnavailableError("the power failed")
 
-    monkeypatch.setattr(store._engine, "commit", interrupted)
+    monkeypatch.setattr(store._engine, "commit", fail)
     with pytest.raises(UnavailableError):
         await store.archive("tasks", older_than=NOW, status="completed")
     monkeypatch.setattr(store._engine, "commit", commit)
+    monkeypatch.setattr("statepath.engine.cleaning._RUN", 0.0)
+    await asyncio.sleep(0.01)
+    return store
+
+
+async def test_clean_leaves_what_an_archive_run_takes_up_meanwhile(interrupted, monkeypatch):
     look = statepath.engine.cleaning.named
 
     async def meanwhile(engine):
         found = await look(engine)
-        await store.archive("tasks", older_than=NOW, status="completed")
+        await interrupted.archive("tasks", older_than=NOW, status="completed")
         return found
 
     monkeypatch.setattr("statepath.engine.cleaning.named", meanwhile)
-    monkeypatch.setattr("statepath.engine.cleaning._RUN", 0.0)
-    await asyncio.sleep(0.01)
-    await store.clean(older_than=NOW)
-    assert (await store.read_archived("tasks", "done_0"))["n"] == 0
-    assert await store.verify() == []
+    assert (await interrupted.clean(older_than=NOW)).objects == ()
+    assert (await interrupted.read_archived("tasks", "done_0"))["n"] == 0
+    assert await interrupted.verify() == []
+
+
+async def test_clean_leaves_what_an_archive_run_takes_up_at_the_last_moment(interrupted, monkeypatch):
+    backend = interrupted._engine.backend
+    delete = backend.delete
+
+    async def meanwhile(key, **options):
+        monkeypatch.setattr(backend, "delete", delete)
+        await interrupted.archive("tasks", older_than=NOW, status="completed")
+        return await delete(key, **options)
+
+    monkeypatch.setattr(backend, "delete", meanwhile)
+    assert (await interrupted.clean(older_than=NOW)).objects == ()
+    assert (await interrupted.read_archived("tasks", "done_0"))["n"] == 0
+    assert await interrupted.verify() == []
