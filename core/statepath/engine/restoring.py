@@ -54,6 +54,7 @@ async def restore(engine: Engine, at: int | datetime) -> tuple[int, int]:
         UnsupportedError: a migration lies between then and now (`other_schema`); else as `past`.
         ConflictError: other writers were first, again and again.
     """
+    engine.check_open()
     await engine.catch_up()
     then = await past(engine, at)
     back = _Back(then)
