@@ -275,10 +275,8 @@ async def _continue(
             incarnation = incarnation or commit.incarnation
             if commit.incarnation != incarnation:
                 if not is_promotion(commit):
-                    broken, reason = (
-                        True,
-                        f"the commits from seq {commit.first} on are of another incarnation",
-                    )
+                    broken = True
+                    reason = f"the commits from seq {commit.first} on are of another incarnation"
                     found.damage.append(Damage(slot_key(commit.first), reason, aside=False))
                     break
                 earlier.append(Earlier(incarnation, commit.first - 1))

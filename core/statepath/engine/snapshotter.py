@@ -350,8 +350,8 @@ class Snapshotter:
             ConflictError: a later one is marked.
             DivergedError: the store is in another incarnation by now.
         """
-        stored = await self._record()
-        if stored is None or stored[1] == self._floor_etag or stored[0].store != self.floor.store:
+        stored = await self._news()
+        if stored is None:
             return
         if stored[0].snapshots and (marked := stored[0].snapshots[-1].seq) > seq:
             raise ConflictError(f"a snapshot shows seq {marked} already, later than {seq}", key=STATE_KEY)
@@ -384,7 +384,7 @@ class Snapshotter:
         if meta is not None and meta.seq > seq:
             raise ConflictError(f"{STATE_KEY} shows seq {meta.seq} already, later than {seq}", key=STATE_KEY)
         if meta is not None and not floor.continues(meta.incarnation, meta.seq):
-            await self._record()
+            await self._news()
         # An attempt of ours whose outcome stayed open shows a later state than the last one that is marked.
         marked = floor.snapshots[-1].seq if floor.snapshots else 0
         if (meta is None or meta.seq < marked) and (kept := await self._put_aside(STATE_KEY, "conflict")):
@@ -434,10 +434,11 @@ class Snapshotter:
             try:
                 self._floor_etag = await write_floor(self._backend, floor, self._floor_etag)
             except (ConflictError, AlreadyExistsError):
-                stored = await self._record()
+                stored = await read_floor(self._backend)
                 if stored is not None and stored[0].store != floor.store:
                     raise
                 if stored is not None:
+                    self._check_incarnation(stored[0])
                     marks = {mark.seq: mark for mark in (*stored[0].snapshots, *floor.snapshots)}
                     floor = replace(
                         floor,
@@ -450,21 +451,24 @@ class Snapshotter:
                 break
         self.floor = floor
 
-    async def _record(self) -> tuple[Floor, ETag] | None:
-        """The log's own record, as it is stored now.
+    async def _news(self) -> tuple[Floor, ETag] | None:
+        """The log's own record, if another handle of the store has written it.
 
         Raises:
-            DivergedError: another handle wrote it in another incarnation: its seqs are not ours.
+            DivergedError: in another incarnation: its seqs are not ours.
         """
         stored = await read_floor(self._backend)
         if stored is None or stored[1] == self._floor_etag or stored[0].store != self.floor.store:
-            return stored
-        if stored[0].incarnation != self.floor.incarnation:
+            return None
+        self._check_incarnation(stored[0])
+        return stored
+
+    def _check_incarnation(self, stored: Floor) -> None:
+        if stored.incarnation != self.floor.incarnation:
             raise DivergedError(
                 f"{self._backend.url} was recovered or replaced by another writer; open it again",
                 key=FLOOR_KEY,
             )
-        return stored
 
     async def refresh(self) -> None:
         """Learn what other handles have saved since this one last looked.
@@ -473,8 +477,8 @@ class Snapshotter:
             DivergedError: in another incarnation.
         """
         async with self._lock:
-            stored = await self._record()
-            if stored is None or stored[1] == self._floor_etag or stored[0].store != self.floor.store:
+            stored = await self._news()
+            if stored is None:
                 return
             self.floor, self._floor_etag = stored
             marks = self.floor.snapshots

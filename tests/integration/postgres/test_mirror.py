@@ -43,6 +43,14 @@ async def test_a_replica_in_a_database_is_promoted(path, tmp_path):
         await statepath.mirror(tmp_path / "store", path, once=True)
 
 
+async def outgrow(store):
+    """Go on until the log does not reach back any more to where the replica stands."""
+    store._engine._snapshotter._history = timedelta(seconds=-1)
+    for _ in range(3):
+        await save(store, 10)
+        await store.snapshot()
+
+
 async def test_a_replica_in_a_database_is_made_anew(path, tmp_path, monkeypatch):
     monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
     told = []
@@ -51,10 +59,7 @@ async def test_a_replica_in_a_database_is_made_anew(path, tmp_path, monkeypatch)
     async with statepath.open(tmp_path / "store", autosave=0) as store:
         await save(store, 10)
         await statepath.mirror(tmp_path / "store", path, once=True)
-        store._engine._snapshotter._history = timedelta(seconds=-1)
-        for _ in range(3):
-            await save(store, 10)
-            await store.snapshot()
+        await outgrow(store)
         await statepath.mirror(tmp_path / "store", path, once=True, events=events)
         assert [event.seq for event in told] == [store.seq]
         await save(store, 10)
@@ -74,10 +79,7 @@ async def test_a_replica_in_a_database_is_promoted_that_was_being_made_anew(path
     async with statepath.open(tmp_path / "store", autosave=0) as store:
         await save(store, 10)
         await statepath.mirror(tmp_path / "store", path, once=True)
-        store._engine._snapshotter._history = timedelta(seconds=-1)
-        for _ in range(3):
-            await save(store, 10)
-            await store.snapshot()
+        await outgrow(store)
         with monkeypatch.context() as patch:
             patch.setattr(PostgresCommitLog, "restart", dies)
             with pytest.raises(UnavailableError, match="killed"):
