@@ -17,6 +17,7 @@ from statepath.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     ConflictError,
+    CorruptionError,
     DivergedError,
     HeadMoved,
     OutcomeUnknownError,
@@ -84,6 +85,39 @@ async def test_a_restore_follows_what_it_takes_back_whoever_is_first(store, zomb
     restored = await zombie.restore(at=1)
     await store.sync()
     assert await store.diff(1, restored.seq) == []
+
+
+async def test_what_depends_on_all_that_is_stored_is_asked_about_what_others_have_committed(store, zombie):
+    await store.collection("raw").put({"id": "new"})
+    heads = []
+
+    def decide(now):
+        heads.append(now.head)
+        return ()
+
+    assert await zombie._engine.decide(decide) == 0
+    assert heads == [2]
+
+
+async def test_a_backup_that_another_handle_has_put_in_place_of_a_bad_one_stays(store, memory, monkeypatch):
+    await store.collection("raw").put({"id": "a"})
+    snapshotter, backend = store._engine._snapshotter, store._engine.backend
+    read_back, delete, removed = snapshotter._read_back, backend.delete, []
+
+    async def replaced_meanwhile(key, digest, seq=None):
+        if "backup" not in key:
+            return await read_back(key, digest, seq)
+        await memory.write(key, (await memory.read("state.json")).data)
+        monkeypatch.setattr(snapshotter, "_read_back", read_back)
+        raise CorruptionError("it is another snapshot")
+
+    async def telling(key, **options):
+        removed.append((key, await delete(key, **options)))
+
+    monkeypatch.setattr(snapshotter, "_read_back", replaced_meanwhile)
+    monkeypatch.setattr(backend, "delete", telling)
+    await store.backup()
+    assert removed == []
 
 
 async def test_a_restore_that_others_never_let_through_is_told(store, zombie, monkeypatch):
