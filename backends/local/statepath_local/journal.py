@@ -45,6 +45,7 @@ class LocalCommitLog:
         self._lock = lock
         self._writer = None if lock is None else Writer(tree, lock, worker.submit)
         self._under_way = 0
+        self._appends_made = 0
 
     async def append(self, after: int, commit: Commit) -> None:
         await self.extend(after, (commit,))
@@ -71,6 +72,7 @@ class LocalCommitLog:
             return await self._done(call)
         finally:
             self._under_way -= 1
+            self._appends_made += 1
 
     async def _done(self, call: Callable[[], T]) -> T:
         """What the writer's thread has made of the call."""
@@ -162,11 +164,14 @@ class LocalCommitLog:
 
     async def _rest(self, woken: asyncio.Event, notices: Notices | None) -> bool:
         """Until somebody may have committed, or it is time to look; whether it is."""
+        before = self._appends_made
         try:
             async with asyncio.timeout(None if notices is None else notices.pause()):
                 await woken.wait()
         except TimeoutError:
             return True
+        if notices is not None:
+            await notices.lull(own=self._appends_made > before)
         return False
 
     def _skip(self, cursor: Cursor, known: int, *, due: bool) -> bool:

@@ -12,6 +12,10 @@ from statepath_local.tree import LOCK, Tree
 
 _SHORTEST_POLL: Final = 0.01
 _LONGEST_POLL: Final = 0.5
+_LULL: Final = 0.005
+"""Seconds between two looks: where commits come faster than that, one look sees several."""
+_OWN_LULL: Final = 0.02
+"""The same where this handle commits: what others do it meets itself, with its next commit."""
 
 
 class Notices:
@@ -26,6 +30,7 @@ class Notices:
         self._pause = _SHORTEST_POLL
         self._loop = asyncio.get_running_loop()
         self._fd = -1
+        self._looked = 0.0
         self._begin()
 
     def _begin(self) -> None:
@@ -38,6 +43,20 @@ class Notices:
                 self._port.close(fd)
                 raise
             self._fd = fd
+
+    async def lull(self, *, own: bool) -> None:
+        """Wait until another look is worth its price; what is noticed meanwhile, that look sees. `own`: what there is
+        to see is this handle's, as far as is known."""
+        pause = self._looked + (_OWN_LULL if own else _LULL) - self._loop.time()
+        if pause > 0:
+            if self._fd >= 0:
+                self._loop.remove_reader(self._fd)
+            try:
+                await asyncio.sleep(pause)
+            finally:
+                if self._fd >= 0:
+                    self._loop.add_reader(self._fd, self._noticed)
+        self._looked = self._loop.time()
 
     def _noticed(self) -> None:
         with suppress(BlockingIOError):

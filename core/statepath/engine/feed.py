@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Final
@@ -26,6 +27,10 @@ async def in_bulk(commits: AsyncIterator[Commit], most: int = 256) -> AsyncGener
             held, size = [], 0
     if held:
         yield held
+
+
+def _last(told: tuple[Commit, Sequence[Transaction], int]) -> int:
+    return told[0].last
 
 
 class Feed:
@@ -64,7 +69,8 @@ class Feed:
         recent = tuple(self._recent)  # who reads metrics may ask from another thread
         if not recent or recent[0][0].first > after + 1:
             return []
-        return [(commit, transactions) for commit, transactions, _ in recent if commit.last > after]
+        begin = bisect_right(recent, after, key=_last)
+        return [(commit, transactions) for commit, transactions, _ in recent[begin:]]
 
     def wake(self) -> None:
         """Let all who wait for news look again."""

@@ -8,10 +8,12 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import statepath
 from statepath.backend import StateURL
 from statepath.errors import ClosedError, HeadMoved, OutcomeUnknownError, StoreLockedError, UnsupportedError
 from statepath_local import LocalFactory, writer
@@ -207,6 +209,49 @@ async def test_what_the_follower_knows_is_not_read_again(
     assert all(args[1] < 5_000 for name, args in port.calls[begun:] if name == "pread")
     theirs = await append(other)
     assert await waiting == theirs
+
+
+async def test_its_own_commits_do_not_make_a_follower_look_each_time(
+    share: Connect, chain: Any, resting: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("statepath_local.notices._OWN_LULL", 60.0)
+    looks = 0
+    skip = LocalCommitLog._skip
+
+    def looked(log: LocalCommitLog, *args: Any, **options: Any) -> bool:
+        nonlocal looks
+        looks += 1
+        return skip(log, *args, **options)
+
+    monkeypatch.setattr(LocalCommitLog, "_skip", looked)
+    log = chain((await share()).commit_log())
+    following = log.log.follow(0, lambda: log.head)
+    waiting = asyncio.ensure_future(anext(following))
+    await resting.wait()
+    for _ in range(20):
+        await append(log)
+    assert looks <= 2
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    await following.aclose()
+
+
+async def test_what_others_commit_is_met_by_the_next_save_before_the_follower_looks(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("statepath_local.notices._OWN_LULL", 60.0)
+    monkeypatch.setattr("statepath_local.notices._LULL", 60.0)
+    async with (
+        statepath.open(path, autosave=0) as one,
+        statepath.open(path, autosave=0) as two,
+        aclosing(one.watch(since=0)) as changes,
+    ):
+        for n in range(3):
+            await one.collection("tasks").put({"id": f"own-{n}"})
+            assert (await anext(changes)).id == f"own-{n}"
+        await two.collection("tasks").put({"id": "theirs"})
+        await one.collection("tasks").put({"id": "own-3"})
+        assert [(await anext(changes)).id for _ in range(2)] == ["theirs", "own-3"]
 
 
 async def test_who_lost_hears_what_was_first(share: Connect, chain: Any) -> None:
