@@ -1,21 +1,30 @@
 """A store encrypted in place, or decrypted, while nobody uses it.
 
 First the key ring says that it is under way, so that nobody opens the store before it is done. Then the journal begins
-anew behind the snapshot, which shows everything, and each object is replaced by what it is to be. What an interrupted
-run has done is found as it should be by the next one.
+anew behind the snapshot, which shows everything, with a record that a program which has not noticed cannot read: so it
+commits nothing more. And each object is replaced by what it is to be. What an interrupted run has done is found as it
+should be by the next one.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from typing import Final, cast
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from statepath.backend import Backend, Blob, CommitLog, IfMatch, Span, SupportsQueries
-from statepath.commit import FLOOR_KEY, JOURNAL
+from statepath.commit import FLOOR_KEY, JOURNAL, Commit, Note
 from statepath.encryption import RING_KEY, Converted
+from statepath.encryption.journal import SealedCommitLog
 from statepath.encryption.keyring import Keys
 from statepath.encryption.objects import SealedBackend
 from statepath.encryption.sealing import HEADER, key_of
@@ -24,13 +33,17 @@ from statepath.engine.founding import Tell
 from statepath.engine.ids import is_collection
 from statepath.engine.snapshot import STATE_KEY, read_meta
 from statepath.engine.views import parse_view
-from statepath.errors import ConflictError, CorruptionError, InvalidArgumentError, NotFoundError
+from statepath.errors import ConflictError, CorruptionError, HeadMoved, InvalidArgumentError, NotFoundError
 from statepath.log import PortableCommitLog
 from statepath.packs import Piece
 
 _BODIES: Final = "bodies/"
 _BETWEEN: Final = ".earlier.00000000T000000.000000Z"
 """Behind the key of a session log: it is kept there while its file becomes pieces, or they become a file."""
+
+_BEGUN: Final = "begun"
+"""Says the closing record of a log that is to begin anew still, and without what it holds: then there is another."""
+_DONE: Final = "in place"
 
 _LOG: Final = re.compile(rf"(logs/session_[^/]+\.log)(?:/[0-9]{{20}}|{re.escape(_BETWEEN)})?")
 
@@ -65,23 +78,27 @@ class Conversion:
             CorruptionError: something cannot be read, or is not what had been written.
         """
         floor = await self._floor()
-        seq = await self._journal(floor)
-        await self._queries(seq)
-        keys = [
-            entry.key async for entry in self.backend.list_keys("") if entry.key not in (RING_KEY, FLOOR_KEY)
-        ]
+        shown, end = await self._journal(floor)
+        await self._queries(end)
+        keys = [key async for key in self._objects() if key != FLOOR_KEY]
         for number, key in enumerate(keys, 1):
             await self._object(key, floor)
             self.tell(f"{number} of {len(keys)} objects")
-        await self._put_floor(replace(floor, floor=seq + 1), self._target)
+        await self._put_floor(replace(floor, floor=shown + 1), self._target)
         self._replaced += 1
         self.tell("reading everything back")
-        await self._check(seq)
+        await self._check(end)
         if self.encrypts:
             await self.keys.converting("")
         else:
             await self.keys.destroy()
-        return Converted(seq, self._replaced)
+        return Converted(end, self._replaced)
+
+    async def _objects(self) -> AsyncIterator[str]:
+        """What is sealed as a whole, or is to be: all but the key ring, and a journal, whose records are."""
+        async for entry in self.backend.list_keys(""):
+            if entry.key == FLOOR_KEY or not (entry.key == RING_KEY or entry.key.startswith(JOURNAL)):
+                yield entry.key
 
     async def _read(self, key: str) -> tuple[Blob, bool]:
         """An object's content, whichever it is, and whether it is sealed."""
@@ -103,39 +120,76 @@ class Conversion:
         blob = await self.backend.read(FLOOR_KEY)
         await write_floor(backend, floor, blob.etag)
 
-    async def _journal(self, floor: Floor) -> int:
-        """Begin the log anew behind the snapshot; the seq that this shows."""
+    async def _journal(self, floor: Floor) -> tuple[int, int]:
+        """Begin the log anew behind the snapshot; the seq that this shows, and the one that the log ends with."""
         self.tell("beginning the journal anew")
-        seq = 0
+        shown, commit = 0, ""
         try:
-            seq = read_meta((await self._read(STATE_KEY))[0].data, STATE_KEY).seq
+            meta = read_meta((await self._read(STATE_KEY))[0].data, STATE_KEY)
+            shown, commit = meta.seq, meta.commit
         except NotFoundError:
             if floor.snapshots:
                 raise
-        async for commit in self.log.read(max(seq, floor.floor - 1)):
-            await self._take_back()
-            raise _late(commit.last)
-        if not isinstance(self.log, PortableCommitLog):  # that one is nothing but its objects
-            await self.log.restart(seq)
+        end, closed = shown, ""
+        async for found in self.log.read(max(shown, floor.floor - 1)):
+            if end > shown or (found.sealed is not UNSET) != self.encrypts:
+                await self._take_back()
+                raise _late(found.last)
+            end, closed = found.last, await self._closed(shown)
+        if self.backend.capabilities.exclusive:
+            await self.log.restart(shown)
+        elif not closed or closed == _BEGUN:
+            closing = partial(self._close, shown, commit, floor)
+            if not isinstance(self.log, PortableCommitLog):  # that one is nothing but its objects
+                if not closed:
+                    await closing(_BEGUN)
+                await self.log.restart(shown)
+            end = await closing(_DONE)
         async for entry in self.backend.list_keys(JOURNAL):
             piece = Piece.of(entry.key)
-            if entry.key != FLOOR_KEY and (piece is None or piece.first <= seq):
+            if entry.key != FLOOR_KEY and (piece is None or piece.first <= shown):
                 await self.backend.delete(entry.key)
-        async for commit in self.log.read(seq):
-            await self._put_floor(
-                replace(floor, floor=seq + 1), self.backend if self.encrypts else self._sealed
-            )
+        return shown, end
+
+    @property
+    def _converted_log(self) -> CommitLog:
+        return SealedCommitLog(self.log, self.keys) if self.encrypts else self.log
+
+    async def _closed(self, shown: int) -> str:
+        """What the closing record says."""
+        async with aclosing(cast("AsyncGenerator[Commit]", self._converted_log.read(shown))) as commits:
+            async for commit in commits:
+                for transaction in commit.transactions:
+                    if isinstance(transaction, tuple) and isinstance(note := transaction[0], Note):
+                        return note.text
+        return ""
+
+    async def _close(self, shown: int, commit: str, floor: Floor, text: str) -> int:
+        """Take the place behind the snapshot, so that a program that has not noticed commits nothing more: it loses
+        the place to what it cannot read."""
+        closing = Commit(
+            first=shown + 1,
+            last=shown + 1,
+            id=secrets.token_hex(12),
+            prev=commit,
+            writer=f"{os.getpid():x}-{secrets.token_hex(6)}",
+            store=floor.store,
+            incarnation=floor.incarnation,
+            time=datetime.now(UTC),
+            durable=shown,
+            transactions=((Note("encrypted" if self.encrypts else "decrypted", text),),),
+        )
+        try:
+            await self._converted_log.append(shown, closing)
+        except HeadMoved:
             await self._take_back()
-            raise _late(commit.last)
-        return seq
+            raise _late(shown + 1) from None
+        return closing.last
 
     async def _take_back(self) -> None:
         """Have the store be as it was, if nothing has been converted yet: else what was committed could not be had."""
-        async for entry in self.backend.list_keys(""):
-            # A journal is no sealed object: its records are.
-            if entry.key == RING_KEY or (entry.key.startswith(JOURNAL) and entry.key != FLOOR_KEY):
-                continue
-            header = await self.backend.read(entry.key, span=Span(0, HEADER))
+        async for key in self._objects():
+            header = await self.backend.read(key, span=Span(0, HEADER))
             if (key_of(header.data) is not None) == self.encrypts:
                 return
         if self.encrypts:
@@ -220,11 +274,11 @@ class Conversion:
 
     async def _check(self, seq: int) -> None:
         """Nothing is left of what was, and what is can be read."""
-        async for entry in self.backend.list_keys(""):
-            if entry.key != RING_KEY and (await self._read(entry.key))[1] != self.encrypts:
+        async for key in self._objects():
+            if (await self._read(key))[1] != self.encrypts:
                 raise ConflictError(
-                    f"{entry.key} was written meanwhile: end every program that uses the store, and try again",
-                    key=entry.key,
+                    f"{key} was written meanwhile: end every program that uses the store, and try again",
+                    key=key,
                 )
         async for commit in self.log.read(seq):
             raise _late(commit.last)

@@ -17,7 +17,6 @@ from statepath.errors import (
     UnavailableError,
 )
 from statepath.keys import decrypt, encrypt
-from statepath.memory import MemoryBackend
 from statepath.settings import Settings
 
 
@@ -186,29 +185,77 @@ async def test_what_somebody_saves_meanwhile_stops_it_and_is_not_lost(memory, se
     await command(memory.url, settings=settings)
 
 
+class Watched:
+    """A backend that calls back before its n-th change."""
+
+    def __init__(self, backend: Any, n: int, call: Any) -> None:
+        self._backend = backend
+        self._left = n
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    async def _count(self) -> None:
+        self._left -= 1
+        if self._left == -1:
+            await self._call()
+
+    async def write(self, key: str, data: bytes, *, when: Any = ALWAYS) -> Any:
+        await self._count()
+        return await self._backend.write(key, data, when=when)
+
+    async def delete(self, key: str, *, when: Any = ALWAYS) -> bool:
+        await self._count()
+        return await self._backend.delete(key, when=when)
+
+
+@pytest.mark.parametrize(
+    "place", ["memory", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 @pytest.mark.parametrize("command", [encrypt, decrypt])
-async def test_what_somebody_saves_while_the_journal_begins_anew_is_not_lost(
-    memory, settings, monkeypatch, command
-):
-    before = {"encryption_key": memory.key} if command is decrypt else {}
-    delete = MemoryBackend.delete
-    async with statepath.open(memory.url, autosave=0, **before) as other:
-        await other.collection("tasks").put({"id": "a"})
+async def test_whenever_somebody_saves_meanwhile_it_is_kept_or_refused(place, settings, monkeypatch, command):
+    before = {"encryption_key": place.key} if command is decrypt else {}
+    after = {"encryption_key": place.key} if command is encrypt else {}
+    original = Conversion.__post_init__
+    refused = n = 0
+    while True:
+        url = f"{place.url}{'-' if place.url.startswith('memory') else '?store='}{n}"
+        async with statepath.open(url, autosave=0, **before) as other:
+            tasks = other.collection("tasks")
+            await tasks.put({"id": "a"})
+            told = []
 
-        async def deleting(self, key, **options):
-            if key.startswith("journal/") and other.seq == 1:
-                await other.collection("tasks").put({"id": "b"})
-            return await delete(self, key, **options)
+            async def save(tasks=tasks, told=told):
+                try:
+                    await tasks.put({"id": "b"})
+                    told.append("kept")
+                except StateError:
+                    told.append("refused")
 
-        with monkeypatch.context() as patch:
-            patch.setattr(MemoryBackend, "delete", deleting)
-            with pytest.raises(ConflictError, match="seq 2 was committed meanwhile"):
-                await command(memory.url, settings=settings)
-        await other._engine.release()
-    async with statepath.open(memory.url, autosave=0, **before) as store:
-        assert {document["id"] async for document in store.collection("tasks")} == {"a", "b"}
-        assert await store.verify() == []
-    await command(memory.url, settings=settings)
+            def watched(conversion, n=n, save=save):
+                conversion.backend = Watched(conversion.backend, n, save)
+                original(conversion)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(Conversion, "__post_init__", watched)
+                try:
+                    await command(url, settings=settings)
+                    converted = True
+                except ConflictError:
+                    converted = False
+            await other._engine.release()
+        async with statepath.open(url, autosave=0, **(after if converted else before)) as store:
+            assert [document["id"] async for document in store.collection("tasks")] == [
+                "a",
+                *("b" for word in told if word == "kept"),
+            ]
+            assert await store.verify() == []
+        if not told:
+            break
+        refused += told == ["refused"]
+        n += 1
+    assert refused >= 3
 
 
 async def test_the_wrong_commands_change_nothing(folder, settings, tmp_path):
