@@ -224,6 +224,8 @@ async def _open(engine: Engine, *, anew: bool) -> str:
     if found.floor is not None:
         found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
     if engine.readonly:
+        if original is not None and not found.exists and await saved_since(engine.backend, found):
+            raise _Outrun  # what was read as an original directory is a store that somebody made meanwhile
         _show(engine, found, original)
     else:
         if found.floor is not None and found.floor[0].replica_of:

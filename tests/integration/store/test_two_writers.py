@@ -12,6 +12,7 @@ import pytest
 import statepath
 from msgspec.structs import replace
 from statepath.commit import FLOOR_KEY, encode_commit, slot_key
+from statepath.engine import opening
 from statepath.engine.opening import open_engine
 from statepath.errors import (
     AccessDeniedError,
@@ -542,6 +543,26 @@ async def test_two_that_open_a_new_store_at_once_open_the_same_one(faulty, url, 
             assert (second.id, second.incarnation) == (first.id, first.incarnation)
             assert await second.collection("raw").get("a") == {"id": "a"}
     assert told == []
+
+
+async def test_a_store_that_is_founded_while_a_reader_opens_it_is_no_original_directory(url, monkeypatch):
+    read = opening.read_original
+    made = []
+
+    async def reading(*args, **options):
+        monkeypatch.undo()
+        if not made:
+            made.append(await statepath.open(url, autosave=0))
+            await made[0].collection("raw").put({"id": "a"})
+            await made[0].snapshot()
+        return await read(*args, **options)
+
+    monkeypatch.setattr(opening, "read_original", reading)
+    async with statepath.open(url, readonly=True) as reader:
+        assert (reader.id, reader.seq) == (made[0].id, 1)
+        await made[0].collection("raw").put({"id": "b"})
+        assert await reader.sync() == 2
+    await made[0].aclose()
 
 
 async def test_two_that_open_an_original_directory_at_once_import_it_once(faulty, memory, url, open_on, keys):
