@@ -120,7 +120,7 @@ def open(
                 engine = await open_engine(
                     backend, used, bus, readonly=readonly, migrations=migrations, telemetry=telemetry
                 )
-                telemetry.watch(engine, bus)
+                telemetry.watch(engine.vitals, bus)
                 beside.callback(telemetry.close)
                 return engine
 

@@ -129,7 +129,7 @@ class Store:
     @property
     def mirror_lag(self) -> MirrorLag | None:
         """How far the replica is behind that the setting `mirror` names; `None` without one."""
-        return self._engine.mirror_lag
+        return self._engine.vitals.mirror_lag
 
     @property
     def closed(self) -> bool:

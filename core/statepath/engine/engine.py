@@ -27,7 +27,7 @@ from statepath.commit import (
 from statepath.encryption import unsealed
 from statepath.engine.autosave import Autosave, try_snapshot
 from statepath.engine.committer import Committer, Decide, Read
-from statepath.engine.companion import Companion, MirrorLag
+from statepath.engine.companion import Companion
 from statepath.engine.floor import Floor
 from statepath.engine.ids import check_seq, log_key
 from statepath.engine.lagging import find_lagging
@@ -39,9 +39,9 @@ from statepath.engine.replica import MEMBERS, Cut, Entry, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
 from statepath.engine.stream import Stream
-from statepath.engine.trouble import Trouble
 from statepath.engine.unloaded import Elsewhere, needs_documents
 from statepath.engine.views import ViewWriter
+from statepath.engine.vitals import Vitals
 from statepath.errors import (
     ClosedError,
     ConflictError,
@@ -108,8 +108,7 @@ class Engine:
         self.met: list[Beside] | None = None
         self.last_commit_at: float | None = None
         self.beside = AsyncExitStack()
-        self._found_floor = Floor(store="", incarnation="")
-        self._found_journal = self._found_size = 0
+        self.vitals = Vitals(self.replica)
         self._committer: Committer | None = None
         self._views: ViewWriter | None = None
         self._snapshotter: Snapshotter | None = None
@@ -155,10 +154,14 @@ class Engine:
         state_size: int = 0,
     ) -> None:
         """Have what was found for reading: so many bytes of commits behind a snapshot of that size."""
-        self._found_journal, self._found_size = journal_bytes, state_size
         self.replica, self.store, self.incarnation = replica, store, incarnation
-        if floor is not None:
-            self._found_floor = floor
+        self.vitals = Vitals(
+            replica,
+            floor,
+            journal_bytes=journal_bytes,
+            snapshot_size=state_size,
+            loads=self.settings.loads,
+        )
         self.last_commit_at = replica.time / 1_000_000 or None
 
     def start(self, written: Written, put_aside: PutAside, *, document_views: bool) -> ViewWriter:
@@ -201,6 +204,7 @@ class Engine:
             telemetry=self.telemetry,
             elsewhere=self.elsewhere,
         )
+        self.vitals.writing(self._committer, views, self._snapshotter)
         return views
 
     def start_autosave(
@@ -278,10 +282,7 @@ class Engine:
             else:
                 self._views.leave(stage, commit.last)
         self.last_commit_at = time.time()
-        if self._snapshotter is not None:
-            self._snapshotter.committed(size)
-        else:
-            self._found_journal += size
+        self.vitals.committed(size)
         self.stream.tell(commit, transactions, size)
 
     async def catch_up(self) -> None:
@@ -450,17 +451,7 @@ class Engine:
 
     def attach(self, companion: Companion) -> None:
         """Have it run until the store is closed."""
-        self._companion = companion
-
-    @property
-    def mirror_lag(self) -> MirrorLag | None:
-        """How far the replica is behind, where there is one."""
-        return None if self._companion is None else self._companion.lag
-
-    @property
-    def mirror_seconds(self) -> float | None:
-        """For how long the oldest commit has waited to be on the replica."""
-        return None if self._companion is None else self._companion.lag.seconds
+        self._companion = self.vitals.companion = companion
 
     # Snapshots, views, restore
 
@@ -559,7 +550,7 @@ class Engine:
     @property
     def record(self) -> Floor:
         """The log's own record, as this handle knows it."""
-        return self._found_floor if self._snapshotter is None else self._snapshotter.floor
+        return self.vitals.record
 
     def continues(self, incarnation: str, seq: int) -> bool:
         """Whether the state of that seq, in that incarnation, is of this history."""
@@ -589,72 +580,8 @@ class Engine:
         return self.replica.log_size(id) > 0 or (self._views is not None and self._views.removes(id))
 
     @property
-    def documents(self) -> dict[str, int]:
-        """How many documents each collection holds, as far as this handle holds them; may be asked in another
-        thread."""
-        if self.elsewhere is not None:
-            return {}
-        held = dict(self.replica.collections)
-        return {name: len(documents) for name, documents in held.items() if documents and name != MEMBERS}
-
-    @property
     def seq(self) -> int:
         return self.replica.head
-
-    @property
-    def view_lag(self) -> int:
-        """How many files are behind the log."""
-        return 0 if self._views is None else self._views.lag
-
-    @property
-    def journal_bytes(self) -> int:
-        """The bytes that were committed since the last snapshot that this handle knows of, roughly."""
-        return self.journal_behind(None)
-
-    def journal_behind(self, floor: Floor | None) -> int:
-        """The bytes that were committed since the last snapshot, roughly. For a reader `floor` is the log's own record
-        as it is now: it says which snapshots were written meanwhile."""
-        if self._snapshotter is not None:
-            return self._snapshotter.since
-        then, now = self._found_floor.snapshots, floor.snapshots if floor is not None else ()
-        written = now[-1].journal_bytes - (then[-1].journal_bytes if then else 0) if now else 0
-        return max(0, self._found_journal - written)
-
-    @property
-    def snapshot_size(self) -> int:
-        """The bytes of the last snapshot, roughly."""
-        return self._found_size if self._snapshotter is None else self._snapshotter.size
-
-    @property
-    def unsaved_seconds(self) -> float | None:
-        """How long the oldest change of this handle waits for a snapshot; `None`: none does."""
-        return None if self._snapshotter is None else self._snapshotter.waiting
-
-    @property
-    def save_trouble(self) -> Trouble | None:
-        """Why the last save failed, if it did; and so for what is written behind."""
-        return None if self._committer is None else self._committer.trouble
-
-    @property
-    def snapshot_trouble(self) -> Trouble | None:
-        return None if self._snapshotter is None else self._snapshotter.trouble
-
-    @property
-    def backup_trouble(self) -> Trouble | None:
-        return None if self._snapshotter is None else self._snapshotter.backup_trouble
-
-    @property
-    def view_trouble(self) -> Trouble | None:
-        return None if self._views is None else self._views.trouble
-
-    @property
-    def saved(self) -> tuple[int, float | None]:
-        """The seq of the last snapshot and when this handle wrote it, in seconds since 1970; of one that was found, the
-        time of its last commit."""
-        if self._snapshotter is not None:
-            return self._snapshotter.saved, self._snapshotter.saved_at
-        marks = self._found_floor.snapshots
-        return (marks[-1].seq, marks[-1].time / 1_000_000) if marks else (0, None)
 
     @property
     def floor(self) -> int:
@@ -664,7 +591,7 @@ class Engine:
     @property
     def failure(self) -> StateError | None:
         """Why the handle takes no further commits, if so."""
-        return None if self._committer is None else self._committer.failure
+        return self.vitals.failure
 
     async def close(self) -> None:
         """Commit what is queued, write the views and a snapshot of what changed, and release the storage.

@@ -152,7 +152,7 @@ def _writable(engine: Engine, seen: Seen) -> Check | None:
         return None
     if engine.failure is not None:
         return Check("writable", Status.FAIL, str(engine.failure))
-    trouble = engine.save_trouble
+    trouble = engine.vitals.save_trouble
     if trouble is None:
         return Check("writable", Status.OK, "saves are taken")
     ago = time.time() - trouble.at
@@ -179,12 +179,12 @@ def _space(engine: Engine, seen: Seen) -> Check | None:
 
 def _saved(engine: Engine, seen: Seen) -> Check | None:
     settings = engine.settings
-    waiting = engine.unsaved_seconds
+    waiting = engine.vitals.unsaved_seconds
     if engine.readonly:
         waiting = None if seen.unsaved is None else max(0.0, time.time() - seen.unsaved)
     late = settings.save_late or _SNAPSHOTS_LATE * settings.snapshot_age
     limit = late.total_seconds()
-    trouble = engine.snapshot_trouble
+    trouble = engine.vitals.snapshot_trouble
     if trouble is not None:
         summary = f"the last snapshot could not be written: {trouble.error}"
         return Check("saved", Status.FAIL, summary, waiting, limit, "seconds")
@@ -198,7 +198,7 @@ def _saved(engine: Engine, seen: Seen) -> Check | None:
 def _backups(engine: Engine, seen: Seen) -> Check | None:
     age = engine.settings.backup_age
     limit = None if age is None else age.total_seconds()
-    trouble = engine.backup_trouble
+    trouble = engine.vitals.backup_trouble
     if trouble is not None:
         summary = f"the last backup could not be written: {trouble.error}"
         return Check("backups", Status.FAIL, summary, None, limit, "seconds")
@@ -233,10 +233,10 @@ def _not_kept(floor: Floor | None, keys: tuple[str, ...], soon: timedelta) -> Sn
 
 
 def _journal(engine: Engine, seen: Seen) -> Check | None:
-    size = engine.journal_behind(seen.floor)
+    size = engine.vitals.journal_behind(seen.floor)
     limit = engine.settings.journal_lag
     if limit is None:
-        limit = max(_JOURNAL_LEAST, _JOURNAL_SNAPSHOTS * engine.snapshot_size)
+        limit = max(_JOURNAL_LEAST, _JOURNAL_SNAPSHOTS * engine.vitals.snapshot_size)
     summary = f"{size:,} bytes of commits are behind the snapshot"
     return Check("journal", _level(size, limit), summary, size, limit, "bytes")
 
@@ -244,16 +244,16 @@ def _journal(engine: Engine, seen: Seen) -> Check | None:
 def _views(engine: Engine, seen: Seen) -> Check | None:
     if engine.readonly:
         return None
-    lag, limit = engine.view_lag, engine.settings.view_lag
-    if engine.view_trouble is not None:
-        summary = f"a view could not be written: {engine.view_trouble.error}"
+    lag, limit = engine.vitals.view_lag, engine.settings.view_lag
+    if engine.vitals.view_trouble is not None:
+        summary = f"a view could not be written: {engine.vitals.view_trouble.error}"
         return Check("views", Status.FAIL, summary, lag, limit, "files")
     return Check("views", _level(lag, limit), f"{lag:,} files are behind the log", lag, limit, "files")
 
 
 def _mirror(engine: Engine, seen: Seen) -> Check | None:
     """A replica that lags or is down makes no store unhealthy: the store has everything."""
-    lag, limit = engine.mirror_lag, engine.settings.mirror_lag.total_seconds()
+    lag, limit = engine.vitals.mirror_lag, engine.settings.mirror_lag.total_seconds()
     if lag is None:
         return None
     status = Status.WARN if lag.failure is not None or lag.seconds > limit else Status.OK
@@ -308,10 +308,10 @@ CHECKS: Final[tuple[Examination, ...]] = (
 
 def _troubles(engine: Engine) -> list[Trouble]:
     troubles = (
-        engine.save_trouble,
-        engine.snapshot_trouble,
-        engine.backup_trouble,
-        engine.view_trouble,
+        engine.vitals.save_trouble,
+        engine.vitals.snapshot_trouble,
+        engine.vitals.backup_trouble,
+        engine.vitals.view_trouble,
     )
     return [trouble for trouble in troubles if trouble is not None]
 
@@ -367,7 +367,7 @@ async def health(engine: Engine) -> Health:
     found = checks(engine, seen)
     failing = tuple(check.summary for check in found if check.status is Status.FAIL)
     marks = seen.floor.snapshots if seen.floor is not None else ()
-    snapshot_seq, saved_at = engine.saved
+    snapshot_seq, saved_at = engine.vitals.saved
     if engine.readonly and marks:
         snapshot_seq, saved_at = marks[-1].seq, marks[-1].time / 1_000_000
     backups = seen.backups or ()
@@ -380,12 +380,12 @@ async def health(engine: Engine) -> Health:
         last_saved=_moment(saved_at),
         last_commit=_moment(engine.last_commit_at),
         backups=len(backups),
-        view_lag=engine.view_lag,
-        journal_bytes=engine.journal_behind(seen.floor),
+        view_lag=engine.vitals.view_lag,
+        journal_bytes=engine.vitals.journal_behind(seen.floor),
         free_bytes=seen.free,
         damage=tuple(damage.reason for damage in engine.damage),
         last_backup=backup_time(backups[-1]) if backups else None,
-        mirror=engine.mirror_lag,
+        mirror=engine.vitals.mirror_lag,
         status=worst(found),
         checks=found,
     )

@@ -41,7 +41,7 @@ class StoreOrigin:
     def files(self) -> AsyncIterator[LogPiece | Report]:
         engine, now = self.engine, self.now
         # Before a snapshot the files are brought up to it; a writer's own were brought up to `now`.
-        shown = engine.saved[0] if engine.readonly else now.head
+        shown = engine.vitals.saved[0] if engine.readonly else now.head
         return Files(engine.backend, engine.log, now, shown).read()
 
     async def archive(self) -> AsyncIterator[tuple[str, bytes]]:

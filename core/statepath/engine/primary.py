@@ -211,7 +211,7 @@ class OpenPrimary:
             await check_position(self.url, self.engine.log, self.engine.record, position)
 
     async def saved(self) -> int:
-        return self.engine.saved[0]
+        return self.engine.vitals.saved[0]
 
     def behind(self, seq: int) -> tuple[int, float | None]:
         oldest = self.engine.stream.oldest_behind(seq)

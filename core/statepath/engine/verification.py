@@ -116,7 +116,7 @@ class _Verification:
             try:
                 meta = await check_snapshot(engine.backend, key)
             except NotFoundError:
-                due = engine.saved[0] < 0  # this handle knows that it has to be written
+                due = engine.vitals.saved[0] < 0  # this handle knows that it has to be written
                 if key == STATE_KEY and floor is not None and floor.snapshots and not due:
                     self._found(key, f"{key} is missing")
                 continue

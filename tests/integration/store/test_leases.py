@@ -54,7 +54,7 @@ async def has_epochs(store):
 
 
 async def both_know(*handles):
-    return all(handle._engine.saved[0] for handle in handles)
+    return all(handle._engine.vitals.saved[0] for handle in handles)
 
 
 async def test_one_holds_it_and_the_next_one_gets_it_when_it_is_given_back(store, other):
@@ -409,7 +409,7 @@ async def test_the_maintainer_saves_and_the_other_learns_of_it(url):
         await until(lambda: both_know(one, two))
         maintainers = [handle._engine._maintenance.ours for handle in (one, two)]
         assert sorted(maintainers) == [False, True]
-        written = [handle._engine.saved[1] is not None for handle in (one, two)]
+        written = [handle._engine.vitals.saved[1] is not None for handle in (one, two)]
         assert written == maintainers
     async with statepath.open(url, readonly=True) as reader:
         assert await reader.leases() == []

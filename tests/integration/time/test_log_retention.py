@@ -208,7 +208,7 @@ async def test_a_log_that_is_removed_while_it_is_copied_is_told(store):
     await store.append_log("a", "old\n")
     await store.snapshot()
     engine = store._engine
-    files = Files(engine.backend, engine.log, await present(engine), engine.saved[0])
+    files = Files(engine.backend, engine.log, await present(engine), engine.vitals.saved[0])
     await store.delete_log("a")
     with pytest.raises(ConflictError, match="the log of session a was removed while it was read"):
         [piece async for piece in files.read()]

@@ -74,7 +74,7 @@ async def test_a_reader_beside_a_server_can_do_it(path, elsewhere, fill):
         await store.append_log("s/1", "x" * 9_000_000)
         await store.append_log("s/1", "last\n")
         await store._engine.commit([WriteReport("r", Raw(b'"last"'))])
-        assert store._engine.view_lag
+        assert store._engine.vitals.view_lag
         async with statepath.open(path, readonly=True) as reader:
             await reader.restore(at=21, to=to)
     async with statepath.open(to, readonly=True) as other:
