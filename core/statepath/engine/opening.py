@@ -41,7 +41,7 @@ from statepath.engine.ids import document_key
 from statepath.engine.migrating import migrate
 from statepath.engine.original import PRE_MIGRATION_KEY, Original, read_original
 from statepath.engine.recovery import Recovered, recover, saved_since
-from statepath.engine.replay import Damage
+from statepath.engine.replay import RECOVERY, Damage
 from statepath.engine.replica import Cut, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
 from statepath.engine.snapshotter import KEEP_SECONDS, Written
@@ -119,11 +119,13 @@ async def open_engine(
         elif engine.sharing is not None and not engine.sharing.joined:
             await engine.sharing.announce()
         with telemetry.operation("load"):
+            closed = False
             while True:
                 try:
-                    source = await _open(engine, anew=anew)
+                    source = await _open(engine, anew=anew, closed=closed)
                     break
-                except _Outrun:
+                except _Outrun as outrun:
+                    closed = closed or outrun.closed
                     await engine.stop_writing()
                     continue
         if not alone:
@@ -193,11 +195,17 @@ def check_alone(backend: Backend, why: str) -> None:
 
 
 class _Outrun(Exception):  # noqa: N818 - a signal, never seen by callers
-    """Another writer founded or recovered the store meanwhile: what there is has to be read again."""
+    """Another writer founded or recovered the store, or saved, meanwhile: what there is has to be read again. `closed`:
+    writers of before have lost their place in the log, and commit nothing more."""
+
+    def __init__(self, *, closed: bool = False) -> None:
+        super().__init__()
+        self.closed = closed
 
 
-async def _open(engine: Engine, *, anew: bool) -> str:
-    """Bring the engine to the state that is found; what it was read from."""
+async def _open(engine: Engine, *, anew: bool, closed: bool) -> str:
+    """Bring the engine to the state that is found; what it was read from. `closed`: an earlier attempt has taken the
+    place behind the log."""
     settings, capabilities = engine.settings, engine.backend.capabilities
     document_views = settings.views if settings.views is not None else capabilities.editable
     if not settings.loads:
@@ -231,7 +239,7 @@ async def _open(engine: Engine, *, anew: bool) -> str:
         if found.floor is not None and found.floor[0].replica_of:
             raise is_replica(engine.backend.url, found.floor[0].replica_of)
         engine.check_writable(found.replica)
-        await _TakeOver(engine, found, original).run(document_views=document_views)
+        await _TakeOver(engine, found, original, closed=closed).run(document_views=document_views)
         if engine.migrations is not None:
             engine.migrated = await migrate(engine, engine.migrations, allowed=settings.migrate)
     return original.source if original and original.source else found.source
@@ -323,10 +331,16 @@ class _TakeOver:
     engine: Engine
     found: Recovered
     original: Original | None
+    closed: bool = False
 
     async def run(self, *, document_views: bool) -> None:
         engine, found = self.engine, self.found
         engine.show(found.replica, found.store or uuid4().hex, found.incarnation or uuid4().hex, None)
+        if found.broken:
+            # Whatever was lost behind the head, its seqs are not given away again in this incarnation.
+            engine.incarnation = uuid4().hex
+            if isinstance(log := unsealed(engine.log), PortableCommitLog):
+                await self._take_next_place(log)
         await self._keep_what_is_damaged()
         floor, etag = await self._floor()
         written = Written(
@@ -395,11 +409,7 @@ class _TakeOver:
         engine, found = self.engine, self.found
         floor, etag = found.floor or (None, None)
         if found.broken:
-            # Whatever was lost behind the head, its seqs are not given away again in this incarnation. The snapshot
-            # is still to be written, and this is stored after it: until then all of it can be done again.
-            engine.incarnation = uuid4().hex
-            if isinstance(log := unsealed(engine.log), PortableCommitLog):
-                await self._take_next_place(log)
+            # The snapshot is still to be written, and this is stored after it: until then all of it can be done again.
             head = engine.replica.head
             return Floor(store=engine.store, incarnation=engine.incarnation, floor=head + 1), etag
         if floor is None:
@@ -456,7 +466,7 @@ class _TakeOver:
                 last=first,
                 id=secrets.token_hex(12),
                 prev=id,
-                writer="recovery",
+                writer=RECOVERY,
                 store=engine.store,
                 incarnation=engine.incarnation,
                 time=datetime.fromtimestamp(replica.time / 1_000_000, UTC),
@@ -466,6 +476,8 @@ class _TakeOver:
             with suppress(HeadMoved):
                 await engine.log.append(first - 1, commit)
                 break
+        if last > known and not self.closed:
+            raise _Outrun(closed=True)  # it may have been committed since the log was read
         if await saved_since(engine.backend, self.found):
             raise _Outrun  # another one was done; one that is not yet has lost its next place, and acknowledges nothing
         replica.head, replica.commit = first, commit.id

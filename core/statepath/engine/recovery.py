@@ -23,7 +23,7 @@ from statepath.engine.backups import backup_keys
 from statepath.engine.documents import compact, parse_untrusted
 from statepath.engine.floor import Earlier, Floor, SnapshotMark, read_floor
 from statepath.engine.ids import LOGS, document_key, log_place
-from statepath.engine.replay import Beside, Damage, apply_commit, changes_of, is_promotion
+from statepath.engine.replay import RECOVERY, Beside, Damage, apply_commit, changes_of, is_promotion
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, is_ours, load_snapshot
 from statepath.engine.views import View
@@ -274,6 +274,9 @@ async def _continue(
         async for commit in log.read(replica.head):
             incarnation = incarnation or commit.incarnation
             if commit.incarnation != incarnation:
+                if commit.writer == RECOVERY:
+                    broken = True  # it was not finished, and is done again
+                    break
                 if not is_promotion(commit):
                     broken = True
                     reason = f"the commits from seq {commit.first} on are of another incarnation"

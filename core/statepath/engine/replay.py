@@ -29,6 +29,9 @@ from statepath.errors import CorruptionError, DivergedError, NotFoundError, Stat
 Beside = FileChange | Note
 """A change that concerns no document."""
 
+RECOVERY: Final = "recovery"
+"""Who writes the record by which a recovery takes the place behind the log."""
+
 PROMOTED: Final = "promoted"
 """The kind of note with which a promoted replica begins its own incarnation."""
 

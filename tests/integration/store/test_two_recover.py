@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import statepath
 from msgspec.structs import replace
-from statepath.commit import decode_commit, encode_commit, slot_key
+from statepath.commit import MAX_COMMIT_BYTES, decode_commit, encode_commit, slot_key
 from statepath.engine.backups import backup_keys
 from statepath.errors import CorruptionError, DivergedError
 
@@ -93,6 +93,23 @@ async def test_nor_does_one_that_had_not_met_what_was_lost(store, url, memory, l
                 await store.collection("raw").put({"id": "lost"})
         await second.collection("raw").put({"id": "new"})
         assert sorted(await contents(second)) == held
+
+
+async def test_what_a_writer_of_before_commits_before_it_loses_its_place_is_kept(
+    store, memory, faulty, open_on, keys
+):
+    await store.collection("raw").put({"id": "a"})
+    await store.collection("raw").put({"id": "large", "text": "x" * MAX_COMMIT_BYTES})
+    (body,) = await keys("bodies/")
+    await memory.delete(body)
+    gate = faulty.hold("write", "journal/0")
+    opening = asyncio.create_task(open_on(faulty))
+    await gate.reached.wait()
+    await store.collection("raw").put({"id": "late"})
+    gate.open()
+    second = await opening
+    assert sorted(await contents(second)) == ["a", "late"]
+    assert [damage.key for damage in second.damage] == [body]
 
 
 async def test_what_a_writer_of_before_committed_all_the_same_is_told(rotten, url, memory):
