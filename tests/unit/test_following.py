@@ -3,6 +3,7 @@
 import asyncio
 
 from statepath.engine.following import Follower
+from statepath.engine.stream import Stream
 from statepath.errors import AccessDeniedError, UnavailableError
 
 
@@ -47,3 +48,25 @@ async def test_who_joins_after_a_failure_has_it_tried_again_whoever_else_is_stil
     async with asyncio.timeout(30):
         assert [await log.asked.get() for _ in range(2)] == [(7, 7)] * 2
     await follower.stop()
+
+
+async def test_a_log_that_ends_before_what_is_shown_is_not_read_without_pause(monkeypatch):
+    reads, behind = 0, asyncio.Event()
+
+    class Short:
+        async def read(self, after):
+            nonlocal reads
+            reads += 1
+            behind.set()
+            return
+            yield
+
+    monkeypatch.setattr("statepath.engine.stream._BEHIND", 60)
+    stream = Stream(None, Short(), alone=True, head=lambda: 2, closed=lambda: False, take=None)
+    waiting = asyncio.ensure_future(anext(stream.follow(0)))
+    await behind.wait()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert reads == 1
+    waiting.cancel()
+    await asyncio.wait([waiting])

@@ -6,6 +6,7 @@ import asyncio
 import copy
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import datetime
+from typing import Final
 
 from statepath.backend import Backend, CommitLog
 from statepath.commit import Commit, Transaction
@@ -13,6 +14,9 @@ from statepath.engine.feed import Feed, in_bulk
 from statepath.engine.following import Follower
 from statepath.engine.replay import changes_of
 from statepath.errors import ClosedError
+
+_BEHIND: Final = 0.2
+"""Seconds until a log that ends before what is shown is read again."""
 
 
 class Stream:
@@ -77,12 +81,14 @@ class Stream:
                         yield commit, transactions
                         after = commit.last
                 elif self._head() > after:
-                    head = self._head()
+                    begun, head = after, self._head()
                     async for commit in self._log.read(after):
                         if commit.last > head:
                             break
                         yield commit, [await changes_of(self._backend, one) for one in commit.transactions]
                         after = commit.last
+                    if after == begun:  # a standby may be behind the server that was read before it
+                        await asyncio.sleep(_BEHIND)
                 if self._closed():
                     return
                 if self._head() <= after:
