@@ -27,6 +27,7 @@ from statepath.engine.cleaning import Cleaned, clean
 from statepath.engine.companion import MirrorLag
 from statepath.engine.documents import decode
 from statepath.engine.engine import Engine
+from statepath.engine.exporting import Exported, export
 from statepath.engine.filekeys import new_file_key
 from statepath.engine.founding import silent
 from statepath.engine.health import Health, health
@@ -35,7 +36,6 @@ from statepath.engine.leases import Holder
 from statepath.engine.migration import versions
 from statepath.engine.opening import found
 from statepath.engine.origin import StoreOrigin, present
-from statepath.engine.portable import Exported, export
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS
 from statepath.engine.restoring import past, restore

@@ -40,10 +40,10 @@ from statepath.encryption import KeyInfo, Retired, Rotated
 from statepath.engine.archiving import Archived
 from statepath.engine.cleaning import Cleaned
 from statepath.engine.companion import MirrorLag
+from statepath.engine.exporting import Exported
 from statepath.engine.founding import silent
 from statepath.engine.health import Health
 from statepath.engine.leases import Holder
-from statepath.engine.portable import Exported
 from statepath.engine.replay import Damage
 from statepath.engine.verification import Finding
 from statepath.errors import ClosedError, UnsupportedError

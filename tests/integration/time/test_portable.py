@@ -86,7 +86,7 @@ async def test_a_file_that_cannot_be_written_leaves_nothing_behind(store, tmp_pa
         await store.export(tmp_path / "missing" / "file")
     folder = tmp_path / "there"
     folder.mkdir()
-    monkeypatch.setattr("statepath.engine.portable.os", _FullDisk())
+    monkeypatch.setattr("statepath.engine.exporting.os", _FullDisk())
     with pytest.raises(StateError, match="No space"):
         await store.export(folder / "file")
     assert list(folder.iterdir()) == []
