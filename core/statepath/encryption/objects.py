@@ -8,11 +8,11 @@ file, let people edit one) it cannot do with what is sealed, and the wrapper doe
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Final, TypeVar, cast
 
+from statepath.aside import key_before, why_aside
 from statepath.backend import (
     ALWAYS,
     Backend,
@@ -53,7 +53,6 @@ from statepath.threads import in_thread
 
 T = TypeVar("T")
 
-_ASIDE: Final = re.compile(r"\.(?:corrupt|conflict|earlier)\.[0-9]{8}T[0-9]{6}\.[0-9]{6}Z$")
 _AS_THEY_ARE: Final = ("logs/", "archive/", JOURNAL)
 _MOST: Final = 16 * 1024**3
 """What a compressed object may hold."""
@@ -73,7 +72,7 @@ def is_sealed_key(key: str) -> bool:
 def place_of(key: str) -> str:
     """What the object is, which is sealed with it. `state.json` and its backups are one place, since they are copied
     over each other; an object that was kept aside is what it was."""
-    key = _ASIDE.sub("", key)
+    key = key_before(key)
     return "state" if key.startswith("state.") and key.endswith(".json") else key
 
 
@@ -238,7 +237,7 @@ class SealedBackend(PassesSharing):
         """As `Encrypted.altered`. What was kept aside because it is damaged is not told again."""
         async for entry in self._backend.list_keys(""):
             key, at = entry.key, 0
-            if not is_sealed_key(key) or ".corrupt." in key:
+            if not is_sealed_key(key) or why_aside(key) == "corrupt":
                 continue
             try:
                 while (await self._read_span(key, at, at + _PIECE))[0].data:

@@ -19,6 +19,7 @@ from typing import Final
 
 from msgspec import UNSET
 
+from statepath.aside import why_aside
 from statepath.backend import Backend, CommitLog, Span
 from statepath.encryption import RING_KEY, KeyInfo, Retired, Rotated
 from statepath.encryption.keyring import REFRESH, Ring
@@ -184,7 +185,7 @@ async def _sealed(backend: Backend) -> AsyncIterator[tuple[str, str]]:
     """Every sealed object, and the key that it is sealed with. What is kept aside because nobody can open it is not
     one."""
     async for entry in backend.list_keys(""):
-        if is_sealed_key(entry.key) and ".corrupt." not in entry.key:
+        if is_sealed_key(entry.key) and why_aside(entry.key) != "corrupt":
             try:
                 id = key_of((await backend.read(entry.key, span=Span(0, HEADER))).data)
             except NotFoundError:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from statepath.aside import why_aside
 from statepath.backend import ALWAYS, Entry, ETag, IfMatch, Span
 from statepath.encryption import Encrypted
 from statepath.engine.archiving import ARCHIVE, named, segments
@@ -16,9 +17,7 @@ from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine
 from statepath.errors import ConflictError, NotFoundError
 
-_ASIDE: Final = re.compile(
-    r".+\.(corrupt|conflict|earlier)\.\d{8}T\d{6}\.\d{6}Z|state\.before-rollback\..+\.json"
-)
+_BEFORE_ROLLBACK: Final = re.compile(r"state\.before-rollback\..+\.json")
 
 _RUN: Final = 3600.0
 """Seconds: longer than an archive run, which names what it wrote at its end, and than two clocks are apart."""
@@ -59,7 +58,7 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
     async for entry in engine.backend.list_keys(""):
         if stays(entry):
             continue
-        if _ASIDE.fullmatch(entry.key):
+        if why_aside(entry.key) or _BEFORE_ROLLBACK.fullmatch(entry.key):
             found.append((entry.key, entry.size))
         elif entry.key.startswith(ARCHIVE) and entry.key not in live:
             unnamed.append((entry.key, entry.size))

@@ -21,6 +21,7 @@ from typing import Final, cast
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from statepath.aside import why_aside
 from statepath.backend import Backend, Blob, CommitLog, IfMatch, Span, SupportsQueries
 from statepath.commit import FLOOR_KEY, JOURNAL, Commit, Note
 from statepath.encryption import RING_KEY, Converted
@@ -215,7 +216,7 @@ class Conversion:
             except NotFoundError:
                 return
             except CorruptionError:
-                if ".corrupt." in key:
+                if why_aside(key) == "corrupt":
                     await self.backend.delete(key)  # nobody can open it, now or later
                     return
                 raise

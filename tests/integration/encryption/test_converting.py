@@ -12,6 +12,7 @@ from statepath.errors import (
     AlreadyExistsError,
     ConfigurationError,
     ConflictError,
+    CorruptionError,
     NotFoundError,
     StateError,
     UnavailableError,
@@ -256,6 +257,17 @@ async def test_whenever_somebody_saves_meanwhile_it_is_kept_or_refused(place, se
         refused += told == ["refused"]
         n += 1
     assert refused >= 3
+
+
+async def test_a_damaged_object_that_only_looks_like_one_kept_aside_is_told_and_stays(memory, settings):
+    async with memory.open() as store:
+        await store.save_report("a.corrupt.b", {"n": 1})
+    data = bytearray(await memory.read("reports/a.corrupt.b.json"))
+    data[-1] ^= 1
+    await memory.write("reports/a.corrupt.b.json", bytes(data))
+    with pytest.raises(CorruptionError, match=r"reports/a\.corrupt\.b\.json"):
+        await decrypt(memory.url, settings=settings)
+    assert await memory.read("reports/a.corrupt.b.json") == data
 
 
 async def test_the_wrong_commands_change_nothing(folder, settings, tmp_path):

@@ -107,6 +107,21 @@ async def test_a_key_goes_as_soon_as_the_history_need_not_keep_its_commits(
             assert not key.primary or key.id != old.id
 
 
+async def test_a_key_is_kept_for_what_only_looks_like_something_kept_aside(
+    memory, folder, settled, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1.0)
+    for place in (memory, folder):
+        async with place.open(history=0) as store:
+            await store.save_report("a.corrupt.b", {"n": 1})
+            await store.append_log("l.corrupt.20260101T000000.000000Z", "text\n")
+            await store.rotate_key()
+            await store.retire_keys()
+            assert await store.read_report("a.corrupt.b") == {"n": 1}
+            assert await store.read_log("l.corrupt.20260101T000000.000000Z") == "text\n"
+            assert len(await store.data_keys()) == 1
+
+
 async def test_what_others_may_still_seal_with_is_not_forgotten(memory, folder):
     for place, kept in ((memory, True), (folder, False)):
         async with place.open() as store:
