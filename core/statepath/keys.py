@@ -9,7 +9,7 @@ from typing import Final
 
 from statepath.backend import Backend
 from statepath.discovery import connect
-from statepath.encryption import Converted, KeyInfo, load_keys, make_keys, master_key, unlock
+from statepath.encryption import Converted, KeyInfo, check_new, load_keys, make_keys, master_key, unlock
 from statepath.engine.founding import silent
 from statepath.engine.opening import check_alone, commit_log
 from statepath.errors import AlreadyExistsError, ConfigurationError, ConflictError, NotFoundError
@@ -53,18 +53,17 @@ async def init_keys(
         ConfigurationError: there is a plain store (`not_encrypted`), or the master key cannot be used.
     """
     used = settings if settings is not None else Settings.load(path)
-    if new_key:
-        if used.encryption_key_file is None:
-            raise ConfigurationError(
-                "where should the new master key be? set STATE_ENCRYPTION_KEY_FILE to the file", code="no_key"
-            )
-        from statepath.encryption.providers import create_key_file
-
-        create_key_file(used.encryption_key_file)
+    if new_key and used.encryption_key_file is None:
+        raise ConfigurationError(
+            "where should the new master key be? set STATE_ENCRYPTION_KEY_FILE to the file", code="no_key"
+        )
     backend = retrying(await connect(used.path if path is None else path), deadline=used.deadline)
     try:
-        if await load_keys(backend, used) is not None:
-            raise AlreadyExistsError(f"the store at {backend.url} is encrypted already", key=backend.url)
+        await check_new(backend)
+        if new_key and used.encryption_key_file is not None:
+            from statepath.encryption.providers import create_key_file
+
+            create_key_file(used.encryption_key_file)
         keys = await unlock(backend, used, readonly=False) or await make_keys(backend, used)
         await keys.close()
     finally:

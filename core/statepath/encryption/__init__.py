@@ -12,10 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
-from statepath.backend import Backend, CommitLog, Span
+from statepath.backend import Backend, CommitLog, ETag, IfMatch, Span
 from statepath.commit import FLOOR_KEY, PROBES
 from statepath.compression import check_installed
-from statepath.errors import ConfigurationError, CorruptionError, NotFoundError
+from statepath.errors import (
+    AlreadyExistsError,
+    ConfigurationError,
+    ConflictError,
+    CorruptionError,
+    NotFoundError,
+)
 from statepath.settings import Settings
 
 if TYPE_CHECKING:
@@ -148,12 +154,7 @@ async def unlock(backend: Backend, settings: Settings, *, readonly: bool) -> Key
     """
     if not settings.encrypted:
         if await _has_ring(backend):
-            raise ConfigurationError(
-                f"the store at {backend.url} is encrypted, and no master key is configured: set "
-                "STATE_ENCRYPTION_KEY_FILE to the file that holds it",
-                key=RING_KEY,
-                code="no_key",
-            )
+            raise _no_key(backend)
         return None
     keys = await load_keys(backend, settings)
     if keys is None and (found := await _first_object(backend)) is not None:
@@ -161,14 +162,13 @@ async def unlock(backend: Backend, settings: Settings, *, readonly: bool) -> Key
         keys = await load_keys(backend, settings)
         if keys is None:
             await _check_plain(backend, found)
-            raise ConfigurationError(
-                f"a master key is configured, and the store at {backend.url} is not encrypted: it has {found}. "
-                "To encrypt it: statepath keys encrypt; to use it as it is, unset the key",
-                key=found,
-                code="not_encrypted",
-            )
+            raise _not_encrypted(backend, found)
     if keys is None:
-        return None if readonly else await make_keys(backend, settings)
+        if readonly:
+            return None
+        keys = await make_keys(backend, settings)
+        await _check_still_new(backend, keys)
+        return keys
     if keys.ring.converting:
         raise ConfigurationError(
             f"the store at {backend.url} is half converted: statepath keys {keys.ring.converting} is under way, or was "
@@ -177,6 +177,59 @@ async def unlock(backend: Backend, settings: Settings, *, readonly: bool) -> Key
             code="converting",
         )
     return keys
+
+
+async def check_new(backend: Backend) -> None:
+    """That nothing is there yet.
+
+    Raises:
+        AlreadyExistsError: an encrypted store is. ConfigurationError: a plain one is (`not_encrypted`).
+    """
+    if await _has_ring(backend):
+        raise AlreadyExistsError(f"the store at {backend.url} is encrypted already", key=backend.url)
+    if (found := await _first_object(backend)) is not None:
+        await _check_plain(backend, found)
+        raise _not_encrypted(backend, found)
+
+
+async def check_founded_plain(backend: Backend, founded: ETag) -> None:
+    """That nobody has made a key ring for a store that was founded without one just now. Who makes a ring looks for the
+    log's own record behind that, as this looks for the ring behind the record: one of the two finds the other.
+
+    Raises:
+        ConfigurationError: somebody has (`no_key`); the record, which is of the version `founded`, is removed again.
+    """
+    if not isinstance(backend, Encrypted) and await _has_ring(backend):
+        with suppress(ConflictError):
+            await backend.delete(FLOOR_KEY, when=IfMatch(founded))
+        raise _no_key(backend)
+
+
+async def _check_still_new(backend: Backend, keys: Keys) -> None:
+    from statepath.encryption.sealing import HEADER, key_of
+
+    with suppress(NotFoundError):
+        if key_of((await backend.read(FLOOR_KEY, span=Span(0, HEADER))).data) is None:
+            await keys.destroy()
+            raise _not_encrypted(backend, FLOOR_KEY)
+
+
+def _no_key(backend: Backend) -> ConfigurationError:
+    return ConfigurationError(
+        f"the store at {backend.url} is encrypted, and no master key is configured: set STATE_ENCRYPTION_KEY_FILE to "
+        "the file that holds it",
+        key=RING_KEY,
+        code="no_key",
+    )
+
+
+def _not_encrypted(backend: Backend, found: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"a master key is configured, and the store at {backend.url} is not encrypted: it has {found}. To encrypt it: "
+        "statepath keys encrypt; to use it as it is, unset the key",
+        key=found,
+        code="not_encrypted",
+    )
 
 
 async def load_keys(backend: Backend, settings: Settings) -> Keys | None:

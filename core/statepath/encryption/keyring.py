@@ -192,6 +192,10 @@ class Keys:
             if not await self._read():
                 raise _damaged("it is missing")
 
+    def wrapped_by(self, provider: KeyProvider) -> bool:
+        """Whether that master key wraps all keys."""
+        return all(key.by == provider.name for key in self.ring.keys)
+
     async def rotate(self) -> None:
         """Add a new primary key.
 
@@ -224,11 +228,11 @@ class Keys:
             self._known.pop(id, None)
 
     async def rewrap(self, provider: KeyProvider) -> None:
-        """Have all keys wrapped by another master key."""
+        """Have all keys wrapped by another master key, and a new primary, which the former one never saw."""
 
         async def by_another(ring: Ring) -> Ring:
             keys = [await self._wrapped(self._known[key.id], key.created) for key in ring.keys]
-            return replace(ring, keys=tuple(keys))
+            return replace(await self._with_new_key(replace(ring, keys=tuple(keys))), rotating=True)
 
         await self.refresh()  # what others added meanwhile the former one has to unwrap
         former, self._provider = self._provider, provider

@@ -36,7 +36,7 @@ _NONCE: Final = 12
 _PATIENCE: Final = 30.0
 """Seconds that a provider has to answer."""
 
-_MAKE_ONE: Final = "make one with: statepath keys init --new-key"
+_MAKE_ONE: Final = "make one for a new store with: statepath keys init --new-key"
 
 
 class MasterKey:

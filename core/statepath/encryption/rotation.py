@@ -63,7 +63,9 @@ async def rotate(
     if master is not None:
         with suppress(AlreadyExistsError):
             create_key_file(master)
-        await keys.rewrap(MasterKey(read_key_file(master), master))
+        another = MasterKey(read_key_file(master), master)
+        if not keys.wrapped_by(another):
+            await keys.rewrap(another)
         rewrapped(master)
     if not keys.ring.rotating:
         await keys.rotate()

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from statepath.backend import IF_ABSENT, Backend, CommitLog, ETag, IfMatch, Span, When
 from statepath.commit import FLOOR_KEY, FORMAT, Body, Commit
+from statepath.encryption import check_founded_plain
 from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.files import LogPiece, Report
@@ -172,7 +173,9 @@ class Founding:
                 unfinished=origin.name,
                 replica_of=self.replica_of,
             )
-            return floor, await write_floor(self.backend, floor, None)
+            etag = await write_floor(self.backend, floor, None)
+            await check_founded_plain(self.backend, etag)
+            return floor, etag
         floor, etag = stored
         same = (floor.store, floor.incarnation) == (origin.store, self.incarnation)
         if self.replica_of and floor.replica_of and same:

@@ -29,7 +29,7 @@ from statepath.backend import (
     SupportsSharing,
 )
 from statepath.commit import Commit, Note, Put
-from statepath.encryption import Encrypted, unlock, unsealed
+from statepath.encryption import Encrypted, check_founded_plain, unlock, unsealed
 from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
 from statepath.engine.bounding import bound_files
@@ -423,6 +423,7 @@ class _TakeOver:
             )
             try:
                 etag = await write_floor(engine.backend, floor, None)
+                await check_founded_plain(engine.backend, etag)
             except AlreadyExistsError as error:
                 raise _Outrun from error
         return floor, etag

@@ -44,7 +44,9 @@ def test_init_makes_the_keys_of_a_new_store(on: Run, key_file: Path, path: str) 
     assert key_file.read_text().strip() not in answer.out + answer.err
     again = on("keys", "init")
     assert (again.code, "encrypted already" in again.err) == (4, True)
-    assert "exists already" in on("keys", "init", "--new-key").err
+    key_file.unlink()
+    assert "encrypted already" in on("keys", "init", "--new-key").err
+    assert not key_file.exists()
 
 
 def test_init_needs_a_key_and_makes_none_where_none_is_to_be(on: Run, key_file: Path, path: str) -> None:
@@ -60,6 +62,7 @@ def test_init_leaves_a_plain_store_as_it_is(filled: str, files: Run, on: Run, ke
     answer = on("keys", "init", "--new-key")
     assert (answer.code, "statepath keys encrypt" in answer.err) == (7, True)
     assert files() == before
+    assert not key_file.exists()
 
 
 def test_list_tells_what_each_key_is_needed_for_and_needs_no_key(encrypted: Run, key_file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statepath
+from statepath.engine.spool import Spool
 from statepath.mirroring import promote
 from statepath.settings import Settings
 
@@ -20,6 +21,20 @@ async def test_a_replica_is_sealed_too(folder, memory, tmp_path, fill, contents,
     async with memory.open() as store:
         assert await contents(store) == held
         assert await store.verify() == []
+
+
+async def test_a_snapshot_on_its_way_to_a_replica_is_sealed_too(memory, canary):
+    async with memory.open() as store:
+        await store.collection("tasks").put({"id": "a", "text": canary * 100_000})
+        await store.snapshot()
+        spool = Spool()
+        assert (await spool.fill(store._engine.backend)).seq == 1
+        snapshot = b"".join(spool)
+        assert canary.encode() in snapshot
+        assert b"".join(spool) == snapshot
+        spool._file.seek(0)
+        assert canary.encode() not in spool._file.read()
+        spool.close()
 
 
 async def test_nothing_is_shipped_in_the_clear(folder, tmp_path, canary):

@@ -355,6 +355,30 @@ async def test_a_master_key_is_exchanged_with_the_data_key(folder, tmp_path):
         assert len({key.wrapped_by for key in await store.data_keys()}) == 1
 
 
+async def test_what_is_sealed_from_then_on_is_sealed_with_a_key_that_the_former_master_key_never_wrapped(
+    folder, tmp_path, monkeypatch
+):
+    async with folder.open(views=True) as store:
+        await store.collection("tasks").put({"id": "a"})
+        await store.flush()
+
+        async def interrupted(backend, key):
+            raise UnavailableError("gone")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(SealedBackend, "reseal", interrupted)
+            with pytest.raises(UnavailableError):
+                await store.rotate_key()
+        before = {key.id for key in await store.data_keys()}
+        done = await store.rotate_key(master=tmp_path / "new-master")
+        assert done.key not in before
+    async with statepath.open(folder.url, encryption_key_file=tmp_path / "new-master") as store:
+        again = await store.rotate_key(master=tmp_path / "new-master")
+        assert len(await store.data_keys()) == len(before) + 2
+        assert again.key not in {*before, done.key}
+        assert await tasks_of(store) == 1
+
+
 async def test_what_is_exported_after_the_master_key_was_exchanged_needs_the_new_one(folder, tmp_path):
     new, archive = tmp_path / "new-master", tmp_path / "archive"
     async with folder.open() as store:

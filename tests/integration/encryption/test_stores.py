@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import statepath
-from statepath import F
-from statepath.errors import ConfigurationError, NotFoundError
+from statepath import F, encryption
+from statepath.engine import opening
+from statepath.errors import ConfigurationError, NotFoundError, StateError
+from statepath.settings import Settings
 
 
 async def test_nothing_of_the_content_is_found_on_the_storage(place, fill, canary):
@@ -118,6 +120,77 @@ async def test_with_a_key_a_plain_store_is_not_opened(place):
         assert caught.value.code == "not_encrypted"
     async with statepath.open(place.url, autosave=0) as store:
         assert await store.collection("tasks").get("a") == {"id": "a"}
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """What is done between the look at a place where nothing is and the key ring that is made there."""
+
+    def meanwhile(call):
+        make = encryption.make_keys
+
+        async def making(*args, **options):
+            monkeypatch.setattr(encryption, "make_keys", make)
+            await call()
+            return await make(*args, **options)
+
+        monkeypatch.setattr(encryption, "make_keys", making)
+
+    return meanwhile
+
+
+async def test_a_plain_store_that_is_founded_meanwhile_gets_no_key_ring(memory, meanwhile):
+    opened = []
+
+    async def found():
+        opened.append(await statepath.open(memory.url, autosave=0))
+        await opened[0].collection("tasks").put({"id": "a"})
+
+    meanwhile(found)
+    with pytest.raises(ConfigurationError, match="not encrypted"):
+        await memory.open()
+    await opened[0].collection("tasks").put({"id": "b"})
+    await opened[0].aclose()
+    async with statepath.open(memory.url) as store:
+        assert (await store.collection("tasks").count(), store.damage) == (2, ())
+
+
+async def test_who_founds_a_plain_store_notices_a_key_ring_that_was_made_meanwhile(memory, monkeypatch):
+    write = opening.write_floor
+    opened = []
+
+    async def writing(backend, floor, etag):
+        monkeypatch.setattr(opening, "write_floor", write)
+        opened.append(await memory.open())
+        return await write(backend, floor, etag)
+
+    monkeypatch.setattr(opening, "write_floor", writing)
+    with pytest.raises(StateError) as caught:
+        await statepath.open(memory.url)
+    assert caught.value.code in ("no_key", "encrypted")
+    await opened[0].collection("tasks").put({"id": "a"})
+    await opened[0].aclose()
+    async with memory.open() as store:
+        assert (await store.collection("tasks").count(), store.damage) == (1, ())
+
+
+async def test_who_founds_a_plain_store_notices_a_key_ring_to_which_there_is_no_store_yet(
+    memory, monkeypatch
+):
+    write = opening.write_floor
+
+    async def writing(backend, floor, etag):
+        monkeypatch.setattr(opening, "write_floor", write)
+        keys = await encryption.make_keys(backend, Settings(encryption_key=memory.key))
+        await keys.close()
+        return await write(backend, floor, etag)
+
+    monkeypatch.setattr(opening, "write_floor", writing)
+    with pytest.raises(ConfigurationError, match="no master key is configured"):
+        await statepath.open(memory.url)
+    async with memory.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+        assert store.damage == ()
 
 
 async def test_reading_makes_no_key_ring(place):
