@@ -2,8 +2,8 @@
 
     python tests/benchmarks/writers.py [local|postgresql|seaweed|gcs|azurite] [--rounds 3] [--seconds 3]
 
-The contenders take turns. Each process has 16 saves of 2 KB in flight; one more contender has as many in flight alone
-as four processes have together. A round's number is the saves a second of all processes together. Beside it: how many
+The contenders take turns. Each process has 16 saves of 2 KB in flight; two more contenders have 64, one alone, which is
+as many as four processes with 16 have together, and four. A round's number is the saves a second of all processes together. Beside it: how many
 saves a commit has, how many places in the log were tried for each commit, and the clients' processor time for each
 save: on a machine whose processors are all busy that, and the server's, is what bounds the rest.
 """
@@ -31,7 +31,7 @@ from crowd.processes import begin, together
 from servers import azure, gcs, s3
 from servers.services import path_at
 
-CONTENDERS = ((1, 16), (2, 16), (4, 16), (1, 64))
+CONTENDERS = ((1, 16), (2, 16), (4, 16), (1, 64), (4, 64))
 """Each: so many processes, and so many saves in flight in each."""
 
 
