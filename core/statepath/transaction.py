@@ -146,7 +146,10 @@ class Transaction:
     async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
         self._check_open()
         self._ended = True
-        if kind is not None or not self._changes:
+        if kind is not None:
+            return
+        if not self._changes:
+            await self._check_reads()
             return
         if self._engine.elsewhere is not None:
             await self._complete(self._engine.elsewhere)
@@ -160,6 +163,26 @@ class Transaction:
                 await back_off(attempt)
             else:
                 return
+
+    async def _check_reads(self) -> None:
+        """That what was read was there all at once, and is still."""
+        if not self._reads:
+            return
+        await self._engine.catch_up()
+        for (collection, id), version in self._reads.items():
+            engine = self._engine
+            entry = (
+                engine.get(collection, id) if collection == MEMBERS else await engine.entry(collection, id)
+            )
+            current = 0 if entry is None else entry.version
+            if current != version:
+                key = f"{collection}/{id}"
+                raise ConflictError(
+                    f"{key} is at version {current} now, and this transaction read version {version}; begin it again",
+                    key=key,
+                    base=version,
+                    current=current,
+                )
 
     async def _resolve(self, conflict: ConflictError) -> bool:
         """Put another document in place of the one that met a conflict, if its collection knows which; whether it was

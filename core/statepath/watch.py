@@ -109,7 +109,7 @@ def position(engine: Engine, since: int | str | None) -> int:
     """The seq behind which to go on: of a cursor, a seq, or the present (`None`).
 
     Raises:
-        DivergedError: the cursor is of another history of the store, or lies in this one's future.
+        DivergedError: the cursor is of another history of the store.
         InvalidArgumentError: it is no cursor.
     """
     if since is None:
@@ -127,8 +127,6 @@ def position(engine: Engine, since: int | str | None) -> int:
     if type(since) is not int:
         raise wrong_kind("since", "the cursor of a change, a seq or None", since)
     check_seq(since)
-    if since > engine.replica.head:
-        raise DivergedError(f"the cursor is at seq {since}, and the log ends at {engine.replica.head}")
     return since
 
 
@@ -144,7 +142,16 @@ class Wanted:
 
 
 async def watch(engine: Engine, after: int, wanted: Wanted, *, resync: bool) -> AsyncGenerator[StateChange]:
-    """Every change behind `after` that is wanted. `resync`: where the log does not reach back, the state instead."""
+    """Every change behind `after` that is wanted. `resync`: where the log does not reach back, the state instead.
+
+    Raises:
+        DivergedError: `after` lies in the future of the store.
+        HistoryTrimmedError: the log does not reach back to it, or not to what this handle shows.
+    """
+    if after > engine.replica.head:
+        await engine.catch_up()  # the cursor may be one that another handle gave
+        if after > engine.replica.head:
+            raise DivergedError(f"the cursor is at seq {after}, and the log ends at {engine.replica.head}")
     while True:
         try:
             async with aclosing(_changes(engine, after, wanted)) as changes:
@@ -155,6 +162,14 @@ async def watch(engine: Engine, after: int, wanted: Wanted, *, resync: bool) -> 
         except HistoryTrimmedError:
             if not resync:
                 raise
+        try:
+            await engine.catch_up()
+        except HistoryTrimmedError as error:
+            raise HistoryTrimmedError(
+                f"this handle shows seq {engine.replica.head}, and the log begins at {error.floor}: open the store "
+                "again",
+                floor=error.floor,
+            ) from error
         cut = engine.replica.cut()
         for change in _everything(engine, cut, after, wanted):
             yield change

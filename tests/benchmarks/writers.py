@@ -2,10 +2,11 @@
 
     python tests/benchmarks/writers.py [local|postgresql|seaweed|gcs|azurite] [--rounds 3] [--seconds 3]
 
-The contenders take turns. Each process has 16 saves of 2 KB in flight; two more contenders have 64, one alone, which is
-as many as four processes with 16 have together, and four. A round's number is the saves a second of all processes together. Beside it: how many
-saves a commit has, how many places in the log were tried for each commit, and the clients' processor time for each
-save: on a machine whose processors are all busy that, and the server's, is what bounds the rest.
+The contenders take turns. Each process has 16 saves of 2 KB in flight; two more contenders have 64: one alone, which is
+as many as four processes with 16 have together, and four. A round's number is the saves a second of all processes
+together. Beside it: how many saves a commit has, how many places in the log were tried for each commit, and the
+clients' processor time for each save: on a machine whose processors are all busy that, and the server's, is what bounds
+the rest.
 """
 
 from __future__ import annotations

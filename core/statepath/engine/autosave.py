@@ -35,6 +35,8 @@ class _Saved(Protocol):
 
     async def maintain(self) -> bool: ...
 
+    async def look_beside(self) -> None: ...
+
 
 class Autosave:
     """A task of one handle, at `settings.autosave` seconds (0: it only looks at the space)."""
@@ -78,7 +80,11 @@ class Autosave:
             if engine.settings.archive:
                 await self._try(self._archive, "what is due could not be archived; it stays live")
             await self._try(self._bound_files, "session logs and reports that are due could not be removed")
-        if not engine.settings.autosave or not snapshotter.changed:
+        if not engine.settings.autosave:
+            return
+        if not snapshotter.changed:
+            await self._look_beside()
+        if not snapshotter.changed:
             return
         engine.events.emit(AutosaveTriggered(engine.replica.head))
         await asyncio.sleep(0)  # what a listener saves now belongs into this snapshot
@@ -92,6 +98,14 @@ class Autosave:
             await self._snapshotter.pack()
         except StateError as error:
             logger.warning("the journal could not be packed: %s", error, extra={"code": error.code})
+
+    async def _look_beside(self) -> None:
+        try:
+            await self._engine.look_beside()
+        except ClosedError:
+            raise
+        except StateError as error:
+            logger.warning("what others saved cannot be read for now: %s", error, extra={"code": error.code})
 
     async def _maintains(self) -> bool:
         try:

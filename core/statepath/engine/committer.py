@@ -98,6 +98,10 @@ FENCES: Final[ContextVar[tuple[Fence, ...]]] = ContextVar("statepath_fences", de
 """The fences that the present task works within."""
 
 
+class _LookFirst(HeadMoved):
+    """Nothing is refused, or decided, before it is known whether another writer has the place."""
+
+
 class _Pending(msgspec.Struct, frozen=True, gc=False):
     """One transaction on its way into the log. `put` is the document of one that is a single, unchecked put; `decide`
     makes the changes of one that begins a commit."""
@@ -332,8 +336,11 @@ class Committer:
                     pause = median_low(attempts) * min(len(attempts), _WAITS)
                     await asyncio.sleep(random.random() * pause)  # noqa: S311 - no secret
                 await self._lost_to(moved.commits)
-                self._more(group)
-                current = True
+                taken = len(group)
+                if not isinstance(moved, _LookFirst):
+                    self._more(group)
+                # What arrived since may depend on what was not there yet for that look.
+                current = len(group) == taken
             else:
                 return
 
@@ -347,7 +354,7 @@ class Committer:
         replica = self._replica
         if (decide := group[0].decide) is not None:
             if not current:
-                raise HeadMoved
+                raise _LookFirst
             group[0] = _decided(group[0], decide(replica))
         below = replica if self._elsewhere is None else await self._documents(self._elsewhere, group)
         first = replica.head + 1
@@ -356,7 +363,7 @@ class Committer:
         accepted, transactions, refused = self._stage(group, stage, first, now)
         if not transactions:
             if not current and any(one.changes for one, _ in refused):
-                raise HeadMoved
+                raise _LookFirst
             _decline(refused)
             return
         id = secrets.token_hex(12)

@@ -358,6 +358,11 @@ class Engine:
             self._took_over = True  # only now: what fails is done at the next turn
         return True
 
+    async def look_beside(self) -> None:
+        """Where nobody can take over from this handle, which does nothing itself: know what the others do."""
+        if self.sharing is not None and self._maintenance.ours:
+            await self.catch_up()
+
     async def mark_lagging(self, views: ViewWriter) -> None:
         """Have the documents' files written that do not show them as they are."""
         limit = self.settings.max_document
@@ -624,6 +629,8 @@ class Engine:
         except StateError as error:
             self.events.emit(SaveError(error, error.key))
         snapshotter = self._snapshotter
+        with suppress(StateError):  # the log has it
+            await self.look_beside()
         if self.sharing is not None and snapshotter is not None and snapshotter.changed:
             await self._maintenance.attempt()
         if snapshotter is not None and snapshotter.changed and not self._maintenance.elsewhere:

@@ -254,6 +254,20 @@ async def test_what_others_commit_is_met_by_the_next_save_before_the_follower_lo
         assert [(await anext(changes)).id for _ in range(2)] == ["theirs", "own-3"]
 
 
+async def test_a_handle_that_saves_nothing_itself_maintains_what_others_save(path: Path) -> None:
+    async with (
+        statepath.open(path, autosave=0.05) as idle,
+        statepath.open(path, autosave=0.05) as busy,
+    ):
+        await busy.collection("tasks").put({"id": "a"})
+        while not idle._engine.vitals.saved[0]:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+        await busy.collection("tasks").put({"id": "b"})
+        await busy.aclose()
+    async with statepath.open(path, readonly=True) as store:
+        assert (await store.health()).snapshot_seq == 2
+
+
 async def test_who_lost_hears_what_was_first(share: Connect, chain: Any) -> None:
     one, two = await share(), await share()
     log, other = chain(one.commit_log()), chain(two.commit_log())

@@ -7,6 +7,7 @@ thought dead.
 import asyncio
 import time
 import types
+from contextlib import aclosing
 
 import pytest
 import statepath
@@ -38,6 +39,58 @@ async def zombie(store, url):
 
 async def contents(store):
     return {document["id"]: document async for document in store.collection("raw")}
+
+
+async def test_a_cursor_that_another_handle_gave_is_watched_from(store, zombie):
+    seq = await store.collection("raw").put({"id": "a"})
+    await store.collection("raw").put({"id": "b"})
+    async with aclosing(zombie.watch(since=seq)) as changes:
+        assert (await anext(changes)).id == "b"
+
+
+async def test_what_a_transaction_only_read_was_there_all_at_once(store, zombie):
+    pair = store.collection("raw"), zombie.collection("raw")
+    for id in "pq":
+        await pair[0].put({"id": id, "n": 0})
+    await zombie.sync()
+
+    async def look(between):
+        async with zombie.transaction() as tx:
+            p = await tx.get(pair[1], "p")
+            await between()
+            await zombie.sync()
+            q = await tx.get(pair[1], "q")
+        return p["n"], q["n"]
+
+    async def change_both():
+        async with store.transaction() as tx:
+            for id in "pq":
+                tx.put(pair[0], {"id": id, "n": 1})
+
+    with pytest.raises(
+        ConflictError, match=r"raw/p is at version 4 now, and this transaction read version 2"
+    ):
+        await look(change_both)
+    assert await look(zombie.sync) == (1, 1)
+
+
+async def test_nobody_is_refused_by_what_was_read_before_it_came(store, zombie, monkeypatch):
+    ours, theirs = store.collection("raw"), zombie.collection("raw")
+    await ours.put({"id": "shared", "n": 1})
+    lost_to, late = zombie._engine._committer._lost_to, []
+
+    async def losing(commits):
+        await lost_to(commits)
+        if not late:
+            version = await ours.put({"id": "shared", "n": 2})
+            late.append(asyncio.ensure_future(theirs.put({"id": "shared", "n": 3}, if_version=version)))
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(zombie._engine._committer, "_lost_to", losing)
+    with pytest.raises(ConflictError):
+        await theirs.put({"id": "shared", "n": 9}, if_version=1)
+    await late[0]
+    assert await theirs.get("shared") == {"id": "shared", "n": 3}
 
 
 async def test_an_unchecked_save_goes_on_behind_the_other_writers_commits(store, zombie):

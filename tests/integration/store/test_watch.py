@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import aclosing
+from datetime import timedelta
 
 import pytest
 import statepath
@@ -161,7 +162,7 @@ async def test_a_cursor_of_the_future_or_of_another_incarnation_is_refused(store
     await raw.put({"id": "a"})
     cursor = (await store.history())[0].cursor
     with pytest.raises(DivergedError):
-        store.watch(since=2)
+        await anext(store.watch(since=2))
     with pytest.raises(DivergedError, match="another incarnation"):
         store.watch(since="f" * 32 + cursor[32:])
 
@@ -250,6 +251,21 @@ async def test_two_handles_are_told_of_each_others_changes_without_changing_anyt
         async with asyncio.timeout(10):
             assert (await waiting).key == "raw/a"
         assert await other.collection("raw").get("a") == {"id": "a"}
+
+
+async def test_a_handle_that_is_itself_behind_the_log_has_no_state_to_begin_anew_with(
+    store, raw, url, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    monkeypatch.setattr("statepath.engine.opening.KEEP_SECONDS", 0)
+    store._engine._snapshotter._history = timedelta(seconds=-1)
+    await raw.put({"id": "a", "n": 0})
+    async with statepath.open(url, readonly=True) as behind:
+        for n in range(1, 6):
+            await raw.put({"id": "a", "n": n})
+            await store.snapshot()
+        with pytest.raises(HistoryTrimmedError, match=r"this handle shows seq 1, .* open the store again"):
+            await anext(behind.watch(since=0, resync=True))
 
 
 async def test_watching_goes_on_when_the_storage_did_not_answer_for_a_while(faulty, open_on, url):
