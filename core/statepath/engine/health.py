@@ -210,15 +210,15 @@ def _backups(engine: Engine, seen: Seen) -> Check | None:
         status = Status.FAIL if limit is not None and engine.replica.head else Status.OK
         summary = "there is no backup yet: the first snapshot that is replaced becomes one"
         if missing is not None:
-            status = max(status, Status.WARN, key=list(Status).index)
+            status = _worse(status, Status.WARN)
             summary = f"there is no backup: the snapshot of seq {missing.seq} was not kept as one"
         return Check("backups", status, summary, None, limit, "seconds")
     seconds = max(0.0, (datetime.now(UTC) - backup_time(keys[-1])).total_seconds())
     summary = f"{len(keys)}, the newest shows the state of {_ago(seconds)} ago"
-    if missing is not None:
-        summary += f"; the snapshot of seq {missing.seq} was not kept as one"
-        return Check("backups", Status.WARN, summary, seconds, limit, "seconds")
     status = Status.OK if limit is None else _level(seconds, limit)
+    if missing is not None:
+        status = _worse(status, Status.WARN)
+        summary += f"; the snapshot of seq {missing.seq} was not kept as one"
     return Check("backups", status, summary, seconds, limit, "seconds")
 
 
@@ -316,6 +316,10 @@ def _troubles(engine: Engine) -> list[Trouble]:
     return [trouble for trouble in troubles if trouble is not None]
 
 
+def _worse(*found: Status) -> Status:
+    return max(found, key=list(Status).index, default=Status.OK)
+
+
 def _level(value: float, limit: float) -> Status:
     if value > limit:
         return Status.FAIL
@@ -393,7 +397,7 @@ async def health(engine: Engine) -> Health:
 
 def worst(found: tuple[Check, ...]) -> Status:
     """The worst status of the checks."""
-    return max((check.status for check in found), key=list(Status).index, default=Status.OK)
+    return _worse(*(check.status for check in found))
 
 
 def _moment(seconds: float | None) -> datetime | None:

@@ -241,6 +241,22 @@ async def test_a_backup_older_than_it_may_be_fails(open_on, faulty):
     assert (found.status, found.limit) == (FAIL, 0.05)
 
 
+async def test_a_backup_that_is_too_old_fails_also_where_another_one_is_missing(
+    open_on, faulty, memory, keys
+):
+    store = await open_on(faulty, snapshot_age=0.001, backup_age=0.05)
+    raw = store.collection("raw")
+    for n in range(3):
+        await raw.put({"id": str(n)})
+        await store.snapshot()
+        await asyncio.sleep(0.002)
+    await memory.delete((await keys("state.backup."))[-1])
+    await asyncio.sleep(0.06)
+    found = await check(store, "backups")
+    assert found.status is FAIL
+    assert "the snapshot of seq 2 was not kept" in found.summary
+
+
 async def test_the_journal_behind_the_snapshot_may_grow_only_so_far(open_on, faulty):
     store = await open_on(faulty, journal_lag=1500)
     raw = store.collection("raw")
