@@ -77,10 +77,15 @@ class MetricsPort:
         with self._lock:
             server = self._servers.get(self._place)
             if server is None:
-                server = self._servers[self._place] = _Server(_serve(host, port), 0)
+                server = _Server(_serve(host, port), 0)
+                try:
+                    if MetricsPort._provider is None:
+                        MetricsPort._provider = _provider()
+                except BaseException:
+                    server.close()
+                    raise
+                self._servers[self._place] = server
             server.users += 1
-            if MetricsPort._provider is None:
-                MetricsPort._provider = _provider()
             self.provider: MeterProvider = MetricsPort._provider
 
     @classmethod

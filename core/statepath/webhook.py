@@ -69,11 +69,12 @@ class Webhook:
             stop()
         if self._sending is None:
             return
-        done, _ = await asyncio.wait([self._sending], timeout=self._timeout)
-        if not done:
-            self._sending.cancel()
-            await asyncio.wait([self._sending])
-            logger.error("the webhook at %s was not told everything before the store closed", self._place)
+        try:
+            await asyncio.wait([self._sending], timeout=self._timeout)
+        finally:
+            if self._sending.cancel():  # whoever is cut off while it waits leaves nothing running, either
+                await asyncio.wait([self._sending])
+                logger.error("the webhook at %s was not told everything before the store closed", self._place)
 
     def _queue(self, alert: AlertRaised | AlertCleared) -> None:
         if len(self._waiting) == _WAITING:

@@ -2,7 +2,7 @@
 
 An alert is raised when a check fails, and cleared when it is ok again and has not failed for a while: what comes and
 goes stays raised. What this handle knows by itself is looked at as soon as an event tells of a failure, and from time
-to time. The storage is asked for its free space only.
+to time; then the storage is asked, too, for as little as will do, since each request is somebody's bill.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Final
 
-from statepath.engine.autosave import free_bytes
+from statepath.engine.backups import backup_time
 from statepath.engine.engine import Engine
-from statepath.engine.health import Check, Seen, Status, examine
+from statepath.engine.health import Check, Seen, Status, answers, examine, free_space, kept, look
 from statepath.engine.replay import Damage
-from statepath.errors import StateError
 from statepath.events import (
     AlertCleared,
     AlertRaised,
@@ -52,6 +52,7 @@ class Alerts:
         self._events = engine.events
         self._interval = engine.settings.alert_interval
         self._raised: dict[str, _Alert] = {}
+        self._seen = Seen()
         self._loop = asyncio.get_running_loop()
         self._stops: list[Callable[[], object]] = [
             self._events.on(SaveError, self._soon),
@@ -77,23 +78,29 @@ class Alerts:
                 stop()
 
     async def _run(self) -> None:
+        questions = [free_space]  # what has just been opened has answered the others
         while True:
             try:
-                self._look(Seen(free=await self._free()))
+                seen = await look(self._engine, questions)
+                # Without the log's record: beside backups of an earlier look some would seem to be missing.
+                backups = self._seen.backups if seen.backups is None else seen.backups
+                self._seen = replace(seen, floor=None, backups=backups)
+                self._look()
             except Exception:
                 logger.exception("the checks could not be looked at; they are again in %g s", self._interval)
             await asyncio.sleep(self._interval)
+            questions = [answers, free_space, kept] if self._asks_for_backups() else [answers, free_space]
 
-    async def _free(self) -> int | None:
-        try:
-            async with asyncio.timeout(self._engine.settings.health_timeout):
-                return await free_bytes(self._engine.backend)
-        except (StateError, TimeoutError):
-            return None  # the autosave, which looks, too, has told it; a storage that hangs keeps nothing else back
+    def _asks_for_backups(self) -> bool:
+        """Only where the newest one that is known of would not do."""
+        limit, known = self._engine.settings.backup_age, self._seen.backups
+        return limit is not None and (not known or datetime.now(UTC) - backup_time(known[-1]) > limit / 2)
 
     def _soon(self, event: Event) -> None:
         """Look when the event has been heard by everyone: what follows from it is told behind it."""
-        self._loop.call_soon(self._look, Seen(free=event.free if isinstance(event, DiskLow) else None))
+        if isinstance(event, DiskLow):
+            self._seen = replace(self._seen, free=event.free)
+        self._loop.call_soon(self._look)
 
     def _damaged(self, event: CorruptionDetected) -> None:
         engine = self._engine
@@ -102,9 +109,9 @@ class Alerts:
         engine.verified = False
         self._soon(event)
 
-    def _look(self, seen: Seen) -> None:
+    def _look(self) -> None:
         now = time.monotonic()
-        for check in examine(self._engine, seen):
+        for check in examine(self._engine, self._seen):
             alert = self._raised.get(check.name)
             if _is_failure(check):
                 self._failed(check, alert, now)

@@ -13,6 +13,7 @@ from statepath.backend import Backend, SupportsSpace
 from statepath.engine.committer import Committer
 from statepath.engine.replica import Replica
 from statepath.engine.snapshotter import Snapshotter
+from statepath.engine.trouble import Trouble
 from statepath.errors import ClosedError, ConflictError, StateError
 from statepath.events import AutosaveTriggered, DiskLow, DiskOk, Events, SaveError
 from statepath.settings import Settings
@@ -39,7 +40,11 @@ class _Saved(Protocol):
 
 
 class Autosave:
-    """A task of one handle, at `settings.autosave` seconds (0: it only looks at the space)."""
+    """A task of one handle, at `settings.autosave` seconds (0: it only looks at the space).
+
+    Attributes:
+        trouble: why it could not find out at its last turn whether this handle is the one that saves by time.
+    """
 
     def __init__(
         self,
@@ -54,6 +59,7 @@ class Autosave:
         self._snapshotter = snapshotter
         self._low = False
         self._due = 0.0
+        self.trouble: Trouble | None = None
         self._task = asyncio.get_running_loop().create_task(self._run(), name="statepath-autosave")
 
     async def stop(self) -> None:
@@ -109,12 +115,15 @@ class Autosave:
 
     async def _maintains(self) -> bool:
         try:
-            return await self._engine.maintain()
+            ours = await self._engine.maintain()
         except ClosedError:
             raise
         except StateError as error:
             logger.warning("no snapshot for now: %s", error, extra={"code": error.code})
+            self.trouble = Trouble(error)
             return False
+        self.trouble = None
+        return ours
 
     async def _try(self, work: Callable[[], Awaitable[object]], failure: str) -> None:
         try:

@@ -211,7 +211,9 @@ class Engine:
         self, archive: Callable[[], Awaitable[object]], bound_files: Callable[[], Awaitable[object]]
     ) -> None:
         """Begin to save by time, and to `archive` and `bound_files` where the settings have rules for it."""
-        self._autosave = Autosave(self, self._writing_snapshotter(), archive, bound_files)
+        self._autosave = self.vitals.autosave = Autosave(
+            self, self._writing_snapshotter(), archive, bound_files
+        )
 
     def is_busy(self) -> bool:
         """Whether saves are going on: a commit is under way, or the last one was just now."""

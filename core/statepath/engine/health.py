@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final, Literal
@@ -82,45 +82,50 @@ class Seen:
 Examination = Callable[[Engine, Seen], Check | None]
 
 
-async def look(engine: Engine) -> Seen:
-    """Ask the storage, within `health_timeout`."""
-    found = _Asking(engine)
+async def answers(engine: Engine, seen: Seen) -> Seen:
+    """Whether it answers at all: one small object is read."""
+    began = time.perf_counter()
+    stored = await read_floor(engine.backend)
+    return replace(seen, seconds=time.perf_counter() - began, floor=stored[0] if stored else None)
+
+
+async def free_space(engine: Engine, seen: Seen) -> Seen:
+    """How much may still be written, where it can tell."""
+    return replace(seen, free=await free_bytes(engine.backend))
+
+
+async def kept(engine: Engine, seen: Seen) -> Seen:
+    """Which backups there are: one listing."""
+    return replace(seen, backups=tuple(await backup_keys(engine.backend)))
+
+
+async def _unsaved(engine: Engine, seen: Seen) -> Seen:
+    saved = seen.floor.snapshots[-1].seq if seen.floor and seen.floor.snapshots else 0
+    if engine.readonly and engine.replica.head > saved:
+        async for commit in engine.log.read(saved):
+            return replace(seen, unsaved=commit.time.timestamp())
+    return seen
+
+
+Question = Callable[[Engine, Seen], Awaitable[Seen]]
+_QUESTIONS: Final[tuple[Question, ...]] = (answers, free_space, kept, _unsaved)
+
+
+async def look(engine: Engine, questions: Sequence[Question] = _QUESTIONS) -> Seen:
+    """Ask the storage, within `health_timeout`. The first question that it does not answer is the last one."""
+    seen = Seen()
     limit = engine.settings.health_timeout
-    trouble: str | None = None
-    denied: StateError | None = None
     try:
         async with asyncio.timeout(limit):
-            await found.ask()
+            for question in questions:
+                seen = await question(engine, seen)
     except TimeoutError:
-        trouble = f"the storage did not answer within {limit:g} s"
+        return replace(seen, trouble=f"the storage did not answer within {limit:g} s")
     except AccessDeniedError as error:
-        trouble, denied = str(error), error
+        return replace(seen, trouble=str(error), denied=error)
     except StateError as error:
-        trouble = str(error)
-    return Seen(found.seconds, trouble, found.floor, found.backups, found.free, found.unsaved, denied)
-
-
-@dataclass(slots=True)
-class _Asking:
-    engine: Engine
-    seconds: float | None = None
-    floor: Floor | None = None
-    backups: tuple[str, ...] | None = None
-    free: int | None = None
-    unsaved: float | None = None
-
-    async def ask(self) -> None:
-        engine, began = self.engine, time.perf_counter()
-        stored = await read_floor(engine.backend)
-        self.seconds = time.perf_counter() - began
-        self.floor = stored[0] if stored else None
-        self.free = await free_bytes(engine.backend)
-        self.backups = tuple(await backup_keys(engine.backend))
-        saved = self.floor.snapshots[-1].seq if self.floor and self.floor.snapshots else 0
-        if engine.readonly and engine.replica.head > saved:
-            async for commit in engine.log.read(saved):
-                self.unsaved = commit.time.timestamp()
-                break
+        return replace(seen, trouble=str(error))
+    return seen
 
 
 def checks(engine: Engine, seen: Seen) -> tuple[Check, ...]:
@@ -192,6 +197,8 @@ def _saved(engine: Engine, seen: Seen) -> Check | None:
         return Check("saved", Status.OK, "everything is in the snapshot", 0.0, limit, "seconds")
     status = _level(waiting, limit) if settings.autosave else Status.OK
     summary = f"changes wait for a snapshot since {_ago(waiting)}"
+    if engine.vitals.autosave_trouble is not None:
+        summary += f": {engine.vitals.autosave_trouble.error}"
     return Check("saved", status, summary, waiting, limit, "seconds")
 
 
@@ -210,15 +217,15 @@ def _backups(engine: Engine, seen: Seen) -> Check | None:
         status = Status.FAIL if limit is not None and engine.replica.head else Status.OK
         summary = "there is no backup yet: the first snapshot that is replaced becomes one"
         if missing is not None:
-            status = max(status, Status.WARN, key=list(Status).index)
+            status = _worse(status, Status.WARN)
             summary = f"there is no backup: the snapshot of seq {missing.seq} was not kept as one"
         return Check("backups", status, summary, None, limit, "seconds")
     seconds = max(0.0, (datetime.now(UTC) - backup_time(keys[-1])).total_seconds())
     summary = f"{len(keys)}, the newest shows the state of {_ago(seconds)} ago"
-    if missing is not None:
-        summary += f"; the snapshot of seq {missing.seq} was not kept as one"
-        return Check("backups", Status.WARN, summary, seconds, limit, "seconds")
     status = Status.OK if limit is None else _level(seconds, limit)
+    if missing is not None:
+        status = _worse(status, Status.WARN)
+        summary += f"; the snapshot of seq {missing.seq} was not kept as one"
     return Check("backups", status, summary, seconds, limit, "seconds")
 
 
@@ -309,11 +316,16 @@ CHECKS: Final[tuple[Examination, ...]] = (
 def _troubles(engine: Engine) -> list[Trouble]:
     troubles = (
         engine.vitals.save_trouble,
+        engine.vitals.autosave_trouble,
         engine.vitals.snapshot_trouble,
         engine.vitals.backup_trouble,
         engine.vitals.view_trouble,
     )
     return [trouble for trouble in troubles if trouble is not None]
+
+
+def _worse(*found: Status) -> Status:
+    return max(found, key=list(Status).index, default=Status.OK)
 
 
 def _level(value: float, limit: float) -> Status:
@@ -393,7 +405,7 @@ async def health(engine: Engine) -> Health:
 
 def worst(found: tuple[Check, ...]) -> Status:
     """The worst status of the checks."""
-    return max((check.status for check in found), key=list(Status).index, default=Status.OK)
+    return _worse(*(check.status for check in found))
 
 
 def _moment(seconds: float | None) -> datetime | None:

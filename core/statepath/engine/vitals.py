@@ -3,6 +3,7 @@ in another thread."""
 
 from __future__ import annotations
 
+from statepath.engine.autosave import Autosave
 from statepath.engine.committer import Committer
 from statepath.engine.companion import Companion, MirrorLag
 from statepath.engine.floor import Floor
@@ -38,6 +39,7 @@ class Vitals:
         self._committer: Committer | None = None
         self._views: ViewWriter | None = None
         self._snapshotter: Snapshotter | None = None
+        self.autosave: Autosave | None = None
         self.companion: Companion | None = None
 
     def writing(self, committer: Committer, views: ViewWriter, snapshotter: Snapshotter) -> None:
@@ -125,6 +127,11 @@ class Vitals:
     def save_trouble(self) -> Trouble | None:
         """Why the last save failed, if it did; and so for what is written behind."""
         return None if self._committer is None else self._committer.trouble
+
+    @property
+    def autosave_trouble(self) -> Trouble | None:
+        """Why it is not known whether this handle is the one that saves by time, if so."""
+        return None if self.autosave is None else self.autosave.trouble
 
     @property
     def snapshot_trouble(self) -> Trouble | None:

@@ -24,6 +24,8 @@ from statepath.events import (
 DENIED = AccessDeniedError("the folder belongs to somebody else")
 AWAY = UnavailableError("the storage is away")
 INTERVAL = 0.02
+LOOK = ("read", "journal/floor")
+LIST = ("list", "state.backup.")
 
 
 @pytest.fixture
@@ -59,6 +61,20 @@ async def opened(faulty, events, monkeypatch):
     yield opened
     for store in stores:
         await store.aclose()
+
+
+@pytest.fixture
+def asked(faulty, monkeypatch):
+    """What the storage is asked, as it comes: the method and the key."""
+    calls = []
+    call = faulty._call
+
+    async def counted(method, key, carry_out):
+        calls.append((method, key))
+        return await call(method, key, carry_out)
+
+    monkeypatch.setattr(faulty, "_call", counted)
+    return calls
 
 
 def names(told, kind):
@@ -173,6 +189,72 @@ async def test_a_backup_that_fails_is_told(opened, told, faulty):
     assert names(told, AlertRaised) == ["backups"]
     await store.backup()
     await until(lambda: names(told, AlertCleared) == ["backups"])
+
+
+async def test_a_storage_that_refuses_every_read_is_told(opened, told, faulty):
+    await opened()
+    refused = [faulty.fail(method, "", DENIED, times=10**6) for method in ("read", "list")]
+    await until(lambda: len(told) == 2)
+    assert names(told, AlertRaised) == ["reachable", "access"]
+    assert all(str(DENIED) in alert.summary for alert in told)
+    for fault in refused:
+        fault.times = 0
+    await until(lambda: names(told, AlertCleared) == ["reachable", "access"])
+
+
+async def test_a_storage_that_no_longer_answers_is_told(opened, told, faulty):
+    await opened(health_timeout=0.05)
+    gate = faulty.hold("read", "journal/floor")
+    await until(lambda: told)
+    gate.open()
+    assert names(told, AlertRaised) == ["reachable"]
+    assert "did not answer within 0.05 s" in told[0].summary
+
+
+async def test_a_look_is_one_read(opened, asked):
+    await opened()
+    asked.clear()
+    await until(lambda: len(asked) >= 3)
+    assert set(asked) == {LOOK}
+
+
+async def test_what_was_just_opened_is_not_asked_again(opened, asked):
+    await opened(alert_interval=3600)
+    asked.clear()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert asked == []
+
+
+async def test_a_lease_that_is_refused_is_told_long_before_the_snapshot_is_late(opened, told, faulty):
+    store = await opened(autosave=0.01)
+    refused = faulty.fail("write", "leases/", DENIED, times=10**6)
+    await store.collection("raw").put({"id": "a"})
+    await until(lambda: told)
+    assert names(told, AlertRaised) == ["access"]
+    assert str(DENIED) in told[0].summary
+    refused.times = 0
+    await until(lambda: names(told, AlertCleared) == ["access"])
+
+
+async def test_a_backup_that_is_too_old_is_told_until_there_is_a_newer_one(opened, told):
+    store = await opened(backup_age=3600)
+    await store.collection("raw").put({"id": "a"})
+    await until(lambda: told)
+    assert (names(told, AlertRaised), told[0].limit) == (["backups"], 3600)
+    await store.backup()
+    await until(lambda: names(told, AlertCleared) == ["backups"])
+
+
+async def test_backups_are_listed_only_while_the_newest_known_one_would_not_do(opened, asked):
+    store = await opened(backup_age=3600)
+    await store.collection("raw").put({"id": "a"})
+    await until(lambda: asked.count(LIST) >= 3)
+    await store.backup()
+    asked.clear()
+    await until(lambda: asked.count(LOOK) >= 4)
+    second = asked.index(LOOK, asked.index(LOOK) + 1)
+    assert LIST not in asked[second:]
 
 
 async def test_a_file_that_cannot_be_written_is_told(opened, told, faulty, monkeypatch):
@@ -298,7 +380,7 @@ async def test_a_look_that_fails_unexpectedly_is_logged_and_the_next_one_is_take
             raise error
         return 1
 
-    monkeypatch.setattr("statepath.engine.alerting.free_bytes", free_bytes)
+    monkeypatch.setattr("statepath.engine.health.free_bytes", free_bytes)
     await opened()
     await until(lambda: told)
     assert names(told, AlertRaised) == ["space"]
@@ -310,12 +392,12 @@ async def test_a_storage_that_hangs_keeps_back_nothing_that_is_known_without_it(
         await asyncio.Event().wait()
 
     store = await opened(health_timeout=0.01)
-    monkeypatch.setattr("statepath.engine.alerting.free_bytes", free_bytes)
+    monkeypatch.setattr("statepath.engine.health.free_bytes", free_bytes)
     monkeypatch.setattr(
         type(store._engine), "failure", property(lambda engine: UnavailableError("it stopped"))
     )
     await until(lambda: told)
-    assert names(told, AlertRaised) == ["writable"]
+    assert names(told, AlertRaised) == ["reachable", "writable"]
 
 
 async def test_nothing_listens_once_the_store_is_closed(opened, told, events):

@@ -25,6 +25,12 @@ async def status(store, name):
     return (await check(store, name)).status
 
 
+async def until(store, name, expected):
+    async with asyncio.timeout(30):
+        while await status(store, name) is not expected:  # noqa: ASYNC110 - a check has no event
+            await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 async def writer(open_on, faulty):
     return await open_on(faulty, save_late=3600, journal_lag=2**30)
@@ -125,6 +131,16 @@ async def test_whatever_the_storage_refuses_is_a_matter_of_access(writer, faulty
     found = await check(writer, "access")
     assert found.status is FAIL
     assert str(DENIED) in found.summary
+
+
+async def test_a_lease_that_is_refused_is_a_matter_of_access_and_why_changes_wait(open_on, faulty):
+    store = await open_on(faulty, autosave=0.01)
+    refused = faulty.fail("write", "leases/", DENIED, times=10**6)
+    await store.collection("raw").put({"id": "a"})
+    await until(store, "access", FAIL)
+    assert str(DENIED) in (await check(store, "saved")).summary
+    refused.times = 0
+    await until(store, "access", OK)
 
 
 @pytest.mark.parametrize(("free", "expected"), [(999, FAIL), (1999, WARN), (2000, OK)])
@@ -239,6 +255,22 @@ async def test_a_backup_older_than_it_may_be_fails(open_on, faulty):
     await asyncio.sleep(0.06)
     found = await check(store, "backups")
     assert (found.status, found.limit) == (FAIL, 0.05)
+
+
+async def test_a_backup_that_is_too_old_fails_also_where_another_one_is_missing(
+    open_on, faulty, memory, keys
+):
+    store = await open_on(faulty, snapshot_age=0.001, backup_age=0.05)
+    raw = store.collection("raw")
+    for n in range(3):
+        await raw.put({"id": str(n)})
+        await store.snapshot()
+        await asyncio.sleep(0.002)
+    await memory.delete((await keys("state.backup."))[-1])
+    await asyncio.sleep(0.06)
+    found = await check(store, "backups")
+    assert found.status is FAIL
+    assert "the snapshot of seq 2 was not kept" in found.summary
 
 
 async def test_the_journal_behind_the_snapshot_may_grow_only_so_far(open_on, faulty):

@@ -173,6 +173,22 @@ async def test_a_store_that_cannot_be_opened_lets_the_port_go(place, port):
         await asyncio.to_thread(read, port)
 
 
+async def test_what_cannot_be_measured_lets_the_port_go(place, port, monkeypatch):
+    def broken():
+        raise RuntimeError("this reader cannot be made")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(measuring, "_provider", broken)
+        with pytest.raises(RuntimeError, match="cannot be made"):
+            await statepath.open(place, metrics_port=port)
+    with pytest.raises(URLError):
+        await asyncio.to_thread(read, port)
+    async with statepath.open(place, metrics_port=port):
+        assert value(await asyncio.to_thread(read, port), "statepath_seq") == 0
+    with pytest.raises(URLError):
+        await asyncio.to_thread(read, port)
+
+
 async def test_who_is_cancelled_while_the_port_is_opened_lets_it_go(place, port, monkeypatch):
     begun, going_on, opened = threading.Event(), threading.Event(), threading.Event()
 

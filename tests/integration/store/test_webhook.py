@@ -245,6 +245,22 @@ async def test_an_end_that_is_cancelled_ends_with_that(hook, events, monkeypatch
     await asyncio.wait([webhook._sending])
 
 
+async def test_an_end_that_is_cancelled_while_it_waits_leaves_nothing_running(hook, events, caplog):
+    hook.hang = True
+    webhook = Webhook(SecretStr(hook.url), timeout=60, events=events)
+    events.emit(RAISED)
+    async with asyncio.timeout(30):
+        while not hook.tried:  # noqa: ASYNC110 - the other side is another program
+            await asyncio.sleep(0.01)
+    ending = asyncio.ensure_future(webhook.aclose())
+    await asyncio.sleep(0)
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert webhook._sending.done()
+    assert "was not told everything before the store closed" in log_of(caplog)[-1]
+
+
 async def test_no_secret_of_it_is_ever_shown(hook, events, place, caplog):
     caplog.set_level(logging.DEBUG)
     hook.answers = [302, 503, 503, 503, 503, 503]
