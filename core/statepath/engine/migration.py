@@ -52,6 +52,24 @@ def check_known(replica: Replica, migrations: Migrations) -> None:
             )
 
 
+def check_reached(replica: Replica, migrations: Migrations) -> None:
+    """
+    Raises:
+        UnsupportedError: documents are of an earlier version than the program brought them to (`older_schema`).
+    """
+    held = versions(replica)
+    for collection in migrations.collections:
+        version, brought = held.get(collection, 1), migrations.target(collection)
+        if version < brought:
+            raise UnsupportedError(
+                f"the documents in {collection} were taken back to schema version {version}, and this program had "
+                f"brought them to version {brought}: open the store again to migrate them, or run the program of "
+                "before",
+                key=collection,
+                code="older_schema",
+            )
+
+
 @dataclass(slots=True)
 class Plan:
     """What the registered migrations make of a state.

@@ -383,8 +383,8 @@ def test_versions_have_to_rise():
 async def shared(path):
     """A path of a backend that takes several writers."""
     async with statepath.open(path, autosave=0) as store:
-        exclusive = store._engine.backend.capabilities.exclusive
-    path = f"memory://{uuid4().hex}" if exclusive else path
+        can = store._engine.backend.capabilities
+    path = f"memory://{uuid4().hex}" if can.exclusive and not can.sharing else path
     async with statepath.open(path, autosave=0) as store:
         await store.collection("tasks").put({"id": "a", "state": "new"})
     return path
@@ -402,6 +402,20 @@ async def test_a_running_writer_that_knows_less_stops_with_a_clear_error(shared,
                     await older.collection("tasks").put({"id": "b", "state": "old"})
             assert not (await older.health()).healthy
             assert await documents(newer) == {"a": {"id": "a", "status": "new"}}
+
+
+@pytest.mark.everywhere
+async def test_a_running_writer_whose_migration_is_taken_back_stops_with_a_clear_error(shared, to_2):
+    async with statepath.open(shared, autosave=0, migrations=to_2) as newer:
+        await newer.collection("tasks").put({"id": "a", "status": "done"})
+        await statepath.rollback(shared)
+        for _ in range(2):
+            with pytest.raises(UnsupportedError, match="taken back to schema version 1") as error:
+                await newer.collection("tasks").put({"id": "b", "status": "new"})
+            assert error.value.code == "older_schema"
+        assert not (await newer.health()).healthy
+    async with statepath.open(shared, autosave=0, migrations=to_2) as again:
+        assert await documents(again) == {"a": {"id": "a", "status": "new"}}
 
 
 @pytest.mark.everywhere
