@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
+from typing import Final
 
 from statepath.arguments import wrong_kind
 from statepath.attempts import ATTEMPTS
 from statepath.commit import Note, Transaction
 from statepath.engine.engine import Engine
-from statepath.engine.history import Past, way_back
+from statepath.engine.history import Past, moment, way_back
 from statepath.engine.ids import check_seq
 from statepath.engine.migration import versions
 from statepath.engine.replica import Replica
 from statepath.errors import ConflictError, InvalidArgumentError, StateError, UnsupportedError
 from statepath.events import StateRestored
+
+_CLOCKS_DIFFER: Final = 60_000_000
+"""Microseconds: a moment that is later by no more may be now, on another machine."""
 
 
 async def past(engine: Engine, at: int | datetime) -> Replica:
@@ -21,7 +26,7 @@ async def past(engine: Engine, at: int | datetime) -> Replica:
 
     Raises:
         HistoryTrimmedError: it is too long ago.
-        InvalidArgumentError: a seq that is not there yet, or a datetime without a time zone.
+        InvalidArgumentError: a seq or a moment that is not there yet, or a datetime without a time zone.
     """
     engine.check_open()
     if not isinstance(at, datetime):
@@ -31,6 +36,12 @@ async def past(engine: Engine, at: int | datetime) -> Replica:
     engine.check_loaded()
     if isinstance(at, int) and at > engine.replica.head:
         raise InvalidArgumentError(f"seq {at} is not there yet: the head is {engine.replica.head}")
+    if isinstance(at, datetime):
+        now = max(time.time_ns() // 1000, engine.replica.time)
+        if moment(at) > now + _CLOCKS_DIFFER:
+            raise InvalidArgumentError(
+                f"{at.isoformat()} is not there yet: give a seq, or a moment that has been"
+            )
     snapshots = engine.record.snapshots
     return await Past(engine.backend, engine.log, engine.store, engine.continues, engine.floor, snapshots).at(
         at
