@@ -168,6 +168,9 @@ def migrated(collection: str, id: str, stored: bytes, steps: Sequence[Step], lim
             for name in ("id", "session_id"):
                 if before.get(name) == id and document.get(name) != id:
                     raise _failed(step, key, f"it returned a document whose {name} is {document.get(name)!r}")
+            # Which member has the id, only the program's collection knows.
+            if id in before.values() and id not in document.values():
+                raise _failed(step, key, f"it returned a document without its id {id!r}")
     try:
         data = encode_mapping(document, key=key, limit=limit)
     except StateError as error:

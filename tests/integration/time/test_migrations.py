@@ -202,6 +202,25 @@ async def test_a_migration_that_fails_half_way_changes_nothing(old, module, plac
         assert (store.seq, store.schema_versions) == (4, {})
 
 
+async def test_an_id_of_another_name_must_not_be_lost(path, module):
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("users", id="email").put({"email": "a@b.c", "name": "A"})
+    losing = module("""
+        @migration("users", 1, 2)
+        def losing(user):
+            return {"name": user["name"]}
+    """)
+    with pytest.raises(MigrationError, match=r"without its id 'a@b\.c'"):
+        await statepath.open(path, migrations=losing)
+    renaming = module("""
+        @migration("users", 1, 2)
+        def renaming(user):
+            return {"address": user["email"]}
+    """)
+    async with statepath.open(path, autosave=0, migrations=renaming) as store:
+        assert await store.collection("users", id="address").get("a@b.c") == {"address": "a@b.c"}
+
+
 async def test_an_attempt_that_was_interrupted_anywhere_can_be_repeated(old, to_2, places, monkeypatch):
     """At each of its writes: the backup, the commit, the snapshot, the log."""
     connect, left = statepath.opening.connect, 0
