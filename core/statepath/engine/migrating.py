@@ -13,7 +13,7 @@ from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.committer import FOLLOWS
 from statepath.engine.engine import Engine
 from statepath.engine.history import difference
-from statepath.engine.migration import Migrated, Plan, make_plan, versions, write_logs
+from statepath.engine.migration import Migrated, Plan, announce, make_plan, versions, write_logs
 from statepath.engine.original import PRE_MIGRATION_KEY
 from statepath.engine.replica import Replica
 from statepath.engine.snapshot import SnapshotStream, is_ours, load_snapshot
@@ -71,6 +71,7 @@ async def migrate(engine: Engine, migrations: Migrations, *, allowed: bool) -> M
             )
         try:
             backup = await _keep_before(engine) if head else ""
+            await announce(engine.backend, plan, head)
             seq = await engine.commit(plan.changes(replica), [(*FOLLOWS, head)])
         except (AlreadyExistsError, ConflictError):
             continue

@@ -258,6 +258,8 @@ async def test_an_attempt_that_was_interrupted_anywhere_can_be_repeated(old, to_
                 break
         async with statepath.open(old, readonly=True) as reader:
             names = {"status"} if reader.schema_versions else {"state"}
+            if reader.schema_versions:
+                assert b"tasks: schema version 1 to 2 begins behind seq 4" in await places.read(old, LOG)
             assert {name for one in (await documents(reader)).values() for name in one} - {
                 "id",
                 "note",
