@@ -299,8 +299,29 @@ async def test_a_rollback_brings_back_what_was_before_and_keeps_what_was_written
 
 
 async def test_without_a_migration_there_is_none_to_take_back(old):
-    with pytest.raises(NotFoundError, match="no migration was made here"):
+    with pytest.raises(NotFoundError, match="no migration in the history"):
         await statepath.rollback(old)
+
+
+async def test_a_copy_with_its_history_has_the_way_back_too(old, to_2, places):
+    async with statepath.open(old, autosave=0, migrations=to_2) as store:
+        await store.collection("tasks").put({"id": "since", "status": "new"})
+    to = places.new()
+    await statepath.copy(old, to, history=True)
+    assert BACKUP not in await places.keys(to)
+    assert (await statepath.rollback(to)).to == 4
+    async with statepath.open(to, autosave=0) as store:
+        assert store.schema_versions == {}
+        assert (await documents(store))["a"] == {"id": "a", "state": "new"}
+    with pytest.raises(InvalidArgumentError, match="no migration to take back"):
+        await statepath.rollback(to)
+
+
+async def test_a_new_store_is_not_emptied_by_a_rollback(path, to_2):
+    async with statepath.open(path, autosave=0, migrations=to_2) as store:
+        await store.collection("tasks").put({"id": "a", "status": "new"})
+    with pytest.raises(NotFoundError):
+        await statepath.rollback(path)
 
 
 async def test_a_restore_does_not_cross_a_migration_in_place(old, to_2, elsewhere):
