@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from statepath.arguments import wrong_kind
 from statepath.attempts import ATTEMPTS
-from statepath.commit import Note, Transaction
+from statepath.commit import Append, Delete, Note, Put, Transaction
 from statepath.engine.engine import Engine
-from statepath.engine.history import Past, moment, way_back
+from statepath.engine.history import Past, moment, transactions, way_back
 from statepath.engine.ids import check_seq
 from statepath.engine.migration import versions
-from statepath.engine.replica import Replica
+from statepath.engine.replica import MEMBERS, Replica
 from statepath.errors import ConflictError, InvalidArgumentError, StateError, UnsupportedError
 from statepath.events import StateRestored
 
@@ -78,6 +79,40 @@ async def restore(engine: Engine, at: int | datetime) -> tuple[int, int]:
         return then.head, engine.replica.head
     engine.events.emit(StateRestored(then.head, seq, f"statepath restore --at {seq - 1}"))
     return then.head, seq
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """What a restore would undo, as far as the log tells it.
+
+    Attributes:
+        to: the seq of the state to go back to.
+        changes: how many changes of documents have been made since; documents: of how many documents.
+        needed: whether the documents differ at all.
+    """
+
+    to: int
+    changes: int
+    documents: int
+    needed: bool
+
+
+async def undone(engine: Engine, at: int | datetime) -> Undone:
+    """What `restore` would undo; changes nothing. Raises: as `restore`."""
+    engine.check_open()
+    await engine.catch_up()
+    then = await past(engine, at)
+    back = _Back(then)
+    needed = bool(back.changes(engine.replica))
+    if back.refusal is not None:
+        raise back.refusal
+    count, keys = 0, set[tuple[str, str]]()
+    async for _, _, changes in transactions(engine.backend, engine.log, max(then.head, engine.floor - 1)):
+        for change in changes:
+            if isinstance(change, Put | Delete | Append) and change.collection != MEMBERS:
+                count += 1
+                keys.add((change.collection, change.id))
+    return Undone(then.head, count, len(keys), needed)
 
 
 class _Back:
