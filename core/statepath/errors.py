@@ -102,8 +102,9 @@ class InvalidArgumentError(StateError, ValueError):
 
 class UnsupportedError(StateError):
     """The backend, the handle or this version cannot do that. `code` says which: `newer_format` and `newer_schema` (a
-    newer program wrote the store), `migration_pending`, `other_schema` (a migration lies between), `not_loaded` (the
-    documents are not in memory), `in_event_loop` (a blocking call where one runs)."""
+    newer program wrote the store), `older_schema` (a migration was taken back), `migration_pending`, `other_schema` (a
+    migration lies between), `not_loaded` (the documents are not in memory), `in_event_loop` (a blocking call where one
+    runs)."""
 
     default_code = "unsupported"
 

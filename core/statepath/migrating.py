@@ -87,7 +87,7 @@ async def rollback(
     that was written since, is kept aside.
 
     Raises:
-        NotFoundError: there is no pre-migration backup.
+        NotFoundError: there is neither a pre-migration backup, nor a migration in the history.
         InvalidArgumentError: there is no migration to take back.
     """
     used = settings if settings is not None else Settings.load(path)

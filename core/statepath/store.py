@@ -384,8 +384,8 @@ class Store:
         now.
 
         Raises:
-            HistoryTrimmedError: one of them is too long ago.
-            InvalidArgumentError: a seq that is not there yet, or a datetime without a time zone.
+            HistoryTrimmedError: one of them is too long ago, or before the first commit.
+            InvalidArgumentError: a seq or a moment that is not there yet, or a datetime without a time zone.
         """
         before = await past(self._engine, a)
         return differences(before, self._engine.replica if b is None else await past(self._engine, b))
@@ -400,9 +400,9 @@ class Store:
                 yet. It gets the logs and reports of now. An attempt that was interrupted can be repeated.
 
         Raises:
-            HistoryTrimmedError: it is too long ago.
-            InvalidArgumentError: a seq that is not there yet, a datetime without a time zone, or a place within the
-                store.
+            HistoryTrimmedError: it is too long ago, or before the first commit. The seq 0 is the empty store.
+            InvalidArgumentError: a seq or a moment that is not there yet, a datetime without a time zone, or a place
+                within the store.
             UnsupportedError: a migration lies between then and now (`other_schema`).
             ConflictError: other writers commit all the time, and were first in each of 32 attempts.
             AlreadyExistsError: there is something at `to`.

@@ -16,8 +16,9 @@ from statepath.cli.options import DryRun, Json, StatePath, Yes
 from statepath.cli.output import Output, confirm, moment, preview
 from statepath.cli.running import asynchronous, command_line, shown
 from statepath.engine.verification import Finding
-from statepath.errors import HistoryTrimmedError, InvalidArgumentError, ReadOnlyError
+from statepath.errors import InvalidArgumentError
 from statepath.repairing import everything_wrong_with, repair
+from statepath.undoing import undone_by
 
 group = typer.Typer()
 
@@ -169,23 +170,8 @@ async def restore_to(
 
 
 async def _plan(store: Store, at: int | datetime) -> Plan:
-    needed = True
-    try:
-        # A read-only handle looks the past up and then stops short of the commit, if one is needed.
-        await store.restore(at=at)
-        needed = False
-    except ReadOnlyError:
-        pass
-    try:
-        changes = await store.history(since=at if isinstance(at, int) else 0)
-    except HistoryTrimmedError:
-        changes = await store.history(since=(await store.stats()).floor - 1)
-    undone = [
-        change.key
-        for change in changes
-        if change.collection not in ("logs", "reports") and (isinstance(at, int) or change.time > at)
-    ]
-    return Plan(at, store.seq, len(undone), len(set(undone)), needed)
+    found = await undone_by(store, at)
+    return Plan(at, store.seq, found.changes, found.documents, found.needed)
 
 
 def place(text: str) -> int | datetime:

@@ -33,7 +33,7 @@ from statepath.engine.ids import check_seq, log_key
 from statepath.engine.lagging import find_lagging
 from statepath.engine.leases import Holder, Leases
 from statepath.engine.maintenance import Maintenance
-from statepath.engine.migration import Migrated, check_known
+from statepath.engine.migration import Migrated, check_known, check_reached
 from statepath.engine.replay import Beside, Damage, apply_commit, changes_of
 from statepath.engine.replica import MEMBERS, Cut, Entry, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS
@@ -104,6 +104,7 @@ class Engine:
         self.closed = False
         self.migrations = migrations
         self.migrated: Migrated | None = None
+        self._brought_up = False
         self.elsewhere: Elsewhere | None = None
         self.met: list[Beside] | None = None
         self.last_commit_at: float | None = None
@@ -397,7 +398,8 @@ class Engine:
     def check_writable(self, replica: Replica) -> None:
         """
         Raises:
-            UnsupportedError: only a newer program may go on with this state (`newer_format`, `newer_schema`).
+            UnsupportedError: only a newer program may go on with this state (`newer_format`, `newer_schema`), or one
+                that brings it up again (`older_schema`).
         """
         if replica.needs > FORMAT:
             raise UnsupportedError(
@@ -407,6 +409,17 @@ class Engine:
             )
         if self.migrations is not None:
             check_known(replica, self.migrations)
+            if self._brought_up:
+                check_reached(replica, self.migrations)
+
+    def brought_up(self) -> None:
+        """The documents are of the versions that the program knows: from now on it writes to no others.
+
+        Raises:
+            UnsupportedError: they were taken back meanwhile (`older_schema`).
+        """
+        self._brought_up = True
+        self.check_writable(self.replica)
 
     # Reading beside the replica
 

@@ -51,7 +51,8 @@ class Past:
         """The documents as of the end of the transaction `at`, or as of a moment by the commits' times.
 
         Raises:
-            HistoryTrimmedError: neither a snapshot nor the log reaches back that far.
+            HistoryTrimmedError: neither a snapshot nor the log reaches back that far, or the moment is before the
+                first commit.
             InvalidArgumentError: a negative seq, or a datetime without a time zone.
         """
         if isinstance(at, datetime):
@@ -81,7 +82,16 @@ class Past:
                 "set by STATE_HISTORY",
                 floor=self.floor,
             )
-        return await _replay(self.backend, self.log, Replica(), reached)
+        then = await _replay(self.backend, self.log, Replica(), reached)
+        if isinstance(at, datetime) and not then.head:
+            # Of what there was before the first commit, such as an original server's state, nothing is known.
+            async for first in self.log.read(0):
+                raise HistoryTrimmedError(
+                    f"the history begins at {first.time.isoformat()} with seq {first.first}: there is no state of "
+                    f"{at.isoformat()}. To go back to the empty store, name the seq 0",
+                    floor=self.floor,
+                )
+        return then
 
     async def _bases(
         self, reached: Callable[[int, int], bool], seen: list[int]

@@ -12,10 +12,11 @@ from statepath.commit import Note
 from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.committer import FOLLOWS
 from statepath.engine.engine import Engine
-from statepath.engine.history import difference
-from statepath.engine.migration import Migrated, Plan, make_plan, versions, write_logs
+from statepath.engine.history import difference, transactions
+from statepath.engine.migration import Migrated, Plan, announce, make_plan, versions, write_logs
 from statepath.engine.original import PRE_MIGRATION_KEY
 from statepath.engine.replica import Replica
+from statepath.engine.restoring import past
 from statepath.engine.snapshot import SnapshotStream, is_ours, load_snapshot
 from statepath.errors import (
     AlreadyExistsError,
@@ -71,6 +72,7 @@ async def migrate(engine: Engine, migrations: Migrations, *, allowed: bool) -> M
             )
         try:
             backup = await _keep_before(engine) if head else ""
+            await announce(engine.backend, plan, head)
             seq = await engine.commit(plan.changes(replica), [(*FOLLOWS, head)])
         except (AlreadyExistsError, ConflictError):
             continue
@@ -142,7 +144,7 @@ async def rollback(engine: Engine, *, dry_run: bool = False) -> RolledBack:
     """Commit the state of before the last migration. The state of now is kept aside first.
 
     Raises:
-        NotFoundError: there is no pre-migration backup.
+        NotFoundError: there is neither a pre-migration backup, nor a migration in the history.
         InvalidArgumentError: no migration was made since.
     """
     before = await read_before(engine)
@@ -172,18 +174,22 @@ async def rollback(engine: Engine, *, dry_run: bool = False) -> RolledBack:
 
 
 async def read_before(engine: Engine) -> Replica:
-    """The state that the pre-migration backup shows.
+    """The state that the pre-migration backup shows; where there is none, as in a copy, that of the history.
 
     Raises:
         NotFoundError, CorruptionError, DivergedError: there is none that can be used.
     """
     try:
         data = (await engine.backend.read(PRE_MIGRATION_KEY)).data
-    except NotFoundError:
+    except NotFoundError as error:
+        seq = await _last_migration(engine)
+        if seq > 1:
+            return await past(engine, seq - 1)
         raise NotFoundError(
-            f"there is no {PRE_MIGRATION_KEY}: no migration was made here, or somebody removed it",
+            f"there is no {PRE_MIGRATION_KEY}, and no migration in the history: none was made here, or its backup was "
+            "removed, and the history begins later",
             key=PRE_MIGRATION_KEY,
-        ) from None
+        ) from error
     if not is_ours(data):
         raise InvalidArgumentError(
             f"{PRE_MIGRATION_KEY} is of the original server's folder, and not of a migration",
@@ -193,3 +199,13 @@ async def read_before(engine: Engine) -> Replica:
     if meta.store != engine.store:
         raise DivergedError(f"{PRE_MIGRATION_KEY} is of another store", key=PRE_MIGRATION_KEY)
     return before
+
+
+async def _last_migration(engine: Engine) -> int:
+    """The seq of the last migration that the history has; 0: of none. The very first commit is no migration: it gives
+    a new store the versions of its program."""
+    last = 0
+    async for _, seq, changes in transactions(engine.backend, engine.log, engine.floor - 1):
+        if any(isinstance(change, Note) and change.kind == "migrated" for change in changes):
+            last = seq
+    return last

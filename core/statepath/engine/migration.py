@@ -7,19 +7,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import Raw
 
-from statepath.backend import Backend
+from statepath.backend import IF_ABSENT, Backend, IfMatch, When
 from statepath.commit import Change, Note, Put
 from statepath.engine.documents import decode, encode_mapping
 from statepath.engine.replica import MEMBERS, Replica, Stage
 from statepath.engine.snapshot import SCHEMA_MEMBER
-from statepath.errors import MigrationError, StateError, UnsupportedError
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    MigrationError,
+    NotFoundError,
+    StateError,
+    UnsupportedError,
+)
 from statepath.migrations import Migrations, Step
 
 _versions = msgspec.json.Decoder(dict[str, int])
@@ -49,6 +57,24 @@ def check_known(replica: Replica, migrations: Migrations) -> None:
                 ": update the program, or register its migrations (STATE_MIGRATIONS); read-only it can be opened",
                 key=collection,
                 code="newer_schema",
+            )
+
+
+def check_reached(replica: Replica, migrations: Migrations) -> None:
+    """
+    Raises:
+        UnsupportedError: documents are of an earlier version than the program brought them to (`older_schema`).
+    """
+    held = versions(replica)
+    for collection in migrations.collections:
+        version, brought = held.get(collection, 1), migrations.target(collection)
+        if version < brought:
+            raise UnsupportedError(
+                f"the documents in {collection} were taken back to schema version {version}, and this program had "
+                f"brought them to version {brought}: open the store again to migrate them, or run the program of "
+                "before",
+                key=collection,
+                code="older_schema",
             )
 
 
@@ -150,6 +176,9 @@ def migrated(collection: str, id: str, stored: bytes, steps: Sequence[Step], lim
             for name in ("id", "session_id"):
                 if before.get(name) == id and document.get(name) != id:
                     raise _failed(step, key, f"it returned a document whose {name} is {document.get(name)!r}")
+            # Which member has the id, only the program's collection knows.
+            if id in before.values() and id not in document.values():
+                raise _failed(step, key, f"it returned a document without its id {id!r}")
     try:
         data = encode_mapping(document, key=key, limit=limit)
     except StateError as error:
@@ -170,22 +199,34 @@ def log_key(before: int, after: int) -> str:
     return f"state.migration-v{before}-to-v{after}.log"
 
 
+async def announce(backend: Backend, plan: Plan, head: int) -> None:
+    """Tell what is about to be done, behind that seq: a process that ends right after the commit has said so much."""
+    for collection, (before, after) in plan.reached.items():
+        text = f"{collection}: schema version {before} to {after} begins behind seq {head}"
+        await _tell(backend, log_key(before, after), text)
+
+
 async def write_logs(backend: Backend, plan: Plan, seq: int, backup: str) -> list[str]:
     """Tell what was done, in a log for each pair of versions; their keys. A later migration of the same pair is told
     behind the earlier one."""
-    moment = datetime.now(UTC).isoformat(timespec="seconds")
-    lines: dict[str, list[str]] = {}
     for collection, (before, after) in plan.reached.items():
         functions = ", ".join(step.name for step in plan.steps[collection])
-        line = (
-            f"{moment} {collection}: schema version {before} to {after} as seq {seq}, "
-            f"{plan.documents[collection]} documents changed by {functions}; before: {backup or 'nothing'}\n"
+        text = (
+            f"{collection}: schema version {before} to {after} as seq {seq}, "
+            f"{plan.documents[collection]} documents changed by {functions}; before: {backup or 'nothing'}"
         )
-        lines.setdefault(log_key(before, after), []).append(line)
-    for key, told in lines.items():
-        earlier = b""
-        async for entry in backend.list_keys(key):
-            if entry.key == key:
-                earlier = (await backend.read(key)).data
-        await backend.write(key, earlier + "".join(told).encode())
-    return list(lines)
+        await _tell(backend, log_key(before, after), text)
+    return list(dict.fromkeys(log_key(*reached) for reached in plan.reached.values()))
+
+
+async def _tell(backend: Backend, key: str, text: str) -> None:
+    """Add a line to a log, behind those of others who migrate, too."""
+    line = f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n".encode()
+    while True:
+        earlier, when = b"", cast("When", IF_ABSENT)
+        with suppress(NotFoundError):
+            blob = await backend.read(key)
+            earlier, when = blob.data, IfMatch(blob.etag)
+        with suppress(AlreadyExistsError, ConflictError):
+            await backend.write(key, earlier + line, when=when)
+            return

@@ -242,6 +242,7 @@ async def _open(engine: Engine, *, anew: bool, closed: bool) -> str:
         await _TakeOver(engine, found, original, closed=closed).run(document_views=document_views)
         if engine.migrations is not None:
             engine.migrated = await migrate(engine, engine.migrations, allowed=settings.migrate)
+        engine.brought_up()
     return original.source if original and original.source else found.source
 
 
@@ -267,6 +268,7 @@ async def _open_unloaded(engine: Engine, *, document_views: bool) -> str:
     await _TakeOver(engine, found, None).run(document_views=False)
     if engine.migrations is not None:
         engine.migrated = await migrate(engine, engine.migrations, allowed=engine.settings.migrate)
+        engine.brought_up()
     return found.source
 
 

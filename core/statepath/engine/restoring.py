@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from statepath.arguments import wrong_kind
 from statepath.attempts import ATTEMPTS
-from statepath.commit import Note, Transaction
+from statepath.commit import Append, Delete, Note, Put, Transaction
 from statepath.engine.engine import Engine
-from statepath.engine.history import Past, way_back
+from statepath.engine.history import Past, moment, transactions, way_back
 from statepath.engine.ids import check_seq
 from statepath.engine.migration import versions
-from statepath.engine.replica import Replica
+from statepath.engine.replica import MEMBERS, Replica
 from statepath.errors import ConflictError, InvalidArgumentError, StateError, UnsupportedError
 from statepath.events import StateRestored
+
+_CLOCKS_DIFFER: Final = 60_000_000
+"""Microseconds: a moment that is later by no more may be now, on another machine."""
 
 
 async def past(engine: Engine, at: int | datetime) -> Replica:
@@ -21,7 +27,7 @@ async def past(engine: Engine, at: int | datetime) -> Replica:
 
     Raises:
         HistoryTrimmedError: it is too long ago.
-        InvalidArgumentError: a seq that is not there yet, or a datetime without a time zone.
+        InvalidArgumentError: a seq or a moment that is not there yet, or a datetime without a time zone.
     """
     engine.check_open()
     if not isinstance(at, datetime):
@@ -31,6 +37,12 @@ async def past(engine: Engine, at: int | datetime) -> Replica:
     engine.check_loaded()
     if isinstance(at, int) and at > engine.replica.head:
         raise InvalidArgumentError(f"seq {at} is not there yet: the head is {engine.replica.head}")
+    if isinstance(at, datetime):
+        now = max(time.time_ns() // 1000, engine.replica.time)
+        if moment(at) > now + _CLOCKS_DIFFER:
+            raise InvalidArgumentError(
+                f"{at.isoformat()} is not there yet: give a seq, or a moment that has been"
+            )
     snapshots = engine.record.snapshots
     return await Past(engine.backend, engine.log, engine.store, engine.continues, engine.floor, snapshots).at(
         at
@@ -67,6 +79,40 @@ async def restore(engine: Engine, at: int | datetime) -> tuple[int, int]:
         return then.head, engine.replica.head
     engine.events.emit(StateRestored(then.head, seq, f"statepath restore --at {seq - 1}"))
     return then.head, seq
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """What a restore would undo, as far as the log tells it.
+
+    Attributes:
+        to: the seq of the state to go back to.
+        changes: how many changes of documents have been made since; documents: of how many documents.
+        needed: whether the documents differ at all.
+    """
+
+    to: int
+    changes: int
+    documents: int
+    needed: bool
+
+
+async def undone(engine: Engine, at: int | datetime) -> Undone:
+    """What `restore` would undo; changes nothing. Raises: as `restore`."""
+    engine.check_open()
+    await engine.catch_up()
+    then = await past(engine, at)
+    back = _Back(then)
+    needed = bool(back.changes(engine.replica))
+    if back.refusal is not None:
+        raise back.refusal
+    count, keys = 0, set[tuple[str, str]]()
+    async for _, _, changes in transactions(engine.backend, engine.log, max(then.head, engine.floor - 1)):
+        for change in changes:
+            if isinstance(change, Put | Delete | Append) and change.collection != MEMBERS:
+                count += 1
+                keys.add((change.collection, change.id))
+    return Undone(then.head, count, len(keys), needed)
 
 
 class _Back:

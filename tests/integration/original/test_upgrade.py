@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from statepath import StatePersistence
-from statepath.errors import ReadOnlyError
+from statepath.errors import HistoryTrimmedError, ReadOnlyError
 from statepath.events import CorruptionDetected, EditConflict, StoreUpgraded
 
 
@@ -111,6 +112,13 @@ async def test_an_upgraded_store_can_be_restored_to_the_state_of_the_upgrade(ori
             await store.collection("tasks").delete(str(id))
         await store.restore(at=upgraded)
         assert await tasks(store) == want
+
+
+async def test_a_restore_to_a_time_before_the_upgrade_deletes_nothing(original, tasks):
+    async with original.open() as store:
+        with pytest.raises(HistoryTrimmedError, match="the history begins at"):
+            await store.restore(at=datetime.now(UTC) - timedelta(hours=3))
+        assert await tasks(store) == by_id(original.state()["tasks"])
 
 
 @pytest.mark.parametrize(

@@ -134,11 +134,30 @@ async def test_restore_to_the_present_changes_nothing(store, raw):
 async def test_restore_to_a_moment_takes_the_commits_up_to_it(store, raw):
     await raw.put({"id": "a", "n": 1})
     await raw.put({"id": "a", "n": 2})
-    first, second = await store.history()
+    _, second = await store.history()
     assert (await store.restore(at=second.time - timedelta(microseconds=1))).to == 1
     assert (await raw.get("a"))["n"] == 1
     assert (await store.restore(at=second.time)).to == 2
-    assert (await store.restore(at=first.time - timedelta(days=1))).to == 0
+
+
+async def test_a_moment_before_the_first_commit_is_refused_and_changes_nothing(store, raw):
+    await raw.put({"id": "a"})
+    (first,) = await store.history()
+    with pytest.raises(HistoryTrimmedError, match="name the seq 0") as error:
+        await store.restore(at=first.time - timedelta(microseconds=1))
+    assert first.time.isoformat() in str(error.value)
+    assert store.seq == 1
+
+
+async def test_a_moment_that_has_not_been_is_refused(store, raw):
+    await raw.put({"id": "a"})
+    with pytest.raises(InvalidArgumentError, match="not there yet"):
+        await store.restore(at=datetime.now(UTC) + timedelta(days=1))
+
+
+async def test_a_moment_by_a_clock_that_is_a_little_ahead_is_now(store, raw):
+    await raw.put({"id": "a"})
+    assert (await store.restore(at=datetime.now(UTC) + timedelta(seconds=30))).to == 1
 
 
 async def test_restore_needs_a_time_zone_and_a_seq_that_was(store, raw):

@@ -202,6 +202,25 @@ async def test_a_migration_that_fails_half_way_changes_nothing(old, module, plac
         assert (store.seq, store.schema_versions) == (4, {})
 
 
+async def test_an_id_of_another_name_must_not_be_lost(path, module):
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("users", id="email").put({"email": "a@b.c", "name": "A"})
+    losing = module("""
+        @migration("users", 1, 2)
+        def losing(user):
+            return {"name": user["name"]}
+    """)
+    with pytest.raises(MigrationError, match=r"without its id 'a@b\.c'"):
+        await statepath.open(path, migrations=losing)
+    renaming = module("""
+        @migration("users", 1, 2)
+        def renaming(user):
+            return {"address": user["email"]}
+    """)
+    async with statepath.open(path, autosave=0, migrations=renaming) as store:
+        assert await store.collection("users", id="address").get("a@b.c") == {"address": "a@b.c"}
+
+
 async def test_an_attempt_that_was_interrupted_anywhere_can_be_repeated(old, to_2, places, monkeypatch):
     """At each of its writes: the backup, the commit, the snapshot, the log."""
     connect, left = statepath.opening.connect, 0
@@ -239,6 +258,8 @@ async def test_an_attempt_that_was_interrupted_anywhere_can_be_repeated(old, to_
                 break
         async with statepath.open(old, readonly=True) as reader:
             names = {"status"} if reader.schema_versions else {"state"}
+            if reader.schema_versions:
+                assert b"tasks: schema version 1 to 2 begins behind seq 4" in await places.read(old, LOG)
             assert {name for one in (await documents(reader)).values() for name in one} - {
                 "id",
                 "note",
@@ -278,8 +299,29 @@ async def test_a_rollback_brings_back_what_was_before_and_keeps_what_was_written
 
 
 async def test_without_a_migration_there_is_none_to_take_back(old):
-    with pytest.raises(NotFoundError, match="no migration was made here"):
+    with pytest.raises(NotFoundError, match="no migration in the history"):
         await statepath.rollback(old)
+
+
+async def test_a_copy_with_its_history_has_the_way_back_too(old, to_2, places):
+    async with statepath.open(old, autosave=0, migrations=to_2) as store:
+        await store.collection("tasks").put({"id": "since", "status": "new"})
+    to = places.new()
+    await statepath.copy(old, to, history=True)
+    assert BACKUP not in await places.keys(to)
+    assert (await statepath.rollback(to)).to == 4
+    async with statepath.open(to, autosave=0) as store:
+        assert store.schema_versions == {}
+        assert (await documents(store))["a"] == {"id": "a", "state": "new"}
+    with pytest.raises(InvalidArgumentError, match="no migration to take back"):
+        await statepath.rollback(to)
+
+
+async def test_a_new_store_is_not_emptied_by_a_rollback(path, to_2):
+    async with statepath.open(path, autosave=0, migrations=to_2) as store:
+        await store.collection("tasks").put({"id": "a", "status": "new"})
+    with pytest.raises(NotFoundError):
+        await statepath.rollback(path)
 
 
 async def test_a_restore_does_not_cross_a_migration_in_place(old, to_2, elsewhere):
@@ -383,8 +425,8 @@ def test_versions_have_to_rise():
 async def shared(path):
     """A path of a backend that takes several writers."""
     async with statepath.open(path, autosave=0) as store:
-        exclusive = store._engine.backend.capabilities.exclusive
-    path = f"memory://{uuid4().hex}" if exclusive else path
+        can = store._engine.backend.capabilities
+    path = f"memory://{uuid4().hex}" if can.exclusive and not can.sharing else path
     async with statepath.open(path, autosave=0) as store:
         await store.collection("tasks").put({"id": "a", "state": "new"})
     return path
@@ -402,6 +444,20 @@ async def test_a_running_writer_that_knows_less_stops_with_a_clear_error(shared,
                     await older.collection("tasks").put({"id": "b", "state": "old"})
             assert not (await older.health()).healthy
             assert await documents(newer) == {"a": {"id": "a", "status": "new"}}
+
+
+@pytest.mark.everywhere
+async def test_a_running_writer_whose_migration_is_taken_back_stops_with_a_clear_error(shared, to_2):
+    async with statepath.open(shared, autosave=0, migrations=to_2) as newer:
+        await newer.collection("tasks").put({"id": "a", "status": "done"})
+        await statepath.rollback(shared)
+        for _ in range(2):
+            with pytest.raises(UnsupportedError, match="taken back to schema version 1") as error:
+                await newer.collection("tasks").put({"id": "b", "status": "new"})
+            assert error.value.code == "older_schema"
+        assert not (await newer.health()).healthy
+    async with statepath.open(shared, autosave=0, migrations=to_2) as again:
+        assert await documents(again) == {"a": {"id": "a", "status": "new"}}
 
 
 @pytest.mark.everywhere

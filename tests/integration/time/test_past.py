@@ -8,6 +8,7 @@ import pytest
 import statepath
 from statepath.engine.restoring import past
 from statepath.errors import HistoryTrimmedError, InvalidArgumentError
+from statepath.undoing import undone_by
 
 
 @pytest.fixture
@@ -136,6 +137,23 @@ async def test_a_new_handle_keeps_the_way_back_when_the_marks_are_thinned_out(pa
         assert len(store._engine.record.snapshots) <= 8
         for at in range(floor - 1, store.seq + 1):
             assert (await past(store._engine, at)).get("raw", "a").json() == b'{"id":"a","n":%d}' % at
+
+
+async def test_what_a_restore_would_undo_is_read_from_there_on(store, raw, monkeypatch):
+    for n in range(1, 4):
+        await raw.put({"id": "a", "n": n})
+    await store.snapshot()
+    at = (await store.history())[-1].time
+    await raw.put({"id": "a", "n": 4})
+    await raw.put({"id": "b"})
+    await raw.delete("a")
+    await store.append_log("s", "not a document\n")
+    log, begun = type(store._engine.log), []
+    read = log.read
+    monkeypatch.setattr(log, "read", lambda self, after: begun.append(after) or read(self, after))
+    found = await undone_by(store, at)
+    assert (found.to, found.changes, found.documents, found.needed) == (3, 3, 2, True)
+    assert min(begun) == 3
 
 
 @pytest.fixture
