@@ -241,6 +241,7 @@ class Portable:
         self.path = path
         self._content = content
         self.manifest = manifest
+        self._names = frozenset(member.name for member in manifest.members)
         self.replica = Replica()
         self._file = file
         self._latest = round((time.time() + _AHEAD) * 1_000_000)
@@ -367,9 +368,12 @@ class Portable:
                 yield member.name, id
 
     def _whole(self, name: str) -> bytes:
-        if name not in {member.name for member in self.manifest.members}:
+        return b"".join(self._pieces(name))
+
+    def _pieces(self, name: str) -> Iterator[bytes]:
+        if name not in self._names:
             raise _bad(self.path, f"{name} is missing")
-        return b"".join(_chunks(self.path, self._file, name))
+        return _chunks(self.path, self._file, name)
 
     def _snapshot(self, name: str) -> tuple[SnapshotMeta, Replica]:
         meta, replica = load_snapshot(self._whole(name), name)
@@ -408,7 +412,7 @@ class Portable:
             raise _bad(self.path, f"{what} is of a time that has not come; is the clock right?")
 
     def _lines(self) -> Iterator[Commit]:
-        if COMMITS not in {member.name for member in self.manifest.members}:
+        if COMMITS not in self._names:
             return
         rest = b""
         for chunk in _chunks(self.path, self._file, COMMITS):

@@ -14,10 +14,11 @@ from zlib import crc32
 
 import pytest
 import statepath
+from msgspec.structs import replace
 from statepath.commit import seal
 from statepath.engine.files import LogPiece
 from statepath.engine.origin import StoreOrigin
-from statepath.engine.portable import COMMITS
+from statepath.engine.portable import COMMITS, open_portable
 from statepath.engine.snapshot import MARK, SnapshotStream
 from statepath.errors import (
     AlreadyExistsError,
@@ -128,6 +129,32 @@ async def test_a_log_that_cannot_be_read_to_its_end_is_told_as_what_it_is(store,
     monkeypatch.setattr(StoreOrigin, "files", files)
     with pytest.raises(UnavailableError, match="no answer"):
         await store.export(file)
+
+
+async def test_what_a_report_costs_does_not_depend_on_how_many_members_there_are(tmp_path):
+    looked = []
+
+    class Members(tuple):
+        __slots__ = ()
+
+        def __iter__(self):
+            looked.append(len(self))
+            return super().__iter__()
+
+    async def looks(reports):
+        path = str(tmp_path / f"{reports}.zip")
+        async with statepath.open("memory://", autosave=0) as store:
+            for n in range(reports):
+                await store.save_report(str(n), n)
+            await store.export(path)
+        looked.clear()
+        with open_portable(path) as portable:
+            portable.manifest = replace(portable.manifest, members=Members(portable.manifest.members))
+            portable.load()
+            assert len([one async for one in portable.files()]) == reports
+        return len(looked)
+
+    assert await looks(1) == await looks(20)
 
 
 class _FullDisk:
