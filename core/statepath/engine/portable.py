@@ -39,7 +39,7 @@ from statepath.commit import (
     microseconds,
     unseal,
 )
-from statepath.engine.archiving import decode_segments, segments
+from statepath.engine.archiving import ARCHIVE, decode_index, decode_segments, segments
 from statepath.engine.backups import is_backup
 from statepath.engine.documents import compact, parse_untrusted
 from statepath.engine.filekeys import FileKey
@@ -85,7 +85,7 @@ _AHEAD: Final = 86_400.0
 
 _LINE: Final = 64 * 1024 * 1024
 _BODY: Final = re.compile(r"bodies/[0-9a-f]{1,64}/[0-9]{1,9}")
-_SEGMENT: Final = re.compile(r"archive/[0-9a-f]{64}\.(jsonl\.gz|index\.json)")
+_SEGMENT: Final = re.compile(r"archive/([0-9a-f]{64})\.(?:jsonl\.gz|index\.json)")
 _LOG: Final = re.compile(r"logs/session_([^/]+)\.log")
 _REPORT: Final = re.compile(r"reports/([^/]+)\.json")
 
@@ -347,6 +347,24 @@ class Portable:
         for segment in segments(self.replica):
             if segment.index_key not in digests or digests.get(segment.key) != segment.sha256:
                 raise _bad(self.path, f"{segment.key} is not what {STATE_KEY} names")
+        for digest in {match[1] for name in digests if (match := _SEGMENT.fullmatch(name))}:
+            self._check_segment(digest)
+
+    def _check_segment(self, digest: str) -> None:
+        """Its name is made of both parts, and its index may not lead where a segment does not reach."""
+        key, index_key = f"{ARCHIVE}{digest}.jsonl.gz", f"{ARCHIVE}{digest}.index.json"
+        index = self._whole(index_key)
+        found = sha256(index)
+        for chunk in self._pieces(key):
+            found.update(chunk)
+        if found.hexdigest() != digest:
+            raise _bad(self.path, f"{key} and its index are not what their name says")
+        try:
+            for place in decode_index(index, index_key):
+                check_id(place.id)
+                self._check_time(place.modified, f"{index_key}: {place.id!r}")
+        except (CorruptionError, InvalidArgumentError) as error:
+            raise _bad(self.path, str(error)) from error
 
     def _body(self, body: Body) -> Transaction:
         data = self._whole(body.key)
