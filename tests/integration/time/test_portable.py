@@ -169,6 +169,23 @@ class _FullDisk:
         raise OSError(28, "No space left on device")
 
 
+class _Killed(_FullDisk):
+    """The same where the process ends before it can tidy up."""
+
+    def unlink(self, *_):
+        pass
+
+
+async def test_an_export_that_was_killed_can_be_repeated(store, file, fill, monkeypatch):
+    """Also by a process of the same id: in a container each has the first."""
+    await fill(store)
+    with monkeypatch.context() as killed:
+        killed.setattr("statepath.engine.exporting.os", _Killed())
+        with pytest.raises(StateError):
+            await store.export(file)
+    assert (await store.export(file)).path == file
+
+
 async def test_the_file_is_its_owners_and_any_zip_program_reads_it(store, file, fill):
     await fill(store)
     await store.export(file)
