@@ -22,7 +22,7 @@ from pydantic import JsonValue
 from statepath.backend import Backend
 from statepath.commit import Change, Delete, Note, Put, seal, unseal
 from statepath.engine.adoption import view_id
-from statepath.engine.backups import backup_keys
+from statepath.engine.backups import kept_keys
 from statepath.engine.documents import decode, parse_untrusted
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
@@ -115,9 +115,9 @@ def decode_segments(data: bytes) -> tuple[Segment, ...]:
 
 
 async def named(engine: Engine) -> set[Segment]:
-    """The segments of every state to which there is a way back, by the history or by a backup."""
+    """The segments of every state to which there is a way back, by the history or by a state that is kept."""
     held = set(segments(engine.replica))
-    for key in (STATE_KEY, *await backup_keys(engine.backend)):
+    for key in (STATE_KEY, *await kept_keys(engine.backend)):
         try:
             held.update(segments(load_snapshot((await engine.backend.read(key)).data, key)[1]))
         except (NotFoundError, CorruptionError):
