@@ -312,6 +312,18 @@ async def read_segment(backend: Backend, segment: Segment) -> bytes:
     return data
 
 
+async def read_whole(backend: Backend, segment: Segment) -> tuple[tuple[str, bytes], ...]:
+    """A segment and its index as they are stored, by key: what their name is made of.
+
+    Raises:
+        CorruptionError: one is missing or altered.
+    """
+    data = await read_segment(backend, segment)
+    await read_index(backend, segment)
+    index = (await backend.read(segment.index_key)).data
+    return (segment.key, data), (segment.index_key, index)
+
+
 async def documents(engine: Engine, collection: str | None = None) -> AsyncIterator[tuple[Segment, Place]]:
     """What is archived, the latest segment first. A document that was archived again is in several."""
     for segment in reversed(segments(engine.replica)):
