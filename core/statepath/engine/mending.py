@@ -14,7 +14,7 @@ from statepath.backend import Backend
 from statepath.commit import FLOOR_KEY, JOURNAL, FileChange, RemoveLog, WriteLog
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import ARCHIVE, rebuild
-from statepath.engine.backups import backup_keys, is_backup
+from statepath.engine.backups import backup_keys, is_kept
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
 from statepath.engine.ids import log_key, report_key
@@ -40,7 +40,7 @@ def remedy(key: str) -> str:
     """What is done about damage of the key, in words."""
     if key == STATE_KEY:
         return "is kept aside, and written again from the newest backup and the journal"
-    if is_backup(key):
+    if is_kept(key):
         return "is kept aside"
     if key == FLOOR_KEY:
         return "is kept aside, and written again"
@@ -61,7 +61,7 @@ async def mend(engine: Engine, findings: Sequence[Finding]) -> list[str]:
     kept = [
         await put_aside(engine.backend, key, "corrupt")
         for key in damaged
-        if is_backup(key) or key.startswith(("reports/", ARCHIVE))
+        if is_kept(key) or key.startswith(("reports/", ARCHIVE))
     ]
     if any(key.startswith(ARCHIVE) for key in damaged):
         await rebuild(engine, frozenset(damaged))
