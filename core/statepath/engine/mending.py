@@ -18,6 +18,7 @@ from statepath.engine.backups import backup_keys, is_kept
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
 from statepath.engine.ids import log_key, report_key
+from statepath.engine.lagging import find_wrong
 from statepath.engine.opening import put_aside
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.verification import Finding
@@ -67,7 +68,13 @@ async def mend(engine: Engine, findings: Sequence[Finding]) -> list[str]:
         await rebuild(engine, frozenset(damaged))
     if any(key.startswith(("logs/", "reports/")) for key in damaged):
         kept += await _files(engine, frozenset(damaged))
-    if engine.views is not None and engine.backend.capabilities.editable:
+    if engine.views is not None and not engine.backend.capabilities.editable and engine.views.documents:
+        limit = engine.settings.max_document
+        async for one in find_wrong(engine.backend, engine.replica, engine.store, limit=limit):
+            if one.reason:
+                kept.append(await put_aside(engine.backend, one.key, "corrupt"))
+            engine.views.mark(one.collection, one.id)
+    elif engine.views is not None and engine.backend.capabilities.editable:
         examined = await examine(
             engine.backend, engine.replica, engine.store, limit=engine.settings.max_document, thorough=True
         )

@@ -26,6 +26,7 @@ from statepath.engine.engine import Engine
 from statepath.engine.files import stored_log
 from statepath.engine.floor import Floor, read_floor
 from statepath.engine.ids import LOGS, document_key, log_key, log_place, report_key
+from statepath.engine.lagging import find_wrong
 from statepath.engine.replay import changes_of
 from statepath.engine.snapshot import STATE_KEY, SnapshotFacts, is_ours
 from statepath.engine.views import parse_view
@@ -91,9 +92,12 @@ class _Verification:
         await self._reports()
         async for key, reason in check_archive(self.engine):
             self._found(key, reason)
-        editable = self.engine.backend.capabilities.editable and not self.engine.replica_of
-        if editable and self.engine.settings.views is not False:
-            await self._views()
+        views = self.engine.settings.views
+        if not self.engine.replica_of:
+            if self.engine.backend.capabilities.editable and views is not False:
+                await self._views()
+            elif views:
+                await self._unedited_views()
         await self._sealed()
         return self.findings
 
@@ -314,6 +318,18 @@ class _Verification:
         for collection, id in examined.stale:
             if not await self._shows(collection, id):
                 self._found(f"{collection}/{id}", "its file is missing or shows another version", "notice")
+
+    async def _unedited_views(self) -> None:
+        """Those of a storage where nobody edits files."""
+        engine = self.engine
+        limit = engine.settings.max_document
+        async for one in find_wrong(engine.backend, engine.replica, engine.store, limit=limit):
+            if one.reason:
+                self._found(one.key, f"{one.reason}; the document itself is whole")
+            else:
+                self._found(
+                    f"{one.collection}/{one.id}", "its file is missing or shows another version", "notice"
+                )
 
     async def _shows(self, collection: str, id: str) -> bool:
         """Whether a file whose time says nothing shows the document as it is."""
