@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -21,10 +21,12 @@ from pydantic import JsonValue
 
 from statepath.backend import Backend
 from statepath.commit import Change, Delete, Note, Put, seal, unseal
-from statepath.engine.backups import backup_keys
+from statepath.engine.adoption import view_id
+from statepath.engine.backups import kept_keys
 from statepath.engine.documents import decode, parse_untrusted
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
+from statepath.engine.ids import document_key
 from statepath.engine.migration import migrated, versions
 from statepath.engine.replica import MEMBERS, Entry, Replica
 from statepath.engine.restoring import past
@@ -46,6 +48,7 @@ _BYTES: Final = 16 * 1024 * 1024
 _ATTEMPTS: Final = 8
 _TURN: Final = 256
 _GZIP: Final = 31
+_PIECE: Final = 1024 * 1024
 _MOST: Final = 256 * 1024 * 1024
 """What a segment may be unpacked: it holds less, but for a single document of that size."""
 
@@ -112,9 +115,9 @@ def decode_segments(data: bytes) -> tuple[Segment, ...]:
 
 
 async def named(engine: Engine) -> set[Segment]:
-    """The segments of every state to which there is a way back, by the history or by a backup."""
+    """The segments of every state to which there is a way back, by the history or by a state that is kept."""
     held = set(segments(engine.replica))
-    for key in (STATE_KEY, *await backup_keys(engine.backend)):
+    for key in (STATE_KEY, *await kept_keys(engine.backend)):
         try:
             held.update(segments(load_snapshot((await engine.backend.read(key)).data, key)[1]))
         except (NotFoundError, CorruptionError):
@@ -261,13 +264,36 @@ async def read_index(backend: Backend, segment: Segment) -> tuple[Place, ...]:
     """
     key = segment.index_key
     try:
-        places = _index.decode(unseal((await backend.read(key)).data, "index")).documents
+        data = (await backend.read(key)).data
     except NotFoundError as error:
         raise CorruptionError(f"{key} is missing, and the state names it", key=key) from error
-    except (CorruptionError, msgspec.MsgspecError) as error:
+    except CorruptionError as error:
         raise CorruptionError(f"{key} is damaged: {error}", key=key) from error
+    places = decode_index(data, key)
     if len(places) != segment.documents:
         raise CorruptionError(f"{key} is of another segment", key=key)
+    return places
+
+
+def decode_index(data: bytes, key: str) -> tuple[Place, ...]:
+    """What an index says, whoever wrote it.
+
+    Raises:
+        CorruptionError: it was altered, or what it names is not what a segment has, one document behind the other.
+    """
+    try:
+        places = _index.decode(unseal(data, "index")).documents
+    except (CorruptionError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CorruptionError(f"{key} is damaged: {error}", key=key) from error
+    end = 0
+    for place in places:
+        if place.start != end or place.length < 0:
+            raise CorruptionError(
+                f"{key} is of no segment: {place.id!r} is not where it ought to be", key=key
+            )
+        end += place.length + 1
+    if len(places) > 1 and end > _MOST:
+        raise CorruptionError(f"{key} is of no segment: none holds {end:,} bytes", key=key)
     return places
 
 
@@ -286,6 +312,18 @@ async def read_segment(backend: Backend, segment: Segment) -> bytes:
     return data
 
 
+async def read_whole(backend: Backend, segment: Segment) -> tuple[tuple[str, bytes], ...]:
+    """A segment and its index as they are stored, by key: what their name is made of.
+
+    Raises:
+        CorruptionError: one is missing or altered.
+    """
+    data = await read_segment(backend, segment)
+    await read_index(backend, segment)
+    index = (await backend.read(segment.index_key)).data
+    return (segment.key, data), (segment.index_key, index)
+
+
 async def documents(engine: Engine, collection: str | None = None) -> AsyncIterator[tuple[Segment, Place]]:
     """What is archived, the latest segment first. A document that was archived again is in several."""
     for segment in reversed(segments(engine.replica)):
@@ -300,6 +338,7 @@ async def find(engine: Engine, collection: str, id: str) -> tuple[Segment, bytes
     Raises:
         NotFoundError: there is none of that name.
         CorruptionError: its segment is missing or altered.
+        InvalidArgumentError: it is larger than documents may be.
     """
     for segment in reversed(segments(engine.replica)):
         if segment.collection != collection:
@@ -307,24 +346,49 @@ async def find(engine: Engine, collection: str, id: str) -> tuple[Segment, bytes
         for place in await read_index(engine.backend, segment):
             if place.id == id:
                 data = await read_segment(engine.backend, segment)
-                return segment, await asyncio.to_thread(_unpack, data, segment, place)
+                limit = engine.settings.max_document
+                return segment, await asyncio.to_thread(_unpack, data, segment, place, limit)
     raise NotFoundError(f"the archive has no {collection}/{id}", key=f"archive/{collection}/{id}")
 
 
-def _unpack(data: bytes, segment: Segment, place: Place) -> bytes:
-    end = place.start + place.length
-    if not 0 <= place.start <= end <= max(_MOST, segment.bytes * 1032):
-        raise CorruptionError(f"{segment.index_key} is not of its segment", key=segment.index_key)
+def _unpack(data: bytes, segment: Segment, place: Place, limit: int) -> bytes:
+    """A document of a segment that anyone may have written: no more is held than the document."""
+    key = f"{segment.collection}/{place.id}"
+    if place.length > limit:
+        raise InvalidArgumentError(
+            f"{key} has {place.length:,} bytes in the archive, and the limit is {limit:,}; raise STATE_MAX_DOCUMENT",
+            key=key,
+        )
+    document = bytearray()
+    at, end = 0, place.start + place.length
     try:
-        text = zlib.decompressobj(_GZIP).decompress(data, end)
+        for piece in _pieces(data):
+            document += piece[max(place.start - at, 0) : end - at]
+            at += len(piece)
+            if at >= end:
+                break
     except zlib.error as error:
         raise CorruptionError(f"{segment.key} cannot be unpacked: {error}", key=segment.key) from error
-    document = text[place.start : end]
     try:
-        parse_untrusted(document, key=f"{segment.collection}/{place.id}", limit=max(len(document), 1))
+        value = parse_untrusted(bytes(document), key=key, limit=limit)
     except InvalidArgumentError as error:
         raise CorruptionError(f"{segment.key}: {error}", key=segment.key) from error
-    return document
+    if not isinstance(value, dict) or view_id(document_key(segment.collection, place.id), value) != place.id:
+        raise CorruptionError(
+            f"{segment.key}: what stands there as {key} is not that document", key=segment.key
+        )
+    return bytes(document)
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """What is packed, piece by piece, however much it is."""
+    unpacking = zlib.decompressobj(_GZIP)
+    for at in range(0, len(data), _PIECE):
+        rest = data[at : at + _PIECE]
+        while rest and not unpacking.eof:
+            yield unpacking.decompress(rest, _PIECE)
+            rest = unpacking.unconsumed_tail
+    yield unpacking.flush()
 
 
 async def bring_back(engine: Engine, collection: str, id: str) -> int:

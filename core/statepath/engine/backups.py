@@ -1,6 +1,7 @@
 """The names of backups: `state.backup.<UTC time>.json`, after the time of the last commit that they show.
 
-So the names sort as the states do, and keeping one state twice gives one backup.
+So the names sort as the states do, and keeping one state twice gives one backup. Beside them there are the states that
+were kept for the way back: from a migration, from a rollback of one, and from a replica that was made anew.
 """
 
 from __future__ import annotations
@@ -11,9 +12,18 @@ from typing import Final
 
 from statepath.backend import Backend
 
+PRE_MIGRATION_KEY: Final = "state.pre-migration.backup.json"
+"""The state of before a migration, or the `state.json` of an original directory."""
+
 _PREFIX: Final = "state.backup."
-_OURS: Final = re.compile(r"state\.backup\.\d{8}T\d{6}\.\d{6}Z\.json")
+_TIME: Final = r"\d{8}T\d{6}\.\d{6}Z"
+_OURS: Final = re.compile(rf"state\.backup\.{_TIME}\.json")
 """The original server's have milliseconds since 1970 in that place."""
+
+_KEPT: Final = re.compile(
+    rf"{_OURS.pattern}|state\.pre-migration\.backup\.json(\.earlier\.{_TIME})?"
+    rf"|state\.before-rollback\.{_TIME}\.json|state\.json\.earlier\.{_TIME}"
+)
 
 
 def backup_key(time: int) -> str:
@@ -35,3 +45,13 @@ def is_backup(key: str) -> bool:
 async def backup_keys(backend: Backend) -> list[str]:
     """The keys of our backups, oldest first."""
     return [entry.key async for entry in backend.list_keys(_PREFIX) if is_backup(entry.key)]
+
+
+def is_kept(key: str) -> bool:
+    """Whether a whole state is kept under the key: a backup, or what there was before something replaced it."""
+    return _KEPT.fullmatch(key) is not None
+
+
+async def kept_keys(backend: Backend) -> list[str]:
+    """The keys of all states that are kept beside `state.json`."""
+    return [entry.key async for entry in backend.list_keys("state.") if is_kept(entry.key)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import IO
+from uuid import uuid4
 
 from statepath.commit import FORMAT as COMMIT_FORMAT
 from statepath.commit import Body, encode_commit, seal
@@ -57,7 +58,7 @@ async def export(
     if origin.replica.needs > COMMIT_FORMAT:
         raise newer_format(origin.name, origin.replica.needs)
     _check_free(path)
-    temporary = f"{path}.{os.getpid():x}.tmp"
+    temporary = f"{path}.{uuid4().hex[:12]}.tmp"  # one that was killed may have left its own
     with file_errors(path):
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:

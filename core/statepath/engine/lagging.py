@@ -1,14 +1,18 @@
 """Views that fell behind on a storage where nobody edits files: those that a crash left behind, or that never were.
 
 A listing tells when each object was written, on the storage's clock. Who compares it with the commits' times has to
-allow for clocks that differ; what is written once too often does no harm.
+allow for clocks that differ; what is written once too often does no harm. Only who reads a view knows what it shows.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Final
 
 from statepath.backend import Backend
+from statepath.engine.adoption import view_id
 from statepath.engine.ids import document_key, is_collection
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.views import View, parse_view
@@ -16,6 +20,19 @@ from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundErro
 
 _CLOCKS: Final = 300 * 1_000_000
 """By how many microseconds the clocks of the storage and of a writer may differ."""
+
+_PARALLEL: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """A document whose view does not show it. `reason`: why that is no earlier view of it, which it is or lacks where
+    this is empty."""
+
+    collection: str
+    id: str
+    key: str
+    reason: str
 
 
 async def find_lagging(
@@ -46,6 +63,37 @@ async def find_lagging(
             if id is not None:
                 lagging.append((collection, id))
     return [*missing.values(), *lagging]
+
+
+async def find_wrong(backend: Backend, replica: Replica, store: str, *, limit: int) -> AsyncIterator[Wrong]:
+    """The documents whose view does not show them, by what it says. Parameters: as `find_lagging`."""
+    documents = [(collection, id) for collection, id, _ in replica if collection != MEMBERS]
+    for at in range(0, len(documents), _PARALLEL):
+        part = documents[at : at + _PARALLEL]
+        for found in await asyncio.gather(*(_look(backend, replica, store, limit, *one) for one in part)):
+            if found is not None:
+                yield found
+
+
+async def _look(
+    backend: Backend, replica: Replica, store: str, limit: int, collection: str, id: str
+) -> Wrong | None:
+    key = document_key(collection, id)
+    reason = ""
+    try:
+        view = parse_view((await backend.read(key)).data, key, limit)
+    except NotFoundError:
+        return Wrong(collection, id, key, reason)
+    except (CorruptionError, InvalidArgumentError) as error:
+        return Wrong(collection, id, key, str(error))
+    entry = replica.get(collection, id)
+    if not view.ours or view.store != store or view_id(key, view.decode()) != id:
+        reason = f"{key} is not what was written there"
+    elif entry is None or view.seq == entry.version or view.seq > replica.head:
+        return None  # others may have gone on meanwhile
+    elif view.seq > entry.version:
+        reason = f"{key} shows a version that its document never had"
+    return Wrong(collection, id, key, reason)
 
 
 def _lags(written: float, changed: int, apart: int) -> bool:

@@ -14,10 +14,11 @@ from statepath.backend import Backend
 from statepath.commit import FLOOR_KEY, JOURNAL, FileChange, RemoveLog, WriteLog
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import ARCHIVE, rebuild
-from statepath.engine.backups import backup_keys, is_backup
+from statepath.engine.backups import backup_keys, is_kept
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
 from statepath.engine.ids import log_key, report_key
+from statepath.engine.lagging import find_wrong
 from statepath.engine.opening import put_aside
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.verification import Finding
@@ -40,7 +41,7 @@ def remedy(key: str) -> str:
     """What is done about damage of the key, in words."""
     if key == STATE_KEY:
         return "is kept aside, and written again from the newest backup and the journal"
-    if is_backup(key):
+    if is_kept(key):
         return "is kept aside"
     if key == FLOOR_KEY:
         return "is kept aside, and written again"
@@ -61,13 +62,19 @@ async def mend(engine: Engine, findings: Sequence[Finding]) -> list[str]:
     kept = [
         await put_aside(engine.backend, key, "corrupt")
         for key in damaged
-        if is_backup(key) or key.startswith(("reports/", ARCHIVE))
+        if is_kept(key) or key.startswith(("reports/", ARCHIVE))
     ]
     if any(key.startswith(ARCHIVE) for key in damaged):
         await rebuild(engine, frozenset(damaged))
     if any(key.startswith(("logs/", "reports/")) for key in damaged):
         kept += await _files(engine, frozenset(damaged))
-    if engine.views is not None and engine.backend.capabilities.editable:
+    if engine.views is not None and not engine.backend.capabilities.editable and engine.views.documents:
+        limit = engine.settings.max_document
+        async for one in find_wrong(engine.backend, engine.replica, engine.store, limit=limit):
+            if one.reason:
+                kept.append(await put_aside(engine.backend, one.key, "corrupt"))
+            engine.views.mark(one.collection, one.id)
+    elif engine.views is not None and engine.backend.capabilities.editable:
         examined = await examine(
             engine.backend, engine.replica, engine.store, limit=engine.settings.max_document, thorough=True
         )

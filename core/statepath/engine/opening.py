@@ -32,6 +32,7 @@ from statepath.commit import Commit, Note, Put
 from statepath.encryption import Encrypted, check_founded_plain, unlock, unsealed
 from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
+from statepath.engine.backups import PRE_MIGRATION_KEY
 from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine, is_replica
 from statepath.engine.floor import Floor, read_floor, write_floor
@@ -39,7 +40,7 @@ from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
 from statepath.engine.history import way_back
 from statepath.engine.ids import document_key
 from statepath.engine.migrating import migrate
-from statepath.engine.original import PRE_MIGRATION_KEY, Original, read_original
+from statepath.engine.original import Original, read_original
 from statepath.engine.recovery import Recovered, recover, saved_since
 from statepath.engine.replay import RECOVERY, Damage
 from statepath.engine.replica import Cut, Replica, Stage

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from statepath.commit import Commit
 from statepath.engine import restoring
-from statepath.engine.archiving import named, read_index, read_segment, segments
+from statepath.engine.archiving import named, read_whole, segments
 from statepath.engine.backups import backup_keys
 from statepath.engine.engine import Engine
 from statepath.engine.files import Files, LogPiece, Report
@@ -49,9 +49,8 @@ class StoreOrigin:
         if self.history:
             held += tuple((await named(self.engine)).difference(held))
         for segment in held:
-            yield segment.key, await read_segment(self.engine.backend, segment)
-            await read_index(self.engine.backend, segment)
-            yield segment.index_key, (await self.engine.backend.read(segment.index_key)).data
+            for key, data in await read_whole(self.engine.backend, segment):
+                yield key, data
 
     async def backups(self) -> AsyncIterator[Replica]:
         if not self.history:

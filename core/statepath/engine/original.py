@@ -21,7 +21,6 @@ from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.views import parse_view
 from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
 
-PRE_MIGRATION_KEY: Final = "state.pre-migration.backup.json"
 BACKUP: Final = re.compile(r"state\.backup\.(\d{10,16})\.json")
 
 _LOG: Final = re.compile(r"logs/session_([^/]+)\.log")

@@ -39,7 +39,7 @@ from statepath.commit import (
     microseconds,
     unseal,
 )
-from statepath.engine.archiving import decode_segments, segments
+from statepath.engine.archiving import ARCHIVE, decode_index, decode_segments, segments
 from statepath.engine.backups import is_backup
 from statepath.engine.documents import compact, parse_untrusted
 from statepath.engine.filekeys import FileKey
@@ -85,7 +85,7 @@ _AHEAD: Final = 86_400.0
 
 _LINE: Final = 64 * 1024 * 1024
 _BODY: Final = re.compile(r"bodies/[0-9a-f]{1,64}/[0-9]{1,9}")
-_SEGMENT: Final = re.compile(r"archive/[0-9a-f]{64}\.(jsonl\.gz|index\.json)")
+_SEGMENT: Final = re.compile(r"archive/([0-9a-f]{64})\.(?:jsonl\.gz|index\.json)")
 _LOG: Final = re.compile(r"logs/session_([^/]+)\.log")
 _REPORT: Final = re.compile(r"reports/([^/]+)\.json")
 
@@ -241,6 +241,7 @@ class Portable:
         self.path = path
         self._content = content
         self.manifest = manifest
+        self._names = frozenset(member.name for member in manifest.members)
         self.replica = Replica()
         self._file = file
         self._latest = round((time.time() + _AHEAD) * 1_000_000)
@@ -346,6 +347,24 @@ class Portable:
         for segment in segments(self.replica):
             if segment.index_key not in digests or digests.get(segment.key) != segment.sha256:
                 raise _bad(self.path, f"{segment.key} is not what {STATE_KEY} names")
+        for digest in {match[1] for name in digests if (match := _SEGMENT.fullmatch(name))}:
+            self._check_segment(digest)
+
+    def _check_segment(self, digest: str) -> None:
+        """Its name is made of both parts, and its index may not lead where a segment does not reach."""
+        key, index_key = f"{ARCHIVE}{digest}.jsonl.gz", f"{ARCHIVE}{digest}.index.json"
+        index = self._whole(index_key)
+        found = sha256(index)
+        for chunk in self._pieces(key):
+            found.update(chunk)
+        if found.hexdigest() != digest:
+            raise _bad(self.path, f"{key} and its index are not what their name says")
+        try:
+            for place in decode_index(index, index_key):
+                check_id(place.id)
+                self._check_time(place.modified, f"{index_key}: {place.id!r}")
+        except (CorruptionError, InvalidArgumentError) as error:
+            raise _bad(self.path, str(error)) from error
 
     def _body(self, body: Body) -> Transaction:
         data = self._whole(body.key)
@@ -367,9 +386,12 @@ class Portable:
                 yield member.name, id
 
     def _whole(self, name: str) -> bytes:
-        if name not in {member.name for member in self.manifest.members}:
+        return b"".join(self._pieces(name))
+
+    def _pieces(self, name: str) -> Iterator[bytes]:
+        if name not in self._names:
             raise _bad(self.path, f"{name} is missing")
-        return b"".join(_chunks(self.path, self._file, name))
+        return _chunks(self.path, self._file, name)
 
     def _snapshot(self, name: str) -> tuple[SnapshotMeta, Replica]:
         meta, replica = load_snapshot(self._whole(name), name)
@@ -408,7 +430,7 @@ class Portable:
             raise _bad(self.path, f"{what} is of a time that has not come; is the clock right?")
 
     def _lines(self) -> Iterator[Commit]:
-        if COMMITS not in {member.name for member in self.manifest.members}:
+        if COMMITS not in self._names:
             return
         rest = b""
         for chunk in _chunks(self.path, self._file, COMMITS):

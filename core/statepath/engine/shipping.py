@@ -31,7 +31,7 @@ from statepath.commit import (
     microseconds,
     size_of,
 )
-from statepath.engine.archiving import ARCHIVE, Segment, decode_segments
+from statepath.engine.archiving import ARCHIVE, Segment, decode_segments, read_whole
 from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, read_floor
@@ -297,10 +297,16 @@ class Shipping:
             self._views.mark_file(change)
 
     async def _bring(self, segment: Segment) -> None:
-        """Copy a segment of the archive."""
-        for key in (segment.key, segment.index_key):
+        """Copy a segment of the archive.
+
+        Raises:
+            CorruptionError: it is missing or damaged where it comes from.
+        """
+        if {segment.key, segment.index_key} <= self._archived:
+            return
+        for key, data in await read_whole(self._primary.backend, segment):
             if key not in self._archived:
-                await self._target.write(key, (await self._primary.backend.read(key)).data)
+                await self._target.write(key, data)
                 self._archived.add(key)
 
     async def keep_up(self) -> None:

@@ -19,15 +19,16 @@ from statepath.commit import (
 from statepath.encryption import Encrypted
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import check as check_archive
-from statepath.engine.backups import backup_keys
+from statepath.engine.backups import PRE_MIGRATION_KEY, kept_keys
 from statepath.engine.checking import Hash, check_snapshot
 from statepath.engine.documents import compact, parse_untrusted
 from statepath.engine.engine import Engine
 from statepath.engine.files import stored_log
 from statepath.engine.floor import Floor, read_floor
 from statepath.engine.ids import LOGS, document_key, log_key, log_place, report_key
+from statepath.engine.lagging import find_wrong
 from statepath.engine.replay import changes_of
-from statepath.engine.snapshot import STATE_KEY, SnapshotFacts
+from statepath.engine.snapshot import STATE_KEY, SnapshotFacts, is_ours
 from statepath.engine.views import parse_view
 from statepath.errors import (
     CorruptionError,
@@ -91,9 +92,12 @@ class _Verification:
         await self._reports()
         async for key, reason in check_archive(self.engine):
             self._found(key, reason)
-        editable = self.engine.backend.capabilities.editable and not self.engine.replica_of
-        if editable and self.engine.settings.views is not False:
-            await self._views()
+        views = self.engine.settings.views
+        if not self.engine.replica_of:
+            if self.engine.backend.capabilities.editable and views is not False:
+                await self._views()
+            elif views:
+                await self._unedited_views()
         await self._sealed()
         return self.findings
 
@@ -112,8 +116,10 @@ class _Verification:
 
     async def _snapshots(self, floor: Floor | None) -> None:
         engine = self.engine
-        for key in (STATE_KEY, *await backup_keys(engine.backend)):
+        for key in (STATE_KEY, *await kept_keys(engine.backend)):
             try:
+                if key.startswith(PRE_MIGRATION_KEY) and not await self._is_snapshot(key):
+                    continue
                 meta = await check_snapshot(engine.backend, key)
             except NotFoundError:
                 due = engine.vitals.saved[0] < 0  # this handle knows that it has to be written
@@ -127,6 +133,10 @@ class _Verification:
                 self._found(key, f"{key} belongs to another store")
             elif engine.continues(meta.incarnation, meta.seq):
                 self.snapshots[key] = meta
+
+    async def _is_snapshot(self, key: str) -> bool:
+        """Whether it is not the `state.json` of an original server, which is kept under the same name."""
+        return is_ours((await self.engine.backend.read(key)).data)
 
     async def _journal(self) -> None:
         """The chain of the commits, their bodies, and that the snapshots show states of this chain."""
@@ -308,6 +318,18 @@ class _Verification:
         for collection, id in examined.stale:
             if not await self._shows(collection, id):
                 self._found(f"{collection}/{id}", "its file is missing or shows another version", "notice")
+
+    async def _unedited_views(self) -> None:
+        """Those of a storage where nobody edits files."""
+        engine = self.engine
+        limit = engine.settings.max_document
+        async for one in find_wrong(engine.backend, engine.replica, engine.store, limit=limit):
+            if one.reason:
+                self._found(one.key, f"{one.reason}; the document itself is whole")
+            else:
+                self._found(
+                    f"{one.collection}/{one.id}", "its file is missing or shows another version", "notice"
+                )
 
     async def _shows(self, collection: str, id: str) -> bool:
         """Whether a file whose time says nothing shows the document as it is."""

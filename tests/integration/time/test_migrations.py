@@ -298,6 +298,45 @@ async def test_a_rollback_brings_back_what_was_before_and_keeps_what_was_written
         assert (await documents(store))["d"] == {"id": "d", "status": "again"}
 
 
+@pytest.mark.parametrize("which", [BACKUP, "state.before-rollback."])
+async def test_a_kept_state_that_is_damaged_is_found_and_put_aside(old, to_2, places, which):
+    """Before somebody needs it."""
+    async with statepath.open(old, autosave=0, migrations=to_2):
+        pass
+    await statepath.rollback(old)
+    (key,) = await places.keys(old, which)
+    bad = bytearray(await places.read(old, key))
+    bad[len(bad) // 3] ^= 0x01
+    await places.write(old, key, bytes(bad))
+    async with statepath.open(old, readonly=True) as reader:
+        assert [one.key for one in await reader.verify()] == [key]
+    done = await statepath.repair(old)
+    assert (done.remedies, done.left) == (("is kept aside",), ())
+    assert [await places.read(old, kept) for kept in done.kept] == [bad]
+
+
+async def test_clean_leaves_the_archive_of_a_state_of_before_a_rollback(old, to_2, monkeypatch):
+    """Nothing else names it once the history does not reach back so far."""
+    async with statepath.open(old, autosave=0, migrations=to_2) as store:
+        await asyncio.sleep(0.001)
+        (segment,) = (await store.archive("tasks", older_than="0s", id="a")).segments
+    kept = (await statepath.rollback(old)).kept
+    monkeypatch.setattr("statepath.engine.cleaning._RUN", 0.0)
+    async with statepath.open(old, autosave=0) as store:
+        monkeypatch.setattr("statepath.engine.archiving.transactions", nothing_left)
+        for key in await store.backups():
+            await store._engine.backend.delete(key)
+        assert segment not in [key for key, _ in (await store.clean(older_than="0s", dry_run=True)).objects]
+        await store._engine.backend.delete(kept)
+        assert segment in [key for key, _ in (await store.clean(older_than="0s", dry_run=True)).objects]
+
+
+async def nothing_left(*_):
+    """A history that was trimmed up to now."""
+    for change in ():
+        yield change
+
+
 async def test_without_a_migration_there_is_none_to_take_back(old):
     with pytest.raises(NotFoundError, match="no migration in the history"):
         await statepath.rollback(old)

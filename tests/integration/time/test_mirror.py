@@ -188,6 +188,23 @@ async def test_bodies_and_the_archive_are_carried(path, store, elsewhere, monkey
         assert await replica.verify() == []
 
 
+@pytest.mark.parametrize("part", ["jsonl.gz", "index.json"])
+async def test_a_damaged_segment_of_the_archive_is_not_shipped(path, store, elsewhere, part):
+    to = elsewhere.new()
+    await statepath.mirror(path, to, once=True)
+    await store.collection("raw").put({"id": "old"})
+    await asyncio.sleep(0.01)
+    await store.archive("raw", older_than="1ms", id="old")
+    backend = store._engine.backend
+    (key,) = [one.key async for one in backend.list_keys("archive/") if one.key.endswith(part)]
+    bad = bytearray((await backend.read(key)).data)
+    bad[len(bad) // 2] ^= 0x01
+    await backend.write(key, bytes(bad))
+    with pytest.raises(CorruptionError, match=key):
+        await statepath.mirror(path, to, once=True)
+    assert key not in await elsewhere.keys(to)
+
+
 async def test_a_mirror_that_is_behind_holds_few_large_transactions_at_once(monkeypatch):
     monkeypatch.setattr("statepath.engine.committer.MAX_COMMIT_BYTES", 10_000)
     monkeypatch.setattr("statepath.engine.shipping._RECORD_BYTES", 50_000)

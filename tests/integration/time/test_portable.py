@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import stat
 import threading
+import tracemalloc
 import zipfile
 from hashlib import sha256
 from pathlib import Path
@@ -14,10 +16,11 @@ from zlib import crc32
 
 import pytest
 import statepath
+from msgspec.structs import replace
 from statepath.commit import seal
 from statepath.engine.files import LogPiece
 from statepath.engine.origin import StoreOrigin
-from statepath.engine.portable import COMMITS
+from statepath.engine.portable import COMMITS, open_portable
 from statepath.engine.snapshot import MARK, SnapshotStream
 from statepath.errors import (
     AlreadyExistsError,
@@ -130,6 +133,32 @@ async def test_a_log_that_cannot_be_read_to_its_end_is_told_as_what_it_is(store,
         await store.export(file)
 
 
+async def test_what_a_report_costs_does_not_depend_on_how_many_members_there_are(tmp_path):
+    looked = []
+
+    class Members(tuple):
+        __slots__ = ()
+
+        def __iter__(self):
+            looked.append(len(self))
+            return super().__iter__()
+
+    async def looks(reports):
+        path = str(tmp_path / f"{reports}.zip")
+        async with statepath.open("memory://", autosave=0) as store:
+            for n in range(reports):
+                await store.save_report(str(n), n)
+            await store.export(path)
+        looked.clear()
+        with open_portable(path) as portable:
+            portable.manifest = replace(portable.manifest, members=Members(portable.manifest.members))
+            portable.load()
+            assert len([one async for one in portable.files()]) == reports
+        return len(looked)
+
+    assert await looks(1) == await looks(20)
+
+
 class _FullDisk:
     """The system's calls, for one module alone: elsewhere files are written meanwhile."""
 
@@ -138,6 +167,23 @@ class _FullDisk:
 
     def rename(self, *_):
         raise OSError(28, "No space left on device")
+
+
+class _Killed(_FullDisk):
+    """The same where the process ends before it can tidy up."""
+
+    def unlink(self, *_):
+        pass
+
+
+async def test_an_export_that_was_killed_can_be_repeated(store, file, fill, monkeypatch):
+    """Also by a process of the same id: in a container each has the first."""
+    await fill(store)
+    with monkeypatch.context() as killed:
+        killed.setattr("statepath.engine.exporting.os", _Killed())
+        with pytest.raises(StateError):
+            await store.export(file)
+    assert (await store.export(file)).path == file
 
 
 async def test_the_file_is_its_owners_and_any_zip_program_reads_it(store, file, fill):
@@ -365,8 +411,7 @@ class TestStrangers:
             self.pack(file, {other: data for other, data in members.items() if other != name})
             await refused(CorruptionError, "is missing|is not what state.json names")
             self.pack(file, members | {name: members[name] + b" "})
-            if not name.endswith("index.json"):
-                await refused(CorruptionError, "is not what")
+            await refused(CorruptionError, "is not what|are not what")
 
     @pytest.mark.parametrize(
         "member",
@@ -384,6 +429,87 @@ class TestStrangers:
         old = b'"collection":"_state","id":"metrics","document":' + old[: old.index(b"}") + 1]
         self.pack(file, good | {COMMITS: self.forge_commits(good[COMMITS], old, put)})
         await refused(CorruptionError, "schema_versions|archive_segments")
+
+    @pytest.fixture
+    async def archived(self, tmp_path):
+        """The members of a sound file that has an archive."""
+        path = tmp_path / "archived.zip"
+        async with statepath.open("memory://", autosave=0) as store:
+            await store.collection("raw").put({"id": "a"})
+            await store.collection("raw").put({"id": "b"})
+            await store.archive("raw", older_than="0s")
+            await store.export(path)
+        with zipfile.ZipFile(path) as packed:
+            return {name: packed.read(name) for name in packed.namelist()}
+
+    def forge_segment(self, members, text, places):
+        """The members with a segment of that text and those places, and all names and digests right."""
+        index_key, key = sorted(name for name in members if name.startswith("archive/"))
+        old, named = (
+            key[len("archive/") :].partition(".")[0].encode(),
+            sha256(members[key]).hexdigest().encode(),
+        )
+        facts = json.loads(members[index_key])
+        data, index = gzip.compress(text), bytes(seal({"documents": places or facts["documents"]}))
+        name = sha256(index + data).hexdigest()
+        state = self.forge(members["state.json"], old, name.encode())
+        state = self.forge(state, named, sha256(data).hexdigest().encode())
+        kept = {other: content for other, content in members.items() if other not in (key, index_key)}
+        made = {f"archive/{name}.jsonl.gz": data, f"archive/{name}.index.json": index}
+        return kept | {"state.json": state} | made
+
+    @pytest.mark.parametrize(
+        ("standing", "reason"),
+        [
+            ([["a", 1, 1, 0, 10], ["b", 2, 1, 500_000_000, 10]], "is not where it ought to be"),
+            ([["a", 1, 1, 0, 400_000_000], ["b", 2, 1, 400_000_001, 10]], "none holds"),
+            ([["a", 1, 1, 0, -5], ["b", 2, 1, -4, 10]], "is not where it ought to be"),
+            ([["a", 1, 1, 0, 10], ["\0", 2, 1, 11, 10]], "must not contain NUL"),
+            ([["a", 1, 1, 0, 10], ["b", 2, 9 * 10**18, 11, 10]], "of a time that has not come"),
+        ],
+        ids=["a gap", "too much", "less than nothing", "no id", "no time"],
+    )
+    async def test_a_segment_whose_index_leads_astray(self, archived, file, refused, standing, reason):
+        self.pack(file, self.forge_segment(archived, b'{"id":"a"}\n{"id":"b"}\n', standing))
+        await refused(CorruptionError, reason)
+
+    async def test_a_segment_whose_index_is_of_another(self, archived, file, refused):
+        forged = self.forge_segment(archived, b'{"id":"x"}\n{"id":"b"}\n', None)
+        (name,) = [name for name in forged if name.endswith(".jsonl.gz")]
+        self.pack(file, forged | {name.replace("jsonl.gz", "index.json"): bytes(seal({"documents": []}))})
+        await refused(CorruptionError, "are not what their name says")
+
+    @pytest.mark.parametrize(
+        "text", [b'["id","a"]', b'{"id":"b"}', b'{"id":"a"'], ids=["list", "id", "no JSON"]
+    )
+    async def test_what_a_segment_holds_is_no_document(self, archived, file, tmp_path, text):
+        """It is looked at when somebody reads it, as all of the archive is."""
+        places = [["a", 1, 1, 0, len(text)], ["b", 2, 1, len(text) + 1, 10]]
+        self.pack(file, self.forge_segment(archived, text + b'\n{"id":"b"}\n', places))
+        await statepath.import_backup(file, tmp_path / "to")
+        async with statepath.open(tmp_path / "to", autosave=0) as store:
+            with pytest.raises(CorruptionError, match="raw/a"):
+                await store.unarchive("raw", "a")
+            with pytest.raises(CorruptionError, match="raw/a"):
+                await store.read_archived("raw", "a")
+            assert await store.unarchive("raw", "b") == store.seq
+            assert await store.collection("raw").find().all() == [{"id": "b"}]
+
+    async def test_a_bomb_in_a_segment(self, archived, file, tmp_path):
+        """No more of it is unpacked at a time than a document may have, and one that claims more is not read."""
+        size = 80_000_000
+        places = [["a", 1, 1, 0, size], ["b", 2, 1, size + 1, 10]]
+        self.pack(file, self.forge_segment(archived, b" " * size + b'\n{"id":"b"}\n', places))
+        await statepath.import_backup(file, tmp_path / "to")
+        async with statepath.open(tmp_path / "to", autosave=0) as store:
+            tracemalloc.start()
+            try:
+                assert await store.read_archived("raw", "b") == {"id": "b"}
+                with pytest.raises(InvalidArgumentError, match="STATE_MAX_DOCUMENT"):
+                    await store.read_archived("raw", "a")
+                assert tracemalloc.get_traced_memory()[1] < size / 4
+            finally:
+                tracemalloc.stop()
 
     async def test_one_of_a_newer_program(self, good, file, refused):
         self.pack(file, good, manifest={"format": 2, "new": True})

@@ -7,6 +7,7 @@ import os
 import pytest
 import statepath
 from statepath.errors import NotFoundError, StoreLockedError
+from statepath.settings import Settings
 
 
 @pytest.fixture
@@ -176,6 +177,42 @@ async def test_a_damaged_file_of_a_document_is_written_again(tmp_path, fill, con
     assert done.left == ()
     assert file.read_bytes() == good
     assert await holds(path, contents) == held
+
+
+@pytest.mark.parametrize("bad", ["another", "altered", "no JSON", "missing", "earlier"])
+async def test_the_file_of_a_document_on_a_storage_where_nobody_edits_files_is_written_again(
+    bad, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.lagging._CLOCKS", 0)  # so opening the store trusts its time
+    path, key = "memory://views", "tasks/x.json"
+    settings = Settings.load(path, views=True, autosave=0)
+    async with statepath.open(path, settings=settings) as store:
+        tasks, backend = store.collection("tasks"), store._engine.backend
+        await tasks.put({"id": "x", "n": 1})
+        await store.flush()
+        earlier = (await backend.read(key)).data
+        await tasks.put({"id": "x", "n": 2})
+        await tasks.put({"id": "y", "n": 3})
+        await store.flush()
+        good, other = (await backend.read(key)).data, (await backend.read("tasks/y.json")).data
+        assert await store.verify() == []
+        wrong = {
+            "another": other,
+            "altered": good.replace(b"2", b"7", 1),
+            "no JSON": b"{",
+            "missing": None,
+            "earlier": earlier,
+        }[bad]
+        await (backend.delete(key) if wrong is None else backend.write(key, wrong))
+    lags = bad in ("missing", "earlier")
+    done = await statepath.repair(path, settings=settings)
+    assert [(one.key, one.severity) for one in done.found] == [
+        ("tasks/x", "notice") if lags else (key, "damage")
+    ]
+    assert (len(done.kept), done.left) == (0 if lags else 1, ())
+    async with statepath.open(path, settings=settings, readonly=True) as reader:
+        assert (await reader._engine.backend.read(key)).data == good
+        assert await reader.verify() == []
 
 
 async def test_a_server_that_has_the_store_is_named(tmp_path, fill):
