@@ -93,10 +93,10 @@ def read_key_file(path: str) -> bytes:
         ConfigurationError: the file is missing, empty, too short, not ours, or readable by everybody (`bad_key`).
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
-                raise _bad(f"{path} is no file; name the file that holds the master key")
+                raise _bad(f"{path} is no regular file; name the file that holds the master key")
             _check_owner(path, found)
             text = file.read(4096)
     except FileNotFoundError:
@@ -106,6 +106,11 @@ def read_key_file(path: str) -> bytes:
     if not text.strip():
         raise _bad(f"the key file {path} is empty: put the master key back, or {MAKE_ONE}")
     return parse_master_key(text.decode("ascii", errors="replace"), path)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A pipe would wait for who writes to it, and a terminal must not become this program's."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _check_owner(path: str, found: os.stat_result) -> None:
@@ -157,16 +162,26 @@ def _load(text: str) -> KeyProvider:
     if len(points) != 1:
         known = sorted({point.name for point in points_of(GROUP)})
         cause = "several installed packages claim" if points else "no installed package has"
-        raise _bad(f"{cause} the key provider {name!r} (installed: {', '.join(known) or 'none'})")
+        remedy = (
+            "uninstall all but one of them"
+            if points
+            else f"install its package, or check the name in {_PROVIDER}"
+        )
+        raise _bad(f"{cause} the key provider {name!r} (installed: {', '.join(known) or 'none'}): {remedy}")
     ((target, point),) = points.items()
     try:
         provider = point.load()(reference)
     except StateError:
         raise
     except Exception as error:
-        raise _bad(f"the key provider {name!r} cannot be made by {target}: {type(error).__name__}") from error
+        raise _bad(
+            f"the key provider {name!r} cannot be made by {target}: {type(error).__name__}; check what "
+            f"{_PROVIDER} says behind {name}:, or reinstall its package"
+        ) from error
     if not isinstance(provider, KeyProvider):
-        raise _bad(f"{target} makes no key provider: it lacks a part of statepath.encryption.KeyProvider")
+        raise _bad(
+            f"{target} makes no key provider: it lacks a part of statepath.encryption.KeyProvider; update its package"
+        )
     return _Guarded(provider, name)
 
 
@@ -203,7 +218,8 @@ class _Guarded:
         if isinstance(error, StateError):
             return error
         return UnavailableError(
-            f"the key provider {self._kind!r} did not answer: {type(error).__name__}; nothing was read or written"
+            f"the key provider {self._kind!r} did not answer: {type(error).__name__}; nothing was read or written: "
+            "check that its service can be reached and lets this program in, then try again"
         )
 
 
