@@ -7,9 +7,13 @@ from typing import Any, get_type_hints
 
 import pytest
 from pydantic import SecretStr, ValidationError
-from statepath.discovery import backends
+from statepath.discovery import backends, resolve
 from statepath.errors import ConfigurationError, InvalidArgumentError, StateError, UnknownSchemeError
 from statepath.settings import Settings, SettingsArgs, describe, setting_names
+from statepath_azure import config as azure
+from statepath_gcs import config as gcs
+from statepath_postgres import connections as postgres
+from statepath_s3 import config as s3
 
 MiB = 1024 * 1024
 KEY = "hunter2A" * 5 + "aaa="
@@ -21,6 +25,16 @@ PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+def part(title: str) -> str:
+    """What stands under a title of the page."""
+    (text,) = re.findall(rf"^## {title}$(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return str(text)
+
+
+def page_of(backend: str) -> str:
+    return (PAGE.parent / f"{backend.lower()}.md").read_text()
 
 
 def refused(*lines: str) -> Any:
@@ -94,7 +108,7 @@ def _unit(name: str) -> str:
 
 def test_the_page_lists_every_setting_with_its_default_and_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = re.findall(
-        r"^\| `STATE_(\w+)` \| (?:`(.*?)` )?\| ([\w ]+) \| [^|]+ \|$", PAGE.read_text(), re.MULTILINE
+        r"^\| `STATE_(\w+)` \| (?:`(.*?)` )?\| ([\w ]+) \| [^|]+ \|$", part("Settings"), re.MULTILINE
     )
     *listed, config = rows
     assert config[:2] == ("CONFIG", "statepath.toml")
@@ -103,6 +117,63 @@ def test_the_page_lists_every_setting_with_its_default_and_unit(monkeypatch: pyt
         assert unit == _unit(name.lower()), name
         monkeypatch.setenv(f"STATE_{name}", default)
     assert Settings.load() == Settings.model_construct()
+
+
+class Asked(dict[str, str]):
+    """An empty environment that remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: dict[str, None] = {}
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names[name] = None
+        return default
+
+    def __contains__(self, name: object) -> bool:
+        self.names[str(name)] = None
+        return False
+
+
+BACKENDS = {
+    "S3": ("s3://bucket/x", s3.DEFAULT_TIMEOUT),
+    "GCS": ("gs://bucket/x", gcs.DEFAULT_TIMEOUT),
+    "AZURE": ("az://container/x?account_name=acc", azure.DEFAULT_TIMEOUT),
+    "POSTGRES": ("postgresql://host/x", postgres.TIMEOUT),
+}
+"""A state path for each backend that reads variables of its own, and its timeout."""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("page", ["configuration", "own"])
+def test_the_pages_list_every_variable_that_a_backend_reads(backend: str, page: str) -> None:
+    env = Asked()
+    resolve(BACKENDS[backend][0].partition("?")[0], env)
+    asked = {name for name in env.names if name.startswith("STATE_")}
+    text = part("What backends read") if page == "configuration" else page_of(backend)
+    listed = re.findall(rf"^\| .*?`(STATE_{backend}_\w+)`", text, re.MULTILINE)
+    assert len(listed) == len(set(listed)) == len(asked)
+    assert set(listed) == asked
+
+
+def test_the_page_lists_the_defaults_of_the_backends() -> None:
+    rows = re.findall(
+        r"^\| `STATE_(\w+)` \| (?:`(.*?)` )?\| ([\w ]+) \| [^|]+ \|$",
+        part("What backends read"),
+        re.MULTILINE,
+    )
+    listed = {name: (default, unit) for name, default, unit in rows}
+    for backend, (_, timeout) in BACKENDS.items():
+        assert listed.pop(f"{backend}_TIMEOUT") == (f"{timeout:g}", "seconds")
+    assert listed.pop("POSTGRES_POOL") == (str(postgres.POOL), "number")
+    assert listed.pop("POSTGRES_STATEMENT_TIMEOUT") == (f"{postgres.STATEMENT_TIMEOUT:g}", "seconds")
+    assert listed.pop("POSTGRES_LOCK_TIMEOUT") == (f"{postgres.LOCK_TIMEOUT:g}", "seconds")
+    assert set(listed.values()) == {("", "text"), ("", "URL"), ("false", "true or false")}
+
+
+def test_the_page_has_a_state_path_for_every_backend_of_ours() -> None:
+    ours = {info.scheme for info in backends() if not info.distribution.startswith("statepath-sqlite")}
+    assert ours <= set(re.findall(r"`(\w+)://", part("The state path")))
 
 
 def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
