@@ -11,8 +11,8 @@ from statepath.arguments import wrong_kind
 from statepath.engine import archiving
 from statepath.engine.archiving import Archived
 from statepath.engine.engine import Engine
-from statepath.engine.ids import check_collection
 from statepath.filters import F, Filter
+from statepath.naming import check_collection
 from statepath.settings import duration
 
 

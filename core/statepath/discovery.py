@@ -9,35 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.metadata import EntryPoint
-from typing import Any, Final
+from typing import Any
 
 from statepath.arguments import path_text
 from statepath.backend import Backend, BackendFactory, StateURL
 from statepath.errors import (
-    BackendNotInstalledError,
     ConfigurationError,
     DuplicateSchemeError,
     InvalidArgumentError,
     StateError,
-    UnknownSchemeError,
 )
 from statepath.installed import announced
-
-GROUP: Final = "statepath.backends"
-
-_EXTRAS: Final = {
-    "s3": "s3",
-    "gs": "gcs",
-    "gcs": "gcs",
-    "az": "azure",
-    "abfs": "azure",
-    "azblob": "azure",
-    "postgresql": "postgres",
-    "postgres": "postgres",
-}
-"""Schemes of our own distributions, and the extra that installs each."""
+from statepath.schemes import GROUP, missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +145,7 @@ def _load(scheme: str) -> tuple[BackendFactory, BackendInfo]:
         if info.scheme == scheme:
             claims.setdefault((_normal(info.distribution), info.target), (info, point))
     if not claims:
-        raise _missing(scheme, tuple(sorted({info.scheme for info, _ in announced})))
+        raise missing(scheme, {info.scheme for info, _ in announced})
     if len(claims) > 1:
         names = tuple(sorted(_named(info) for info, _ in claims.values()))
         raise DuplicateSchemeError(
@@ -187,23 +171,6 @@ def _load(scheme: str) -> tuple[BackendFactory, BackendInfo]:
             backend=scheme,
         )
     return factory, info
-
-
-def _missing(scheme: str, known: tuple[str, ...]) -> ConfigurationError:
-    if extra := _EXTRAS.get(scheme):
-        install = f"pip install 'statepath[{extra}]'"
-        return BackendNotInstalledError(
-            f"the backend for {scheme}:// is not installed; install it with: {install}",
-            install=install,
-            backend=scheme,
-        )
-    near = get_close_matches(scheme, {*known, *_EXTRAS}, n=1)
-    hint = f"; did you mean {near[0]}://?" if near else ""
-    return UnknownSchemeError(
-        f"no backend for {scheme}:// is installed{hint} (installed: {', '.join(known) or 'none'})",
-        known=known,
-        backend=scheme,
-    )
 
 
 def _named(info: BackendInfo) -> str:

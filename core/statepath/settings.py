@@ -10,7 +10,8 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -24,7 +25,10 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import Unpack
 
-from statepath.errors import ConfigurationError, InvalidArgumentError
+from statepath import naming
+from statepath.errors import ConfigurationError, InvalidArgumentError, StateError
+from statepath.masterkey import parse_master_key
+from statepath.schemes import check_scheme
 from statepath.url import StateURL
 
 __all__ = ["Setting", "Settings", "SettingsArgs", "describe", "setting_names"]
@@ -35,6 +39,7 @@ CONFIG_FILE: Final = "statepath.toml"
 ENV_FILE: Final = ".env"
 
 _PATHS: Final = ("path", "mirror")
+_MASTERS: Final = ("encryption_key_file", "encryption_key", "encryption_provider")
 
 Kind: TypeAlias = Literal["argument", "environment", ".env", "file", "default"]
 
@@ -180,6 +185,16 @@ def _duration_or_off(value: object) -> timedelta | None:
     return None if value is None else _duration(value)
 
 
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("this is no number: write it in digits")  # noqa: TRY004 - as above
+    return value
+
+
+def _number_or_off(value: object) -> object:
+    return _number(_off(value))
+
+
 def _webhook(value: object) -> object:
     """A secret: what makes such a URL work is in its path or its query."""
     value = _off(value)
@@ -231,7 +246,7 @@ class ArchiveRule:
     @classmethod
     def parse(cls, text: str) -> ArchiveRule:
         """The rule that a text such as "tasks older_than=30d status=completed" says. A value is JSON, else a text."""
-        collection, *conditions = text.split()
+        collection, *conditions = text.split() or ("",)
         older_than: timedelta | None = None
         fields: list[tuple[str, Any]] = []
         for condition in conditions:
@@ -252,12 +267,24 @@ class ArchiveRule:
         return cls(collection, older_than, tuple(fields))
 
 
+def _parted(value: object) -> object:
+    """The rules, each a text."""
+    return (
+        tuple(part.strip() for part in value.split(";") if part.strip()) if isinstance(value, str) else value
+    )
+
+
 def _rules(value: object) -> object:
-    if isinstance(value, str):
-        value = tuple(part.strip() for part in value.split(";") if part.strip())
+    value = _parted(value)
     if isinstance(value, list | tuple):
-        for rule in value:
-            ArchiveRule.parse(str(rule))
+        causes = []
+        for place, rule in enumerate(value, 1):
+            try:
+                ArchiveRule.parse(str(rule))
+            except ValueError as error:
+                causes.append(f"rule {place}: {error}")
+        if causes:
+            raise ValueError("; ".join(causes))
     return value
 
 
@@ -268,6 +295,7 @@ def _text(value: object) -> object:
 Seconds: TypeAlias = Annotated[float, BeforeValidator(_seconds)]
 Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_duration)]
 Size: TypeAlias = Annotated[int, BeforeValidator(_bytes)]
+Number: TypeAlias = Annotated[int, BeforeValidator(_number)]
 
 
 class Settings(BaseSettings):
@@ -284,7 +312,7 @@ class Settings(BaseSettings):
     autosave: Seconds = 30.0
     """Seconds between snapshots, where anything has changed; 0: none by time."""
 
-    backups: int = Field(10, ge=1)
+    backups: Number = Field(10, ge=1)
     """How many earlier snapshots are kept."""
 
     views: Annotated[bool | None, BeforeValidator(_auto)] = None
@@ -347,8 +375,7 @@ class Settings(BaseSettings):
     @property
     def encrypted(self) -> bool:
         """Whether a master key is configured."""
-        given = (self.encryption_key_file, self.encryption_key, self.encryption_provider)
-        return any(one is not None for one in given)
+        return any(getattr(self, name) is not None for name in _MASTERS)
 
     @property
     def plain(self) -> Settings:
@@ -357,9 +384,7 @@ class Settings(BaseSettings):
 
     def with_master(self, file: str | None) -> Settings:
         """The same with the master key in that file, and no other one."""
-        return self.model_copy(
-            update={"encryption_key_file": file, "encryption_key": None, "encryption_provider": None}
-        )
+        return self.model_copy(update={**dict.fromkeys(_MASTERS), "encryption_key_file": file})
 
     @property
     def quiet(self) -> Settings:
@@ -385,7 +410,7 @@ class Settings(BaseSettings):
     journal_lag: Annotated[int | None, BeforeValidator(_bytes_or_auto)] = Field(None, ge=1)
     """The most bytes of commits behind the snapshot; `None` (or "auto"): four times the snapshot, at least 4 GiB."""
 
-    view_lag: int = Field(100_000, ge=1)
+    view_lag: Number = Field(100_000, ge=1)
     """The most files that may be behind the log."""
 
     health_timeout: Seconds = Field(5.0, gt=0)
@@ -400,7 +425,7 @@ class Settings(BaseSettings):
     alert_timeout: Seconds = Field(10.0, gt=0)
     """Seconds that one attempt to reach the webhook may take."""
 
-    metrics_port: Annotated[int | None, BeforeValidator(_off)] = Field(None, ge=1, le=65535)
+    metrics_port: Annotated[int | None, BeforeValidator(_number_or_off)] = Field(None, ge=1, le=65535)
     """The port at which Prometheus may read the metrics of this process; `None` (or "off"): none."""
 
     metrics_host: str = Field("127.0.0.1", min_length=1)
@@ -417,15 +442,14 @@ class Settings(BaseSettings):
 
         Raises:
             ConfigurationError: names every setting that cannot be used, where it comes from, and why; never
-            its value.
+            its value. What is wrong with one setting alone has its own class and code: `InvalidArgumentError` (a state
+            path is malformed), `UnknownSchemeError`, `BackendNotInstalledError`.
         """
-        arguments: dict[str, Any] = dict(overrides)
-        if path is not None:
-            arguments["path"] = path
-        try:
-            return cls(**arguments)
-        except ValidationError as error:
-            raise ConfigurationError(_explain(error, _layers(arguments))) from None
+        arguments = _arguments(path, overrides)
+        settings, faults = _read(arguments)
+        if faults:
+            raise _refusal(faults, _layers(arguments))
+        return settings
 
     @classmethod
     def settings_customise_sources(
@@ -465,12 +489,17 @@ class Setting:
 def describe(
     path: str | os.PathLike[str] | None = None, **overrides: Unpack[SettingsArgs]
 ) -> tuple[Setting, ...]:
-    """Every setting with its value and where that comes from. Parameters and errors: as `Settings.load`."""
-    settings = Settings.load(path, **overrides)
-    arguments: dict[str, Any] = dict(overrides)
-    if path is not None:
-        arguments["path"] = path
+    """Every setting with its value and where that comes from, also where no store can be opened with them: a state path
+    that leads nowhere is shown.
+
+    Parameters: as `Settings.load`.
+
+    Raises:
+        ConfigurationError: a value is not of its setting's kind; names all that is wrong.
+    """
+    arguments = _arguments(path, overrides)
     layers = _layers(arguments)
+    settings, _ = _read(arguments)
     lines = []
     for name, field in setting_names().items():
         layer = next((layer for layer in layers if name in layer.values), None)
@@ -568,23 +597,100 @@ def _plain(error: OSError | UnicodeError) -> str:
     return "it is not UTF-8" if isinstance(error, UnicodeError) else error.strerror or type(error).__name__
 
 
-def _explain(error: ValidationError, layers: tuple[_Layer, ...]) -> str:
-    """All that is wrong, without the values: one of them may be a secret in the wrong place."""
-    lines = []
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """What is wrong with a setting, or with several together. Without the values: one of them may be a secret in the
+    wrong place."""
+
+    names: tuple[str, ...]
+    error: StateError
+
+
+def _arguments(path: str | os.PathLike[str] | None, overrides: SettingsArgs) -> dict[str, Any]:
+    return {**overrides} if path is None else {**overrides, "path": path}
+
+
+def _read(arguments: Mapping[str, Any]) -> tuple[Settings, list[_Fault]]:
+    """The settings from all sources, and why no store can be opened with them.
+
+    Raises:
+        ConfigurationError: a value is not of its setting's kind; names all that is wrong.
+    """
+    layers = _layers(arguments)
+    unfit = _unfit({name: value for layer in reversed(layers) for name, value in layer.values.items()})
+    try:
+        return Settings(**arguments), unfit
+    except ValidationError as error:
+        raise _refusal([*_of_another_kind(error), *unfit], layers) from None
+
+
+def _of_another_kind(error: ValidationError) -> Iterator[_Fault]:
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         field = str(problem["loc"][0])
-        layer = next(layer for layer in layers if field in layer.values)
-        name = layer.name(field)
-        where = f"{field} ({layer.kind})" if name is None else f"{field} ({layer.kind}: {name})"
         if problem["type"] == "extra_forbidden":
             near = get_close_matches(field, setting_names(), n=1)
             cause = "there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
         else:
             cause = problem["msg"].removeprefix("Value error, ")
-        lines.append(f"{where}: {cause}")
-    if len(lines) == 1:
-        return f"a setting cannot be used: {lines[0]}"
-    return f"{len(lines)} settings cannot be used:\n" + "\n".join(f"  {line}" for line in lines)
+        yield _Fault((field,), ConfigurationError(cause))
+
+
+def _unfit(values: Mapping[str, Any]) -> list[_Fault]:
+    """What is wrong with values of the right kind, as far as it is known without a look at any file or storage."""
+    faults: list[_Fault] = []
+
+    @contextmanager
+    def about(*names: str) -> Iterator[None]:
+        try:
+            yield
+        except StateError as error:
+            faults.append(_Fault(names, error))
+
+    for name in _PATHS:
+        path = _text(values.get(name))
+        if isinstance(path, str) and path:
+            with about(name):
+                check_scheme(StateURL.parse(path).scheme)
+    masters = [name for name in _MASTERS if values.get(name) is not None]
+    if len(masters) > 1:
+        with about(*masters):
+            raise ConfigurationError("a store has one master key: unset all but one", code="bad_key")
+    key = values.get("encryption_key")
+    if isinstance(key, SecretStr):
+        key = key.get_secret_value()
+    if isinstance(key, str) and key:
+        with about("encryption_key"):
+            parse_master_key(key, "it")
+    rules = _parted(values.get("archive"))
+    collections = (
+        [(str(rule).split() or [""])[0] for rule in rules] if isinstance(rules, list | tuple) else []
+    )
+    misnamed = [(place, naming.fault_of(name)) for place, name in enumerate(collections, 1) if name]
+    if causes := [f"rule {place} begins with no collection: {cause}" for place, cause in misnamed if cause]:
+        with about("archive"):
+            raise ConfigurationError("; ".join(causes))
+    return faults
+
+
+def _refusal(faults: list[_Fault], layers: tuple[_Layer, ...]) -> StateError:
+    """One error for all that is wrong. What is wrong alone keeps its class and its code."""
+    lines = [
+        f"{' and '.join(_place(name, layers) for name in fault.names)}: {fault.error}" for fault in faults
+    ]
+    if len(faults) > 1:
+        return ConfigurationError(
+            f"{len(lines)} settings cannot be used:\n" + "\n".join(f"  {line}" for line in lines)
+        )
+    (fault,) = faults
+    fault.error.args = (f"a setting cannot be used: {lines[0]}",)
+    return fault.error
+
+
+def _place(name: str, layers: tuple[_Layer, ...]) -> str:
+    """The setting, and where its value comes from."""
+    layer = next(layer for layer in layers if name in layer.values)
+    source = layer.name(name)
+    return f"{name} ({layer.kind})" if source is None else f"{name} ({layer.kind}: {source})"
 
 
 def _shown(name: str, value: Any) -> Any:

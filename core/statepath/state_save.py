@@ -14,10 +14,11 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from statepath.collection import Collection
 from statepath.commit import Change, Delete, Put
 from statepath.engine.documents import MARK, decode, encode_value
-from statepath.engine.ids import is_collection, is_id
+from statepath.engine.ids import is_id
 from statepath.engine.replica import MEMBERS, Cut, Entry
 from statepath.errors import InvalidArgumentError
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task
+from statepath.naming import is_collection
 from statepath.store import Store
 from statepath.tally import Tally, moment
 

@@ -31,7 +31,7 @@ from statepath.engine.exporting import Exported, export
 from statepath.engine.filekeys import new_file_key
 from statepath.engine.founding import silent
 from statepath.engine.health import Health, health
-from statepath.engine.ids import check_collection, check_id
+from statepath.engine.ids import check_id
 from statepath.engine.leases import Holder
 from statepath.engine.migration import versions
 from statepath.engine.opening import found
@@ -50,6 +50,7 @@ from statepath.filters import Filter
 from statepath.history import history
 from statepath.lease import Lease, claim_name
 from statepath.merging import OnConflict
+from statepath.naming import check_collection
 from statepath.settings import Settings, duration
 from statepath.stats import Stats, stats
 from statepath.transaction import Transaction

@@ -7,8 +7,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from statepath.engine.ids import (
     MAX_ID_BYTES,
-    RESERVED,
-    check_collection,
     check_id,
     decode_id,
     document_key,
@@ -18,6 +16,7 @@ from statepath.engine.ids import (
     report_key,
 )
 from statepath.errors import InvalidArgumentError
+from statepath.naming import RESERVED, check_collection
 
 ids = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1).filter(
     lambda id: len(id.encode()) <= MAX_ID_BYTES

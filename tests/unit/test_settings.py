@@ -7,16 +7,34 @@ from typing import Any, get_type_hints
 
 import pytest
 from pydantic import SecretStr, ValidationError
-from statepath.errors import ConfigurationError
+from statepath.discovery import backends, resolve
+from statepath.errors import ConfigurationError, InvalidArgumentError, StateError, UnknownSchemeError
 from statepath.settings import Settings, SettingsArgs, describe, setting_names
+from statepath_azure import config as azure
+from statepath_gcs import config as gcs
+from statepath_postgres import connections as postgres
+from statepath_s3 import config as s3
 
 MiB = 1024 * 1024
+KEY = "hunter2A" * 5 + "aaa="
+"""A master key of 32 bytes."""
+INSTALLED = ", ".join(sorted({info.scheme for info in backends()}))
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+def part(title: str) -> str:
+    """What stands under a title of the page."""
+    (text,) = re.findall(rf"^## {title}$(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return str(text)
+
+
+def page_of(backend: str) -> str:
+    return (PAGE.parent / f"{backend.lower()}.md").read_text()
 
 
 def refused(*lines: str) -> Any:
@@ -90,7 +108,7 @@ def _unit(name: str) -> str:
 
 def test_the_page_lists_every_setting_with_its_default_and_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = re.findall(
-        r"^\| `STATE_(\w+)` \| (?:`(.*?)` )?\| ([\w ]+) \| [^|]+ \|$", PAGE.read_text(), re.MULTILINE
+        r"^\| `STATE_(\w+)` \| (?:`(.*?)` )?\| ([\w ]+) \| [^|]+ \|$", part("Settings"), re.MULTILINE
     )
     *listed, config = rows
     assert config[:2] == ("CONFIG", "statepath.toml")
@@ -99,6 +117,63 @@ def test_the_page_lists_every_setting_with_its_default_and_unit(monkeypatch: pyt
         assert unit == _unit(name.lower()), name
         monkeypatch.setenv(f"STATE_{name}", default)
     assert Settings.load() == Settings.model_construct()
+
+
+class Asked(dict[str, str]):
+    """An empty environment that remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: dict[str, None] = {}
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names[name] = None
+        return default
+
+    def __contains__(self, name: object) -> bool:
+        self.names[str(name)] = None
+        return False
+
+
+BACKENDS = {
+    "S3": ("s3://bucket/x", s3.DEFAULT_TIMEOUT),
+    "GCS": ("gs://bucket/x", gcs.DEFAULT_TIMEOUT),
+    "AZURE": ("az://container/x?account_name=acc", azure.DEFAULT_TIMEOUT),
+    "POSTGRES": ("postgresql://host/x", postgres.TIMEOUT),
+}
+"""A state path for each backend that reads variables of its own, and its timeout."""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("page", ["configuration", "own"])
+def test_the_pages_list_every_variable_that_a_backend_reads(backend: str, page: str) -> None:
+    env = Asked()
+    resolve(BACKENDS[backend][0].partition("?")[0], env)
+    asked = {name for name in env.names if name.startswith("STATE_")}
+    text = part("What backends read") if page == "configuration" else page_of(backend)
+    listed = re.findall(rf"^\| .*?`(STATE_{backend}_\w+)`", text, re.MULTILINE)
+    assert len(listed) == len(set(listed)) == len(asked)
+    assert set(listed) == asked
+
+
+def test_the_page_lists_the_defaults_of_the_backends() -> None:
+    rows = re.findall(
+        r"^\| `STATE_(\w+)` \| (?:`(.*?)` )?\| ([\w ]+) \| [^|]+ \|$",
+        part("What backends read"),
+        re.MULTILINE,
+    )
+    listed = {name: (default, unit) for name, default, unit in rows}
+    for backend, (_, timeout) in BACKENDS.items():
+        assert listed.pop(f"{backend}_TIMEOUT") == (f"{timeout:g}", "seconds")
+    assert listed.pop("POSTGRES_POOL") == (str(postgres.POOL), "number")
+    assert listed.pop("POSTGRES_STATEMENT_TIMEOUT") == (f"{postgres.STATEMENT_TIMEOUT:g}", "seconds")
+    assert listed.pop("POSTGRES_LOCK_TIMEOUT") == (f"{postgres.LOCK_TIMEOUT:g}", "seconds")
+    assert set(listed.values()) == {("", "text"), ("", "URL"), ("false", "true or false")}
+
+
+def test_the_page_has_a_state_path_for_every_backend_of_ours() -> None:
+    ours = {info.scheme for info in backends() if not info.distribution.startswith("statepath-sqlite")}
+    assert ours <= set(re.findall(r"`(\w+)://", part("The state path")))
 
 
 def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,8 +198,6 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "report_age": "1w",
         "report_bytes": "1GiB",
         "encryption_key_file": "/run/secrets/key",
-        "encryption_key": "hunter2",
-        "encryption_provider": "kms:alias/agents",
         "compression": "zstd",
         "mirror": "s3://elsewhere/agents",
         "mirror_lag": "1m",
@@ -163,8 +236,8 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "report_age": timedelta(weeks=1),
         "report_bytes": 1024 * MiB,
         "encryption_key_file": "/run/secrets/key",
-        "encryption_key": SecretStr("hunter2"),
-        "encryption_provider": "kms:alias/agents",
+        "encryption_key": None,
+        "encryption_provider": None,
         "compression": "zstd",
         "mirror": "s3://elsewhere/agents",
         "mirror_lag": timedelta(minutes=1),
@@ -180,6 +253,16 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         "metrics_port": 9464,
         "metrics_host": "0.0.0.0",  # noqa: S104 - what a container sets
     }
+
+
+def test_a_master_key_may_come_from_the_environment_or_from_a_provider(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STATE_ENCRYPTION_KEY", KEY)
+    assert Settings.load().encryption_key == SecretStr(KEY)
+    monkeypatch.delenv("STATE_ENCRYPTION_KEY")
+    monkeypatch.setenv("STATE_ENCRYPTION_PROVIDER", "kms:alias/agents")
+    assert Settings.load().encryption_provider == "kms:alias/agents"
 
 
 def test_arguments_win_over_the_environment_over_the_env_file_over_the_file_over_the_defaults(
@@ -349,6 +432,11 @@ def test_auto_leaves_the_choice_to_the_store() -> None:
         {"metrics_port": 0},
         {"metrics_port": 65536},
         {"metrics_host": ""},
+        {"backups": True},
+        {"view_lag": True},
+        {"metrics_port": True},
+        {"metrics_port": False},
+        {"archive": [""]},
     ],
     ids=str,
 )
@@ -396,11 +484,11 @@ def test_a_state_path_is_shown_without_credentials() -> None:
     assert settings.path == settings.mirror == path
     assert "hunter" not in shown
     assert "…@host/db" in shown
-    assert "(not a state path)" in repr(Settings.load("s3:hunter2"))
+    assert "(not a state path)" in repr(Settings(path="s3:hunter2"))
 
 
 def test_a_master_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STATE_ENCRYPTION_KEY", "hunter2")
+    monkeypatch.setenv("STATE_ENCRYPTION_KEY", KEY)
     settings = Settings.load()
     assert settings.encrypted
     assert "hunter2" not in f"{settings!r} {settings} {describe()}"
@@ -449,6 +537,80 @@ def test_all_that_is_wrong_in_one_file_is_told_at_once() -> None:
     assert head == "4 settings cannot be used:"
     assert all("(file: statepath.toml): " in line for line in lines)
     assert any("did you mean metrics_port?" in line for line in lines)
+
+
+FAULTY = """
+path = "s4://hunter2.host/x"
+mirror = "s3:hunter2"
+encryption_key = "hunter2"
+encryption_key_file = "/nope"
+archive = "tasks older_than=1d; Hunter2-Coll older_than=1d; logs older_than=1d"
+"""
+"""Each value is of its setting's kind, and none can be used."""
+
+
+def test_what_no_store_can_be_opened_with_is_told_at_once_with_what_is_of_another_kind() -> None:
+    Path("statepath.toml").write_text(FAULTY + "metrics_port = true\nbackups = true\n")
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load()
+    head, *lines = str(caught.value).splitlines()
+    place = "(file: statepath.toml)"
+    assert head == "7 settings cannot be used:"
+    expected = (
+        f"backups {place}: this is no number: write it in digits",
+        f"metrics_port {place}: this is no number: write it in digits",
+        f"path {place}: no backend for s4:// is installed (installed: {INSTALLED})",
+        f"mirror {place}: write s3:// with two slashes for a URL, or ./ before a folder of that name",
+        f"encryption_key_file {place} and encryption_key {place}: a store has one master key: unset all but one",
+        f"encryption_key {place}: what it holds is no master key: write 32 bytes in base64 or hexadecimal digits, ",
+        (
+            f"archive {place}: rule 2 begins with no collection: begin with a letter a-z, go on with a-z, 0-9 and _; "
+            f"rule 3 begins with no collection: the store uses that name itself"
+        ),
+    )
+    for line, told in zip(lines, expected, strict=True):
+        assert line.strip().startswith(told)
+    assert "hunter2" not in str(caught.value).lower()
+
+
+def test_what_no_store_can_be_opened_with_can_still_be_looked_at() -> None:
+    Path("statepath.toml").write_text(FAULTY)
+    assert origin("path") == ("s4://hunter2.host/x", "file", "statepath.toml")
+    assert origin("mirror") == ("(not a state path)", "file", "statepath.toml")
+    assert origin("encryption_key") == ("(secret)", "file", "statepath.toml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "code"),
+    [
+        ({"path": "s4://bucket/x"}, UnknownSchemeError, "unknown_scheme"),
+        ({"mirror": "s3:bucket"}, InvalidArgumentError, "invalid_argument"),
+        ({"encryption_key": "zz"}, ConfigurationError, "bad_key"),
+        ({"encryption_key": KEY, "encryption_key_file": "key"}, ConfigurationError, "bad_key"),
+        ({"encryption_provider": "kms:", "encryption_key_file": "key"}, ConfigurationError, "bad_key"),
+        ({"archive": "Tasks older_than=1d"}, ConfigurationError, "configuration"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_alone_has_its_own_class_and_code(
+    arguments: dict[str, Any], error: type[StateError], code: str
+) -> None:
+    with pytest.raises(error, match=r"^a setting cannot be used: \w+ \(argument\)") as caught:
+        Settings.load(**arguments)
+    assert caught.value.code == code
+
+
+def test_a_setting_that_an_argument_takes_back_is_not_looked_at() -> None:
+    Path("statepath.toml").write_text(FAULTY)
+    settings = Settings.load(
+        "memory://x", mirror=None, encryption_key_file=None, encryption_key=KEY, archive=()
+    )
+    assert settings.path == "memory://x"
+
+
+def test_each_rule_of_the_archive_that_says_nothing_is_told() -> None:
+    with refused("archive (argument): rule 1: a rule needs older_than", "; rule 3: this is no duration"):
+        Settings.load(archive="tasks; tasks older_than=1d; tasks older_than=soon")
 
 
 def test_settings_do_not_change() -> None:

@@ -12,8 +12,9 @@ from statepath.cli.opening import reading
 from statepath.cli.options import Json, StatePath
 from statepath.cli.output import Output, moment, preview
 from statepath.cli.running import asynchronous
-from statepath.engine.ids import check_collection, check_id, parse_ref
+from statepath.engine.ids import check_id, parse_ref
 from statepath.errors import NotFoundError
+from statepath.naming import check_collection
 
 group = typer.Typer()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import logging
 import os
 import stat
@@ -23,6 +22,7 @@ from statepath.encryption import KeyProvider
 from statepath.encryption.sealing import KEY_BYTES, derive
 from statepath.errors import AlreadyExistsError, ConfigurationError, StateError, UnavailableError
 from statepath.installed import points_of
+from statepath.masterkey import MAKE_ONE, MASTER_BYTES, parse_master_key
 from statepath.settings import Settings
 
 logger = logging.getLogger("statepath.encryption")
@@ -35,8 +35,6 @@ _PROVIDER: Final = "STATE_ENCRYPTION_PROVIDER"
 _NONCE: Final = 12
 _PATIENCE: Final = 30.0
 """Seconds that a provider has to answer."""
-
-_MAKE_ONE: Final = "make one for a new store with: statepath keys init --new-key"
 
 
 class MasterKey:
@@ -84,7 +82,7 @@ def provider_of(settings: Settings) -> KeyProvider | None:
     if settings.encryption_key_file is not None:
         return MasterKey(read_key_file(settings.encryption_key_file), settings.encryption_key_file)
     if settings.encryption_key is not None:
-        return MasterKey(_parse(settings.encryption_key.get_secret_value(), _VARIABLE), _VARIABLE)
+        return MasterKey(parse_master_key(settings.encryption_key.get_secret_value(), _VARIABLE), _VARIABLE)
     return None if settings.encryption_provider is None else _load(settings.encryption_provider)
 
 
@@ -95,19 +93,24 @@ def read_key_file(path: str) -> bytes:
         ConfigurationError: the file is missing, empty, too short, not ours, or readable by everybody (`bad_key`).
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
-                raise _bad(f"{path} is no file; name the file that holds the master key")
+                raise _bad(f"{path} is no regular file; name the file that holds the master key")
             _check_owner(path, found)
             text = file.read(4096)
     except FileNotFoundError:
-        raise _bad(f"there is no key file {path}: check {_FILE}, or {_MAKE_ONE}") from None
+        raise _bad(f"there is no key file {path}: check {_FILE}, or {MAKE_ONE}") from None
     except OSError as error:
         raise _bad(f"the key file {path} cannot be read: {error.strerror or type(error).__name__}") from None
     if not text.strip():
-        raise _bad(f"the key file {path} is empty: put the master key back, or {_MAKE_ONE}")
-    return _parse(text.decode("ascii", errors="replace"), path)
+        raise _bad(f"the key file {path} is empty: put the master key back, or {MAKE_ONE}")
+    return parse_master_key(text.decode("ascii", errors="replace"), path)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A pipe would wait for who writes to it, and a terminal must not become this program's."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _check_owner(path: str, found: os.stat_result) -> None:
@@ -138,7 +141,7 @@ def create_key_file(path: str) -> None:
         raise _bad(f"the key file {path} cannot be made: {error.strerror}") from None
     try:
         with open(fd, "wb") as file:
-            file.write(base64.b64encode(token_bytes(KEY_BYTES)) + b"\n")
+            file.write(base64.b64encode(token_bytes(MASTER_BYTES)) + b"\n")
             file.flush()
             os.fsync(fd)
         # Its name as well: what it will have wrapped must not outlive it.
@@ -153,40 +156,32 @@ def create_key_file(path: str) -> None:
         raise _bad(f"the key file {path} cannot be made: {error.strerror}") from None
 
 
-def _parse(text: str, source: str) -> bytes:
-    """The 32 bytes that the text stands for, in hexadecimal digits or base64."""
-    text = text.strip()
-    try:
-        secret = bytes.fromhex(text) if len(text) == 2 * KEY_BYTES else base64.b64decode(text, validate=True)
-    except (ValueError, binascii.Error):
-        raise _bad(
-            f"what {source} holds is no master key: write {KEY_BYTES} bytes in base64 or hexadecimal digits, "
-            f"or {_MAKE_ONE}"
-        ) from None
-    if len(secret) != KEY_BYTES:
-        raise _bad(
-            f"the master key in {source} is too {'short' if len(secret) < KEY_BYTES else 'long'}: it has "
-            f"{len(secret)} bytes, and needs {KEY_BYTES}; {_MAKE_ONE}"
-        )
-    return secret
-
-
 def _load(text: str) -> KeyProvider:
     name, _, reference = text.partition(":")
     points = {point.value: point for point in points_of(GROUP) if point.name == name}
     if len(points) != 1:
         known = sorted({point.name for point in points_of(GROUP)})
         cause = "several installed packages claim" if points else "no installed package has"
-        raise _bad(f"{cause} the key provider {name!r} (installed: {', '.join(known) or 'none'})")
+        remedy = (
+            "uninstall all but one of them"
+            if points
+            else f"install its package, or check the name in {_PROVIDER}"
+        )
+        raise _bad(f"{cause} the key provider {name!r} (installed: {', '.join(known) or 'none'}): {remedy}")
     ((target, point),) = points.items()
     try:
         provider = point.load()(reference)
     except StateError:
         raise
     except Exception as error:
-        raise _bad(f"the key provider {name!r} cannot be made by {target}: {type(error).__name__}") from error
+        raise _bad(
+            f"the key provider {name!r} cannot be made by {target}: {type(error).__name__}; check what "
+            f"{_PROVIDER} says behind {name}:, or reinstall its package"
+        ) from error
     if not isinstance(provider, KeyProvider):
-        raise _bad(f"{target} makes no key provider: it lacks a part of statepath.encryption.KeyProvider")
+        raise _bad(
+            f"{target} makes no key provider: it lacks a part of statepath.encryption.KeyProvider; update its package"
+        )
     return _Guarded(provider, name)
 
 
@@ -223,7 +218,8 @@ class _Guarded:
         if isinstance(error, StateError):
             return error
         return UnavailableError(
-            f"the key provider {self._kind!r} did not answer: {type(error).__name__}; nothing was read or written"
+            f"the key provider {self._kind!r} did not answer: {type(error).__name__}; nothing was read or written: "
+            "check that its service can be reached and lets this program in, then try again"
         )
 
 

@@ -13,10 +13,11 @@ from pydantic import JsonValue
 
 from statepath.backend import Backend, Entry
 from statepath.engine.documents import decode, encode_mapping
-from statepath.engine.ids import decode_id, document_key, encode_id, is_collection, is_id
+from statepath.engine.ids import decode_id, document_key, encode_id, is_id
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.views import View, least_size, parse_view
 from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
+from statepath.naming import is_collection
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,11 +31,11 @@ from statepath.encryption.objects import SealedBackend
 from statepath.encryption.sealing import HEADER, key_of
 from statepath.engine.floor import Floor, read_floor, write_floor
 from statepath.engine.founding import Tell
-from statepath.engine.ids import is_collection
 from statepath.engine.snapshot import STATE_KEY, read_meta
 from statepath.engine.views import parse_view
 from statepath.errors import ConflictError, CorruptionError, HeadMoved, InvalidArgumentError, NotFoundError
 from statepath.log import PortableCommitLog
+from statepath.naming import is_collection
 from statepath.packs import Piece
 
 _BODIES: Final = "bodies/"

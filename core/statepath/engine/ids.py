@@ -8,17 +8,16 @@ either.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 from unicodedata import category
 from urllib.parse import unquote_to_bytes
 
 from statepath.errors import InvalidArgumentError
+from statepath.naming import DEVICE, check_collection
 
 MAX_ID_BYTES: Final = 200
 MAX_NAME_BYTES: Final = 200
-MAX_COLLECTION: Final = 64
 
 LOGS: Final = "logs/session_"
 """What the key of every session log begins with."""
@@ -26,28 +25,9 @@ LOGS: Final = "logs/session_"
 REPORTS: Final = "reports/"
 """What the key of every report begins with."""
 
-RESERVED: Final = frozenset(
-    {
-        "version",
-        "seq",
-        "last_saved",
-        "metrics",
-        "state",
-        "journal",
-        "logs",
-        "reports",
-        "bodies",
-        "leases",
-        "archive",
-    }
-)
-"""Names that `state.json` or the layout on storage needs for itself."""
-
 _BARE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-.")
 _TABLE: Final = tuple(chr(byte) if byte in _BARE else f"%{byte:02x}" for byte in range(256))
 _PLAIN: Final = re.compile(r"[a-z0-9_-]+")
-_COLLECTION: Final = re.compile(r"[a-z][a-z0-9_]*")
-_DEVICE: Final = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.DOTALL)
 
 
 def check_id(value: object) -> str:
@@ -86,29 +66,6 @@ def _check_slowly(value: object) -> str:
     return str.__str__(value)
 
 
-def check_collection(name: object) -> str:
-    """The collection's name, if it is one: `[a-z][a-z0-9_]*`, at most 64 characters, not reserved.
-
-    Raises:
-        InvalidArgumentError: it is not.
-    """
-    if not isinstance(name, str):
-        raise InvalidArgumentError(f"a collection's name must be a str, not {type(name).__name__}")
-    if not _COLLECTION.fullmatch(name):
-        raise InvalidArgumentError(
-            f"{name!r} cannot name a collection: begin with a letter a-z, go on with a-z, 0-9 and _"
-        )
-    if len(name) > MAX_COLLECTION:
-        raise InvalidArgumentError(
-            f"a collection's name has at most {MAX_COLLECTION} characters; this one has {len(name)}"
-        )
-    if name in RESERVED:
-        raise InvalidArgumentError(f"{name!r} cannot name a collection: the store uses that name itself")
-    if _DEVICE.fullmatch(name):
-        raise InvalidArgumentError(f"{name!r} cannot name a collection: it names a device on Windows")
-    return str.__str__(name)
-
-
 def check_version(value: object) -> int:
     """The version that a change is checked against, if it is one: a whole number, 0 or higher.
 
@@ -142,16 +99,6 @@ def is_id(value: object) -> bool:
     return True
 
 
-@lru_cache(maxsize=256)
-def is_collection(name: str) -> bool:
-    """Whether `check_collection` lets the name through."""
-    try:
-        check_collection(name)
-    except InvalidArgumentError:
-        return False
-    return True
-
-
 def encode_id(id: str) -> str:
     """The name under which the id is stored: at most 200 characters of `a-z 0-9 _ - . % ~`.
 
@@ -159,11 +106,11 @@ def encode_id(id: str) -> str:
     letter of a Windows device's name. A name over 200 characters becomes its beginning, `~` and the id's
     SHA-256.
     """
-    if _PLAIN.fullmatch(id) and not _DEVICE.fullmatch(id):
+    if _PLAIN.fullmatch(id) and not DEVICE.fullmatch(id):
         return id
     data = id.encode()
     name = "".join([_TABLE[byte] for byte in data])
-    if name.startswith(".") or _DEVICE.fullmatch(name):
+    if name.startswith(".") or DEVICE.fullmatch(name):
         name = f"%{ord(name[0]):02x}{name[1:]}"
     if name.endswith("."):
         name = f"{name[:-1]}%2e"
@@ -177,7 +124,7 @@ def encode_id(id: str) -> str:
 def decode_id(name: str) -> str | None:
     """The id that is stored under the name; `None` where the name does not tell: it is a shortened one (its
     document holds the id), or not a name that `encode_id` gives."""
-    if _PLAIN.fullmatch(name) and not _DEVICE.fullmatch(name) and len(name) <= MAX_ID_BYTES:
+    if _PLAIN.fullmatch(name) and not DEVICE.fullmatch(name) and len(name) <= MAX_ID_BYTES:
         return name
     try:
         id = check_id(unquote_to_bytes(name).decode())

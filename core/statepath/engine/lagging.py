@@ -13,10 +13,11 @@ from typing import Final
 
 from statepath.backend import Backend
 from statepath.engine.adoption import view_id
-from statepath.engine.ids import document_key, is_collection
+from statepath.engine.ids import document_key
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.views import View, parse_view
 from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
+from statepath.naming import is_collection
 
 _CLOCKS: Final = 300 * 1_000_000
 """By how many microseconds the clocks of the storage and of a writer may differ."""

@@ -14,12 +14,13 @@ from msgspec import Raw
 from statepath.backend import Backend
 from statepath.commit import Change, Note, Put
 from statepath.engine.documents import MARK, encode_mapping, encode_value, parse_untrusted
-from statepath.engine.ids import decode_id, document_key, is_collection, is_id, log_key, report_key
+from statepath.engine.ids import decode_id, document_key, is_id, log_key, report_key
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.views import parse_view
 from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
+from statepath.naming import is_collection
 
 BACKUP: Final = re.compile(r"state\.backup\.(\d{10,16})\.json")
 

@@ -44,7 +44,7 @@ from statepath.engine.backups import is_backup
 from statepath.engine.documents import compact, parse_untrusted
 from statepath.engine.filekeys import FileKey
 from statepath.engine.files import PIECE, LogPiece, Report
-from statepath.engine.ids import check_collection, check_id, decode_id, log_key, report_key
+from statepath.engine.ids import check_id, decode_id, log_key, report_key
 from statepath.engine.migration import decode_versions
 from statepath.engine.replica import MEMBERS, Entry, Replica
 from statepath.engine.snapshot import (
@@ -65,6 +65,7 @@ from statepath.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from statepath.naming import check_collection
 
 MAX_BYTES: Final = 4 * 1024**3
 """What a portable backup may hold, unless the one who imports it says otherwise."""

@@ -163,6 +163,19 @@ def test_config_show_names_the_setting_that_cannot_be_used(cli: Run) -> None:
     assert "STATE_BACKUPS" in answer.err
 
 
+def test_config_show_tells_of_what_no_store_can_be_opened_with_where_it_comes_from(cli: Run) -> None:
+    env = {"STATE_PATH": "s4://bucket/x", "STATE_MIRROR": "s3:bucket", "STATE_ENCRYPTION_KEY": "zz"}
+    facts = cli("config", "show", "--json", env=env).json
+    assert [facts[name]["value"] for name in ("path", "mirror", "encryption_key")] == [
+        "s4://bucket/x",
+        "(not a state path)",
+        "(secret)",
+    ]
+    answer = cli("ls", env=env)
+    assert (answer.code, "next: statepath config show" in answer.err) == (7, True)
+    assert all(name in answer.err for name in env)
+
+
 @pytest.mark.parametrize("words", [("--version",), ("version",)])
 def test_the_version_is_told(cli: Run, words: tuple[str, ...]) -> None:
     assert cli(*words).out == f"statepath {statepath.__version__}\n"

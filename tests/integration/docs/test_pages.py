@@ -3,7 +3,7 @@
 Of a page all Python and console blocks are run in their order, in one empty folder. The Python blocks share their
 names; a block that calls `asyncio.run` is a program of its own. In a console block each line that begins with `$ ` is a
 command, and what follows it is what it has to print: `…` stands for anything. A block that cannot be run is of another
-language (`bash`, `text`).
+language (`bash`, `text`); what a `bash` block exports can be used, all the same.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import inspect
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ import pytest
 import statepath
 from servers.fixtures import aws, moto  # noqa: F401 - fixtures are found by name where they are
 from servers.process import free_port
+from statepath import Settings
+from statepath.discovery import resolve
 
 ROOT = Path(__file__).parents[3]
 
@@ -103,6 +106,7 @@ PAGES = {
     "docs/health.md": "",
     "docs/alerts.md": "",
     "docs/metrics.md": _SERVER,
+    "docs/configuration.md": "",
 }
 """The pages, each with what its first block takes for granted."""
 
@@ -200,6 +204,28 @@ async def test_what_a_page_shows_runs(
         for held in list(names.values()):
             if isinstance(held, statepath.Store):
                 await held.aclose()
+
+
+EXPORTS = [
+    pytest.param(
+        dict(word.split("=", 1) for line in lines for word in shlex.split(line)), id=f"{page.stem}:{at}"
+    )
+    for page in sorted((ROOT / "docs").glob("*.md"))
+    for at, block in enumerate(re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
+    if (lines := re.findall(r"^export (.*)$", block, re.MULTILINE))
+]
+
+
+@pytest.mark.parametrize("variables", EXPORTS)
+def test_what_a_page_exports_is_listed_and_can_be_used(
+    variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = set(re.findall(r"^\| `(STATE_\w+)`", (ROOT / "docs/configuration.md").read_text(), re.MULTILINE))
+    assert {name for name in variables if name.startswith("STATE_")} <= listed
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    resolve(Settings.load().path)
 
 
 def test_every_page_is_linked_from_the_index() -> None:

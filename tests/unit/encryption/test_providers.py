@@ -6,11 +6,14 @@ import asyncio
 import errno
 import os
 import stat
+import sys
 from base64 import b64encode
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from secrets import token_bytes
 
 import pytest
+from statepath.encryption import KeyProvider, providers
 from statepath.encryption.providers import MasterKey, _Guarded, create_key_file, provider_of, read_key_file
 from statepath.errors import AlreadyExistsError, ConfigurationError, UnavailableError
 from statepath.settings import Settings
@@ -95,6 +98,16 @@ def test_a_folder(tmp_path: Path) -> None:
     assert str(tmp_path) in refused(tmp_path)
 
 
+def test_a_pipe_is_refused_without_waiting_for_who_writes_to_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o600)
+    assert "is no regular file" in refused(pipe)
+
+
+def test_a_device_is_refused() -> None:
+    assert "is no regular file" in refused(Path(os.devnull))
+
+
 def test_a_new_file_is_its_owner_s_alone_and_replaces_none(tmp_path: Path) -> None:
     path = tmp_path / "key"
     mask = os.umask(0)
@@ -116,8 +129,41 @@ def test_two_master_keys_are_one_too_many(file: Path) -> None:
 
 
 def test_an_unknown_provider_is_told_with_those_there_are() -> None:
-    with pytest.raises(ConfigurationError, match=r"key provider 'kms' \(installed: "):
+    told = r"key provider 'kms' \(installed: .*\): install its package, or check the name in STATE_ENCRYPTION_PROVIDER"
+    with pytest.raises(ConfigurationError, match=told):
         provider_of(Settings(encryption_provider="kms:alias/agents"))
+
+
+def broken(reference: str) -> KeyProvider:
+    raise RuntimeError(reference)
+
+
+def lacking(reference: str) -> object:
+    return object()
+
+
+@pytest.mark.parametrize(
+    ("points", "told"),
+    [
+        (
+            ["broken"],
+            "cannot be made by .*: RuntimeError; check what STATE_ENCRYPTION_PROVIDER says behind kms:",
+        ),
+        (["lacking"], "makes no key provider: .*; update its package"),
+        (["broken", "lacking"], "several installed packages claim .*: uninstall all but one of them"),
+    ],
+    ids=["broken", "lacking", "several"],
+)
+def test_a_provider_that_cannot_be_made_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, points: list[str], told: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "keys_of_this_test", sys.modules[__name__])
+    announced = [EntryPoint("kms", f"keys_of_this_test:{point}", providers.GROUP) for point in points]
+    monkeypatch.setattr(providers, "points_of", lambda group: announced)
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        provider_of(Settings(encryption_provider="kms:hunter2"))
+    assert caught.value.code == "bad_key"
+    assert "hunter2" not in str(caught.value)
 
 
 async def test_what_was_wrapped_is_unwrapped_by_the_same_key_in_the_same_context() -> None:
@@ -174,7 +220,10 @@ async def test_a_provider_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("statepath.encryption.providers._PATIENCE", 0.01)
     provider = _Guarded(Hanging(), "kms")
     for call in (provider.wrap, provider.unwrap):
-        with pytest.raises(UnavailableError, match="the key provider 'kms' did not answer"):
+        with pytest.raises(
+            UnavailableError,
+            match=r"the key provider 'kms' did not answer: .*: check that .*, then try again",
+        ):
             await call(SECRET, b"")
 
 

@@ -24,7 +24,7 @@ with statepath.open_sync("plain") as store:
 with statepath.open_sync("plain", readonly=True) as store:
     assert store.collection("tasks").get("a") == {"id": "a"}
 try:
-    statepath.open_sync("sealed", encryption_key="AAAA").__enter__()
+    statepath.open_sync("sealed", encryption_key="A" * 43 + "=").__enter__()
 except statepath.StateError as error:
     print(error.code, error)
 """
