@@ -92,7 +92,8 @@ class Collection(Generic[T]):
         """Store the document, whatever is stored under its id; its seq, when it is durable.
 
         With `if_version` only if that is the stored version (0: only if there is none). Stored fields that the model
-        does not know are kept, unless the model allows extra fields and so holds them itself.
+        does not know are kept as this handle sees them, unless the model allows extra fields and so holds them itself.
+        Without `if_version`, those that another process added since this handle last looked are lost.
 
         Raises:
             InvalidArgumentError: not one of this collection's documents, or not JSON, too deep or too large.

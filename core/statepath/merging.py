@@ -61,7 +61,7 @@ def merge(base: Json | None, theirs: Json | None, ours: Json) -> Json:
 
 
 def _merge(base: Any, theirs: Any, ours: Any, path: str) -> Any:
-    if _same(theirs, ours) or _same(base, theirs):
+    if _same(base, theirs):
         return ours
     if _same(base, ours):
         return theirs
@@ -80,6 +80,8 @@ def _merge(base: Any, theirs: Any, ours: Any, path: str) -> Any:
         return merged
     if isinstance(base, list) and _continues(theirs, base) and _continues(ours, base):
         return [*theirs, *ours[len(base) :]]
+    if _same(theirs, ours):  # last: two equal appends to a list are two
+        return ours
     raise Clash(path)
 
 

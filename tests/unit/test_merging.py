@@ -15,7 +15,10 @@ BASE = {"id": "a", "status": "pending", "logs": ["x"], "result": {"passed": 1, "
         ({"status": "failed"}, {"owner": "b"}, {"status": "failed", "owner": "b"}),
         ({"status": "failed"}, {"status": "failed"}, {"status": "failed"}),
         ({"logs": ["x", "t"]}, {"logs": ["x", "o", "p"]}, {"logs": ["x", "t", "o", "p"]}),
-        ({"logs": ["x", "t"]}, {"logs": ["x", "t"]}, {"logs": ["x", "t"]}),
+        ({"logs": ["x", "t"]}, {"logs": ["x", "t"]}, {"logs": ["x", "t", "t"]}),
+        ({"logs": ["x", "t"]}, {"logs": ["x", "t", "u"]}, {"logs": ["x", "t", "t", "u"]}),
+        ({"logs": []}, {"logs": []}, {"logs": []}),
+        ({"new": [1]}, {"new": [1]}, {"new": [1]}),
         (
             {"result": {"passed": 2, "failed": 0}},
             {"result": {"passed": 1, "failed": 3}},

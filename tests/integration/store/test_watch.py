@@ -173,8 +173,8 @@ async def test_what_is_no_cursor_is_refused(store, cursor):
         store.watch(since=cursor)
 
 
-async def test_a_cursor_that_the_log_does_not_reach_back_to_is_refused(trimmed):
-    with pytest.raises(HistoryTrimmedError) as caught:
+async def test_a_cursor_that_the_log_does_not_reach_back_to_is_refused_with_the_next_step(trimmed):
+    with pytest.raises(HistoryTrimmedError, match="watch with resync=True") as caught:
         await anext(trimmed.watch(since=0))
     assert caught.value.floor == (await trimmed.stats()).floor > 1
 
