@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 from botocore.loaders import Loader, create_loader
 from s3fs import S3FileSystem
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
+from statepath.errors import UnavailableError
 from statepath.objectstore import Asked, Content, Listed, Page, Place, Served, measure, unmet
 
 from statepath_s3.config import DEFAULT_TIMEOUT, S3Config
@@ -29,6 +30,8 @@ _VERSION: Final = "statepath-version"
 _USER_AGENT: Final = f"statepath-s3/{version('statepath-s3')} Botocore/{botocore.__version__}"
 _CONNECTIONS: Final = 64
 _CONNECT_SECONDS: Final = 10
+_LOOKS: Final = 5
+"""How often a deletion looks again at an object that others replace meanwhile."""
 _AT_ONCE: Final = 64 * 1024
 _TYPE: Final = "binary/octet-stream"
 """What S3 takes a content for of which nothing is said. Where nothing is said SeaweedFS compresses what it can, which
@@ -179,9 +182,15 @@ class S3Driver:
         return _token(answer, version)
 
     async def remove(self, name: str, when: When) -> bool:
-        while True:
+        for _ in range(_LOOKS):
             with suppress(_ChangedMeanwhile):
                 return await self._remove(name, when)
+        raise UnavailableError(
+            f"{self._asked(name)} was not deleted: {_LOOKS} times in a row the service answered that it is not the"
+            " version it had just told; if nobody writes it, the service does not hold If-Match on DELETE",
+            key=name,
+            backend=SCHEME,
+        )
 
     async def _remove(self, name: str, when: When) -> bool:
         # Conditional in any case: S3 does not say whether there was something to delete.
