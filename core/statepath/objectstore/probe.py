@@ -26,7 +26,7 @@ async def probe(driver: Driver, place: Place) -> None:
 
     Raises:
         UnsupportedError: the service ignores a condition, or does not know it.
-        StateError: the container cannot be used at all: it is missing, or access is refused.
+        StateError: the container cannot be used at all: it is missing, or access is refused, be it to deletions only.
     """
     known = (driver.scheme, driver.endpoint, place.container)
     if known in _passed:
@@ -34,9 +34,12 @@ async def probe(driver: Driver, place: Place) -> None:
     name = f"{place.prefix}{PROBES}{secrets.token_hex(12)}"
     try:
         await _try(driver, name)
-    finally:
+    except BaseException:
         with suppress(StateError):
             await driver.remove(name, ALWAYS)
+        raise
+    # A part of the trial, too: who may not delete could neither trim a journal nor give a lease back.
+    await driver.remove(name, ALWAYS)
     _passed.add(known)
 
 

@@ -9,6 +9,7 @@ from itertools import count
 import pytest
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span
 from statepath.errors import (
+    AccessDeniedError,
     AlreadyExistsError,
     ConflictError,
     InvalidArgumentError,
@@ -159,6 +160,30 @@ async def test_the_probe_refuses_a_service_that_ignores_a_condition_whatever_its
     with pytest.raises(UnsupportedError, match=ignored):
         await probe(driver, Place("box", "p/"))
     assert driver.objects == {}
+
+
+async def test_the_probe_refuses_who_may_not_delete():
+    class Keeping(Driver):
+        async def remove(self, name, when):
+            self.check(name, when, "delete")
+            raise AccessDeniedError(name, key=name)
+
+    driver = Keeping()
+    driver.endpoint = "mem://keeping"
+    for _ in range(2):
+        with pytest.raises(AccessDeniedError):
+            await probe(driver, Place("box", "p/"))
+
+
+async def test_the_probe_tells_an_ignored_condition_though_it_may_not_delete():
+    class Keeping(Driver):
+        async def remove(self, name, when):
+            raise AccessDeniedError(name, key=name)
+
+    driver = Keeping(ignores=("create",))
+    driver.endpoint = "mem://keeping-and-careless"
+    with pytest.raises(UnsupportedError, match="create"):
+        await probe(driver, Place("box", "p/"))
 
 
 async def test_the_probe_leaves_nothing_behind():
