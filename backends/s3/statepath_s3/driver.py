@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import secrets
 from contextlib import suppress
+from copy import copy
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Final, Self
@@ -17,6 +18,7 @@ from botocore.exceptions import ClientError
 from botocore.loaders import Loader, create_loader
 from s3fs import S3FileSystem
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
+from statepath.errors import UnavailableError
 from statepath.objectstore import Asked, Content, Listed, Page, Place, Served, measure, unmet
 
 from statepath_s3.config import DEFAULT_TIMEOUT, S3Config
@@ -28,6 +30,8 @@ _VERSION: Final = "statepath-version"
 _USER_AGENT: Final = f"statepath-s3/{version('statepath-s3')} Botocore/{botocore.__version__}"
 _CONNECTIONS: Final = 64
 _CONNECT_SECONDS: Final = 10
+_LOOKS: Final = 5
+"""How often a deletion looks again at an object that others replace meanwhile."""
 _AT_ONCE: Final = 64 * 1024
 _TYPE: Final = "binary/octet-stream"
 """What S3 takes a content for of which nothing is said. Where nothing is said SeaweedFS compresses what it can, which
@@ -88,6 +92,7 @@ class S3Driver:
         self.endpoint = str(client.meta.endpoint_url)
         self._client = client
         self._sorted = True
+        self._checks = True
 
     @classmethod
     async def connect(cls, config: S3Config) -> Self:
@@ -160,11 +165,10 @@ class S3Driver:
         condition = {"IfNoneMatch": "*"} if isinstance(when, IfAbsent) else {}
         with translated(asked):
             if isinstance(when, IfMatch):
-                stored = await self._stored(name)
-                if stored is None:
+                found = await self._hash(asked)
+                if found is None:
                     raise unmet(asked)
-                _check(asked, stored, when)
-                condition = {"IfMatch": stored["ETag"]}
+                condition = {"IfMatch": found}
             answer = await self._send(
                 "put_object",
                 Key=name,
@@ -178,21 +182,25 @@ class S3Driver:
         return _token(answer, version)
 
     async def remove(self, name: str, when: When) -> bool:
-        while True:
+        for _ in range(_LOOKS):
             with suppress(_ChangedMeanwhile):
                 return await self._remove(name, when)
+        raise UnavailableError(
+            f"{self._asked(name)} was not deleted: {_LOOKS} times in a row the service answered that it is not the"
+            " version it had just told; if nobody writes it, the service does not hold If-Match on DELETE",
+            key=name,
+            backend=SCHEME,
+        )
 
     async def _remove(self, name: str, when: When) -> bool:
         # Conditional in any case: S3 does not say whether there was something to delete.
         asked = self._asked(name, when)
         with translated(asked):
-            stored = await self._stored(name)
-            if stored is None:
+            found = await self._hash(asked)
+            if found is None:
                 return False
-            if isinstance(when, IfMatch):
-                _check(asked, stored, when)
             try:
-                await self._send("delete_object", Key=name, IfMatch=stored["ETag"])
+                await self._send("delete_object", Key=name, IfMatch=found)
             except ClientError as error:
                 if answer_of(error).status == _LACKING:
                     return False
@@ -228,18 +236,30 @@ class S3Driver:
             self._sorted,
         )
 
+    def unchecked(self) -> Self:
+        bare = copy(self)
+        bare._checks = False  # noqa: SLF001 - one of our own
+        return bare
+
     async def close(self) -> None:
         with suppress(aiohttp.ClientError, OSError):
             await self._client.close()
 
-    async def _stored(self, name: str) -> Any:
-        """What is known of the object without its content; `None` if there is none."""
+    async def _hash(self, asked: Asked) -> str | None:
+        """The hash of the version that is asked for, which S3 compares; `None` if there is no object."""
+        when = asked.when
+        if isinstance(when, IfMatch) and not self._checks:
+            return f'"{when.etag.partition(" ")[0]}"'
         try:
-            return await self._send("head_object", Key=name)
+            stored = await self._send("head_object", Key=asked.name)
         except ClientError as error:
             if answer_of(error).status != _LACKING:
                 raise
             return None
+        # What S3 cannot hold: that the version's random name is the right one, too.
+        if isinstance(when, IfMatch) and _token(stored) != when.etag:
+            raise unmet(asked)
+        return str(stored["ETag"])
 
     async def _send(self, operation: str, **parameters: Any) -> Any:
         return await getattr(self._client, operation)(Bucket=self.container, **parameters)
@@ -251,12 +271,6 @@ class S3Driver:
 def _token(answer: Any, version: str | None = None) -> ETag:
     named = answer.get("Metadata", {}).get(_VERSION, "") if version is None else version
     return ETag(f"{answer['ETag'].strip(chr(34))} {named}".rstrip())
-
-
-def _check(asked: Asked, stored: Any, when: IfMatch) -> None:
-    """What S3 cannot hold: that the version's random name is the right one, too."""
-    if _token(stored) != when.etag:
-        raise unmet(asked)
 
 
 def _range(span: Span) -> str:

@@ -7,6 +7,7 @@ import logging
 import traceback
 from contextlib import asynccontextmanager
 
+import pytest
 import statepath
 from servers.refusals import refusal
 from servers.s3 import BUCKET, REGION, SECRET
@@ -54,14 +55,16 @@ async def test_a_name_that_no_bucket_has_is_refused(aws, moto):
 
 
 @asynccontextmanager
-async def _without_conditions(endpoint):
-    """A server that takes conditions and ignores them: moto, behind something that drops these headers."""
+async def _without(endpoint, *conditions, of=(b"PUT", b"DELETE")):
+    """A server that takes conditions and ignores them: moto, behind something that drops these headers of requests
+    with these methods."""
     host, _, port = endpoint.removeprefix("http://").partition(":")
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         lines = head[:-4].split(b"\r\n")
-        dropped = (b"if-none-match", b"if-match", b"connection", b"expect")
+        ignored = conditions if lines[0].partition(b" ")[0] in of else ()
+        dropped = (*ignored, b"connection", b"expect")
         kept = [line for line in lines if line.partition(b":")[0].lower() not in dropped]
         size = next((int(line[15:]) for line in lines if line.lower().startswith(b"content-length:")), 0)
         if any(line.lower().startswith(b"expect") for line in lines):
@@ -80,13 +83,21 @@ async def _without_conditions(endpoint):
 
 
 async def test_a_server_that_ignores_conditions_is_refused(aws, moto):
-    async with _without_conditions(moto) as endpoint:
+    async with _without(moto, b"if-none-match", b"if-match") as endpoint:
         service = s3_service("careless", endpoint)
         for _ in range(2):
             error = await refusal(service.path("x"), UnsupportedError)
             assert error.code == "conditions_ignored"
             assert endpoint in str(error)
             assert BUCKET in str(error)
+
+
+@pytest.mark.parametrize(("method", "lost"), [(b"PUT", "replace"), (b"DELETE", "delete")])
+async def test_a_server_that_ignores_a_stale_version_is_refused(aws, moto, method, lost):
+    async with _without(moto, b"if-match", of=(method,)) as endpoint:
+        error = await refusal(s3_service("careless", endpoint).path("x"), UnsupportedError)
+        assert error.code == "conditions_ignored"
+        assert f"{lost} only a given version" in str(error)
 
 
 async def test_what_passed_the_probe_is_not_asked_again(aws, moto):

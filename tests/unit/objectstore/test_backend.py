@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from copy import copy
 from datetime import UTC, datetime
 from itertools import count
 
 import pytest
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span
 from statepath.errors import (
+    AccessDeniedError,
     AlreadyExistsError,
     ConflictError,
     InvalidArgumentError,
@@ -21,14 +23,16 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Driver:
-    """Objects in a dict, a few to a page. `ignores` names the conditions that it takes no notice of."""
+    """Objects in a dict, a few to a page. `ignores` names the conditions that its service takes no notice of; if it
+    `checks`, it compares tokens itself before it asks the service."""
 
     scheme, container, endpoint = "mem", "box", "mem://"
 
-    def __init__(self, *, ignores=(), order=None):
+    def __init__(self, *, ignores=(), order=None, checks=False):
         self.objects = {}
         self.put_kinds = []
         self.ignores = ignores
+        self.checks = checks
         self.order = order
         self.numbers = count()
 
@@ -37,7 +41,8 @@ class Driver:
         stored = self.objects.get(name)
         if isinstance(when, IfAbsent) and stored and "create" not in self.ignores:
             raise unmet(asked)
-        if isinstance(when, IfMatch) and what not in self.ignores and (not stored or stored[1] != when.etag):
+        held = self.checks or what not in self.ignores
+        if isinstance(when, IfMatch) and held and (not stored or stored[1] != when.etag):
             raise unmet(asked)
 
     async def get(self, name, span):
@@ -68,6 +73,11 @@ class Driver:
         at = int(following or 0)
         found = tuple(Listed(name, len(self.objects[name][0]), NOW) for name in names[at : at + 2])
         return Page(found, str(at + 2) if at + 2 < len(names) else "", sorted=self.order is not _folders)
+
+    def unchecked(self):
+        bare = copy(self)
+        bare.checks = False
+        return bare
 
     async def close(self):
         pass
@@ -140,13 +150,40 @@ async def test_a_service_that_says_it_sorts_and_does_not_is_told():
         _ = [entry async for entry in backend(driver).list_keys("")]
 
 
+@pytest.mark.parametrize("checks", [False, True])
 @pytest.mark.parametrize("ignored", ["create", "replace", "delete"])
-async def test_the_probe_refuses_a_service_that_ignores_a_condition(ignored):
-    driver = Driver(ignores=(ignored,))
-    driver.endpoint = f"mem://{ignored}"
+async def test_the_probe_refuses_a_service_that_ignores_a_condition_whatever_its_driver_checks(
+    ignored, checks
+):
+    driver = Driver(ignores=(ignored,), checks=checks)
+    driver.endpoint = f"mem://{ignored}-{checks}"
     with pytest.raises(UnsupportedError, match=ignored):
         await probe(driver, Place("box", "p/"))
     assert driver.objects == {}
+
+
+async def test_the_probe_refuses_who_may_not_delete():
+    class Keeping(Driver):
+        async def remove(self, name, when):
+            self.check(name, when, "delete")
+            raise AccessDeniedError(name, key=name)
+
+    driver = Keeping()
+    driver.endpoint = "mem://keeping"
+    for _ in range(2):
+        with pytest.raises(AccessDeniedError):
+            await probe(driver, Place("box", "p/"))
+
+
+async def test_the_probe_tells_an_ignored_condition_though_it_may_not_delete():
+    class Keeping(Driver):
+        async def remove(self, name, when):
+            raise AccessDeniedError(name, key=name)
+
+    driver = Keeping(ignores=("create",))
+    driver.endpoint = "mem://keeping-and-careless"
+    with pytest.raises(UnsupportedError, match="create"):
+        await probe(driver, Place("box", "p/"))
 
 
 async def test_the_probe_leaves_nothing_behind():

@@ -1,0 +1,54 @@
+"""What the driver makes of a service's answers, on a client that makes them up."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from botocore.exceptions import ClientError
+from statepath.backend import ALWAYS
+from statepath.errors import UnavailableError
+from statepath.objectstore import Place
+from statepath_s3.config import S3Config
+from statepath_s3.driver import S3Driver
+
+ENOUGH = 100
+
+
+class Changing:
+    """A service that answers to so many deletions that the object is another one by now."""
+
+    meta = SimpleNamespace(endpoint_url="http://changing")
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+        self.deletions = 0
+
+    async def head_object(self, **asked):
+        return {"ETag": f'"{self.deletions}"'}
+
+    async def delete_object(self, **asked):
+        self.deletions += 1
+        assert self.deletions < ENOUGH, "it does not give up"
+        if self.deletions <= self.refusals:
+            unmet = {
+                "Error": {"Code": "PreconditionFailed"},
+                "ResponseMetadata": {"HTTPStatusCode": 412},
+            }
+            raise ClientError(unmet, "DeleteObject")  # type: ignore[arg-type]  # what of it is looked at
+
+
+def driver(client: Changing) -> S3Driver:
+    return S3Driver(client, S3Config(Place("bucket", "")))
+
+
+async def test_what_is_replaced_meanwhile_is_deleted_all_the_same():
+    client = Changing(refusals=2)
+    assert await driver(client).remove("a/b", ALWAYS) is True
+    assert client.deletions == 3
+
+
+async def test_a_service_that_refuses_each_deletion_is_told_and_not_asked_for_ever():
+    with pytest.raises(UnavailableError, match="s3://bucket/a/b") as caught:
+        await driver(Changing(refusals=ENOUGH)).remove("a/b", ALWAYS)
+    assert caught.value.key == "a/b"
