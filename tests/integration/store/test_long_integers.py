@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import statepath
 from pydantic import BaseModel
@@ -91,3 +93,12 @@ async def test_a_store_that_holds_one_opens(poisoned, url):
     async with statepath.open(url) as again:
         assert await again.collection("things", Thing).get("good") == Thing(id="good")
         await again.collection("things").delete("bad")
+
+
+async def test_a_copied_store_that_holds_one_opens(tmp_path, earlier):
+    async with statepath.open(str(tmp_path / "state")) as store:
+        await store.collection("things", Thing).put(Thing(id="good"))
+        await store.collection("things", Thing).put(Thing(id="bad", x=of(5000)))
+    shutil.copytree(tmp_path / "state", tmp_path / "copy", copy_function=shutil.copyfile)
+    async with statepath.open(str(tmp_path / "copy")) as again:
+        assert await again.collection("things", Thing).get("good") == Thing(id="good")
