@@ -290,6 +290,8 @@ class Collection(Generic[T]):
         theirs = conflict.theirs if current else None
         if self.on_conflict == "last_write_wins":
             return ours, current
+        if current and theirs is None:
+            raise conflict
         base = await self._ancestor(id, conflict)
         try:
             merged: object = resolve(base, theirs, cast("Json", decode(ours[2])))
@@ -398,7 +400,7 @@ class Collection(Generic[T]):
         """
         data = entry.json()
         if self.model is None:
-            return cast("T", decode(data))
+            return cast("T", decode(data, f"{self.name}/{id}"))
         try:
             return cast("T", cast("type[BaseModel]", self.model).model_validate_json(data))
         except ValidationError as error:

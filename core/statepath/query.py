@@ -18,6 +18,7 @@ import msgspec
 from msgspec import UNSET
 from pydantic import BaseModel
 
+from statepath.engine.documents import unreadable
 from statepath.engine.schema import stored_path
 from statepath.errors import InvalidArgumentError
 from statepath.filters import And, F, Filter, Getter, Path, order_key, parse_path, reader, renamed
@@ -395,7 +396,10 @@ class Query(Generic[T]):
                     document, size = None, row.size if look.by_id else 0
                     if reads:
                         data = row.json()
-                        document, size = self._project(data), len(data)
+                        try:
+                            document, size = self._project(data), len(data)
+                        except msgspec.MsgspecError as error:
+                            raise unreadable(id, error) from error
                     if all(test(document) for test in self._tests):
                         kinds = tuple([order_key(get(document)) for get in self._keys])
                         place = self._order.place(kinds)

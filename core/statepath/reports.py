@@ -24,7 +24,7 @@ async def read(engine: Engine, id: str) -> JsonValue:
     """A report, as it was committed last."""
     await engine.flush_files()
     try:
-        return decode((await engine.backend.read(report_key(check_id(id)))).data)
+        return decode((await engine.backend.read(report_key(check_id(id)))).data, f"reports/{id}")
     except NotFoundError:
         raise NotFoundError(f"there is no report {id}", key=f"reports/{id}") from None
 

@@ -15,6 +15,7 @@ from statepath.backend import Backend, Entry
 from statepath.engine.documents import decode, encode_mapping
 from statepath.engine.ids import decode_id, document_key, encode_id, is_id
 from statepath.engine.replica import MEMBERS, Replica
+from statepath.engine.replica import Entry as Stored
 from statepath.engine.views import View, least_size, parse_view
 from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
 from statepath.naming import is_collection
@@ -154,6 +155,13 @@ async def _sound(backend: Backend, collection: str, listed: Entry, store: str, l
     return file is None or (isinstance(file.view, View) and file.view.ours and file.view.store == store)
 
 
+def _says(entry: Stored, document: JsonValue) -> bool:
+    try:
+        return decode(entry.json()) == document
+    except CorruptionError:
+        return False
+
+
 def _judge(replica: Replica, store: str, id: str | None, file: File, found: Examined, limit: int) -> None:
     collection, key, view = file.collection, file.key, file.view
     entry = None if id is None else replica.get(collection, id)
@@ -167,10 +175,17 @@ def _judge(replica: Replica, store: str, id: str | None, file: File, found: Exam
     if based_here and view.seq > replica.head:
         found.newer.append((file, view))
         return
-    document = view.decode()
     if entry is not None and id is not None:
         found.stale.append((collection, id))
-        if (based_here and view.ours) or decode(entry.json()) == document:
+        if based_here and view.ours:
+            return
+    try:
+        document = view.decode()
+    except CorruptionError as error:
+        found.broken.append((key, str(error)))
+        return
+    if entry is not None and id is not None:
+        if _says(entry, document):
             return
         if not based_here or view.seq != entry.version:
             found.conflicts.append(

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import msgspec
 from msgspec import Raw
+from pydantic import JsonValue
 
 from statepath.backend import Backend, CommitLog, SupportsPlacing
 from statepath.commit import (
@@ -641,6 +642,14 @@ def _conflict(
         key=key,
         base=base,
         current=current,
-        theirs=None if entry is None else decode(entry.json()),
-        ours=decode(bytes(change.document)) if isinstance(change, Put) else None,
+        theirs=None if entry is None else _readable(entry.json()),
+        ours=_readable(bytes(change.document)) if isinstance(change, Put) else None,
     )
+
+
+def _readable(document: bytes) -> JsonValue:
+    """Its value, or `None`: what cannot be read does not keep others from being told of a conflict."""
+    try:
+        return decode(document)
+    except StateError:
+        return None

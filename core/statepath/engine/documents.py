@@ -21,7 +21,7 @@ from pydantic_core import PydanticSerializationError
 from statepath.commit import append_items
 from statepath.engine.scope import MARK, Scope, scope_of
 from statepath.engine.unknown import keep_unknown
-from statepath.errors import InvalidArgumentError
+from statepath.errors import CorruptionError, InvalidArgumentError
 
 __all__ = [
     "MARK",
@@ -37,6 +37,7 @@ __all__ = [
     "list_fields",
     "parse_untrusted",
     "pretty",
+    "unreadable",
 ]
 
 MAX_DEPTH: Final = 100
@@ -44,6 +45,9 @@ MAX_DEPTH: Final = 100
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 """The size of a document, where the settings do not say."""
+
+MAX_DIGITS: Final = 4300
+"""Of an integer: what Python and msgspec read, since reading takes quadratic time."""
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
@@ -103,16 +107,31 @@ def encode_value(value: object, *, key: str, limit: int = MAX_BYTES, depth: int 
     return _bounded(_encode_json(value, key), key, limit, depth)
 
 
-def decode(data: bytes | memoryview) -> JsonValue:
-    """The value of JSON that `encode_*` or `parse_untrusted` has let through."""
-    value: JsonValue = _decoder.decode(data)
+def decode(data: bytes | memoryview, key: str | None = None) -> JsonValue:
+    """The value of JSON that `encode_*` or `parse_untrusted` has let through.
+
+    Raises:
+        CorruptionError: it is something else: it was damaged, or has an integer that an earlier version let through.
+    """
+    try:
+        value: JsonValue = _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise unreadable(key, error) from error
     return value
+
+
+def unreadable(key: str | None, error: Exception) -> CorruptionError:
+    return CorruptionError(
+        f"{key or 'a stored document'} cannot be read as JSON: {error}; "
+        "write it again or delete it, and see `statepath repair --dry-run`",
+        key=key,
+    )
 
 
 def parse_untrusted(text: bytes, *, key: str, limit: int = MAX_BYTES) -> JsonValue:
     """The value of JSON that somebody else has written: a file edited by hand, standard input, an import.
 
-    A byte order mark is skipped. Integers of any size are kept.
+    A byte order mark is skipped.
 
     Raises:
         InvalidArgumentError: it is not UTF-8 or not JSON, has a key twice in one object, a number that is not
@@ -142,7 +161,7 @@ def parse_untrusted(text: bytes, *, key: str, limit: int = MAX_BYTES) -> JsonVal
         raise
     except ValueError:
         # The one other ValueError is Python's limit on the digits of an int, which stops quadratic parsing.
-        raise _refuse(key, "an integer has too many digits", "write it as text") from None
+        raise _too_many_digits(key) from None
     # JSON can escape half a surrogate pair, which no UTF-8 file can hold.
     if _SURROGATE.search(text):
         _check_json(value, key, "")
@@ -204,13 +223,17 @@ def _encode_json(value: object, key: str) -> bytes:
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
         _check_json(value, key, "")
         # What remains are subclasses of str, int and float, such as numpy's, which count as what they are.
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        try:
+            data = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        except ValueError:
+            raise _too_many_digits(key) from None
+        return _with_short_integers(data, key)
     # msgspec also writes what JSON does not have: sets, bytes, dates, keys that are numbers. Its plain copy
     # of such a value differs from the value, which is told faster than by a walk. NaN and Infinity it writes
     # as null.
     if (b"null" in data and _may_hide_nonfinite(value)) or msgspec.to_builtins(value, str_keys=True) != value:
         _check_json(value, key, "")
-    return data
+    return _with_short_integers(data, key)
 
 
 def _check_json(value: object, key: str, path: str, depth: int = 0) -> None:
@@ -257,11 +280,38 @@ def _check_json(value: object, key: str, path: str, depth: int = 0) -> None:
 
 def _write_model(model: BaseModel, scope: Scope, key: str) -> bytes:
     try:
-        return model.__pydantic_serializer__.to_json(
+        data = model.__pydantic_serializer__.to_json(
             model, by_alias=True, exclude_unset=scope.omits_unset, round_trip=True, warnings="error"
         )
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise _refuse(key, _unserializable(error), "assign a value of the field's type") from error
+    return _with_short_integers(data, key)
+
+
+def _with_short_integers(data: bytes, key: str) -> bytes:
+    if len(data) > MAX_DIGITS and _has_long_integer(data):
+        raise _too_many_digits(key)
+    return data
+
+
+def _samples(stride: int) -> tuple[int, re.Pattern[bytes]]:
+    return stride, re.compile(rb"[0-9]{%d}" % (MAX_DIGITS // stride))
+
+
+_SAMPLES: Final = (_samples(509), _samples(31))
+# msgspec counts the sign.
+_TOO_MANY_DIGITS: Final = re.compile(rb"-[0-9]{%d}|(?<![0-9])[0-9]{%d}" % (MAX_DIGITS, MAX_DIGITS + 1))
+
+
+def _has_long_integer(data: bytes) -> bool:
+    # A long run of digits is one in every 509th byte, too, which costs next to nothing to look at.
+    for stride, digits in _SAMPLES:
+        if digits.search(data[::stride]) is None:
+            return False
+    return (
+        _TOO_MANY_DIGITS.search(data) is not None
+        and _TOO_MANY_DIGITS.search(_STRING.sub(b"", data)) is not None
+    )
 
 
 _BUDGET: Final = 32
@@ -448,6 +498,10 @@ def _too_large(key: str, size: int, limit: int) -> InvalidArgumentError:
     return _refuse(
         key, f"it has {size:,} bytes, and the limit is {limit:,}", "split it, or raise STATE_MAX_DOCUMENT"
     )
+
+
+def _too_many_digits(key: str) -> InvalidArgumentError:
+    return _refuse(key, "an integer has too many digits", "write it as text")
 
 
 def _too_deep(key: str) -> InvalidArgumentError:

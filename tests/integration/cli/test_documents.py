@@ -102,6 +102,14 @@ def test_show_shows_a_report(on: Run, filled: str) -> None:
     assert json.loads(on("show", "reports/r1").out) == {"passed": True}
 
 
+def test_show_names_a_report_that_was_damaged(on: Run, filled: str) -> None:
+    (Path(filled) / "reports/r1.json").write_text('{"ok": ')
+    shown = on("show", "reports/r1")
+    assert shown.code == 6
+    assert "reports/r1" in shown.err
+    assert "statepath repair --dry-run" in shown.err
+
+
 def test_put_stores_a_file_and_creates_the_store(on: Run, path: str, tmp_path: Path) -> None:
     (tmp_path / "task.json").write_text('{"id": "task_9", "status": "new"}')
     stored = on("put", "tasks/task_9", str(tmp_path / "task.json"), "--json").json

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import statepath
 from pydantic import BaseModel
-from statepath.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError, UnavailableError
 
 
 async def test_a_log_grows_at_its_end(store):
@@ -154,3 +154,12 @@ async def test_a_log_that_is_begun_anew_with_the_same_text_outlives_the_removal_
     await removed
     await slow.aclose()
     assert await store.read_log("s1") == "started\n"
+
+
+async def test_a_report_that_was_damaged_is_named_with_the_next_step(store, memory):
+    await store.save_report("r1", {"ok": True})
+    await store.flush()
+    await memory.write("reports/r1.json", b'{"ok": ')
+    with pytest.raises(CorruptionError, match="statepath repair --dry-run") as caught:
+        await store.read_report("r1")
+    assert caught.value.key == "reports/r1"
