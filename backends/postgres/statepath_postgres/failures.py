@@ -111,6 +111,11 @@ def worth_repeating(error: StateError) -> bool:
     return error.retryable and error.code != "disk_full"
 
 
+def on_standby(error: StateError) -> bool:
+    """Whether the server takes no writes, and so nobody who listens either."""
+    return isinstance(error.__cause__, asyncpg.exceptions.ReadOnlySQLTransactionError)
+
+
 def _meaning(state: str, message: str) -> _Meaning:
     if state == "08P01" and message.startswith(_REFUSED_AT_THE_START):
         return _POOLED
