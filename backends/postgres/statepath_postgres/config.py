@@ -21,6 +21,22 @@ _TLS: Final = ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslnego
 FILES: Final = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
 """Those that name a file."""
 
+_PARAMETERS: Final = (
+    "store",
+    "host",
+    "port",
+    *_TLS,
+    "target_session_attrs",
+    "passfile",
+    "application_name",
+    "pool",
+    "timeout",
+    "connect_timeout",
+    "statement_timeout",
+    "lock_timeout",
+    "pgbouncer",
+    "listen_dsn",
+)
 _ENVIRONMENT: Final = {
     "PGSSLMODE": "sslmode",
     "PGSSLROOTCERT": "sslrootcert",
@@ -83,22 +99,8 @@ def parse(url: StateURL) -> PostgresConfig:
         InvalidArgumentError: a part of it cannot be used, or a parameter is unknown.
     """
     query = url.query
-    url.only(
-        "store",
-        "host",
-        "port",
-        *_TLS,
-        "target_session_attrs",
-        "passfile",
-        "application_name",
-        "pool",
-        "timeout",
-        "connect_timeout",
-        "statement_timeout",
-        "lock_timeout",
-        "pgbouncer",
-        "listen_dsn",
-    )
+    _check_password_ended(url)
+    url.only(*_PARAMETERS)
     database = url.path.strip("/")
     if "/" in database:
         raise InvalidArgumentError(
@@ -161,6 +163,19 @@ def complete(config: PostgresConfig, env: Mapping[str, str]) -> PostgresConfig:
         listen_dsn=listen_dsn,
         listener=_listener(listen_dsn, env),
     )
+
+
+def _check_password_ended(url: StateURL) -> None:
+    """
+    Raises:
+        InvalidArgumentError: what should be a database or a parameter is the rest of a password, which is not quoted.
+    """
+    unknown = [f"{name}={value}" for name, value in url.query.items() if name not in _PARAMETERS]
+    if ("@" in url.path and "@" not in url.netloc) or any("@" in text for text in unknown):
+        raise InvalidArgumentError(
+            f"the {url.scheme} URL has an '@' behind the host: write / in a password as %2F, and ? as %3F",
+            backend=SCHEME,
+        )
 
 
 def _authority(url: StateURL) -> str:

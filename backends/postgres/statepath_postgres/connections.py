@@ -22,6 +22,7 @@ from statepath.errors import (
 
 from statepath_postgres.config import FILES, SCHEME, PostgresConfig
 from statepath_postgres.failures import translated, worth_repeating
+from statepath_postgres.hosts import connect_to_one
 from statepath_postgres.tls import SYSTEM, trusting_the_system
 
 T = TypeVar("T")
@@ -70,6 +71,7 @@ class Connections:
                 max_size=self._config.pool or POOL,
                 max_inactive_connection_lifetime=_IDLE,
                 reset=_nothing,  # no session state is ever left, so a statement less at each release
+                connect=connect_to_one,
                 **self._arguments(self._config),
             )
             self._pool = await pool
@@ -88,9 +90,7 @@ class Connections:
         config = self._config
         if listening and config.listener is not None:
             config = config.listener
-        arguments = self._arguments(config)
-        with translated(self.url):
-            return await asyncpg.connect(**arguments)
+        return await connect_to_one(**self._arguments(config))
 
     @property
     def can_listen(self) -> bool:
@@ -206,20 +206,18 @@ class Connections:
             tls = {name: value for name, value in tls.items() if name == "sslnegotiation"}
         else:
             context = None
-        hosts = [host for host, _ in config.hosts]
-        ports = [port for _, port in config.hosts]
-        session = config.session or ("read-write" if len(hosts) > 1 and not self._readonly else "any")
+        several = len(config.hosts) > 1
         statement_timeout = config.statement_timeout or STATEMENT_TIMEOUT
         arguments: dict[str, Any] = {
+            "hosts": config.hosts,
+            "session": config.session or ("read-write" if several and not self._readonly else "any"),
+            "url": self.url,
             "dsn": f"{SCHEME}://?{urlencode(tls, quote_via=quote)}" if tls else None,
             "ssl": context,
-            "host": hosts or None,
-            "port": ports or None,
             "user": config.user or None,
             "password": config.password,
             "passfile": config.passfile,
             "database": config.database or None,
-            "target_session_attrs": session,
             "timeout": config.connect_timeout or CONNECT_TIMEOUT,
             "command_timeout": statement_timeout + 5,
         }

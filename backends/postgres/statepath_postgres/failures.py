@@ -33,9 +33,6 @@ class _Meaning(NamedTuple):
 # Five characters are one error, two a class of them; who is longer wins. `ThrottledError`: certainly without effect.
 _MEANINGS: Final[dict[str, _Meaning]] = {
     "08": _Meaning(UnavailableError),
-    "08P01": _Meaning(
-        InvalidArgumentError, "if it is a pooler such as PgBouncer, add pgbouncer=true to the state path"
-    ),
     "22": _Meaning(InvalidArgumentError),
     "25006": _Meaning(ThrottledError, "this server takes no writes; name the primary in the state path, too"),
     "26": _Meaning(
@@ -45,6 +42,7 @@ _MEANINGS: Final[dict[str, _Meaning]] = {
     "28": _Meaning(AccessDeniedError, "check the user, the password and pg_hba.conf"),
     "3D000": _Meaning(InvalidArgumentError, "create the database first: createdb"),
     "40": _Meaning(ThrottledError),
+    "40003": _Meaning(UnavailableError),
     "42501": _Meaning(
         AccessDeniedError,
         "grant the rights; a role without DDL rights needs what `statepath migrate sql` prints to be run first",
@@ -63,6 +61,11 @@ _MEANINGS: Final[dict[str, _Meaning]] = {
     "XX001": _Meaning(CorruptionError),
     "XX002": _Meaning(CorruptionError),
 }
+# PgBouncer says 08P01 of this, and also of a server that it lost, perhaps in the middle of a commit.
+_REFUSED_AT_THE_START: Final = "unsupported startup parameter"
+_POOLED: Final = _Meaning(
+    InvalidArgumentError, "if it is a pooler such as PgBouncer, add pgbouncer=true to the state path"
+)
 _LOST: Final = "PostgreSQL cannot be reached, or the connection was lost"
 _UNKNOWN: Final = _Meaning(UnavailableError, retryable=False)
 
@@ -71,9 +74,7 @@ def state_error(error: BaseException, url: str, key: str | None = None) -> State
     """The error of `statepath.errors` that says what the caller can do."""
     if isinstance(error, asyncpg.PostgresError):
         state = str(getattr(error, "sqlstate", None) or "")
-        kind, advice, code, retryable = next(
-            (_MEANINGS[state[:length]] for length in (5, 3, 2) if state[:length] in _MEANINGS), _UNKNOWN
-        )
+        kind, advice, code, retryable = _meaning(state, _message(error))
         what = _LOST if state.startswith("08") else "PostgreSQL could not do it"
         text = f"{what}: {url}: {_message(error)}{f'; {advice}' if advice else ''}"
         return kind(text, key=key, backend=SCHEME, code=code, retryable=retryable)
@@ -108,6 +109,17 @@ def state_error(error: BaseException, url: str, key: str | None = None) -> State
 def worth_repeating(error: StateError) -> bool:
     """Whether the same call may get another answer soon."""
     return error.retryable and error.code != "disk_full"
+
+
+def on_standby(error: StateError) -> bool:
+    """Whether the server takes no writes, and so nobody who listens either."""
+    return isinstance(error.__cause__, asyncpg.exceptions.ReadOnlySQLTransactionError)
+
+
+def _meaning(state: str, message: str) -> _Meaning:
+    if state == "08P01" and message.startswith(_REFUSED_AT_THE_START):
+        return _POOLED
+    return next((_MEANINGS[state[:length]] for length in (5, 3, 2) if state[:length] in _MEANINGS), _UNKNOWN)
 
 
 def _message(error: asyncpg.PostgresError) -> str:

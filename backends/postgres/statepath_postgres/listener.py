@@ -7,10 +7,10 @@ import logging
 from contextlib import suppress
 from typing import Final
 
-from statepath.errors import StateError, UnavailableError
+from statepath.errors import StateError, ThrottledError, UnavailableError
 
 from statepath_postgres.connections import Connection, Connections
-from statepath_postgres.failures import translated
+from statepath_postgres.failures import on_standby, translated
 
 _log = logging.getLogger("statepath.postgres")
 
@@ -70,11 +70,11 @@ class Listener:
                     pause = _SOONEST
                 finally:
                     connection.terminate()
-            except UnavailableError as error:
-                _log.debug("no notifications for now: %s", error)
             except StateError as error:
-                _log.warning("no notifications, so the log is polled: %s", error)
-                return
+                if on_standby(error) or not isinstance(error, UnavailableError | ThrottledError):
+                    _log.warning("no notifications, so the log is polled: %s", error)
+                    return
+                _log.debug("no notifications for now: %s", error)
             finally:
                 self._listening = False
                 self.tell()

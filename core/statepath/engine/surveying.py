@@ -54,8 +54,15 @@ async def survey(backend: Backend, log: CommitLog) -> tuple[Recovered, Elsewhere
 async def _survey(backend: Backend, log: CommitLog, replica: Unloaded) -> Recovered:
     found = Recovered(replica, floor=await read_floor(backend))
     if found.floor is None:
-        await _check_new(backend, log)
-        return found
+        try:
+            await _check_new(backend, log)
+        except UnsupportedError:
+            # Who founded the store meanwhile left a record.
+            found.floor = await read_floor(backend)
+            if found.floor is None:
+                raise
+        else:
+            return found
     floor = found.floor[0]
     check_finished(backend, floor)
     found.store, found.incarnation, found.source = floor.store, floor.incarnation, "the storage's documents"

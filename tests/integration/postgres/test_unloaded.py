@@ -11,6 +11,7 @@ import statepath
 from pydantic import BaseModel
 from statepath import F
 from statepath.commit import RemoveLog
+from statepath.engine import surveying
 from statepath.engine.replica import Entry
 from statepath.errors import (
     AlreadyExistsError,
@@ -524,6 +525,20 @@ async def test_documents_that_the_log_cannot_bring_up_to_date_are_made_by_who_lo
         pass
     async with unloaded(path) as store:
         assert repr(await store.collection("raw").get("a")) == "{'id': 'a', 'n': 1e+22}"
+
+
+async def test_a_store_that_another_server_founds_meanwhile_is_served(path, monkeypatch):
+    read_floor = surveying.read_floor
+
+    async def read_before_it_is_founded(backend):
+        monkeypatch.undo()
+        assert await read_floor(backend) is None
+        async with unloaded(path) as first:
+            await first.collection("raw").put({"id": "a"})
+
+    monkeypatch.setattr(surveying, "read_floor", read_before_it_is_founded)
+    async with unloaded(path) as second:
+        assert await second.collection("raw").get("a") == {"id": "a"}
 
 
 @pytest.mark.parametrize(

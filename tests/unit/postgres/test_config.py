@@ -59,6 +59,29 @@ def test_a_url_that_cannot_be_used_is_refused_with_its_cause(url: str, cause: st
         parse(url)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://agent:2024/secret@db",
+        "postgresql://agent:2024/secret@db/a",
+        "postgresql://agent:2024,7/secret@db/a",
+        "postgresql://agent:2024?secret@db/a",
+        "postgresql://agent:2024?secret=1@db/a",
+        "postgresql://agent:2024?secret&more@db/a",
+        "postgresql://agent:at@2024?secret@db/a",
+        "postgresql://db/a?listen_dsn=postgresql%3A%2F%2Fagent%3A2024%2Fsecret%40db",
+    ],
+)
+def test_the_rest_of_a_password_is_not_taken_for_something_that_may_be_shown(url: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="/ in a password as %2F") as caught:
+        parse(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_database_may_have_an_at_sign_behind_a_user() -> None:
+    assert parse("postgresql://me@db/a@b").database == "a@b"
+
+
 def test_what_the_url_says_wins_over_the_environment() -> None:
     env = {
         "PGHOST": "other",

@@ -1,0 +1,35 @@
+"""What PostgreSQL's own errors mean to a caller."""
+
+import asyncpg
+import pytest
+from statepath.errors import InvalidArgumentError, ThrottledError, UnavailableError
+from statepath_postgres.failures import state_error, worth_repeating
+
+URL = "postgresql://db:5432/agents?store=default"
+
+
+@pytest.mark.parametrize(
+    "message", ["server conn crashed?", "server closed the connection unexpectedly", "query_wait_timeout"]
+)
+def test_a_server_that_a_pooler_lost_may_have_committed(message: str) -> None:
+    error = state_error(asyncpg.exceptions.ProtocolViolationError(message), URL)
+    assert type(error) is UnavailableError
+    assert worth_repeating(error)
+    assert "pgbouncer=true" not in str(error)
+
+
+def test_a_pooler_that_refuses_our_settings_is_told_with_what_to_do() -> None:
+    refused = asyncpg.exceptions.ProtocolViolationError("unsupported startup parameter: jit")
+    with pytest.raises(InvalidArgumentError, match="add pgbouncer=true"):
+        raise state_error(refused, URL)
+
+
+def test_a_transaction_whose_end_the_server_does_not_know_may_have_committed() -> None:
+    error = state_error(asyncpg.exceptions.StatementCompletionUnknownError("result is ambiguous"), URL)
+    assert type(error) is UnavailableError
+    assert worth_repeating(error)
+
+
+def test_a_transaction_that_was_rolled_back_had_no_effect() -> None:
+    error = state_error(asyncpg.exceptions.DeadlockDetectedError("deadlock detected"), URL)
+    assert type(error) is ThrottledError

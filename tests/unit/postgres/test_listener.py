@@ -1,0 +1,68 @@
+"""Who listens for notifications goes on after what passes, and gives up where nobody can listen."""
+
+import asyncio
+
+import asyncpg
+from statepath_postgres.failures import translated
+from statepath_postgres.listener import Listener
+
+URL = "postgresql://db:5432/agents?store=default"
+
+
+class Server:
+    """Stands for the connections, and for each of them. What it refuses, it refuses in turn."""
+
+    url = URL
+    can_listen = True
+
+    def __init__(self, connecting=(), listening=()):
+        self.connecting = list(connecting)
+        self.listening = list(listening)
+        self.heard = asyncio.Event()
+
+    def check_open(self):
+        pass
+
+    async def connect(self, *, listening):
+        with translated(URL):
+            if self.connecting:
+                raise self.connecting.pop(0)
+        return self
+
+    def add_termination_listener(self, ended):
+        pass
+
+    async def add_listener(self, channel, tell):
+        if self.listening:
+            raise self.listening.pop(0)
+        self.heard.set()
+
+    def terminate(self):
+        pass
+
+
+async def listening(server):
+    listener = Listener(server)
+    waiting = asyncio.ensure_future(listener.wait(listener.news, 1))
+    await asyncio.sleep(0)
+    return listener, waiting
+
+
+async def test_a_server_that_has_no_connection_left_is_asked_again():
+    server = Server(connecting=[asyncpg.exceptions.TooManyConnectionsError("too many clients already")])
+    listener, waiting = await listening(server)
+    async with asyncio.timeout(30):
+        await server.heard.wait()
+        await waiting
+    await listener.close()
+
+
+async def test_a_standby_where_nobody_can_listen_is_asked_once():
+    refused = asyncpg.exceptions.ReadOnlySQLTransactionError("cannot execute LISTEN during recovery")
+    server = Server(listening=[refused])
+    listener, waiting = await listening(server)
+    async with asyncio.timeout(30):
+        await listener._task
+        await waiting
+    assert not server.heard.is_set()
+    await listener.close()
