@@ -92,6 +92,7 @@ class Autosave:
             await self._look_beside()
         if not snapshotter.changed:
             return
+        logger.debug("saving by time", extra={"seq": engine.replica.head})
         engine.events.emit(AutosaveTriggered(engine.replica.head))
         await asyncio.sleep(0)  # what a listener saves now belongs into this snapshot
         await engine.committer.drain()

@@ -407,7 +407,16 @@ class Committer:
         size = sum([one.size for one in accepted])
         self._acknowledge(accepted, first, size)
         _decline(refused)
-        self._telemetry.committed(len(accepted), size, time.perf_counter() - began)
+        took = time.perf_counter() - began
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "committed seq %d to %d in %.1f ms",
+                first,
+                commit.last,
+                took * 1000,
+                extra={"seq": commit.last, "bytes": size},
+            )
+        self._telemetry.committed(len(accepted), size, took)
         self._committed(commit, transactions, stage, size + _RECORD + _TRANSACTION * len(accepted))
 
     async def _append(self, commit: Commit, accepted: list[_Pending], refused: list[_Refused]) -> Commit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 import weakref
@@ -57,6 +58,8 @@ from statepath.log import PortableCommitLog
 from statepath.migrations import Migrations
 from statepath.settings import Settings
 from statepath.telemetry import SILENT, Telemetry
+
+logger = logging.getLogger("statepath.engine")
 
 _JUST_NOW: Final = 0.05
 _MAINTAINER_TTL: Final = 15.0
@@ -630,6 +633,7 @@ class Engine:
                         await self.release()
                     finally:
                         await self.beside.aclose()
+                logger.debug("closed %s", self.backend.url, extra={"seq": self.replica.head})
 
     async def _finish(self) -> None:
         if self._committer is None or self._views is None:

@@ -138,8 +138,16 @@ async def open_engine(
         gc.freeze()  # so many objects that live on need not be looked at by each full collection
     for damage in engine.damage:
         logger.warning("damage found: %s", damage.reason, extra={"key": damage.key})
-    head, documents = engine.replica.head, len(engine.replica)
-    events.emit(StateLoaded(head, documents, source, time.monotonic() - began))
+    head, documents, took = engine.replica.head, len(engine.replica), time.monotonic() - began
+    logger.debug(
+        "opened %s at seq %d in %.3f s, from %s",
+        backend.url,
+        head,
+        took,
+        source,
+        extra={"seq": head, "documents": documents},
+    )
+    events.emit(StateLoaded(head, documents, source, took))
     return engine
 
 

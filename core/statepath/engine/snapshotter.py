@@ -247,6 +247,7 @@ class Snapshotter:
         self._state = mark
         await self._mark(mark)
         self.saved, self.saved_at = seq, time.time()
+        logger.debug("wrote the snapshot of seq %d", seq, extra={"seq": seq, "bytes": stream.size})
         await self._prune_backups()
         await self._trim()
 
@@ -266,6 +267,7 @@ class Snapshotter:
             else:
                 await self._copy_state(key, state)
             self.backup_trouble = None
+            logger.debug("kept a backup", extra={"key": key, "seq": state.seq})
             self._events.emit(BackupCreated(key, state.seq))
             await self._prune_backups()
             return key
@@ -295,6 +297,7 @@ class Snapshotter:
             self._events.emit(BackupError(error))
         else:
             self.backup_trouble = None
+            logger.debug("kept a backup", extra={"key": key, "seq": state.seq})
             self._events.emit(BackupCreated(key, state.seq))
 
     def _is_old(self, key: str) -> bool:
@@ -586,6 +589,7 @@ class Snapshotter:
             return
         await self.save_floor(floor=floor)
         await self._log.trim(floor - 1)
+        logger.debug("trimmed the log, which begins at seq %d now", floor, extra={"reason": reason})
         self._events.emit(HistoryTrimmed(floor, reason))
         await self._collect_bodies()
 

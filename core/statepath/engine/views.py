@@ -429,6 +429,7 @@ class ViewWriter:
             (document_key(collection, id), self._replica.get(collection, id)) for collection, id in batch
         ]
         head, at = self._replica.head, self._replica.time
+        logger.debug("writing the files of %d documents", len(entries), extra={"seq": head})
 
         def items() -> Iterator[LazyWrite]:
             for key, entry in entries:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import statepath
 from statepath.debug import enable_debug
 
 Run = Callable[..., Any]
@@ -59,6 +60,24 @@ def test_extras_follow_the_message(debug: Run) -> None:
     stream = debug("persistence:*")
     logging.getLogger("statepath.engine").info("saved", extra={"key": "tasks/a", "code": "x"})
     assert stream.getvalue().endswith("INFO statepath.engine saved key=tasks/a code=x\n")
+
+
+async def test_what_a_store_does_is_told_from_opening_to_closing(debug: Run, path: str) -> None:
+    stream = debug("persistence:*")
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("tasks").put({"id": "task_1", "text": "kanarienvogel"})
+        await store.backup()
+    told = stream.getvalue()
+    for what in (
+        f"opened {path} at seq 0",
+        "committed seq 1 to 1",
+        "writing the files of 1 documents",
+        "wrote the snapshot of seq 1",
+        "kept a backup",
+        f"closed {path}",
+    ):
+        assert what in told
+    assert "kanarienvogel" not in told
 
 
 def test_it_ends_as_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
