@@ -39,6 +39,9 @@ CONNECT_TIMEOUT: Final = 10.0
 STATEMENT_TIMEOUT: Final = 60.0
 LOCK_TIMEOUT: Final = 10.0
 
+_ANSWERED: Final = 0.75
+"""Of the time that is waited for an answer: when the server gives up a lock, and says so, which leaves nothing open."""
+
 _IDLE: Final = 300.0
 _SOONEST: Final = 0.02  # seconds
 _LATEST: Final = 1.0
@@ -84,13 +87,14 @@ class Connections:
                 backend=SCHEME,
             )
 
-    async def connect(self, *, listening: bool = False) -> Connection:
-        """A connection of one's own; one for notifications goes past a pooler."""
+    async def connect(self, *, listening: bool = False, patience: float | None = None) -> Connection:
+        """A connection of one's own; one for notifications goes past a pooler. Who waits no longer than `patience` for
+        an answer hears of a lock before that."""
         self.check_open()
         config = self._config
         if listening and config.listener is not None:
             config = config.listener
-        return await connect_to_one(**self._arguments(config))
+        return await connect_to_one(**self._arguments(config, patience))
 
     @property
     def can_listen(self) -> bool:
@@ -198,7 +202,7 @@ class Connections:
                     backend=SCHEME,
                 )
 
-    def _arguments(self, config: PostgresConfig) -> dict[str, Any]:
+    def _arguments(self, config: PostgresConfig, patience: float | None = None) -> dict[str, Any]:
         tls = dict(config.tls)
         if tls.get("sslrootcert") == SYSTEM:
             with translated(self.url):
@@ -208,6 +212,9 @@ class Connections:
             context = None
         several = len(config.hosts) > 1
         statement_timeout = config.statement_timeout or STATEMENT_TIMEOUT
+        lock_timeout = config.lock_timeout or LOCK_TIMEOUT
+        if patience is not None:
+            lock_timeout = min(lock_timeout, _ANSWERED * patience)
         arguments: dict[str, Any] = {
             "hosts": config.hosts,
             "session": config.session or ("read-write" if several and not self._readonly else "any"),
@@ -226,7 +233,7 @@ class Connections:
         settings = {
             "application_name": config.application or "statepath",
             "statement_timeout": str(round(statement_timeout * 1000)),
-            "lock_timeout": str(round((config.lock_timeout or LOCK_TIMEOUT) * 1000)),
+            "lock_timeout": str(max(1, round(lock_timeout * 1000))),
             "default_transaction_isolation": "read committed",
             "jit": "off",
         }

@@ -46,7 +46,7 @@ class Held:
         async with self._turn:
             connection = self._connection
             if connection is None or connection.is_closed():
-                connection = self._connection = await self._connections.connect()
+                connection = self._connection = await self._connections.connect(patience=self._patience)
             sending()
             try:
                 with translated(self._connections.url):

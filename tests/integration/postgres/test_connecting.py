@@ -151,6 +151,15 @@ async def test_a_lock_that_is_held_too_long_is_told_and_nothing_is_written(postg
         assert await store.collection("raw").get("b") is None
 
 
+@pytest.mark.parametrize(
+    ("said", "told"), [("", "7500ms"), ("&timeout=4", "1s"), ("&lock_timeout=0.1", "100ms")]
+)
+async def test_a_commit_hears_of_a_lock_before_it_stops_waiting_for_an_answer(path, said, told):
+    async with statepath.open(f"{path}{said}", autosave=0) as store:
+        await store.collection("raw").put({"id": "a"})
+        assert await store._engine.log._held._connection.fetchval("SHOW lock_timeout") == told
+
+
 async def test_a_reading_connection_cannot_change_anything_whatever_it_tries(path, connect):
     await connect(path)
     reader = await connect(path, readonly=True)

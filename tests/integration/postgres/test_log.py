@@ -315,10 +315,10 @@ async def test_what_still_waits_for_a_connection_when_it_is_closed_is_never_sent
     monkeypatch.setattr("statepath_postgres.held._CLOSING", 0.01)
     connecting, connected = asyncio.Event(), asyncio.Event()
 
-    async def slowly(connections):
+    async def slowly(connections, **arguments):
         connecting.set()
         await connected.wait()
-        return await made(connections)
+        return await made(connections, **arguments)
 
     made = Connections.connect
     backend = await connect(path)
