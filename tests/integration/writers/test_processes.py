@@ -25,7 +25,7 @@ FEW = {"seaweed": 8}
 """SeaweedFS stalls where many contend for one object."""
 
 QUICK = ("local", "postgresql")
-COUNTS = {"local": (8, 500), "postgresql": (8, 500)}
+COUNTS = {"local": (8, 125), "postgresql": (8, 125)}
 
 
 @pytest.mark.slow
