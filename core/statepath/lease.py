@@ -45,8 +45,8 @@ class Lease:
     Attributes:
         name: of the lease. `ttl`: its time to live, in seconds.
         epoch: the seq of the commit by which it was taken; it rises with each holder.
-        lost: set when it turns out that somebody else has the lease, and when somebody may have it: no sign of life
-        was answered for `ttl` seconds. What goes on outside of the store should stop then.
+        lost: set when it turns out that somebody else has the lease. What goes on outside of the store should stop
+        then.
     """
 
     def __init__(self, engine: Engine, name: str, ttl: float, wait: float | None) -> None:
@@ -159,21 +159,17 @@ class Lease:
 
     async def _beat(self, hold: Hold) -> None:
         """Give signs of life until the lease is given back or lost."""
-        epoch, pause = self.epoch, self.ttl / _BEATS
+        epoch = self.epoch
         while True:
             try:
-                # Whoever slept past the time to live finds out whether somebody has taken it: that needs a moment, too.
-                async with asyncio.timeout(max(hold.left, pause)):
-                    if not await self._engine.leases.renew(hold, epoch=epoch):
-                        break
+                if not await self._engine.leases.renew(hold, epoch=epoch):
+                    break
                 epoch = self.epoch
-            except TimeoutError:
-                break
             except StateError as error:
                 if not error.retryable or not hold.valid:
                     break
                 logger.warning("no sign of life of the lease %s for now: %s", self.name, error)
-            await asyncio.sleep(min(pause, max(hold.left, 0)))
+            await asyncio.sleep(self.ttl / _BEATS)
         self.lost.set()
         logger.warning("the lease %s was lost", self.name)
         self._engine.events.emit(LeaseLost(self.name, self.epoch))

@@ -82,13 +82,8 @@ class Hold:
         return (self.holder.token, *self.sent)
 
     @property
-    def left(self) -> float:
-        """For how many seconds nobody else can have it."""
-        return self.holder.ttl - (clock() - self.renewed)
-
-    @property
     def valid(self) -> bool:
-        return self.left > 0
+        return clock() - self.renewed < self.holder.ttl
 
 
 class Leases:

@@ -366,17 +366,6 @@ async def test_no_sign_of_life_for_the_ttl_is_a_loss_for_the_holder_too(faulty, 
     assert not lease.held
 
 
-async def test_a_sign_of_life_that_hangs_is_a_loss_for_the_holder_too(faulty, open_on):
-    store = await open_on(faulty)
-    lease = store.lease("leader", ttl=0.2)
-    await lease.acquire()
-    gate = faulty.hold("write", "leases/")
-    await gate.reached.wait()
-    async with asyncio.timeout(30):
-        await lease.lost.wait()
-    assert not lease.held
-
-
 @pytest.mark.parametrize("name", ["maintainer", "", "x" * 181, "a\0b"])
 async def test_a_name_that_cannot_be_used_is_refused(store, name):
     with pytest.raises(InvalidArgumentError):
