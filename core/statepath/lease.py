@@ -128,8 +128,8 @@ class Lease:
     def _member(self) -> str:
         return f"{LEASE_MEMBERS}{self.name}"
 
-    async def _attempt(self, *, again: bool = True) -> Holder | None:
-        """Try to take the lease; who has it, if that fails. `again`: once more if somebody was faster."""
+    async def _attempt(self) -> Holder | None:
+        """Try to take the lease once; who has it, if that fails."""
         engine = self._engine
         engine.check_open()
         engine.committer  # noqa: B018 - a handle that cannot write holds nothing
@@ -145,8 +145,7 @@ class Lease:
             self.epoch = await engine.commit([Put(MEMBERS, self._member, Raw(document), base)])
         except ConflictError:
             await engine.leases.drop(taken)
-            # Who had it before may only have given it back: then it is free.
-            return await self._attempt(again=False) if again else taken.holder
+            return taken.holder
         except BaseException:
             with suppress(StateError):
                 await engine.leases.drop(taken)
