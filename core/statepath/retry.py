@@ -93,7 +93,7 @@ class RetryingBackend(PassesSharing):
         return cast("SupportsCommitLog", self._backend).commit_log()
 
     async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
-        """Sent once: the chunks can be drawn once. A backend that keeps them repeats it itself."""
+        """Sent once: the chunks can be drawn once."""
         return await cast("SupportsStreams", self._backend).write_stream(key, chunks, when=when)
 
     async def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:

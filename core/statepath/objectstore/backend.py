@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from typing import Any, BinaryIO, Final, TypeVar
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from typing import Any, Final, TypeVar
 
 from statepath.backend import ALWAYS, Blob, Capabilities, Entry, ETag, Span, When
-from statepath.errors import (
-    ClosedError,
-    InvalidArgumentError,
-    ReadOnlyError,
-    StateError,
-    ThrottledError,
-    UnsupportedError,
-)
+from statepath.errors import ClosedError, InvalidArgumentError, ReadOnlyError, StateError, UnsupportedError
 from statepath.objectstore.driver import Content, Driver, Listed, Page
 from statepath.objectstore.place import Place
 
 T = TypeVar("T")
 
 _IN_MEMORY: Final = 8 * 1024 * 1024
-_PATIENCE: Final = 30.0  # seconds
-_SOONEST: Final = 0.05
-_LATEST: Final = 5.0
 
 
 class ObjectStoreBackend:
@@ -59,20 +49,13 @@ class ObjectStoreBackend:
 
     async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
         """As `SupportsStreams.write_stream`: the chunks go to a temporary file, and that in one request, since no
-        service holds a condition on an upload in parts for every client at once. Nobody else could draw them again,
-        so what the service refuses for now is sent again here."""
+        service holds a condition on an upload in parts for every client at once."""
         self._check_writable(key)
         with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as spool:
             size = await asyncio.to_thread(_spool, chunks, spool)
-            data = spool.read() if size <= _IN_MEMORY else None
-
-            async def send() -> ETag:
-                if data is not None:
-                    return await self._put(key, data, size, when)
-                with _reopened(spool) as content:
-                    return await self._put(key, content, size, when)
-
-            return await _until_taken(send)
+            if size <= _IN_MEMORY:
+                return await self._put(key, spool.read(), size, when)
+            return await self._put(key, spool, size, when)  # type: ignore[arg-type]  # a BinaryIO, by another name
 
     async def copy(self, source: str, target: str) -> None:
         self._check_writable(target)
@@ -159,32 +142,9 @@ def _name_of(listed: Listed) -> str:
     return listed.name
 
 
-async def _until_taken(send: Callable[[], Awaitable[T]]) -> T:
-    """Send again and again, with growing random pauses, while the service asks for fewer requests."""
-    try:
-        return await send()
-    except ThrottledError:
-        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
-
-    retrying = AsyncRetrying(
-        retry=retry_if_exception_type(ThrottledError),
-        stop=stop_after_delay(_PATIENCE),
-        wait=wait_random_exponential(_SOONEST, _LATEST),
-        reraise=True,
-    )
-    return await retrying(send)
-
-
 def _spool(chunks: Iterable[bytes], spool: tempfile.SpooledTemporaryFile[bytes]) -> int:
     for chunk in chunks:
         spool.write(chunk)
     size = spool.tell()
     spool.seek(0)
     return size
-
-
-def _reopened(spool: tempfile.SpooledTemporaryFile[bytes]) -> BinaryIO:
-    """The file at its beginning, which a client may close."""
-    content = open(spool.fileno(), "rb", closefd=False)  # noqa: SIM115 - the caller closes it
-    content.seek(0)
-    return content

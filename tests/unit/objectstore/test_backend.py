@@ -14,8 +14,6 @@ from statepath.errors import (
     ConflictError,
     InvalidArgumentError,
     NotFoundError,
-    ThrottledError,
-    UnavailableError,
     UnsupportedError,
 )
 from statepath.objectstore import Asked, Listed, ObjectStoreBackend, Page, Place, Served, unmet
@@ -33,7 +31,6 @@ class Driver:
     def __init__(self, *, ignores=(), order=None, checks=False):
         self.objects = {}
         self.put_kinds = []
-        self.refusals = []
         self.ignores = ignores
         self.checks = checks
         self.order = order
@@ -58,10 +55,6 @@ class Driver:
         self.check(name, when, "replace")
         self.put_kinds.append(type(content))
         data = content if isinstance(content, bytes) else content.read()
-        if self.refusals:
-            if not isinstance(content, bytes):
-                content.close()  # as some clients do
-            raise self.refusals.pop(0)
         self.objects[name] = (data, ETag(str(next(self.numbers))))
         return self.objects[name][1]
 
@@ -128,51 +121,6 @@ async def test_a_large_stream_is_a_file_and_a_small_one_is_bytes(monkeypatch):
     assert small is bytes
     assert large is not bytes
     assert driver.objects["p/large"][0] == b"12345678901"
-
-
-@pytest.fixture
-def in_a_file(request, monkeypatch):
-    if request.param:
-        monkeypatch.setattr("statepath.objectstore.backend._IN_MEMORY", 3)
-
-
-@pytest.fixture
-def _at_once(monkeypatch):
-    monkeypatch.setattr("statepath.objectstore.backend._SOONEST", 0.0)
-    monkeypatch.setattr("statepath.objectstore.backend._LATEST", 0.0)
-
-
-on_both = pytest.mark.parametrize("in_a_file", [False, True], indirect=True, ids=["bytes", "file"])
-
-
-@on_both
-@pytest.mark.usefixtures("in_a_file", "_at_once")
-async def test_a_stream_that_is_refused_for_now_is_sent_again_as_a_whole():
-    driver = Driver()
-    driver.refusals = [ThrottledError("too many requests")] * 2
-    etag = await backend(driver).write_stream("a", iter([b"12345", b"67890"]), when=IfAbsent())
-    assert driver.objects["p/a"] == (b"1234567890", etag)
-    assert len(driver.put_kinds) == 3
-
-
-@on_both
-@pytest.mark.usefixtures("in_a_file", "_at_once")
-async def test_a_stream_whose_answer_was_lost_is_sent_once():
-    driver = Driver()
-    driver.refusals = [UnavailableError("no answer")]
-    with pytest.raises(UnavailableError):
-        await backend(driver).write_stream("a", iter([b"12345"]), when=IfAbsent())
-    assert len(driver.put_kinds) == 1
-
-
-@pytest.mark.usefixtures("_at_once")
-async def test_a_stream_that_is_refused_all_the_time_is_given_up(monkeypatch):
-    monkeypatch.setattr("statepath.objectstore.backend._PATIENCE", 0.0)
-    driver = Driver()
-    driver.refusals = [ThrottledError("too many requests")] * 100
-    with pytest.raises(ThrottledError):
-        await backend(driver).write_stream("a", iter([b"12345"]))
-    assert driver.objects == {}
 
 
 async def test_more_than_one_request_takes_is_refused():
