@@ -238,6 +238,9 @@ async def stop_leading(path: str, ttl: float) -> str:
         terms = store.collection("terms")
         async with store.lease("leader", ttl=ttl) as lease:
             await terms.put({"id": "leader", "epoch": lease.epoch, "by": "first"})
+            # Not while a thread still holds a file's lock: a process that is stopped there keeps the others waiting.
+            await store.flush()
+            await asyncio.sleep(0.1)
             os.kill(os.getpid(), signal.SIGSTOP)
             try:
                 await terms.put({"id": "leader", "epoch": lease.epoch, "by": "late"})
