@@ -168,9 +168,9 @@ class Transaction:
         """That what was read was there all at once, and is still."""
         if not self._reads:
             return
-        await self._engine.catch_up()
+        engine = self._engine
+        await engine.catch_up()
         for (collection, id), version in self._reads.items():
-            engine = self._engine
             entry = (
                 engine.get(collection, id) if collection == MEMBERS else await engine.entry(collection, id)
             )

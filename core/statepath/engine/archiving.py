@@ -262,6 +262,10 @@ async def read_index(backend: Backend, segment: Segment) -> tuple[Place, ...]:
     Raises:
         CorruptionError: the index is missing or altered.
     """
+    return (await _index_of(backend, segment))[1]
+
+
+async def _index_of(backend: Backend, segment: Segment) -> tuple[bytes, tuple[Place, ...]]:
     key = segment.index_key
     try:
         data = (await backend.read(key)).data
@@ -272,7 +276,7 @@ async def read_index(backend: Backend, segment: Segment) -> tuple[Place, ...]:
     places = decode_index(data, key)
     if len(places) != segment.documents:
         raise CorruptionError(f"{key} is of another segment", key=key)
-    return places
+    return data, places
 
 
 def decode_index(data: bytes, key: str) -> tuple[Place, ...]:
@@ -319,8 +323,7 @@ async def read_whole(backend: Backend, segment: Segment) -> tuple[tuple[str, byt
         CorruptionError: one is missing or altered.
     """
     data = await read_segment(backend, segment)
-    await read_index(backend, segment)
-    index = (await backend.read(segment.index_key)).data
+    index, _ = await _index_of(backend, segment)
     return (segment.key, data), (segment.index_key, index)
 
 

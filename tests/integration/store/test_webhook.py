@@ -52,6 +52,11 @@ class Hook:
             self.bodies.append(await request.json())
         return web.Response(status=status, headers={"Location": "/elsewhere"} if status == 302 else {})
 
+    async def reached(self) -> None:
+        async with asyncio.timeout(30):
+            while not self.tried:  # noqa: ASYNC110 - the other side is another program
+                await asyncio.sleep(0.01)
+
     async def told(self, count: int) -> None:
         async with asyncio.timeout(30):
             while len(self.bodies) < count:  # noqa: ASYNC110 - the other side is another program
@@ -231,9 +236,7 @@ async def test_an_end_that_is_cancelled_ends_with_that(hook, events, monkeypatch
     hook.hang = True
     webhook = Webhook(SecretStr(hook.url), timeout=60, events=events)
     events.emit(RAISED)
-    async with asyncio.timeout(30):
-        while not hook.tried:  # noqa: ASYNC110 - the other side is another program
-            await asyncio.sleep(0.01)
+    await hook.reached()
     webhook._timeout = 0
     ending = asyncio.ensure_future(webhook.aclose())
     await closing.wait()
@@ -249,9 +252,7 @@ async def test_an_end_that_is_cancelled_while_it_waits_leaves_nothing_running(ho
     hook.hang = True
     webhook = Webhook(SecretStr(hook.url), timeout=60, events=events)
     events.emit(RAISED)
-    async with asyncio.timeout(30):
-        while not hook.tried:  # noqa: ASYNC110 - the other side is another program
-            await asyncio.sleep(0.01)
+    await hook.reached()
     ending = asyncio.ensure_future(webhook.aclose())
     await asyncio.sleep(0)
     ending.cancel()
