@@ -38,6 +38,7 @@ __all__ = [
     "parse_untrusted",
     "pretty",
     "unreadable",
+    "without_halves",
 ]
 
 MAX_DEPTH: Final = 100
@@ -169,6 +170,21 @@ def parse_untrusted(text: bytes, *, key: str, limit: int = MAX_BYTES) -> JsonVal
 
 
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def without_halves(data: bytes) -> bytes:
+    """The JSON with U+FFFD for each half of a character, which JavaScript leaves where it cuts a text."""
+    return _ESCAPE.sub(lambda match: rb"\ufffd" if match["half"] else match[0], data)
+
+
+_ESCAPE: Final = re.compile(
+    rb"""\\(?:
+        u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}  # both halves of a character
+        | u(?P<half>[dD][89a-fA-F][0-9a-fA-F]{2})
+        | .
+    )""",
+    re.DOTALL | re.VERBOSE,
+)
 
 
 class _Reader:

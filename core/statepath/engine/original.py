@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from statepath.backend import Backend
 from statepath.commit import Change, Note, Put
-from statepath.engine.documents import MARK, encode_mapping, encode_value, parse_untrusted
+from statepath.engine.documents import MARK, encode_mapping, encode_value, parse_untrusted, without_halves
 from statepath.engine.ids import decode_id, document_key, is_id, log_key, report_key
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS, Replica
@@ -122,7 +122,7 @@ async def read_backup(backend: Backend, key: str) -> State:
     """
     data = (await backend.read(key)).data
     try:
-        return State.of(_parsed(data, key))
+        return State.of(_parsed(without_halves(data), key))
     except InvalidArgumentError as error:
         raise CorruptionError(str(error), key=key) from None
 
@@ -132,6 +132,15 @@ def _parsed(data: bytes, key: str) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise InvalidArgumentError(f"{key} holds no JSON object", key=key)
     return state
+
+
+def _told(original: Original, key: str, data: bytes) -> bytes:
+    """The data without halves of characters. They are told; the file stays as it is."""
+    whole = without_halves(data)
+    if whole != data:
+        reason = f"{key} has halves of characters, which no text in UTF-8 can hold: each became U+FFFD"
+        original.damage.append(Damage(key, reason, aside=False))
+    return whole
 
 
 async def read_original(backend: Backend, *, limit: int) -> Original | None:
@@ -167,7 +176,7 @@ async def _state(backend: Backend, original: Original) -> dict[str, Any]:
             original.damage.append(Damage(key, str(error)))
             continue
         try:
-            state = _parsed(data, key)
+            state = _parsed(_told(original, key, data), key)
         except InvalidArgumentError as error:
             original.damage.append(Damage(key, str(error)))
             continue
@@ -186,7 +195,7 @@ async def _files(
         if not name.endswith(".json") or "/" in name or not is_collection(collection):
             continue
         try:
-            data = (await backend.read(entry.key)).data
+            data = _told(original, entry.key, (await backend.read(entry.key)).data)
             view = parse_view(data, entry.key, limit)
         except (InvalidArgumentError, CorruptionError) as error:
             original.damage.append(Damage(entry.key, str(error)))

@@ -20,7 +20,7 @@ from statepath.commit import FLOOR_KEY, JOURNAL, Append, Commit, Note, microseco
 from statepath.encryption import unsealed
 from statepath.engine.adoption import Examined, File, examine, read_views, view_id
 from statepath.engine.backups import backup_keys
-from statepath.engine.documents import compact, parse_untrusted
+from statepath.engine.documents import compact, parse_untrusted, without_halves
 from statepath.engine.floor import Earlier, Floor, SnapshotMark, read_floor
 from statepath.engine.ids import LOGS, document_key, log_place
 from statepath.engine.replay import RECOVERY, Beside, Damage, apply_commit, changes_of, is_promotion
@@ -221,7 +221,7 @@ async def _current_snapshot(backend: Backend, found: Recovered) -> tuple[Snapsho
     found.state_etag, found.state_size = blob.etag, len(blob.data)
     if not is_ours(blob.data):
         try:
-            parse_untrusted(blob.data, key=STATE_KEY, limit=len(blob.data))
+            parse_untrusted(without_halves(blob.data), key=STATE_KEY, limit=len(blob.data))
         except InvalidArgumentError as error:
             found.damage.append(Damage(STATE_KEY, str(error)))
         else:

@@ -149,3 +149,33 @@ async def test_a_damaged_one_can_be_read_and_nothing_is_changed(original, tasks)
         assert await tasks(store) == by_id(want)
         assert (await store.health()).damage
     assert original.tree() == before
+
+
+async def test_halves_of_characters_that_a_cut_text_has(original, tasks):
+    """JavaScript cuts a text between the halves of a character, and writes the half that is left as an escape."""
+    state = original.state()
+    first, second = state["tasks"][:2]
+    first |= {"description": "cut \ud83d", "title": "whole \U0001f600, and \\ud83d spelt out"}
+    second |= {"updated_at": "2099-01-01T00:00:00.000Z", "description": "\ude00 too"}
+    for name, value in (
+        ("state.json", state),
+        (f"tasks/{first['id']}.json", first),
+        (f"tasks/{second['id']}.json", second),
+    ):
+        (original.path / name).write_text(json.dumps(value))
+    before = (original.path / "state.json").read_bytes()
+    want = by_id(state["tasks"])
+    want[first["id"]]["description"] = "cut \ufffd"
+    want[second["id"]]["description"] = "\ufffd too"
+    async with original.open() as store:
+        assert await tasks(store) == want
+        assert await store.verify() == []
+    told = [event for event in original.heard if isinstance(event, CorruptionDetected)]
+    assert {event.key: event.kept_as for event in told} == dict.fromkeys(
+        ("state.json", f"tasks/{first['id']}.json", f"tasks/{second['id']}.json")
+    )
+    (upgraded,) = original.told(StoreUpgraded)
+    assert (original.path / upgraded.backup).read_bytes() == before
+    async with original.open() as store:
+        assert await tasks(store) == want
+    assert original.told(CorruptionDetected) == []
