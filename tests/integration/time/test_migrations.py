@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from contextlib import contextmanager
 from textwrap import dedent
 from uuid import uuid4
 
@@ -81,6 +82,38 @@ async def old(path):
         await tasks.put({"id": "c", "note": "has none"})
         await store.collection("other").put({"id": "a", "state": "x"})
     return path
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """A context in which the power fails after so many writes."""
+    connect = statepath.opening.connect
+
+    class Interrupted:
+        def __init__(self, backend, left):
+            self._backend, self._left = backend, left
+            self.capabilities = statepath.backend.Capabilities(durable=True, shared=True)
+
+        def __getattr__(self, name):
+            return getattr(self._backend, name)
+
+        async def write(self, *args, **options):
+            if not self._left:
+                raise UnavailableError("the power failed", code="disk_full")
+            self._left -= 1
+            return await self._backend.write(*args, **options)
+
+    @contextmanager
+    def interrupted(left):
+        async def connected(path, **options):
+            return Interrupted(await connect(path, **options), left)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("statepath.opening.connect", connected)
+            patched.setattr("statepath.migrating.connect", connected)
+            yield
+
+    return interrupted
 
 
 async def documents(store, name="tasks"):
@@ -221,34 +254,15 @@ async def test_an_id_of_another_name_must_not_be_lost(path, module):
         assert await store.collection("users", id="address").get("a@b.c") == {"address": "a@b.c"}
 
 
-async def test_an_attempt_that_was_interrupted_anywhere_can_be_repeated(old, to_2, places, monkeypatch):
+async def test_an_attempt_that_was_interrupted_anywhere_can_be_repeated(old, to_2, places, interrupted):
     """At each of its writes: the backup, the commit, the snapshot, the log."""
-    connect, left = statepath.opening.connect, 0
-
-    class Interrupted:
-        def __init__(self, backend):
-            self._backend, self._left = backend, left
-            self.capabilities = statepath.backend.Capabilities(durable=True, shared=True)
-
-        def __getattr__(self, name):
-            return getattr(self._backend, name)
-
-        async def write(self, *args, **options):
-            if not self._left:
-                raise UnavailableError("the power failed", code="disk_full")
-            self._left -= 1
-            return await self._backend.write(*args, **options)
-
-    async def interrupted(path, **options):
-        return Interrupted(await connect(path, **options))
-
+    left = 0
     if old.startswith("/"):
         async with statepath.open(old, readonly=True) as store:
             await statepath.copy(old, f"memory://{store.id}")
             old = f"memory://{store.id}"
     while left < 30:
-        with monkeypatch.context() as patched:
-            patched.setattr("statepath.opening.connect", interrupted)
+        with interrupted(left):
             try:
                 store = await statepath.open(old, autosave=0, migrations=to_2)
             except UnavailableError:
@@ -296,6 +310,43 @@ async def test_a_rollback_brings_back_what_was_before_and_keeps_what_was_written
         await statepath.rollback(old)
     async with statepath.open(old, autosave=0, migrations=to_2) as store:
         assert (await documents(store))["d"] == {"id": "d", "status": "again"}
+
+
+async def test_a_rollback_that_was_interrupted_anywhere_can_be_repeated(old, to_2, interrupted):
+    """At each of its writes: the state of now, the commit, the snapshot."""
+    if old.startswith("/"):
+        async with statepath.open(old, readonly=True) as store:
+            await statepath.copy(old, f"memory://{store.id}")
+            old = f"memory://{store.id}"
+    async with statepath.open(old, autosave=0, migrations=to_2) as store:
+        await store.collection("tasks").put({"id": "since", "status": "new"})
+        after = await documents(store)
+    before = {
+        "a": {"id": "a", "state": "new"},
+        "b": {"id": "b", "state": "done"},
+        "c": {"id": "c", "note": "has none"},
+    }
+    left, seen = 0, []
+    while left < 30:
+        with interrupted(left):
+            try:
+                await statepath.rollback(old)
+            except UnavailableError:
+                left += 1
+            except InvalidArgumentError:
+                break
+            else:
+                break
+        async with statepath.open(old, readonly=True) as reader:
+            seen.append(bool(reader.schema_versions))
+            assert await documents(reader) == (after if reader.schema_versions else before)
+    assert seen[:2] == [True, True]
+    async with statepath.open(old, autosave=0) as store:
+        assert store.schema_versions == {}
+        assert await documents(store) == before
+        assert await store.verify() == []
+    async with statepath.open(old, autosave=0, migrations=to_2) as store:
+        assert (await documents(store))["a"] == {"id": "a", "status": "new"}
 
 
 @pytest.mark.parametrize("which", [BACKUP, "state.before-rollback."])
