@@ -45,8 +45,8 @@ class Lease:
     Attributes:
         name: of the lease. `ttl`: its time to live, in seconds.
         epoch: the seq of the commit by which it was taken; it rises with each holder.
-        lost: set when it turns out that somebody else has the lease. What goes on outside of the store should stop
-        then.
+        lost: set when it turns out that somebody else has the lease, and when somebody may have it: no sign of life
+        was answered for `ttl` seconds. What goes on outside of the store should stop then.
     """
 
     def __init__(self, engine: Engine, name: str, ttl: float, wait: float | None) -> None:
@@ -128,8 +128,8 @@ class Lease:
     def _member(self) -> str:
         return f"{LEASE_MEMBERS}{self.name}"
 
-    async def _attempt(self) -> Holder | None:
-        """Try to take the lease once; who has it, if that fails."""
+    async def _attempt(self, *, again: bool = True) -> Holder | None:
+        """Try to take the lease; who has it, if that fails. `again`: once more if somebody was faster."""
         engine = self._engine
         engine.check_open()
         engine.committer  # noqa: B018 - a handle that cannot write holds nothing
@@ -145,7 +145,8 @@ class Lease:
             self.epoch = await engine.commit([Put(MEMBERS, self._member, Raw(document), base)])
         except ConflictError:
             await engine.leases.drop(taken)
-            return taken.holder
+            # Who had it before may only have given it back: then it is free.
+            return await self._attempt(again=False) if again else taken.holder
         except BaseException:
             with suppress(StateError):
                 await engine.leases.drop(taken)
@@ -158,17 +159,21 @@ class Lease:
 
     async def _beat(self, hold: Hold) -> None:
         """Give signs of life until the lease is given back or lost."""
-        epoch = self.epoch
+        epoch, pause = self.epoch, self.ttl / _BEATS
         while True:
             try:
-                if not await self._engine.leases.renew(hold, epoch=epoch):
-                    break
+                # Whoever slept past the time to live finds out whether somebody has taken it: that needs a moment, too.
+                async with asyncio.timeout(max(hold.left, pause)):
+                    if not await self._engine.leases.renew(hold, epoch=epoch):
+                        break
                 epoch = self.epoch
+            except TimeoutError:
+                break
             except StateError as error:
                 if not error.retryable or not hold.valid:
                     break
                 logger.warning("no sign of life of the lease %s for now: %s", self.name, error)
-            await asyncio.sleep(self.ttl / _BEATS)
+            await asyncio.sleep(min(pause, max(hold.left, 0)))
         self.lost.set()
         logger.warning("the lease %s was lost", self.name)
         self._engine.events.emit(LeaseLost(self.name, self.epoch))

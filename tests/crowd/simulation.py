@@ -91,8 +91,10 @@ class Network:
         try:
             await self._pass(self.draw.expovariate(50))
         except asyncio.CancelledError:
-            # The client gives up while the request is under way.
-            loop.call_later(self.draw.expovariate(2), lambda: asyncio.ensure_future(_late(call)))
+            # The client gives up while the request is under way; a process that was stopped had not sent it.
+            late = self.draw.expovariate(2)
+            if self.asleep_until <= loop.time():
+                loop.call_later(late, lambda: asyncio.ensure_future(_late(call)))
             raise
         if fate < 0.03:
             raise UnavailableError("the connection was reset before the server saw anything")

@@ -82,8 +82,13 @@ class Hold:
         return (self.holder.token, *self.sent)
 
     @property
+    def left(self) -> float:
+        """For how many seconds nobody else can have it."""
+        return self.holder.ttl - (clock() - self.renewed)
+
+    @property
     def valid(self) -> bool:
-        return clock() - self.renewed < self.holder.ttl
+        return self.left > 0
 
 
 class Leases:

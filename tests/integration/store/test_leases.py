@@ -233,6 +233,19 @@ async def test_whoever_was_overtaken_before_its_epoch_was_committed_has_nothing(
         await other.collection("raw").put({"id": "a"})
 
 
+async def test_a_lease_that_is_given_back_while_somebody_tries_to_take_it_is_free(store, other, monkeypatch):
+    held, take = other.lease("leader", ttl=60), store._engine.leases.take
+
+    async def take_when_given_back(*args):
+        await held.release()
+        return await take(*args)
+
+    await held.acquire()
+    monkeypatch.setattr(store._engine.leases, "take", take_when_given_back)
+    async with store.lease("leader", ttl=60, wait=0) as lease:
+        assert lease.epoch > held.epoch
+
+
 async def test_a_lease_that_is_no_longer_waited_for_is_nobodys(open_on, faulty, keys, monkeypatch):
     write, arrived, answer = faulty.write, asyncio.Event(), asyncio.Event()
 
@@ -348,6 +361,17 @@ async def test_no_sign_of_life_for_the_ttl_is_a_loss_for_the_holder_too(faulty, 
     lease = store.lease("leader", ttl=0.2)
     await lease.acquire()
     faulty.fail("write", "leases/", UnavailableError("reset"), times=1000)
+    async with asyncio.timeout(30):
+        await lease.lost.wait()
+    assert not lease.held
+
+
+async def test_a_sign_of_life_that_hangs_is_a_loss_for_the_holder_too(faulty, open_on):
+    store = await open_on(faulty)
+    lease = store.lease("leader", ttl=0.2)
+    await lease.acquire()
+    gate = faulty.hold("write", "leases/")
+    await gate.reached.wait()
     async with asyncio.timeout(30):
         await lease.lost.wait()
     assert not lease.held
