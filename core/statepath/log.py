@@ -44,6 +44,9 @@ _REACH: Final = 1024  # how far before a seq the commit that holds it is looked 
 _PARALLEL: Final = 8  # slots read ahead or deleted at once; each may be 8 MiB
 _SOONEST: Final = 0.02  # seconds
 _LATEST: Final = 2.0
+_FIRST_SHARE: Final = (
+    1 / 7
+)  # of the deadline, for the first attempt; with each further one twice as long, three fit in
 _REFUSALS: Final = (AccessDeniedError, ClosedError, InvalidArgumentError, ReadOnlyError, ThrottledError)
 
 
@@ -91,6 +94,7 @@ class PortableCommitLog:
     Parameters:
         backend: keeps the slots.
         deadline: for how many seconds an append that got no clear answer is sent again.
+        once: the same storage without repetitions of its own, for the slots; `None`: the backend is.
         window: for how many seconds, at least, whoever trims the log keeps each commit. A writer that saw the
             head within half of it need not read the floor. 0 promises nothing: each append reads it.
         review: how often, in seconds, a follower that finds nothing new looks at the log as a whole, so that it
@@ -98,9 +102,16 @@ class PortableCommitLog:
     """
 
     def __init__(
-        self, backend: Backend, *, deadline: float = 30.0, window: float = 0.0, review: float = 10.0
+        self,
+        backend: Backend,
+        *,
+        deadline: float = 30.0,
+        window: float = 0.0,
+        review: float = 10.0,
+        once: Backend | None = None,
     ) -> None:
         self._backend = backend
+        self._once = backend if once is None else once
         self._deadline = deadline
         self._window = window
         self._review = review
@@ -275,9 +286,23 @@ class PortableCommitLog:
         return ours if settled is None else settled
 
     async def _insist(self, call: Callable[[_Record], Awaitable[T]], record: _Record) -> T:
-        """Call again and again, with growing pauses, until the storage answers."""
+        """Call again and again, with growing pauses and growing patience, until the storage answers."""
+        patience = self._deadline * _FIRST_SHARE
+
+        async def attempt() -> T:
+            nonlocal patience
+            try:
+                async with asyncio.timeout(patience):
+                    return await call(record)
+            except TimeoutError as error:
+                raise UnavailableError(
+                    f"the storage did not answer within {patience:g} s", key=slot_key(record.first)
+                ) from error
+            finally:
+                patience *= 2
+
         try:
-            return await call(record)
+            return await attempt()
         except StateError as error:
             if not self._worth_repeating(error):
                 raise
@@ -288,7 +313,7 @@ class PortableCommitLog:
             wait=wait_random_exponential(_SOONEST, _LATEST),
             reraise=True,
         )
-        return await retrying(call, record)
+        return await retrying(attempt)
 
     def _worth_repeating(self, error: BaseException) -> bool:
         if isinstance(error, UnavailableError):
@@ -298,7 +323,7 @@ class PortableCommitLog:
     async def _send(self, record: _Record) -> bool:
         """Whether the slot holds the record now."""
         try:
-            await self._backend.write(slot_key(record.first), record.encode(), when=IF_ABSENT)
+            await self._once.write(slot_key(record.first), record.encode(), when=IF_ABSENT)
         except AlreadyExistsError:
             standing = await read_piece(self._backend, Piece(record.first))
             if standing and self._seen_lately(record.first - 1):

@@ -53,6 +53,11 @@ class RetryingBackend(PassesSharing):
         self._backend = backend
         self._deadline = deadline
 
+    @property
+    def once(self) -> Backend:
+        """The backend itself, for who repeats calls in another way."""
+        return self._backend
+
     async def read(self, key: str, *, span: Span | None = None) -> Blob:
         return await self._repeat(lambda: self._backend.read(key, span=span))
 

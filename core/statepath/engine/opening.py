@@ -69,7 +69,7 @@ from statepath.events import (
 from statepath.log import PortableCommitLog
 from statepath.metering import metered
 from statepath.migrations import Migrations
-from statepath.retry import retrying
+from statepath.retry import RetryingBackend, retrying
 from statepath.settings import Settings
 from statepath.telemetry import SILENT, Telemetry
 
@@ -176,7 +176,9 @@ def commit_log(backend: Backend, settings: Settings) -> CommitLog:
     if backend.capabilities.commit_log and isinstance(backend, SupportsCommitLog):
         log = backend.commit_log()
     else:
-        log = PortableCommitLog(backend, deadline=settings.deadline, window=KEEP_SECONDS)
+        below = backend.inner if isinstance(backend, Encrypted) else backend
+        once = below.once if isinstance(below, RetryingBackend) else None
+        log = PortableCommitLog(backend, deadline=settings.deadline, window=KEEP_SECONDS, once=once)
     return backend.seal_log(log) if isinstance(backend, Encrypted) else log
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+from dataclasses import replace
 
 import pytest
 import statepath
@@ -12,6 +13,7 @@ from statepath.errors import (
     CorruptionError,
     OutcomeUnknownError,
     StateError,
+    ThrottledError,
     UnavailableError,
 )
 from statepath.events import BackupError, SaveError
@@ -48,6 +50,17 @@ async def test_a_full_disk_fails_the_save_and_later_ones_succeed(raw, faulty, ur
     assert await raw.get("b") is None
     assert await raw.put({"id": "c"}) == 2
     assert set(await stored(url)) == {"a", "c"}
+
+
+async def test_a_storage_that_throttles_all_the_time_took_nothing_and_saves_go_on(open_on, faulty):
+    faulty.capabilities = replace(faulty.capabilities, remote=True)
+    store = await open_on(faulty, deadline=0.5)
+    throttling = faulty.fail("write", "journal/0", ThrottledError("slow down"), times=1_000_000)
+    with pytest.raises(UnavailableError, match="nothing was written"):
+        await store.collection("raw").put({"id": "a"})
+    throttling.times = 0
+    await store.collection("raw").put({"id": "b"})
+    assert [document["id"] async for document in store.collection("raw")] == ["b"]
 
 
 async def test_a_full_disk_fails_every_save_of_the_group(raw, faulty):
