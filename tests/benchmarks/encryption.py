@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import statepath
 from contenders import Statepath
-from documents import Task, make_tasks
+from documents import SHAPES, Task, make_tasks
 from measure import Ratio, arguments, describe, report, workplace
 from saves import Entrant, Load, compete
 
@@ -51,27 +51,35 @@ LOADS = (
 
 
 async def rotate(folder: Path, documents: int) -> tuple[list[float], list[float]]:
-    """How long saves take, in ms, in a rotation of so many documents' files; and the same saves without one."""
+    """How long saves take, in ms, in a rotation of so many documents' files; and the same saves without one.
+
+    The tasks are made one by one: so many models kept in memory would stop everything now and then, for as long as
+    Python's collector looks at them.
+    """
     folder.mkdir()
+    shapes = make_tasks(SHAPES, 2048)
+
+    def task(n: int) -> Task:
+        return shapes[n % SHAPES].model_copy(update={"id": f"task_{n % documents:08d}"})
+
     async with statepath.open(folder, encryption_key=KEY, views=True) as store:
         tasks = store.collection("tasks", Task)
-        made = make_tasks(documents, 2048)
         for at in range(0, documents, 1000):
-            await asyncio.gather(*map(tasks.put, made[at : at + 1000]))
+            await asyncio.gather(*(tasks.put(task(n)) for n in range(at, at + 1000)))
         await store.flush()
         rotating = asyncio.create_task(store.rotate_key())
-        meanwhile = [took async for took in saves(tasks, made, lambda _: rotating.done())]
+        meanwhile = [took async for took in saves(tasks, task, lambda _: rotating.done())]
         print(f"  {(await rotating).resealed:,} objects sealed anew, {len(meanwhile):,} saves meanwhile")
         await store.flush()
-        without = [took async for took in saves(tasks, made, lambda n: n == len(meanwhile))]
+        without = [took async for took in saves(tasks, task, lambda n: n == len(meanwhile))]
         return meanwhile, without
 
 
-async def saves(tasks: Any, made: list[Task], over: Callable[[int], bool]) -> AsyncIterator[float]:
+async def saves(tasks: Any, task: Callable[[int], Task], over: Callable[[int], bool]) -> AsyncIterator[float]:
     """How long each of the saves takes that are made one after the other, until it is over."""
     n = 0
     while not over(n):
-        yield await timed(tasks.put(made[n % len(made)]))
+        yield await timed(tasks.put(task(n)))
         n += 1
         await asyncio.sleep(0.001)
 
