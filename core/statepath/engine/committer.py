@@ -264,6 +264,10 @@ class Committer:
             wake.set_result(None)
         await asyncio.wait([self._task])
 
+    def stop(self, error: StateError) -> None:
+        """Commit nothing any more, what is under way excepted; whoever waits or comes gets the error."""
+        self._stop(error, [])
+
     async def abandon(self) -> None:
         """Stop at once. Whoever still waits is told that the outcome is unknown."""
         self._task.cancel()
@@ -352,6 +356,8 @@ class Committer:
         Raises:
             HeadMoved: another writer has it; or nothing is refused before it is known whether one has.
         """
+        if self._failure is not None:
+            raise copy.copy(self._failure)
         replica = self._replica
         if (decide := group[0].decide) is not None:
             if not current:

@@ -345,8 +345,15 @@ class Engine:
         ]
         stage, size = await apply_commit(self.backend, self.replica, commit, self.met)
         self._committed(commit, transactions, stage, size)
-        if not self.readonly:
+        if self.readonly:
+            return
+        try:
             self.check_writable(self.replica)
+        except UnsupportedError as error:
+            # Whoever has met it: the next save would not meet it again.
+            if self._committer is not None:
+                self._committer.stop(error)
+            raise
 
     async def maintain(self) -> bool:
         """Whether this handle is the one that saves by time. It knows what the others did, then."""

@@ -550,6 +550,47 @@ async def test_a_running_writer_whose_migration_is_taken_back_stops_with_a_clear
         assert await documents(again) == {"a": {"id": "a", "status": "new"}}
 
 
+async def by_watching(store):
+    async for _ in store.watch(since=0):
+        pass
+
+
+async def by_reading_afresh(store):
+    await store.collection("tasks").get("a", fresh=True)
+
+
+async def by_a_transaction_that_reads(store):
+    async with store.transaction() as tx:
+        await tx.get(store.collection("tasks"), "a")
+
+
+@pytest.mark.parametrize(
+    "meets", [by_watching, by_reading_afresh, by_a_transaction_that_reads, statepath.Store.sync]
+)
+@pytest.mark.parametrize("what", ["migrated", "taken back"])
+async def test_it_stops_whatever_has_met_the_change_of_the_schema(shared, to_2, meets, what):
+    knows = {"migrations": to_2} if what == "taken back" else {}
+    async with statepath.open(shared, autosave=0, **knows) as running:
+        await running.collection("tasks").put({"id": "b", "note": "none"})
+        if what == "taken back":
+            await statepath.rollback(shared)
+        else:
+            await statepath.migrate(shared, settings=statepath.Settings.load(shared, migrations=to_2))
+        async with statepath.open(shared, readonly=True) as store:
+            head = store._engine.replica.head
+        meeting = asyncio.create_task(meets(running))
+        async with asyncio.timeout(60):
+            while running._engine.replica.head < head:  # noqa: ASYNC110 - it may be met by another part before
+                await asyncio.sleep(0.01)
+        for _ in range(2):
+            with pytest.raises(UnsupportedError) as error:
+                await running.collection("tasks").put({"id": "c", "note": "none"})
+            assert error.value.code == ("older_schema" if what == "taken back" else "newer_schema")
+    async with statepath.open(shared, readonly=True) as store:
+        assert "c" not in await documents(store)
+    await asyncio.gather(meeting, return_exceptions=True)
+
+
 @pytest.mark.everywhere
 async def test_what_another_writer_commits_meanwhile_is_migrated_too(shared, module, monkeypatch):
     seen = module("""
