@@ -534,7 +534,8 @@ class _TakeOver:
         for old, new in original.renamed:
             with suppress(NotFoundError, AlreadyExistsError):  # renamed already
                 await engine.backend.write(new, (await engine.backend.read(old)).data, when=IF_ABSENT)
-        for key in (*original.misnamed, *(old for old, _ in original.renamed)):
+        misnamed = original.misnamed if views.documents else ()  # else nothing would take their place
+        for key in (*misnamed, *(old for old, _ in original.renamed)):
             await engine.backend.delete(key)
         await engine.snapshot()
         if original.documents:

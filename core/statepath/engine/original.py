@@ -28,6 +28,9 @@ _LOG: Final = re.compile(r"logs/session_([^/]+)\.log")
 _REPORT: Final = re.compile(r"reports/([^/]+)\.json")
 
 _ID_FIELDS: Final = ("id", "session_id")
+_FOLDERS: Final = frozenset({"tasks", "sessions"})
+_SIGNS: Final = frozenset({"tasks", "sessions", "last_saved"})
+"""What a state of the original has at least one of, unless it is empty."""
 _OURS: Final = frozenset({"version", "seq", "last_saved", MARK})
 _THEIRS: Final = f"{MARK}_of_the_original"
 """The name under which a document's own member of that name is kept."""
@@ -134,17 +137,22 @@ def _parsed(data: bytes, key: str) -> dict[str, Any]:
     return state
 
 
-def _told(original: Original, key: str, data: bytes) -> bytes:
+def _told(damage: list[Damage], key: str, data: bytes) -> bytes:
     """The data without halves of characters. They are told; the file stays as it is."""
     whole = without_halves(data)
     if whole != data:
         reason = f"{key} has halves of characters, which no text in UTF-8 can hold: each became U+FFFD"
-        original.damage.append(Damage(key, reason, aside=False))
+        damage.append(Damage(key, reason, aside=False))
     return whole
 
 
 async def read_original(backend: Backend, *, limit: int) -> Original | None:
-    """Read the directory, or say that there is nothing to read. `limit` bounds a document's size, in bytes."""
+    """Read the directory, or say that there is nothing to read: what other programs keep there is let alone. `limit`
+    bounds a document's size, in bytes.
+
+    Raises:
+        InvalidArgumentError: another program has its `state.json` there (`occupied`).
+    """
     original = Original("")
     state = State.of(await _state(backend, original))
     documents, members = state.documents, state.members
@@ -164,50 +172,71 @@ async def read_original(backend: Backend, *, limit: int) -> Original | None:
 
 async def _state(backend: Backend, original: Original) -> dict[str, Any]:
     """`state.json`, or the newest backup that can be read."""
-    backups = await backup_keys(backend)
-    for key in (STATE_KEY, *reversed(backups)):
+    missing = False
+    for key in (STATE_KEY, *reversed(await backup_keys(backend))):
         try:
             data = (await backend.read(key)).data
         except NotFoundError:
-            if backups:
-                original.damage.append(Damage(key, f"{key} is missing", aside=False))
+            missing = key == STATE_KEY
             continue
         except CorruptionError as error:
             original.damage.append(Damage(key, str(error)))
             continue
         try:
-            state = _parsed(_told(original, key, data), key)
+            state = _parsed(_told(original.damage, key, data), key)
         except InvalidArgumentError as error:
             original.damage.append(Damage(key, str(error)))
             continue
+        if state and _SIGNS.isdisjoint(state):
+            if key == STATE_KEY:
+                raise _occupied(backend)
+            continue
         original.source = key
         original.state = data
-        return state
-    return {}
+        break
+    else:
+        state = {}
+    if missing and (original.source or original.damage):
+        original.damage.insert(0, Damage(STATE_KEY, f"{STATE_KEY} is missing", aside=False))
+    return state
+
+
+def _occupied(backend: Backend) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"the {STATE_KEY} at {backend.url} is another program's, and would be replaced: choose another state path, say "
+        "a folder or prefix of its own; nothing was written",
+        key=STATE_KEY,
+        code="occupied",
+    )
 
 
 async def _files(
     backend: Backend, original: Original, documents: dict[tuple[str, str], dict[str, Any]], limit: int
 ) -> None:
-    """Documents of their own files: those that are missing from the state, or newer than in it."""
+    """Documents of their own files: those that are missing from the state, or newer than in it. Without a state only
+    files that are named after their documents say that this is such a directory."""
+    folders = _FOLDERS | {collection for collection, _ in documents}
+    evident, damage = bool(original.source or original.damage), list[Damage]()
     async for entry in backend.list_keys(""):
         collection, _, name = entry.key.partition("/")
-        if not name.endswith(".json") or "/" in name or not is_collection(collection):
+        if collection not in folders or not name.endswith(".json") or "/" in name:
             continue
         try:
-            data = _told(original, entry.key, (await backend.read(entry.key)).data)
+            data = _told(damage, entry.key, (await backend.read(entry.key)).data)
             view = parse_view(data, entry.key, limit)
         except (InvalidArgumentError, CorruptionError) as error:
-            original.damage.append(Damage(entry.key, str(error)))
+            damage.append(Damage(entry.key, str(error)))
             continue
         document = view.decode()
         if not view.store and MARK.encode() in data:
             document = _unmarked(parse_untrusted(data, key=entry.key, limit=limit))
         id = _id(document)
         if id is None:
-            original.damage.append(Damage(entry.key, f"{entry.key} holds no document with an id"))
+            damage.append(Damage(entry.key, f"{entry.key} holds no document with an id"))
             continue
         if document_key(collection, id) != entry.key:
+            if not evident:
+                continue
             original.misnamed.append(entry.key)
         stored = documents.get((collection, id))
         if stored is None or _updated(document) > _updated(stored):
@@ -217,6 +246,8 @@ async def _files(
             original.conflicts.append(
                 (entry.key, f"{original.source} has another {collection}/{id} of the same time")
             )
+    if original.source or original.damage:
+        original.damage += damage
 
 
 async def _beside(backend: Backend, original: Original) -> None:

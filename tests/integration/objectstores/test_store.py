@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 import statepath
 from statepath.discovery import connect
-from statepath.errors import AlreadyExistsError, ConflictError, ReadOnlyError
+from statepath.errors import AlreadyExistsError, ConflictError, InvalidArgumentError, ReadOnlyError
 from statepath.events import CorruptionDetected
 
 
@@ -186,17 +186,48 @@ async def test_the_journal_behind_the_floor_goes(path, monkeypatch):
         assert await contents(store) == {"a": {"id": "a", "n": 4}}
 
 
+OTHERS = {
+    "README.txt": b"theirs",
+    "tasks/notes.md": b"theirs",
+    "journal/old.csv": b"theirs",
+    "state.json.tmp": b"theirs",
+    "state.backup.1700000000000.json": b'{"version": 4, "resources": []}',
+    "config/settings.json": b'{"theme": "dark"}',
+    "users/broken.json": b"[1, 2, 3]",
+    "users/alice.json": b'{"id": "u-1", "name": "Alice"}',
+    "tasks/build.json": b'{"id": "of another name"}',
+    "tasks/list.json": b"[]",
+}
+
+
 async def test_what_another_tool_has_put_there_stays_and_does_no_harm(path):
     backend = await connect(path)
-    for key in ("README.txt", "tasks/notes.md", "journal/old.csv", "state.json.tmp"):
-        await backend.write(key, b"theirs")
+    for key, data in OTHERS.items():
+        await backend.write(key, data)
     async with statepath.open(path, autosave=0) as store:
+        assert await contents(store) == {}
         await store.collection("tasks").put({"id": "a"})
+        await store.snapshot()
         assert await store.verify() == []
+        assert (await store.health()).damage == ()
     async with statepath.open(path, autosave=0) as store:
         assert await store.collection("tasks").get("a") == {"id": "a"}
-    for key in ("README.txt", "tasks/notes.md", "journal/old.csv", "state.json.tmp"):
-        assert (await backend.read(key)).data == b"theirs"
+    for key, data in OTHERS.items():
+        assert (await backend.read(key)).data == data
+    assert not [key for key in await keys(path) if ".corrupt." in key or ".conflict." in key]
+    await backend.close()
+
+
+async def test_the_state_json_of_another_tool_is_not_replaced(path):
+    backend = await connect(path)
+    theirs = b'{"version": 4, "terraform_version": "1.9.0", "resources": []}'
+    await backend.write("state.json", theirs)
+    for readonly in (False, True):
+        with pytest.raises(InvalidArgumentError, match="choose another state path") as caught:
+            await statepath.open(path, autosave=0, readonly=readonly)
+        assert caught.value.code == "occupied"
+    assert (await backend.read("state.json")).data == theirs
+    assert await keys(path, "journal/") == []
     await backend.close()
 
 

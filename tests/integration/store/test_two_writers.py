@@ -619,7 +619,7 @@ async def test_a_store_that_is_founded_while_a_reader_opens_it_is_no_original_di
 
 
 async def test_two_that_open_an_original_directory_at_once_import_it_once(faulty, memory, url, open_on, keys):
-    await memory.write("state.json", b'{"raw": [{"id": "a", "n": 0}]}')
+    await memory.write("state.json", b'{"tasks": [], "raw": [{"id": "a", "n": 0}]}')
     await memory.write("logs/session_a b.log", b"old\n")
     gate = faulty.hold("write", "journal/0")
     late = asyncio.ensure_future(open_on(faulty))
