@@ -254,6 +254,7 @@ class Collection(Generic[T]):
         return Query(
             rows,
             self.decode,
+            collection=self.name,
             narrow=rows.narrow,
             scan=rows.scan,
             model=cast("type[BaseModel] | None", self.model),
@@ -329,7 +330,7 @@ class Collection(Generic[T]):
             raise conflict from None
         if entry is None or entry.version != conflict.base:
             raise conflict
-        return cast("Json", decode(entry.json()))
+        return cast("Json", decode(entry.json(), f"{self.name}/{id}"))
 
     def id_of(self, value: T) -> str:
         """The document's id.
@@ -434,6 +435,7 @@ def documents(
     return Query(
         rows,
         collection.document,
+        collection=collection.name,
         narrow=rows.narrow,
         scan=rows.scan,
         model=cast("type[BaseModel] | None", collection.model),

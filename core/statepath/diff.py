@@ -56,13 +56,15 @@ def differences(before: Replica, after: Replica) -> list[Difference]:
     for name in names:
         old, new = before.collections.get(name, {}), after.collections.get(name, {})
         for id in sorted({*old, *new}):
-            was, now = old.get(id), new.get(id)
+            was, now, key = old.get(id), new.get(id), f"{name}/{id}"
             if was is None and now is not None:
-                found.append(Difference("added", name, id, None, decode(now.json())))
+                found.append(Difference("added", name, id, None, decode(now.json(), key)))
             elif now is None and was is not None:
-                found.append(Difference("removed", name, id, decode(was.json()), None))
+                found.append(Difference("removed", name, id, decode(was.json(), key), None))
             elif was is not None and now is not None and not same_json(was.json(), now.json()):
-                found.append(Difference("changed", name, id, decode(was.json()), decode(now.json())))
+                found.append(
+                    Difference("changed", name, id, decode(was.json(), key), decode(now.json(), key))
+                )
     return found
 
 

@@ -20,10 +20,11 @@ from statepath.engine.engine import Engine
 from statepath.engine.mirror import Mirror
 from statepath.engine.opening import open_engine
 from statepath.engine.primary import OpenPrimary
-from statepath.errors import InvalidArgumentError, ReadOnlyError
+from statepath.errors import ConfigurationError, InvalidArgumentError, ReadOnlyError
 from statepath.events import Events
 from statepath.measuring import MetricsPort, measured
 from statepath.migrations import load_migrations
+from statepath.schemes import check_scheme
 from statepath.settings import Settings, SettingsArgs
 from statepath.store import Store
 from statepath.url import StateURL
@@ -98,7 +99,7 @@ def open(
         used = settings if settings is not None else Settings.load(path, **overrides)
         state_path = used.path if path is None else path
         if used.mirror is not None and not readonly:
-            check_apart(state_path, used.mirror)
+            _check_mirror(state_path, used.mirror)
         migrations = load_migrations(used.migrations)
         bus = Events() if events is None else events
         async with AsyncExitStack() as beside:
@@ -141,6 +142,20 @@ def open(
         return Store(engine, owns_events=events is None)
 
     return Opening(opened)
+
+
+def _check_mirror(state_path: str | os.PathLike[str], mirror: str) -> None:
+    """
+    Raises:
+        ConfigurationError: no installed backend has its scheme; names the setting.
+        InvalidArgumentError: as `check_apart`.
+    """
+    try:
+        check_scheme(StateURL.parse(mirror).scheme)
+    except ConfigurationError as error:
+        error.args = (f"a setting cannot be used: mirror (STATE_MIRROR): {error}",)
+        raise
+    check_apart(state_path, mirror)
 
 
 __all__ = ["Opening", "open"]

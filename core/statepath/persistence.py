@@ -207,12 +207,12 @@ class StatePersistence:
         if not cut.collections:
             return None
         members = {
-            name: decode(entry.json())
+            name: decode(entry.json(), name)
             for name, entry in cut.collections.get(MEMBERS, ())
             if not name.startswith(LEASE_MEMBERS)
         }
         others = {
-            name: [decode(entry.json()) for _, entry in entries]
+            name: [decode(entry.json(), f"{name}/{id}") for id, entry in entries]
             for name, entries in cut.collections.items()
             if name not in (MEMBERS, "tasks", "sessions")
         }
@@ -349,7 +349,7 @@ class StatePersistence:
         """The metrics of a cut, and whether they are those that are stored: no task has changed since."""
         tasks = cut.collections.get("tasks", [])
         entry = _find(cut, MEMBERS, METRICS)
-        stored = None if entry is None else decode(entry.json())
+        stored = None if entry is None else decode(entry.json(), METRICS)
         lost = self._tally.lost(tasks)
         if (
             entry is not None

@@ -265,6 +265,7 @@ class Query(Generic[T]):
 
     Parameters:
         source: where the documents are; `decode` makes the value of one that matches.
+        collection: what they are called, for messages.
         model: the class of the documents, whose field names are checked; `None`: any field.
         where: a filter; `equals` are further fields that must have these values.
         order_by: fields joined by commas, `-` before those in descending order. Null and missing come last. Ties, and
@@ -283,6 +284,7 @@ class Query(Generic[T]):
         source: Source,
         decode: Callable[[str, Any], T],
         *,
+        collection: str,
         model: type[BaseModel] | None = None,
         where: Filter | None = None,
         order_by: str | None = None,
@@ -301,6 +303,7 @@ class Query(Generic[T]):
         filters = [] if where is None else [where]
         filters += [F((name,)) == value for name, value in (equals or {}).items()]
         self._source = source
+        self._collection = collection
         self._decode = decode
         self._limit = limit
         self._order = _Order.parse(order_by)
@@ -398,8 +401,8 @@ class Query(Generic[T]):
                         data = row.json()
                         try:
                             document, size = self._project(data), len(data)
-                        except msgspec.MsgspecError as error:
-                            raise unreadable(id, error) from error
+                        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                            raise unreadable(f"{self._collection}/{id}", error) from error
                     if all(test(document) for test in self._tests):
                         kinds = tuple([order_key(get(document)) for get in self._keys])
                         place = self._order.place(kinds)

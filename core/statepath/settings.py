@@ -621,7 +621,10 @@ def _read(arguments: Mapping[str, Any]) -> tuple[Settings, list[_Fault]]:
     try:
         return Settings(**arguments), unfit
     except ValidationError as error:
-        raise _refusal([*_of_another_kind(error), *unfit], layers) from None
+        faults = list(_of_another_kind(error))
+        told = {name for fault in faults for name in fault.names}
+        faults += [fault for fault in unfit if told.isdisjoint(fault.names)]
+        raise _refusal(faults, layers) from None
 
 
 def _of_another_kind(error: ValidationError) -> Iterator[_Fault]:
@@ -640,21 +643,23 @@ def _unfit(values: Mapping[str, Any]) -> list[_Fault]:
     faults: list[_Fault] = []
 
     @contextmanager
-    def about(*names: str) -> Iterator[None]:
+    def about(name: str) -> Iterator[None]:
         try:
             yield
         except StateError as error:
-            faults.append(_Fault(names, error))
+            faults.append(_Fault((name,), error))
 
     for name in _PATHS:
         path = _text(values.get(name))
         if isinstance(path, str) and path:
             with about(name):
-                check_scheme(StateURL.parse(path).scheme)
+                url = StateURL.parse(path)
+                if name == "path":  # a mirror is nothing to those who only read
+                    check_scheme(url.scheme)
     masters = [name for name in _MASTERS if values.get(name) is not None]
     if len(masters) > 1:
-        with about(*masters):
-            raise ConfigurationError("a store has one master key: unset all but one", code="bad_key")
+        several = "a store has one master key: unset all but one"
+        faults.append(_Fault(tuple(masters), ConfigurationError(several, code="bad_key")))
     key = values.get("encryption_key")
     if isinstance(key, SecretStr):
         key = key.get_secret_value()
@@ -667,8 +672,7 @@ def _unfit(values: Mapping[str, Any]) -> list[_Fault]:
     )
     misnamed = [(place, naming.fault_of(name)) for place, name in enumerate(collections, 1) if name]
     if causes := [f"rule {place} begins with no collection: {cause}" for place, cause in misnamed if cause]:
-        with about("archive"):
-            raise ConfigurationError("; ".join(causes))
+        faults.append(_Fault(("archive",), ConfigurationError("; ".join(causes))))
     return faults
 
 

@@ -102,7 +102,7 @@ class StateSave:
             after = self._plan_part(plan, part, dict(cut.collections.get(part.collection.name, ())))
             if part.collection.name == "tasks":
                 tasks = after
-        stored = {name: decode(entry.json()) for name, entry in cut.collections.get(MEMBERS, ())}
+        stored = {name: decode(entry.json(), name) for name, entry in cut.collections.get(MEMBERS, ())}
         for name, value in self._members.items():
             if name not in stored or not _same(stored[name], value):
                 plan.put_member(name, value)

@@ -225,13 +225,13 @@ class Store:
     async def get_member(self, name: str) -> JsonValue | None:
         """A member of `state.json` that is no collection, such as `metrics`; `None` if there is none."""
         entry = self._engine.get(MEMBERS, check_id(name))
-        return None if entry is None else decode(entry.json())
+        return None if entry is None else decode(entry.json(), name)
 
     async def members(self) -> dict[str, JsonValue]:
         """All members of `state.json` that are no collections."""
         self._engine.check_open()
         held = self._engine.replica.members
-        return {name: decode(entry.json()) for name, entry in held.items() if not is_own_member(name)}
+        return {name: decode(entry.json(), name) for name, entry in held.items() if not is_own_member(name)}
 
     @property
     def schema_versions(self) -> dict[str, int]:
@@ -521,7 +521,8 @@ class Store:
             NotFoundError: the archive has none of that name.
         """
         self._engine.check_open()
-        return decode((await find(self._engine, check_collection(collection), check_id(id)))[1])
+        document = (await find(self._engine, check_collection(collection), check_id(id)))[1]
+        return decode(document, f"{collection}/{id}")
 
     async def unarchive(self, collection: str, id: str) -> int:
         """Make a document of the archive live again; the seq. The archive keeps it, too.

@@ -111,7 +111,7 @@ class Transaction:
         """A member of `state.json` that is no collection, such as `metrics`."""
         self._check_open()
         entry = self._member(check_id(name))
-        return None if entry is None else decode(entry.json())
+        return None if entry is None else decode(entry.json(), name)
 
     def put_member(self, name: str, value: object) -> None:
         """Store a member of `state.json` that is no collection.

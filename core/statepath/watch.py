@@ -75,20 +75,18 @@ def changes_in(commit: Commit, seq: int, transaction: Sequence[Change]) -> list[
         kind: Kind
         collection, field, value, offset = "", None, None, None
         if isinstance(change, Put):
-            kind, collection, value = "put", change.collection, decode(bytes(change.document))
+            kind, collection = "put", change.collection
+            value = decode(bytes(change.document), f"{collection}/{change.id}")
         elif isinstance(change, Delete):
             kind, collection = "delete", change.collection
         elif isinstance(change, Append):
-            kind, collection, field, value = (
-                "append",
-                change.collection,
-                change.field,
-                decode(bytes(change.value)),
-            )
+            kind, collection, field = "append", change.collection, change.field
+            value = decode(bytes(change.value), f"{collection}/{change.id}")
         elif isinstance(change, WriteLog):
             kind, collection, value, offset = "log", "logs", change.text, change.offset
         elif isinstance(change, WriteReport):
-            kind, collection, value = "report", "reports", decode(bytes(change.document))
+            kind, collection = "report", "reports"
+            value = decode(bytes(change.document), f"{collection}/{change.id}")
         elif isinstance(change, RemoveLog):
             kind, collection = "delete", "logs"
         elif isinstance(change, RemoveReport):
@@ -203,5 +201,5 @@ def _everything(engine: Engine, cut: Cut, after: int, wanted: Wanted) -> Iterato
     for place, (collection, id, entry) in enumerate(documents, 1):
         modified = datetime.fromtimestamp(entry.modified / 1_000_000, UTC)
         cursor = new if place == len(documents) else old
-        value = decode(entry.json())
+        value = decode(entry.json(), f"{collection}/{id}")
         yield StateChange(entry.version, "put", collection, id, None, value, modified, "", cursor)

@@ -37,6 +37,7 @@ from statepath.engine.documents import (
     parse_untrusted,
     pretty,
 )
+from statepath.engine.documents import texts as read_texts
 from statepath.errors import InvalidArgumentError
 
 KEY = "tasks/task_1"
@@ -99,6 +100,12 @@ class Limit(Enum):
 def test_a_mapping_of_json_values_comes_back_equal(value: dict[str, Any]) -> None:
     assert json.loads(put(value)) == value
     assert decode(put(value)) == value
+
+
+def test_the_texts_of_a_document_are_told_whatever_else_it_holds() -> None:
+    assert read_texts(b'{"id":"a","x":1,"deep":{"b":"c"},"t":"\\u00e9"}') == {"id": "a", "t": "é"}
+    assert read_texts(b'{"id":"a","x":%s}' % (b"1" * 5000)) == {"id": "a"}
+    assert read_texts(b'{"id":"a"') == read_texts(b"[]") == read_texts(b'{"id":"\xff"}') == {}
 
 
 def test_a_document_is_compact_utf8() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, computed_field
-from statepath.errors import InvalidArgumentError
+from statepath.errors import CorruptionError, InvalidArgumentError
 from statepath.filters import F, Filter
 from statepath.query import DEFAULT_PAGE, Page, Query
 
@@ -48,7 +48,7 @@ class Documents:
         known = ("order_by", "limit", "after", "model")
         equals = {name: value for name, value in options.items() if name not in known}
         given = {name: value for name, value in options.items() if name in known}
-        return Query(self, self.decode, where=where, equals=equals, **given)
+        return Query(self, self.decode, collection="tasks", where=where, equals=equals, **given)
 
 
 def ids(found: list[Json]) -> list[str]:
@@ -63,6 +63,14 @@ TASKS = Documents(
         "b": {"status": "failed", "n": 2},
     }
 )
+
+
+async def test_one_that_cannot_be_read_is_named() -> None:
+    documents = Documents({"a": {}})
+    documents.stored["a"] = StoredRow(b'{"n":"\xff"}')
+    with pytest.raises(CorruptionError, match="tasks/a cannot be read") as caught:
+        await documents.find(n=1).all()
+    assert caught.value.key == "tasks/a"
 
 
 async def test_without_arguments_all_documents_come_in_the_order_of_their_ids() -> None:

@@ -573,6 +573,19 @@ def test_what_no_store_can_be_opened_with_is_told_at_once_with_what_is_of_anothe
     assert "hunter2" not in str(caught.value).lower()
 
 
+@pytest.mark.parametrize(
+    "arguments", [{"archive": "9tasks foo"}, {"path": "s4://x", "archive": ["9tasks"]}], ids=str
+)
+def test_a_value_of_another_kind_is_told_in_one_line(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load(**arguments)
+    assert [str(caught.value).count(f"{name} (argument)") for name in arguments] == [1] * len(arguments)
+
+
+def test_a_mirror_without_a_backend_stands_in_no_readers_way() -> None:
+    assert Settings.load(mirror="s4://bucket/x").mirror == "s4://bucket/x"
+
+
 def test_what_no_store_can_be_opened_with_can_still_be_looked_at() -> None:
     Path("statepath.toml").write_text(FAULTY)
     assert origin("path") == ("s4://hunter2.host/x", "file", "statepath.toml")

@@ -180,7 +180,7 @@ def _judge(replica: Replica, store: str, id: str | None, file: File, found: Exam
         if based_here and view.ours:
             return
     try:
-        document = view.decode()
+        document = view.decode(key)
     except CorruptionError as error:
         found.broken.append((key, str(error)))
         return

@@ -148,7 +148,7 @@ async def choose(
     for n, (id, entry) in enumerate(old):
         if n % _TURN == 0:
             await asyncio.sleep(0)  # saves go on meanwhile
-        if matches(decode(entry.json())):
+        if matches(decode(entry.json(), f"{collection}/{id}")):
             chosen.append((id, entry))
     return chosen
 

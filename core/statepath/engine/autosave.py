@@ -91,6 +91,7 @@ class Autosave:
         if not snapshotter.changed:
             await self._look_beside()
         if not snapshotter.changed:
+            self.trouble = None  # nothing is left that it kept from being saved
             return
         logger.debug("saving by time", extra={"seq": engine.replica.head})
         engine.events.emit(AutosaveTriggered(engine.replica.head))

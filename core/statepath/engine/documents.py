@@ -37,6 +37,7 @@ __all__ = [
     "list_fields",
     "parse_untrusted",
     "pretty",
+    "texts",
     "unreadable",
     "without_halves",
 ]
@@ -54,6 +55,7 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
 _members = msgspec.json.Decoder(dict[str, Raw])
 _raw = msgspec.json.Decoder(Raw)
+_text = msgspec.json.Decoder(str)
 
 
 def encode_mapping(value: Mapping[str, Any], *, key: str, limit: int = MAX_BYTES) -> bytes:
@@ -124,9 +126,18 @@ def decode(data: bytes | memoryview, key: str | None = None) -> JsonValue:
 def unreadable(key: str | None, error: Exception) -> CorruptionError:
     return CorruptionError(
         f"{key or 'a stored document'} cannot be read as JSON: {error}; "
-        "write it again or delete it, and see `statepath repair --dry-run`",
+        "delete it, or write it again without a model, and see `statepath repair --dry-run`",
         key=key,
     )
+
+
+def texts(document: bytes) -> dict[str, str]:
+    """The members of a document that are texts, whatever the others hold; none if it cannot be read."""
+    try:
+        members = _members.decode(document)
+        return {name: _text.decode(member) for name, member in members.items() if bytes(member)[:1] == b'"'}
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return {}
 
 
 def parse_untrusted(text: bytes, *, key: str, limit: int = MAX_BYTES) -> JsonValue:

@@ -184,9 +184,7 @@ def _space(engine: Engine, seen: Seen) -> Check | None:
 
 def _saved(engine: Engine, seen: Seen) -> Check | None:
     settings = engine.settings
-    waiting = engine.vitals.unsaved_seconds
-    if engine.readonly:
-        waiting = None if seen.unsaved is None else max(0.0, time.time() - seen.unsaved)
+    waiting = _waiting(engine, seen)
     late = settings.save_late or _SNAPSHOTS_LATE * settings.snapshot_age
     limit = late.total_seconds()
     trouble = engine.vitals.snapshot_trouble
@@ -202,6 +200,13 @@ def _saved(engine: Engine, seen: Seen) -> Check | None:
     return Check("saved", status, summary, waiting, limit, "seconds")
 
 
+def _waiting(engine: Engine, seen: Seen) -> float | None:
+    """For how many seconds the oldest change behind the snapshot has waited; `None`: there is none."""
+    if not engine.readonly:
+        return engine.vitals.unsaved_seconds
+    return None if seen.unsaved is None else max(0.0, time.time() - seen.unsaved)
+
+
 def _backups(engine: Engine, seen: Seen) -> Check | None:
     age = engine.settings.backup_age
     limit = None if age is None else age.total_seconds()
@@ -214,12 +219,13 @@ def _backups(engine: Engine, seen: Seen) -> Check | None:
         return None if engine.readonly else Check("backups", Status.OK, "none has failed")
     missing = _not_kept(seen.floor, keys, engine.settings.snapshot_age)
     if not keys:
-        status = Status.FAIL if limit is not None and engine.replica.head else Status.OK
+        missed = _without_backup(engine, seen)
+        status = Status.OK if limit is None or missed is None else _level(missed, limit)
         summary = "there is no backup yet: the first snapshot that is replaced becomes one"
         if missing is not None:
             status = _worse(status, Status.WARN)
             summary = f"there is no backup: the snapshot of seq {missing.seq} was not kept as one"
-        return Check("backups", status, summary, None, limit, "seconds")
+        return Check("backups", status, summary, missed, limit, "seconds")
     seconds = max(0.0, (datetime.now(UTC) - backup_time(keys[-1])).total_seconds())
     summary = f"{len(keys)}, the newest shows the state of {_ago(seconds)} ago"
     status = Status.OK if limit is None else _level(seconds, limit)
@@ -227,6 +233,13 @@ def _backups(engine: Engine, seen: Seen) -> Check | None:
         status = _worse(status, Status.WARN)
         summary += f"; the snapshot of seq {missing.seq} was not kept as one"
     return Check("backups", status, summary, seconds, limit, "seconds")
+
+
+def _without_backup(engine: Engine, seen: Seen) -> float | None:
+    """For how many seconds there could have been a backup: since the state of the oldest snapshot, or since the first
+    change of all; `None`: there was none."""
+    marks = (seen.floor or engine.vitals.record).snapshots
+    return max(0.0, time.time() - marks[0].time / 1_000_000) if marks else _waiting(engine, seen)
 
 
 def _not_kept(floor: Floor | None, keys: tuple[str, ...], soon: timedelta) -> SnapshotMark | None:

@@ -88,7 +88,7 @@ async def _look(
     except (CorruptionError, InvalidArgumentError) as error:
         return Wrong(collection, id, key, str(error))
     entry = replica.get(collection, id)
-    if not view.ours or view.store != store or view_id(key, view.decode()) != id:
+    if not view.ours or view.store != store or view_id(key, view.texts) != id:
         reason = f"{key} is not what was written there"
     elif entry is None or view.seq == entry.version or view.seq > replica.head:
         return None  # others may have gone on meanwhile
@@ -112,8 +112,7 @@ async def _left_behind(backend: Backend, key: str, store: str, limit: int) -> st
     collection = key.partition("/")[0]
     if not view.ours or view.store != store:
         return None
-    document = view.decode()
-    return next((id for id in document.values() if isinstance(id, str) and _names(collection, id, key)), None)
+    return next((id for id in view.texts.values() if _names(collection, id, key)), None)
 
 
 def _names(collection: str, id: str, key: str) -> bool:

@@ -163,7 +163,7 @@ def make_plan(replica: Replica, migrations: Migrations, *, limit: int) -> Plan:
 def migrated(collection: str, id: str, stored: bytes, steps: Sequence[Step], limit: int) -> bytes | None:
     """The document's new bytes; `None` if it stays as it is."""
     key = f"{collection}/{id}"
-    before = decode(stored)
+    before = decode(stored, key)
     document: Any = copy.deepcopy(before)
     for step in steps:
         try:

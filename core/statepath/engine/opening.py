@@ -251,9 +251,7 @@ async def _open(engine: Engine, *, anew: bool, closed: bool) -> str:
             raise is_replica(engine.backend.url, found.floor[0].replica_of)
         engine.check_writable(found.replica)
         await _TakeOver(engine, found, original, closed=closed).run(document_views=document_views)
-        if engine.migrations is not None:
-            engine.migrated = await migrate(engine, engine.migrations, allowed=settings.migrate)
-        engine.brought_up()
+        await _bring_up(engine)
     return original.source if original and original.source else found.source
 
 
@@ -277,10 +275,15 @@ async def _open_unloaded(engine: Engine, *, document_views: bool) -> str:
         found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
     engine.check_writable(found.replica)
     await _TakeOver(engine, found, None).run(document_views=False)
+    await _bring_up(engine)
+    return found.source
+
+
+async def _bring_up(engine: Engine) -> None:
+    """Bring the documents to the versions that the program knows."""
     if engine.migrations is not None:
         engine.migrated = await migrate(engine, engine.migrations, allowed=engine.settings.migrate)
-        engine.brought_up()
-    return found.source
+    engine.brought_up()
 
 
 def _show(engine: Engine, found: Recovered, original: Original | None) -> None:

@@ -224,10 +224,10 @@ async def _files(
         try:
             data = _told(damage, entry.key, (await backend.read(entry.key)).data)
             view = parse_view(data, entry.key, limit)
+            document = view.decode(entry.key)
         except (InvalidArgumentError, CorruptionError) as error:
             damage.append(Damage(entry.key, str(error)))
             continue
-        document = view.decode()
         if not view.store and MARK.encode() in data:
             document = _unmarked(parse_untrusted(data, key=entry.key, limit=limit))
         id = _id(document)

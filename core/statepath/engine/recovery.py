@@ -398,7 +398,7 @@ def _take_newer(found: Recovered, examined: Examined) -> None:
 
 def _take_view(found: Recovered, replica: Replica, file: File, view: View) -> None:
     document = bytes(view.document)
-    id = view_id(file.key, view.decode())
+    id = view_id(file.key, view.texts)
     if id is None or document_key(file.collection, id) != file.key:
         found.damage.append(Damage(file.key, f"{file.key} does not say which document it is"))
         return

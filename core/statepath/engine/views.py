@@ -31,7 +31,7 @@ from statepath.backend import (
     SupportsLazyWrites,
 )
 from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog, WriteReport
-from statepath.engine.documents import MARK, decode, parse_untrusted, pretty
+from statepath.engine.documents import MARK, decode, parse_untrusted, pretty, texts
 from statepath.engine.ids import document_key, log_key, report_key
 from statepath.engine.removing import remove_beside_others
 from statepath.engine.replica import MEMBERS, Replica, Stage
@@ -69,8 +69,17 @@ class View:
     seq: int
     ours: bool
 
-    def decode(self) -> dict[str, JsonValue]:
-        return cast("dict[str, JsonValue]", decode(bytes(self.document)))
+    @property
+    def texts(self) -> dict[str, str]:
+        """The members that are texts; one of them is the id."""
+        return texts(bytes(self.document))
+
+    def decode(self, key: str) -> dict[str, JsonValue]:
+        """
+        Raises:
+            CorruptionError: it cannot be read; names the key of the file.
+        """
+        return cast("dict[str, JsonValue]", decode(bytes(self.document), key))
 
 
 class _Mark(msgspec.Struct, frozen=True):

@@ -237,7 +237,15 @@ async def test_a_lease_that_is_refused_is_told_long_before_the_snapshot_is_late(
     await until(lambda: names(told, AlertCleared) == ["access"])
 
 
-async def test_a_backup_that_is_too_old_is_told_until_there_is_a_newer_one(opened, told):
+async def test_a_fresh_store_needs_no_backup_yet(opened, told, asked):
+    store = await opened(backup_age=3600)
+    await store.collection("raw").put({"id": "a"})
+    await until(lambda: asked.count(LIST) >= 4)
+    assert told == []
+
+
+async def test_that_there_is_no_backup_for_too_long_is_told_until_there_is_one(opened, told, monkeypatch):
+    monkeypatch.setattr("statepath.engine.vitals.Vitals.unsaved_seconds", 3601)
     store = await opened(backup_age=3600)
     await store.collection("raw").put({"id": "a"})
     await until(lambda: told)

@@ -143,6 +143,16 @@ async def test_a_lease_that_is_refused_is_a_matter_of_access_and_why_changes_wai
     await until(store, "access", OK)
 
 
+async def test_a_lease_that_is_refused_matters_no_more_once_nothing_waits_for_a_snapshot(open_on, faulty):
+    store = await open_on(faulty, autosave=0.01)
+    refused = faulty.fail("write", "leases/", DENIED, times=10**6)
+    await store.collection("raw").put({"id": "a"})
+    await until(store, "access", FAIL)
+    await store.snapshot()
+    refused.times = 0
+    await until(store, "access", OK)
+
+
 @pytest.mark.parametrize(("free", "expected"), [(999, FAIL), (1999, WARN), (2000, OK)])
 async def test_space_warns_below_twice_the_limit(open_on, faulty, free, expected):
     async def free_bytes():
@@ -246,11 +256,35 @@ async def test_a_snapshot_replaced_soon_after_a_backup_need_not_be_one(url):
         assert await status(reader, "backups") is OK
 
 
+async def test_a_store_that_is_younger_than_a_backup_may_be_needs_none(open_on, faulty):
+    store = await open_on(faulty, backup_age=3600)
+    assert await status(store, "backups") is OK
+    await store.collection("raw").put({"id": "a"})
+    reader = await open_on(faulty, readonly=True, backup_age=3600)
+    for _ in range(2):
+        for handle in (store, reader):
+            found = await check(handle, "backups")
+            assert (found.status, found.limit) == (OK, 3600)
+            assert found.value < 3600
+        await store.snapshot()
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+async def test_a_store_that_has_no_backup_for_longer_than_one_may_be_old_fails(open_on, faulty, snapshot):
+    store = await open_on(faulty, backup_age=0.01)
+    await store.collection("raw").put({"id": "a"})
+    reader = await open_on(faulty, readonly=True, backup_age=0.01)
+    if snapshot:
+        await store.snapshot()
+    for handle in (store, reader):
+        await until(handle, "backups", FAIL)
+    assert "there is no backup yet" in (await check(store, "backups")).summary
+
+
 async def test_a_backup_older_than_it_may_be_fails(open_on, faulty):
     store = await open_on(faulty, backup_age=0.05)
     raw = store.collection("raw")
     await raw.put({"id": "a"})
-    assert await status(store, "backups") is FAIL
     await store.backup()
     await asyncio.sleep(0.06)
     found = await check(store, "backups")

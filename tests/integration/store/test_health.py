@@ -173,6 +173,13 @@ async def test_a_state_path_of_an_unknown_scheme_lists_what_there_is():
     assert {"file", "memory"} <= set(caught.value.known)
 
 
+async def test_a_mirror_of_an_unknown_scheme_is_refused_to_whoever_would_ship_to_it(store, url):
+    with pytest.raises(UnknownSchemeError, match=r"mirror \(STATE_MIRROR\): no backend for nowhere://"):
+        await statepath.open(url, mirror="nowhere://bucket")
+    async with statepath.open(url, readonly=True, mirror="nowhere://bucket") as reader:
+        assert reader.id == store.id
+
+
 async def test_the_state_path_comes_from_the_environment(store, url, monkeypatch):
     monkeypatch.setenv("STATE_PATH", url)
     async with statepath.open() as found:
