@@ -153,9 +153,10 @@ class Connections:
         async with self.use(key) as connection:
             return await connection.fetchrow(statement, *arguments)
 
-    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call again, with growing pauses, while the server does not answer and until patience ends."""
-        until = time.monotonic() + self.patience
+    async def patiently(self, call: Callable[[], Awaitable[T]], patience: float | None = None) -> T:
+        """Call again, with growing pauses, while the server does not answer and until patience ends: that of who asks,
+        else that for what may as well fail."""
+        until = time.monotonic() + (self.patience if patience is None else patience)
         pause = _SOONEST
         while True:
             try:
