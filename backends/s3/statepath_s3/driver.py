@@ -22,7 +22,7 @@ from statepath.errors import UnavailableError
 from statepath.objectstore import Asked, Content, Listed, Page, Place, Served, measure, unmet
 
 from statepath_s3.config import DEFAULT_TIMEOUT, S3Config
-from statepath_s3.failures import answer_of, translated
+from statepath_s3.failures import answer_of, lacks_object, translated
 
 SCHEME: Final = "s3"
 
@@ -37,7 +37,6 @@ _TYPE: Final = "binary/octet-stream"
 """What S3 takes a content for of which nothing is said. Where nothing is said SeaweedFS compresses what it can, which
 takes it longer than storing does."""
 _LISTS_BY_FOLDER: Final = "SeaweedFS"
-_LACKING: Final = 404
 _UNMET: Final = 412
 _PAST_THE_END: Final = 416
 
@@ -169,16 +168,21 @@ class S3Driver:
                 if found is None:
                     raise unmet(asked)
                 condition = {"IfMatch": found}
-            answer = await self._send(
-                "put_object",
-                Key=name,
-                Body=content,
-                # Without it some services store what arrived before the connection was cut.
-                ContentMD5=(await measure(content)).md5,
-                ContentType=_TYPE,
-                Metadata={_VERSION: version},
-                **condition,
-            )
+            try:
+                answer = await self._send(
+                    "put_object",
+                    Key=name,
+                    Body=content,
+                    # Without it some services store what arrived before the connection was cut.
+                    ContentMD5=(await measure(content)).md5,
+                    ContentType=_TYPE,
+                    Metadata={_VERSION: version},
+                    **condition,
+                )
+            except ClientError as error:
+                if isinstance(when, IfMatch) and lacks_object(error):
+                    raise unmet(asked) from None
+                raise
         return _token(answer, version)
 
     async def remove(self, name: str, when: When) -> bool:
@@ -202,7 +206,7 @@ class S3Driver:
             try:
                 await self._send("delete_object", Key=name, IfMatch=found)
             except ClientError as error:
-                if answer_of(error).status == _LACKING:
+                if lacks_object(error):
                     return False
                 if answer_of(error).status == _UNMET and not isinstance(when, IfMatch):
                     raise _ChangedMeanwhile from error
@@ -253,7 +257,7 @@ class S3Driver:
         try:
             stored = await self._send("head_object", Key=asked.name)
         except ClientError as error:
-            if answer_of(error).status != _LACKING:
+            if not lacks_object(error):
                 raise
             return None
         # What S3 cannot hold: that the version's random name is the right one, too.
