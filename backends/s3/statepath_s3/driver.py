@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import secrets
 from contextlib import suppress
-from copy import copy
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Final, Self
@@ -86,12 +85,13 @@ class S3Driver:
 
     scheme = SCHEME
 
-    def __init__(self, client: Any, config: S3Config) -> None:
+    def __init__(self, client: Any, config: S3Config, *, checks: bool = True) -> None:
         self.container = config.place.container
         self.endpoint = str(client.meta.endpoint_url)
         self._client = client
+        self._config = config
         self._sorted = True
-        self._checks = True
+        self._checks = checks
 
     @classmethod
     async def connect(cls, config: S3Config) -> Self:
@@ -240,10 +240,9 @@ class S3Driver:
             self._sorted,
         )
 
-    def unchecked(self) -> Self:
-        bare = copy(self)
-        bare._checks = False  # noqa: SLF001 - one of our own
-        return bare
+    def unchecked(self) -> S3Driver:
+        """One that leaves each condition to the service alone, over the same client; it is not closed."""
+        return S3Driver(self._client, self._config, checks=False)
 
     async def close(self) -> None:
         with suppress(aiohttp.ClientError, OSError):
