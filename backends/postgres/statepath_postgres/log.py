@@ -375,8 +375,7 @@ class PostgresCommitLog:
             raise self._has_lost(head + 1 if head < seen.seq else head)
         if floor > after + 1:
             raise HistoryTrimmedError(
-                f"the log begins at seq {floor}; what came before was trimmed, and whoever needs it has to begin from "
-                "the present state: watch with resync=True, or open the store again",
+                f"the log begins at seq {floor}; what came before was trimmed",
                 floor=floor,
                 backend=SCHEME,
             )
