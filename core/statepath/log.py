@@ -546,11 +546,7 @@ def _unknown(record: _Record) -> OutcomeUnknownError:
 
 
 def _trimmed(floor: int) -> HistoryTrimmedError:
-    return HistoryTrimmedError(
-        f"the log begins at seq {floor}; what came before was trimmed, and whoever needs it has to begin from the "
-        "present state: watch with resync=True, or open the store again",
-        floor=floor,
-    )
+    return HistoryTrimmedError(f"the log begins at seq {floor}; what came before was trimmed", floor=floor)
 
 
 def _clock() -> float:

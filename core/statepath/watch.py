@@ -157,9 +157,13 @@ async def watch(engine: Engine, after: int, wanted: Wanted, *, resync: bool) -> 
                     yield change
                     after = change.seq
                 return
-        except HistoryTrimmedError:
+        except HistoryTrimmedError as error:
             if not resync:
-                raise
+                raise HistoryTrimmedError(
+                    f"{error}: watch with resync=True to begin from the present state",
+                    floor=error.floor,
+                    backend=error.backend,
+                ) from error
         try:
             await engine.catch_up()
         except HistoryTrimmedError as error:

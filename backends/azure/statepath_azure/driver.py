@@ -152,9 +152,6 @@ class AzureDriver:
             listed = [Listed(blob.name, blob.size, blob.last_modified) async for blob in await anext(pages)]
         return Page(tuple(listed), pages.continuation_token or "")
 
-    def unchecked(self) -> Self:
-        return self
-
     async def close(self) -> None:
         with suppress(aiohttp.ClientError, OSError):
             await self._client.close()

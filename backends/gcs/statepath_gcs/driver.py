@@ -163,9 +163,6 @@ class GCSDriver:
             tuple(Listed(entry.name, entry.size, entry.updated) for entry in listing.items), listing.following
         )
 
-    def unchecked(self) -> Self:
-        return self
-
     async def close(self) -> None:
         with suppress(aiohttp.ClientError, OSError):
             await self._session.close()

@@ -181,8 +181,7 @@ class Cursor:
 
     def _trimmed(self, first: int) -> HistoryTrimmedError:
         return HistoryTrimmedError(
-            f"the journal begins with seq {first}; what followed seq {self.last} has been trimmed, and whoever needs "
-            "it has to begin from the present state: watch with resync=True, or open the store again",
+            f"the log begins at seq {first}; what came before was trimmed",
             floor=first,
             backend=SCHEME,
         )

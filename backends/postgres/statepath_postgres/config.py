@@ -171,9 +171,12 @@ def _check_password_ended(url: StateURL) -> None:
         InvalidArgumentError: what should be a database or a parameter is the rest of a password, which is not quoted.
     """
     unknown = [f"{name}={value}" for name, value in url.query.items() if name not in _PARAMETERS]
-    if ("@" in url.path and "@" not in url.netloc) or any("@" in text for text in unknown):
+    # What is left of a password before a / looks like a port.
+    cut = ":" in url.netloc and "@" not in url.netloc and "@" in url.path
+    if cut or any("@" in text for text in unknown):
         raise InvalidArgumentError(
-            f"the {url.scheme} URL has an '@' behind the host: write / in a password as %2F, and ? as %3F",
+            f"the {url.scheme} URL has an '@' behind the host: write / in a password as %2F, and ? as %3F, or name the "
+            "user before the host, if the database has an @",
             backend=SCHEME,
         )
 

@@ -67,7 +67,9 @@ class Connections:
 
     async def open(self) -> None:
         """Make the first contact, without patience: what is wrong shows at once."""
-        self._check_files()
+        for config in (self._config, self._config.listener):
+            if config is not None:
+                _check_files(config)
         with translated(self.url):
             pool = asyncpg.create_pool(
                 min_size=0,
@@ -151,9 +153,10 @@ class Connections:
         async with self.use(key) as connection:
             return await connection.fetchrow(statement, *arguments)
 
-    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call again, with growing pauses, while the server does not answer and until patience ends."""
-        until = time.monotonic() + self.patience
+    async def patiently(self, call: Callable[[], Awaitable[T]], patience: float | None = None) -> T:
+        """Call again, with growing pauses, while the server does not answer and until patience ends: that of who asks,
+        else that for what may as well fail."""
+        until = time.monotonic() + (self.patience if patience is None else patience)
         pause = _SOONEST
         while True:
             try:
@@ -188,19 +191,6 @@ class Connections:
             except asyncpg.InterfaceError:
                 self.check_open(key)
                 raise
-
-    def _check_files(self) -> None:
-        """
-        Raises:
-            InvalidArgumentError: a file that TLS needs is missing.
-        """
-        said = dict(self._config.tls)
-        for name, value in said.items() if said.get("sslmode") != "disable" else ():
-            if name in FILES and value != SYSTEM and not os.path.isfile(os.path.expanduser(value)):
-                raise InvalidArgumentError(
-                    f"{self.url} cannot be used: {name} names the file {value}, which does not exist",
-                    backend=SCHEME,
-                )
 
     def _arguments(self, config: PostgresConfig, patience: float | None = None) -> dict[str, Any]:
         tls = dict(config.tls)
@@ -240,6 +230,20 @@ class Connections:
         if self._readonly:
             settings["default_transaction_read_only"] = "on"
         return arguments | {"server_settings": settings}
+
+
+def _check_files(config: PostgresConfig) -> None:
+    """
+    Raises:
+        InvalidArgumentError: a file that TLS needs is missing.
+    """
+    said = dict(config.tls)
+    for name, value in said.items() if said.get("sslmode") != "disable" else ():
+        if name in FILES and value != SYSTEM and not os.path.isfile(os.path.expanduser(value)):
+            raise InvalidArgumentError(
+                f"{config.url} cannot be used: {name} names the file {value}, which does not exist",
+                backend=SCHEME,
+            )
 
 
 async def _close(connection: Connection) -> None:

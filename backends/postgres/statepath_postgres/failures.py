@@ -82,7 +82,7 @@ def state_error(error: BaseException, url: str, key: str | None = None) -> State
         return UnavailableError(
             f"none of the hosts of {url} is what target_session_attrs asks for", key=key, backend=SCHEME
         )
-    if isinstance(error, asyncpg.exceptions.ClientConfigurationError | FileNotFoundError):
+    if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
         return InvalidArgumentError(f"{url} cannot be used: {error}", key=key, backend=SCHEME)
     if isinstance(error, TimeoutError):
         return UnavailableError(f"PostgreSQL did not answer in time: {url}", key=key, backend=SCHEME)

@@ -8,8 +8,6 @@ answer came, stands once.
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +23,6 @@ from statepath.errors import (
     OutcomeUnknownError,
     ReadOnlyError,
     StateError,
-    ThrottledError,
     UnavailableError,
 )
 
@@ -35,8 +32,6 @@ from statepath_postgres.failures import worth_repeating
 from statepath_postgres.held import Held
 from statepath_postgres.listener import Listener, channel
 
-_SOONEST: Final = 0.02  # seconds
-_LATEST: Final = 1.0
 _ATTEMPTS: Final = 3  # how many attempts that get no answer fit into the time there is
 _PAGE: Final = 256
 _PAGE_BYTES: Final = 8 * 1024 * 1024
@@ -209,7 +204,7 @@ class PostgresCommitLog:
         if self._unresolved is not None and self._unresolved.ids != group.ids:
             raise _unknown(self._unresolved)
         try:
-            committed = await self._place(store, group)
+            committed = await self._connections.patiently(lambda: self._send(store, group), self._deadline)
         except StateError as error:
             if self._unresolved is not None:
                 self._connections.check_open()
@@ -284,21 +279,8 @@ class PostgresCommitLog:
         assert store is not None  # noqa: S101 - a writer made it
         return store
 
-    async def _place(self, store: int, group: _Group) -> bool:
-        """Send the commits until the server has answered, or time is up; whether they stand in the log."""
-        until = time.monotonic() + self._deadline
-        pause = _SOONEST
-        while True:
-            try:
-                return await self._send(store, group)
-            except (UnavailableError, ThrottledError) as error:
-                if not worth_repeating(error) or time.monotonic() + pause > until:
-                    raise
-            self._connections.check_open()
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
-            pause = min(2 * pause, _LATEST)
-
     async def _send(self, store: int, group: _Group) -> bool:
+        """Send the commits once; whether they stand in the log."""
         sent_before, sent = self._unresolved is not None, False
 
         def sending() -> None:
@@ -393,8 +375,7 @@ class PostgresCommitLog:
             raise self._has_lost(head + 1 if head < seen.seq else head)
         if floor > after + 1:
             raise HistoryTrimmedError(
-                f"the log begins at seq {floor}; what came before was trimmed, and whoever needs it has to begin from "
-                "the present state: watch with resync=True, or open the store again",
+                f"the log begins at seq {floor}; what came before was trimmed",
                 floor=floor,
                 backend=SCHEME,
             )

@@ -29,7 +29,13 @@ class S3Factory:
         from statepath_s3.driver import S3Driver  # importing s3fs takes a second
 
         driver = await S3Driver.connect(config)
-        return await open_backend(driver, config.place, max_object_bytes=_LARGEST, readonly=readonly)
+        return await open_backend(
+            driver,
+            config.place,
+            max_object_bytes=_LARGEST,
+            readonly=readonly,
+            bare=driver.unchecked(),
+        )
 
 
 factory: Final = S3Factory()

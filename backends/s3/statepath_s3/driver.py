@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import secrets
 from contextlib import suppress
-from copy import copy
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Final, Self
@@ -22,7 +21,7 @@ from statepath.errors import UnavailableError
 from statepath.objectstore import Asked, Content, Listed, Page, Place, Served, measure, unmet
 
 from statepath_s3.config import DEFAULT_TIMEOUT, S3Config
-from statepath_s3.failures import answer_of, translated
+from statepath_s3.failures import answer_of, lacks_object, translated
 
 SCHEME: Final = "s3"
 
@@ -37,7 +36,6 @@ _TYPE: Final = "binary/octet-stream"
 """What S3 takes a content for of which nothing is said. Where nothing is said SeaweedFS compresses what it can, which
 takes it longer than storing does."""
 _LISTS_BY_FOLDER: Final = "SeaweedFS"
-_LACKING: Final = 404
 _UNMET: Final = 412
 _PAST_THE_END: Final = 416
 
@@ -87,12 +85,13 @@ class S3Driver:
 
     scheme = SCHEME
 
-    def __init__(self, client: Any, config: S3Config) -> None:
+    def __init__(self, client: Any, config: S3Config, *, checks: bool = True) -> None:
         self.container = config.place.container
         self.endpoint = str(client.meta.endpoint_url)
         self._client = client
+        self._config = config
         self._sorted = True
-        self._checks = True
+        self._checks = checks
 
     @classmethod
     async def connect(cls, config: S3Config) -> Self:
@@ -169,16 +168,21 @@ class S3Driver:
                 if found is None:
                     raise unmet(asked)
                 condition = {"IfMatch": found}
-            answer = await self._send(
-                "put_object",
-                Key=name,
-                Body=content,
-                # Without it some services store what arrived before the connection was cut.
-                ContentMD5=(await measure(content)).md5,
-                ContentType=_TYPE,
-                Metadata={_VERSION: version},
-                **condition,
-            )
+            try:
+                answer = await self._send(
+                    "put_object",
+                    Key=name,
+                    Body=content,
+                    # Without it some services store what arrived before the connection was cut.
+                    ContentMD5=(await measure(content)).md5,
+                    ContentType=_TYPE,
+                    Metadata={_VERSION: version},
+                    **condition,
+                )
+            except ClientError as error:
+                if isinstance(when, IfMatch) and lacks_object(error):
+                    raise unmet(asked) from None
+                raise
         return _token(answer, version)
 
     async def remove(self, name: str, when: When) -> bool:
@@ -202,7 +206,7 @@ class S3Driver:
             try:
                 await self._send("delete_object", Key=name, IfMatch=found)
             except ClientError as error:
-                if answer_of(error).status == _LACKING:
+                if lacks_object(error):
                     return False
                 if answer_of(error).status == _UNMET and not isinstance(when, IfMatch):
                     raise _ChangedMeanwhile from error
@@ -236,10 +240,9 @@ class S3Driver:
             self._sorted,
         )
 
-    def unchecked(self) -> Self:
-        bare = copy(self)
-        bare._checks = False  # noqa: SLF001 - one of our own
-        return bare
+    def unchecked(self) -> S3Driver:
+        """One that leaves each condition to the service alone, over the same client; it is not closed."""
+        return S3Driver(self._client, self._config, checks=False)
 
     async def close(self) -> None:
         with suppress(aiohttp.ClientError, OSError):
@@ -253,7 +256,7 @@ class S3Driver:
         try:
             stored = await self._send("head_object", Key=asked.name)
         except ClientError as error:
-            if answer_of(error).status != _LACKING:
+            if not lacks_object(error):
                 raise
             return None
         # What S3 cannot hold: that the version's random name is the right one, too.

@@ -24,8 +24,11 @@ from statepath.objectstore import Answer, Asked, Cause, no_container, refusal, u
 _RENEW = "renew the credentials"
 _WHOSE = "the service does not know the access key; check AWS_ACCESS_KEY_ID or the profile"
 
+_LACKING: Final = 404
+_NO_BUCKET: Final = "NoSuchBucket"
+
 CAUSES: Final = {
-    "NoSuchBucket": no_container("bucket", "create it, or correct the state path"),
+    _NO_BUCKET: no_container("bucket", "create it, or correct the state path"),
     "InvalidBucketName": Cause(InvalidArgumentError, "this is no bucket's name; correct the state path"),
     "PermanentRedirect": Cause(InvalidArgumentError, "the bucket is in another region; set region"),
     "AuthorizationHeaderMalformed": Cause(
@@ -86,6 +89,12 @@ def answer_of(error: ClientError) -> Answer:
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     code = str(error.response.get("Error", {}).get("Code", ""))
     return Answer(status, "" if code.isdigit() else code)
+
+
+def lacks_object(error: ClientError) -> bool:
+    """Whether the answer says that there is no such object."""
+    answer = answer_of(error)
+    return answer.status == _LACKING and answer.code != _NO_BUCKET
 
 
 def no_credentials(asked: Asked, error: Exception) -> AccessDeniedError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import BinaryIO, Protocol, Self, TypeAlias
+from typing import BinaryIO, Protocol, TypeAlias
 
 from statepath.backend import ETag, Span, When
 
@@ -93,11 +93,6 @@ class Driver(Protocol):
                 page only.
             following: what the page before said.
         """
-        ...
-
-    def unchecked(self) -> Self:
-        """The driver that leaves each condition to the service alone, for the probe: itself, unless it compares
-        tokens before it asks. It is not closed."""
         ...
 
     async def close(self) -> None:

@@ -9,17 +9,20 @@ from statepath.objectstore.probe import probe
 
 
 async def open_backend(
-    driver: Driver, place: Place, *, max_object_bytes: int, readonly: bool
+    driver: Driver, place: Place, *, max_object_bytes: int, readonly: bool, bare: Driver | None = None
 ) -> ObjectStoreBackend:
     """The backend over the driver, once the service has passed the probe (a reader needs none). If it does not, the
     driver is closed.
+
+    Parameters:
+        bare: of a driver that compares versions before it asks, one that leaves that to the service.
 
     Raises:
         UnsupportedError, StateError: as `probe`.
     """
     try:
         if not readonly:
-            await probe(driver, place)
+            await probe(driver, place, bare or driver)
     except BaseException:
         await driver.close()
         raise

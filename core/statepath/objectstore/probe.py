@@ -1,13 +1,14 @@
 """Whether a service keeps conditions: asked once of each container, before anything is entrusted to it.
 
 The commit protocol stands on conditional writes. A service that takes them and ignores them acknowledges commits that
-another writer then replaces; there is nothing by which that could be noticed later.
+another writer then replaces; there is nothing by which that could be noticed later. A deletion that ignores its
+condition takes away what another writer has just put in the place of what was to go.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Final
 
@@ -17,12 +18,25 @@ from statepath.errors import AlreadyExistsError, ConflictError, NotFoundError, S
 from statepath.objectstore.driver import Driver
 from statepath.objectstore.place import Place
 
+_WRITES: Final = (
+    "two writers would lose each other's commits there; use a service, or a release of it, that has conditional"
+    " writes"
+)
+_DELETIONS: Final = (
+    "commits would be safe there, but who removes a report, a lease or a leftover would also remove what another"
+    " writer puts in its place meanwhile; use a service, or a release of it, that has conditional deletions, too"
+)
+
 _passed: Final[set[tuple[str, str, str]]] = set()
 
 
-async def probe(driver: Driver, place: Place) -> None:
+async def probe(driver: Driver, place: Place, bare: Driver) -> None:
     """Try each condition on an object of its own, which is removed again. What a container has passed is remembered
     for the life of the process.
+
+    Parameters:
+        bare: what leaves each condition to the service alone. The service has to refuse what is stale: a driver that
+            does so before it asks would hide one that does not.
 
     Raises:
         UnsupportedError: the service ignores a condition, or does not know it.
@@ -33,7 +47,7 @@ async def probe(driver: Driver, place: Place) -> None:
         return
     name = f"{place.prefix}{PROBES}{secrets.token_hex(12)}"
     try:
-        await _try(driver, name)
+        await _try(driver, bare, name)
     except BaseException:
         with suppress(StateError):
             await driver.remove(name, ALWAYS)
@@ -43,32 +57,31 @@ async def probe(driver: Driver, place: Place) -> None:
     _passed.add(known)
 
 
-async def _try(driver: Driver, name: str) -> None:
+async def _try(driver: Driver, bare: Driver, name: str) -> None:
     stale = await driver.put(name, b"1", IF_ABSENT)
-    await _must_fail(driver, lambda: driver.put(name, b"2", IF_ABSENT), "create only if absent")
+    if not await _fails(driver.put(name, b"2", IF_ABSENT)):
+        raise _ignores(driver, "create only if absent")
     current = await driver.put(name, b"2", IfMatch(stale))
-    # The service has to refuse what is stale: a driver that does so before it asks would hide one that does not.
-    bare = driver.unchecked()
-    await _must_fail(driver, lambda: bare.put(name, b"3", IfMatch(stale)), "replace only a given version")
-    await _must_fail(driver, lambda: bare.remove(name, IfMatch(stale)), "delete only a given version")
+    if not await _fails(bare.put(name, b"3", IfMatch(stale))):
+        raise _ignores(driver, "replace only a given version")
+    if not await _fails(bare.remove(name, IfMatch(stale))):
+        raise _ignores(driver, "delete only a given version", _DELETIONS)
     served = await driver.get(name, None)
     if served.data != b"2" or served.etag != current:
         raise _ignores(driver, "read what was written last")
 
 
-async def _must_fail(driver: Driver, call: Callable[[], Awaitable[object]], condition: str) -> None:
+async def _fails(call: Awaitable[object]) -> bool:
     try:
-        await call()
+        await call
     except (AlreadyExistsError, ConflictError, NotFoundError):
-        return
-    raise _ignores(driver, condition)
+        return True
+    return False
 
 
-def _ignores(driver: Driver, condition: str) -> UnsupportedError:
+def _ignores(driver: Driver, condition: str, loss: str = _WRITES) -> UnsupportedError:
     return UnsupportedError(
-        f"the service at {driver.endpoint} does not keep the condition '{condition}' in {driver.container}: two"
-        " writers would lose each other's commits there; use a service, or a release of it, that has conditional"
-        " writes",
+        f"the service at {driver.endpoint} does not keep the condition '{condition}' in {driver.container}: {loss}",
         backend=driver.scheme,
         code="conditions_ignored",
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
@@ -103,6 +104,16 @@ async def test_a_unix_socket_will_do(postgres, path, connect):
     )
     await backend.write("a", b"A")
     assert (await (await connect(path, readonly=True)).read("a")).data == b"A"
+
+
+async def test_a_missing_file_of_the_database_past_the_pooler_is_named(path):
+    direct = quote("postgresql://me@direct/a?sslmode=verify-full&sslrootcert=/nowhere/root.pem", safe="")
+    error = await refused(
+        f"{path}&pgbouncer=true&listen_dsn={direct}",
+        InvalidArgumentError,
+        "sslrootcert names .*/nowhere/root.pem",
+    )
+    assert "//direct:5432/a" in str(error)
 
 
 async def test_an_alias_of_the_scheme_is_the_same_store(path):

@@ -62,6 +62,12 @@ async def test_a_host_that_has_no_connection_left_is_passed_over(path, full):
     assert await answers(path.replace("@127.0.0.1", f"@127.0.0.1:{full},127.0.0.1"))
 
 
+async def test_a_folder_whose_server_is_gone_is_passed_over(postgres, tmp_path):
+    user = f"statepath:{postgres.password}"
+    folders = f"{tmp_path},{postgres.folder}"
+    assert await answers(f"postgresql://{user}@/postgres?host={folders}&port={postgres.port}")
+
+
 async def test_a_standby_is_only_preferred_where_that_was_said(path, full):
     several = path.replace("@127.0.0.1", f"@127.0.0.1:{full},127.0.0.1")
     assert await answers(f"{several}&target_session_attrs=prefer-standby")

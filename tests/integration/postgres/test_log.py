@@ -14,6 +14,7 @@ from statepath.errors import (
     CorruptionError,
     DivergedError,
     HeadMoved,
+    HistoryTrimmedError,
     InvalidArgumentError,
     StateError,
 )
@@ -82,6 +83,13 @@ async def test_damage_is_told_behind_the_last_good_commit(filled, path, name, ar
     with pytest.raises(CorruptionError, match=f"{first:020d}"):
         await read()
     assert [commit.first for commit in found] == list(range(1, first))
+
+
+async def test_who_reads_what_was_trimmed_is_not_told_how_to_watch(filled, path, connect):
+    backend = await connect(path)
+    await backend.commit_log().trim(3)
+    with pytest.raises(HistoryTrimmedError, match=r"begins at seq 4; what came before was trimmed$"):
+        await read(backend)
 
 
 async def test_a_store_with_a_damaged_log_is_recovered_from_its_snapshot(filled, path, name, around):

@@ -179,6 +179,11 @@ async def test_a_cursor_that_the_log_does_not_reach_back_to_is_refused_with_the_
     assert caught.value.floor == (await trimmed.stats()).floor > 1
 
 
+async def test_who_reads_the_log_is_not_told_how_to_watch(trimmed):
+    with pytest.raises(HistoryTrimmedError, match=r"what came before was trimmed$"):
+        await anext(trimmed._engine.log.read(0))
+
+
 async def test_a_readonly_handle_watches_what_another_one_writes(store, raw, url):
     await raw.put({"id": "a"})
     async with statepath.open(url, readonly=True) as reader, aclosing(reader.watch()) as changes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from datetime import UTC, datetime
 from itertools import count
 
@@ -16,23 +15,20 @@ from statepath.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from statepath.objectstore import Asked, Listed, ObjectStoreBackend, Page, Place, Served, unmet
-from statepath.objectstore.probe import probe
+from statepath.objectstore import Asked, Listed, ObjectStoreBackend, Page, Place, Served, open_backend, unmet
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Driver:
-    """Objects in a dict, a few to a page. `ignores` names the conditions that its service takes no notice of; if it
-    `checks`, it compares tokens itself before it asks the service."""
+    """Objects in a dict, a few to a page. `ignores` names the conditions that its service takes no notice of."""
 
     scheme, container, endpoint = "mem", "box", "mem://"
 
-    def __init__(self, *, ignores=(), order=None, checks=False):
+    def __init__(self, *, ignores=(), order=None):
         self.objects = {}
         self.put_kinds = []
         self.ignores = ignores
-        self.checks = checks
         self.order = order
         self.numbers = count()
 
@@ -41,8 +37,7 @@ class Driver:
         stored = self.objects.get(name)
         if isinstance(when, IfAbsent) and stored and "create" not in self.ignores:
             raise unmet(asked)
-        held = self.checks or what not in self.ignores
-        if isinstance(when, IfMatch) and held and (not stored or stored[1] != when.etag):
+        if isinstance(when, IfMatch) and what not in self.ignores and (not stored or stored[1] != when.etag):
             raise unmet(asked)
 
     async def get(self, name, span):
@@ -74,17 +69,24 @@ class Driver:
         found = tuple(Listed(name, len(self.objects[name][0]), NOW) for name in names[at : at + 2])
         return Page(found, str(at + 2) if at + 2 < len(names) else "", sorted=self.order is not _folders)
 
-    def unchecked(self):
-        bare = copy(self)
-        bare.checks = False
-        return bare
-
     async def close(self):
         pass
 
 
+class Checking(Driver):
+    """Compares tokens itself before it asks the service, which its `bare` driver does not."""
+
+    def __init__(self, bare):
+        super().__init__()
+        self.objects, self.numbers, self.endpoint = bare.objects, bare.numbers, bare.endpoint
+
+
 def _folders(name):
     return name.split("/")
+
+
+async def opened(driver, bare=None):
+    return await open_backend(driver, Place("box", "p/"), max_object_bytes=10**9, readonly=False, bare=bare)
 
 
 def backend(driver, prefix="p/", limit=10**9):
@@ -150,16 +152,34 @@ async def test_a_service_that_says_it_sorts_and_does_not_is_told():
         _ = [entry async for entry in backend(driver).list_keys("")]
 
 
-@pytest.mark.parametrize("checks", [False, True])
+def ignoring(condition):
+    driver = Driver(ignores=(condition,))
+    driver.endpoint = f"mem://ignoring-{condition}"
+    return driver
+
+
 @pytest.mark.parametrize("ignored", ["create", "replace", "delete"])
-async def test_the_probe_refuses_a_service_that_ignores_a_condition_whatever_its_driver_checks(
-    ignored, checks
-):
-    driver = Driver(ignores=(ignored,), checks=checks)
-    driver.endpoint = f"mem://{ignored}-{checks}"
+async def test_the_probe_refuses_a_service_that_ignores_a_condition(ignored):
+    driver = ignoring(ignored)
     with pytest.raises(UnsupportedError, match=ignored):
-        await probe(driver, Place("box", "p/"))
+        await opened(driver)
     assert driver.objects == {}
+
+
+@pytest.mark.parametrize("ignored", ["replace", "delete"])
+async def test_the_probe_refuses_a_service_that_ignores_what_its_driver_checks(ignored):
+    bare = ignoring(ignored)
+    with pytest.raises(UnsupportedError, match=ignored):
+        await opened(Checking(bare), bare)
+    assert bare.objects == {}
+
+
+async def test_of_a_service_that_ignores_the_condition_of_deletions_alone_it_is_not_said_that_commits_are_lost():
+    with pytest.raises(UnsupportedError, match="has conditional deletions") as caught:
+        await opened(ignoring("delete"))
+    assert "commits would be safe" in str(caught.value)
+    assert "lose each other's commits" not in str(caught.value)
+    assert caught.value.code == "conditions_ignored"
 
 
 async def test_the_probe_refuses_who_may_not_delete():
@@ -172,7 +192,7 @@ async def test_the_probe_refuses_who_may_not_delete():
     driver.endpoint = "mem://keeping"
     for _ in range(2):
         with pytest.raises(AccessDeniedError):
-            await probe(driver, Place("box", "p/"))
+            await opened(driver)
 
 
 async def test_the_probe_tells_an_ignored_condition_though_it_may_not_delete():
@@ -183,13 +203,13 @@ async def test_the_probe_tells_an_ignored_condition_though_it_may_not_delete():
     driver = Keeping(ignores=("create",))
     driver.endpoint = "mem://keeping-and-careless"
     with pytest.raises(UnsupportedError, match="create"):
-        await probe(driver, Place("box", "p/"))
+        await opened(driver)
 
 
 async def test_the_probe_leaves_nothing_behind():
     driver = Driver()
     driver.endpoint = "mem://sound"
-    await probe(driver, Place("box", "p/"))
+    await opened(driver)
     assert driver.objects == {}
 
 

@@ -13,6 +13,8 @@ def parse(text: str) -> PostgresConfig:
 @pytest.mark.parametrize(
     ("url", "config"),
     [
+        ("postgresql://localhost/my%40db", PostgresConfig((("localhost", 5432),), "my@db")),
+        ("postgresql:///my%40db?host=/run", PostgresConfig((("/run", 5432),), "my@db")),
         ("postgresql://db/agents", PostgresConfig((("db", 5432),), "agents")),
         ("postgres://db:6543/agents?store=a", PostgresConfig((("db", 6543),), "agents", store="a")),
         ("postgresql://", PostgresConfig()),
@@ -80,6 +82,12 @@ def test_the_rest_of_a_password_is_not_taken_for_something_that_may_be_shown(url
 
 def test_a_database_may_have_an_at_sign_behind_a_user() -> None:
     assert parse("postgresql://me@db/a@b").database == "a@b"
+    assert parse("postgresql://me@db:5432/a%40b").database == "a@b"
+
+
+def test_an_at_sign_behind_a_port_is_refused_with_what_to_do_about_a_database() -> None:
+    with pytest.raises(InvalidArgumentError, match="name the user before the host, if the database has an @"):
+        parse("postgresql://db:5432/a%40b")
 
 
 def test_what_the_url_says_wins_over_the_environment() -> None:

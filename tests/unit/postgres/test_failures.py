@@ -30,6 +30,12 @@ def test_a_transaction_whose_end_the_server_does_not_know_may_have_committed() -
     assert worth_repeating(error)
 
 
+def test_a_socket_that_is_missing_may_come_back_with_its_server() -> None:
+    error = state_error(FileNotFoundError(2, "No such file or directory"), URL)
+    assert type(error) is UnavailableError
+    assert worth_repeating(error)
+
+
 def test_a_transaction_that_was_rolled_back_had_no_effect() -> None:
     error = state_error(asyncpg.exceptions.DeadlockDetectedError("deadlock detected"), URL)
     assert type(error) is ThrottledError

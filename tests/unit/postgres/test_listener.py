@@ -57,6 +57,15 @@ async def test_a_server_that_has_no_connection_left_is_asked_again():
     await listener.close()
 
 
+async def test_a_server_whose_socket_is_missing_is_asked_again():
+    server = Server(connecting=[FileNotFoundError(2, "No such file or directory")])
+    listener, waiting = await listening(server)
+    async with asyncio.timeout(30):
+        await server.heard.wait()
+        await waiting
+    await listener.close()
+
+
 async def test_a_standby_where_nobody_can_listen_is_asked_once():
     refused = asyncpg.exceptions.ReadOnlySQLTransactionError("cannot execute LISTEN during recovery")
     server = Server(listening=[refused])

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 from botocore.exceptions import ClientError
-from statepath.backend import ALWAYS
-from statepath.errors import UnavailableError
+from statepath.backend import ALWAYS, ETag, IfMatch
+from statepath.errors import ConfigurationError, ConflictError, UnavailableError
 from statepath.objectstore import Place
 from statepath_s3.config import S3Config
 from statepath_s3.driver import S3Driver
@@ -38,7 +38,23 @@ class Changing:
             raise ClientError(unmet, "DeleteObject")  # type: ignore[arg-type]  # what of it is looked at
 
 
-def driver(client: Changing) -> S3Driver:
+class Losing:
+    """A service that loses the object right before it is replaced, and with it what it kept it in, if so told."""
+
+    meta = SimpleNamespace(endpoint_url="http://losing")
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+    async def head_object(self, **asked):
+        return {"ETag": '"1"'}
+
+    async def put_object(self, **asked):
+        gone = {"Error": {"Code": self.code}, "ResponseMetadata": {"HTTPStatusCode": 404}}
+        raise ClientError(gone, "PutObject")  # type: ignore[arg-type]  # what of it is looked at
+
+
+def driver(client: Changing | Losing) -> S3Driver:
     return S3Driver(client, S3Config(Place("bucket", "")))
 
 
@@ -46,6 +62,17 @@ async def test_what_is_replaced_meanwhile_is_deleted_all_the_same():
     client = Changing(refusals=2)
     assert await driver(client).remove("a/b", ALWAYS) is True
     assert client.deletions == 3
+
+
+async def test_what_goes_before_it_is_replaced_is_a_conflict():
+    with pytest.raises(ConflictError, match="not the version") as caught:
+        await driver(Losing("NoSuchKey")).put("a/b", b"", IfMatch(ETag("1")))
+    assert caught.value.key == "a/b"
+
+
+async def test_a_bucket_that_goes_is_told_as_what_it_is():
+    with pytest.raises(ConfigurationError, match="the bucket does not exist"):
+        await driver(Losing("NoSuchBucket")).put("a/b", b"", IfMatch(ETag("1")))
 
 
 async def test_a_service_that_refuses_each_deletion_is_told_and_not_asked_for_ever():
