@@ -164,14 +164,7 @@ async def watch(engine: Engine, after: int, wanted: Wanted, *, resync: bool) -> 
                     floor=error.floor,
                     backend=error.backend,
                 ) from error
-        try:
-            await engine.catch_up()
-        except HistoryTrimmedError as error:
-            raise HistoryTrimmedError(
-                f"this handle shows seq {engine.replica.head}, and the log begins at {error.floor}: open the store "
-                "again",
-                floor=error.floor,
-            ) from error
+        await engine.catch_up()
         cut = engine.replica.cut()
         for change in _everything(engine, cut, after, wanted):
             yield change

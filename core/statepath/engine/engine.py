@@ -48,6 +48,7 @@ from statepath.errors import (
     ConflictError,
     CorruptionError,
     DivergedError,
+    HistoryTrimmedError,
     NotFoundError,
     ReadOnlyError,
     StateError,
@@ -292,13 +293,24 @@ class Engine:
         self.stream.tell(commit, transactions, size)
 
     async def catch_up(self) -> None:
-        """Apply what other writers committed behind the head."""
+        """Apply what other writers committed behind the head.
+
+        Raises:
+            HistoryTrimmedError: the log does not reach back to it any more.
+        """
         if self._alone:
             return
         async with self._advancing:
             begun = time.monotonic()
-            async for commit in self.log.read(self.replica.head):
-                await self._apply(commit)
+            try:
+                async for commit in self.log.read(self.replica.head):
+                    await self._apply(commit)
+            except HistoryTrimmedError as error:
+                raise HistoryTrimmedError(
+                    f"this handle shows seq {self.replica.head}, and the log begins at {error.floor}: open the store "
+                    "again",
+                    floor=error.floor,
+                ) from error
             self._seen = begun
 
     async def lost_to(self, commits: Sequence[Commit]) -> None:

@@ -22,6 +22,7 @@ from statepath.errors import (
     CorruptionError,
     DivergedError,
     HeadMoved,
+    HistoryTrimmedError,
     OutcomeUnknownError,
 )
 from statepath.events import CorruptionDetected, Events, SaveError
@@ -383,6 +384,16 @@ async def test_a_place_in_the_log_that_was_trimmed_never_commits(trimmed, url, m
     assert await contents(trimmed) == {"a": {"id": "a", "n": 2}}
     async with statepath.open(url, readonly=True) as reader:
         assert await contents(reader) == await contents(trimmed)
+
+
+async def test_who_slept_past_the_history_is_told_to_open_the_store_again(trimmed, url):
+    async with statepath.open(url, autosave=0) as sleeper:
+        for n in range(3):
+            await trimmed.collection("raw").put({"id": "a", "n": n})
+            await trimmed.snapshot()
+        sleeper._engine.log._window = 0
+        with pytest.raises(HistoryTrimmedError, match="open the store again"):
+            await sleeper.sync()
 
 
 async def test_who_becomes_the_maintainer_again_writes_the_files_that_others_left(
