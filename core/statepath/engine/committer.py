@@ -40,7 +40,7 @@ from statepath.commit import (
     microseconds,
     size_of,
 )
-from statepath.engine.documents import decode
+from statepath.engine.documents import MAX_BYTES, decode, too_large
 from statepath.engine.leases import clock
 from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS
@@ -127,7 +127,8 @@ class Committer:
     visible, nothing of other writers comes in between, unless it does not matter to the commit. `alone` says that
     there are none. `committed` is called for every commit that has become durable and visible. `lost_to` brings the
     replica up to what other writers committed: to these commits, or without any to what it reads; and so does `behind`,
-    up to a seq, for who holds `advancing`. `elsewhere` is where the documents are that the replica does not hold.
+    up to a seq, for who holds `advancing`. `max_document` bounds what documents grow to, in bytes. `elsewhere` is where
+    the documents are that the replica does not hold.
     """
 
     def __init__(
@@ -144,9 +145,11 @@ class Committer:
         lost_to: Callable[[Sequence[Commit]], Awaitable[None]],
         behind: Callable[[Sequence[Commit], int], Awaitable[None]],
         failed: Callable[[StateError], None],
+        max_document: int = MAX_BYTES,
         elsewhere: Elsewhere | None = None,
         telemetry: Telemetry = SILENT,
     ) -> None:
+        self._max_document = max_document
         self._telemetry = telemetry
         self._traced = telemetry.traced
         self._replica = replica
@@ -516,9 +519,17 @@ class Committer:
                 continue
             placed = trial.place(change)
             trial.apply(placed, seq, now)
+            if isinstance(change, Append):
+                self._check_size(trial, change)
             changes.append(placed)
         trial.join(stage)
         return tuple(changes)
+
+    def _check_size(self, trial: Stage, change: Append) -> None:
+        """Who puts a document, its size is known before; to which size it grows by appending, only here."""
+        entry = trial.get(change.collection, change.id)
+        if entry is not None and entry.size > self._max_document:
+            raise too_large(f"{change.collection}/{change.id}", entry.size, self._max_document)
 
     async def _bodies(
         self, id: str, accepted: list[_Pending], transactions: list[Transaction]

@@ -38,6 +38,7 @@ __all__ = [
     "parse_untrusted",
     "pretty",
     "texts",
+    "too_large",
     "unreadable",
     "without_halves",
 ]
@@ -150,7 +151,7 @@ def parse_untrusted(text: bytes, *, key: str, limit: int = MAX_BYTES) -> JsonVal
             finite or has too many digits, or is too deep or too large. The message names the line or the key.
     """
     if len(text) > limit:
-        raise _too_large(key, len(text), limit)
+        raise too_large(key, len(text), limit)
     try:
         decoded = text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -485,7 +486,7 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 def _bounded(data: bytes, key: str, limit: int, depth: int = MAX_DEPTH) -> bytes:
     size = len(data)
     if size > limit:
-        raise _too_large(key, size, limit)
+        raise too_large(key, size, limit)
     # Shorter by its opening brackets: `replace` finds single bytes several times faster than `count` does.
     if size - len(data.replace(b"{", b"").replace(b"[", b"")) > depth and _depth(data) > depth:
         raise _too_deep(key)
@@ -521,7 +522,7 @@ def _refuse(key: str, cause: str, remedy: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"{key}: {cause}; {remedy}", key=key)
 
 
-def _too_large(key: str, size: int, limit: int) -> InvalidArgumentError:
+def too_large(key: str, size: int, limit: int) -> InvalidArgumentError:
     return _refuse(
         key, f"it has {size:,} bytes, and the limit is {limit:,}", "split it, or raise STATE_MAX_DOCUMENT"
     )

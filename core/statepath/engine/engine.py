@@ -206,6 +206,7 @@ class Engine:
             lost_to=self.lost_to,
             behind=self._come_behind,
             failed=self._tell_failure,
+            max_document=self.settings.max_document,
             telemetry=self.telemetry,
             elsewhere=self.elsewhere,
         )

@@ -340,3 +340,15 @@ async def test_a_member_of_the_name_that_a_documents_file_has_for_its_own_is_ref
     with pytest.raises(InvalidArgumentError, match="tasks/a"):
         await StatePersistence(store).save_task({"id": "a", "_statepath": 1})
     assert store.seq == 1
+
+
+async def test_a_document_grows_by_appending_up_to_the_limit(url):
+    async with statepath.open(url, max_document=1024) as store:
+        raw = store.collection("raw")
+        await raw.put({"id": "a", "lines": ["x" * 940]})
+        await raw.append("a", "lines", "x" * 40)
+        with pytest.raises(InvalidArgumentError, match=r"raw/a: it has .* bytes, and the limit is 1,024"):
+            await raw.append("a", "lines", "x" * 40)
+        kept = await raw.get("a")
+        assert len(kept["lines"]) == 2
+        await raw.put(kept)
