@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from statepath.aside import aside_key
 from statepath.backend import Backend
 from statepath.commit import FLOOR_KEY, JOURNAL, FileChange, RemoveLog, WriteLog
 from statepath.engine.adoption import examine
-from statepath.engine.archiving import ARCHIVE, rebuild
+from statepath.engine.archiving import ARCHIVE, Segment, rebuild
 from statepath.engine.backups import backup_keys, is_kept
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
@@ -52,20 +53,35 @@ def remedy(key: str) -> str:
     if key.startswith("reports/"):
         return "is kept aside, and written again if the history has it"
     if key.startswith(ARCHIVE):
-        return "is kept aside, and written again if the history reaches back to when it was archived"
+        return (
+            "is kept aside, and written again if the history reaches back to when it was archived; else the archive "
+            "gives its documents up, unless a copy of it is put back before"
+        )
     return "its file is written again from the document"
 
 
-async def mend(engine: Engine, findings: Sequence[Finding]) -> list[str]:
-    """Put right what can be; the keys under which damaged objects were kept."""
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """The keys under which damaged objects were kept, and the segments of the archive that were given up."""
+
+    kept: tuple[str, ...]
+    lost: tuple[str, ...]
+
+
+async def mend(engine: Engine, findings: Sequence[Finding]) -> Mended:
+    """Put right what can be."""
     damaged = [finding.key for finding in findings if finding.severity == "damage"]
     kept = [
         await put_aside(engine.backend, key, "corrupt")
         for key in damaged
         if is_kept(key) or key.startswith(("reports/", ARCHIVE))
     ]
+    lost: tuple[Segment, ...] = ()
     if any(key.startswith(ARCHIVE) for key in damaged):
-        await rebuild(engine, frozenset(damaged))
+        lost = await rebuild(engine, frozenset(damaged))
+    # Of one that is given up, the part that is sound is somebody's last resort.
+    for segment in lost:
+        kept += [await put_aside(engine.backend, key, "corrupt") for key in (segment.key, segment.index_key)]
     if any(key.startswith(("logs/", "reports/")) for key in damaged):
         kept += await _files(engine, frozenset(damaged))
     if engine.views is not None and not engine.backend.capabilities.editable and engine.views.documents:
@@ -84,7 +100,7 @@ async def mend(engine: Engine, findings: Sequence[Finding]) -> list[str]:
     await engine.snapshot()
     if engine.replica.head and not await backup_keys(engine.backend):
         await engine.backup()
-    return [key for key in kept if key]
+    return Mended(tuple(key for key in kept if key), tuple(segment.key for segment in lost))
 
 
 async def _files(engine: Engine, damaged: frozenset[str]) -> list[str]:
