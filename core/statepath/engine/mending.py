@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from statepath.aside import aside_key
 from statepath.backend import Backend
 from statepath.commit import FLOOR_KEY, JOURNAL, FileChange, RemoveLog, WriteLog
+from statepath.encryption import Encrypted
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import ARCHIVE, Segment, rebuild
 from statepath.engine.backups import backup_keys, is_kept
@@ -24,7 +25,7 @@ from statepath.engine.opening import put_aside
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.verification import Finding
 from statepath.engine.views import read_log
-from statepath.errors import NotFoundError
+from statepath.errors import CorruptionError, NotFoundError
 
 _BODIES = "bodies/"
 
@@ -121,12 +122,27 @@ async def _files(engine: Engine, damaged: frozenset[str]) -> list[str]:
             begins.setdefault(change.id, change.offset)
     for id, offset in begins.items():
         with suppress(NotFoundError):
-            data = await read_log(engine.backend, id)
-            kept.append(aside_key(log_key(id), "corrupt"))
-            await engine.backend.write(kept[-1], data)
+            kept += await _keep_log(engine.backend, id)
         await _remove_pieces(engine.backend, id, offset)
     for change in changes:
         views.mark_file(change)
+    return kept
+
+
+async def _keep_log(backend: Backend, id: str) -> list[str]:
+    """Keep a session log aside as one object; one that cannot be opened as the objects that it consists of."""
+    key = log_key(id)
+    try:
+        log = await read_log(backend, id)
+    except CorruptionError:
+        stored = backend.inner if isinstance(backend, Encrypted) else backend
+        parts = [(await stored.read(one.key)).data async for one in stored.list_keys(f"{key}/")]
+    else:
+        stored, parts = backend, [log]
+    kept: list[str] = []
+    for part in parts:
+        kept.append(aside_key(key, "corrupt"))
+        await stored.write(kept[-1], part)
     return kept
 
 
