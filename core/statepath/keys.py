@@ -85,6 +85,7 @@ async def encrypt(
         NotFoundError: there is no store. AlreadyExistsError: it is encrypted.
         ConfigurationError: the master key cannot be used.
         ConflictError, StoreLockedError: somebody wrote to the store meanwhile.
+        CorruptionError: something that is sealed cannot be opened; nothing was converted.
     """
     return await _convert(path, ENCRYPT, progress, settings, events)
 
@@ -122,17 +123,22 @@ async def _convert(
             await store.snapshot()
     backend = retrying(await connect(state_path), deadline=used.deadline)
     try:
-        from statepath.engine.converting import Conversion
+        from statepath.engine.converting import Conversion, check_readable
 
         check_alone(backend, f"{command} needs the store for itself")
-        keys = await load_keys(backend, used) or await make_keys(backend, used, converting=command)
+        keys = await load_keys(backend, used)
         try:
+            if not begun:
+                tell("reading everything")
+                await check_readable(backend, keys)
+            keys = keys or await make_keys(backend, used, converting=command)
             if keys.ring.converting != command:
                 await keys.converting(command)
             log = commit_log(backend, used)
             return await Conversion(backend, log, keys, used.max_document, tell).run()
         finally:
-            await keys.close()
+            if keys is not None:
+                await keys.close()
     finally:
         await backend.close()
 

@@ -28,6 +28,7 @@ class Repair:
         recovered: documents that were read from their own files, since nothing else had them.
         left: what is damaged still.
         seq: the head, afterwards.
+        lost: segments of the archive that could not be written again. The archive goes on without their documents.
     """
 
     found: tuple[Finding, ...]
@@ -36,6 +37,12 @@ class Repair:
     recovered: tuple[str, ...] = ()
     left: tuple[Finding, ...] = ()
     seq: int = 0
+    lost: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is whole again, and nothing was given up."""
+        return not (self.left or self.lost)
 
     @property
     def damaged(self) -> bool:
@@ -73,14 +80,14 @@ async def repair(
     try:
         engine = await open_engine(backend, used, bus, anew=needs_new_log(found), alone=True)
         async with Store(engine, owns_events=events is None) as store:
-            kept = await mend(engine, found)
+            mended = await mend(engine, found)
             left = [finding for finding in await store.verify() if finding.severity == "damage"]
             seq = store.seq
     finally:
         stop()
-    kept += [event.kept_as for event in told if isinstance(event, CorruptionDetected) and event.kept_as]
+    kept = [event.kept_as for event in told if isinstance(event, CorruptionDetected) and event.kept_as]
     recovered = tuple(event.key for event in told if isinstance(event, DocumentRecovered))
-    return Repair(found, plan, tuple(sorted(kept)), recovered, tuple(left), seq)
+    return Repair(found, plan, tuple(sorted((*mended.kept, *kept))), recovered, tuple(left), seq, mended.lost)
 
 
 async def everything_wrong_with(store: Store) -> tuple[Finding, ...]:

@@ -239,7 +239,7 @@ async def repair_store(
         with output.progress("repairing"):
             done = await repair(state_path)
     if as_json:
-        output.json(asdict(done) | {"dry_run": dry_run, "ok": not done.left})
+        output.json(asdict(done) | {"dry_run": dry_run, "ok": done.complete})
     elif not damage:
         output.text(f"all is well, up to seq {done.seq}\n")
     elif not dry_run:
@@ -247,10 +247,14 @@ async def repair_store(
             output.text(f"kept aside: {key}\n")
         for key in done.recovered:
             output.text(f"recovered from its own file: {key}\n")
+        for key in done.lost:
+            output.text(f"given up: {key}; the archive goes on without its documents\n")
         for finding in done.left:
             output.text(f"damaged still: {_about(finding)}{finding.reason}\n")
-        output.text(f"{'not all of it could be mended' if done.left else 'mended'}, up to seq {done.seq}\n")
-    if done.left:
+        output.text(
+            f"{'mended' if done.complete else 'not all of it could be mended'}, up to seq {done.seq}\n"
+        )
+    if not done.complete:
         raise typer.Exit(Exit.DAMAGED)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from msgspec import Raw
 from pydantic import JsonValue
 
 from statepath.backend import Backend
-from statepath.commit import Change, Delete, Note, Put, seal, unseal
+from statepath.commit import Change, Delete, Note, Put, Transaction, seal, unseal
 from statepath.engine.adoption import view_id
 from statepath.engine.backups import kept_keys
 from statepath.engine.documents import decode, parse_untrusted
@@ -116,12 +117,24 @@ def decode_segments(data: bytes) -> tuple[Segment, ...]:
 
 async def named(engine: Engine) -> set[Segment]:
     """The segments of every state to which there is a way back, by the history or by a state that is kept."""
-    held = set(segments(engine.replica))
-    for key in (STATE_KEY, *await kept_keys(engine.backend)):
+    kept = await named_by(engine.backend, (STATE_KEY, *await kept_keys(engine.backend)))
+    return {*segments(engine.replica), *kept, *await committed(engine)}
+
+
+async def named_by(backend: Backend, keys: Iterable[str]) -> set[Segment]:
+    """The segments that the states under the keys name, as far as these can be read."""
+    held: set[Segment] = set()
+    for key in keys:
         try:
-            held.update(segments(load_snapshot((await engine.backend.read(key)).data, key)[1]))
+            held.update(segments(load_snapshot((await backend.read(key)).data, key)[1]))
         except (NotFoundError, CorruptionError):
             continue
+    return held
+
+
+async def committed(engine: Engine) -> set[Segment]:
+    """The segments that the commits of the log name."""
+    held: set[Segment] = set()
     async for _, _, changes in transactions(engine.backend, engine.log, engine.floor - 1):
         for change in changes:
             if isinstance(change, Put) and (change.collection, change.id) == (MEMBERS, ARCHIVE_MEMBER):
@@ -422,9 +435,9 @@ async def bring_back(engine: Engine, collection: str, id: str) -> int:
         ) from error
 
 
-async def rebuild(engine: Engine, damaged: frozenset[str]) -> None:
+async def rebuild(engine: Engine, damaged: frozenset[str]) -> tuple[Segment, ...]:
     """Write those segments again that have a damaged key, from the states of right before they were archived, as far as
-    the history has these."""
+    the history has these. The others are returned, and the state names them no more: else nobody could copy it."""
     wanted = {
         segment.key: segment
         for segment in segments(engine.replica)
@@ -445,6 +458,20 @@ async def rebuild(engine: Engine, damaged: frozenset[str]) -> None:
             if sha256(index + data).hexdigest() == segment.name:
                 await engine.backend.write(segment.key, data)
                 await engine.backend.write(segment.index_key, index)
+                del wanted[segment.key]
+    lost = tuple(wanted.values())
+    if lost:
+        await engine.decide(partial(_without, lost))
+    return lost
+
+
+def _without(lost: Sequence[Segment], replica: Replica) -> Transaction:
+    named = segments(replica)
+    left = [segment for segment in named if segment not in lost]
+    if len(left) == len(named):
+        return ()
+    notes = [Note("lost", segment.key) for segment in lost]
+    return (Put(MEMBERS, ARCHIVE_MEMBER, Raw(msgspec.json.encode(left))), *notes)
 
 
 async def check(engine: Engine) -> AsyncIterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -27,8 +28,9 @@ from statepath.commit import FLOOR_KEY, JOURNAL, Commit, Note
 from statepath.encryption import RING_KEY, Converted
 from statepath.encryption.journal import SealedCommitLog
 from statepath.encryption.keyring import Keys
-from statepath.encryption.objects import SealedBackend
+from statepath.encryption.objects import SealedBackend, is_sealed_key
 from statepath.encryption.sealing import HEADER, key_of
+from statepath.engine.backups import is_kept
 from statepath.engine.floor import Floor, read_floor, write_floor
 from statepath.engine.founding import Tell
 from statepath.engine.snapshot import STATE_KEY, read_meta
@@ -47,6 +49,41 @@ _BEGUN: Final = "begun"
 _DONE: Final = "in place"
 
 _LOG: Final = re.compile(rf"(logs/session_[^/]+\.log)(?:/[0-9]{{20}}|{re.escape(_BETWEEN)})?")
+
+
+async def check_readable(backend: Backend, keys: Keys | None) -> None:
+    """That all that is sealed can be opened, while the store itself can be opened and repaired still.
+
+    Parameters:
+        backend: the one below the sealing.
+        keys: those of the store; `None`: it is plain, and nothing is to be sealed.
+
+    Raises:
+        CorruptionError: something cannot be opened.
+    """
+    sealed = None if keys is None else SealedBackend(backend, keys)
+    async for entry in backend.list_keys(""):
+        key = entry.key
+        if not is_sealed_key(key) or key.startswith(_BODIES) or why_aside(key) == "corrupt":
+            continue  # what is not read, or deleted
+        try:
+            id = key_of((await backend.read(key, span=Span(0, HEADER))).data)
+            if sealed is not None and (id is not None or _LOG.fullmatch(key)):
+                await sealed.read(key)
+        except NotFoundError:
+            continue
+        except CorruptionError as error:
+            raise CorruptionError(
+                f"{error}. Nothing was converted; keep aside what is damaged first: statepath repair, and delete what "
+                "that leaves",
+                key=key,
+            ) from error
+        if sealed is None and id is not None:
+            raise CorruptionError(
+                f"{key} is sealed, and this store is not encrypted: it is another store's. Nothing was converted; move "
+                "it elsewhere first",
+                key=key,
+            )
 
 
 @dataclass(slots=True)
@@ -124,23 +161,22 @@ class Conversion:
     async def _journal(self, floor: Floor) -> tuple[int, int]:
         """Begin the log anew behind the snapshot; the seq that this shows, and the one that the log ends with."""
         self.tell("beginning the journal anew")
-        shown, commit = 0, ""
+        shown, commit, at = 0, "", 0
         try:
             meta = read_meta((await self._read(STATE_KEY))[0].data, STATE_KEY)
-            shown, commit = meta.seq, meta.commit
+            shown, commit, at = meta.seq, meta.commit, meta.time
         except NotFoundError:
             if floor.snapshots:
                 raise
         end, closed = shown, ""
         async for found in self.log.read(max(shown, floor.floor - 1)):
-            if end > shown or (found.sealed is not UNSET) != self.encrypts:
-                await self._take_back()
-                raise _late(found.last)
+            if end > shown or not self._is_converted(found):
+                raise await self._stopped(shown, found.last)
             end, closed = found.last, await self._closed(shown)
         if self.backend.capabilities.exclusive:
             await self.log.restart(shown)
         elif not closed or closed == _BEGUN:
-            closing = partial(self._close, shown, commit, floor)
+            closing = partial(self._close, shown, commit, at, floor)
             if not isinstance(self.log, PortableCommitLog):  # that one is nothing but its objects
                 if not closed:
                     await closing(_BEGUN)
@@ -156,16 +192,25 @@ class Conversion:
     def _converted_log(self) -> CommitLog:
         return SealedCommitLog(self.log, self.keys) if self.encrypts else self.log
 
+    def _is_converted(self, commit: Commit) -> bool:
+        return (commit.sealed is not UNSET) == self.encrypts
+
     async def _closed(self, shown: int) -> str:
-        """What the closing record says."""
-        async with aclosing(cast("AsyncGenerator[Commit]", self._converted_log.read(shown))) as commits:
-            async for commit in commits:
-                for transaction in commit.transactions:
-                    if isinstance(transaction, tuple) and isinstance(note := transaction[0], Note):
-                        return note.text
+        """What the closing record says; empty: there is none behind the snapshot."""
+        first = await self._first(self.log, shown)
+        if first is None or not self._is_converted(first):
+            return ""
+        closing = await self._first(self._converted_log, shown)
+        for transaction in closing.transactions if closing is not None else ():
+            if isinstance(transaction, tuple) and isinstance(note := transaction[0], Note):
+                return note.text
         return ""
 
-    async def _close(self, shown: int, commit: str, floor: Floor, text: str) -> int:
+    async def _first(self, log: CommitLog, after: int) -> Commit | None:
+        async with aclosing(cast("AsyncGenerator[Commit]", log.read(after))) as commits:
+            return await anext(commits, None)
+
+    async def _close(self, shown: int, commit: str, at: int, floor: Floor, text: str) -> int:
         """Take the place behind the snapshot, so that a program that has not noticed commits nothing more: it loses
         the place to what it cannot read."""
         closing = Commit(
@@ -176,27 +221,25 @@ class Conversion:
             writer=f"{os.getpid():x}-{secrets.token_hex(6)}",
             store=floor.store,
             incarnation=floor.incarnation,
-            time=datetime.now(UTC),
+            time=datetime.fromtimestamp(max(time.time_ns() // 1000, at + 1) / 1_000_000, UTC),
             durable=shown,
             transactions=((Note("encrypted" if self.encrypts else "decrypted", text),),),
         )
         try:
             await self._converted_log.append(shown, closing)
-        except HeadMoved:
-            await self._take_back()
-            raise _late(shown + 1) from None
+        except (HeadMoved, CorruptionError):  # what took the place need not be one of those that are to be
+            raise await self._stopped(shown, shown + 1) from None
         return closing.last
 
-    async def _take_back(self) -> None:
-        """Have the store be as it was, if nothing has been converted yet: else what was committed could not be had."""
-        async for key in self._objects():
-            header = await self.backend.read(key, span=Span(0, HEADER))
-            if (key_of(header.data) is not None) == self.encrypts:
-                return
-        if self.encrypts:
-            await self.keys.destroy()
-        else:
-            await self.keys.converting("")
+    async def _stopped(self, shown: int, late: int) -> ConflictError:
+        """What to raise about a commit of somebody else. Objects are converted only behind the closing record: where
+        that is not, the store is as it was again, since else what was committed could not be had."""
+        if not await self._closed(shown):
+            if self.encrypts:
+                await self.keys.destroy()
+            else:
+                await self.keys.converting("")
+        return _late(late)
 
     async def _queries(self, seq: int) -> None:
         """What a storage has of the documents to answer queries, it is to have no more."""
@@ -215,11 +258,13 @@ class Conversion:
                 blob, sealed = await self._read(key)
             except NotFoundError:
                 return
-            except CorruptionError:
-                if why_aside(key) == "corrupt":
-                    await self.backend.delete(key)  # nobody can open it, now or later
+            except CorruptionError as error:
+                if why_aside(key) or is_kept(key):
+                    await self.backend.delete(key)  # nobody can open it, now or later, and nothing needs it
                     return
-                raise
+                raise CorruptionError(
+                    f"{error}; put a copy of it back, or delete it, and run the command again", key=key
+                ) from error
             if self.encrypts and not sealed and self._is_view(key, blob.data, floor.store):
                 await self.backend.delete(key, when=IfMatch(blob.etag))
             elif sealed != self.encrypts:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from statepath.aside import aside_key
 from statepath.backend import Backend
 from statepath.commit import FLOOR_KEY, JOURNAL, FileChange, RemoveLog, WriteLog
+from statepath.encryption import Encrypted
 from statepath.engine.adoption import examine
-from statepath.engine.archiving import ARCHIVE, rebuild
+from statepath.engine.archiving import ARCHIVE, Segment, rebuild
 from statepath.engine.backups import backup_keys, is_kept
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
@@ -23,7 +25,7 @@ from statepath.engine.opening import put_aside
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.verification import Finding
 from statepath.engine.views import read_log
-from statepath.errors import NotFoundError
+from statepath.errors import CorruptionError, NotFoundError
 
 _BODIES = "bodies/"
 
@@ -52,20 +54,35 @@ def remedy(key: str) -> str:
     if key.startswith("reports/"):
         return "is kept aside, and written again if the history has it"
     if key.startswith(ARCHIVE):
-        return "is kept aside, and written again if the history reaches back to when it was archived"
+        return (
+            "is kept aside, and written again if the history reaches back to when it was archived; else the archive "
+            "gives its documents up, unless a copy of it is put back before"
+        )
     return "its file is written again from the document"
 
 
-async def mend(engine: Engine, findings: Sequence[Finding]) -> list[str]:
-    """Put right what can be; the keys under which damaged objects were kept."""
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """The keys under which damaged objects were kept, and the segments of the archive that were given up."""
+
+    kept: tuple[str, ...]
+    lost: tuple[str, ...]
+
+
+async def mend(engine: Engine, findings: Sequence[Finding]) -> Mended:
+    """Put right what can be."""
     damaged = [finding.key for finding in findings if finding.severity == "damage"]
     kept = [
         await put_aside(engine.backend, key, "corrupt")
         for key in damaged
         if is_kept(key) or key.startswith(("reports/", ARCHIVE))
     ]
+    lost: tuple[Segment, ...] = ()
     if any(key.startswith(ARCHIVE) for key in damaged):
-        await rebuild(engine, frozenset(damaged))
+        lost = await rebuild(engine, frozenset(damaged))
+    # Of one that is given up, the part that is sound is somebody's last resort.
+    for segment in lost:
+        kept += [await put_aside(engine.backend, key, "corrupt") for key in (segment.key, segment.index_key)]
     if any(key.startswith(("logs/", "reports/")) for key in damaged):
         kept += await _files(engine, frozenset(damaged))
     if engine.views is not None and not engine.backend.capabilities.editable and engine.views.documents:
@@ -84,7 +101,7 @@ async def mend(engine: Engine, findings: Sequence[Finding]) -> list[str]:
     await engine.snapshot()
     if engine.replica.head and not await backup_keys(engine.backend):
         await engine.backup()
-    return [key for key in kept if key]
+    return Mended(tuple(key for key in kept if key), tuple(segment.key for segment in lost))
 
 
 async def _files(engine: Engine, damaged: frozenset[str]) -> list[str]:
@@ -105,12 +122,27 @@ async def _files(engine: Engine, damaged: frozenset[str]) -> list[str]:
             begins.setdefault(change.id, change.offset)
     for id, offset in begins.items():
         with suppress(NotFoundError):
-            data = await read_log(engine.backend, id)
-            kept.append(aside_key(log_key(id), "corrupt"))
-            await engine.backend.write(kept[-1], data)
+            kept += await _keep_log(engine.backend, id)
         await _remove_pieces(engine.backend, id, offset)
     for change in changes:
         views.mark_file(change)
+    return kept
+
+
+async def _keep_log(backend: Backend, id: str) -> list[str]:
+    """Keep a session log aside as one object; one that cannot be opened as the objects that it consists of."""
+    key = log_key(id)
+    try:
+        log = await read_log(backend, id)
+    except CorruptionError:
+        stored = backend.inner if isinstance(backend, Encrypted) else backend
+        parts = [(await stored.read(one.key)).data async for one in stored.list_keys(f"{key}/")]
+    else:
+        stored, parts = backend, [log]
+    kept: list[str] = []
+    for part in parts:
+        kept.append(aside_key(key, "corrupt"))
+        await stored.write(kept[-1], part)
     return kept
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from statepath.commit import Commit
 from statepath.engine import restoring
-from statepath.engine.archiving import named, read_whole, segments
+from statepath.engine.archiving import committed, read_whole, segments
 from statepath.engine.backups import backup_keys
 from statepath.engine.engine import Engine
 from statepath.engine.files import Files, LogPiece, Report
@@ -45,11 +45,21 @@ class StoreOrigin:
         return Files(engine.backend, engine.log, now, shown).read()
 
     async def archive(self) -> AsyncIterator[tuple[str, bytes]]:
-        held = segments(self.replica)
-        if self.history:
-            held += tuple((await named(self.engine)).difference(held))
-        for segment in held:
-            for key, data in await read_whole(self.engine.backend, segment):
+        backend, live = self.engine.backend, segments(self.replica)
+        for segment in live:
+            for key, data in await read_whole(backend, segment):
+                yield key, data
+        if not self.history:
+            return
+        earlier = await committed(self.engine)
+        async for replica in self.backups():
+            earlier.update(segments(replica))
+        for segment in earlier.difference(live):
+            try:
+                objects = await read_whole(backend, segment)
+            except CorruptionError:
+                continue  # lost, and given up since: it is not carried on
+            for key, data in objects:
                 yield key, data
 
     async def backups(self) -> AsyncIterator[Replica]:

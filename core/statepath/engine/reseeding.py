@@ -1,7 +1,8 @@
 """A replica that is emptied, to be made anew from a primary that it cannot follow.
 
-What it had is kept aside as one snapshot. Then its record says that it is unfinished, so that nobody opens or promotes
-it, until all of the primary's state is there. An attempt that was interrupted can be repeated.
+What it had is kept aside as one snapshot, and with it the segments of the archive that this names. Then its record says
+that it is unfinished, so that nobody opens or promotes it, until all of the primary's state is there. An attempt that
+was interrupted can be repeated.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from statepath.aside import aside_key
 from statepath.backend import Backend, CommitLog, IfMatch, Span
 from statepath.commit import FLOOR_KEY, JOURNAL
 from statepath.encryption import RING_KEY
+from statepath.engine.archiving import named_by
 from statepath.engine.checking import keep_snapshot
 from statepath.engine.floor import Floor, check_ours, read_floor, write_floor
 from statepath.engine.leases import LEASES
@@ -50,9 +52,13 @@ async def empty(target: Backend, settings: Settings, *, store: str, incarnation:
         # Of no incarnation that is shipped: until all is gone, nobody takes it for one that has been begun.
         emptied = replace(floor, unfinished=primary, incarnation=uuid4().hex)
         etag = await write_floor(target, emptied, etag)
-    for key in [entry.key async for entry in target.list_keys("")]:
+    keys = [entry.key async for entry in target.list_keys("")]
+    # Those of an attempt that was interrupted, too.
+    states = [key for key in keys if key.startswith(f"{STATE_KEY}.{_EARLIER}.")]
+    archived = {key for one in await named_by(target, states) for key in (one.key, one.index_key)}
+    for key in keys:
         native = key.startswith(JOURNAL) and not isinstance(log, PortableCommitLog)
-        kept = key in (FLOOR_KEY, RING_KEY) or key.startswith((f"{STATE_KEY}.{_EARLIER}.", LEASES))
+        kept = key in (FLOOR_KEY, RING_KEY, *states) or key in archived or key.startswith(LEASES)
         if not native and not kept:
             with suppress(NotFoundError):
                 found = (await target.read(key, span=Span(0, 1))).etag

@@ -31,7 +31,7 @@ from statepath.commit import (
     microseconds,
     size_of,
 )
-from statepath.engine.archiving import ARCHIVE, Segment, decode_segments, read_whole
+from statepath.engine.archiving import ARCHIVE, Segment, decode_segments, read_whole, segments
 from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, read_floor
@@ -304,7 +304,14 @@ class Shipping:
         """
         if {segment.key, segment.index_key} <= self._archived:
             return
-        for key, data in await read_whole(self._primary.backend, segment):
+        try:
+            objects = await read_whole(self._primary.backend, segment)
+        except CorruptionError:
+            async with self._primary.origin() as origin:
+                if segment in segments(origin.replica):
+                    raise
+            return  # a repair has given it up since
+        for key, data in objects:
             if key not in self._archived:
                 await self._target.write(key, data)
                 self._archived.add(key)

@@ -235,6 +235,18 @@ def test_repair_says_what_it_could_not_mend(on: Run, filled: str) -> None:
     assert "damaged still: logs/session_s1.log is missing" in done.out
 
 
+def test_repair_says_what_of_the_archive_is_given_up(on: Run, filled: str) -> None:
+    on("archive", "run", "tasks", "--older-than", "1ms", "--yes")
+    journal = next(Path(filled, "journal").glob("*.jsonl"))
+    journal.write_bytes(journal.read_bytes().replace(b"pending", b"pensive"))
+    segment = next(Path(filled, "archive").glob("*.gz"))
+    segment.write_bytes(b"")
+    done = on("repair", "--yes")
+    assert done.code == 6
+    assert f"given up: archive/{segment.name}; the archive goes on without its documents" in done.out
+    assert on("verify").code == 0
+
+
 def test_verify_names_the_command_that_mends(on: Run, filled: str) -> None:
     Path(filled, "journal/floor").write_bytes(b"{}")
     assert f"next: statepath repair --dry-run -s {filled}" in on("verify").err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from statepath.errors import (
     ConfigurationError,
     ConflictError,
     CorruptionError,
+    HeadMoved,
     NotFoundError,
     StateError,
     UnavailableError,
@@ -268,6 +270,180 @@ async def test_a_damaged_object_that_only_looks_like_one_kept_aside_is_told_and_
     with pytest.raises(CorruptionError, match=r"reports/a\.corrupt\.b\.json"):
         await decrypt(memory.url, settings=settings)
     assert await memory.read("reports/a.corrupt.b.json") == data
+
+
+async def flip(place, key):
+    data = bytearray(await place.read(key))
+    data[-1] ^= 1
+    await place.write(key, bytes(data))
+
+
+async def backup_of(place):
+    backend = await place.raw()
+    try:
+        key, *_ = [entry.key async for entry in backend.list_keys("state.backup.")]
+        return key
+    finally:
+        await backend.close()
+
+
+async def test_what_is_damaged_is_told_while_it_can_be_repaired_still(place, fill, contents, settings):
+    async with place.open() as store:
+        await fill(store)
+        held = await contents(store)
+    await flip(place, await backup_of(place))
+    with pytest.raises(CorruptionError, match=r"Nothing was converted.*statepath repair"):
+        await decrypt(place.url, settings=settings)
+    async with place.open() as store:
+        assert await contents(store) == held
+    assert (await statepath.repair(place.url, settings=settings)).left == ()
+    await decrypt(place.url, settings=settings)
+    async with statepath.open(place.url, autosave=0) as store:
+        assert await contents(store) == held
+        assert await store.verify() == []
+
+
+async def test_a_kept_state_that_is_damaged_does_not_keep_an_interrupted_run_from_its_end(
+    memory, fill, contents, settings, monkeypatch
+):
+    async with memory.open() as store:
+        await fill(store)
+        held = await contents(store)
+
+    async def failing(self):
+        raise UnavailableError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Conversion, "run", failing)
+        with pytest.raises(UnavailableError):
+            await decrypt(memory.url, settings=settings)
+    await flip(memory, await backup_of(memory))
+    await decrypt(memory.url, settings=settings)
+    async with statepath.open(memory.url, autosave=0) as store:
+        assert await contents(store) == held
+        assert await store.verify() == []
+
+
+async def test_what_another_store_has_sealed_is_told_before_anything_is_converted(memory, settings, folder):
+    async with folder.open() as store:
+        await store.save_report("r", {"n": 1})
+        await store.flush()
+    async with statepath.open(memory.url, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a"})
+    await memory.write("reports/r.json", await folder.read("reports/r.json"))
+    with pytest.raises(
+        CorruptionError, match=r"reports/r\.json is sealed.*another store's.*Nothing was converted"
+    ):
+        await encrypt(memory.url, settings=settings)
+    async with statepath.open(memory.url, autosave=0) as store:
+        assert await store.collection("tasks").get("a") == {"id": "a"}
+
+
+async def test_what_was_saved_meanwhile_is_had_again_though_a_stranger_left_an_object(
+    memory, settings, monkeypatch
+):
+    run = Conversion.run
+    async with memory.open() as other:
+        await other.collection("tasks").put({"id": "a"})
+        await memory.write("notes.txt", b"a person's")
+
+        async def meanwhile(self):
+            await other.collection("tasks").put({"id": "b"})
+            return await run(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Conversion, "run", meanwhile)
+            with pytest.raises(ConflictError, match="seq 2 was committed meanwhile"):
+                await decrypt(memory.url, settings=settings)
+        await other._engine.release()
+    async with memory.open() as store:
+        assert (store.seq, await store.collection("tasks").get("b")) == (2, {"id": "b"})
+    await decrypt(memory.url, settings=settings)
+    assert await memory.read("notes.txt") == b"a person's"
+
+
+class Overtaken:
+    """A native log in which somebody else's commit takes the place at the last moment, and which tells it."""
+
+    def __init__(self, log: Any, call: Any) -> None:
+        self._log = log
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    async def append(self, after: int, commit: Any) -> None:
+        await self._call()
+        raise HeadMoved([late async for late in self._log.read(after)])
+
+
+@pytest.mark.parametrize("command", [encrypt, decrypt])
+async def test_whoever_takes_the_place_of_the_closing_record_has_the_store_as_it_was(
+    memory, settings, monkeypatch, command
+):
+    before = {"encryption_key": memory.key} if command is decrypt else {}
+    original = Conversion.__post_init__
+    async with statepath.open(memory.url, autosave=0, **before) as other:
+        await other.collection("tasks").put({"id": "a"})
+
+        def overtaken(conversion):
+            conversion.log = Overtaken(conversion.log, lambda: other.collection("tasks").put({"id": "b"}))
+            original(conversion)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Conversion, "__post_init__", overtaken)
+            with pytest.raises(ConflictError, match="seq 2 was committed meanwhile"):
+                await command(memory.url, settings=settings)
+        await other._engine.release()
+    async with statepath.open(memory.url, autosave=0, **before) as store:
+        assert (store.seq, await store.collection("tasks").get("b")) == (2, {"id": "b"})
+
+
+async def test_whoever_is_overtaken_by_another_that_converts_leaves_the_keys_alone(
+    memory, settings, monkeypatch
+):
+    async with statepath.open(memory.url, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a"})
+    original, made = Conversion.__post_init__, []
+
+    def overtaken(conversion):
+        original(conversion)
+        made.append(conversion)
+        if len(made) > 1:
+            return
+        backend, log, keys = conversion.backend, conversion.log, conversion.keys
+        other = Conversion(backend, log, keys, conversion.limit, conversion.tell)
+
+        async def close():
+            await other._journal(await other._floor())
+
+        conversion.log = Overtaken(log, close)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Conversion, "__post_init__", overtaken)
+        with pytest.raises(ConflictError, match="meanwhile"):
+            await encrypt(memory.url, settings=settings)
+    await encrypt(memory.url, settings=settings)
+    async with memory.open() as store:
+        assert await store.collection("tasks").get("a") == {"id": "a"}
+
+
+@pytest.mark.parametrize("command", [encrypt, decrypt])
+async def test_backups_ascend_though_the_clock_went_back_before_the_conversion(
+    memory, settings, monkeypatch, command
+):
+    before = {"encryption_key": memory.key} if command is decrypt else {}
+    after = {"encryption_key": memory.key} if command is encrypt else {}
+    ahead = time.time_ns() + 3600 * 10**9
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: ahead)
+        async with statepath.open(memory.url, autosave=0, **before) as store:
+            await store.collection("tasks").put({"id": "a"})
+            earlier = await store.backup()
+    await command(memory.url, settings=settings)
+    async with statepath.open(memory.url, autosave=0, **after) as store:
+        later = await store.backup()
+        assert await store.backups() == [earlier, later]
 
 
 async def test_the_wrong_commands_change_nothing(folder, settings, tmp_path):

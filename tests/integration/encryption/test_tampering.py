@@ -12,6 +12,7 @@ from statepath.encryption.keyring import read_ring
 from statepath.encryption.sealing import HEADER
 from statepath.errors import ConfigurationError, CorruptionError
 from statepath.events import CorruptionDetected, Events
+from statepath.settings import Settings
 
 SEED = 20261125
 
@@ -187,3 +188,37 @@ async def test_a_key_ring_that_was_forged_opens_nothing(folder, change):
     await backend.close()
     with pytest.raises(CorruptionError, match=r"keyring\.json is damaged"):
         await folder.open()
+
+
+@pytest.fixture
+async def altered_log(memory):
+    """A store with a session log whose first object was altered, and that object."""
+    async with memory.open() as store:
+        await store.append_log("s", "one\n")
+        await store.append_log("s", "two\n")
+    key = next(key for key in sorted(await memory.everything()) if key.startswith("logs/"))
+    data = bytearray(await memory.read(key))
+    data[-1] ^= 1
+    await memory.write(key, bytes(data))
+    return memory, key, bytes(data)
+
+
+async def test_a_session_log_that_cannot_be_opened_is_told_and_repaired(altered_log):
+    place, key, altered = altered_log
+    async with place.open(readonly=True) as store:
+        found = await store.verify()
+    assert [one.key for one in found] == ["logs/session_s.log", key]
+    done = await statepath.repair(place.url, settings=Settings(encryption_key=place.key))
+    assert done.left == ()
+    assert altered in [await place.read(kept) for kept in done.kept]
+    async with place.open() as store:
+        assert await store.read_log("s") == "one\ntwo\n"
+        assert await store.verify() == []
+
+
+async def test_a_session_log_that_cannot_be_opened_can_be_removed(altered_log):
+    place, *_ = altered_log
+    async with place.open() as store:
+        await store.delete_log("s")
+        assert await store.logs() == []
+        assert await store.verify() == []

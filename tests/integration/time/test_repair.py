@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from uuid import uuid4
 
 import pytest
 import statepath
-from statepath.errors import NotFoundError, StoreLockedError
+from statepath.errors import CorruptionError, NotFoundError, StoreLockedError
 from statepath.settings import Settings
 
 
@@ -135,6 +136,80 @@ async def test_a_segment_of_the_archive_is_written_again_from_the_history(stored
     assert (await places.read(path, kept), await places.read(path, key)) == (bad, good)
     async with statepath.open(path, readonly=True) as store:
         assert [await store.read_archived(one.collection, one.id) async for one in store.archived()] == held
+
+
+@pytest.fixture
+async def lost(stored, places):
+    """A store with a segment that is damaged, and its key. The history has when it was archived."""
+    path, _ = stored
+    async with statepath.open(path, autosave=0) as store:
+        done = await store.archive("tasks", older_than="0s")
+        await store.collection("raw").put({"id": "after"})
+    await flip(places, path, done.segments[0])
+    return path, done.segments[0]
+
+
+@pytest.fixture
+def packed_otherwise(monkeypatch):
+    """What is packed now is not what was packed then, byte for byte."""
+    monkeypatch.setattr("statepath.engine.archiving._pack", lambda part: (b"", ()))
+
+
+async def test_a_segment_that_cannot_be_written_again_is_given_up_and_told(lost, packed_otherwise):
+    path, segment = lost
+    done = await statepath.repair(path)
+    assert (done.left, done.lost, done.complete) == ((), (segment,), False)
+    index = segment.replace(".jsonl.gz", ".index.json")
+    assert [key.split(".corrupt.")[0] for key in done.kept] == [index, segment]
+    async with statepath.open(path, readonly=True) as store:
+        assert await store.verify() == []
+        assert [one.key async for one in store.archived()] == []
+    assert (await statepath.repair(path)).found == ()
+
+
+async def test_so_is_one_whose_history_is_given_up(lost, places):
+    path, segment = lost
+    await flip(places, path, await some(places, path, "journal/"), 0.1)
+    assert (await statepath.repair(path)).lost == (segment,)
+    async with statepath.open(path, readonly=True) as store:
+        assert await store.verify() == []
+
+
+@pytest.mark.parametrize("history", [False, True])
+async def test_a_segment_that_was_given_up_stops_no_copy(lost, packed_otherwise, history):
+    path, _ = lost
+    with pytest.raises(CorruptionError, match="does not match its digest"):
+        await statepath.copy(path, f"memory://{uuid4().hex}", history=history)
+    await statepath.repair(path)
+    to = f"memory://{uuid4().hex}"
+    await statepath.copy(path, to, history=history)
+    async with statepath.open(to, readonly=True) as store:
+        assert await store.collection("raw").get("after") == {"id": "after"}
+        assert await store.verify() == []
+
+
+@pytest.fixture
+async def mirrored(stored):
+    """Where a replica of the store is that lacks what is archived later."""
+    to = f"memory://{uuid4().hex}"
+    await statepath.mirror(stored[0], to, once=True)
+    return to
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_segment_that_was_given_up_stops_no_mirror(mirrored, lost, request):
+    path, _ = lost
+    new = f"memory://{uuid4().hex}"
+    for to in (mirrored, new):
+        with pytest.raises(CorruptionError, match="does not match its digest"):
+            await statepath.mirror(path, to, once=True)
+    request.getfixturevalue("packed_otherwise")
+    await statepath.repair(path)
+    for to in (mirrored, new):
+        await statepath.mirror(path, to, once=True)
+        async with statepath.open(to, readonly=True) as replica:
+            assert await replica.collection("raw").get("after") == {"id": "after"}
+            assert [one for one in await replica.verify() if one.severity == "damage"] == []
 
 
 @pytest.mark.everywhere

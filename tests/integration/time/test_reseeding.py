@@ -163,3 +163,45 @@ async def test_where_nothing_is_a_replica_is_just_begun(path, store, elsewhere):
     await store.collection("raw").put({"id": "a"})
     to = elsewhere.new()
     assert (await statepath.mirror(path, to, once=True, reseed=True)).seq == 1
+
+
+@pytest.fixture
+async def reseeded(path, elsewhere):
+    """A replica that was made anew, after the store lost what it had archived; and the segment that it had of that."""
+    to, yesterday = elsewhere.new(), f"memory://{uuid4().hex}"
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "a"})
+        await statepath.mirror(path, yesterday, once=True)
+        await store.collection("raw").put({"id": "b0"})
+        await store.archive("raw", older_than="0s", id="b0")
+        await statepath.mirror(path, to, once=True)
+    held = await elsewhere.keys(to, "archive/")
+    await statepath.mirror(yesterday, to, once=True, reseed=True)
+    return yesterday, to, held
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_is_kept_aside_keeps_its_archive(reseeded, elsewhere, again):
+    primary, to, held = reseeded
+    if again:
+        await statepath.mirror(primary, to, once=True, reseed=True)
+    assert len(held) == 2
+    assert await elsewhere.keys(to, "archive/") == held
+
+
+async def test_a_kept_state_whose_archive_is_gone_stops_no_copy_with_the_history(
+    reseeded, elsewhere, tmp_path
+):
+    _, to, held = reseeded
+    for key in held:
+        await elsewhere.delete(to, key)
+    await statepath.promote(to)
+    copied, imported = (f"memory://{uuid4().hex}" for _ in range(2))
+    await statepath.copy(to, copied, history=True)
+    async with statepath.open(to, autosave=0) as store:
+        await store.export(tmp_path / "file.zip", history=True)
+    await statepath.import_backup(tmp_path / "file.zip", imported)
+    for path in (copied, imported):
+        async with statepath.open(path, readonly=True) as store:
+            assert await store.collection("raw").find().all() == [{"id": "a"}]
+            assert await store.verify() == []
