@@ -25,7 +25,8 @@ class Root:
 
         Raises:
             NotFoundError: it does not exist, and is not to be created.
-            InvalidArgumentError: the path, or one above it, is a file, or a link that leads nowhere.
+            InvalidArgumentError: the path, or one above it, is a file, or a link that leads nowhere; or no folder can
+                be made there.
             AccessDeniedError: it may not be entered, or not be created.
             UnavailableError: there is no space for it, or the disk failed.
         """
@@ -33,7 +34,7 @@ class Root:
             return self._open(self._path, create=create)
         except OSError as error:
             self.take_back()
-            raise self._explain(error) from error
+            raise self._explain(error, create=create) from error
 
     def _open(self, path: str, *, create: bool) -> int:
         try:
@@ -53,7 +54,7 @@ class Root:
             self._port.close(within)
         return self._port.open_root(path)
 
-    def _explain(self, error: OSError) -> StateError:
+    def _explain(self, error: OSError, *, create: bool) -> StateError:
         path = self._path
         if error.errno == errno.ENOTDIR:
             return InvalidArgumentError(
@@ -66,6 +67,12 @@ class Root:
                 f"the state path {path} is a link that leads nowhere; make the folder it names, or remove it",
                 backend=SCHEME,
                 code="dangling_link",
+            )
+        if error.errno == errno.ENOENT and create:
+            return InvalidArgumentError(
+                f"the state path {path} cannot be made: its file system takes no folders there; give another one",
+                backend=SCHEME,
+                code="not_a_folder",
             )
         if error.errno == errno.ENOENT:
             return NotFoundError(f"there is no store at {path}: the folder does not exist", backend=SCHEME)

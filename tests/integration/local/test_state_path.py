@@ -69,6 +69,13 @@ async def test_a_place_that_cannot_be_written_is_refused(
     assert [entry for entry, _ in everything(tmp_path)] == [entry for entry, _ in before]
 
 
+async def test_a_file_system_that_takes_no_folders_is_refused(connect: Connect, port: Any) -> None:
+    port.fail("mkdir", errno.ENOENT)  # as /proc answers
+    with pytest.raises(InvalidArgumentError, match="cannot be made") as caught:
+        await connect()
+    assert caught.value.code == "not_a_folder"
+
+
 @pytest.mark.parametrize("call", ["mkdir", "open", "pwrite", "ftruncate"])
 async def test_a_full_disk_is_said_and_nothing_is_left(
     connect: Connect, port: Any, tmp_path: Path, call: str
