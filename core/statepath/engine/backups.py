@@ -20,9 +20,10 @@ _TIME: Final = r"\d{8}T\d{6}\.\d{6}Z"
 _OURS: Final = re.compile(rf"state\.backup\.{_TIME}\.json")
 """The original server's have milliseconds since 1970 in that place."""
 
+_RESEEDED: Final = re.compile(rf"state\.json\.earlier\.{_TIME}")
 _KEPT: Final = re.compile(
     rf"{_OURS.pattern}|state\.pre-migration\.backup\.json(\.earlier\.{_TIME})?"
-    rf"|state\.before-rollback\.{_TIME}\.json|state\.json\.earlier\.{_TIME}"
+    rf"|state\.before-rollback\.{_TIME}\.json|{_RESEEDED.pattern}"
 )
 
 
@@ -50,6 +51,11 @@ async def backup_keys(backend: Backend) -> list[str]:
 def is_kept(key: str) -> bool:
     """Whether a whole state is kept under the key: a backup, or what there was before something replaced it."""
     return _KEPT.fullmatch(key) is not None
+
+
+def was_reseeded(key: str) -> bool:
+    """Whether the key is that of what a replica had before it was made anew: of a history that the log has not."""
+    return _RESEEDED.fullmatch(key) is not None
 
 
 async def kept_keys(backend: Backend) -> list[str]:
