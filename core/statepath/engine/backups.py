@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from statepath.backend import Backend
+from statepath.engine.floor import Floor
 
 PRE_MIGRATION_KEY: Final = "state.pre-migration.backup.json"
 """The state of before a migration, or the `state.json` of an original directory."""
@@ -46,6 +47,12 @@ def is_backup(key: str) -> bool:
 async def backup_keys(backend: Backend) -> list[str]:
     """The keys of our backups, oldest first."""
     return [entry.key async for entry in backend.list_keys(_PREFIX) if is_backup(entry.key)]
+
+
+async def reached(backend: Backend, floor: Floor) -> bool:
+    """Whether the log reaches back to one of our backups, so that it is not `state.json` alone that has the state."""
+    kept = set(await backup_keys(backend))
+    return any(mark.seq >= floor.floor - 1 and backup_key(mark.time) in kept for mark in floor.snapshots)
 
 
 def is_kept(key: str) -> bool:
