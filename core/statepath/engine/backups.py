@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from statepath.backend import Backend
+from statepath.engine.floor import Floor
 
 PRE_MIGRATION_KEY: Final = "state.pre-migration.backup.json"
 """The state of before a migration, or the `state.json` of an original directory."""
@@ -20,9 +21,10 @@ _TIME: Final = r"\d{8}T\d{6}\.\d{6}Z"
 _OURS: Final = re.compile(rf"state\.backup\.{_TIME}\.json")
 """The original server's have milliseconds since 1970 in that place."""
 
+_RESEEDED: Final = re.compile(rf"state\.json\.earlier\.{_TIME}")
 _KEPT: Final = re.compile(
     rf"{_OURS.pattern}|state\.pre-migration\.backup\.json(\.earlier\.{_TIME})?"
-    rf"|state\.before-rollback\.{_TIME}\.json|state\.json\.earlier\.{_TIME}"
+    rf"|state\.before-rollback\.{_TIME}\.json|{_RESEEDED.pattern}"
 )
 
 
@@ -47,9 +49,20 @@ async def backup_keys(backend: Backend) -> list[str]:
     return [entry.key async for entry in backend.list_keys(_PREFIX) if is_backup(entry.key)]
 
 
+async def reached(backend: Backend, floor: Floor) -> bool:
+    """Whether the log reaches back to one of our backups, so that it is not `state.json` alone that has the state."""
+    kept = set(await backup_keys(backend))
+    return any(mark.seq >= floor.floor - 1 and backup_key(mark.time) in kept for mark in floor.snapshots)
+
+
 def is_kept(key: str) -> bool:
     """Whether a whole state is kept under the key: a backup, or what there was before something replaced it."""
     return _KEPT.fullmatch(key) is not None
+
+
+def was_reseeded(key: str) -> bool:
+    """Whether the key is that of what a replica had before it was made anew: of a history that the log has not."""
+    return _RESEEDED.fullmatch(key) is not None
 
 
 async def kept_keys(backend: Backend) -> list[str]:

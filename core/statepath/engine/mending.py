@@ -16,7 +16,7 @@ from statepath.commit import FLOOR_KEY, JOURNAL, FileChange, RemoveLog, WriteLog
 from statepath.encryption import Encrypted
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import ARCHIVE, Segment, rebuild
-from statepath.engine.backups import backup_keys, is_kept
+from statepath.engine.backups import is_kept, reached
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
 from statepath.engine.ids import log_key, report_key
@@ -99,7 +99,7 @@ async def mend(engine: Engine, findings: Sequence[Finding]) -> Mended:
             engine.views.mark(collection, id)
     await engine.flush()
     await engine.snapshot()
-    if engine.replica.head and not await backup_keys(engine.backend):
+    if engine.replica.head and not await reached(engine.backend, engine.record):
         await engine.backup()
     return Mended(tuple(key for key in kept if key), tuple(segment.key for segment in lost))
 

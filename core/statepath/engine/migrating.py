@@ -89,10 +89,12 @@ async def migrate(engine: Engine, migrations: Migrations, *, allowed: bool) -> M
 
 
 def _check(plan: Plan, replica: Replica, seq: int) -> None:
-    """That the store has what the functions returned."""
+    """That the store has what the functions returned, or what another writer has made of it since."""
     for put in plan.puts:
         entry = replica.get(put.collection, put.id)
-        if entry is None or (entry.version == seq and entry.json() != bytes(put.document)):
+        if (entry.version if entry else replica.head) > seq:
+            continue
+        if entry is None or entry.json() != bytes(put.document):
             raise StateError(f"{put.collection}/{put.id} is not what its migration returned")
 
 
@@ -174,22 +176,38 @@ async def rollback(engine: Engine, *, dry_run: bool = False) -> RolledBack:
 
 
 async def read_before(engine: Engine) -> Replica:
-    """The state that the pre-migration backup shows; where there is none, as in a copy, that of the history.
+    """The state that the pre-migration backup shows; where there is none, as in a copy, or it is damaged, that of the
+    history.
 
     Raises:
         NotFoundError, CorruptionError, DivergedError: there is none that can be used.
     """
     try:
-        data = (await engine.backend.read(PRE_MIGRATION_KEY)).data
+        return await _kept_before(engine)
+    except CorruptionError as error:
+        if (then := await _before_last(engine)) is None:
+            raise CorruptionError(
+                f"{error}; and there is no migration in the history, which begins later: put a sound copy of it back",
+                key=PRE_MIGRATION_KEY,
+            ) from error
+        logger.warning("the state of the history is used: %s", error, extra={"key": PRE_MIGRATION_KEY})
+        return then
     except NotFoundError as error:
-        seq = await _last_migration(engine)
-        if seq > 1:
-            return await past(engine, seq - 1)
-        raise NotFoundError(
-            f"there is no {PRE_MIGRATION_KEY}, and no migration in the history: none was made here, or its backup was "
-            "removed, and the history begins later",
-            key=PRE_MIGRATION_KEY,
-        ) from error
+        if (then := await _before_last(engine)) is None:
+            raise NotFoundError(
+                f"there is no {PRE_MIGRATION_KEY}, and no migration in the history: none was made here, or its backup "
+                "was removed, and the history begins later",
+                key=PRE_MIGRATION_KEY,
+            ) from error
+        return then
+
+
+async def _kept_before(engine: Engine) -> Replica:
+    """The state that the pre-migration backup shows.
+
+    Raises: as `read_before`.
+    """
+    data = (await engine.backend.read(PRE_MIGRATION_KEY)).data
     if not is_ours(data):
         raise InvalidArgumentError(
             f"{PRE_MIGRATION_KEY} is of the original server's folder, and not of a migration",
@@ -199,6 +217,12 @@ async def read_before(engine: Engine) -> Replica:
     if meta.store != engine.store:
         raise DivergedError(f"{PRE_MIGRATION_KEY} is of another store", key=PRE_MIGRATION_KEY)
     return before
+
+
+async def _before_last(engine: Engine) -> Replica | None:
+    """The state of before the last migration of the history; `None`: it has none."""
+    seq = await _last_migration(engine)
+    return await past(engine, seq - 1) if seq > 1 else None
 
 
 async def _last_migration(engine: Engine) -> int:

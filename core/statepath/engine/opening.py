@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, cast
@@ -28,11 +28,11 @@ from statepath.backend import (
     SupportsQueries,
     SupportsSharing,
 )
-from statepath.commit import Commit, Note, Put
+from statepath.commit import FLOOR_KEY, Commit, Note, Put
 from statepath.encryption import Encrypted, check_founded_plain, unlock, unsealed
 from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
-from statepath.engine.backups import PRE_MIGRATION_KEY
+from statepath.engine.backups import PRE_MIGRATION_KEY, reached
 from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine, is_replica
 from statepath.engine.floor import Floor, read_floor, write_floor
@@ -348,6 +348,7 @@ class _TakeOver:
     found: Recovered
     original: Original | None
     closed: bool = False
+    told: set[Damage] = field(default_factory=set)
 
     async def run(self, *, document_views: bool) -> None:
         engine, found = self.engine, self.found
@@ -356,6 +357,7 @@ class _TakeOver:
             # Whatever was lost behind the head, its seqs are not given away again in this incarnation.
             engine.incarnation = uuid4().hex
             if isinstance(log := unsealed(engine.log), PortableCommitLog):
+                await self._keep_what_bars_the_log()
                 await self._take_next_place(log)
         await self._keep_what_is_damaged()
         floor, etag = await self._floor()
@@ -383,13 +385,19 @@ class _TakeOver:
             cut = self.engine.replica.cut()
             await backend.show(cut.seq, _Shown(cut))
 
+    async def _keep_what_bars_the_log(self) -> None:
+        """A damaged record of the log's own: without one the log takes commits, and with that it takes none."""
+        for damage in self.engine.damage:
+            if damage.key == FLOOR_KEY and damage.aside:
+                if await saved_since(self.engine.backend, self.found):
+                    raise _Outrun  # it is another one's by now, and whole
+                await self._keep_aside(damage)
+
     async def _keep_what_is_damaged(self) -> None:
-        engine, found, original = self.engine, self.found, self.original
-        for damage in engine.damage:
-            kept = await self._put_aside(damage.key, "corrupt") if damage.aside else ""
-            if damage.key == STATE_KEY and kept:
-                found.state = found.state_etag = None
-            engine.events.emit(CorruptionDetected(damage.key, damage.reason, kept or None))
+        found, original = self.found, self.original
+        for damage in self.engine.damage:
+            if damage not in self.told:
+                await self._keep_aside(damage)
         if original is not None and (original.changes or original.state is not None):
             await self._back_up(original)
         elif found.foreign is not None:
@@ -401,8 +409,15 @@ class _TakeOver:
                     kept,
                     extra={"key": STATE_KEY},
                 )
-                engine.events.emit(EditConflict(STATE_KEY, kept))
+                self.engine.events.emit(EditConflict(STATE_KEY, kept))
             found.state_etag = None
+
+    async def _keep_aside(self, damage: Damage) -> None:
+        kept = await self._put_aside(damage.key, "corrupt") if damage.aside else ""
+        if damage.key == STATE_KEY and kept:
+            self.found.state = self.found.state_etag = None
+        self.told.add(damage)
+        self.engine.events.emit(CorruptionDetected(damage.key, damage.reason, kept or None))
 
     async def _keep_conflict(self, key: str, reason: str) -> None:
         kept = await self._put_aside(key, "conflict")
@@ -459,6 +474,7 @@ class _TakeOver:
                 views.mark_file(change)
         if found.broken:
             await self._begin_anew()
+        await self._cover()
         for key in found.recovered:
             engine.events.emit(DocumentRecovered(key, "its own file"))
         if original is not None and original.changes:
@@ -519,6 +535,17 @@ class _TakeOver:
             await engine.commit([self._recovered])
         except DivergedError as error:
             raise _Outrun from error  # it was not there yet when a writer that has not noticed took the place
+
+    async def _cover(self) -> None:
+        """Where the log begins right behind its first snapshot, keep that one twice: nothing else has what it shows."""
+        engine, record = self.engine, self.engine.record
+        begun = bool(record.snapshots) and record.snapshots[0].seq == record.floor - 1
+        if engine.elsewhere is not None or not begun or await reached(engine.backend, record):
+            return
+        try:
+            await engine.backup()
+        except (ConflictError, DivergedError) as error:
+            raise _Outrun from error
 
     @property
     def _recovered(self) -> Note:

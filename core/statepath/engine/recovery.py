@@ -273,11 +273,11 @@ async def _continue(
     try:
         async for commit in log.read(replica.head):
             incarnation = incarnation or commit.incarnation
-            if commit.incarnation != incarnation:
+            if broken or commit.incarnation != incarnation:
                 if commit.writer == RECOVERY:
-                    broken = True  # it was not finished, and is done again
-                    break
-                if not is_promotion(commit):
+                    broken = True  # if nothing follows, it was not finished, and is done again
+                    continue
+                if broken or not is_promotion(commit):
                     broken = True
                     reason = f"the commits from seq {commit.first} on are of another incarnation"
                     found.damage.append(Damage(slot_key(commit.first), reason, aside=False))

@@ -19,7 +19,7 @@ from statepath.commit import (
 from statepath.encryption import Encrypted
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import check as check_archive
-from statepath.engine.backups import PRE_MIGRATION_KEY, kept_keys
+from statepath.engine.backups import PRE_MIGRATION_KEY, kept_keys, was_reseeded
 from statepath.engine.checking import Hash, check_snapshot
 from statepath.engine.documents import compact, parse_untrusted
 from statepath.engine.engine import Engine
@@ -131,7 +131,7 @@ class _Verification:
                 continue
             if meta.store != engine.store:
                 self._found(key, f"{key} belongs to another store")
-            elif engine.continues(meta.incarnation, meta.seq):
+            elif not was_reseeded(key) and engine.continues(meta.incarnation, meta.seq):
                 self.snapshots[key] = meta
 
     async def _is_snapshot(self, key: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import statepath
-from statepath.commit import decode_commit
+from statepath.commit import decode_commit, slot_key
 from statepath.events import CorruptionDetected, DocumentRecovered
 
 SEGMENT = "journal/00000000000000000001.jsonl"
@@ -182,6 +182,26 @@ async def test_a_journal_whose_end_is_missing_is_continued_behind_the_snapshot(c
     async with counted.open() as store:
         assert await ids(store) == [*first(COUNT), "new"]
         assert await store.verify() == []
+
+
+async def test_commits_behind_a_recovery_that_an_older_backup_does_not_know_are_told(memory):
+    """Nothing but the log's own record and a later snapshot says what they are built on; both are lost here."""
+    async with memory.open() as store:
+        await store.collection("tasks").put({"id": "1"})
+        await store.collection("tasks").put({"id": "2"})
+        await store.backup()
+        older = memory.names("state.backup.")
+    memory.write(memory.names("journal/0")[0], b"rot")
+    assert (await statepath.repair(memory.url)).left == ()
+    async with memory.open() as store:
+        behind = await store.collection("tasks").put({"id": "3"})
+    for name in ("journal/floor", "state.json", *memory.names("state.backup.")):
+        if name not in older:
+            memory.remove(name)
+    memory.told()
+    async with memory.open() as store:
+        assert await ids(store) == ["1", "2"]
+    assert slot_key(behind) in [told.key for told in memory.told(CorruptionDetected)]
 
 
 async def test_the_journal_of_another_store_is_not_replayed(counted, folder, tmp_path):

@@ -90,6 +90,62 @@ async def test_a_missing_floor_is_rebuilt_and_told(stored, whole):
     assert [(told.key, told.kept_as) for told in place.told(CorruptionDetected)] == [("journal/floor", None)]
 
 
+async def test_after_a_recovery_of_the_log_its_snapshot_is_kept_twice(memory):
+    """The log begins behind it, so nothing else has what it shows."""
+    async with memory.open() as store:
+        for n in range(1, 6):
+            await store.collection("raw").put({"id": str(n)})
+            if n == 1:
+                await store.backup()
+        killed = memory.copy("killed")
+    killed.write(killed.names("journal/0")[3], b"rot")
+    async with killed.open() as store:
+        await store.collection("raw").put({"id": "later"})
+    killed.write("state.json", b"rot")
+    async with killed.open() as store:
+        assert [one["id"] async for one in store.collection("raw").find()] == ["1", "2", "3", "later"]
+
+
+async def test_one_that_was_interrupted_before_that_is_finished_by_the_next_opener(memory):
+    async with memory.open() as store:
+        for n in range(1, 6):
+            await store.collection("raw").put({"id": str(n)})
+        killed = memory.copy("killed")
+    killed.write(killed.names("journal/0")[3], b"rot")
+    async with killed.open() as store:
+        for key in killed.names("state.backup."):
+            killed.remove(key)
+        interrupted = killed.copy("interrupted")
+    assert interrupted.names("state.backup.") == []
+    async with interrupted.open():
+        pass
+    interrupted.write("state.json", b"rot")
+    async with interrupted.open() as store:
+        assert [one["id"] async for one in store.collection("raw").find()] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("also", [None, "state.json"])
+async def test_a_damaged_floor_does_not_bar_the_recovery_of_a_damaged_log(memory, damage, also):
+    """On the portable log: it reads its own record where it takes a place."""
+    async with memory.open() as store:
+        for n in range(1, 6):
+            await store.collection("raw").put({"id": str(n)})
+            if n == 2:
+                await store.snapshot()
+        killed = memory.copy("killed")
+    lost = killed.names("journal/0")[3]
+    bad = {key: damage(killed.read(key)) for key in ("journal/floor", lost, *([also] if also else []))}
+    for key, data in bad.items():
+        killed.write(key, data)
+    async with killed.open() as store:
+        assert [one["id"] async for one in store.collection("raw").find()] == ["1", "2", "3"]
+    told = {event.key: event for event in reversed(killed.told(CorruptionDetected))}
+    assert bad.keys() <= told.keys()
+    assert killed.read(told["journal/floor"].kept_as) == bad["journal/floor"]
+    async with killed.open() as store:
+        assert (store.damage, await store.verify()) == ((), [])
+
+
 async def test_everything_gone_is_an_empty_store(stored):
     place, _ = stored
     for key in place.names():

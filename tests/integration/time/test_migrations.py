@@ -13,9 +13,11 @@ import pytest
 import statepath
 from statepath.commit import Note
 from statepath.engine import migrating
+from statepath.engine.engine import Engine
 from statepath.errors import (
     ConfigurationError,
     ConflictError,
+    CorruptionError,
     InvalidArgumentError,
     MigrationError,
     NotFoundError,
@@ -366,6 +368,25 @@ async def test_a_kept_state_that_is_damaged_is_found_and_put_aside(old, to_2, pl
     assert [await places.read(old, kept) for kept in done.kept] == [bad]
 
 
+async def test_where_the_state_of_before_is_damaged_the_history_has_it(old, to_2, places):
+    async with statepath.open(old, autosave=0, migrations=to_2):
+        pass
+    await places.write(old, BACKUP, (await places.read(old, BACKUP)).replace(b"done", b"gone"))
+    assert (await statepath.rollback(old)).to == 4
+    async with statepath.open(old, autosave=0) as store:
+        assert (await documents(store))["b"] == {"id": "b", "state": "done"}
+
+
+async def test_where_the_history_has_no_migration_either_the_damage_is_named(old, to_2, places):
+    async with statepath.open(old, autosave=0, migrations=to_2):
+        pass
+    to = places.new()
+    await statepath.copy(old, to)
+    await places.write(to, BACKUP, (await places.read(old, BACKUP)).replace(b"done", b"gone"))
+    with pytest.raises(CorruptionError, match=r"do not match its digest; and .* put a sound copy of it back"):
+        await statepath.rollback(to)
+
+
 async def test_clean_leaves_the_archive_of_a_state_of_before_a_rollback(old, to_2, monkeypatch):
     """Nothing else names it once the history does not reach back so far."""
     async with statepath.open(old, autosave=0, migrations=to_2) as store:
@@ -614,6 +635,28 @@ async def test_what_another_writer_commits_meanwhile_is_migrated_too(shared, mod
                 "a": True,
                 "late": True,
             }
+
+
+async def test_what_another_writer_deletes_right_behind_a_migration_is_no_failure_of_it(to_2, monkeypatch):
+    path = f"memory://{uuid4().hex}"
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a", "state": "new"})
+    raced = []
+
+    class Racing(Engine):
+        async def commit(self, *args, **options):
+            seq = await super().commit(*args, **options)
+            if not raced:
+                raced.append(seq)
+                async with statepath.open(path, autosave=0, migrations=to_2) as other:
+                    await other.collection("tasks").delete("a")
+                await self.catch_up()
+            return seq
+
+    monkeypatch.setattr("statepath.engine.opening.Engine", Racing)
+    async with statepath.open(path, autosave=0, migrations=to_2) as store:
+        assert raced
+        assert (store.schema_versions, await documents(store)) == ({"tasks": 2}, {})
 
 
 @pytest.mark.parametrize("steps", [1, 2])

@@ -88,6 +88,35 @@ async def test_a_journal_damaged_behind_the_snapshot_begins_anew(stored, places,
     assert await holds(path, contents) == held
 
 
+async def test_a_damaged_floor_does_not_bar_the_repair_of_a_damaged_journal(path, places):
+    async with statepath.open(path, autosave=0) as store:
+        for n in range(1, 6):
+            await store.collection("raw").put({"id": str(n)})
+            if n == 2:
+                await store.backup()
+    bad = await flip(places, path, "journal/floor")
+    await flip(places, path, (await places.keys(path, "journal/"))[-2], 0.9)
+    await flip(places, path, "state.json")
+    done = await statepath.repair(path)
+    assert done.left == ()
+    assert bad in [await places.read(path, kept) for kept in done.kept if kept.startswith("journal/floor.")]
+    async with statepath.open(path, readonly=True) as store:
+        assert store.damage == ()
+
+
+async def test_where_the_one_backup_that_the_log_reaches_was_bad_there_is_another_one(
+    stored, places, contents
+):
+    """Older ones are of no use once the history was given up."""
+    path, held = stored
+    await flip(places, path, await some(places, path, "journal/"), 0.1)
+    await statepath.repair(path)
+    await flip(places, path, max(await places.keys(path, "state.backup.")))
+    assert (await statepath.repair(path)).left == ()
+    await flip(places, path, "state.json")
+    assert await holds(path, contents) == held
+
+
 async def test_a_session_log_is_written_again_from_the_history(stored, places, contents):
     path, held = stored
     for key in await places.keys(path, "logs/"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from uuid import uuid4
 
 import pytest
@@ -104,6 +104,47 @@ async def test_a_replica_with_what_the_store_lost_is_made_anew_where_that_is_ask
     await statepath.mirror(yesterday, to, once=True, reseed=True)
     async with statepath.open(to, readonly=True) as replica:
         assert await replica.collection("raw").find().all() == [{"id": "a"}]
+
+
+async def test_what_is_kept_of_before_is_no_damage_of_what_it_was_made_anew_from(elsewhere):
+    """It shows a later seq of the same incarnation, of what the primary has lost."""
+    today, yesterday, to = f"memory://{uuid4().hex}", f"memory://{uuid4().hex}", elsewhere.new()
+    await put(today, "a", 4)
+    async with at(today) as lost, at(yesterday) as restored:
+        async for entry in lost.list_keys(""):
+            await restored.write(entry.key, (await lost.read(entry.key)).data)
+    await put(today, "lost", 6)
+    await statepath.mirror(today, to, once=True)
+    await statepath.mirror(yesterday, to, once=True, reseed=True)
+    assert await damaged(to) == []
+    await put(yesterday, "more", 12)
+    await statepath.mirror(yesterday, to, once=True)
+    assert await damaged(to) == []
+    await statepath.promote(to)
+    assert await damaged(to) == []
+    (kept,) = await elsewhere.keys(to, "state.json.earlier.")
+    await elsewhere.write(to, kept, (await elsewhere.read(to, kept)).replace(b"lost_1", b"lost_7"))
+    assert await damaged(to) == [kept]
+
+
+async def put(path, name, times):
+    async with statepath.open(path, autosave=0) as store:
+        for n in range(times):
+            await store.collection("raw").put({"id": f"{name}_{n}"})
+
+
+@asynccontextmanager
+async def at(path):
+    backend = await connect(path)
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+async def damaged(path):
+    async with statepath.open(path, readonly=True) as store:
+        return [one.key for one in await store.verify() if one.severity == "damage"]
 
 
 async def test_what_was_to_be_discarded_does_not_come_back_where_emptying_was_interrupted(
