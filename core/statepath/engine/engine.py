@@ -144,6 +144,7 @@ class Engine:
             take=self._take,
         )
         self._took_over = self._alone
+        self._catches_up = True  # but while a log that cannot be continued is begun anew
         _open_engines.add(self)
 
     # Starting, which `opening` does
@@ -299,7 +300,7 @@ class Engine:
         Raises:
             HistoryTrimmedError: the log does not reach back to it any more.
         """
-        if self._alone:
+        if self._alone or not self._catches_up:
             return
         async with self._advancing:
             begun = time.monotonic()
@@ -535,7 +536,11 @@ class Engine:
 
     async def snapshot_as_is(self) -> int:
         """As `snapshot`, of what this handle has: without a look at a log that cannot be continued."""
-        return await self._writing_snapshotter().snapshot()
+        self._catches_up = False
+        try:
+            return await self._writing_snapshotter().snapshot()
+        finally:
+            self._catches_up = True
 
     @contextmanager
     def ending(self) -> Iterator[None]:

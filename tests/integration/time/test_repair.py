@@ -327,3 +327,26 @@ async def test_a_server_that_has_the_store_is_named(tmp_path, fill):
         backup.write_bytes(b"{}")
         with pytest.raises(StoreLockedError):
             await statepath.repair(path)
+
+
+@pytest.mark.everywhere
+async def test_a_report_behind_the_base_is_written_again_though_the_journal_is_damaged(path, places):
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "a"})
+        await store.backup()
+        await store.save_report("r", {"n": 1})
+        await store.append_log("s", "line\n")
+        for n in range(20):
+            await store.collection("raw").put({"id": f"b{n}"})
+        await store.snapshot()
+    await flip(places, path, "state.json")
+    async with statepath.open(path, readonly=True) as store:
+        assert len([one async for one in store.collection("raw")]) == 21
+    if segments := [key for key in await places.keys(path, "journal/") if key != "journal/floor"]:
+        await flip(places, path, segments[-1], 0.9)
+    await statepath.repair(path)
+    async with statepath.open(path, autosave=0) as store:
+        assert await store.read_report("r") == {"n": 1}
+        assert await store.read_log("s") == "line\n"
+        assert await store.collection("raw").get("a") == {"id": "a"}
+        assert await store.verify() == []
