@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from typing import Final, Self
 
 import msgspec
 from msgspec import Raw
 
+from statepath.arguments import wrong_kind
 from statepath.commit import Delete, Put
 from statepath.engine.committer import FENCES, Fence
 from statepath.engine.engine import Engine
@@ -46,7 +49,7 @@ class Lease:
         name: of the lease. `ttl`: its time to live, in seconds.
         epoch: the seq of the commit by which it was taken; it rises with each holder.
         lost: set when it turns out that somebody else has the lease, and when somebody may have it: no sign of life
-        was answered for `ttl` seconds. What goes on outside of the store should stop then.
+        was answered for `ttl` seconds, or the store was closed. What goes on outside of the store should stop then.
     """
 
     def __init__(self, engine: Engine, name: str, ttl: float, wait: float | None) -> None:
@@ -54,8 +57,12 @@ class Lease:
             raise InvalidArgumentError(
                 f"{name!r} cannot name a lease: at most {_LONGEST_NAME} UTF-8 bytes, and not {MAINTAINER!r}"
             )
-        if not ttl > 0:
+        if not 0 < _seconds(ttl, "a lease's time to live") < math.inf:
             raise InvalidArgumentError(f"a lease's time to live is a number of seconds above 0, not {ttl!r}")
+        if wait is not None and math.isnan(_seconds(wait, "how long to wait for a lease")):
+            raise InvalidArgumentError(
+                "how long to wait for a lease is a number of seconds, or None, not nan"
+            )
         self._engine = engine
         self.name = name
         self.ttl = float(ttl)
@@ -63,6 +70,7 @@ class Lease:
         self.lost = asyncio.Event()
         self._wait = wait
         self._hold: Hold | None = None
+        self._fence: Fence | None = None
         self._beats: asyncio.Task[None] | None = None
 
     @property
@@ -99,7 +107,7 @@ class Lease:
             return
         try:
             # First the epoch: nobody may have the lease while a change of this holder could still get through.
-            with suppress(ConflictError):
+            with suppress(ConflictError), _unfenced():
                 await self._engine.commit([Delete(MEMBERS, self._member, self.epoch)])
             await self._engine.leases.drop(hold)
         except StateError as error:
@@ -107,13 +115,12 @@ class Lease:
 
     def raise_fence(self) -> None:
         """From here on, what this task (or thread) changes is made under the lease."""
-        fence = Fence(self._engine.committer, (MEMBERS, self._member, self.epoch))
-        FENCES.set((*FENCES.get(), fence))
+        self._fence = Fence(self._engine.committer, (MEMBERS, self._member, self.epoch))
+        FENCES.set((*FENCES.get(), self._fence))
 
     def lower_fence(self) -> None:
         """The end of that."""
-        read = (MEMBERS, self._member, self.epoch)
-        FENCES.set(tuple(fence for fence in FENCES.get() if fence.read != read))
+        FENCES.set(tuple(fence for fence in FENCES.get() if fence is not self._fence))
 
     async def __aenter__(self) -> Self:
         await self.acquire()
@@ -159,6 +166,17 @@ class Lease:
 
     async def _beat(self, hold: Hold) -> None:
         """Give signs of life until the lease is given back or lost."""
+        try:
+            await self._give_signs(hold)
+        except asyncio.CancelledError:
+            if self._hold is not None:  # the store is closed, and the lease not given back
+                self.lost.set()
+            raise
+        self.lost.set()
+        logger.warning("the lease %s was lost", self.name)
+        self._engine.events.emit(LeaseLost(self.name, self.epoch))
+
+    async def _give_signs(self, hold: Hold) -> None:
         epoch, pause = self.epoch, self.ttl / _BEATS
         while True:
             try:
@@ -174,9 +192,22 @@ class Lease:
                     break
                 logger.warning("no sign of life of the lease %s for now: %s", self.name, error)
             await asyncio.sleep(min(pause, max(hold.left, 0)))
-        self.lost.set()
-        logger.warning("the lease %s was lost", self.name)
-        self._engine.events.emit(LeaseLost(self.name, self.epoch))
+
+
+@contextmanager
+def _unfenced() -> Iterator[None]:
+    """What is given back is given back, also by who has lost another lease around it."""
+    token = FENCES.set(())
+    try:
+        yield
+    finally:
+        FENCES.reset(token)
+
+
+def _seconds(value: object, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong_kind(what, "a number of seconds", value)
+    return value
 
 
 def claim_name(task_id: str) -> str:

@@ -13,6 +13,7 @@ from statepath.arguments import wrong_kind
 from statepath.attempts import ATTEMPTS, back_off
 from statepath.collection import Collection, Json
 from statepath.commit import Append, Change, Delete, Put
+from statepath.engine.committer import FENCES, Read
 from statepath.engine.documents import append_items, decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
@@ -42,6 +43,7 @@ class Transaction:
         self._own: dict[tuple[str, str], Entry | None] = {}
         self._putters: dict[tuple[str, str], Collection[Any]] = {}
         self._puts: dict[int, tuple[Collection[Any], Any]] = {}
+        self._fences: list[Read] = []
         self._ended = False
         self.seq: int | None = None
 
@@ -76,13 +78,13 @@ class Transaction:
         self._putters[name, id] = collection
         if collection.forgets:
             self._puts[len(self._changes)] = collection, value
-        self._changes.append(Put(name, id, Raw(data)))
+        self._add(Put(name, id, Raw(data)))
 
     def delete(self, collection: Collection[Any], id: str) -> None:
         """Delete the document, if there is one, when the transaction ends."""
         self._check_open()
         self._own[self._held(collection).name, check_id(id)] = None
-        self._changes.append(Delete(collection.name, id))
+        self._add(Delete(collection.name, id))
 
     def append(self, collection: Collection[Any], id: str, field: str, item: object) -> None:
         """Add an element to the end of a list in a document, when the transaction ends.
@@ -95,7 +97,7 @@ class Transaction:
         change, _ = self._held(collection).encode_append(id, field, item)
         place = (collection.name, id)
         if self._engine.elsewhere is not None and place not in self._own:
-            self._changes.append(change)
+            self._add(change)
             return
         entry = self._own[place] if place in self._own else self._engine.get(*place)
         if entry is None:
@@ -105,7 +107,7 @@ class Transaction:
             self._own[place] = Entry(append_items(entry.json(), field, [bytes(change.value)]), 0, 0)
         else:
             entry.appended(f"{collection.name}/{id}", field, bytes(change.value), 0, 0)
-        self._changes.append(change)
+        self._add(change)
 
     def get_member(self, name: str) -> JsonValue | None:
         """A member of `state.json` that is no collection, such as `metrics`."""
@@ -125,7 +127,7 @@ class Transaction:
             raise _taken(name)
         data = encode_value(value, key=name)
         self._own[MEMBERS, name] = Entry(data, 0, 0)
-        self._changes.append(Put(MEMBERS, name, Raw(data)))
+        self._add(Put(MEMBERS, name, Raw(data)))
 
     def delete_member(self, name: str) -> None:
         """Remove a member of `state.json` that is no collection.
@@ -138,7 +140,14 @@ class Transaction:
         if is_own_member(name):
             raise InvalidArgumentError(f"{name!r} is a part of state.json itself")
         self._own[MEMBERS, name] = None
-        self._changes.append(Delete(MEMBERS, name))
+        self._add(Delete(MEMBERS, name))
+
+    def _add(self, change: Change) -> None:
+        """Note the change, under the leases that are held now: they may be given back before the transaction ends."""
+        self._changes.append(change)
+        for fence in FENCES.get():
+            if fence.committer is self._engine.committer and fence.read not in self._fences:
+                self._fences.append(fence.read)
 
     async def __aenter__(self) -> Transaction:
         return self
@@ -154,7 +163,7 @@ class Transaction:
         if self._engine.elsewhere is not None:
             await self._complete(self._engine.elsewhere)
         for attempt in count():
-            reads = [(collection, id, seq) for (collection, id), seq in self._reads.items()]
+            reads = [(collection, id, seq) for (collection, id), seq in self._reads.items()] + self._fences
             try:
                 self.seq = await self._engine.commit(self._changes, reads)
             except ConflictError as conflict:

@@ -578,12 +578,14 @@ class Engine:
         """
         committer, member = self.committer, f"{LEASE_MEMBERS}{name}"
         await self.catch_up()
-        epoch = self.get(MEMBERS, member)
+        before = self.get(MEMBERS, member)
         holder = await self.leases.remove(name)
-        if epoch is not None:
+        # One that has given no sign of life yet does not tell its epoch.
+        epoch = holder.epoch or (0 if before is None else before.version)
+        if epoch:
             # Whoever has taken it since it was free has an epoch of its own.
             with suppress(ConflictError):
-                await committer.submit((Delete(MEMBERS, member, epoch.version),), 0)
+                await committer.submit((Delete(MEMBERS, member, epoch),), 0)
         return holder
 
     @asynccontextmanager

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from contextlib import aclosing
+from uuid import uuid4
 
 import pytest
 import statepath
@@ -29,6 +30,13 @@ def move(monkeypatch):
     for module in ("statepath.engine.leases", "statepath.lease"):
         monkeypatch.setattr(f"{module}.clock", lambda: now[0])
     return move
+
+
+@pytest.fixture
+async def elsewhere():
+    """Another store."""
+    async with statepath.open(f"memory://{uuid4().hex}", autosave=0) as elsewhere:
+        yield elsewhere
 
 
 @pytest.fixture
@@ -134,6 +142,34 @@ async def test_what_a_former_holder_changes_is_refused(store, other):
                     tx.put(raw, {"id": "late"})
     await raw.put({"id": "outside of the block"})
     assert {document["id"] async for document in raw} == {"in time", "outside of the block"}
+
+
+async def test_a_lease_of_another_store_takes_no_fence_away(store, other, elsewhere):
+    await store.collection("raw").put({"id": "a"})
+    async with store.lease("leader", ttl=60) as held:
+        while await elsewhere.collection("raw").put({"id": "a"}) < held.epoch - 1:
+            pass
+        async with elsewhere.lease("leader", ttl=60) as inner:
+            assert inner.epoch == held.epoch
+        await other.break_lease("leader")
+        with pytest.raises(LeaseLostError):
+            await store.collection("raw").put({"id": "a"})
+
+
+async def test_what_a_transaction_has_noted_under_a_lease_is_fenced_when_it_ends(store, other):
+    raw, others = store.collection("raw"), other.collection("raw")
+
+    async def save_late():
+        async with store.transaction() as tx:
+            async with store.claim("job"):
+                tx.put(raw, {"id": "job", "by": "the first"})
+                await other.break_lease("claim/job")
+            async with other.claim("job"):
+                await others.put({"id": "job", "by": "the second"})
+
+    with pytest.raises(LeaseLostError):
+        await save_late()
+    assert await raw.get("job", fresh=True) == {"id": "job", "by": "the second"}
 
 
 async def test_what_others_change_meanwhile_is_not_fenced(store):
@@ -377,16 +413,57 @@ async def test_a_sign_of_life_that_hangs_is_a_loss_for_the_holder_too(faulty, op
     assert not lease.held
 
 
+async def test_a_store_that_is_closed_has_lost_its_leases(url):
+    async with statepath.open(url, autosave=0) as closed:
+        lease = closed.lease("leader", ttl=60)
+        await lease.acquire()
+    assert lease.lost.is_set()
+    assert not lease.held
+
+
+async def test_a_claim_within_a_lost_lease_is_given_back_all_the_same(store, other):
+    async with store.lease("leader", ttl=60):
+        async with store.claim("job", ttl=60):
+            await other.break_lease("leader")
+        async with other.claim("job", wait=0):
+            pass
+
+
+async def test_who_is_broken_after_another_has_taken_it_loses_its_epoch(store, other, monkeypatch):
+    """It was handed over between the look and the breaking."""
+    first, second = other.lease("leader", ttl=60), other.lease("leader", ttl=60)
+    await first.acquire()
+    remove = store._engine.leases.remove
+
+    async def when_handed_over(name):
+        await first.release()
+        await second.acquire()
+        await until(lambda: has_epochs(store))
+        return await remove(name)
+
+    monkeypatch.setattr(store._engine.leases, "remove", when_handed_over)
+    await store.break_lease("leader")
+    second.raise_fence()
+    with pytest.raises(LeaseLostError):
+        await other.collection("raw").put({"id": "a"})
+
+
 @pytest.mark.parametrize("name", ["maintainer", "", "x" * 181, "a\0b"])
 async def test_a_name_that_cannot_be_used_is_refused(store, name):
     with pytest.raises(InvalidArgumentError):
         store.lease(name)
 
 
-@pytest.mark.parametrize("ttl", [0, -1, float("nan")])
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), "5", True, None])
 async def test_a_time_to_live_is_above_zero(store, ttl):
     with pytest.raises(InvalidArgumentError, match="time to live"):
         store.lease("leader", ttl=ttl)
+
+
+@pytest.mark.parametrize("wait", [float("nan"), "5", True])
+async def test_how_long_to_wait_is_a_number(store, wait):
+    with pytest.raises(InvalidArgumentError, match="how long to wait"):
+        store.lease("leader", wait=wait)
 
 
 async def test_a_handle_that_cannot_write_holds_nothing(store, url):
