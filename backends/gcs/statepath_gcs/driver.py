@@ -16,7 +16,7 @@ import msgspec
 from gcsfs.core import GCSFileSystem
 from google.auth.exceptions import GoogleAuthError
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
-from statepath.objectstore import Asked, Content, Listed, Page, Place, Served
+from statepath.objectstore import Asked, Content, Listed, Page, Patience, Place, Served
 from yarl import URL
 
 from statepath_gcs.config import DEFAULT_TIMEOUT, GCSConfig
@@ -122,11 +122,9 @@ class GCSDriver:
         asked = {"uploadType": "multipart", "fields": "generation"} | _condition(when)
         with translated(self._asked(name, when)):
             upload = await Upload.of(name, content)
-            async with asyncio.timeout(None) as patience:
-                blocks = _attended(upload.body(), patience, self._seconds)
-                _, body = await self._send(
-                    "POST", f"/upload{self._bucket()}", asked, headers=upload.headers, data=blocks
-                )
+            _, body = await self._send(
+                "POST", f"/upload{self._bucket()}", asked, headers=upload.headers, blocks=upload.body()
+            )
             return ETag(_stored.decode(body).generation)
 
     async def remove(self, name: str, when: When) -> bool:
@@ -192,7 +190,7 @@ class GCSDriver:
         asked: Mapping[str, str],
         *,
         headers: Mapping[str, str] | None = None,
-        data: Any = None,
+        blocks: AsyncIterator[bytes | memoryview] | None = None,
         of_object: bool = False,
     ) -> tuple[Mapping[str, str], bytes]:
         """One request, once; gcsfs's own way to send adds attempts, and loses the reason of a refusal."""
@@ -200,15 +198,18 @@ class GCSDriver:
         if credentials.credentials is not None and not credentials._credentials_valid(_RENEW_SECONDS):  # noqa: SLF001
             await asyncio.to_thread(credentials.maybe_refresh, _RENEW_SECONDS)
         query = urlencode({**asked, **self._paid_by}, quote_via=quote)
-        async with self._session.request(
-            method,
-            URL(f"{self.endpoint}{path}?{query}", encoded=True),
-            headers=self._fs._get_headers(headers),  # noqa: SLF001 - the credentials are in them
-            data=data,
-            timeout=self._timeout,
-            allow_redirects=False,
-        ) as answer:
-            body = await answer.read()
+        async with (
+            Patience(self._seconds) as patience,
+            self._session.request(
+                method,
+                URL(f"{self.endpoint}{path}?{query}", encoded=True),
+                headers=self._fs._get_headers(headers),  # noqa: SLF001 - the credentials are in them
+                data=None if blocks is None else patience.sending(blocks),
+                timeout=self._timeout,
+                allow_redirects=False,
+            ) as answer,
+        ):
+            body = await patience.receiving(answer.content.iter_any())
         if answer.status >= 300:
             raise Refused(answer_of(answer.status, body, of_object=of_object))
         return answer.headers, body
@@ -242,17 +243,6 @@ def _file_system(config: GCSConfig) -> Any:
         use_listings_cache=False,
         **options,
     )
-
-
-async def _attended(
-    blocks: AsyncIterator[bytes | memoryview], patience: asyncio.Timeout, seconds: float
-) -> AsyncIterator[bytes | memoryview]:
-    """The blocks of a body, each of which has to leave in time, and behind the last the answer has to come: aiohttp's
-    own limit begins only when all have left."""
-    now = asyncio.get_running_loop().time
-    async for block in blocks:
-        patience.reschedule(now() + seconds)
-        yield block
 
 
 def _condition(when: When) -> dict[str, str]:

@@ -19,7 +19,19 @@ from botocore.loaders import Loader, create_loader
 from s3fs import S3FileSystem
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
 from statepath.errors import UnavailableError
-from statepath.objectstore import Asked, Content, Listed, Page, Place, Served, measure, unmet
+from statepath.objectstore import (
+    BLOCK,
+    Asked,
+    Content,
+    Listed,
+    Page,
+    Patience,
+    Place,
+    Served,
+    blocks,
+    measure,
+    unmet,
+)
 
 from statepath_s3.config import DEFAULT_TIMEOUT, S3Config
 from statepath_s3.failures import answer_of, translated
@@ -47,7 +59,16 @@ class _ChangedMeanwhile(Exception):  # noqa: N818 - a signal to look again
 
 
 class _SendsOnce(AIOHTTPSession):  # type: ignore[misc]  # it is not typed
-    """aiohttp sends a PUT again when the connection ends before the answer; not so here."""
+    """aiohttp sends a PUT again when the connection ends before the answer, and waits for ever for one that takes no
+    more of its body, or never gives leave to send it; not so here."""
+
+    async def send(self, request: Any) -> Any:
+        async with Patience(self._timeout.sock_read) as patience:
+            if isinstance(request.body, io.IOBase):
+                # The SDK looks at the body once more afterwards.
+                request, body = copy(request), request.body
+                request.body = patience.sending(blocks(body))
+            return await super().send(request)
 
     async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
         session: aiohttp.ClientSession = await super()._get_session(proxy_url)
@@ -91,6 +112,7 @@ class S3Driver:
         self.container = config.place.container
         self.endpoint = str(client.meta.endpoint_url)
         self._client = client
+        self._seconds = DEFAULT_TIMEOUT if config.timeout is None else config.timeout
         self._sorted = True
         self._checks = True
 
@@ -156,9 +178,9 @@ class S3Driver:
                     raise
                 answer = await self._send("head_object", Key=name)
                 return Served(b"", _token(answer), answer["LastModified"])
-            async with answer["Body"] as body:
-                data = await body.read()
-        return Served(bytes(data), _token(answer), answer["LastModified"])
+            async with answer["Body"] as body, Patience(self._seconds) as patience:
+                data = await patience.receiving(body.iter_chunks(BLOCK))
+        return Served(data, _token(answer), answer["LastModified"])
 
     async def put(self, name: str, content: Content, when: When) -> ETag:
         asked, version = self._asked(name, when), secrets.token_hex(12)
