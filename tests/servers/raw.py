@@ -59,6 +59,19 @@ async def answer(writer: asyncio.StreamWriter, body: bytes) -> None:
     await writer.drain()
 
 
+def after_listing(name: str, serve: Serve) -> Serve:
+    """Answers as the service of that name would if there were nothing below `x`; the rest is up to `serve`."""
+
+    async def of(head: bytes, writer: asyncio.StreamWriter) -> None:
+        target = head.partition(b"\r\n")[0]
+        if target.startswith(b"GET") and b"prefix=x" in target:
+            await answer(writer, EMPTY[name])
+        else:
+            await serve(head, writer)
+
+    return of
+
+
 async def drip(writer: asyncio.StreamWriter) -> None:
     """A byte now and then, without end."""
     for _ in count():

@@ -25,6 +25,7 @@ from statepath.objectstore import (
     Patience,
     Place,
     Served,
+    Unreadable,
     blocks,
     measure,
     unmet,
@@ -41,8 +42,11 @@ _AT_ONCE: Final = 1024**4
 """Bytes to ask for in one request: more than a blob can have that was put in one."""
 _LOOK_SECONDS: Final = 0.5
 _GONE: Final = Answer(404, "BlobNotFound")
+_REFUSED: Final = 300
 _UNMET: Final = 412
 _PAST_THE_END: Final = 416
+_OF_AZURE: Final = "x-ms-request-id"
+"""What each of Azure's answers has; the client trips in many ways over what another server says instead."""
 _PENDING: Final = "pending"
 _SUCCESS: Final = "success"
 
@@ -61,9 +65,13 @@ class _SendsOnce(AioHttpTransport):  # type: ignore[misc]  # its module loads it
             if isinstance(body, io.IOBase):
                 request.data = patience.sending(blocks(body))  # type: ignore[arg-type]  # a BinaryIO
             try:
-                return await super().send(request, **options)
+                answer = await super().send(request, **options)
             finally:
                 request.data = body
+        if answer.status_code < _REFUSED and _OF_AZURE not in answer.headers:
+            answer.internal_response.close()
+            raise Unreadable
+        return answer
 
 
 class _Attended:

@@ -16,11 +16,11 @@ import msgspec
 from gcsfs.core import GCSFileSystem
 from google.auth.exceptions import GoogleAuthError
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
-from statepath.objectstore import Asked, Content, Listed, Page, Patience, Place, Served
+from statepath.objectstore import Asked, Content, Listed, Page, Patience, Place, Served, Unreadable
 from yarl import URL
 
 from statepath_gcs.config import DEFAULT_TIMEOUT, GCSConfig
-from statepath_gcs.failures import Refused, Unreadable, answer_of, no_credentials, translated
+from statepath_gcs.failures import Refused, answer_of, no_credentials, translated
 from statepath_gcs.upload import Upload
 
 SCHEME: Final = "gs"

@@ -18,7 +18,7 @@ from statepath.errors import (
     ThrottledError,
     UnavailableError,
 )
-from statepath.objectstore import Answer, Asked, Cause, no_container, refusal, unanswered
+from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container, refusal, unanswered
 
 _LOG_IN = "set GOOGLE_APPLICATION_CREDENTIALS, or run 'gcloud auth application-default login'"
 _NO_BUCKET = "noSuchBucket"
@@ -92,10 +92,6 @@ class Refused(Exception):  # noqa: N818 - not yet an error: the driver expects s
     @property
     def lacks_object(self) -> bool:
         return self.answer.status == 404 and self.answer.code != _NO_BUCKET
-
-
-class Unreadable(Exception):  # noqa: N818 - see Refused
-    """What answered is not Cloud Storage, or its answer was changed on the way."""
 
 
 class _Reason(msgspec.Struct):

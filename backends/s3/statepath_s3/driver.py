@@ -28,6 +28,7 @@ from statepath.objectstore import (
     Patience,
     Place,
     Served,
+    Unreadable,
     blocks,
     measure,
     unmet,
@@ -165,6 +166,7 @@ class S3Driver:
         """See that the bucket is there and may be listed, and who keeps it."""
         with translated(self._asked(place.prefix)):
             answer = await self._send("list_objects_v2", Prefix=place.prefix, MaxKeys=1)
+            _said(answer, "IsTruncated")
         server = answer["ResponseMetadata"]["HTTPHeaders"].get("server", "")
         self._sorted = not server.startswith(_LISTS_BY_FOLDER)
 
@@ -177,10 +179,10 @@ class S3Driver:
                 if answer_of(error).status != _PAST_THE_END:
                     raise
                 answer = await self._send("head_object", Key=name)
-                return Served(b"", _token(answer), answer["LastModified"])
+                return Served(b"", _token(answer), _said(answer, "LastModified"))
             async with answer["Body"] as body, Patience(self._seconds) as patience:
                 data = await patience.receiving(body.iter_chunks(BLOCK))
-        return Served(data, _token(answer), answer["LastModified"])
+            return Served(data, _token(answer), _said(answer, "LastModified"))
 
     async def put(self, name: str, content: Content, when: When) -> ETag:
         asked, version = self._asked(name, when), secrets.token_hex(12)
@@ -201,7 +203,7 @@ class S3Driver:
                 Metadata={_VERSION: version},
                 **condition,
             )
-        return _token(answer, version)
+            return _token(answer, version)
 
     async def remove(self, name: str, when: When) -> bool:
         for _ in range(_LOOKS):
@@ -249,11 +251,13 @@ class S3Driver:
             options["StartAfter"] = after
         with translated(self._asked(prefix)):
             answer = await self._send("list_objects_v2", Prefix=prefix, **options)
-        return Page(
-            tuple(
-                Listed(entry["Key"], entry["Size"], entry["LastModified"])
+            _said(answer, "IsTruncated")
+            listed = [
+                Listed(_said(entry, "Key"), _said(entry, "Size"), _said(entry, "LastModified"))
                 for entry in answer.get("Contents", ())
-            ),
+            ]
+        return Page(
+            tuple(listed),
             answer.get("NextContinuationToken", ""),
             self._sorted,
         )
@@ -281,7 +285,7 @@ class S3Driver:
         # What S3 cannot hold: that the version's random name is the right one, too.
         if isinstance(when, IfMatch) and _token(stored) != when.etag:
             raise unmet(asked)
-        return str(stored["ETag"])
+        return str(_said(stored, "ETag"))
 
     async def _send(self, operation: str, **parameters: Any) -> Any:
         return await getattr(self._client, operation)(Bucket=self.container, **parameters)
@@ -290,9 +294,17 @@ class S3Driver:
         return Asked(SCHEME, self.container, name, when)
 
 
+def _said(answer: Any, name: str) -> Any:
+    """What S3 says in each answer of that kind."""
+    try:
+        return answer[name]
+    except KeyError:
+        raise Unreadable from None
+
+
 def _token(answer: Any, version: str | None = None) -> ETag:
     named = answer.get("Metadata", {}).get(_VERSION, "") if version is None else version
-    return ETag(f"{answer['ETag'].strip(chr(34))} {named}".rstrip())
+    return ETag(f"{_said(answer, 'ETag').strip(chr(34))} {named}".rstrip())
 
 
 def _range(span: Span) -> str:

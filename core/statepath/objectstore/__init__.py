@@ -7,7 +7,16 @@ turns the status of an answer into the error that a caller can act on. `Patience
 on.
 """
 
-from statepath.objectstore.answers import Answer, Asked, Cause, no_container, refusal, unanswered, unmet
+from statepath.objectstore.answers import (
+    Answer,
+    Asked,
+    Cause,
+    Unreadable,
+    no_container,
+    refusal,
+    unanswered,
+    unmet,
+)
 from statepath.objectstore.backend import ObjectStoreBackend
 from statepath.objectstore.content import BLOCK, blocks
 from statepath.objectstore.digest import Measured, measure
@@ -30,6 +39,7 @@ __all__ = [
     "Patience",
     "Place",
     "Served",
+    "Unreadable",
     "blocks",
     "endpoint",
     "flag",

@@ -6,33 +6,20 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
-from servers.raw import EMPTY, OBJECT, answer, drip, listening
+from servers.raw import OBJECT, after_listing, drip, listening
 from servers.refusals import refusal
-from servers.services import azure_service, gcs_service, s3_service
+from servers.services import SERVICES
 from statepath.backend import IF_ABSENT
 from statepath.discovery import connect
 from statepath.errors import UnavailableError
 
 MIB = 1024 * 1024
-SERVICES = {"s3": s3_service, "gcs": gcs_service, "azure": azure_service}
-
-
-@pytest.fixture(params=SERVICES)
-def name(request, aws, azure_account):
-    return request.param
 
 
 @asynccontextmanager
 async def driver(name, serve):
     """The driver of that service, which has listed the container; all else is asked of `serve`."""
-
-    async def listed_first(head, writer):
-        if head.startswith(b"GET") and (b"prefix=x" in head.partition(b"\r\n")[0]):
-            await answer(writer, EMPTY[name])
-        else:
-            await serve(head, writer)
-
-    async with listening(listed_first) as endpoint:
+    async with listening(after_listing(name, serve)) as endpoint:
         backend = await connect(SERVICES[name]("slow", endpoint).path("x", timeout="2"), readonly=True)
         yield backend._driver
         await backend.close()
