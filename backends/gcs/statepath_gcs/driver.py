@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from typing import Any, Final, Self
 from urllib.parse import quote, urlencode
 
@@ -20,7 +21,7 @@ from statepath.objectstore import Asked, Content, Listed, Page, Patience, Place,
 from yarl import URL
 
 from statepath_gcs.config import DEFAULT_TIMEOUT, GCSConfig
-from statepath_gcs.failures import Refused, answer_of, no_credentials, translated
+from statepath_gcs.failures import Refused, answer_of, no_credentials, not_in_the_clear, translated
 from statepath_gcs.upload import Upload
 
 SCHEME: Final = "gs"
@@ -88,6 +89,8 @@ class GCSDriver:
             fs = await asyncio.to_thread(_file_system, config)
         except (GoogleAuthError, OSError, ValueError) as error:
             raise no_credentials(asked, error) from None
+        if fs.credentials.credentials is not None and _in_the_clear(URL(fs._location)):  # noqa: SLF001 - nothing public says it
+            raise not_in_the_clear(asked)
         with translated(asked):
             session = await fs._set_session()  # noqa: SLF001 - as gcsfs says for asynchronous use
         session._retry_connection = False  # noqa: SLF001 - no argument of aiohttp says so
@@ -243,6 +246,16 @@ def _file_system(config: GCSConfig) -> Any:
         use_listings_cache=False,
         **options,
     )
+
+
+def _in_the_clear(endpoint: URL) -> bool:
+    """Whether others could read along what is sent there."""
+    if endpoint.scheme == "https" or endpoint.host == "localhost":
+        return False
+    try:
+        return not ip_address(endpoint.host or "").is_loopback
+    except ValueError:
+        return True
 
 
 def _condition(when: When) -> dict[str, str]:

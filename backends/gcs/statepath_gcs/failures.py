@@ -175,6 +175,16 @@ def no_credentials(asked: Asked, error: Exception) -> StateError:
     )
 
 
+def not_in_the_clear(asked: Asked) -> StateError:
+    """There are credentials, and an endpoint that they must not be sent to."""
+    return _denied(
+        asked,
+        "credentials are not sent over http, but to this machine itself; set endpoint_url to an https address, or"
+        " anonymous to true",
+        "no_credentials",
+    )
+
+
 def _denied(asked: Asked, cause: str, code: str | None = None) -> AccessDeniedError:
     return AccessDeniedError(
         f"{asked.scheme}://{asked.container}: {cause}", key=asked.name, backend=asked.scheme, code=code

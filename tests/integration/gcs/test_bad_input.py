@@ -111,6 +111,14 @@ async def test_wrong_credentials_are_refused_without_being_shown(scripted, accou
         assert secret not in told + ours
 
 
+async def test_credentials_are_not_sent_in_the_clear(scripted, account, monkeypatch):
+    scripted.answers = [issued("canary")]
+    path = gcs_service("far", "http://storage.example.test").path("x", anonymous="false")
+    assert "not sent over http" in str(await refusal(path, AccessDeniedError))
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "storage.example.test:4443")
+    assert "not sent over http" in str(await refusal(f"gs://{BUCKET}/x", AccessDeniedError))
+
+
 async def test_a_token_is_renewed_before_it_runs_out_while_the_loop_goes_on(scripted, account):
     """The server that issues it runs in this very loop."""
     scripted.answers = [issued("first", 350), (200, {}), issued("second"), (200, {})]
