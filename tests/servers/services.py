@@ -45,6 +45,9 @@ def azure_service(name: str, endpoint: str) -> Service:
     return Service(name, f"az://{azure.CONTAINER}", endpoint)
 
 
+SERVICES = {"s3": s3_service, "gcs": gcs_service, "azure": azure_service}
+
+
 def path_at(name: str, endpoint: str, prefix: str) -> str:
     """The state path of a store on the service of that name, which listens there."""
     make = {"gcs": gcs_service, "azurite": azure_service}.get(name, s3_service)

@@ -28,7 +28,7 @@ class AzureConfig:
     Attributes:
         account_name: the storage account.
         endpoint_url: where the account's blobs are, if not at `https://<account_name>.blob.core.windows.net`.
-        timeout: seconds without a byte after which a request has failed.
+        timeout: seconds after which a request has failed that does not get on.
     """
 
     place: Place

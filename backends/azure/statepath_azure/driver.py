@@ -16,7 +16,20 @@ from azure.core.pipeline.transport import AioHttpTransport
 from azure.storage.blob.aio import BlobServiceClient
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
 from statepath.errors import InvalidArgumentError, UnavailableError
-from statepath.objectstore import Answer, Asked, Content, Listed, Page, Place, Served, measure, unmet
+from statepath.objectstore import (
+    Answer,
+    Asked,
+    Content,
+    Listed,
+    Page,
+    Patience,
+    Place,
+    Served,
+    Unreadable,
+    blocks,
+    measure,
+    unmet,
+)
 
 from statepath_azure.config import DEFAULT_TIMEOUT, AzureConfig
 from statepath_azure.credentials import Found, find
@@ -29,18 +42,57 @@ _AT_ONCE: Final = 1024**4
 """Bytes to ask for in one request: more than a blob can have that was put in one."""
 _LOOK_SECONDS: Final = 0.5
 _GONE: Final = Answer(404, "BlobNotFound")
+_REFUSED: Final = 300
 _UNMET: Final = 412
 _PAST_THE_END: Final = 416
+_OF_AZURE: Final = "x-ms-request-id"
+"""What each of Azure's answers has; the client trips in many ways over what another server says instead."""
 _PENDING: Final = "pending"
 _SUCCESS: Final = "success"
 
 
 class _SendsOnce(AioHttpTransport):  # type: ignore[misc]  # its module loads it by name
-    """aiohttp sends a PUT again when the connection ends before the answer; not so here."""
+    """aiohttp sends a PUT again when the connection ends before the answer, and waits for ever for one that takes no
+    more of its body; not so here."""
 
     async def open(self) -> None:
         await super().open()
         self.session._retry_connection = False  # noqa: SLF001 - no argument of aiohttp says so
+
+    async def send(self, request: Any, **options: Any) -> Any:
+        body = request.data
+        async with Patience(self.connection_config.read_timeout) as patience:
+            if isinstance(body, io.IOBase):
+                request.data = patience.sending(blocks(body))  # type: ignore[arg-type]  # a BinaryIO
+            try:
+                answer = await super().send(request, **options)
+            finally:
+                request.data = body
+        if answer.status_code < _REFUSED and _OF_AZURE not in answer.headers:
+            answer.internal_response.close()
+            raise Unreadable
+        return answer
+
+
+class _Attended:
+    """A body that says how much of it has arrived."""
+
+    def __init__(self, answer: aiohttp.ClientResponse, patience: Patience) -> None:
+        self._answer = answer
+        self._content = answer.content
+        self._patience = patience
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+    async def read(self, size: int = -1) -> bytes:
+        try:
+            block = await self._content.read(size)
+        except asyncio.CancelledError:  # the client itself would leave the connection open
+            self._answer.close()
+            raise
+        self._patience.received(len(block))
+        return block
 
 
 class AzureDriver:
@@ -54,6 +106,7 @@ class AzureDriver:
         self._client = client
         self._blobs = client.get_container_client(self.container)
         self._found = found
+        self._seconds = DEFAULT_TIMEOUT if config.timeout is None else config.timeout
 
     @classmethod
     async def connect(cls, config: AzureConfig) -> Self:
@@ -93,13 +146,16 @@ class AzureDriver:
         blob = self._blobs.get_blob_client(name)
         with translated(self._asked(name)):
             try:
-                answer = await blob.download_blob(None if span is None else span.start, length)
+                async with Patience(self._seconds) as patience:
+                    answer = await blob.download_blob(
+                        None if span is None else span.start, length, raw_response_hook=_attending(patience)
+                    )
+                    data = await answer.readall()
             except HttpResponseError as error:
                 if answer_of(error).status != _PAST_THE_END:
                     raise
                 properties = await blob.get_blob_properties()
                 return Served(b"", _token(properties.etag), properties.last_modified)
-            data = await answer.readall()
         return Served(data, _token(answer.properties.etag), answer.properties.last_modified)
 
     async def put(self, name: str, content: Content, when: When) -> ETag:
@@ -197,6 +253,16 @@ def _filling(content: Content, md5: str) -> Callable[[Any], None]:
         request.http_request.data = body
 
     return fill
+
+
+def _attending(patience: Patience) -> Callable[[Any], None]:
+    """Lets each part of an answer's body that arrives be seen; the client itself shows the whole only."""
+
+    def attend(response: Any) -> None:
+        answer = response.http_response.internal_response
+        answer.content = _Attended(answer, patience)
+
+    return attend
 
 
 def _condition(when: When) -> dict[str, Any]:

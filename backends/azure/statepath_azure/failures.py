@@ -12,12 +12,19 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import aiohttp
-from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    DeserializationError,
+    HttpResponseError,
+)
 from statepath.errors import AccessDeniedError, InvalidArgumentError, ThrottledError, UnavailableError
-from statepath.objectstore import Answer, Asked, Cause, no_container, refusal, unanswered
+from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container, refusal, unanswered
 
 _SKEW: Final = 15 * 60
 """Seconds that a request's time may be off (Azure Storage, "Authorize with Shared Key")."""
+
+_REFUSED: Final = 300
 
 _ROLE: Final = "the role Storage Blob Data Contributor, or a SAS token with the permissions rwdl, is needed"
 _LET_IN: Final = "check the account key, or whether the SAS token is whole and has not expired"
@@ -83,10 +90,14 @@ def translated(asked: Asked) -> Iterator[None]:
     """Raise the error of `statepath.errors` that says what the caller can do."""
     try:
         yield
+    except (Unreadable, DeserializationError) as error:
+        raise unanswered(asked, error) from None
     except HttpResponseError as error:
         if error.status_code is None:
             if isinstance(error, ClientAuthenticationError):
                 raise no_credentials(asked, type(error).__name__) from None
+            raise unanswered(asked, error) from None
+        if error.status_code < _REFUSED:
             raise unanswered(asked, error) from None
         raise refusal(asked, answer_of(error), _OFF if _skewed(error) else CAUSES) from None
     except (TimeoutError, AzureError, aiohttp.ClientError, OSError) as error:

@@ -27,7 +27,7 @@ class GCSConfig:
         endpoint_url: another service than Google's public one.
         user_project: the project that pays for the requests, where the bucket's owner does not.
         anonymous: send no credentials.
-        timeout: seconds without a byte after which a request has failed.
+        timeout: seconds after which a request has failed that does not get on.
     """
 
     place: Place

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from typing import Any, Final, Self
 from urllib.parse import quote, urlencode
 
@@ -16,11 +17,11 @@ import msgspec
 from gcsfs.core import GCSFileSystem
 from google.auth.exceptions import GoogleAuthError
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
-from statepath.objectstore import Asked, Content, Listed, Page, Place, Served
+from statepath.objectstore import Asked, Content, Listed, Page, Patience, Place, Served, Unreadable
 from yarl import URL
 
 from statepath_gcs.config import DEFAULT_TIMEOUT, GCSConfig
-from statepath_gcs.failures import Refused, Unreadable, answer_of, no_credentials, translated
+from statepath_gcs.failures import Refused, answer_of, no_credentials, not_in_the_clear, translated
 from statepath_gcs.upload import Upload
 
 SCHEME: Final = "gs"
@@ -88,6 +89,8 @@ class GCSDriver:
             fs = await asyncio.to_thread(_file_system, config)
         except (GoogleAuthError, OSError, ValueError) as error:
             raise no_credentials(asked, error) from None
+        if fs.credentials.credentials is not None and _in_the_clear(URL(fs._location)):  # noqa: SLF001 - nothing public says it
+            raise not_in_the_clear(asked)
         with translated(asked):
             session = await fs._set_session()  # noqa: SLF001 - as gcsfs says for asynchronous use
         session._retry_connection = False  # noqa: SLF001 - no argument of aiohttp says so
@@ -122,11 +125,9 @@ class GCSDriver:
         asked = {"uploadType": "multipart", "fields": "generation"} | _condition(when)
         with translated(self._asked(name, when)):
             upload = await Upload.of(name, content)
-            async with asyncio.timeout(None) as patience:
-                blocks = _attended(upload.body(), patience, self._seconds)
-                _, body = await self._send(
-                    "POST", f"/upload{self._bucket()}", asked, headers=upload.headers, data=blocks
-                )
+            _, body = await self._send(
+                "POST", f"/upload{self._bucket()}", asked, headers=upload.headers, blocks=upload.body()
+            )
             return ETag(_stored.decode(body).generation)
 
     async def remove(self, name: str, when: When) -> bool:
@@ -189,7 +190,7 @@ class GCSDriver:
         asked: Mapping[str, str],
         *,
         headers: Mapping[str, str] | None = None,
-        data: Any = None,
+        blocks: AsyncIterator[bytes | memoryview] | None = None,
         of_object: bool = False,
     ) -> tuple[Mapping[str, str], bytes]:
         """One request, once; gcsfs's own way to send adds attempts, and loses the reason of a refusal."""
@@ -197,15 +198,18 @@ class GCSDriver:
         if credentials.credentials is not None and not credentials._credentials_valid(_RENEW_SECONDS):  # noqa: SLF001
             await asyncio.to_thread(credentials.maybe_refresh, _RENEW_SECONDS)
         query = urlencode({**asked, **self._paid_by}, quote_via=quote)
-        async with self._session.request(
-            method,
-            URL(f"{self.endpoint}{path}?{query}", encoded=True),
-            headers=self._fs._get_headers(headers),  # noqa: SLF001 - the credentials are in them
-            data=data,
-            timeout=self._timeout,
-            allow_redirects=False,
-        ) as answer:
-            body = await answer.read()
+        async with (
+            Patience(self._seconds) as patience,
+            self._session.request(
+                method,
+                URL(f"{self.endpoint}{path}?{query}", encoded=True),
+                headers=self._fs._get_headers(headers),  # noqa: SLF001 - the credentials are in them
+                data=None if blocks is None else patience.sending(blocks),
+                timeout=self._timeout,
+                allow_redirects=False,
+            ) as answer,
+        ):
+            body = await patience.receiving(answer.content.iter_any())
         if answer.status >= 300:
             raise Refused(answer_of(answer.status, body, of_object=of_object))
         return answer.headers, body
@@ -241,15 +245,14 @@ def _file_system(config: GCSConfig) -> Any:
     )
 
 
-async def _attended(
-    blocks: AsyncIterator[bytes | memoryview], patience: asyncio.Timeout, seconds: float
-) -> AsyncIterator[bytes | memoryview]:
-    """The blocks of a body, each of which has to leave in time, and behind the last the answer has to come: aiohttp's
-    own limit begins only when all have left."""
-    now = asyncio.get_running_loop().time
-    async for block in blocks:
-        patience.reschedule(now() + seconds)
-        yield block
+def _in_the_clear(endpoint: URL) -> bool:
+    """Whether others could read along what is sent there."""
+    if endpoint.scheme == "https" or endpoint.host == "localhost":
+        return False
+    try:
+        return not ip_address(endpoint.host or "").is_loopback
+    except ValueError:
+        return True
 
 
 def _condition(when: When) -> dict[str, str]:

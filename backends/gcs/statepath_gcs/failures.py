@@ -18,7 +18,7 @@ from statepath.errors import (
     ThrottledError,
     UnavailableError,
 )
-from statepath.objectstore import Answer, Asked, Cause, no_container, refusal, unanswered
+from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container, refusal, unanswered
 
 _LOG_IN = "set GOOGLE_APPLICATION_CREDENTIALS, or run 'gcloud auth application-default login'"
 _NO_BUCKET = "noSuchBucket"
@@ -92,10 +92,6 @@ class Refused(Exception):  # noqa: N818 - not yet an error: the driver expects s
     @property
     def lacks_object(self) -> bool:
         return self.answer.status == 404 and self.answer.code != _NO_BUCKET
-
-
-class Unreadable(Exception):  # noqa: N818 - see Refused
-    """What answered is not Cloud Storage, or its answer was changed on the way."""
 
 
 class _Reason(msgspec.Struct):
@@ -175,6 +171,16 @@ def no_credentials(asked: Asked, error: Exception) -> StateError:
     return _denied(
         asked,
         f"no usable Google credentials were found ({type(error).__name__}); {_LOG_IN}",
+        "no_credentials",
+    )
+
+
+def not_in_the_clear(asked: Asked) -> StateError:
+    """There are credentials, and an endpoint that they must not be sent to."""
+    return _denied(
+        asked,
+        "credentials are not sent over http, but to this machine itself; set endpoint_url to an https address, or"
+        " anonymous to true",
         "no_credentials",
     )
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Self
 
 import msgspec
-from statepath.objectstore import Content, measure
-
-_BLOCK: Final = 1024 * 1024
+from statepath.objectstore import BLOCK, Content, blocks, measure
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +44,10 @@ class Upload:
 
     async def body(self) -> AsyncIterator[bytes | memoryview]:
         """The blocks to send, one after the other."""
-        if isinstance(self._content, bytes) and len(self._content) < _BLOCK:
+        if isinstance(self._content, bytes) and len(self._content) < BLOCK:
             yield self._head + self._content + self._tail
             return
         yield self._head
-        if isinstance(self._content, bytes):
-            whole = memoryview(self._content)
-            for start in range(0, len(whole), _BLOCK):
-                yield whole[start : start + _BLOCK]
-        else:
-            while block := await asyncio.to_thread(self._content.read, _BLOCK):
-                yield block
+        async for block in blocks(self._content):
+            yield block
         yield self._tail

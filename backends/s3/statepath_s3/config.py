@@ -25,7 +25,7 @@ class S3Config:
         profile: the one in `~/.aws/config` to take credentials from.
         anonymous: sign nothing.
         path_style: the bucket in the path of the request, not in the name of the host.
-        timeout: seconds without a byte after which a request has failed.
+        timeout: seconds after which a request has failed that does not get on.
     """
 
     place: Place

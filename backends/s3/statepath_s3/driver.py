@@ -18,7 +18,20 @@ from botocore.loaders import Loader, create_loader
 from s3fs import S3FileSystem
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
 from statepath.errors import UnavailableError
-from statepath.objectstore import Asked, Content, Listed, Page, Place, Served, measure, unmet
+from statepath.objectstore import (
+    BLOCK,
+    Asked,
+    Content,
+    Listed,
+    Page,
+    Patience,
+    Place,
+    Served,
+    Unreadable,
+    blocks,
+    measure,
+    unmet,
+)
 
 from statepath_s3.config import DEFAULT_TIMEOUT, S3Config
 from statepath_s3.failures import answer_of, lacks_object, translated
@@ -45,7 +58,16 @@ class _ChangedMeanwhile(Exception):  # noqa: N818 - a signal to look again
 
 
 class _SendsOnce(AIOHTTPSession):  # type: ignore[misc]  # it is not typed
-    """aiohttp sends a PUT again when the connection ends before the answer; not so here."""
+    """aiohttp sends a PUT again when the connection ends before the answer, and waits for ever for one that takes no
+    more of its body, or never gives leave to send it; not so here."""
+
+    async def send(self, request: Any) -> Any:
+        async with Patience(self._timeout.sock_read) as patience:
+            if isinstance(request.body, io.IOBase):
+                # The SDK looks at the body once more afterwards.
+                request, body = copy(request), request.body
+                request.body = patience.sending(blocks(body))
+            return await super().send(request)
 
     async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
         session: aiohttp.ClientSession = await super()._get_session(proxy_url)
@@ -90,6 +112,7 @@ class S3Driver:
         self.endpoint = str(client.meta.endpoint_url)
         self._client = client
         self._config = config
+        self._seconds = DEFAULT_TIMEOUT if config.timeout is None else config.timeout
         self._sorted = True
         self._checks = checks
 
@@ -142,6 +165,7 @@ class S3Driver:
         """See that the bucket is there and may be listed, and who keeps it."""
         with translated(self._asked(place.prefix)):
             answer = await self._send("list_objects_v2", Prefix=place.prefix, MaxKeys=1)
+            _said(answer, "IsTruncated")
         server = answer["ResponseMetadata"]["HTTPHeaders"].get("server", "")
         self._sorted = not server.startswith(_LISTS_BY_FOLDER)
 
@@ -154,10 +178,10 @@ class S3Driver:
                 if answer_of(error).status != _PAST_THE_END:
                     raise
                 answer = await self._send("head_object", Key=name)
-                return Served(b"", _token(answer), answer["LastModified"])
-            async with answer["Body"] as body:
-                data = await body.read()
-        return Served(bytes(data), _token(answer), answer["LastModified"])
+                return Served(b"", _token(answer), _said(answer, "LastModified"))
+            async with answer["Body"] as body, Patience(self._seconds) as patience:
+                data = await patience.receiving(body.iter_chunks(BLOCK))
+            return Served(data, _token(answer), _said(answer, "LastModified"))
 
     async def put(self, name: str, content: Content, when: When) -> ETag:
         asked, version = self._asked(name, when), secrets.token_hex(12)
@@ -183,7 +207,7 @@ class S3Driver:
                 if isinstance(when, IfMatch) and lacks_object(error):
                     raise unmet(asked) from None
                 raise
-        return _token(answer, version)
+            return _token(answer, version)
 
     async def remove(self, name: str, when: When) -> bool:
         for _ in range(_LOOKS):
@@ -231,11 +255,13 @@ class S3Driver:
             options["StartAfter"] = after
         with translated(self._asked(prefix)):
             answer = await self._send("list_objects_v2", Prefix=prefix, **options)
-        return Page(
-            tuple(
-                Listed(entry["Key"], entry["Size"], entry["LastModified"])
+            _said(answer, "IsTruncated")
+            listed = [
+                Listed(_said(entry, "Key"), _said(entry, "Size"), _said(entry, "LastModified"))
                 for entry in answer.get("Contents", ())
-            ),
+            ]
+        return Page(
+            tuple(listed),
             answer.get("NextContinuationToken", ""),
             self._sorted,
         )
@@ -262,7 +288,7 @@ class S3Driver:
         # What S3 cannot hold: that the version's random name is the right one, too.
         if isinstance(when, IfMatch) and _token(stored) != when.etag:
             raise unmet(asked)
-        return str(stored["ETag"])
+        return str(_said(stored, "ETag"))
 
     async def _send(self, operation: str, **parameters: Any) -> Any:
         return await getattr(self._client, operation)(Bucket=self.container, **parameters)
@@ -271,9 +297,17 @@ class S3Driver:
         return Asked(SCHEME, self.container, name, when)
 
 
+def _said(answer: Any, name: str) -> Any:
+    """What S3 says in each answer of that kind."""
+    try:
+        return answer[name]
+    except KeyError:
+        raise Unreadable from None
+
+
 def _token(answer: Any, version: str | None = None) -> ETag:
     named = answer.get("Metadata", {}).get(_VERSION, "") if version is None else version
-    return ETag(f"{answer['ETag'].strip(chr(34))} {named}".rstrip())
+    return ETag(f"{_said(answer, 'ETag').strip(chr(34))} {named}".rstrip())
 
 
 def _range(span: Span) -> str:

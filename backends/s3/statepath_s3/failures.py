@@ -10,18 +10,30 @@ import aiohttp
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    CredentialRetrievalError,
     HTTPClientError,
+    InvalidRegionError,
     NoCredentialsError,
+    NoRegionError,
     ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
+    SSOError,
     TokenRetrievalError,
-    UnauthorizedSSOTokenError,
 )
-from statepath.errors import AccessDeniedError, InvalidArgumentError, ThrottledError
-from statepath.objectstore import Answer, Asked, Cause, no_container, refusal, unanswered
+from botocore.parsers import ResponseParserError
+from statepath.errors import (
+    AccessDeniedError,
+    InvalidArgumentError,
+    StateError,
+    ThrottledError,
+    UnavailableError,
+)
+from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container, refusal, unanswered
 
 _RENEW = "renew the credentials"
+_REGION = "set region, or AWS_REGION, to the bucket's region"
+_DAMAGED = "the content was cut or changed on its way, and nothing was stored"
 _WHOSE = "the service does not know the access key; check AWS_ACCESS_KEY_ID or the profile"
 
 _LACKING: Final = 404
@@ -48,11 +60,24 @@ CAUSES: Final = {
     ),
     "ExpiredToken": Cause(AccessDeniedError, f"the session token has expired; {_RENEW}"),
     "InvalidToken": Cause(AccessDeniedError, f"the session token is not valid; {_RENEW}"),
+    "TokenRefreshRequired": Cause(AccessDeniedError, f"the session token has to be refreshed; {_RENEW}"),
     "RequestTimeTooSkewed": Cause(
         AccessDeniedError,
         "this machine's clock differs too much from the service's; set the clock",
         "clock_skewed",
     ),
+    "InvalidObjectState": Cause(
+        UnavailableError,
+        "the object is in an archive class; restore it, and take the state path out of the lifecycle rules",
+        "archived",
+    ),
+    "QuotaExceeded": Cause(
+        UnavailableError, "the bucket's or the user's quota is used up; raise it, or make room"
+    ),
+    "BadDigest": Cause(UnavailableError, _DAMAGED),
+    "IncompleteBody": Cause(UnavailableError, _DAMAGED),
+    "XAmzContentSHA256Mismatch": Cause(UnavailableError, _DAMAGED),
+    "RequestTimeout": Cause(UnavailableError, "the request did not arrive in time, and nothing was done"),
     "ConditionalRequestConflict": Cause(ThrottledError, "another request for the object was under way"),
     "OperationAborted": Cause(ThrottledError, "another operation on the bucket was under way"),
 }
@@ -70,17 +95,30 @@ def translated(asked: Asked) -> Iterator[None]:
         NoCredentialsError,
         PartialCredentialsError,
         ProfileNotFound,
+        SSOError,
         TokenRetrievalError,
-        UnauthorizedSSOTokenError,
     ) as error:
         raise no_credentials(asked, error) from error
-    except ParamValidationError as error:
-        raise InvalidArgumentError(
-            f"{asked.scheme}://{asked.container} cannot be used: this is no bucket's name",
-            key=asked.name,
-            backend=asked.scheme,
+    except CredentialRetrievalError as error:
+        # What issues them may do so the next time.
+        raise _of_bucket(
+            UnavailableError,
+            asked,
+            "credentials were not issued; check what the profile or the machine's role names",
         ) from error
-    except (TimeoutError, HTTPClientError, aiohttp.ClientError, OSError, BotoCoreError) as error:
+    except (NoRegionError, InvalidRegionError) as error:
+        raise _of_bucket(InvalidArgumentError, asked, f"the region is missing or none; {_REGION}") from error
+    except ParamValidationError as error:
+        raise _of_bucket(InvalidArgumentError, asked, "this is no bucket's name") from error
+    except (
+        Unreadable,
+        ResponseParserError,
+        TimeoutError,
+        HTTPClientError,
+        aiohttp.ClientError,
+        OSError,
+        BotoCoreError,
+    ) as error:
         raise unanswered(asked, error) from error
 
 
@@ -105,4 +143,10 @@ def no_credentials(asked: Asked, error: Exception) -> AccessDeniedError:
         key=asked.name,
         backend=asked.scheme,
         code="no_credentials",
+    )
+
+
+def _of_bucket(kind: type[StateError], asked: Asked, cause: str) -> StateError:
+    return kind(
+        f"{asked.scheme}://{asked.container} cannot be used: {cause}", key=asked.name, backend=asked.scheme
     )

@@ -3,17 +3,30 @@
 A `Driver` says how one service puts, gets, removes and lists a named object. `ObjectStoreBackend` makes a
 `statepath.backend.Backend` of it: names below a prefix, spans, pages, streams, read-only and closed handles.
 `open_backend` does so unless the service ignores conditions. `Place` is where a store lies, as its URL says; `refusal`
-turns the status of an answer into the error that a caller can act on.
+turns the status of an answer into the error that a caller can act on. `Patience` gives up a request that does not get
+on.
 """
 
-from statepath.objectstore.answers import Answer, Asked, Cause, no_container, refusal, unanswered, unmet
+from statepath.objectstore.answers import (
+    Answer,
+    Asked,
+    Cause,
+    Unreadable,
+    no_container,
+    refusal,
+    unanswered,
+    unmet,
+)
 from statepath.objectstore.backend import ObjectStoreBackend
+from statepath.objectstore.content import BLOCK, blocks
 from statepath.objectstore.digest import Measured, measure
 from statepath.objectstore.driver import Content, Driver, Listed, Page, Served
 from statepath.objectstore.opening import open_backend
+from statepath.objectstore.patience import Patience
 from statepath.objectstore.place import Place, endpoint, flag, seconds
 
 __all__ = [
+    "BLOCK",
     "Answer",
     "Asked",
     "Cause",
@@ -23,8 +36,11 @@ __all__ = [
     "Measured",
     "ObjectStoreBackend",
     "Page",
+    "Patience",
     "Place",
     "Served",
+    "Unreadable",
+    "blocks",
     "endpoint",
     "flag",
     "measure",

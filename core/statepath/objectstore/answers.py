@@ -53,6 +53,10 @@ class Asked:
         return f"{self.scheme}://{self.container}/{self.name}"
 
 
+class Unreadable(Exception):  # noqa: N818 - not yet an error: a driver makes it one by `unanswered`
+    """What answered is not the service, or its answer was changed on the way."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cause:
     """What a service's own code means: the class of the error, and what to do about it."""

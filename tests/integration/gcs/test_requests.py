@@ -12,7 +12,6 @@ from uuid import uuid4
 import pytest
 from servers.gcs import stored
 from servers.proxy import Does, Proxy
-from servers.services import gcs_service
 from statepath.backend import ALWAYS, IF_ABSENT, ETag, IfMatch, Span, StateURL
 from statepath.discovery import connect
 from statepath.errors import (
@@ -111,25 +110,6 @@ async def test_a_file_is_sent_in_one_request_and_never_held_as_a_whole(google, n
             await gcs.put(name, content, IF_ABSENT)
         assert (await gcs.get(name, Span(0, 1))).etag == etag
         await gcs.remove(name, ALWAYS)
-
-
-@pytest.mark.parametrize("size", [1000, 32 * MIB])
-async def test_an_upload_that_nobody_takes_is_given_up(size):
-    held = asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if (await reader.readuntil(b"\r\n\r\n")).startswith(b"POST"):
-            await held.wait()
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with driver(gcs_service("silent", endpoint), timeout="2") as gcs:
-        with pytest.raises(UnavailableError, match="no answer"):
-            await gcs.put("a", b"x" * size, IF_ABSENT)
-    held.set()
-    server.close()
 
 
 async def test_a_part_behind_the_end_is_empty_and_has_the_version_of_the_object(google, name):

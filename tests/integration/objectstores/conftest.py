@@ -8,7 +8,13 @@ from uuid import uuid4
 import pytest
 from servers.fixtures import *  # noqa: F403 - fixtures are found by name where they are
 from servers.proxy import Proxy, Request
-from servers.services import Service
+from servers.services import SERVICES, Service
+
+
+@pytest.fixture(params=SERVICES)
+def name(request: pytest.FixtureRequest, aws: None, azure_account: None) -> str:
+    """Each kind of object store in turn, for servers that only look like one."""
+    return str(request.param)
 
 
 @pytest.fixture

@@ -7,7 +7,11 @@ from dataclasses import replace
 
 import pytest
 from servers.process import free_port
+from servers.raw import after_listing, listening
 from servers.refusals import refusal
+from servers.services import SERVICES
+from statepath.backend import ALWAYS
+from statepath.discovery import connect
 from statepath.errors import ConfigurationError, UnavailableError
 
 
@@ -44,3 +48,40 @@ async def test_an_endpoint_that_never_answers_is_given_up(service):
     assert "no answer" in str(await refusal(path, UnavailableError))
     await hung_up.wait()
     server.close()
+
+
+def another(body):
+    """A server of another protocol, which is pleased with everything."""
+
+    async def serve(head, writer):
+        writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        await writer.drain()
+
+    return serve
+
+
+OTHERS = [b"<html>hello</html>", b"<html>hello<br>", b'["a"]', b""]
+
+
+@pytest.mark.parametrize("readonly", [False, True], ids=["writing", "readonly"])
+@pytest.mark.parametrize("body", OTHERS)
+async def test_what_does_not_speak_the_protocol_is_told(name, body, readonly):
+    async with listening(another(body)) as endpoint:
+        service = SERVICES[name]("another", endpoint)
+        error = await refusal(service.path("x"), UnavailableError, readonly=readonly)
+    assert service.root in str(error)
+
+
+@pytest.mark.parametrize("body", OTHERS)
+async def test_an_answer_of_something_between_is_none_of_the_service(name, body):
+    async with listening(after_listing(name, another(body))) as endpoint:
+        backend = await connect(SERVICES[name]("another", endpoint).path("x"), readonly=True)
+        driver = backend._driver
+        for call in (
+            lambda: driver.get("a", None),
+            lambda: driver.put("a", b"1", ALWAYS),
+            lambda: driver.page("y", "", ""),
+        ):
+            with pytest.raises(UnavailableError):
+                await call()
+        await backend.close()

@@ -10,6 +10,8 @@ import aiohttp
 import pytest
 from azure.core.exceptions import (
     ClientAuthenticationError,
+    DecodeError,
+    DeserializationError,
     HttpResponseError,
     IncompleteReadError,
     ServiceRequestError,
@@ -26,7 +28,7 @@ from statepath.errors import (
     ThrottledError,
     UnavailableError,
 )
-from statepath.objectstore import Asked
+from statepath.objectstore import Asked, Unreadable
 from statepath_azure.failures import translated
 
 MATCH = IfMatch(ETag("x"))
@@ -104,6 +106,9 @@ def test_a_clock_that_is_off_has_a_code_of_its_own(seconds, code):
         ServiceResponseError("canary"),
         IncompleteReadError("canary"),
         HttpResponseError("canary"),
+        DecodeError("canary", response=Response(200, "", "")),
+        DeserializationError("canary"),
+        Unreadable("canary"),
         aiohttp.ClientPayloadError("canary"),
         ConnectionResetError("canary"),
         TimeoutError(),

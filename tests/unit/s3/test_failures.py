@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import aiohttp
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.exceptions import (
+    ClientError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    InvalidRegionError,
+    NoRegionError,
+    SSOTokenLoadError,
+    UnauthorizedSSOTokenError,
+)
+from botocore.parsers import ResponseParserError
 from statepath.backend import ALWAYS, IF_ABSENT, ETag, IfMatch
 from statepath.errors import (
     AccessDeniedError,
@@ -16,7 +25,7 @@ from statepath.errors import (
     ThrottledError,
     UnavailableError,
 )
-from statepath.objectstore import Asked
+from statepath.objectstore import Asked, Unreadable
 from statepath_s3.failures import translated
 
 MATCH = IfMatch(ETag("x"))
@@ -51,6 +60,13 @@ def answer(status: int, code: str = "") -> ClientError:
         (500, "InternalError", ALWAYS, UnavailableError),
         (301, "PermanentRedirect", ALWAYS, InvalidArgumentError),
         (400, "MalformedXML", ALWAYS, InvalidArgumentError),
+        (400, "RequestTimeout", IF_ABSENT, UnavailableError),
+        (400, "BadDigest", IF_ABSENT, UnavailableError),
+        (400, "IncompleteBody", IF_ABSENT, UnavailableError),
+        (400, "XAmzContentSHA256Mismatch", IF_ABSENT, UnavailableError),
+        (400, "TokenRefreshRequired", ALWAYS, AccessDeniedError),
+        (403, "InvalidObjectState", ALWAYS, UnavailableError),
+        (403, "QuotaExceeded", IF_ABSENT, UnavailableError),
     ],
 )
 def test_an_answer_is_classified_by_its_status_and_its_code(status, code, when, kind):
@@ -66,12 +82,34 @@ def test_a_clock_that_is_off_has_a_code_of_its_own():
 
 
 @pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (NoRegionError(), InvalidArgumentError, "AWS_REGION"),
+        (InvalidRegionError(region_name="-"), InvalidArgumentError, "AWS_REGION"),
+        (SSOTokenLoadError(error_msg="canary"), AccessDeniedError, "profile"),
+        (UnauthorizedSSOTokenError(), AccessDeniedError, "profile"),
+        (CredentialRetrievalError(provider="p", error_msg="canary"), UnavailableError, "profile"),
+    ],
+    ids=lambda given: type(given).__name__ if isinstance(given, Exception) else "",
+)
+def test_what_never_left_this_machine_is_told_with_what_to_set(error, kind, said):
+    error = told(error)
+    assert type(error) is kind
+    assert said in str(error)
+    assert "s3://bucket" in str(error)
+    assert "network" not in str(error)
+    assert "canary" not in str(error)
+
+
+@pytest.mark.parametrize(
     "error",
     [
         EndpointConnectionError(endpoint_url="http://canary"),
         aiohttp.ClientPayloadError("canary"),
         ConnectionResetError("canary"),
         TimeoutError(),
+        ResponseParserError("canary"),
+        Unreadable("canary"),
     ],
 )
 def test_without_an_answer_it_is_open_what_happened(error):
