@@ -414,7 +414,7 @@ class Store:
         check_not_within(StateURL.parse(engine.backend.url), StateURL.parse(path_text(to, "to=")))
         then, now = await past(engine, at), await restoring.present(engine)
         then.logs = now.logs
-        backend = await connect(to)
+        backend = await connect(to, deadline=engine.settings.deadline)
         founded = await found(StoreOrigin(engine, then, now), backend, engine.settings)
         self.events.emit(StoreCopied(backend.url, founded.seq, founded.documents))
         return Restored(founded.seq, founded.seq)
