@@ -205,6 +205,7 @@ class Engine:
             lost_to=self.lost_to,
             behind=self._come_behind,
             failed=self._tell_failure,
+            deadline=self.settings.deadline,
             telemetry=self.telemetry,
             elsewhere=self.elsewhere,
         )
