@@ -69,11 +69,13 @@ async def copy(
     check_apart(source, target)
     used = settings if settings is not None else Settings.load(source)
     bus = Events() if events is None else events
-    engine = await open_engine(await connect(source, readonly=True), used, bus, readonly=True)
+    engine = await open_engine(
+        await connect(source, readonly=True, deadline=used.deadline), used, bus, readonly=True
+    )
     try:
         progress(f"reading {engine.backend.url}")
         origin = await present(engine, history=history)
-        backend = await connect(target)
+        backend = await connect(target, deadline=used.deadline)
         founded = await found(origin, backend, used, progress)
     finally:
         await engine.close()
@@ -107,7 +109,7 @@ async def import_backup(
     with open_portable(path, limit=limit, key=key) as portable:
         progress("checking the file")
         await asyncio.to_thread(portable.load)
-        backend = await connect(used.path if target is None else target)
+        backend = await connect(used.path if target is None else target, deadline=used.deadline)
         founded = await found(portable, backend, used, progress)
     return _told(backend.url, founded, Events() if events is None else events)
 

@@ -21,6 +21,7 @@ from statepath.errors import (
     StateError,
 )
 from statepath.installed import announced
+from statepath.retry import until_served
 from statepath.schemes import GROUP, missing
 
 
@@ -102,16 +103,25 @@ def _location(url: StateURL) -> str:
 
 
 async def connect(
-    state_path: str | os.PathLike[str], *, readonly: bool = False, env: Mapping[str, str] | None = None
+    state_path: str | os.PathLike[str],
+    *,
+    readonly: bool = False,
+    env: Mapping[str, str] | None = None,
+    deadline: float = 0.0,
 ) -> Backend:
     """A connection to the backend that the state path names.
 
     Parameters and errors: as `resolve`, and those of the backend's own `connect`. With `readonly` nothing is
-    locked, created or changed.
+    locked, created or changed. `deadline` is for how many seconds a service is tried again that answers, and cannot
+    serve now.
     """
     factory, config, url = resolve(state_path, env)
-    try:
+
+    async def attempt() -> Backend:
         return await factory.connect(config, readonly=readonly)
+
+    try:
+        return await (until_served(attempt, deadline=deadline) if deadline else attempt())
     except Exception as error:
         if not url.betrayed_by(error):
             raise

@@ -57,7 +57,9 @@ async def init_keys(
         raise ConfigurationError(
             "where should the new master key be? set STATE_ENCRYPTION_KEY_FILE to the file", code="no_key"
         )
-    backend = retrying(await connect(used.path if path is None else path), deadline=used.deadline)
+    backend = retrying(
+        await connect(used.path if path is None else path, deadline=used.deadline), deadline=used.deadline
+    )
     try:
         await check_new(backend)
         if new_key and used.encryption_key_file is not None:
@@ -121,7 +123,7 @@ async def _convert(
         async with open_store(state_path, settings=before, events=events) as store:
             await store.flush()
             await store.snapshot()
-    backend = retrying(await connect(state_path), deadline=used.deadline)
+    backend = retrying(await connect(state_path, deadline=used.deadline), deadline=used.deadline)
     try:
         from statepath.engine.converting import Conversion, check_readable
 
@@ -150,7 +152,9 @@ async def _begun(path: Path, command: str, settings: Settings) -> bool:
     """
     master = master_key(settings)
     await master.close()
-    backend = retrying(await connect(path, readonly=True), deadline=settings.deadline)
+    backend = retrying(
+        await connect(path, readonly=True, deadline=settings.deadline), deadline=settings.deadline
+    )
     try:
         keys = await load_keys(backend, settings)
         if keys is None:
@@ -187,7 +191,7 @@ async def read_keys(path: Path | None = None, *, settings: Settings | None = Non
         NotFoundError: the store is not encrypted, or not there.
     """
     used = settings if settings is not None else Settings.load(path)
-    backend = await connect(used.path if path is None else path, readonly=True)
+    backend = await connect(used.path if path is None else path, readonly=True, deadline=used.deadline)
     backend = retrying(backend, deadline=used.deadline)
     try:
         from statepath.encryption.keyring import read_ring

@@ -57,7 +57,7 @@ async def migrate(
     """
     used = settings if settings is not None else Settings.load(path)
     migrations = load_migrations(used.migrations)
-    backend = await connect(used.path if path is None else path)
+    backend = await connect(used.path if path is None else path, deadline=used.deadline)
     bus = Events() if events is None else events
     engine = await open_engine(backend, used.model_copy(update={"migrate": True}), bus, migrations=migrations)
     await engine.close()
@@ -100,5 +100,7 @@ async def rollback(
 
 async def _open(settings: Settings, path: Path | None, events: Events, *, readonly: bool) -> Engine:
     """The store, whatever schema it has."""
-    backend = await connect(settings.path if path is None else path, readonly=readonly)
+    backend = await connect(
+        settings.path if path is None else path, readonly=readonly, deadline=settings.deadline
+    )
     return await open_engine(backend, settings, events, readonly=readonly)

@@ -84,7 +84,7 @@ async def mirror(
     """
     check_apart(source, target)
     used = settings if settings is not None else Settings.load(source)
-    primary = await DistantPrimary.open(partial(connect, source, readonly=True), used)
+    primary = await DistantPrimary.open(partial(connect, source, readonly=True, deadline=used.deadline), used)
     try:
         head = await primary.head()
         bus = Events() if events is None else events
@@ -104,7 +104,7 @@ async def reached(target: Path, *, settings: Settings | None = None) -> Mirrored
         StateError: it does not answer, or is not finished.
     """
     used = settings if settings is not None else Settings.load()
-    backend = await attach(await connect(target, readonly=True), used, readonly=True)
+    backend = await attach(await connect(target, readonly=True, deadline=used.deadline), used, readonly=True)
     try:
         stored = await read_floor(backend)
         if stored is None:
@@ -128,7 +128,7 @@ async def promote(
         StoreLockedError: the mirror still runs, and the replica takes one writer only; stop it first.
     """
     used = settings if settings is not None else Settings.load(path)
-    backend = await attach(await connect(used.path if path is None else path), used)
+    backend = await attach(await connect(used.path if path is None else path, deadline=used.deadline), used)
     try:
         made = await promoting.promote(backend, used)
     finally:

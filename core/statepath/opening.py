@@ -12,7 +12,6 @@ from typing import Any, Generic, TypeVar
 from typing_extensions import Unpack
 
 from statepath.arguments import wrong_kind
-from statepath.backend import Backend
 from statepath.debug import enable_debug
 from statepath.discovery import check_apart, connect
 from statepath.engine.alerting import Alerts
@@ -113,7 +112,7 @@ def open(
                 provider = port.provider
 
             async def engine_of(*, readonly: bool) -> Engine:
-                backend: Backend = await connect(state_path, readonly=readonly)
+                backend = await connect(state_path, readonly=readonly, deadline=used.deadline)
                 beside.push_async_callback(backend.close)
                 if webhook is not None:
                     webhook.store = backend.url

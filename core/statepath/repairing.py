@@ -76,7 +76,7 @@ async def repair(
     told: list[Event] = []
     bus = Events() if events is None else events
     stop = bus.on(Event, told.append)
-    backend = await connect(state_path)
+    backend = await connect(state_path, deadline=used.deadline)
     try:
         engine = await open_engine(backend, used, bus, anew=needs_new_log(found), alone=True)
         async with Store(engine, owns_events=events is None) as store:

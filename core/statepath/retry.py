@@ -45,9 +45,8 @@ class RetryingBackend(PassesSharing):
     """
 
     def __init__(self, backend: Backend, *, deadline: float) -> None:
-        import tenacity  # only for those whose calls cross a network
+        import tenacity  # noqa: F401 - when a call has failed there may be no file left to open
 
-        self._tenacity = tenacity
         self.capabilities = backend.capabilities
         self.url = backend.url
         self._backend = backend
@@ -114,20 +113,33 @@ class RetryingBackend(PassesSharing):
 
     async def _repeat(self, call: Callable[[], Awaitable[T]], when: When = ALWAYS) -> T:
         worth_it = _idempotent if isinstance(when, Always) else _refused
-        try:
-            return await call()
-        except (ThrottledError, UnavailableError) as error:
-            if not worth_it(error):
-                raise
-        again = self._tenacity
-        retrying = again.AsyncRetrying(
-            retry=again.retry_if_exception(worth_it),
-            stop=again.stop_after_delay(self._deadline),
-            wait=again.wait_random_exponential(_SOONEST, _LATEST),
-            reraise=True,
-        )
-        answer: T = await retrying(_made, call)
-        return answer
+        return await _repeated(call, worth_it, self._deadline)
+
+
+async def until_served(call: Callable[[], Awaitable[T]], *, deadline: float) -> T:
+    """What the call gives, which is made again, within the deadline, while the service answers that it cannot serve it
+    now. One that gives no answer at all is not asked again: its address may be wrong."""
+    return await _repeated(call, _answered, deadline)
+
+
+async def _repeated(
+    call: Callable[[], Awaitable[T]], worth_it: Callable[[BaseException], bool], deadline: float
+) -> T:
+    try:
+        return await call()
+    except (ThrottledError, UnavailableError) as error:
+        if not worth_it(error):
+            raise
+    import tenacity  # only for those whose calls cross a network
+
+    retrying = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(worth_it),
+        stop=tenacity.stop_after_delay(deadline),
+        wait=tenacity.wait_random_exponential(_SOONEST, _LATEST),
+        reraise=True,
+    )
+    answer: T = await retrying(_made, call)
+    return answer
 
 
 async def _made(call: Callable[[], Awaitable[T]]) -> T:
@@ -140,6 +152,10 @@ def _refused(error: BaseException) -> bool:
 
 def _idempotent(error: BaseException) -> bool:
     return _refused(error) or (isinstance(error, UnavailableError) and error.code != "disk_full")
+
+
+def _answered(error: BaseException) -> bool:
+    return _refused(error) or (isinstance(error, UnavailableError) and error.code == "service_failed")
 
 
 def retrying(backend: Backend, *, deadline: float) -> Backend:

@@ -414,7 +414,7 @@ class Store:
         check_not_within(StateURL.parse(engine.backend.url), StateURL.parse(path_text(to, "to=")))
         then, now = await past(engine, at), await restoring.present(engine)
         then.logs = now.logs
-        backend = await connect(to)
+        backend = await connect(to, deadline=engine.settings.deadline)
         founded = await found(StoreOrigin(engine, then, now), backend, engine.settings)
         self.events.emit(StoreCopied(backend.url, founded.seq, founded.documents))
         return Restored(founded.seq, founded.seq)
@@ -500,8 +500,8 @@ class Store:
     async def clean(self, *, older_than: timedelta | str = "30d", dry_run: bool = False) -> Cleaned:
         """Remove what was kept aside before that (`*.corrupt.*`, `*.conflict.*`, the states of before a rollback),
         what an archive run has written and not finished, and the session logs and reports that the settings
-        `log_age`, `log_bytes`, `report_age` and `report_bytes` do not allow, whatever `older_than`. What any way back
-        needs stays.
+        `log_age`, `log_bytes`, `report_age` and `report_bytes` do not allow, whatever `older_than`; and so is what a
+        probe of the storage left more than a day ago. What any way back needs stays.
 
         Parameters:
             older_than: a `timedelta`, or a text such as "30d" or "12h".

@@ -44,9 +44,8 @@ class StateURL:
         """Parse a state path.
 
         Raises:
-            InvalidArgumentError: it is empty, has control characters, a bad port, a parameter twice, or is
-            nearly a
-                URL (`s3:bucket`). No message quotes it.
+            InvalidArgumentError: it is empty, has control characters, an escape that is no UTF-8, a bad port, a
+                parameter twice, or is nearly a URL (`s3:bucket`). No message quotes it.
         """
         if not text or not text.strip():
             raise InvalidArgumentError(
@@ -81,11 +80,19 @@ class StateURL:
             raise InvalidArgumentError(f"the {scheme} URL is malformed: {_plain(error)}") from None
         if parts.fragment:
             raise InvalidArgumentError(f"the {scheme} URL has a '#': write it as %23")
-        path = unquote(parts.path)
+        try:
+            path = unquote(parts.path, errors="strict")
+            user, password = _decoded(parts.username), _decoded(parts.password)
+            parameters = parse_qsl(parts.query, keep_blank_values=True, errors="strict")
+        except UnicodeDecodeError:
+            # Decoded to U+FFFD, what differs would become the same.
+            raise InvalidArgumentError(
+                f"the {scheme} URL has an escape that is no UTF-8; write ü as %C3%BC, for example"
+            ) from None
         if _CONTROL.search(path):
             raise InvalidArgumentError(f"the path of the {scheme} URL contains an encoded control character")
         query: dict[str, str] = {}
-        for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        for name, value in parameters:
             if name in query:
                 raise InvalidArgumentError(f"the {scheme} URL gives the parameter {name!r} twice")
             query[name] = value
@@ -94,8 +101,8 @@ class StateURL:
             path=path,
             host=parts.netloc.rpartition("@")[2].lower() if several else parts.hostname,
             port=port,
-            user=unquote(parts.username) if parts.username is not None else None,
-            password=unquote(parts.password) if parts.password is not None else None,
+            user=user,
+            password=password,
             query=MappingProxyType(query),
             netloc=parts.netloc,
         )
@@ -131,6 +138,10 @@ class StateURL:
                 raise InvalidArgumentError(
                     f"{self.scheme} URLs have no parameter {name!r}; known parameters: {known}"
                 )
+
+
+def _decoded(part: str | None) -> str | None:
+    return None if part is None else unquote(part, errors="strict")
 
 
 def _plain(error: ValueError) -> str:

@@ -16,7 +16,7 @@ from statepath.errors import (
     UnavailableError,
 )
 from statepath.memory import MemoryBackend, MemoryConfig
-from statepath.retry import RetryingBackend, retrying
+from statepath.retry import RetryingBackend, retrying, until_served
 
 LOST = UnavailableError("no answer")
 THROTTLED = ThrottledError("too many requests")
@@ -138,3 +138,20 @@ def test_what_crosses_no_network_is_left_as_it_is(flaky):
     memory = MemoryBackend(MemoryConfig())
     assert retrying(memory, deadline=1) is memory
     assert isinstance(retrying(flaky, deadline=1), RetryingBackend)
+
+
+@pytest.mark.parametrize("error", [THROTTLED, UnavailableError("503", code="service_failed")])
+async def test_a_service_that_answers_is_asked_until_it_serves(error: Exception) -> None:
+    flaky = Flaky()
+    flaky.failures = [error] * 3
+    await until_served(lambda: flaky.write("a", b"A"), deadline=30)
+    assert flaky.calls == 4
+
+
+@pytest.mark.parametrize("error", [LOST, FULL, AccessDeniedError("no")])
+async def test_what_does_not_answer_or_refuses_is_asked_once(error: Exception) -> None:
+    flaky = Flaky()
+    flaky.failures = [error]
+    with pytest.raises(type(error)):
+        await until_served(lambda: flaky.write("a", b"A"), deadline=30)
+    assert flaky.calls == 1

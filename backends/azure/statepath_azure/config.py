@@ -53,6 +53,11 @@ def parse(url: StateURL) -> AzureConfig:
             f"{place.container!r} is no container's name: that is 3 to 63 lower-case letters, digits and single"
             " hyphens"
         )
+    if any(part.endswith(".") for part in place.prefix.split("/")):
+        raise InvalidArgumentError(
+            f"a part of the prefix in the {url.scheme} URL ends with a dot, which Azure's names of blobs may not;"
+            " choose another prefix"
+        )
     return _with(AzureConfig(place), query, {name: name for name in query})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import secrets
 from contextlib import suppress
+from copy import copy
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Final, Self

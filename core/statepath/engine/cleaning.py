@@ -11,6 +11,7 @@ from typing import Final
 
 from statepath.aside import why_aside
 from statepath.backend import ALWAYS, Entry, ETag, IfMatch, Span
+from statepath.commit import PROBES
 from statepath.encryption import Encrypted
 from statepath.engine.archiving import ARCHIVE, named, segments
 from statepath.engine.bounding import bound_files
@@ -18,6 +19,12 @@ from statepath.engine.engine import Engine
 from statepath.errors import ConflictError, NotFoundError
 
 _BEFORE_ROLLBACK: Final = re.compile(r"state\.before-rollback\..+\.json")
+
+_PROBE: Final = re.compile(rf"{PROBES}[0-9a-f]{{24}}")
+"""What opening a store tries a storage with; a collection may have that name, too."""
+
+_PROBED: Final = 24 * 3600.0
+"""Seconds: longer than any probe takes. What is older was left by a process that ended meanwhile."""
 
 _RUN: Final = 3600.0
 """Seconds: longer than an archive run, which names what it wrote at its end, and than two clocks are apart."""
@@ -35,8 +42,8 @@ class Cleaned:
 
 
 async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Cleaned:
-    """Remove what was kept aside before, what an archive run wrote before and did not finish, and the session logs
-    and reports that are beyond their bounds.
+    """Remove what was kept aside before, what an archive run wrote before and did not finish, what a probe of the
+    storage left a day ago, and the session logs and reports that are beyond their bounds.
 
     A segment that any state names to which there is a way back, by the history or by a backup, stays; so does one that
     is less than an hour old, since an archive run may be about to name it.
@@ -47,7 +54,10 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
 
     def stays(entry: Entry) -> bool:
         # After a restart of the machine a folder does not tell times (0): what may be young stays.
-        return (entry.modified or now) >= (settled if entry.key.startswith(ARCHIVE) else until)
+        modified = entry.modified or now
+        if _PROBE.fullmatch(entry.key):
+            return modified >= now - _PROBED
+        return modified >= (settled if entry.key.startswith(ARCHIVE) else until)
 
     backend = engine.backend
     # What is sealed and cannot be opened can be removed, too.
@@ -58,7 +68,7 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
     async for entry in engine.backend.list_keys(""):
         if stays(entry):
             continue
-        if why_aside(entry.key) or _BEFORE_ROLLBACK.fullmatch(entry.key):
+        if why_aside(entry.key) or _BEFORE_ROLLBACK.fullmatch(entry.key) or _PROBE.fullmatch(entry.key):
             found.append((entry.key, entry.size))
         elif entry.key.startswith(ARCHIVE) and entry.key not in live:
             unnamed.append((entry.key, entry.size))

@@ -127,8 +127,9 @@ class Committer:
     visible, nothing of other writers comes in between, unless it does not matter to the commit. `alone` says that
     there are none. `committed` is called for every commit that has become durable and visible. `lost_to` brings the
     replica up to what other writers committed: to these commits, or without any to what it reads; and so does `behind`,
-    up to a seq, for who holds `advancing`. `max_document` bounds what documents grow to, in bytes. `elsewhere` is where
-    the documents are that the replica does not hold.
+    up to a seq, for who holds `advancing`. `deadline` is how long a storage may take to answer to as much as a whole
+    commit holds. `max_document` bounds what documents grow to, in bytes. `elsewhere` is where the documents are that
+    the replica does not hold.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class Committer:
         lost_to: Callable[[Sequence[Commit]], Awaitable[None]],
         behind: Callable[[Sequence[Commit], int], Awaitable[None]],
         failed: Callable[[StateError], None],
+        deadline: float,
         max_document: int = MAX_BYTES,
         elsewhere: Elsewhere | None = None,
         telemetry: Telemetry = SILENT,
@@ -167,6 +169,7 @@ class Committer:
         self._placing = cast("SupportsPlacing", log) if places else None
         self._met = False
         self._failed = failed
+        self._deadline = deadline
         self._elsewhere = elsewhere
         self._pending: deque[_Pending] = deque()
         self._bytes = 0
@@ -546,7 +549,17 @@ class Committer:
             since = clock() if since is None else since
             data = encode_changes(changes)
             body = Body(f"bodies/{id}/{len(stored)}", len(data), sha256(data).hexdigest())
-            await self._backend.write(body.key, data)
+            patience = self._deadline * len(data) / MAX_COMMIT_BYTES
+            try:
+                async with asyncio.timeout(patience):
+                    await self._backend.write(body.key, data)
+            except TimeoutError:
+                # Nothing names it yet: whatever becomes of it, nothing was changed.
+                raise UnavailableError(
+                    f"the storage did not take {body.key}, the body of a large change, within {patience:.0f} s; nothing"
+                    " was written. Check that it can be reached, then save again",
+                    key=body.key,
+                ) from None
             stored.append(body)
         return tuple(stored), since
 

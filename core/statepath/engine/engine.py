@@ -207,6 +207,7 @@ class Engine:
             lost_to=self.lost_to,
             behind=self._come_behind,
             failed=self._tell_failure,
+            deadline=self.settings.deadline,
             max_document=self.settings.max_document,
             telemetry=self.telemetry,
             elsewhere=self.elsewhere,

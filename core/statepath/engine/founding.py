@@ -20,7 +20,7 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from statepath.backend import IF_ABSENT, Backend, CommitLog, ETag, IfMatch, Span, When
-from statepath.commit import FLOOR_KEY, FORMAT, Body, Commit
+from statepath.commit import FLOOR_KEY, FORMAT, PROBES, Body, Commit
 from statepath.encryption import check_founded_plain
 from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot, keep_snapshot
@@ -162,7 +162,7 @@ class Founding:
         origin = self.origin
         stored = await read_floor(self.backend)
         async for entry in self.backend.list_keys(""):
-            if stored is None and not entry.key.startswith(LEASES):
+            if stored is None and not entry.key.startswith((LEASES, PROBES)):
                 raise taken(self.backend, f"it has {entry.key}")
             self._sizes[entry.key] = entry.size
         if stored is None:

@@ -69,19 +69,19 @@ class Cause:
 _PRECONDITION: Final = (409, 412)
 _THROTTLED: Final = 429
 _LACKING: Final = 404
+_FAILED: Final = "service_failed"
 
 
 def refusal(asked: Asked, answer: Answer, causes: Mapping[str, Cause]) -> StateError:
     """The error for an answer. `causes` is the service's own table, by code; it is looked at first.
 
     A refusal with 5xx of a write leaves open whether it was applied: a gateway may have answered for a server that did
-    it. 429 says that nothing was done.
+    it. 429 says that nothing was done. `service_failed` tells what answered from what could not be reached.
     """
     known = causes.get(answer.code)
     if known is not None:
-        return _error(
-            known.kind, f"{asked}: {known.advice} (the answer was {answer})", asked, known.error_code
-        )
+        code = known.error_code or (_FAILED if known.kind is UnavailableError else None)
+        return _error(known.kind, f"{asked}: {known.advice} (the answer was {answer})", asked, code)
     if answer.status == _LACKING:
         return _error(NotFoundError, f"there is no object {asked}", asked)
     if answer.status in _PRECONDITION and not isinstance(asked.when, Always):
@@ -95,7 +95,8 @@ def refusal(asked: Asked, answer: Answer, causes: Mapping[str, Cause]) -> StateE
     if answer.status == _THROTTLED:
         return _error(ThrottledError, f"{asked}: too many requests (the answer was {answer})", asked)
     if answer.status >= 500 or answer.status in (408, 409):
-        return _error(UnavailableError, f"{asked}: the service failed (the answer was {answer})", asked)
+        message = f"{asked}: the service failed (the answer was {answer})"
+        return _error(UnavailableError, message, asked, _FAILED)
     return _error(InvalidArgumentError, f"{asked}: the request was refused (the answer was {answer})", asked)
 
 

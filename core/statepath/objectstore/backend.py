@@ -70,7 +70,8 @@ class ObjectStoreBackend:
         waiting: list[Listed] = []
         last = ""
         async for page in self._pages(prefix, start):
-            found = [listed for listed in page.objects if listed.name > start]
+            # Consoles mark a folder by an object of its name: below the prefix that one has no key.
+            found = [listed for listed in page.objects if listed.name > (start or self._prefix)]
             if not page.sorted:
                 waiting += found
                 continue

@@ -43,8 +43,7 @@ class Place:
                 f"the {scheme} URL names no {called}; write {scheme}://{called}/prefix"
             )
         prefix = url.path.strip("/")
-        parts = prefix.split("/") if prefix else []
-        if any(part in ("", ".", "..") for part in parts):
+        if "//" in url.path or any(part in (".", "..") for part in prefix.split("/")):
             raise InvalidArgumentError(
                 f"a part of the prefix in the {scheme} URL is empty, '.' or '..'; name each part"
             )

@@ -42,9 +42,13 @@ async def test_a_bucket_that_may_not_be_listed_is_told_with_the_cause(scripted, 
     assert len(scripted.requests) == 1
 
 
-async def test_an_endpoint_that_is_too_busy_can_be_tried_again(scripted):
+async def test_an_endpoint_that_is_too_busy_is_asked_again(scripted):
     scripted.refuse(429, "rateLimitExceeded")
     assert (await refusal(scripted.path(), ThrottledError)).retryable
+    assert len(scripted.requests) > 1
+    scripted.answers += [(200, {})]
+    backend = await connect(scripted.path(), readonly=True, deadline=30)
+    await backend.close()
 
 
 async def test_a_server_that_ignores_conditions_is_refused(bare_gcs):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
+from urllib.parse import unquote
 
 import pytest
+import statepath
 from servers.process import free_port
+from servers.proxy import Does
 from servers.raw import after_listing, listening
 from servers.refusals import refusal
-from servers.services import SERVICES
+from servers.services import SERVICES, writes
 from statepath.backend import ALWAYS
 from statepath.discovery import connect
 from statepath.errors import ConfigurationError, UnavailableError
@@ -31,6 +35,37 @@ async def test_an_endpoint_that_is_down_is_told(service):
     error = await refusal(path, UnavailableError)
     assert service.root in str(error)
     assert "endpoint" in str(error)
+
+
+@pytest.mark.parametrize("readonly", [False, True], ids=["writing", "readonly"])
+async def test_a_service_that_fails_at_first_is_asked_again(path, counted, proxy, readonly):
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "a"})
+    through = counted.replace(counted.partition("?")[0], path.partition("?")[0])
+    proxy.fault(Does.FAIL_BEFORE, lambda request: True, times=3)
+    async with statepath.open(through, readonly=readonly, autosave=0) as store:
+        assert await store.collection("raw").get("a")
+
+
+async def test_a_service_that_fails_the_probe_is_tried_with_another_one(counted, proxy):
+    is_probe = writes("probe/")
+    proxy.fault(Does.FAIL_AFTER, lambda one: is_probe(one.method, one.target, one.body), times=3)
+    async with statepath.open(counted, autosave=0) as store:
+        await store.collection("raw").put({"id": "a"})
+    told = [unquote(one.target).encode() + one.body for one in proxy.requests]
+    names = {name for text in told for name in re.findall(rb"probe/([0-9a-f]{24})", text)}
+    assert len(names) == 4
+    backend = await connect(counted, readonly=True)
+    assert [entry.key async for entry in backend.list_keys("probe/")] == []
+    await backend.close()
+
+
+async def test_a_service_that_goes_on_failing_is_told(counted, proxy):
+    proxy.fault(Does.FAIL_BEFORE, lambda request: True, times=1000)
+    error = await refusal(counted, UnavailableError)
+    assert error.code == "service_failed"
+    assert "503" in str(error)
+    assert len(proxy.requests) > 1
 
 
 async def test_an_endpoint_that_never_answers_is_given_up(service):

@@ -126,6 +126,21 @@ async def test_a_reader_follows_a_writer(path):
             await changes.aclose()
 
 
+async def test_a_place_that_a_console_has_marked_as_a_folder_takes_a_copy(path, service, tmp_path):
+    root, _, parameters = path.partition("?")
+    above, _, folder = root.rpartition("/")
+    parent = await connect(f"{above}?{parameters}")
+    await parent.write(f"{folder}/", b"")
+    async with statepath.open(tmp_path / "store") as store:
+        await store.collection("raw").put({"id": "a"})
+    await statepath.copy(tmp_path / "store", path)
+    async with statepath.open(path, autosave=0) as store:
+        assert await contents(store) == {"a": {"id": "a"}}
+        assert await store.verify() == []
+    await parent.delete(f"{folder}/")
+    await parent.close()
+
+
 async def test_documents_have_no_objects_of_their_own_unless_asked_for(path):
     async with statepath.open(path, autosave=0) as store:
         await store.collection("tasks").put({"id": "a"})

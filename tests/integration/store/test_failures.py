@@ -80,6 +80,19 @@ async def test_a_body_that_cannot_be_written_fails_its_transaction(store, raw, f
     assert await raw.put({"id": "b"}) == 1
 
 
+@pytest.mark.parametrize("store", [{"deadline": 1}], indirect=True, ids=["briefly"])
+async def test_a_body_that_is_never_answered_fails_its_transaction_and_no_later_one(
+    store, raw, faulty, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.committer.MAX_COMMIT_BYTES", 1000)
+    faulty.hold("write", "bodies/")
+    with pytest.raises(UnavailableError, match="nothing was written"):
+        await raw.put({"id": "a", "x": "x" * 1000})
+    assert await raw.put({"id": "b", "x": "x" * 1000}) == 1
+    assert await raw.put({"id": "c"}) == 2
+    assert await raw.get("a") is None
+
+
 async def test_a_refusal_of_the_storage_reaches_every_waiter_and_nothing_else(raw, faulty):
     faulty.fail("write", "journal/0", AccessDeniedError("the credentials have expired"))
     outcomes = await asyncio.gather(raw.put({"id": "a"}), raw.put({"id": "b"}), return_exceptions=True)

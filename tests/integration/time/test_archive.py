@@ -292,6 +292,20 @@ async def test_clean_removes_what_nothing_names_and_keeps_every_way_back(
     assert (await store.read_archived("tasks", "done_0"))["n"] == 0
 
 
+async def test_clean_removes_what_a_probe_left_a_day_ago(store, monkeypatch):
+    backend = store._engine.backend
+    left = f"probe/{'a' * 24}"
+    await backend.write(left, b"1")
+    await store.collection("probe").put({"id": "theirs"})
+    await store.flush()
+    await asyncio.sleep(0.01)
+    assert (await store.clean(older_than=NOW)).objects == ()
+    monkeypatch.setattr("statepath.engine.cleaning._PROBED", 0.0)
+    assert (await store.clean(older_than="30d")).objects == ((left, 1),)
+    assert left not in [one.key async for one in backend.list_keys("")]
+    assert await store.verify() == []
+
+
 @pytest.fixture
 async def interrupted(store, tasks, monkeypatch):
     """A store with a segment that an archive run wrote and did not name, and what takes it up."""

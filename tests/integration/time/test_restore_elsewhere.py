@@ -92,6 +92,15 @@ async def test_a_place_that_is_not_empty_is_refused_and_stays_as_it_is(store, el
     assert await elsewhere.keys(to) == ["logs/session_1.log"]
 
 
+async def test_what_an_interrupted_probe_left_is_nothing_of_a_store(store, elsewhere, fill):
+    await fill(store)
+    to = elsewhere.new()
+    await elsewhere.write(to, f"probe/{'a' * 24}", b"1")
+    await store.restore(at=2, to=to)
+    async with statepath.open(to, readonly=True) as other:
+        assert other.seq == 2
+
+
 async def test_another_store_is_refused_and_stays_as_it_is(store, elsewhere, fill):
     await fill(store)
     to = elsewhere.new()

@@ -68,6 +68,8 @@ def test_the_variable_for_emulators_is_understood_as_google_does(variable, endpo
         ("gs://bucket:9000/x", "names no bucket"),
         ("gs://key:secret@bucket/x", "no credentials"),
         ("gs://b/a//b", "empty"),
+        ("gs://b//x", "empty"),
+        ("gs://b/x//", "empty"),
         ("gs://b/a/../b", "'..'"),
         ("gs://b/" + "x" * 401, "400 bytes"),
         ("gs://b?timeout=0", "timeout"),

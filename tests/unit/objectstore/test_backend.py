@@ -101,6 +101,13 @@ async def test_every_object_lies_below_the_prefix():
     assert [entry.key async for entry in backend(driver).list_keys("")] == ["a/b"]
 
 
+async def test_the_mark_of_the_folder_itself_is_no_object_of_the_store():
+    driver = Driver()
+    driver.objects["p/"] = (b"", ETag("x"))
+    await backend(driver).write("a", b"A")
+    assert [entry.key async for entry in backend(driver).list_keys("")] == ["a"]
+
+
 async def test_an_error_names_the_key_and_not_the_object():
     with pytest.raises(NotFoundError) as caught:
         await backend(Driver()).read("a/b")

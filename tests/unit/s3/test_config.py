@@ -52,6 +52,8 @@ def test_the_url_wins_over_the_environment():
         ("s3://bucket:9000/x", "names no bucket"),
         ("s3://key:secret@bucket/x", "no credentials"),
         ("s3://b/a//b", "empty"),
+        ("s3://b//x", "empty"),
+        ("s3://b/x//", "empty"),
         ("s3://b/a/../b", "'..'"),
         ("s3://b/" + "x" * 401, "400 bytes"),
         ("s3://b?timeout=0", "timeout"),

@@ -19,6 +19,7 @@ from statepath.cli.exits import Exit
 from statepath.cli.options import Json, StatePath, about
 from statepath.cli.output import Output, amount
 from statepath.cli.running import asynchronous, command_line
+from statepath.commit import PROBES
 from statepath.discovery import connect
 from statepath.errors import AlreadyExistsError, NotFoundError, UnsupportedError
 
@@ -85,10 +86,11 @@ async def _check_empty(path: str) -> None:
         if not backend.capabilities.shared:
             raise UnsupportedError(f"{backend.url} is seen by this process only; the demo needs two")
         async for entry in backend.list_keys(""):
-            raise AlreadyExistsError(
-                f"{backend.url} is not empty, it holds {entry.key}; the demo wants a place of its own",
-                key=backend.url,
-            )
+            if not entry.key.startswith(PROBES):
+                raise AlreadyExistsError(
+                    f"{backend.url} is not empty, it holds {entry.key}; the demo wants a place of its own",
+                    key=backend.url,
+                )
     finally:
         await backend.close()
 
