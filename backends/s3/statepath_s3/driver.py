@@ -8,7 +8,7 @@ from contextlib import suppress
 from copy import copy
 from functools import lru_cache
 from importlib.metadata import version
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self, cast
 
 import aiohttp
 import botocore
@@ -63,11 +63,12 @@ class _SendsOnce(AIOHTTPSession):  # type: ignore[misc]  # it is not typed
     more of its body, or never gives leave to send it; not so here."""
 
     async def send(self, request: Any) -> Any:
-        async with Patience(self._timeout.sock_read) as patience:
-            if isinstance(request.body, io.IOBase):
-                # The SDK looks at the body once more afterwards.
-                request, body = copy(request), request.body
-                request.body = patience.sending(blocks(body))
+        timeout: Any = self._timeout
+        async with Patience(timeout.sock_read) as patience:
+            body: Any = request.body
+            if isinstance(body, io.IOBase):
+                request = copy(request)  # the SDK looks at the body once more afterwards
+                request.body = patience.sending(blocks(cast("BinaryIO", body)))
             return await super().send(request)
 
     async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
