@@ -46,7 +46,7 @@ def told(events):
 async def opened(faulty, events, monkeypatch):
     """Opens the store as a program does, the first time on the faulty backend."""
 
-    async def connect(path, *, readonly=False):
+    async def connect(path, *, readonly=False, deadline=None):
         return await discovery.connect(path, readonly=readonly) if faulty.closed else faulty
 
     monkeypatch.setattr("statepath.opening.connect", connect)

@@ -76,7 +76,7 @@ def spans(monkeypatch):
 async def opened(faulty, monkeypatch):
     """Opens the store as a program does, on the faulty backend."""
 
-    async def connect(path, *, readonly=False):
+    async def connect(path, *, readonly=False, deadline=None):
         return await discovery.connect(path, readonly=readonly) if faulty.closed else faulty
 
     monkeypatch.setattr("statepath.opening.connect", connect)

@@ -224,8 +224,8 @@ def switch(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How many more changes the replicas of this process take."""
     switch = {"writes": 10**9}
 
-    async def watched(path: Any, *, readonly: bool = False) -> Any:
-        backend = await connect(path, readonly=readonly)
+    async def watched(path: Any, *, readonly: bool = False, **options: Any) -> Any:
+        backend = await connect(path, readonly=readonly, **options)
         return backend if readonly else Down(backend, switch)
 
     monkeypatch.setattr("statepath.mirroring.connect", watched)

@@ -65,8 +65,8 @@ def watch(monkeypatch):
     held = []
 
     def watch(**options):
-        async def watched(path, *, readonly=False):
-            backend = await connect(path, readonly=readonly)
+        async def watched(path, *, readonly=False, **how):
+            backend = await connect(path, readonly=readonly, **how)
             if readonly:
                 return backend
             held.append(Watched(backend, **options))

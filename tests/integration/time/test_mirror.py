@@ -157,10 +157,10 @@ async def test_a_store_that_is_closed_at_once_has_its_replica(places, elsewhere,
     connect = statepath.discovery.connect
     path, to = places.new(), elsewhere.new()
 
-    async def later(place, *, readonly=False):
+    async def later(place, **options):
         if place == to:
             await asyncio.sleep(0.1)  # so that it is closing by then
-        return await connect(place, readonly=readonly)
+        return await connect(place, **options)
 
     monkeypatch.setattr("statepath.opening.connect", later)
     async with statepath.open(path, autosave=0, mirror=to) as store:
@@ -488,10 +488,10 @@ async def test_a_replica_that_lags_is_told_once_and_when_it_has_caught_up(
     path, to = places.new(), elsewhere.new()
     connect = statepath.discovery.connect
 
-    async def later(place, *, readonly=False):
+    async def later(place, **options):
         if place == to:
             await gate.wait()
-        return await connect(place, readonly=readonly)
+        return await connect(place, **options)
 
     monkeypatch.setattr("statepath.opening.connect", later)
     async with statepath.open(path, autosave=0, mirror=to, mirror_lag=0.05, events=told) as store:

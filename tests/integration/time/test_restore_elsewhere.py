@@ -146,8 +146,8 @@ async def test_an_attempt_that_was_interrupted_anywhere_can_be_repeated(
     to = elsewhere.new()
     connect = statepath.store.connect
 
-    async def interrupted(path):
-        return Interrupted(await connect(path), 1)
+    async def interrupted(path, **options):
+        return Interrupted(await connect(path, **options), 1)
 
     for _ in range(4):  # the log's record, the session log, the report, the snapshot
         with monkeypatch.context() as patched:
