@@ -13,13 +13,14 @@ from statepath.arguments import wrong_kind
 from statepath.attempts import ATTEMPTS, back_off
 from statepath.collection import Collection, Json
 from statepath.commit import Append, Change, Delete, Put
-from statepath.engine.committer import FENCES, Read
+from statepath.engine.committer import FENCES
 from statepath.engine.documents import append_items, decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
 from statepath.engine.replica import MEMBERS, Entry
 from statepath.engine.snapshot import SNAPSHOT_MEMBERS, is_own_member
 from statepath.engine.unloaded import Elsewhere
+from statepath.engine.validating import Read
 from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, NotFoundError
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -22,36 +22,28 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import msgspec
 from msgspec import Raw
-from pydantic import JsonValue
 
 from statepath.backend import Backend, CommitLog, SupportsPlacing
 from statepath.commit import (
     MAX_COMMIT_BYTES,
-    Append,
     Body,
-    Change,
     Commit,
-    Delete,
     Put,
-    RemoveLog,
-    RemoveReport,
     Transaction,
     encode_changes,
     microseconds,
     size_of,
 )
-from statepath.engine.documents import MAX_BYTES, decode, too_large
+from statepath.engine.documents import MAX_BYTES
 from statepath.engine.leases import clock
-from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
-from statepath.engine.snapshot import LEASE_MEMBERS
+from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.trouble import Trouble
 from statepath.engine.unloaded import Elsewhere
+from statepath.engine.validating import Read, decisive, validated
 from statepath.errors import (
     AccessDeniedError,
     ClosedError,
-    ConflictError,
     HeadMoved,
-    LeaseLostError,
     OutcomeUnknownError,
     StateError,
     ThrottledError,
@@ -72,12 +64,6 @@ _NOTHING_WRITTEN: Final = (AccessDeniedError, ThrottledError, UnavailableError)
 
 KEEP_BODIES: Final = 24 * 3600.0
 """Seconds: no body younger than this is ever collected, so that a commit can be about to name it."""
-
-Read = tuple[str, str, int]
-"""A document that a transaction read, and the version it saw (0: it did not exist)."""
-
-FOLLOWS: Final = ("", "")
-"""In place of a document: the transaction follows right behind the seq."""
 
 
 Decide: TypeAlias = Callable[[Replica], Transaction]
@@ -457,7 +443,7 @@ class Committer:
     async def _documents(self, elsewhere: Elsewhere, group: list[_Pending]) -> Replica | Stage:
         """The replica, and over it the documents that decide about the group's changes, as of the same seq or a later
         one: then the place behind the replica's head is taken, and what is not refused is looked at again."""
-        keys = list({key for pending in group for key in _decisive(pending)})
+        keys = list({key for pending in group for key in decisive(pending.changes, pending.reads)})
         if not keys:
             return self._replica
         found = await elsewhere.read(keys)
@@ -483,7 +469,7 @@ class Committer:
                 stage.entries[collection, id] = Entry(data, seq, now, complete)
             else:
                 try:
-                    changes = self._check(pending, stage, seq, now)
+                    changes = validated(changes, pending.reads, stage, seq, now, limit=self._max_document)
                 except StateError as error:
                     refused.append((pending, error))
                     continue
@@ -494,45 +480,6 @@ class Committer:
             transactions.append(changes)
             seq += 1
         return accepted, transactions, refused
-
-    def _check(self, pending: _Pending, stage: Stage, seq: int, now: int) -> Transaction:
-        """The changes as they will stand in the log; all of them are staged, or none."""
-        for collection, id, version in pending.reads:
-            if (collection, id) == FOLLOWS:
-                if seq != version + 1:
-                    raise ConflictError(f"it was to follow seq {version}, and would be seq {seq}")
-                continue
-            current = stage.version(collection, id)
-            if current != version:
-                if collection == MEMBERS and id.startswith(LEASE_MEMBERS):
-                    raise _lost(stage, id.removeprefix(LEASE_MEMBERS), version)
-                raise _conflict(stage, collection, id, version, None)
-        trial = Stage(stage)
-        changes: list[Change] = []
-        for change in pending.changes:
-            if isinstance(change, Put | Delete | Append) and change.base is not None:
-                current = trial.version(change.collection, change.id)
-                if current != change.base:
-                    raise _conflict(trial, change.collection, change.id, change.base, change)
-            if isinstance(change, Delete) and trial.get(change.collection, change.id) is None:
-                continue
-            if isinstance(change, RemoveLog) and not _is_due(change, trial.log_size(change.id)):
-                continue
-            if isinstance(change, RemoveReport) and _was_written(change, trial.report_seq(change.id)):
-                continue
-            placed = trial.place(change)
-            trial.apply(placed, seq, now)
-            if isinstance(change, Append):
-                self._check_size(trial, change)
-            changes.append(placed)
-        trial.join(stage)
-        return tuple(changes)
-
-    def _check_size(self, trial: Stage, change: Append) -> None:
-        """Who puts a document, its size is known before; to which size it grows by appending, only here."""
-        entry = trial.get(change.collection, change.id)
-        if entry is not None and entry.size > self._max_document:
-            raise too_large(f"{change.collection}/{change.id}", entry.size, self._max_document)
 
     async def _bodies(
         self, id: str, accepted: list[_Pending], transactions: list[Transaction]
@@ -607,28 +554,6 @@ def _decided(pending: _Pending, changes: Transaction) -> _Pending:
     return _Pending(changes, size, pending.done, pending.reads, None, decide=pending.decide)
 
 
-def _is_due(change: RemoveLog, size: int) -> bool:
-    """Whether the session log is to be removed: there is one, or it is as it was looked at."""
-    return size > 0 if change.base is None else size == change.base
-
-
-def _was_written(change: RemoveReport, seq: int) -> bool:
-    """Whether the report was written again, at the seq, since it was looked at."""
-    return change.base is not None and seq > change.base
-
-
-def _decisive(pending: _Pending) -> Iterator[tuple[str, str]]:
-    """The documents on which it depends what becomes of the transaction."""
-    for collection, id, _ in pending.reads:
-        if (collection, id) != FOLLOWS and collection != MEMBERS:
-            yield collection, id
-    for change in pending.changes:
-        if isinstance(change, Put) and change.base is None:
-            continue
-        if isinstance(change, Put | Delete | Append) and change.collection != MEMBERS:
-            yield change.collection, change.id
-
-
 def _depends_on_nothing(pending: _Pending) -> bool:
     """Whether the transaction is the same behind whatever others commit: it puts one document, unchecked."""
     return pending.put is not None and pending.size + _OVERHEAD <= MAX_COMMIT_BYTES
@@ -656,39 +581,3 @@ def _decline(refused: list[_Refused]) -> None:
             pending.done.set_result(0)
         else:
             pending.done.set_exception(error)
-
-
-def _lost(stage: Stage, lease: str, epoch: int) -> LeaseLostError:
-    entry = stage.get(MEMBERS, f"{LEASE_MEMBERS}{lease}")
-    holder = "nobody" if entry is None else f"a holder of epoch {entry.version}"
-    return LeaseLostError(
-        f"the change was made under the lease {lease!r} of epoch {epoch}, which {holder} has now; nothing was changed",
-        key=lease,
-    )
-
-
-def _conflict(
-    stage: Stage, collection: str, id: str, base: int, change: Put | Delete | Append | None
-) -> ConflictError:
-    key = f"{collection}/{id}"
-    entry = stage.get(collection, id)
-    current = 0 if entry is None else entry.version
-    state = f"is at version {current} now" if current else "does not exist now"
-    return ConflictError(
-        f"{key} {state}, and the change was based on "
-        + (f"version {base}" if base else "its absence")
-        + "; read it again and repeat the change",
-        key=key,
-        base=base,
-        current=current,
-        theirs=None if entry is None else _readable(entry.json()),
-        ours=_readable(bytes(change.document)) if isinstance(change, Put) else None,
-    )
-
-
-def _readable(document: bytes) -> JsonValue:
-    """Its value, or `None`: what cannot be read does not keep others from being told of a conflict."""
-    try:
-        return decode(document)
-    except StateError:
-        return None

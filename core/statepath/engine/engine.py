@@ -27,7 +27,7 @@ from statepath.commit import (
 )
 from statepath.encryption import unsealed
 from statepath.engine.autosave import Autosave, try_snapshot
-from statepath.engine.committer import Committer, Decide, Read
+from statepath.engine.committer import Committer, Decide
 from statepath.engine.companion import Companion
 from statepath.engine.floor import Floor
 from statepath.engine.ids import check_seq, log_key
@@ -41,6 +41,7 @@ from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
 from statepath.engine.stream import Stream
 from statepath.engine.unloaded import Elsewhere, needs_documents
+from statepath.engine.validating import Read
 from statepath.engine.views import ViewWriter
 from statepath.engine.vitals import Vitals
 from statepath.errors import (

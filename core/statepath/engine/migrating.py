@@ -11,13 +11,13 @@ from statepath.backend import IF_ABSENT, Backend, IfMatch, When
 from statepath.commit import Note
 from statepath.engine.backups import PRE_MIGRATION_KEY
 from statepath.engine.checking import check_snapshot, keep_snapshot
-from statepath.engine.committer import FOLLOWS
 from statepath.engine.engine import Engine
 from statepath.engine.history import difference, transactions
 from statepath.engine.migration import Migrated, Plan, announce, make_plan, versions, write_logs
 from statepath.engine.replica import Replica
 from statepath.engine.restoring import past
 from statepath.engine.snapshot import SnapshotStream, is_ours, load_snapshot
+from statepath.engine.validating import FOLLOWS
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
