@@ -320,10 +320,12 @@ class Collection(Generic[T]):
         """The document that the refused change was based on.
 
         Raises:
-            ConflictError: the history does not reach back to it.
+            ConflictError: the history does not reach back to it, or it never was.
         """
         if not conflict.base:
             return None
+        if conflict.base > self._engine.replica.head:
+            raise conflict
         try:
             entry = (await past(self._engine, conflict.base)).get(self.name, id)
         except HistoryTrimmedError:
