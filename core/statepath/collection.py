@@ -308,12 +308,16 @@ class Collection(Generic[T]):
             ) from None
         limit = self._engine.settings.max_document
         key = f"{self.name}/{id}"
-        if not isinstance(merged, Mapping) or merged.get(self.id_field) != id:
-            raise InvalidArgumentError(
-                f"what on_conflict returned for {key} is no document of that id", key=key
-            )
+        other = InvalidArgumentError(
+            f"what on_conflict returned for {key} is no document of that id", key=key
+        )
+        if not isinstance(merged, Mapping):
+            raise other
         data = encode_mapping(merged, key=key, limit=limit)
-        self.decode(id, Entry(data, current, 0))
+        value: Any = self.decode(id, Entry(data, current, 0))
+        # Only the model knows under which name its id is stored.
+        if id != (value.get(self.id_field) if self.model is None else getattr(value, self.id_field)):
+            raise other
         return (self.name, id, data, None), current
 
     async def _ancestor(self, id: str, conflict: ConflictError) -> Json | None:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import statepath
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from statepath.errors import ConflictError, InvalidArgumentError
 
 
@@ -125,6 +125,33 @@ async def test_what_a_function_returns_has_to_be_that_document(store, based, oth
     tasks = store.collection("tasks", Task, on_conflict=lambda base, theirs, ours: {"id": "b"})
     with pytest.raises(InvalidArgumentError, match="no document of that id"):
         await tasks.put(based.value, if_version=based.version)
+
+
+async def test_without_a_model_what_a_function_returns_has_to_be_that_document_too(store, based, other):
+    await change(other, status="failed")
+    tasks = store.collection("tasks", on_conflict=lambda base, theirs, ours: {"status": "failed"})
+    with pytest.raises(InvalidArgumentError, match="no document of that id"):
+        await tasks.put({"id": "a"}, if_version=based.version)
+
+
+class Aliased(BaseModel):
+    id: str = Field(alias="taskId")
+    status: str = "pending"
+    owner: str = ""
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["merge", lambda base, theirs, ours: theirs | {"owner": ours["owner"]}],
+    ids=["merge", "function"],
+)
+async def test_an_id_that_is_stored_under_an_alias_is_resolved_like_any_other(store, other, policy):
+    jobs = store.collection("jobs", Aliased, on_conflict=policy)
+    base = await jobs.put(Aliased(taskId="a"))
+    await other.sync()
+    await other.collection("jobs", Aliased).put(Aliased(taskId="a", status="failed"))
+    await jobs.put(Aliased(taskId="a", owner="me"), if_version=base)
+    assert await jobs.get("a") == Aliased(taskId="a", status="failed", owner="me")
 
 
 async def test_a_transaction_merges_what_it_had_read_and_put(store, based, other):
