@@ -1,17 +1,22 @@
-"""What is tried again after a conflict: each time a little later, and not for ever."""
+"""What is tried again after a conflict: each time a little later, one after the other, and not for ever."""
 
 from __future__ import annotations
 
 import random
-from asyncio import sleep
-from collections.abc import Awaitable, Callable
+from asyncio import Lock, sleep, timeout
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Final, TypeVar
+from weakref import WeakValueDictionary
 
 from statepath.errors import ConflictError
 
 T = TypeVar("T")
 
 ATTEMPTS: Final = 32
+
+PATIENCE: Final = 10.0
+"""Seconds to wait for a turn: who has it may wait, by whatever way, for the one that waits here."""
 
 
 async def back_off(attempt: int) -> None:
@@ -31,3 +36,31 @@ async def until_committed(attempt: Callable[[], Awaitable[T]]) -> T:
         except ConflictError:
             await back_off(number)
     return await attempt()
+
+
+class Turns:
+    """Of those who try the same again, one at a time: of all in one commit only one would get through.
+
+    A turn keeps nobody else from a change, so each attempt has to be checked all the same. Nothing is kept of what
+    nobody waits for.
+    """
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[tuple[str, str], Lock] = WeakValueDictionary()
+
+    def __len__(self) -> int:
+        return len(self._locks)
+
+    @asynccontextmanager
+    async def turn(self, place: tuple[str, str]) -> AsyncIterator[None]:
+        """Go on when it is this one's turn, in the order of arrival, or when it was waited for long enough."""
+        lock = self._locks.setdefault(place, Lock())
+        mine = False
+        with suppress(TimeoutError):
+            async with timeout(PATIENCE):
+                mine = await lock.acquire()
+        try:
+            yield
+        finally:
+            if mine:
+                lock.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +14,7 @@ from msgspec import Raw
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from statepath.arguments import check_function
-from statepath.attempts import ATTEMPTS, back_off
+from statepath.attempts import ATTEMPTS, Turns, back_off
 from statepath.backend import SupportsQueries
 from statepath.commit import Append, Delete, Put
 from statepath.engine.committer import Document as PutDocument
@@ -76,8 +77,10 @@ class Collection(Generic[T]):
         model: type[T] | None,
         id_field: str,
         on_conflict: OnConflict = "raise",
+        turns: Turns | None = None,
     ) -> None:
         self._engine = engine
+        self._turns = Turns() if turns is None else turns
         self.on_conflict: OnConflict = check_policy(on_conflict)
         self.name = name
         self.model = model
@@ -192,8 +195,8 @@ class Collection(Generic[T]):
 
         Parameters:
             fn: gets a fresh value, and may be a coroutine function. `None` from it means: the one it got. If someone
-                else changed the document meanwhile, it is called again with the new one. What it raises ends the
-                update, and nothing is stored.
+                else changed the document meanwhile, it is called again with the new one, one at a time of those that
+                this handle repeats. What it raises ends the update, and nothing is stored.
 
         Raises:
             NotFoundError: there is no such document.
@@ -202,32 +205,35 @@ class Collection(Generic[T]):
         """
         check_function(fn, "what update calls")
         for attempt in range(ATTEMPTS):
-            found = await self.get_document(id)
-            if found is None:
-                found = await self.get_document(id, fresh=True)
-            if found is None:
-                raise NotFoundError(f"{self.name}/{id} does not exist", key=f"{self.name}/{id}")
-            result = fn(found.value)
-            if isawaitable(result):
-                result = await result
-            value = found.value if result is None else cast("T", result)
-            if self.id_of(value) != id:
-                raise InvalidArgumentError(
-                    f"update of {self.name}/{id} must not change its id to {self.id_of(value)!r}",
-                    key=f"{self.name}/{id}",
-                )
-            document = await self.encoded(value)
-            committer = self._engine.committer
-            if committer.crowded:
-                await committer.room()
-            try:
-                await committer.submit((_change(document, found.version),), len(document[2]))
-            except ConflictError:
-                if attempt == ATTEMPTS - 1:
-                    raise
-                await back_off(attempt)
-            else:
-                return value
+            # The first one waits for nobody: most documents have no second writer.
+            async with self._turns.turn((self.name, id)) if attempt else nullcontext():
+                # Who was refused in its turn, too, has other handles beside it, which went on in the meantime.
+                found = await self.get_document(id, fresh=attempt > 1)
+                if found is None:
+                    found = await self.get_document(id, fresh=True)
+                if found is None:
+                    raise NotFoundError(f"{self.name}/{id} does not exist", key=f"{self.name}/{id}")
+                result = fn(found.value)
+                if isawaitable(result):
+                    result = await result
+                value = found.value if result is None else cast("T", result)
+                if self.id_of(value) != id:
+                    raise InvalidArgumentError(
+                        f"update of {self.name}/{id} must not change its id to {self.id_of(value)!r}",
+                        key=f"{self.name}/{id}",
+                    )
+                document = await self.encoded(value)
+                committer = self._engine.committer
+                if committer.crowded:
+                    await committer.room()
+                try:
+                    await committer.submit((_change(document, found.version),), len(document[2]))
+                except ConflictError:
+                    if attempt == ATTEMPTS - 1:
+                        raise
+                else:
+                    return value
+            await back_off(attempt)
         raise AssertionError
 
     def find(
@@ -308,22 +314,28 @@ class Collection(Generic[T]):
             ) from None
         limit = self._engine.settings.max_document
         key = f"{self.name}/{id}"
-        if not isinstance(merged, Mapping) or merged.get(self.id_field) != id:
-            raise InvalidArgumentError(
-                f"what on_conflict returned for {key} is no document of that id", key=key
-            )
+        other = InvalidArgumentError(
+            f"what on_conflict returned for {key} is no document of that id", key=key
+        )
+        if not isinstance(merged, Mapping):
+            raise other
         data = encode_mapping(merged, key=key, limit=limit)
-        self.decode(id, Entry(data, current, 0))
+        value: Any = self.decode(id, Entry(data, current, 0))
+        # Only the model knows under which name its id is stored.
+        if id != (value.get(self.id_field) if self.model is None else getattr(value, self.id_field)):
+            raise other
         return (self.name, id, data, None), current
 
     async def _ancestor(self, id: str, conflict: ConflictError) -> Json | None:
         """The document that the refused change was based on.
 
         Raises:
-            ConflictError: the history does not reach back to it.
+            ConflictError: the history does not reach back to it, or it never was.
         """
         if not conflict.base:
             return None
+        if conflict.base > self._engine.replica.head:
+            raise conflict
         try:
             entry = (await past(self._engine, conflict.base)).get(self.name, id)
         except HistoryTrimmedError:

@@ -22,10 +22,7 @@ _MISSING: Final = object()
 
 
 class Clash(Exception):  # noqa: N818 - a signal, which becomes the conflict that it is about
-    """Both sides changed the same place, each in its own way."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(f"both sides changed {path}" if path else "both sides changed it")
+    """Both sides changed the same place, each in its own way, or the other side deleted the document."""
 
 
 def check_policy(policy: object) -> OnConflict:
@@ -53,8 +50,10 @@ def merge(base: Json | None, theirs: Json | None, ours: Json) -> Json:
     """Both sides' changes of one JSON object. What both appended to a list is kept, theirs first.
 
     Raises:
-        Clash: they changed the same place in different ways, or one deleted what the other changed.
+        Clash: they changed the same place in different ways, or theirs deleted the document, whatever ours did.
     """
+    if theirs is None and base is not None:
+        raise Clash("the other side deleted it")
     return cast(
         "Json", _merge(_MISSING if base is None else base, _MISSING if theirs is None else theirs, ours, "")
     )
@@ -82,7 +81,7 @@ def _merge(base: Any, theirs: Any, ours: Any, path: str) -> Any:
         return [*theirs, *ours[len(base) :]]
     if _same(theirs, ours):  # last: two equal appends to a list are two
         return ours
-    raise Clash(path)
+    raise Clash(f"both sides changed {path}")
 
 
 def _continues(value: Any, base: list[Any]) -> bool:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, JsonValue
 from statepath import archive, reports, sessionlogs
 from statepath.archive import ArchivedDocument
 from statepath.arguments import check_function, path_text, wrong_kind
-from statepath.attempts import until_committed
+from statepath.attempts import Turns, until_committed
 from statepath.collection import Collection, Json
 from statepath.diff import Difference, differences
 from statepath.discovery import check_not_within, connect
@@ -90,6 +90,7 @@ class Store:
     def __init__(self, engine: Engine, *, owns_events: bool = False) -> None:
         self._engine = engine
         self._owns_events = owns_events
+        self._turns = Turns()
 
     @property
     def url(self) -> str:
@@ -184,7 +185,7 @@ class Store:
             raise InvalidArgumentError(f"{model!r} is not a pydantic model class")
         if not isinstance(id, str):
             raise wrong_kind("id=", "the name of the field that holds the id", id)
-        return Collection(self._engine, check_collection(name), model, id, on_conflict)
+        return Collection(self._engine, check_collection(name), model, id, on_conflict, self._turns)
 
     def collections(self) -> tuple[str, ...]:
         """The names of the collections that hold documents.

@@ -53,9 +53,10 @@ def test_a_place_that_both_changed_is_a_clash(theirs, ours, place):
         merge(BASE, BASE | theirs, BASE | ours)
 
 
-def test_a_document_that_one_side_deleted_and_the_other_changed_is_a_clash():
-    with pytest.raises(Clash, match="both sides changed it"):
-        merge(BASE, None, BASE | {"status": "failed"})
+@pytest.mark.parametrize("ours", [{"status": "failed"}, {}], ids=["changed", "left"])
+def test_a_document_that_the_other_side_deleted_is_a_clash(ours):
+    with pytest.raises(Clash, match="the other side deleted it"):
+        merge(BASE, None, BASE | ours)
 
 
 def test_true_is_not_one():

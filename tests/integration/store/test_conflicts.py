@@ -5,7 +5,7 @@ import time
 
 import pytest
 import statepath
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from statepath.errors import ConflictError, InvalidArgumentError
 
 
@@ -73,6 +73,39 @@ async def test_a_real_clash_is_raised_and_says_where(store, based, other):
     assert (await tasks.get("a")).status == "failed"
 
 
+@pytest.mark.parametrize("fields", [{}, {"owner": "me"}], ids=["unchanged", "changed"])
+async def test_what_the_other_side_deleted_is_a_conflict(store, based, other, fields):
+    await other.collection("tasks").delete("a")
+    tasks = store.collection("tasks", Task, on_conflict="merge")
+    with pytest.raises(ConflictError, match="the other side deleted it") as raised:
+        await tasks.put(based.value.model_copy(update=fields), if_version=based.version)
+    assert (raised.value.current, raised.value.ancestor["logs"]) == (0, ["x"])
+    assert await tasks.get("a") is None
+
+
+async def test_what_was_deleted_meanwhile_lets_transact_begin_again(store, based, other):
+    tasks = store.collection("tasks", Task, on_conflict="merge")
+    seen = []
+
+    async def keep(tx):
+        seen.append(task := await tx.get(tasks, "a"))
+        if len(seen) == 1:
+            await other.collection("tasks").delete("a")
+        tx.put(tasks, task or Task(id="a", owner="anew"))
+
+    await store.transact(keep)
+    assert seen == [based.value, None]
+    assert await tasks.get("a") == Task(id="a", owner="anew")
+
+
+@pytest.mark.parametrize("policy", ["merge", lambda base, theirs, ours: ours], ids=["merge", "function"])
+async def test_a_version_that_never_was_is_a_conflict(store, based, policy):
+    tasks = store.collection("tasks", Task, on_conflict=policy)
+    with pytest.raises(ConflictError, match="tasks/a is at version 1 now") as raised:
+        await tasks.put(based.value, if_version=99_999)
+    assert (raised.value.base, raised.value.current) == (99_999, 1)
+
+
 async def test_a_function_decides_where_it_is_given(store, based, other):
     await change(other, status="failed")
     asked = []
@@ -92,6 +125,33 @@ async def test_what_a_function_returns_has_to_be_that_document(store, based, oth
     tasks = store.collection("tasks", Task, on_conflict=lambda base, theirs, ours: {"id": "b"})
     with pytest.raises(InvalidArgumentError, match="no document of that id"):
         await tasks.put(based.value, if_version=based.version)
+
+
+async def test_without_a_model_what_a_function_returns_has_to_be_that_document_too(store, based, other):
+    await change(other, status="failed")
+    tasks = store.collection("tasks", on_conflict=lambda base, theirs, ours: {"status": "failed"})
+    with pytest.raises(InvalidArgumentError, match="no document of that id"):
+        await tasks.put({"id": "a"}, if_version=based.version)
+
+
+class Aliased(BaseModel):
+    id: str = Field(alias="taskId")
+    status: str = "pending"
+    owner: str = ""
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["merge", lambda base, theirs, ours: theirs | {"owner": ours["owner"]}],
+    ids=["merge", "function"],
+)
+async def test_an_id_that_is_stored_under_an_alias_is_resolved_like_any_other(store, other, policy):
+    jobs = store.collection("jobs", Aliased, on_conflict=policy)
+    base = await jobs.put(Aliased(taskId="a"))
+    await other.sync()
+    await other.collection("jobs", Aliased).put(Aliased(taskId="a", status="failed"))
+    await jobs.put(Aliased(taskId="a", owner="me"), if_version=base)
+    assert await jobs.get("a") == Aliased(taskId="a", status="failed", owner="me")
 
 
 async def test_a_transaction_merges_what_it_had_read_and_put(store, based, other):

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any, Literal
 
 import pytest
+import statepath
 from pydantic import BaseModel, ConfigDict, Field
 from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError
 
@@ -50,6 +51,56 @@ async def test_concurrent_updates_all_count(tasks):
 
     await asyncio.gather(*(tasks.update("a", bump) for _ in range(10)))
     assert (await tasks.get("a")).n == 10
+
+
+async def test_updates_of_one_handle_that_meet_are_repeated_one_by_one(store, tasks, at_once):
+    calls = []
+
+    def bump(task):
+        calls.append(task.n)
+        task.n += 1
+
+    await asyncio.gather(*(store.collection("tasks", Task).update("a", bump) for _ in range(60)))
+    assert (await tasks.get("a")).n == 60
+    assert len(calls) <= 2 * 60
+
+
+async def test_who_met_other_handles_twice_looks_before_it_tries_again(store, tasks, url, monkeypatch):
+    async with statepath.open(url, autosave=0) as other:
+        theirs = other.collection("tasks", Task)
+
+        async def meanwhile(attempt):
+            await theirs.append("a", "logs", "theirs")
+
+        monkeypatch.setattr("statepath.collection.back_off", meanwhile)
+        await meanwhile(0)
+        seen = []
+        await tasks.update("a", lambda task: seen.append(len(task.logs)))
+    assert seen == [0, 1, 3]
+
+
+async def test_a_function_may_update_its_own_document_while_it_is_repeated(tasks, at_once, monkeypatch):
+    monkeypatch.setattr("statepath.attempts.PATIENCE", 0)
+    calls = []
+
+    async def nesting(task):
+        calls.append(task.n)
+        if len(calls) < 4:
+            await tasks.update("a", inner)
+        task.owner = "outer"
+
+    inner_calls = []
+
+    async def inner(task):
+        inner_calls.append(task.n)
+        if len(inner_calls) % 2:
+            await tasks.append("a", "logs", "meanwhile")
+        task.n += 1
+
+    async with asyncio.timeout(60):
+        await tasks.update("a", nesting)
+    stored = await tasks.get("a")
+    assert (stored.owner, stored.n) == ("outer", 3)
 
 
 async def test_update_calls_the_function_again_with_what_someone_else_stored(tasks):
