@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
@@ -29,6 +30,8 @@ from statepath.engine.engine import Engine
 from statepath.engine.ids import check_seq
 from statepath.engine.replica import MEMBERS, Cut
 from statepath.errors import DivergedError, HistoryTrimmedError, InvalidArgumentError
+
+logger = logging.getLogger("statepath.watch")
 
 Kind = Literal["put", "delete", "append", "log", "report", "resync"]
 _CURSOR: Final = re.compile(r"(?P<incarnation>.*):(?P<seq>\d{1,18})(\.(?P<told>\d{1,18}))?", re.DOTALL)
@@ -109,10 +112,12 @@ def changes_in(commit: Commit, seq: int, transaction: Sequence[Change], behind: 
 
 
 class Place(NamedTuple):
-    """Where a watcher goes on: behind the seq `after`, and behind so many changes of the transaction that follows."""
+    """Where a watcher goes on: behind the seq `after`, and behind so many changes of the transaction that follows.
+    `of_ours`: it is known to be a place in this history."""
 
     after: int
     told: int = 0
+    of_ours: bool = False
 
     @property
     def seq(self) -> int:
@@ -129,7 +134,7 @@ def position(engine: Engine, since: int | str | None) -> Place:
     """
     if since is None:
         return Place(engine.replica.head)
-    told = 0
+    told, of_ours = 0, isinstance(since, str)
     if isinstance(since, str):
         cursor = _CURSOR.fullmatch(since)
         if cursor is None:
@@ -144,7 +149,7 @@ def position(engine: Engine, since: int | str | None) -> Place:
     if type(since) is not int:
         raise wrong_kind("since", "the cursor of a change, a seq or None", since)
     check_seq(since)
-    return Place(since, told)
+    return Place(since, told, of_ours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +165,7 @@ class Wanted:
 
 async def watch(engine: Engine, place: Place, wanted: Wanted, *, resync: bool) -> AsyncGenerator[StateChange]:
     """Every change behind the place that is wanted. `resync`: where the log does not reach back, the state instead.
+    A handle that only reads may lag behind a cursor that another one gave, and waits for what comes behind it.
 
     Raises:
         DivergedError: the place lies in the future of the store.
@@ -168,9 +174,7 @@ async def watch(engine: Engine, place: Place, wanted: Wanted, *, resync: bool) -
     if place.seq > engine.replica.head:
         await engine.catch_up()  # the cursor may be one that another handle gave
         if place.seq > engine.replica.head:
-            raise DivergedError(
-                f"the cursor is at seq {place.seq}, and the log ends at {engine.replica.head}"
-            )
+            _check_lag(engine, place)
     while True:
         try:
             async with aclosing(_changes(engine, place, wanted)) as changes:
@@ -190,6 +194,21 @@ async def watch(engine: Engine, place: Place, wanted: Wanted, *, resync: bool) -
         for change in _everything(engine, cut, place.after, wanted):
             yield change
         place = Place(cut.seq)
+
+
+def _check_lag(engine: Engine, place: Place) -> None:
+    """
+    Raises:
+        DivergedError: it is not a handle that lags.
+    """
+    text = f"the cursor is at seq {place.seq}, and the log ends at {engine.replica.head}"
+    if not engine.readonly:
+        raise DivergedError(text)
+    if not place.of_ours:
+        raise DivergedError(
+            f"{text}; if {engine.backend.url} only lags, sync(at_least={place.seq}) waits for it"
+        )
+    logger.warning("%s lags: %s, which is waited for", engine.backend.url, text)
 
 
 async def _changes(engine: Engine, place: Place, wanted: Wanted) -> AsyncGenerator[StateChange]:

@@ -231,6 +231,13 @@ async def test_a_readonly_handle_watches_what_another_one_writes(store, raw, url
         assert await reader.collection("raw").get("b") is not None
 
 
+async def test_a_seq_that_a_readonly_handle_does_not_show_is_refused_with_the_next_step(store, raw, url):
+    await raw.put({"id": "a"})
+    async with statepath.open(url, readonly=True) as reader:
+        with pytest.raises(DivergedError, match=r"if .* only lags, sync\(at_least=2\) waits"):
+            await anext(reader.watch(since=2))
+
+
 async def test_many_watchers_of_a_readonly_handle_are_all_told(store, raw, url):
     await raw.put({"id": "a"})
     async with statepath.open(url, readonly=True) as reader:
