@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from pydantic import JsonValue
 
@@ -29,8 +31,11 @@ from statepath.engine.ids import check_seq
 from statepath.engine.replica import MEMBERS, Cut
 from statepath.errors import DivergedError, HistoryTrimmedError, InvalidArgumentError
 
+logger = logging.getLogger("statepath.watch")
+
 Kind = Literal["put", "delete", "append", "log", "report", "resync"]
-_SEPARATOR: Final = ":"
+_CURSOR: Final = re.compile(r"(?P<incarnation>.*):(?P<seq>\d{1,18})(\.(?P<told>\d{1,18}))?", re.DOTALL)
+"""What is told: all of the seq; or so many changes of its transaction, whether or not the watcher wanted them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ class StateChange:
         collection, id: of the document; `logs` or `reports` and the id of one of these.
         key: both, as people write it: `tasks/task_1`.
         time: of the commit. `writer`: the handle that made it.
-        cursor: pass it to `watch(since=…)` to go on behind this change's transaction.
+        cursor: pass it to `watch(since=…)` to go on behind this change, also in the middle of its transaction.
         offset: of a `log`, where in the session's log the text stands, in bytes; else `None`.
         lag: of a change that `watch` tells, how many transactions behind it were there already.
     """
@@ -67,11 +72,12 @@ class StateChange:
         return f"{self.collection}/{self.id}"
 
 
-def changes_in(commit: Commit, seq: int, transaction: Sequence[Change]) -> list[StateChange]:
-    """The changes of one transaction, as they are told to callers."""
-    cursor = f"{commit.incarnation}{_SEPARATOR}{seq}"
+def changes_in(commit: Commit, seq: int, transaction: Sequence[Change], behind: int = 0) -> list[StateChange]:
+    """The changes of one transaction, as they are told to callers: those behind so many of it."""
+    whole = f"{commit.incarnation}:{seq}"
     told: list[StateChange] = []
-    for change in transaction:
+    for number, change in enumerate(transaction[behind:], behind + 1):
+        cursor = f"{whole}.{number}"
         kind: Kind
         collection, field, value, offset = "", None, None, None
         if isinstance(change, Put):
@@ -100,32 +106,50 @@ def changes_in(commit: Commit, seq: int, transaction: Sequence[Change]) -> list[
                 seq, kind, collection, change.id, field, value, commit.time, commit.writer, cursor, offset
             )
         )
+    if told:
+        told[-1] = replace(told[-1], cursor=whole)
     return told
 
 
-def position(engine: Engine, since: int | str | None) -> int:
-    """The seq behind which to go on: of a cursor, a seq, or the present (`None`).
+class Place(NamedTuple):
+    """Where a watcher goes on: behind the seq `after`, and behind so many changes of the transaction that follows.
+    `of_ours`: it is known to be a place in this history."""
+
+    after: int
+    told: int = 0
+    of_ours: bool = False
+
+    @property
+    def seq(self) -> int:
+        """Of the last transaction of which something was told."""
+        return self.after + 1 if self.told else self.after
+
+
+def position(engine: Engine, since: int | str | None) -> Place:
+    """Where to go on: behind a cursor, a seq, or the present (`None`).
 
     Raises:
         DivergedError: the cursor is of another history of the store.
         InvalidArgumentError: it is no cursor.
     """
     if since is None:
-        return engine.replica.head
+        return Place(engine.replica.head)
+    told, of_ours = 0, isinstance(since, str)
     if isinstance(since, str):
-        incarnation, separator, number = since.rpartition(_SEPARATOR)
-        if not separator or not number.isdecimal():
+        cursor = _CURSOR.fullmatch(since)
+        if cursor is None:
             raise InvalidArgumentError(f"{since!r} is no cursor of a change")
-        if not engine.continues(incarnation, int(number)):
+        seq, told = int(cursor["seq"]), int(cursor["told"] or 0)
+        if not engine.continues(cursor["incarnation"], seq):
             raise DivergedError(
                 "the cursor belongs to another incarnation of the store, which was recovered, imported or promoted "
                 "since: read the state anew and watch from there"
             )
-        since = int(number)
+        since = seq - 1 if told else seq
     if type(since) is not int:
         raise wrong_kind("since", "the cursor of a change, a seq or None", since)
     check_seq(since)
-    return since
+    return Place(since, told, of_ours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,23 +163,24 @@ class Wanted:
         return (not self.collections or collection in self.collections) and (not self.ids or id in self.ids)
 
 
-async def watch(engine: Engine, after: int, wanted: Wanted, *, resync: bool) -> AsyncGenerator[StateChange]:
-    """Every change behind `after` that is wanted. `resync`: where the log does not reach back, the state instead.
+async def watch(engine: Engine, place: Place, wanted: Wanted, *, resync: bool) -> AsyncGenerator[StateChange]:
+    """Every change behind the place that is wanted. `resync`: where the log does not reach back, the state instead.
+    A handle that only reads may lag behind a cursor that another one gave, and waits for what comes behind it.
 
     Raises:
-        DivergedError: `after` lies in the future of the store.
+        DivergedError: the place lies in the future of the store.
         HistoryTrimmedError: the log does not reach back to it, or not to what this handle shows.
     """
-    if after > engine.replica.head:
+    if place.seq > engine.replica.head:
         await engine.catch_up()  # the cursor may be one that another handle gave
-        if after > engine.replica.head:
-            raise DivergedError(f"the cursor is at seq {after}, and the log ends at {engine.replica.head}")
+        if place.seq > engine.replica.head:
+            _check_lag(engine, place)
     while True:
         try:
-            async with aclosing(_changes(engine, after, wanted)) as changes:
+            async with aclosing(_changes(engine, place, wanted)) as changes:
                 async for change in changes:
                     yield change
-                    after = change.seq
+                    place = Place(change.seq)  # the log is trimmed between transactions only
                 return
         except HistoryTrimmedError as error:
             if not resync:
@@ -166,18 +191,34 @@ async def watch(engine: Engine, after: int, wanted: Wanted, *, resync: bool) -> 
                 ) from error
         await engine.catch_up()
         cut = engine.replica.cut()
-        for change in _everything(engine, cut, after, wanted):
+        for change in _everything(engine, cut, place.after, wanted):
             yield change
-        after = cut.seq
+        place = Place(cut.seq)
 
 
-async def _changes(engine: Engine, after: int, wanted: Wanted) -> AsyncGenerator[StateChange]:
-    async with aclosing(engine.stream.follow(after)) as commits:
+def _check_lag(engine: Engine, place: Place) -> None:
+    """
+    Raises:
+        DivergedError: it is not a handle that lags.
+    """
+    text = f"the cursor is at seq {place.seq}, and the log ends at {engine.replica.head}"
+    if not engine.readonly:
+        raise DivergedError(text)
+    if not place.of_ours:
+        raise DivergedError(
+            f"{text}; if {engine.backend.url} only lags, sync(at_least={place.seq}) waits for it"
+        )
+    logger.warning("%s lags: %s, which is waited for", engine.backend.url, text)
+
+
+async def _changes(engine: Engine, place: Place, wanted: Wanted) -> AsyncGenerator[StateChange]:
+    async with aclosing(engine.stream.follow(place.after)) as commits:
         async for commit, transactions in commits:
             for seq, transaction in enumerate(transactions, commit.first):
-                if seq <= after:
+                if seq <= place.after:
                     continue
-                for change in changes_in(commit, seq, transaction):
+                behind = place.told if seq == place.after + 1 else 0
+                for change in changes_in(commit, seq, transaction, behind):
                     if wanted.has(change.collection, change.id):
                         lag = max(engine.replica.head - seq, 0)
                         yield replace(change, lag=lag) if lag else change
@@ -192,7 +233,7 @@ def _everything(engine: Engine, cut: Cut, after: int, wanted: Wanted) -> Iterato
         if collection != MEMBERS and wanted.has(collection, id)
     ]
     now = datetime.fromtimestamp(cut.time / 1_000_000, UTC)
-    old, new = (f"{engine.incarnation}{_SEPARATOR}{seq}" for seq in (after, cut.seq))
+    old, new = (f"{engine.incarnation}:{seq}" for seq in (after, cut.seq))
     cursor = old if documents else new
     yield StateChange(cut.seq, "resync", "", "", None, len(documents), now, "", cursor)
     for place, (collection, id, entry) in enumerate(documents, 1):

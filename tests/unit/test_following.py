@@ -1,10 +1,29 @@
 """What follows the log for all who want to know of other writers' commits."""
 
 import asyncio
+from contextlib import aclosing
+from datetime import UTC, datetime
 
+import pytest
+from statepath.commit import Commit, Note
 from statepath.engine.following import Follower
 from statepath.engine.stream import Stream
 from statepath.errors import AccessDeniedError, UnavailableError
+
+
+def commit_of(seq):
+    return Commit(
+        first=seq,
+        last=seq,
+        id=str(seq),
+        prev=str(seq - 1),
+        writer="w",
+        store="s",
+        incarnation="i",
+        time=datetime.now(UTC),
+        durable=0,
+        transactions=((Note("k", "t"),),),
+    )
 
 
 class Log:
@@ -48,6 +67,53 @@ async def test_who_joins_after_a_failure_has_it_tried_again_whoever_else_is_stil
     async with asyncio.timeout(30):
         assert [await log.asked.get() for _ in range(2)] == [(7, 7)] * 2
     await follower.stop()
+
+
+class Interrupted:
+    """A log of two commits that does not answer the first two times it is read behind a seq."""
+
+    def __init__(self):
+        self.reads = []
+        self.asked = asyncio.Event()
+
+    async def read(self, after):
+        self.reads.append(after)
+        self.asked.set()
+        if self.reads.count(after) < 3:
+            raise UnavailableError("no answer")
+        yield commit_of(after + 1)
+        raise UnavailableError("no answer")
+
+
+async def test_who_reads_the_log_goes_on_behind_what_was_told_after_an_outage(monkeypatch):
+    monkeypatch.setattr("statepath.engine.stream._SOONEST", 0)
+    log = Interrupted()
+    stream = Stream(None, log, alone=True, head=lambda: 2, closed=lambda: False, take=None)
+    async with aclosing(stream.follow(0)) as commits:
+        assert [(await anext(commits))[0].first for _ in range(2)] == [1, 2]
+    assert log.reads == [0, 0, 0, 1, 1, 1]
+
+
+async def test_who_reads_a_log_that_does_not_answer_ends_with_the_handle(monkeypatch):
+    monkeypatch.setattr("statepath.engine.stream._SOONEST", 3600)
+    log, closed = Interrupted(), False
+    stream = Stream(None, log, alone=True, head=lambda: 2, closed=lambda: closed, take=None)
+    waiting = asyncio.ensure_future(anext(stream.follow(0), None))
+    await log.asked.wait()
+    closed = True
+    stream.wake()
+    assert await waiting is None
+
+
+async def test_who_reads_a_log_that_refuses_is_told():
+    class Refusing:
+        async def read(self, after):
+            raise AccessDeniedError("refused")
+            yield
+
+    stream = Stream(None, Refusing(), alone=True, head=lambda: 2, closed=lambda: False, take=None)
+    with pytest.raises(AccessDeniedError):
+        await anext(stream.follow(0))
 
 
 async def test_a_log_that_ends_before_what_is_shown_is_not_read_without_pause(monkeypatch):

@@ -111,11 +111,11 @@ class Committer:
 
     Whoever moves the replica's head holds `advancing`: from the moment that a commit is put together until it is
     visible, nothing of other writers comes in between, unless it does not matter to the commit. `alone` says that
-    there are none. `committed` is called for every commit that has become durable and visible. `lost_to` brings the
-    replica up to what other writers committed: to these commits, or without any to what it reads; and so does `behind`,
-    up to a seq, for who holds `advancing`. `deadline` is how long a storage may take to answer to as much as a whole
-    commit holds. `max_document` bounds what documents grow to, in bytes. `elsewhere` is where the documents are that
-    the replica does not hold.
+    there are none. `committed` is called for every commit that has become durable and visible, also with when it was
+    begun to be appended, on the leases' clock. `lost_to` brings the replica up to what other writers committed: to
+    these commits, or without any to what it reads; and so does `behind`, up to a seq, for who holds `advancing`.
+    `deadline` is how long a storage may take to answer to as much as a whole commit holds. `max_document` bounds what
+    documents grow to, in bytes. `elsewhere` is where the documents are that the replica does not hold.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Committer:
         incarnation: str,
         advancing: asyncio.Lock,
         alone: bool,
-        committed: Callable[[Commit, Sequence[Transaction], Stage, int], None],
+        committed: Callable[[Commit, Sequence[Transaction], Stage, int, float], None],
         lost_to: Callable[[Sequence[Commit]], Awaitable[None]],
         behind: Callable[[Sequence[Commit], int], Awaitable[None]],
         failed: Callable[[StateError], None],
@@ -379,6 +379,7 @@ class Committer:
             durable=replica.head,
             transactions=stored,
         )
+        begun = clock()
         try:
             if self._traced:
                 with self._telemetry.commit([one.span for one in accepted]):
@@ -415,7 +416,8 @@ class Committer:
                 extra={"seq": commit.last, "bytes": size},
             )
         self._telemetry.committed(len(accepted), size, took)
-        self._committed(commit, transactions, stage, size + _RECORD + _TRANSACTION * len(accepted))
+        size += _RECORD + _TRANSACTION * len(accepted)
+        self._committed(commit, transactions, stage, size, begun)
 
     async def _append(self, commit: Commit, accepted: list[_Pending], refused: list[_Refused]) -> Commit:
         """Make the commit durable; as it stands in the log, with the replica at what is before it."""

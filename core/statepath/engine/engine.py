@@ -32,7 +32,7 @@ from statepath.engine.companion import Companion
 from statepath.engine.floor import Floor
 from statepath.engine.ids import check_seq, log_key
 from statepath.engine.lagging import find_lagging
-from statepath.engine.leases import Holder, Leases
+from statepath.engine.leases import Holder, Leases, clock
 from statepath.engine.maintenance import Maintenance
 from statepath.engine.migration import Migrated, check_known, check_reached
 from statepath.engine.replay import Beside, Damage, apply_commit, changes_of
@@ -127,7 +127,7 @@ class Engine:
         can = backend.capabilities
         self.sharing = cast("SupportsSharing", backend) if can.sharing and not readonly else None
         self._alone = can.exclusive and not can.sharing and not readonly
-        self._seen = time.monotonic()
+        self._seen = clock()
         self.leases = Leases(backend)
         self.beats: set[asyncio.Task[None]] = set()
         self._maintenance = Maintenance(
@@ -204,7 +204,7 @@ class Engine:
             incarnation=self.incarnation,
             advancing=self._advancing,
             alone=self._alone,
-            committed=self._committed,
+            committed=self._appended,
             lost_to=self.lost_to,
             behind=self._come_behind,
             failed=self._tell_failure,
@@ -283,6 +283,13 @@ class Engine:
         self._disowned = self.closed = True
         self._committer = None
 
+    def _appended(
+        self, commit: Commit, transactions: Sequence[Transaction], stage: Stage, size: int, begun: float
+    ) -> None:
+        """Note a commit of this handle: all that was durable when it was begun is visible now."""
+        self._seen = begun
+        self._committed(commit, transactions, stage, size)
+
     def _committed(
         self, commit: Commit, transactions: Sequence[Transaction], stage: Stage, size: int
     ) -> None:
@@ -305,7 +312,7 @@ class Engine:
         if self._alone or not self._catches_up:
             return
         async with self._advancing:
-            begun = time.monotonic()
+            begun = clock()
             try:
                 async for commit in self.log.read(self.replica.head):
                     await self._apply(commit)
@@ -340,11 +347,10 @@ class Engine:
             )
 
     async def _take(self, commit: Commit) -> None:
-        """Apply a commit that the follower has met, unless it is known already."""
+        """Apply a commit that the follower has met, unless it is known already. More may be there behind it."""
         async with self._advancing:
             if commit.first == self.replica.head + 1:
                 await self._apply(commit)
-                self._seen = time.monotonic()
                 return
         if commit.last > self.replica.head:
             await self.catch_up()
@@ -410,7 +416,7 @@ class Engine:
         """For how many seconds, at most, another writer's commits may have been missed."""
         if self._alone:
             return 0.0
-        age = time.monotonic() - self._seen
+        age = clock() - self._seen
         log = unsealed(self.log)
         if isinstance(log, PortableCommitLog) and log.head == self.replica.head:
             age = min(age, log.age)

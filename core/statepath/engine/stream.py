@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
 from datetime import datetime
 from typing import Final
 
@@ -13,10 +15,15 @@ from statepath.commit import Commit, Transaction
 from statepath.engine.feed import Feed, in_bulk
 from statepath.engine.following import Follower
 from statepath.engine.replay import changes_of
-from statepath.errors import ClosedError
+from statepath.errors import ClosedError, StateError
+
+logger = logging.getLogger("statepath.following")
 
 _BEHIND: Final = 0.2
 """Seconds until a log that ends before what is shown is read again."""
+_SOONEST: Final = 0.05
+_LATEST: Final = 5.0
+"""Seconds until a log that did not answer is read again."""
 
 
 class Stream:
@@ -67,12 +74,14 @@ class Stream:
         return recent[0][0].time if recent else None
 
     async def follow(self, after: int) -> AsyncGenerator[tuple[Commit, Sequence[Transaction]]]:
-        """Every commit behind the seq `after`, from the log and then as they become visible to this handle.
+        """Every commit behind the seq `after`, from the log and then as they become visible to this handle. Where the
+        storage does not answer for a while, it goes on afterwards.
 
         Raises:
             HistoryTrimmedError: the log begins later.
         """
         self._join()
+        pause = _SOONEST
         try:
             while True:
                 recent = self._feed.behind(after)
@@ -81,14 +90,23 @@ class Stream:
                         yield commit, transactions
                         after = commit.last
                 elif self._head() > after:
-                    begun, head = after, self._head()
-                    async for commit in self._log.read(after):
-                        if commit.last > head:
-                            break
-                        yield commit, [await changes_of(self._backend, one) for one in commit.transactions]
-                        after = commit.last
-                    if after == begun:  # a standby may be behind the server that was read before it
-                        await asyncio.sleep(_BEHIND)
+                    begun = after
+                    try:
+                        async with aclosing(self._read(after, self._head())) as read:
+                            async for commit, transactions in read:
+                                yield commit, transactions
+                                after, pause = commit.last, _SOONEST
+                    except StateError as error:
+                        if not error.retryable:
+                            raise
+                        logger.warning(
+                            "the log cannot be read for now: %s", error, extra={"code": error.code}
+                        )
+                        await self._rest(pause)
+                        pause = min(2 * pause, _LATEST)
+                    else:
+                        if after == begun:  # a standby may be behind the server that was read before it
+                            await asyncio.sleep(_BEHIND)
                 if self._closed():
                     return
                 if self._head() <= after:
@@ -128,6 +146,20 @@ class Stream:
                     await asyncio.sleep(pause)
         finally:
             self._leave()
+
+    async def _read(self, after: int, head: int) -> AsyncGenerator[tuple[Commit, Sequence[Transaction]]]:
+        """What the log has behind the seq `after`, up to what is shown."""
+        async for commit in self._log.read(after):
+            if commit.last > head:
+                break
+            yield commit, [await changes_of(self._backend, one) for one in commit.transactions]
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait so long, unless the handle is closed meanwhile."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._closed():
+                    await self._feed.news()
 
     def _join(self) -> None:
         self._feed.join()

@@ -25,6 +25,20 @@ CHANGES = ("flock", "pwrite", "fdatasync", "fsync", "fsync_dir", "rename", "ftru
 
 
 @pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets so many seconds pass, on a clock that stands still otherwise."""
+    now = 1000.0
+
+    def later(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    for module in ("engine", "committer"):
+        monkeypatch.setattr(f"statepath.engine.{module}.clock", lambda: now)
+    return later
+
+
+@pytest.fixture
 async def share(connect: Connect) -> Connect:
     """Opens the store beside others."""
 
@@ -596,3 +610,27 @@ async def test_whenever_a_writer_is_killed_the_others_go_on_with_all_it_told(
             break
         steps += 1
     assert steps > 10
+
+
+async def test_a_change_of_its_own_shows_a_handle_the_end_of_the_log(
+    path: Path, later: Callable[[float], None]
+) -> None:
+    async with statepath.open(path, autosave=0) as one, statepath.open(path, autosave=0):
+        later(10)
+        assert one.staleness == 10
+        await one.collection("raw").put({"id": "a"})
+        assert one.staleness == 0
+
+
+async def test_a_handle_that_is_told_of_a_change_may_lack_others_behind_it(
+    path: Path, later: Callable[[float], None]
+) -> None:
+    async with statepath.open(path, autosave=0) as one, statepath.open(path, autosave=0) as two:
+        for id in "ab":
+            await two.collection("raw").put({"id": id})
+        first = await anext(aiter(one._engine.log.read(0)))
+        later(10)
+        await one._engine._take(first)
+        assert (one.seq, one.staleness) == (1, 10)
+        await one.sync()
+        assert (one.seq, one.staleness) == (2, 0)

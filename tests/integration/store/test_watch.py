@@ -83,6 +83,44 @@ async def test_a_cursor_goes_on_in_the_next_process(store, raw, url):
         assert (await anext(changes)).id == "b"
 
 
+async def put_together(store, raw, ids):
+    async with store.transaction() as tx:
+        for id in ids:
+            tx.put(raw, {"id": id})
+
+
+async def ids_up_to(last, changes):
+    told = []
+    while last not in told:
+        told.append((await anext(changes)).id)
+    return "".join(told)
+
+
+async def test_a_cursor_goes_on_in_the_middle_of_a_transaction(store, raw):
+    await put_together(store, raw, "abc")
+    await put_together(store, raw, "de")
+    await raw.put({"id": "f"})
+    behind = []
+    for change in (await store.history())[:-1]:
+        async with aclosing(store.watch(since=change.cursor)) as changes:
+            behind.append(await ids_up_to("f", changes))
+    assert behind == ["bcdef", "cdef", "def", "ef", "f"]
+
+
+async def test_a_cursor_counts_the_changes_that_its_watcher_did_not_want(store, raw):
+    await put_together(store, raw, "abcd")
+    await raw.put({"id": "e"})
+    async with aclosing(store.watch(since=0, ids=("c",))) as changes:
+        cursor = (await anext(changes)).cursor
+    async with aclosing(store.watch(since=cursor)) as changes:
+        assert await ids_up_to("e", changes) == "de"
+
+
+async def test_the_last_change_of_a_transaction_has_the_cursor_of_all_of_it(store, raw):
+    await put_together(store, raw, "abc")
+    assert [change.cursor.rpartition(":")[2] for change in await store.history()] == ["1.1", "1.2", "1"]
+
+
 async def test_a_seq_goes_on_behind_it_and_zero_begins_at_the_beginning(store, raw):
     for id in "abc":
         await raw.put({"id": id})
@@ -167,7 +205,7 @@ async def test_a_cursor_of_the_future_or_of_another_incarnation_is_refused(store
         store.watch(since="f" * 32 + cursor[32:])
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "x:y", ":", -1])
+@pytest.mark.parametrize("cursor", ["", "x", "x:y", ":", "x:1.", "x:.1", "x:1.2.3", "x:" + "1" * 5000, -1])
 async def test_what_is_no_cursor_is_refused(store, cursor):
     with pytest.raises(InvalidArgumentError):
         store.watch(since=cursor)
@@ -191,6 +229,13 @@ async def test_a_readonly_handle_watches_what_another_one_writes(store, raw, url
         await raw.put({"id": "b"})
         assert (await waiting).id == "b"
         assert await reader.collection("raw").get("b") is not None
+
+
+async def test_a_seq_that_a_readonly_handle_does_not_show_is_refused_with_the_next_step(store, raw, url):
+    await raw.put({"id": "a"})
+    async with statepath.open(url, readonly=True) as reader:
+        with pytest.raises(DivergedError, match=r"if .* only lags, sync\(at_least=2\) waits"):
+            await anext(reader.watch(since=2))
 
 
 async def test_many_watchers_of_a_readonly_handle_are_all_told(store, raw, url):

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import deque
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from itertools import islice
@@ -127,6 +127,23 @@ async def test_each_commit_is_shipped_as_it_happens(path, store, elsewhere, told
             async with asyncio.timeout(20), statepath.open(to, readonly=True) as replica:
                 await replica.sync(at_least=store.seq)
                 assert (await replica.collection("raw").get("a"))["n"] == n
+
+
+async def test_a_cursor_of_the_store_is_waited_for_by_a_replica_that_lags(path, store, elsewhere):
+    raw, to = store.collection("raw"), elsewhere.new()
+    await raw.put({"id": "a"})
+    await statepath.mirror(path, to, once=True)
+    await raw.put({"id": "b"})
+    cursor = (await store.history())[-1].cursor
+    await raw.put({"id": "c"})
+    async with (
+        statepath.open(to, readonly=True) as replica,
+        aclosing(replica.watch(since=cursor)) as changes,
+    ):
+        waiting = asyncio.ensure_future(anext(changes))
+        await until(lambda: waiting.done() or replica._engine.stream._feed.followers)
+        await statepath.mirror(path, to, once=True)
+        assert (await waiting).id == "c"
 
 
 async def test_the_opener_of_a_store_runs_it_in_the_background(places, elsewhere, fill, contents, told):
