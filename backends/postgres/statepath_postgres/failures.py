@@ -66,6 +66,8 @@ _REFUSED_AT_THE_START: Final = "unsupported startup parameter"
 _POOLED: Final = _Meaning(
     InvalidArgumentError, "if it is a pooler such as PgBouncer, add pgbouncer=true to the state path"
 )
+# What asyncpg refuses to send, it tells by the same class as a connection that was lost.
+_ARGUMENTS: Final = "query arguments"
 _LOST: Final = "PostgreSQL cannot be reached, or the connection was lost"
 _UNKNOWN: Final = _Meaning(UnavailableError, retryable=False)
 
@@ -84,6 +86,10 @@ def state_error(error: BaseException, url: str, key: str | None = None) -> State
         )
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
         return InvalidArgumentError(f"{url} cannot be used: {error}", key=key, backend=SCHEME)
+    if isinstance(error, asyncpg.InterfaceError) and (
+        isinstance(error, ValueError) or _ARGUMENTS in str(error)
+    ):
+        return InvalidArgumentError(f"it cannot be sent to {url}: {error}", key=key, backend=SCHEME)
     if isinstance(error, TimeoutError):
         return UnavailableError(f"PostgreSQL did not answer in time: {url}", key=key, backend=SCHEME)
     if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
