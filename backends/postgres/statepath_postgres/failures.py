@@ -55,7 +55,9 @@ _MEANINGS: Final[dict[str, _Meaning]] = {
     ),
     "54": _Meaning(InvalidArgumentError),
     "55P03": _Meaning(ThrottledError, "another transaction holds the lock for too long"),
-    "57014": _Meaning(ThrottledError, "it took longer than statement_timeout"),
+    "57014": _Meaning(
+        ThrottledError, "it took longer than statement_timeout; raise statement_timeout= in the state path"
+    ),
     "57P": _Meaning(UnavailableError),
     "58030": _Meaning(UnavailableError),
     "XX001": _Meaning(CorruptionError),
@@ -115,6 +117,11 @@ def state_error(error: BaseException, url: str, key: str | None = None) -> State
 def worth_repeating(error: StateError) -> bool:
     """Whether the same call may get another answer soon."""
     return error.retryable and error.code != "disk_full"
+
+
+def took_too_long(error: StateError) -> bool:
+    """Whether the server gave up a statement, and may do so each time."""
+    return isinstance(error.__cause__, asyncpg.exceptions.QueryCanceledError)
 
 
 def on_standby(error: StateError) -> bool:
