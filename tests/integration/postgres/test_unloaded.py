@@ -222,6 +222,53 @@ async def test_a_transaction_is_refused_when_what_it_read_has_changed(path):
             assert await tx.get(raw, "a") is None
 
 
+@pytest.mark.parametrize("appended", [False, True])
+async def test_a_conflict_is_resolved_from_what_the_log_tells_of_the_base(path, appended):
+    async with unloaded(path) as store, statepath.open(path) as other:
+        raw = store.collection("raw", on_conflict="merge")
+        await raw.put({"id": "other", "list": []})
+        base = await raw.put({"id": "a", "list": [1] if appended else [1, 2]})
+        if appended:
+            await raw.append("other", "list", 3)
+            base = await raw.append("a", "list", 2)
+        await other.collection("raw").update("a", lambda document: document | {"theirs": 1})
+        await raw.put({"id": "a", "list": [1, 2, 3]}, if_version=base)
+        assert await raw.get("a") == {"id": "a", "list": [1, 2, 3], "theirs": 1}
+
+
+async def test_a_transaction_that_meets_another_version_is_resolved(path):
+    seen = []
+
+    def decide(base, theirs, ours):
+        seen.append((base, theirs, ours))
+        return theirs | ours
+
+    async with unloaded(path) as store, statepath.open(path) as other:
+        raw = store.collection("raw", on_conflict=decide)
+        await raw.put({"id": "a"})
+        async with store.transaction() as tx:
+            document = await tx.get(raw, "a")
+            await other.collection("raw").put({"id": "a", "theirs": 1})
+            tx.put(raw, document | {"ours": 1})
+        assert await raw.get("a") == {"id": "a", "theirs": 1, "ours": 1}
+        assert seen == [({"id": "a"}, {"id": "a", "theirs": 1}, {"id": "a", "ours": 1})]
+
+
+async def test_a_conflict_whose_base_the_log_has_no_more_stays_one(path, around):
+    async with unloaded(path) as store, statepath.open(path) as other:
+        raw = store.collection("raw", on_conflict="merge")
+        await raw.put({"id": "a", "list": []})
+        base = await raw.append("a", "list", 1)
+        await other.collection("raw").update("a", lambda document: document | {"theirs": 1})
+        await store.snapshot()
+        await store._engine.log.trim(1)
+        for version in (1, base, 77):
+            with pytest.raises(ConflictError) as caught:
+                await raw.put({"id": "a", "ours": 1}, if_version=version)
+            assert caught.value.current == 3
+        assert await raw.get("a") == {"id": "a", "list": [1], "theirs": 1}
+
+
 async def test_updates_of_many_handles_are_all_counted(path):
     async with unloaded(path) as store:
         await store.collection("raw").put({"id": "a", "n": 0})
@@ -574,6 +621,16 @@ async def test_a_backend_that_keeps_no_documents_says_what_to_do(place, tmp_path
 async def test_the_archive_is_not_kept_by_rules(path):
     with pytest.raises(UnsupportedError, match="STATE_ARCHIVE"):
         await unloaded(path, archive="tasks older_than=30d")
+
+
+async def test_a_mirror_is_left_to_a_process_of_its_own(path, tmp_path):
+    with pytest.raises(UnsupportedError, match=r"statepath mirror SRC DST"):
+        await unloaded(path, mirror=tmp_path / "replica")
+    async with unloaded(path) as store:
+        await store.collection("raw").put({"id": "a"})
+        assert (await statepath.mirror(path, tmp_path / "replica", once=True)).seq == store.seq
+        async with unloaded(path, readonly=True, mirror=tmp_path / "replica") as reader:
+            assert await reader.collection("raw").get("a") == {"id": "a"}
 
 
 async def test_files_of_the_documents_are_not_written(path):
