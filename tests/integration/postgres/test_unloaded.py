@@ -680,6 +680,49 @@ async def test_changes_are_told_as_ever(path):
             await changes.aclose()
 
 
+@pytest.mark.parametrize("readonly", [False, True])
+async def test_who_the_log_does_not_reach_back_to_is_told_the_documents_as_they_are(path, readonly):
+    async with unloaded(path) as writer:
+        raw = writer.collection("raw")
+        for n in range(50):
+            await raw.put({"id": f"{n:02}", "text": "x" * 100_000})
+        await writer.collection("tasks").put({"id": "a"})
+        async with writer.transaction() as tx:
+            tx.put_member("metrics", {"done": 1})
+        await writer.snapshot()
+        await writer._engine.log.trim(51)
+        told = []
+        async with (
+            unloaded(path, readonly=readonly) as store,
+            aclosing(store.watch(since=0, resync=True)) as changes,
+        ):
+            while len(told) < 52:
+                told.append(await anext(changes))
+                if len(told) == 10:  # not among those that are as of the seq of before
+                    await raw.put({"id": "10", "text": "later"})
+            behind = await anext(changes)
+        begin, *documents = told
+        assert (begin.kind, begin.value, begin.seq) == ("resync", 51, 52)
+        assert [change.key for change in documents] == [*(f"raw/{n:02}" for n in range(50)), "tasks/a"]
+        assert {len(change.value["text"]) for change in documents[:50]} == {100_000}
+        assert [change.seq for change in documents] == list(range(1, 52))
+        assert [change.cursor.rpartition(":")[2] for change in told] == [*(["0"] * 51), "52"]
+        assert (behind.seq, behind.value["text"]) == (53, "later")
+
+
+async def test_only_the_documents_asked_for_are_told_as_they_are(path):
+    async with unloaded(path) as store:
+        for n in range(3):
+            await store.collection("raw").put({"id": str(n)})
+            await store.collection("tasks").put({"id": str(n)})
+        await store.snapshot()
+        await store._engine.log.trim(6)
+        wanted = store.watch(since=0, resync=True, collections=("tasks",), ids=("1", "nowhere"))
+        async with aclosing(wanted) as changes:
+            assert (await anext(changes)).value == 1
+            assert (await anext(changes)).key == "tasks/1"
+
+
 def test_the_blocking_store_is_served_from_the_database_too(path, monkeypatch):
     monkeypatch.setenv("STATE_LOAD", "false")
     with statepath.open_sync(path) as store:
