@@ -299,8 +299,8 @@ class SupportsQueries(Protocol):
         again from the beginning."""
         ...
 
-    async def settle(self, seq: int) -> None:
-        """Wait until the index shows the seq, or is known not to soon."""
+    async def settle(self, seq: int) -> bool:
+        """Whether the index shows the seq, perhaps after a while; `False`: it is known not to soon."""
         ...
 
     async def find(self, collection: str, where: Filter, seq: int) -> frozenset[str] | None:

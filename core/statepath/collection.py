@@ -31,7 +31,7 @@ from statepath.engine.elements import stored_list
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id, check_version
 from statepath.engine.replica import Entry
-from statepath.engine.restoring import past
+from statepath.engine.restoring import past_document
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -337,7 +337,7 @@ class Collection(Generic[T]):
         if conflict.base > self._engine.replica.head:
             raise conflict
         try:
-            entry = (await past(self._engine, conflict.base)).get(self.name, id)
+            entry = await past_document(self._engine, self.name, id, conflict.base)
         except HistoryTrimmedError:
             raise conflict from None
         if entry is None or entry.version != conflict.base:

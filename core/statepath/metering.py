@@ -97,8 +97,8 @@ class MeteredBackend(PassesSharing):
     async def show(self, seq: int, documents: Iterable[Shown]) -> None:
         await cast("SupportsQueries", self._backend).show(seq, documents)
 
-    async def settle(self, seq: int) -> None:
-        await cast("SupportsQueries", self._backend).settle(seq)
+    async def settle(self, seq: int) -> bool:
+        return await cast("SupportsQueries", self._backend).settle(seq)
 
     async def find(self, collection: str, where: Filter, seq: int) -> frozenset[str] | None:
         return await self._told("find", cast("SupportsQueries", self._backend).find(collection, where, seq))

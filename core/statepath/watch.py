@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Literal, NamedTuple
@@ -28,7 +28,8 @@ from statepath.commit import (
 from statepath.engine.documents import decode
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_seq
-from statepath.engine.replica import MEMBERS, Cut
+from statepath.engine.replica import MEMBERS, Cut, Entries, Entry
+from statepath.engine.unloaded import Drawn
 from statepath.errors import DivergedError, HistoryTrimmedError, InvalidArgumentError
 
 logger = logging.getLogger("statepath.watch")
@@ -190,9 +191,9 @@ async def watch(engine: Engine, place: Place, wanted: Wanted, *, resync: bool) -
                     backend=error.backend,
                 ) from error
         await engine.catch_up()
-        cut = engine.replica.cut()
-        for change in _everything(engine, cut, place.after, wanted):
-            yield change
+        async with _cut(engine) as cut, aclosing(_everything(engine, cut, place.after, wanted)) as changes:
+            async for change in changes:
+                yield change
         place = Place(cut.seq)
 
 
@@ -224,20 +225,62 @@ async def _changes(engine: Engine, place: Place, wanted: Wanted) -> AsyncGenerat
                         yield replace(change, lag=lag) if lag else change
 
 
-def _everything(engine: Engine, cut: Cut, after: int, wanted: Wanted) -> Iterator[StateChange]:
+@asynccontextmanager
+async def _cut(engine: Engine) -> AsyncIterator[Cut]:
+    """The present state."""
+    if engine.elsewhere is None:
+        yield engine.replica.cut()
+        return
+    async with engine.elsewhere.cut(engine.log, engine.catch_up) as cut:
+        yield cut
+
+
+async def _everything(engine: Engine, cut: Cut, after: int, wanted: Wanted) -> AsyncGenerator[StateChange]:
     """The state as changes. Only the last one's cursor goes on behind it: whoever stops before begins again."""
-    documents = [
-        (collection, id, entry)
-        for collection, entries in cut.collections.items()
-        for id, entry in entries
-        if collection != MEMBERS and wanted.has(collection, id)
-    ]
+    count = await _count(cut, wanted)
     now = datetime.fromtimestamp(cut.time / 1_000_000, UTC)
     old, new = (f"{engine.incarnation}:{seq}" for seq in (after, cut.seq))
-    cursor = old if documents else new
-    yield StateChange(cut.seq, "resync", "", "", None, len(documents), now, "", cursor)
-    for place, (collection, id, entry) in enumerate(documents, 1):
-        modified = datetime.fromtimestamp(entry.modified / 1_000_000, UTC)
-        cursor = new if place == len(documents) else old
-        value = decode(entry.json(), f"{collection}/{id}")
-        yield StateChange(entry.version, "put", collection, id, None, value, modified, "", cursor)
+    cursor = old if count else new
+    yield StateChange(cut.seq, "resync", "", "", None, count, now, "", cursor)
+    place = 0
+    async with aclosing(_documents(cut, wanted)) as documents:
+        async for collection, id, entry in documents:
+            place += 1
+            modified = datetime.fromtimestamp(entry.modified / 1_000_000, UTC)
+            cursor = new if place == count else old
+            value = decode(entry.json(), f"{collection}/{id}")
+            yield StateChange(entry.version, "put", collection, id, None, value, modified, "", cursor)
+
+
+async def _count(cut: Cut, wanted: Wanted) -> int:
+    if wanted.ids:
+        return len([id async for _, id, _ in _documents(cut, wanted)])
+    return sum(len(entries) for _, entries in _collections(cut, wanted))
+
+
+async def _documents(cut: Cut, wanted: Wanted) -> AsyncGenerator[tuple[str, str, Entry]]:
+    for collection, entries in _collections(cut, wanted):
+        async with aclosing(_entries(entries)) as held:
+            async for id, entry in held:
+                if wanted.has(collection, id):
+                    yield collection, id, entry
+
+
+def _collections(cut: Cut, wanted: Wanted) -> list[tuple[str, Entries]]:
+    return [
+        (name, entries)
+        for name, entries in cut.collections.items()
+        if name != MEMBERS and (not wanted.collections or name in wanted.collections)
+    ]
+
+
+async def _entries(entries: Entries) -> AsyncGenerator[tuple[str, Entry]]:
+    """The documents of a collection, wherever they are."""
+    if isinstance(entries, Drawn):
+        async with aclosing(entries.parts()) as parts:
+            async for part in parts:
+                for held in part:
+                    yield held
+        return
+    for held in entries:
+        yield held

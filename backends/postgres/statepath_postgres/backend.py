@@ -114,8 +114,8 @@ class PostgresBackend:
         self._documents.show(seq, documents)
         self._documents.start(await self._writable(""))
 
-    async def settle(self, seq: int) -> None:
-        await self._documents.settle(seq)
+    async def settle(self, seq: int) -> bool:
+        return await self._documents.settle(seq)
 
     async def find(self, collection: str, where: Filter, seq: int) -> frozenset[str] | None:
         store = await self.store()

@@ -28,9 +28,16 @@ from statepath.backend import (
 )
 
 _INDEX: Final = re.compile(r"-?[0-9]+")
+_NO_INDEX: Final = re.compile(r"-?[0-9]{10,}")
+"""What `#>` takes for an index, and the core for a name."""
+
 _DATE: Final = re.compile(r"[0-9]{4}-")
 _LOOSE: Final = {"<": "<=", "<=": "<=", ">": ">=", ">=": ">="}
 _SHORT_LIST: Final = 16
+_LONG_LIST: Final = 100
+_MOST_ARGUMENTS: Final = 30_000
+"""The protocol takes 32,767, and the statement around the condition has some of its own."""
+
 _DIGITS: Final = 1200
 _ROUNDING: Final = Decimal("4e-16")
 _LEAST: Final = Decimal("5e-324")
@@ -55,10 +62,13 @@ _NOTHING: Final = _Part("false", exact=True, indexed=True)
 
 
 def condition(where: Filter, *, first: int) -> Condition | None:
-    """The condition, with arguments from `$first` on; `None`: nothing of the filter can be said in SQL."""
+    """The condition, with arguments from `$first` on; `None`: nothing of the filter can be said in SQL, or only at too
+    great a length."""
     arguments: list[Any] = []
     part = _Writer(arguments, first).write(where)
-    return None if part is None else Condition(part.sql, tuple(arguments), part.indexed)
+    if part is None or len(arguments) > _MOST_ARGUMENTS:
+        return None
+    return Condition(part.sql, tuple(arguments), part.indexed)
 
 
 class _Writer:
@@ -86,7 +96,7 @@ class _Writer:
             case Equals(path, value) if _sayable(path):
                 return self._equals(path, value)
             case In(path, values) if _sayable(path):
-                return _any([self._equals(path, value) for value in values]) if values else _NOTHING
+                return self._in(path, values) if values else _NOTHING
             case Ordered(path, sign, value) if _sayable(path):
                 return self._ordered(path, sign, value)
             case Contains(path, value) if _sayable(path):
@@ -117,6 +127,20 @@ class _Writer:
         if isinstance(value, list | dict):
             return self._of_kind(path, "array" if isinstance(value, list) else "object")
         return self._of_kind(path, "string")
+
+    def _in(self, path: Path, values: Sequence[Any]) -> _Part | None:
+        texts = [value for value in values if isinstance(value, str)]
+        if len(texts) <= _SHORT_LIST:
+            one_by_one, together = values, []
+        else:
+            one_by_one = [value for value in values if not isinstance(value, str)]
+            together = [text for text in texts if _storable(text)]
+        if len(one_by_one) > _LONG_LIST:
+            return None
+        parts = [self._equals(path, value) for value in one_by_one]
+        if together:
+            parts.append(self._of_text(path, f"{{text}} = ANY({self._bind(together, 'text[]')})", exact=True))
+        return _any(parts) if parts else _NOTHING
 
     def _ordered(self, path: Path, sign: str, value: Any) -> _Part | None:
         if isinstance(value, int | float):
@@ -195,7 +219,10 @@ def _any(parts: Sequence[_Part | None]) -> _Part | None:
 
 def _sayable(path: Path) -> bool:
     """Whether SQL takes each name on the path for what it is here: an index only where it looks like one."""
-    return all(_storable(name) and not name[0].isspace() and name[0] != "+" for name in path)
+    return all(
+        _storable(name) and not name[0].isspace() and name[0] != "+" and not _NO_INDEX.fullmatch(name)
+        for name in path
+    )
 
 
 def _storable(text: str) -> bool:

@@ -32,7 +32,7 @@ from statepath.errors import HistoryTrimmedError, InvalidArgumentError, StateErr
 from statepath_postgres.conditions import condition
 from statepath_postgres.connections import Connection, Connections
 from statepath_postgres.exact import keeps
-from statepath_postgres.failures import worth_repeating
+from statepath_postgres.failures import took_too_long, worth_repeating
 from statepath_postgres.rows import Rows
 
 _log = logging.getLogger("statepath.postgres")
@@ -54,7 +54,19 @@ FROM statepath.stores WHERE id = $1
 """
 _STANDS: Final = "SELECT EXISTS (SELECT FROM statepath.log WHERE store = $1 AND id = $2)"
 _SHOW: Final = "UPDATE statepath.views SET shown = $2 WHERE store = $1"
-_CLEAR: Final = "DELETE FROM statepath.documents WHERE store = $1"
+_CLEAR: Final = """
+WITH part AS (
+    SELECT collection, id FROM statepath.documents
+    WHERE store = $1 AND (collection, id) > ($2, $3) ORDER BY collection, id LIMIT $4
+), gone AS (
+    DELETE FROM statepath.documents d USING part
+    WHERE d.store = $1 AND d.collection = part.collection AND d.id = part.id
+)
+SELECT collection, id FROM part ORDER BY collection DESC, id DESC LIMIT 1
+"""
+_CLEARED: Final = 20_000
+"""How many documents one statement takes out of the view: `statement_timeout` is for each."""
+
 _DELETE: Final = """
 DELETE FROM statepath.documents d USING unnest($2::text[], $3::text[]) AS gone (collection, id)
 WHERE d.store = $1 AND d.collection = gone.collection AND d.id = gone.id
@@ -131,6 +143,7 @@ class Documents:
         self._more = asyncio.Event()
         self._urgent = asyncio.Event()
         self._shown = asyncio.Condition()
+        self._slow = False  # and that was told
         self._task: asyncio.Task[None] | None = None
         self._all: tuple[int, Iterable[Shown]] | None = None
 
@@ -215,7 +228,9 @@ class Documents:
             try:
                 await self._catch_up(store)
             except StateError as error:
-                level = logging.DEBUG if worth_repeating(error) else logging.WARNING
+                slow = took_too_long(error) and not self._slow
+                self._slow |= slow
+                level = logging.DEBUG if worth_repeating(error) and not slow else logging.WARNING
                 _log.log(
                     level, "the documents in %s are behind the log for now: %s", self._connections.url, error
                 )
@@ -344,10 +359,13 @@ class Documents:
             await connection.execute(_SHOW, store, newest.last)
 
     async def _refill(self, store: int, seq: int, documents: Iterable[Shown]) -> None:
-        """Show the documents that are given instead of what there is."""
+        """Show the documents that are given instead of what there is, unless that is as new."""
         async with self._connections.use() as connection, connection.transaction():
-            await _lock(connection, store)
-            await connection.execute(_CLEAR, store)
+            if await _lock(connection, store) >= seq:
+                return  # somebody else has filled it meanwhile
+            last = "", ""
+            while last is not None:
+                last = await connection.fetchrow(_CLEAR, store, *last, _CLEARED)
             items = iter(documents)
             while some := await asyncio.to_thread(_draw, items):
                 for statement, arguments in some.statements():

@@ -55,7 +55,9 @@ _MEANINGS: Final[dict[str, _Meaning]] = {
     ),
     "54": _Meaning(InvalidArgumentError),
     "55P03": _Meaning(ThrottledError, "another transaction holds the lock for too long"),
-    "57014": _Meaning(ThrottledError, "it took longer than statement_timeout"),
+    "57014": _Meaning(
+        ThrottledError, "it took longer than statement_timeout; raise statement_timeout= in the state path"
+    ),
     "57P": _Meaning(UnavailableError),
     "58030": _Meaning(UnavailableError),
     "XX001": _Meaning(CorruptionError),
@@ -66,6 +68,8 @@ _REFUSED_AT_THE_START: Final = "unsupported startup parameter"
 _POOLED: Final = _Meaning(
     InvalidArgumentError, "if it is a pooler such as PgBouncer, add pgbouncer=true to the state path"
 )
+# What asyncpg refuses to send, it tells by the same class as a connection that was lost.
+_ARGUMENTS: Final = "query arguments"
 _LOST: Final = "PostgreSQL cannot be reached, or the connection was lost"
 _UNKNOWN: Final = _Meaning(UnavailableError, retryable=False)
 
@@ -84,6 +88,10 @@ def state_error(error: BaseException, url: str, key: str | None = None) -> State
         )
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
         return InvalidArgumentError(f"{url} cannot be used: {error}", key=key, backend=SCHEME)
+    if isinstance(error, asyncpg.InterfaceError) and (
+        isinstance(error, ValueError) or _ARGUMENTS in str(error)
+    ):
+        return InvalidArgumentError(f"it cannot be sent to {url}: {error}", key=key, backend=SCHEME)
     if isinstance(error, TimeoutError):
         return UnavailableError(f"PostgreSQL did not answer in time: {url}", key=key, backend=SCHEME)
     if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
@@ -109,6 +117,11 @@ def state_error(error: BaseException, url: str, key: str | None = None) -> State
 def worth_repeating(error: StateError) -> bool:
     """Whether the same call may get another answer soon."""
     return error.retryable and error.code != "disk_full"
+
+
+def took_too_long(error: StateError) -> bool:
+    """Whether the server gave up a statement, and may do so each time."""
+    return isinstance(error.__cause__, asyncpg.exceptions.QueryCanceledError)
 
 
 def on_standby(error: StateError) -> bool:

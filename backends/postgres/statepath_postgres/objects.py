@@ -16,6 +16,9 @@ PIECE: Final = 4 * 1024 * 1024
 """How many bytes of an object stand in one value."""
 
 _PAGE: Final = 1000
+_COPIED: Final = 16
+"""How many pieces one statement copies: `statement_timeout` is for each."""
+
 
 _READ: Final = """
 SELECT version, modified, size, substring(data FROM $3 FOR $4) AS data
@@ -62,11 +65,11 @@ SET version = excluded.version, size = excluded.size, modified = excluded.modifi
 RETURNING version
 """
 _LOCKED: Final = """
-SELECT version, data IS NULL AS cut FROM statepath.objects WHERE store = $1 AND key = $2 FOR SHARE
+SELECT version, size, data IS NULL AS cut FROM statepath.objects WHERE store = $1 AND key = $2 FOR SHARE
 """
 _COPY_PIECES: Final = """
 INSERT INTO statepath.pieces (version, place, data)
-SELECT $2, place, data FROM statepath.pieces WHERE version = $1
+SELECT $2, place, data FROM statepath.pieces WHERE version = $1 AND place >= $3 AND place < $4
 """
 
 
@@ -153,7 +156,8 @@ class Objects:
             version = None
             if stored["cut"]:
                 version = await connection.fetchval(_VERSION)
-                await connection.execute(_COPY_PIECES, stored["version"], version)
+                for place in range(0, -(-stored["size"] // PIECE), _COPIED):
+                    await connection.execute(_COPY_PIECES, stored["version"], version, place, place + _COPIED)
             await connection.fetchrow(_COPY, store, source, target, version)
 
     def _written(self, row: Any, key: str, when: When) -> ETag:

@@ -50,7 +50,8 @@ WHERE store = $1 AND collection = $2 AND id > $3 AND (data IS NULL OR {condition
 """.replace("{columns}", _COLUMNS)
 _TALLY: Final = """
 SELECT collection, count(*) AS documents, sum(pg_column_size(data) + coalesce(pg_column_size(exact), 0)) AS bytes
-FROM statepath.documents WHERE store = $1 AND ($2::text IS NULL OR collection = $2) GROUP BY collection
+FROM statepath.documents WHERE store = $1 AND ($2::text IS NULL OR collection = $2)
+GROUP BY collection ORDER BY collection
 """
 
 

@@ -35,10 +35,20 @@ from statepath.engine.floor import Floor, read_floor, write_floor
 from statepath.engine.founding import Tell
 from statepath.engine.snapshot import STATE_KEY, read_meta
 from statepath.engine.views import parse_view
-from statepath.errors import ConflictError, CorruptionError, HeadMoved, InvalidArgumentError, NotFoundError
+from statepath.errors import (
+    ConflictError,
+    CorruptionError,
+    HeadMoved,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
 from statepath.log import PortableCommitLog
 from statepath.naming import is_collection
 from statepath.packs import Piece
+
+_PATIENCE: Final = 30
+"""How often a storage is asked whether it has let go of the documents; each time it waits for a while."""
 
 _BODIES: Final = "bodies/"
 _BETWEEN: Final = ".earlier.00000000T000000.000000Z"
@@ -242,11 +252,25 @@ class Conversion:
         return _late(late)
 
     async def _queries(self, seq: int) -> None:
-        """What a storage has of the documents to answer queries, it is to have no more."""
-        if self.encrypts and self.backend.capabilities.queries:
-            storage = cast("SupportsQueries", self.backend)
-            await storage.show(seq, ())
-            await storage.settle(seq)
+        """What a storage has of the documents to answer queries, it is to have no more.
+
+        Raises:
+            UnavailableError: it has them still.
+        """
+        if not (self.encrypts and self.backend.capabilities.queries):
+            return
+        self.tell("taking the documents out of the index for queries")
+        storage = cast("SupportsQueries", self.backend)
+        await storage.show(seq, ())
+        for _ in range(_PATIENCE):
+            if await storage.settle(seq):
+                return
+        raise UnavailableError(
+            f"{self.backend.url} still holds plain documents for queries, and has not let go of them; the store stays "
+            "closed until that is done. Run the command again; if the log tells that it took too long, raise "
+            "statement_timeout= in the state path before",
+            key=self.backend.url,
+        )
 
     async def _object(self, key: str, floor: Floor) -> None:
         if key.startswith(_BODIES):

@@ -10,11 +10,11 @@ from datetime import datetime
 from msgspec import Raw
 
 from statepath.backend import Backend, CommitLog
-from statepath.commit import Change, Commit, Delete, Note, Put, Transaction, microseconds
+from statepath.commit import Append, Change, Commit, Delete, Note, Put, Transaction, microseconds
 from statepath.engine.backups import backup_key, backup_keys
 from statepath.engine.floor import SnapshotMark
 from statepath.engine.replay import apply_commit, changes_of
-from statepath.engine.replica import MEMBERS, Replica, Stage
+from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS, STATE_KEY, SnapshotMeta, load_snapshot
 from statepath.errors import CorruptionError, HistoryTrimmedError, InvalidArgumentError, NotFoundError
 
@@ -135,6 +135,30 @@ async def _replay(
             stage.install(replica, seq, commit.id, time)
         break
     return replica
+
+
+async def left_by(
+    backend: Backend, log: CommitLog, key: tuple[str, str], seq: int, floor: int
+) -> Entry | None:
+    """The document as the change of that seq left it, by the log alone; `None`: the log does not tell.
+
+    Raises:
+        HistoryTrimmedError: the log begins later.
+    """
+    for after in (seq - 1, floor - 1):  # most often that change put it whole
+        stage = Stage(Replica())
+        async for commit, place, changes in transactions(backend, log, after):
+            if place > seq:
+                break
+            for change in changes:
+                if not isinstance(change, Put | Delete | Append) or (change.collection, change.id) != key:
+                    continue
+                if not isinstance(change, Append) or stage.get(*key) is not None:
+                    stage.apply(change, place, microseconds(commit.time))
+        entry = stage.get(*key)
+        if entry is not None and entry.version == seq:
+            return entry
+    return None
 
 
 def difference(now: Replica, then: Replica) -> list[Change]:

@@ -267,6 +267,12 @@ async def _open_unloaded(engine: Engine, *, document_views: bool) -> str:
             "load=False archives nothing by itself: leave out archive= (STATE_ARCHIVE), or load the documents",
             code="no_documents",
         )
+    if engine.settings.mirror is not None and not engine.readonly:
+        raise UnsupportedError(
+            "load=False ships nothing to a mirror by itself: leave out mirror= (STATE_MIRROR), and run statepath "
+            "mirror SRC DST beside it, where there is memory for the documents",
+            code="no_documents",
+        )
     found, engine.elsewhere = await survey(engine.backend, engine.log)
     if engine.readonly:
         _show(engine, found, None)

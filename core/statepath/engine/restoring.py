@@ -11,10 +11,10 @@ from statepath.arguments import wrong_kind
 from statepath.attempts import ATTEMPTS
 from statepath.commit import Append, Delete, Note, Put, Transaction
 from statepath.engine.engine import Engine
-from statepath.engine.history import Past, moment, transactions, way_back
+from statepath.engine.history import Past, left_by, moment, transactions, way_back
 from statepath.engine.ids import check_seq
 from statepath.engine.migration import versions
-from statepath.engine.replica import MEMBERS, Replica
+from statepath.engine.replica import MEMBERS, Entry, Replica
 from statepath.errors import ConflictError, InvalidArgumentError, StateError, UnsupportedError
 from statepath.events import StateRestored
 
@@ -47,6 +47,20 @@ async def past(engine: Engine, at: int | datetime) -> Replica:
     return await Past(engine.backend, engine.log, engine.store, engine.continues, engine.floor, snapshots).at(
         at
     )
+
+
+async def past_document(engine: Engine, collection: str, id: str, seq: int) -> Entry | None:
+    """The document as it was as of the seq. Where the documents are not in memory: if it was changed then, and the log
+    tells how.
+
+    Raises: as `past`.
+    """
+    if engine.elsewhere is None:
+        return (await past(engine, seq)).get(collection, id)
+    engine.check_open()
+    if seq > engine.replica.head:
+        return None
+    return await left_by(engine.backend, engine.log, (collection, id), seq, engine.floor)
 
 
 async def present(engine: Engine) -> Replica:

@@ -90,7 +90,7 @@ class Elsewhere:
             commit, time = await self._end_of(log, moment.seq)
             loop = asyncio.get_running_loop()
             held = {
-                name: _Drawn(moment, name, tally.documents, loop, threading.get_ident())
+                name: Drawn(moment, name, tally.documents, loop, threading.get_ident())
                 for name, tally in (await moment.tally()).items()
             }
             # Sizes behind the documents would lose text; those ahead do no harm, as the log says them again.
@@ -107,8 +107,8 @@ class Elsewhere:
 
 
 @dataclass(frozen=True, slots=True)
-class _Drawn:
-    """The documents of a collection, for a thread that is not the event loop's."""
+class Drawn:
+    """The documents of a collection: in parts, or one by one for a thread that is not the event loop's."""
 
     moment: Moment
     collection: str
@@ -118,6 +118,11 @@ class _Drawn:
 
     def __len__(self) -> int:
         return self.count
+
+    async def parts(self) -> AsyncGenerator[list[tuple[str, Entry]]]:
+        async with aclosing(self.moment.scan(self.collection)) as parts:
+            async for documents in parts:
+                yield [(shown.id, _entry(shown)) for shown in documents]
 
     def __iter__(self) -> Iterator[tuple[str, Entry]]:
         # Where drawing ends early, the loop's own thread drops this and must not wait: the moment ends anyway.

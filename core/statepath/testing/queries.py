@@ -57,7 +57,7 @@ class QueryChecks(Subject):
             for changes in _history():
                 await _append(writer, documents, changes)
                 past.append({id: dict(document) for id, document in documents.items()})
-            await index.settle(writer.head)
+            assert await index.settle(writer.head), "nothing hinders the index, and it says that it is behind"
             for seq, then in enumerate(past, 1):
                 for where in _FILTERS:
                     await _find(index, where, then, seq)
@@ -132,7 +132,7 @@ async def _index(backend: Backend) -> SupportsQueries | None:
 
 async def _check(index: SupportsQueries, documents: Documents, seq: int) -> bool:
     """Whether any query was answered; each of those has found what matches."""
-    await index.settle(seq)
+    assert await index.settle(seq), "nothing hinders the index, and it says that it is behind"
     return any([await _find(index, where, documents, seq) for where in _FILTERS])
 
 

@@ -21,6 +21,12 @@ class NeverAnswers(Sound):
         return None
 
 
+@caught_by("test_a_query_finds_all_that_match")
+class SaysThatItIsBehind(Sound):
+    async def settle(self, seq: int) -> bool:
+        return False
+
+
 @caught_by("test_a_query_is_as_of_its_seq")
 class FindsTheNewest(Sound):
     async def find(self, collection: str, where: Filter, seq: int) -> frozenset[str] | None:

@@ -144,8 +144,8 @@ class Sound(MemoryBackend):
     async def show(self, seq: int, documents: Iterable[Shown]) -> None:
         self.shown = seq, list(documents)
 
-    async def settle(self, seq: int) -> None:
-        """Nothing is behind: each query looks at everything."""
+    async def settle(self, seq: int) -> bool:
+        return True  # nothing is behind: each query looks at everything
 
     async def find(self, collection: str, where: Filter, seq: int) -> frozenset[str] | None:
         begin, shown = self.shown

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import statepath
+from servers.postgres import session
 from statepath.backend import ALWAYS
 from statepath.engine.converting import Conversion
 from statepath.errors import (
@@ -211,6 +212,33 @@ class Watched:
     async def delete(self, key: str, *, when: Any = ALWAYS) -> bool:
         await self._count()
         return await self._backend.delete(key, when=when)
+
+
+REFUSE = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'it takes too long' USING ERRCODE = 'query_canceled'; END $$;
+CREATE TRIGGER refuse BEFORE DELETE ON statepath.documents EXECUTE FUNCTION refuse();
+"""
+
+
+async def test_it_is_not_done_while_plain_documents_are_left_for_queries(
+    postgresql, settings, canary, monkeypatch
+):
+    async with statepath.open(postgresql.url, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a", "text": canary})
+    async with session(postgresql.url) as around:
+        await around.execute(REFUSE)
+        with monkeypatch.context() as patched:
+            patched.setattr("statepath_postgres.documents.PATIENCE", 0.1)
+            patched.setattr("statepath.engine.converting._PATIENCE", 2)
+            with pytest.raises(UnavailableError, match=r"Run the command again.*statement_timeout="):
+                await encrypt(postgresql.url, settings=settings)
+        assert "documents" in await plain_text(postgresql, canary)
+        await around.execute("DROP TRIGGER refuse ON statepath.documents")
+    await encrypt(postgresql.url, settings=settings)
+    assert await plain_text(postgresql, canary) == []
+    async with postgresql.open() as store:
+        assert await store.collection("tasks").get("a") == {"id": "a", "text": canary}
 
 
 @pytest.mark.parametrize(

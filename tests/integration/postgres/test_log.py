@@ -3,6 +3,7 @@
 import asyncio
 from itertools import pairwise
 
+import asyncpg
 import pytest
 import statepath
 from msgspec.structs import replace
@@ -240,6 +241,28 @@ async def test_an_object_of_any_size_is_whole_and_can_be_read_in_parts(path, con
     assert (await backend.read("b")).data == data
     await backend.write("b", b"small")
     assert await around.fetchval(LEFT_OVER) == 0
+
+
+async def test_a_large_object_is_copied_a_part_at_a_time(path, connect, monkeypatch):
+    monkeypatch.setattr("statepath_postgres.objects.PIECE", 10)
+    monkeypatch.setattr("statepath_postgres.objects._COPIED", 4)
+    backend = await connect(path)
+    data = bytes(range(95))
+    await backend.write("a", data)
+    done = []
+    execute = asyncpg.connection.Connection.execute
+
+    async def noted(self, statement, *arguments):
+        done.append((statement, await execute(self, statement, *arguments)))
+
+    monkeypatch.setattr(asyncpg.connection.Connection, "execute", noted)
+    await backend.copy("a", "b")
+    assert (await backend.read("b")).data == data
+    assert [status for statement, status in done if "pieces" in statement] == [
+        "INSERT 0 4",
+        "INSERT 0 4",
+        "INSERT 0 2",
+    ]
 
 
 async def test_a_store_that_was_copied_here_without_its_history_goes_on(path, postgres):

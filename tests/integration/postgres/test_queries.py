@@ -12,6 +12,7 @@ from statepath import F
 from statepath.commit import Commit, Put
 from statepath.engine.documents import decode
 from statepath.errors import CorruptionError, InvalidArgumentError
+from statepath.filters import Or
 from statepath_postgres import documents as found_by_id
 from statepath_postgres import reading
 from statepath_postgres.conditions import condition
@@ -221,6 +222,53 @@ async def test_each_backend_gives_the_same_documents(scheme, path, tmp_path, mon
                 iter(wanted), None
             )
             assert await pages(store, where, order) == wanted
+
+
+LONG_LISTS = {
+    "texts": [*(f"t{n}" for n in range(40_000)), "a", "b", "a\0b", "\0", "\ud800"],
+    "numbers": [*range(10, 40_000), 1.5],
+    "both": [*(f"t{n}" for n in range(100)), "a", 1, None, True],
+    "what jsonb cannot hold": [f"{n}\0" for n in range(40)],
+}
+
+
+@pytest.mark.parametrize("load", [True, False], ids=["loaded", "unloaded"])
+@pytest.mark.parametrize("values", LONG_LISTS.values(), ids=LONG_LISTS)
+async def test_a_list_may_be_long(path, load, values, monkeypatch):
+    monkeypatch.setattr("statepath.query.MANY", 0)
+    async with (
+        statepath.open(f"memory://{uuid4().hex}") as model,
+        statepath.open(path, load=load) as store,
+    ):
+        await fill(model)
+        await fill(store)
+        for where in (F("a").in_(values), ~F("a").in_(values), F("a").in_(values) & (F("id") == "both")):
+            wanted = await model.collection("raw").find(where).all()
+            assert await store.collection("raw").find(where).all() == wanted
+
+
+async def test_a_long_list_of_texts_is_one_argument():
+    few = condition(F("a").in_([f"t{n}" for n in range(17)]), first=1)
+    many = condition(F("a").in_([f"t{n}" for n in range(40_000)]), first=1)
+    assert few is not None
+    assert many is not None
+    assert many.sql == few.sql
+
+
+async def test_what_would_have_more_arguments_than_can_be_sent_is_left_to_the_core():
+    part = F("a").in_(range(100))
+    assert condition(Or((part,) * 10), first=1) is not None
+    assert condition(Or((part,) * 1000), first=1) is None
+
+
+@pytest.mark.parametrize("name", ["0000000001", "-0000000001"])
+async def test_a_name_of_too_many_digits_is_no_index(path, name):
+    async with statepath.open(path, load=False) as store:
+        raw = store.collection("raw")
+        await raw.put({"id": "list", "a": ["b", "a"]})
+        await raw.put({"id": "object", "a": {name: "a"}})
+        for where, found in ((F(("a", name)) == "a", "object"), (F(("a", name)) != "a", "list")):
+            assert [document["id"] async for document in raw.find(where)] == [found]
 
 
 async def pages(store, where, order):

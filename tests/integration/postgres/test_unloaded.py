@@ -222,6 +222,53 @@ async def test_a_transaction_is_refused_when_what_it_read_has_changed(path):
             assert await tx.get(raw, "a") is None
 
 
+@pytest.mark.parametrize("appended", [False, True])
+async def test_a_conflict_is_resolved_from_what_the_log_tells_of_the_base(path, appended):
+    async with unloaded(path) as store, statepath.open(path) as other:
+        raw = store.collection("raw", on_conflict="merge")
+        await raw.put({"id": "other", "list": []})
+        base = await raw.put({"id": "a", "list": [1] if appended else [1, 2]})
+        if appended:
+            await raw.append("other", "list", 3)
+            base = await raw.append("a", "list", 2)
+        await other.collection("raw").update("a", lambda document: document | {"theirs": 1})
+        await raw.put({"id": "a", "list": [1, 2, 3]}, if_version=base)
+        assert await raw.get("a") == {"id": "a", "list": [1, 2, 3], "theirs": 1}
+
+
+async def test_a_transaction_that_meets_another_version_is_resolved(path):
+    seen = []
+
+    def decide(base, theirs, ours):
+        seen.append((base, theirs, ours))
+        return theirs | ours
+
+    async with unloaded(path) as store, statepath.open(path) as other:
+        raw = store.collection("raw", on_conflict=decide)
+        await raw.put({"id": "a"})
+        async with store.transaction() as tx:
+            document = await tx.get(raw, "a")
+            await other.collection("raw").put({"id": "a", "theirs": 1})
+            tx.put(raw, document | {"ours": 1})
+        assert await raw.get("a") == {"id": "a", "theirs": 1, "ours": 1}
+        assert seen == [({"id": "a"}, {"id": "a", "theirs": 1}, {"id": "a", "ours": 1})]
+
+
+async def test_a_conflict_whose_base_the_log_has_no_more_stays_one(path, around):
+    async with unloaded(path) as store, statepath.open(path) as other:
+        raw = store.collection("raw", on_conflict="merge")
+        await raw.put({"id": "a", "list": []})
+        base = await raw.append("a", "list", 1)
+        await other.collection("raw").update("a", lambda document: document | {"theirs": 1})
+        await store.snapshot()
+        await store._engine.log.trim(1)
+        for version in (1, base, 77):
+            with pytest.raises(ConflictError) as caught:
+                await raw.put({"id": "a", "ours": 1}, if_version=version)
+            assert caught.value.current == 3
+        assert await raw.get("a") == {"id": "a", "list": [1], "theirs": 1}
+
+
 async def test_updates_of_many_handles_are_all_counted(path):
     async with unloaded(path) as store:
         await store.collection("raw").put({"id": "a", "n": 0})
@@ -576,6 +623,16 @@ async def test_the_archive_is_not_kept_by_rules(path):
         await unloaded(path, archive="tasks older_than=30d")
 
 
+async def test_a_mirror_is_left_to_a_process_of_its_own(path, tmp_path):
+    with pytest.raises(UnsupportedError, match=r"statepath mirror SRC DST"):
+        await unloaded(path, mirror=tmp_path / "replica")
+    async with unloaded(path) as store:
+        await store.collection("raw").put({"id": "a"})
+        assert (await statepath.mirror(path, tmp_path / "replica", once=True)).seq == store.seq
+        async with unloaded(path, readonly=True, mirror=tmp_path / "replica") as reader:
+            assert await reader.collection("raw").get("a") == {"id": "a"}
+
+
 async def test_files_of_the_documents_are_not_written(path):
     with pytest.raises(UnsupportedError, match="STATE_VIEWS=auto") as caught:
         await unloaded(path, views=True)
@@ -621,6 +678,49 @@ async def test_changes_are_told_as_ever(path):
             assert [(change := await anext(changes)).seq, change.key] == [1, "raw/a"]
             assert (await anext(changes)).seq == 2
             await changes.aclose()
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+async def test_who_the_log_does_not_reach_back_to_is_told_the_documents_as_they_are(path, readonly):
+    async with unloaded(path) as writer:
+        raw = writer.collection("raw")
+        for n in range(50):
+            await raw.put({"id": f"{n:02}", "text": "x" * 100_000})
+        await writer.collection("tasks").put({"id": "a"})
+        async with writer.transaction() as tx:
+            tx.put_member("metrics", {"done": 1})
+        await writer.snapshot()
+        await writer._engine.log.trim(51)
+        told = []
+        async with (
+            unloaded(path, readonly=readonly) as store,
+            aclosing(store.watch(since=0, resync=True)) as changes,
+        ):
+            while len(told) < 52:
+                told.append(await anext(changes))
+                if len(told) == 10:  # not among those that are as of the seq of before
+                    await raw.put({"id": "10", "text": "later"})
+            behind = await anext(changes)
+        begin, *documents = told
+        assert (begin.kind, begin.value, begin.seq) == ("resync", 51, 52)
+        assert [change.key for change in documents] == [*(f"raw/{n:02}" for n in range(50)), "tasks/a"]
+        assert {len(change.value["text"]) for change in documents[:50]} == {100_000}
+        assert [change.seq for change in documents] == list(range(1, 52))
+        assert [change.cursor.rpartition(":")[2] for change in told] == [*(["0"] * 51), "52"]
+        assert (behind.seq, behind.value["text"]) == (53, "later")
+
+
+async def test_only_the_documents_asked_for_are_told_as_they_are(path):
+    async with unloaded(path) as store:
+        for n in range(3):
+            await store.collection("raw").put({"id": str(n)})
+            await store.collection("tasks").put({"id": str(n)})
+        await store.snapshot()
+        await store._engine.log.trim(6)
+        wanted = store.watch(since=0, resync=True, collections=("tasks",), ids=("1", "nowhere"))
+        async with aclosing(wanted) as changes:
+            assert (await anext(changes)).value == 1
+            assert (await anext(changes)).key == "tasks/1"
 
 
 def test_the_blocking_store_is_served_from_the_database_too(path, monkeypatch):

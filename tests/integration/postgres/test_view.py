@@ -1,7 +1,9 @@
 """The view of the documents and a log that was begun anew, in every order in which the two can meet."""
 
 import asyncio
+import logging
 
+import asyncpg
 import pytest
 from statepath import F
 from statepath.backend import Shown
@@ -110,3 +112,57 @@ async def test_while_one_writes_the_view_the_other_leaves_it_to_it(backend, path
     await view._catch_up(store)
     assert len(written) == 1, "nobody else goes on with it"
     assert view._known == 3
+
+
+async def test_what_another_has_shown_meanwhile_is_not_taken_back(backend, path, connect):
+    other = await connect(path)
+    await begun_anew(backend, 10)
+    await backend.show(10, shown())
+    assert await backend.find("tasks", IS_A, 10) == {"one"}
+    await other._documents._refill(await other.store(), 9, [])
+    assert await backend.find("tasks", IS_A, 10) == {"one"}
+
+
+async def test_what_was_there_goes_a_part_at_a_time(backend, around, monkeypatch):
+    monkeypatch.setattr("statepath_postgres.documents._CLEARED", 3)
+    names = [(collection, str(n)) for collection in ("tasks", "other") for n in range(4)]
+    await begun_anew(backend, 10)
+    await backend.show(10, [Shown(*name, 7, 1_700_000_000_000_000, b"{}") for name in names])
+    assert await backend.settle(10)
+    statements = []
+    execute = asyncpg.connection.Connection.fetchrow
+
+    async def noted(self, statement, *arguments):
+        statements.append(statement)
+        return await execute(self, statement, *arguments)
+
+    monkeypatch.setattr(asyncpg.connection.Connection, "fetchrow", noted)
+    await begun_anew(backend, 20)
+    await backend.show(20, shown())
+    assert await backend.settle(20)
+    left = await around.fetch(
+        "SELECT collection, id FROM statepath.documents WHERE store = $1", await backend.store()
+    )
+    assert [tuple(row) for row in left] == [("tasks", "one")]
+    assert len([each for each in statements if "DELETE" in each]) == 4, "of three, three, two and none"
+
+
+async def test_a_view_that_takes_too_long_is_told_of_once(backend, monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG, "statepath.postgres")
+    monkeypatch.setattr("statepath_postgres.documents._PAUSE", 0)
+    refill, attempts = backend._documents._refill, []
+
+    async def slow(*arguments):
+        attempts.append(arguments)
+        if len(attempts) < 4:
+            async with backend._connections.use() as connection:
+                await connection.execute("SELECT pg_cancel_backend(pg_backend_pid())")
+        await refill(*arguments)
+
+    monkeypatch.setattr(backend._documents, "_refill", slow)
+    await begun_anew(backend, 10)
+    await backend.show(10, shown())
+    assert await backend.find("tasks", IS_A, 10) == {"one"}
+    told = [record for record in caplog.records if "behind the log for now" in record.message]
+    assert [record.levelname for record in told] == ["WARNING", "DEBUG", "DEBUG"]
+    assert "raise statement_timeout=" in told[0].message

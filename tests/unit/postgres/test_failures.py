@@ -39,3 +39,22 @@ def test_a_socket_that_is_missing_may_come_back_with_its_server() -> None:
 def test_a_transaction_that_was_rolled_back_had_no_effect() -> None:
     error = state_error(asyncpg.exceptions.DeadlockDetectedError("deadlock detected"), URL)
     assert type(error) is ThrottledError
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        asyncpg.InterfaceError("the number of query arguments cannot exceed 32767"),
+        asyncpg.exceptions._base.DataError("invalid input for query argument $1"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_sent_is_no_lost_connection(refused: asyncpg.InterfaceError) -> None:
+    error = state_error(refused, URL)
+    assert type(error) is InvalidArgumentError
+    assert "cannot be reached" not in str(error)
+
+
+def test_a_connection_that_was_closed_is_a_lost_one() -> None:
+    error = state_error(asyncpg.InterfaceError("cannot call Connection.fetch(): connection is closed"), URL)
+    assert type(error) is UnavailableError
