@@ -76,8 +76,8 @@ def spans(monkeypatch):
 async def opened(faulty, monkeypatch):
     """Opens the store as a program does, on the faulty backend."""
 
-    async def connect(path, *, readonly=False):
-        return await discovery.connect(path, readonly=readonly) if faulty.closed else faulty
+    async def connect(path, **options):
+        return await discovery.connect(path, **options) if faulty.closed else faulty
 
     monkeypatch.setattr("statepath.opening.connect", connect)
     stores = []
