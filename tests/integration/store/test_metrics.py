@@ -272,6 +272,19 @@ async def test_two_stores_are_told_apart(read, url):
     assert found == {one.url: 0, other.url: 1}
 
 
+async def test_of_two_stores_that_share_a_bus_each_has_its_own_failures(read, opened, faulty, url):
+    events = statepath.Events()
+    store = await opened(events=events)
+    async with statepath.open(f"{url}2", events=events):
+        faulty.fail("write", "journal/0", DENIED)
+        with pytest.raises(AccessDeniedError):
+            await store.collection("raw").put({"id": "a"})
+        await asyncio.sleep(0)
+        for name in ("statepath.failures", "statepath.alerts"):
+            assert {point.attributes["db.namespace"] for point in read.points(name)} == {store.url}
+        assert read.point("statepath.failures").value == 1
+
+
 async def test_a_reader_is_measured_too(read, opened, faulty):
     store = await opened()
     await store.collection("raw").put({"id": "a"})
