@@ -130,6 +130,13 @@ async def test_an_alert_comes_behind_the_event_that_it_follows_from(opened, even
     assert [type(event) for event in order] == [SaveError, AlertRaised, AlertRaised]
 
 
+async def test_a_store_that_is_gone_is_told(opened, told, memory):
+    await opened()
+    await memory.delete("journal/floor")
+    await until(lambda: told)
+    assert (names(told, AlertRaised), "journal/floor is gone" in told[0].summary) == (["reachable"], True)
+
+
 async def test_what_comes_and_goes_stays_raised(opened, told, faulty, monkeypatch):
     now = 0.0
     monkeypatch.setattr("statepath.engine.alerting.time", SimpleNamespace(monotonic=lambda: now))
