@@ -119,6 +119,37 @@ async def test_what_was_measured_is_there_when_the_store_is_closed_already(read,
     assert read.point("db.client.operation.duration", db_operation_name="save").count == 1
 
 
+async def test_the_counters_go_on_when_the_store_is_closed_and_opened_again(read, opened):
+    counters = (
+        "statepath.commits",
+        "statepath.commit.transactions",
+        "statepath.commit.io",
+        "statepath.backend.requests",
+    )
+
+    def counted():
+        return [sum(point.value for point in read.points(name)) for name in counters]
+
+    store = await opened()
+    await store.collection("raw").put({"id": "a"})
+    open_still = counted()
+    await store.aclose()
+    closed = counted()
+    store = await opened()
+    await store.collection("raw").put({"id": "b"})
+    again = counted()
+    assert (open_still[0], closed[:3], again[:2]) == (1, open_still[:3], [2, 2])
+    assert all(before <= then < now for before, then, now in zip(open_still, closed, again, strict=True))
+
+
+async def test_two_handles_on_one_store_are_counted_together(read, url):
+    async with statepath.open(url) as store, statepath.open(url) as other:
+        await store.collection("raw").put({"id": "a"})
+        await other.collection("raw").put({"id": "b"})
+        assert read.point("statepath.commits").value == 2
+    assert read.point("statepath.commits").value == 2
+
+
 async def test_what_the_store_holds_and_how_far_it_lags_can_be_read_at_any_time(read, opened):
     store = await opened(views=True, view_interval=3600)
     await store.collection("raw").put({"id": "a"})
