@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -28,6 +29,8 @@ from statepath.settings import Settings, SettingsArgs
 from statepath.store import Store
 from statepath.url import StateURL
 from statepath.webhook import Webhook
+
+logger = logging.getLogger("statepath.opening")
 
 H = TypeVar("H", bound=AbstractAsyncContextManager[Any, None])
 
@@ -133,6 +136,11 @@ def open(
                     raise
                 engine = await engine_of(readonly=True)
             if not engine.readonly:
+                if used.compression is not None and not used.encrypted:
+                    logger.warning(
+                        "compression (STATE_COMPRESSION) has no effect: only what an encrypted store writes is "
+                        "compressed, and no master key is set"
+                    )
                 beside.push_async_callback(Alerts(engine).aclose)
                 if used.mirror is not None:
                     place = StateURL.parse(used.mirror).redacted()
