@@ -1,7 +1,8 @@
 """Metrics and traces through the OpenTelemetry API. Names are those of its conventions for databases, where they fit.
 
 Imported only where the API is installed. The instruments of a meter provider are made once; the stores that are open
-are looked at when it is read, since an instrument that looks cannot be taken back.
+are looked at when it is read, since an instrument that looks cannot be taken back. What was counted of a state path
+stays when its store is closed: a counter never goes back.
 
 To record one duration costs the SDK more than many a save costs us. So what can be counted is counted here, and looked
 at when it is read; and of what is quick and often one duration a millisecond is recorded. What is slow always is.
@@ -42,12 +43,43 @@ Facts = dict[str, str]
 Looking = Callable[[CallbackOptions], Iterable[Observation]]
 
 
+class Counts:
+    """What is counted of one state path, by all handles that the process has had on it, perhaps in several threads."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.commits = 0
+        self.transactions = 0
+        self.bytes = 0
+        self._requests: dict[tuple[str, str], int] = {}
+        self._counting = threading.Lock()
+
+    def committed(self, transactions: int, size: int) -> None:
+        """One more commit, of so many transactions and bytes."""
+        with self._counting:
+            self.commits += 1
+            self.transactions += transactions
+            self.bytes += size
+
+    def requested(self, name: str, error: str) -> None:
+        """One more call of the backend."""
+        with self._counting:
+            self._requests[name, error] = self._requests.get((name, error), 0) + 1
+
+    def requests(self) -> list[tuple[int, Facts]]:
+        """How many calls there were of each kind, and the facts of it."""
+        with self._counting:
+            found = list(self._requests.items())
+        return [(count, operation_facts(self.facts, *kind)) for kind, count in found]
+
+
 class Instruments:
     """The instruments of one meter provider, for all stores of the process."""
 
     def __init__(self, provider: MeterProvider) -> None:
         meter = provider.get_meter(_SYSTEM, __version__)
         self.stores: weakref.WeakSet[OpenTelemetry] = weakref.WeakSet()
+        self._counted: dict[tuple[str, ...], Counts] = {}
         self.operations = meter.create_histogram(
             "db.client.operation.duration",
             "s",
@@ -78,8 +110,12 @@ class Instruments:
             "statepath.alerts", [self._alerts], "{alert}", "1 for each alert that is raised."
         )
 
-    def _counts(self, number: Callable[[OpenTelemetry], int]) -> Looking:
-        return lambda _: [Observation(number(one), one.facts) for one in self._open()]
+    def counted(self, facts: Facts) -> Counts:
+        """Where what happens at the state path of these facts is counted."""
+        return self._counted.setdefault(tuple(facts.values()), Counts(facts))
+
+    def _counts(self, number: Callable[[Counts], int]) -> Looking:
+        return lambda _: [Observation(number(one), one.facts) for one in list(self._counted.values())]
 
     def _numbers(self, look: Callable[[Watched], float]) -> Looking:
         return lambda _: [
@@ -89,7 +125,11 @@ class Instruments:
     def _requests(self, _: CallbackOptions) -> Iterable[Observation]:
         for one in self._open():
             one.hand_over()
-        return [Observation(count, facts) for one in self._open() for facts, count in one.requests()]
+        return [
+            Observation(count, facts)
+            for one in list(self._counted.values())
+            for count, facts in one.requests()
+        ]
 
     def _documents(self, _: CallbackOptions) -> Iterable[Observation]:
         return [
@@ -110,7 +150,7 @@ class Instruments:
         return list(self.stores)
 
 
-_COUNTERS: Final[tuple[tuple[str, str, str, Callable[[OpenTelemetry], int]], ...]] = (
+_COUNTERS: Final[tuple[tuple[str, str, str, Callable[[Counts], int]], ...]] = (
     ("statepath.commits", "{commit}", "The commits of this process.", lambda one: one.commits),
     (
         "statepath.commit.transactions",
@@ -165,10 +205,7 @@ class OpenTelemetry(Telemetry):
         self._instruments = instruments
         self.facts: Facts = {"db.system.name": _SYSTEM, "db.namespace": url, "statepath.backend": backend}
         self.alerts: set[str] = set()
-        self.commits: int = 0
-        self.transactions: int = 0
-        self.bytes: int = 0
-        self._asked: dict[tuple[str, str], int] = {}
+        self._counts = instruments.counted(self.facts)
         self._held: deque[tuple[Histogram, float, Facts]] = deque()
         self._saved_at = self._answered_at = 0.0
         self.store: Watched | None = None
@@ -182,10 +219,7 @@ class OpenTelemetry(Telemetry):
         """The facts of an operation that ended well, or with that error."""
         found = self._operations.get((operation, error))
         if found is None:
-            found = {**self.facts, "db.operation.name": operation}
-            if error:
-                found["error.type"] = error
-            self._operations[operation, error] = found
+            found = self._operations[operation, error] = operation_facts(self.facts, operation, error)
         return found
 
     def operation(self, name: str) -> AbstractContextManager[None]:
@@ -247,9 +281,7 @@ class OpenTelemetry(Telemetry):
         )
 
     def committed(self, transactions: int, size: int, seconds: float) -> None:
-        self.commits += 1
-        self.transactions += transactions
-        self.bytes += size
+        self._counts.committed(transactions, size)
         now = time.perf_counter()
         if seconds >= _OFTEN or now - self._saved_at >= _OFTEN:
             self._saved_at = now
@@ -261,7 +293,7 @@ class OpenTelemetry(Telemetry):
     def request(self, name: str, seconds: float, error: BaseException | None = None) -> None:
         code = "" if error is None else _code(error)
         facts = self._of(name, code)
-        self._asked[name, code] = self._asked.get((name, code), 0) + 1
+        self._counts.requested(name, code)
         now = time.perf_counter()
         if seconds >= _OFTEN or now - self._answered_at >= _OFTEN:
             self._answered_at = now
@@ -295,10 +327,6 @@ class OpenTelemetry(Telemetry):
                 histogram, seconds, facts = held.popleft()
                 histogram.record(seconds, facts)
 
-    def requests(self) -> list[tuple[Facts, int]]:
-        """How often the backend was asked for what, and with which result."""
-        return [(self._of(name, code), count) for (name, code), count in list(self._asked.items())]
-
     def watch(self, store: Watched, events: Events) -> None:
         self.store = store
         self._instruments.stores.add(self)
@@ -318,6 +346,12 @@ class OpenTelemetry(Telemetry):
 
     def _failed(self, what: str, error: BaseException) -> None:
         self._instruments.failures.add(1, self._of(what, _code(error)))
+
+
+def operation_facts(facts: Facts, operation: str, error: str = "") -> Facts:
+    """The facts of an operation that ended well, or with that error."""
+    found = {**facts, "db.operation.name": operation}
+    return {**found, "error.type": error} if error else found
 
 
 def _code(error: BaseException) -> str:

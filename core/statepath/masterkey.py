@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
+import stat
 from typing import Final
 
 from statepath.errors import ConfigurationError
@@ -36,3 +38,23 @@ def parse_master_key(text: str, source: str) -> bytes:
             code="bad_key",
         )
     return secret
+
+
+def check_private(file: str, path: str, found: os.stat_result) -> None:
+    """Whether a `file` with a master key in it, at the path, is this program's own.
+
+    Raises:
+        ConfigurationError: others can exchange or read it (`bad_key`); gives the command that ends that.
+    """
+    if found.st_uid not in (os.geteuid(), 0):
+        raise ConfigurationError(
+            f"{file} belongs to another user, who could exchange it: "
+            f"make it this program's own with: chown {os.geteuid()} {path}",
+            code="bad_key",
+        )
+    if found.st_mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
+        raise ConfigurationError(
+            f"{file} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}): "
+            f"close it with: chmod 600 {path}; whoever may have read it has the key, so rotate it",
+            code="bad_key",
+        )

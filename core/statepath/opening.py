@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -20,7 +21,7 @@ from statepath.engine.mirror import Mirror
 from statepath.engine.opening import open_engine
 from statepath.engine.primary import OpenPrimary
 from statepath.errors import ConfigurationError, InvalidArgumentError, ReadOnlyError
-from statepath.events import Events
+from statepath.events import Event, Events
 from statepath.measuring import MetricsPort, measured
 from statepath.migrations import load_migrations
 from statepath.schemes import check_scheme
@@ -28,6 +29,8 @@ from statepath.settings import Settings, SettingsArgs
 from statepath.store import Store
 from statepath.url import StateURL
 from statepath.webhook import Webhook
+
+logger = logging.getLogger("statepath.opening")
 
 H = TypeVar("H", bound=AbstractAsyncContextManager[Any, None])
 
@@ -69,7 +72,7 @@ def open(
         load (one of the overrides): with `load=False` the documents stay in the database, each is read when it is asked
              for, and what looks at all of them at once raises `UnsupportedError` (`not_loaded`).
         settings: instead of those from the environment and the configuration files; not together with overrides.
-        events: the bus to tell events on, to hear those of opening, too.
+        events: the bus to tell events on, to hear those of opening, too. Several stores may share one.
         overrides: settings by name, such as `autosave=5`.
 
     With `DEBUG=persistence:*` in the environment, what happens is logged to stderr.
@@ -101,10 +104,12 @@ def open(
             _check_mirror(state_path, used.mirror)
         migrations = load_migrations(used.migrations)
         bus = Events() if events is None else events
+        own = Events()  # who listens to this store alone must not hear of another one that tells the same bus
+        own.on(Event, bus.emit)
         async with AsyncExitStack() as beside:
             webhook = provider = None
             if used.alert_webhook is not None and not readonly:
-                webhook = Webhook(used.alert_webhook, timeout=used.alert_timeout, events=bus)
+                webhook = Webhook(used.alert_webhook, timeout=used.alert_timeout, events=own)
                 beside.push_async_callback(webhook.aclose)
             if used.metrics_port is not None and not readonly:
                 port = await MetricsPort.take(used.metrics_host, used.metrics_port)
@@ -118,9 +123,9 @@ def open(
                     webhook.store = backend.url
                 telemetry = measured(backend, StateURL.parse(os.fspath(state_path)).scheme, provider)
                 engine = await open_engine(
-                    backend, used, bus, readonly=readonly, migrations=migrations, telemetry=telemetry
+                    backend, used, own, readonly=readonly, migrations=migrations, telemetry=telemetry
                 )
-                telemetry.watch(engine.vitals, bus)
+                telemetry.watch(engine.vitals, own)
                 beside.callback(telemetry.close)
                 return engine
 
@@ -131,14 +136,19 @@ def open(
                     raise
                 engine = await engine_of(readonly=True)
             if not engine.readonly:
+                if used.compression is not None and not used.encrypted:
+                    logger.warning(
+                        "compression (STATE_COMPRESSION) has no effect: only what an encrypted store writes is "
+                        "compressed, and no master key is set"
+                    )
                 beside.push_async_callback(Alerts(engine).aclose)
                 if used.mirror is not None:
                     place = StateURL.parse(used.mirror).redacted()
-                    mirror = Mirror(OpenPrimary(engine), place, partial(connect, used.mirror), used, bus)
+                    mirror = Mirror(OpenPrimary(engine), place, partial(connect, used.mirror), used, own)
                     engine.attach(mirror)
                     mirror.start()
             engine.beside.push_async_exit(beside.pop_all())
-        return Store(engine, owns_events=events is None)
+        return Store(engine, events=bus, owns_events=events is None)
 
     return Opening(opened)
 

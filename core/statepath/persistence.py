@@ -101,7 +101,7 @@ class StatePersistence:
         self._ending = asyncio.Lock()
         self._counting = asyncio.Lock()
         self._signals = SignalSaver(self._end) if handle_signals else None
-        self.events.on(AutosaveTriggered, self._autosave)
+        self._engine.events.on(AutosaveTriggered, self._autosave)
 
     @classmethod
     def open(
@@ -271,7 +271,7 @@ class StatePersistence:
         try:
             await self._end(None)
         finally:
-            self.events.off(AutosaveTriggered, self._autosave)
+            self._engine.events.off(AutosaveTriggered, self._autosave)
             if self._signals is not None:
                 self._signals.uninstall()
             if self._owned:

@@ -7,6 +7,7 @@ over the file `statepath.toml` (or the one that `STATE_CONFIG` names), and that 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import tomllib
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from difflib import get_close_matches
+from functools import cache
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypedDict
 from urllib.parse import urlsplit
 
@@ -27,16 +29,22 @@ from typing_extensions import Unpack
 
 from statepath import naming
 from statepath.errors import ConfigurationError, InvalidArgumentError, StateError
-from statepath.masterkey import parse_master_key
+from statepath.masterkey import check_private, parse_master_key
 from statepath.schemes import check_scheme
 from statepath.url import StateURL
 
 __all__ = ["Setting", "Settings", "SettingsArgs", "describe", "setting_names"]
 
+logger = logging.getLogger("statepath.settings")
+
 PREFIX: Final = "STATE_"
 CONFIG_VARIABLE: Final = "STATE_CONFIG"
 CONFIG_FILE: Final = "statepath.toml"
 ENV_FILE: Final = ".env"
+
+_OF_BACKENDS: Final = ("STATE_S3_", "STATE_GCS_", "STATE_AZURE_", "STATE_POSTGRES_")
+_MISSPELT: Final = 0.8
+"""So alike a variable is to a setting that it cannot be another program's."""
 
 _PATHS: Final = ("path", "mirror")
 _MASTERS: Final = ("encryption_key_file", "encryption_key", "encryption_provider")
@@ -449,6 +457,11 @@ class Settings(BaseSettings):
         settings, faults = _read(arguments)
         if faults:
             raise _refusal(faults, _layers(arguments))
+        for name in _without_effect(_read_env_file()):
+            _warn(
+                f"{name} in {ENV_FILE} has no effect: what a backend reads has to be in the environment itself, "
+                "or in the state path"
+            )
         return settings
 
     @classmethod
@@ -557,7 +570,7 @@ def _layers(arguments: Mapping[str, Any]) -> tuple[_Layer, ...]:
     return (
         _Layer("argument", arguments),
         _Layer("environment", _fields(os.environ)),
-        _Layer(".env", _fields(env_file)),
+        _Layer(".env", _fields(env_file) | _misspelt(env_file), ENV_FILE),
         _Layer("file", _read_toml(file, required=config is not None), file),
     )
 
@@ -566,6 +579,30 @@ def _fields(variables: Mapping[str, str | None]) -> dict[str, Any]:
     """The settings among the variables. An empty variable is one that is not set."""
     found = {name: variables.get(PREFIX + name.upper()) for name in setting_names()}
     return {name: value for name, value in found.items() if value}
+
+
+def _misspelt(variables: Mapping[str, str | None]) -> dict[str, Any]:
+    """What is meant to be a setting and is none. The environment may hold anybody's variables; a file of ours that is
+    passed over in silence may leave a store without its key."""
+    names = setting_names()
+    return {
+        field: value
+        for variable, value in variables.items()
+        if value and variable.startswith(PREFIX) and not variable.startswith(_OF_BACKENDS)
+        if (field := variable.removeprefix(PREFIX).lower()) not in names
+        if get_close_matches(field, names, n=1, cutoff=_MISSPELT)
+    }
+
+
+def _without_effect(variables: Mapping[str, str | None]) -> list[str]:
+    """The variables of backends, which do not read this file; but for those that somebody has exported from it."""
+    return [name for name in variables if name.startswith(_OF_BACKENDS) and name not in os.environ]
+
+
+@cache
+def _warn(message: str) -> None:
+    """Say it once, however often the settings are read."""
+    logger.warning(message)
 
 
 def _read_env_file() -> dict[str, str | None]:
@@ -617,7 +654,7 @@ def _read(arguments: Mapping[str, Any]) -> tuple[Settings, list[_Fault]]:
         ConfigurationError: a value is not of its setting's kind; names all that is wrong.
     """
     layers = _layers(arguments)
-    unfit = _unfit({name: value for layer in reversed(layers) for name, value in layer.values.items()})
+    unfit = _unfit(layers)
     try:
         return Settings(**arguments), unfit
     except ValidationError as error:
@@ -638,8 +675,10 @@ def _of_another_kind(error: ValidationError) -> Iterator[_Fault]:
         yield _Fault((field,), ConfigurationError(cause))
 
 
-def _unfit(values: Mapping[str, Any]) -> list[_Fault]:
-    """What is wrong with values of the right kind, as far as it is known without a look at any file or storage."""
+def _unfit(layers: tuple[_Layer, ...]) -> list[_Fault]:
+    """What is wrong with values of the right kind, as far as it is known without a look at any storage or at a file
+    that they name."""
+    values = {name: value for layer in reversed(layers) for name, value in layer.values.items()}
     faults: list[_Fault] = []
 
     @contextmanager
@@ -666,6 +705,7 @@ def _unfit(values: Mapping[str, Any]) -> list[_Fault]:
     if isinstance(key, str) and key:
         with about("encryption_key"):
             parse_master_key(key, "it")
+            _check_kept_private(layers)
     rules = _parted(values.get("archive"))
     collections = (
         [(str(rule).split() or [""])[0] for rule in rules] if isinstance(rules, list | tuple) else []
@@ -674,6 +714,16 @@ def _unfit(values: Mapping[str, Any]) -> list[_Fault]:
     if causes := [f"rule {place} begins with no collection: {cause}" for place, cause in misnamed if cause]:
         faults.append(_Fault(("archive",), ConfigurationError("; ".join(causes))))
     return faults
+
+
+def _check_kept_private(layers: tuple[_Layer, ...]) -> None:
+    """
+    Raises:
+        ConfigurationError: the master key stands in a file that is not only this program's (`bad_key`).
+    """
+    file = next(layer.file for layer in layers if "encryption_key" in layer.values)
+    if file is not None:
+        check_private(f"{file}, which holds the master key,", file, os.stat(file))
 
 
 def _refusal(faults: list[_Fault], layers: tuple[_Layer, ...]) -> StateError:

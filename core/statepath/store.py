@@ -87,8 +87,9 @@ class Store:
         UnsupportedError, DivergedError: a newer program, or another history of the store, has taken over.
     """
 
-    def __init__(self, engine: Engine, *, owns_events: bool = False) -> None:
+    def __init__(self, engine: Engine, *, events: Events | None = None, owns_events: bool = False) -> None:
         self._engine = engine
+        self._events = engine.events if events is None else events
         self._owns_events = owns_events
         self._turns = Turns()
 
@@ -142,7 +143,7 @@ class Store:
     @property
     def events(self) -> Events:
         """The bus on which the store tells what it does: the one that was passed to `open`, or its own."""
-        return self._engine.events
+        return self._events
 
     @property
     def settings(self) -> Settings:
@@ -666,8 +667,10 @@ class Store:
         try:
             await self._engine.close()
         finally:
+            if self._events is not self._engine.events:
+                await self._engine.events.aclose()
             if self._owns_events:
-                await self.events.aclose()
+                await self._events.aclose()
 
     async def __aenter__(self) -> Self:
         return self

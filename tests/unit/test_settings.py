@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 from pydantic import SecretStr, ValidationError
+from statepath import settings as settings_module
 from statepath.discovery import backends, resolve
 from statepath.errors import ConfigurationError, InvalidArgumentError, StateError, UnknownSchemeError
 from statepath.settings import Settings, SettingsArgs, describe, setting_names
@@ -299,6 +301,79 @@ def test_unknown_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_OF_THE_UNION", "1")
     Path(".env").write_text("STATE_OF_MIND=1\nOTHER=2\nexport STATE_BACKUPS=3\n")
     assert Settings.load().backups == 3
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("STATE_ENCRYPTION_KEYFILE", "encryption_key_file"),
+        ("STATE_HISTROY", "history"),
+        ("STATE_BACKUP", "backups"),
+    ],
+)
+def test_a_misspelt_variable_in_the_env_file_is_an_error(variable: str, meant: str) -> None:
+    Path(".env").write_text(f"{variable}=hunter2\n")
+    field = variable.removeprefix("STATE_").lower()
+    with refused(f"{field} (.env: {variable}): there is no such setting; did you mean {meant}?") as caught:
+        Settings.load()
+    assert "hunter2" not in str(caught.value)
+    with refused(variable):
+        describe()
+
+
+def test_a_misspelt_variable_of_the_environment_may_be_anybody_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_HISTROY", "7d")
+    assert Settings.load().history == timedelta(hours=24)
+
+
+@pytest.fixture
+def warned(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """The log, as a program that has just begun has it."""
+    monkeypatch.setattr(settings_module, "_warn", cache(settings_module._warn.__wrapped__))
+    return caplog
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_backend_s_variable_in_the_env_file_is_told_once_to_have_no_effect(
+    backend: str, warned: pytest.LogCaptureFixture
+) -> None:
+    Path(".env").write_text(f"STATE_{backend}_TIMEOUT=20\n")
+    Settings.load()
+    Settings.load()
+    (line,) = warned.messages
+    assert line.startswith(f"STATE_{backend}_TIMEOUT in .env has no effect")
+
+
+def test_one_that_was_exported_from_the_env_file_has_its_effect(
+    monkeypatch: pytest.MonkeyPatch, warned: pytest.LogCaptureFixture
+) -> None:
+    Path(".env").write_text("STATE_S3_TIMEOUT=20\n")
+    monkeypatch.setenv("STATE_S3_TIMEOUT", "20")
+    Settings.load()
+    assert warned.messages == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [("statepath.toml", f'encryption_key = "{KEY}"\n'), (".env", f"STATE_ENCRYPTION_KEY={KEY}\n")],
+)
+def test_a_file_with_the_master_key_is_its_owner_s_alone(file: str, line: str) -> None:
+    Path(file).write_text(line)
+    Path(file).chmod(0o644)
+    with refused(
+        f"{file}, which holds the master key, is open to other users (mode 0644)", f"chmod 600 {file}"
+    ) as caught:
+        Settings.load()
+    assert caught.value.code == "bad_key"
+    Path(file).chmod(0o600)
+    assert Settings.load().encryption_key == SecretStr(KEY)
+
+
+def test_a_file_whose_master_key_is_not_used_may_be_open() -> None:
+    Path("statepath.toml").write_text(f'encryption_key = "{KEY}"\n')
+    Path("statepath.toml").chmod(0o644)
+    other = "hunter2B" * 5 + "aaa="
+    assert Settings.load(encryption_key=other).encryption_key == SecretStr(other)
 
 
 def test_the_file_is_the_one_that_state_config_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
@@ -54,11 +55,14 @@ class Replica:
 
 
 async def _replica(store: Store) -> Replica | None:
-    target = store.settings.mirror
+    target, limit = store.settings.mirror, store.settings.health_timeout
     if target is None or store.replica_of is not None:
         return None
     try:
-        found = await reached(target, settings=store.settings)
+        async with asyncio.timeout(limit):
+            found = await reached(target, settings=store.settings)
+    except TimeoutError:
+        return Replica(shown(target), None, None, f"it did not answer within {limit:g} s")
     except StateError as error:
         return Replica(shown(target), None, None, str(error))
     return Replica(found.target, found.seq, max(store.seq - found.seq, 0))

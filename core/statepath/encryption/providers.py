@@ -22,7 +22,7 @@ from statepath.encryption import KeyProvider
 from statepath.encryption.sealing import KEY_BYTES, derive
 from statepath.errors import AlreadyExistsError, ConfigurationError, StateError, UnavailableError
 from statepath.installed import points_of
-from statepath.masterkey import MAKE_ONE, MASTER_BYTES, parse_master_key
+from statepath.masterkey import MAKE_ONE, MASTER_BYTES, check_private, parse_master_key
 from statepath.settings import Settings
 
 logger = logging.getLogger("statepath.encryption")
@@ -97,7 +97,7 @@ def read_key_file(path: str) -> bytes:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise _bad(f"{path} is no regular file; name the file that holds the master key")
-            _check_owner(path, found)
+            check_private(f"the key file {path}", path, found)
             text = file.read(4096)
     except FileNotFoundError:
         raise _bad(f"there is no key file {path}: check {_FILE}, or {MAKE_ONE}") from None
@@ -111,19 +111,6 @@ def read_key_file(path: str) -> bytes:
 def _without_waiting(path: str, flags: int) -> int:
     """A pipe would wait for who writes to it, and a terminal must not become this program's."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
-
-
-def _check_owner(path: str, found: os.stat_result) -> None:
-    if found.st_uid not in (os.geteuid(), 0):
-        raise _bad(
-            f"the key file {path} belongs to another user, who could exchange it: "
-            f"make it this program's own with: chown {os.geteuid()} {path}"
-        )
-    if found.st_mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
-        raise _bad(
-            f"the key file {path} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}): "
-            f"close it with: chmod 600 {path}; whoever may have read it has the key, so rotate it"
-        )
 
 
 def create_key_file(path: str) -> None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final, Literal
 
+from statepath.commit import FLOOR_KEY
 from statepath.encryption import Encrypted
 from statepath.engine.autosave import free_bytes
 from statepath.engine.backups import backup_key, backup_keys, backup_time
@@ -21,7 +22,7 @@ from statepath.engine.companion import MirrorLag
 from statepath.engine.engine import Engine
 from statepath.engine.floor import Floor, SnapshotMark, read_floor
 from statepath.engine.trouble import Trouble
-from statepath.errors import AccessDeniedError, StateError
+from statepath.errors import AccessDeniedError, DivergedError, NotFoundError, StateError
 
 _RECENT: Final = 60.0
 _SNAPSHOTS_LATE: Final = 4
@@ -83,10 +84,34 @@ Examination = Callable[[Engine, Seen], Check | None]
 
 
 async def answers(engine: Engine, seen: Seen) -> Seen:
-    """Whether it answers at all: one small object is read."""
+    """Whether it answers at all, and has the store still: one small object is read."""
     began = time.perf_counter()
     stored = await read_floor(engine.backend)
-    return replace(seen, seconds=time.perf_counter() - began, floor=stored[0] if stored else None)
+    seconds, floor = time.perf_counter() - began, stored[0] if stored else None
+    _check_still_there(engine, floor)
+    return replace(seen, seconds=seconds, floor=floor)
+
+
+def _check_still_there(engine: Engine, floor: Floor | None) -> None:
+    """
+    Raises:
+        NotFoundError: the log's own record, which the handle has found or made, is gone.
+        DivergedError: it is that of another store or incarnation.
+    """
+    known, url = engine.record, engine.backend.url
+    if not known.store:
+        return
+    if floor is None:
+        raise NotFoundError(
+            f"{FLOOR_KEY} is gone: somebody removed the store at {url}, or a part of it; end the program, and see what "
+            "is left with: statepath verify",
+            key=FLOOR_KEY,
+        )
+    if (floor.store, floor.incarnation) != (known.store, known.incarnation):
+        raise DivergedError(
+            f"{FLOOR_KEY} is that of another store or incarnation: {url} was promoted, recovered or replaced while it "
+            "was open; end the program, see what is there with: statepath verify, and open it again"
+        )
 
 
 async def free_space(engine: Engine, seen: Seen) -> Seen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,14 @@ def test_a_warning_is_told_and_only_a_strict_probe_minds(on: Run, filled: str) -
     assert (answer.code, "warn" in answer.out) == (0, True)
     assert on("status", "--strict", env=warning).code == 11
     assert on("status", "--strict").code == 0
+
+
+def test_status_waits_for_a_replica_no_longer_than_for_the_store(on: Run, filled: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never answers
+        place = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        mirror = f"s3://bucket/x?endpoint_url={place}&anonymous=true"
+        facts = on("status", "--json", env={"STATE_MIRROR": mirror, "STATE_HEALTH_TIMEOUT": "500ms"}).json
+    assert facts["mirror"]["error"] == "it did not answer within 0.5 s"
 
 
 @pytest.mark.slow

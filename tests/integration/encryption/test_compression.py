@@ -54,6 +54,12 @@ async def test_a_plain_store_stays_readable(tmp_path):
     assert b"sesame" in (tmp_path / "state.json").read_bytes()
 
 
+async def test_compression_without_a_master_key_is_told_once_to_have_no_effect(tmp_path, caplog):
+    async with statepath.open(tmp_path, compression="zstd"):
+        (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert line.startswith("compression (STATE_COMPRESSION) has no effect: ")
+
+
 async def test_what_was_altered_is_noticed(folder, canary):
     async with folder.open(compression="zstd") as store:
         await store.save_report("r", {canary: canary * 100})

@@ -24,8 +24,8 @@ async def metrics(p: StatePersistence) -> StateMetrics:
 
 async def autosave(p: StatePersistence) -> None:
     """As the engine's interval does, and then wait for the listeners."""
-    p.events.emit(AutosaveTriggered(p.store.seq))
-    await p.events.aclose()
+    p._engine.events.emit(AutosaveTriggered(p.store.seq))
+    await p._engine.events.aclose()
 
 
 @pytest.mark.parametrize(

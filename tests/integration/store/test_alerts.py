@@ -46,8 +46,8 @@ def told(events):
 async def opened(faulty, events, monkeypatch):
     """Opens the store as a program does, the first time on the faulty backend."""
 
-    async def connect(path, *, readonly=False, deadline=None):
-        return await discovery.connect(path, readonly=readonly) if faulty.closed else faulty
+    async def connect(path, **options):
+        return await discovery.connect(path, **options) if faulty.closed else faulty
 
     monkeypatch.setattr("statepath.opening.connect", connect)
     stores = []
@@ -128,6 +128,13 @@ async def test_an_alert_comes_behind_the_event_that_it_follows_from(opened, even
     await failing(store)
     await asyncio.sleep(0)
     assert [type(event) for event in order] == [SaveError, AlertRaised, AlertRaised]
+
+
+async def test_a_store_that_is_gone_is_told(opened, told, memory):
+    await opened()
+    await memory.delete("journal/floor")
+    await until(lambda: told)
+    assert (names(told, AlertRaised), "journal/floor is gone" in told[0].summary) == (["reachable"], True)
 
 
 async def test_what_comes_and_goes_stays_raised(opened, told, faulty, monkeypatch):
@@ -306,10 +313,10 @@ async def test_little_space_is_told_until_there_is_twice_as_much_as_the_limit(op
     await until(lambda: names(told, AlertCleared) == ["space"])
 
 
-async def test_little_space_that_the_autosave_sees_is_told_at_once(opened, told, events):
-    await opened(alert_interval=3600)
+async def test_little_space_that_the_autosave_sees_is_told_at_once(opened, told):
+    store = await opened(alert_interval=3600)
     await asyncio.sleep(0.01)
-    events.emit(DiskLow(free=1, limit=2))
+    store._engine.events.emit(DiskLow(free=1, limit=2))
     await until(lambda: told)
     assert names(told, AlertRaised) == ["space"]
 
@@ -328,12 +335,12 @@ async def test_damage_found_at_opening_is_told_until_the_store_is_verified(opene
     await until(lambda: names(told, AlertCleared) == ["damage"])
 
 
-async def test_damage_that_is_noticed_later_is_told_and_more_of_it_again(opened, told, events):
+async def test_damage_that_is_noticed_later_is_told_and_more_of_it_again(opened, told):
     store = await opened()
-    events.emit(CorruptionDetected("reports/r1.json", "reports/r1.json is no JSON"))
-    events.emit(CorruptionDetected("reports/r1.json", "reports/r1.json is no JSON"))
+    store._engine.events.emit(CorruptionDetected("reports/r1.json", "reports/r1.json is no JSON"))
+    store._engine.events.emit(CorruptionDetected("reports/r1.json", "reports/r1.json is no JSON"))
     await until(lambda: told)
-    events.emit(CorruptionDetected("reports/r2.json", "reports/r2.json is no JSON"))
+    store._engine.events.emit(CorruptionDetected("reports/r2.json", "reports/r2.json is no JSON"))
     await until(lambda: len(told) == 2)
     assert names(told, AlertRaised) == ["damage", "damage"]
     assert "r2" in told[1].summary
@@ -408,10 +415,27 @@ async def test_a_storage_that_hangs_keeps_back_nothing_that_is_known_without_it(
     assert names(told, AlertRaised) == ["reachable", "writable"]
 
 
-async def test_nothing_listens_once_the_store_is_closed(opened, told, events):
+async def test_of_two_stores_that_share_a_bus_each_has_its_own_alerts(opened, told, events, url):
+    store = await opened()
+    async with statepath.open(f"{url}2", events=events, autosave=0, alert_interval=INTERVAL) as other:
+        other._engine.events.emit(CorruptionDetected("reports/r1.json", "reports/r1.json is no JSON"))
+        await until(lambda: told)
+        assert [len(one.damage) for one in (store, other)] == [0, 1]
+        assert names(told, AlertRaised) == ["damage"]
+
+
+async def test_a_bus_of_a_store_carries_another_one_s_events_and_no_alerts_follow(opened, told, url):
+    store = await opened()
+    async with statepath.open(f"{url}2", events=store.events, autosave=0) as other:
+        other._engine.events.emit(CorruptionDetected("reports/r1.json", "reports/r1.json is no JSON"))
+        await until(lambda: told)
+    assert (store.damage, names(told, AlertRaised)) == ((), ["damage"])
+
+
+async def test_nothing_listens_once_the_store_is_closed(opened, told):
     store = await opened()
     await store.aclose()
-    events.emit(CorruptionDetected("state.json", "late"))
+    store._engine.events.emit(CorruptionDetected("state.json", "late"))
     await asyncio.sleep(3 * INTERVAL)
     assert told == []
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("statepath")]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import statepath
+from msgspec.structs import replace
 from statepath import Status
 from statepath.backend import Capabilities
+from statepath.engine.floor import read_floor, write_floor
 from statepath.errors import AccessDeniedError, UnavailableError
 
 OK, WARN, FAIL = Status
@@ -70,6 +73,31 @@ async def test_a_reader_leaves_out_what_it_cannot_know(reader):
         "damage",
     ]
     assert health.status is OK
+
+
+async def test_a_store_that_somebody_removed_is_not_reachable(writer, reader, faulty):
+    assert [await status(store, "reachable") for store in (writer, reader)] == [OK, OK]
+    await faulty.delete("journal/floor")
+    for store in (writer, reader):
+        found = await check(store, "reachable")
+        assert (found.status, (await store.health()).healthy) == (FAIL, False)
+        assert f"journal/floor is gone: somebody removed the store at {store.url}" in found.summary
+
+
+@pytest.mark.parametrize("fact", ["store", "incarnation"])
+async def test_a_store_that_another_one_took_the_place_of_is_not_reachable(fact, writer, reader, faulty):
+    floor, etag = await read_floor(faulty)
+    await write_floor(faulty, replace(floor, **{fact: "another"}), etag)
+    for store in (writer, reader):
+        found = await check(store, "reachable")
+        assert (found.status, "was promoted, recovered or replaced" in found.summary) == (FAIL, True)
+
+
+async def test_a_folder_that_is_gone_is_not_reachable(tmp_path):
+    async with statepath.open(tmp_path / "state", autosave=0) as store:
+        await store.collection("raw").put({"id": "a"})
+        shutil.rmtree(tmp_path / "state")
+        assert await status(store, "reachable") is FAIL
 
 
 async def test_the_worst_check_is_the_store_s_status(writer, faulty):

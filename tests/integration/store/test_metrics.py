@@ -76,8 +76,8 @@ def spans(monkeypatch):
 async def opened(faulty, monkeypatch):
     """Opens the store as a program does, on the faulty backend."""
 
-    async def connect(path, *, readonly=False, deadline=None):
-        return await discovery.connect(path, readonly=readonly) if faulty.closed else faulty
+    async def connect(path, **options):
+        return await discovery.connect(path, **options) if faulty.closed else faulty
 
     monkeypatch.setattr("statepath.opening.connect", connect)
     stores = []
@@ -117,6 +117,37 @@ async def test_what_was_measured_is_there_when_the_store_is_closed_already(read,
     await store.collection("raw").put({"id": "a"})
     await store.aclose()
     assert read.point("db.client.operation.duration", db_operation_name="save").count == 1
+
+
+async def test_the_counters_go_on_when_the_store_is_closed_and_opened_again(read, opened):
+    counters = (
+        "statepath.commits",
+        "statepath.commit.transactions",
+        "statepath.commit.io",
+        "statepath.backend.requests",
+    )
+
+    def counted():
+        return [sum(point.value for point in read.points(name)) for name in counters]
+
+    store = await opened()
+    await store.collection("raw").put({"id": "a"})
+    open_still = counted()
+    await store.aclose()
+    closed = counted()
+    store = await opened()
+    await store.collection("raw").put({"id": "b"})
+    again = counted()
+    assert (open_still[0], closed[:3], again[:2]) == (1, open_still[:3], [2, 2])
+    assert all(before <= then < now for before, then, now in zip(open_still, closed, again, strict=True))
+
+
+async def test_two_handles_on_one_store_are_counted_together(read, url):
+    async with statepath.open(url) as store, statepath.open(url) as other:
+        await store.collection("raw").put({"id": "a"})
+        await other.collection("raw").put({"id": "b"})
+        assert read.point("statepath.commits").value == 2
+    assert read.point("statepath.commits").value == 2
 
 
 async def test_what_the_store_holds_and_how_far_it_lags_can_be_read_at_any_time(read, opened):
@@ -270,6 +301,19 @@ async def test_two_stores_are_told_apart(read, url):
         await other.collection("raw").put({"id": "a"})
         found = {point.attributes["db.namespace"]: point.value for point in read.points("statepath.seq")}
     assert found == {one.url: 0, other.url: 1}
+
+
+async def test_of_two_stores_that_share_a_bus_each_has_its_own_failures(read, opened, faulty, url):
+    events = statepath.Events()
+    store = await opened(events=events)
+    async with statepath.open(f"{url}2", events=events):
+        faulty.fail("write", "journal/0", DENIED)
+        with pytest.raises(AccessDeniedError):
+            await store.collection("raw").put({"id": "a"})
+        await asyncio.sleep(0)
+        for name in ("statepath.failures", "statepath.alerts"):
+            assert {point.attributes["db.namespace"] for point in read.points(name)} == {store.url}
+        assert read.point("statepath.failures").value == 1
 
 
 async def test_a_reader_is_measured_too(read, opened, faulty):

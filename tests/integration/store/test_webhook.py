@@ -98,14 +98,19 @@ def opened(place, hook, events, **settings):
     return statepath.open(place, events=events, alert_webhook=hook.url, **settings)
 
 
+def tell(store, alert):
+    """As the store's alerts do it."""
+    store._engine.events.emit(alert)
+
+
 def log_of(caplog):
     return [record.getMessage() for record in caplog.records if record.name == "statepath.alerts"]
 
 
 async def test_it_is_told_what_is_raised_and_what_is_cleared_in_order(hook, events, place):
-    async with opened(place, hook, events):
-        events.emit(RAISED)
-        events.emit(CLEARED)
+    async with opened(place, hook, events) as store:
+        tell(store, RAISED)
+        tell(store, CLEARED)
         await hook.told(2)
     raised, cleared = hook.bodies
     assert raised.pop("time").endswith("+00:00")
@@ -132,17 +137,17 @@ async def test_a_failure_of_the_store_reaches_it(hook, events, place, tmp_path):
 @pytest.mark.parametrize("status", [429, 500, 503])
 async def test_a_server_that_is_busy_is_asked_again(hook, events, place, status):
     hook.answers = [status] * 4
-    async with opened(place, hook, events):
-        events.emit(RAISED)
+    async with opened(place, hook, events) as store:
+        tell(store, RAISED)
         await hook.told(1)
     assert hook.tried == 5
 
 
 async def test_attempts_are_bounded_and_the_next_alert_goes_on(hook, events, place, caplog):
     hook.answers = [503] * 5
-    async with opened(place, hook, events):
-        events.emit(RAISED)
-        events.emit(CLEARED)
+    async with opened(place, hook, events) as store:
+        tell(store, RAISED)
+        tell(store, CLEARED)
         await hook.told(1)
     assert (hook.tried, hook.bodies[0]["event"]) == (6, "alert:cleared")
     (line,) = log_of(caplog)
@@ -155,9 +160,9 @@ async def test_attempts_are_bounded_and_the_next_alert_goes_on(hook, events, pla
 @pytest.mark.parametrize("status", [302, 400, 404])
 async def test_a_refusal_is_final_and_a_redirect_is_not_followed(hook, events, place, caplog, status):
     hook.answers = [status]
-    async with opened(place, hook, events):
-        events.emit(RAISED)
-        events.emit(CLEARED)
+    async with opened(place, hook, events) as store:
+        tell(store, RAISED)
+        tell(store, CLEARED)
         await hook.told(1)
     assert (hook.tried, hook.bodies[0]["event"]) == (2, "alert:cleared")
     assert f"refused the alert space: it answered {status}" in log_of(caplog)[0]
@@ -167,7 +172,7 @@ async def test_a_server_that_is_not_there_is_a_line_in_the_log(hook, events, pla
     with socket.create_server(("127.0.0.1", 0)) as server:
         hook.port = server.getsockname()[1]
     async with opened(place, hook, events) as store:
-        events.emit(RAISED)
+        tell(store, RAISED)
         assert await store.collection("raw").put({"id": "a"}) == 1
     assert "was not told of the alert space: ClientConnectorError, in each of 5" in log_of(caplog)[0]
 
@@ -177,7 +182,7 @@ async def test_a_webhook_that_hangs_holds_up_neither_saves_nor_the_end(hook, eve
     loop = asyncio.get_running_loop()
     async with opened(place, hook, events, alert_timeout=0.5) as store:
         for _ in range(100):
-            events.emit(RAISED)
+            tell(store, RAISED)
         for n in range(50):
             await store.collection("raw").put({"id": str(n)})
         assert len(await store.collection("raw").find().all()) == 50
@@ -188,24 +193,24 @@ async def test_a_webhook_that_hangs_holds_up_neither_saves_nor_the_end(hook, eve
 
 async def test_of_too_many_the_oldest_are_dropped(hook, events, place, caplog):
     hook.hang = True
-    async with opened(place, hook, events, alert_timeout=0.2):
+    async with opened(place, hook, events, alert_timeout=0.2) as store:
         for _ in range(102):
-            events.emit(RAISED)
+            tell(store, RAISED)
     assert sum("the oldest alert is dropped" in line for line in log_of(caplog)) == 2
 
 
 async def test_an_attempt_that_takes_too_long_is_given_up_and_made_again(hook, events, place):
     hook.delay = 60
-    async with opened(place, hook, events, alert_timeout=0.5):
-        events.emit(RAISED)
+    async with opened(place, hook, events, alert_timeout=0.5) as store:
+        tell(store, RAISED)
         await hook.told(1)
     assert hook.tried >= 2
 
 
 async def test_what_waits_is_sent_before_the_store_is_closed(hook, events, place):
     hook.delay = 1
-    async with opened(place, hook, events):
-        events.emit(RAISED)
+    async with opened(place, hook, events) as store:
+        tell(store, RAISED)
     assert len(hook.bodies) == 1
 
 
@@ -214,12 +219,12 @@ async def test_what_is_raised_while_the_session_closes_is_sent_too(hook, events,
 
     async def closing(session):
         monkeypatch.setattr(ClientSession, "close", close)
-        events.emit(CLEARED)
+        tell(store, CLEARED)
         await close(session)
 
-    async with opened(place, hook, events):
+    async with opened(place, hook, events) as store:
         monkeypatch.setattr(ClientSession, "close", closing)
-        events.emit(RAISED)
+        tell(store, RAISED)
         await hook.told(2)
 
 
@@ -262,18 +267,29 @@ async def test_an_end_that_is_cancelled_while_it_waits_leaves_nothing_running(ho
     assert "was not told everything before the store closed" in log_of(caplog)[-1]
 
 
+async def test_of_two_stores_that_share_a_bus_each_sends_its_own_alerts(hook, events, place):
+    async with opened(place, hook, events), opened(f"{place}2", hook, events) as other:
+        tell(other, RAISED)
+        tell(other, CLEARED)
+        await hook.told(2)
+    assert [(body["event"], body["store"]) for body in hook.bodies] == [
+        ("alert:raised", other.url),
+        ("alert:cleared", other.url),
+    ]
+
+
 async def test_no_secret_of_it_is_ever_shown(hook, events, place, caplog):
     caplog.set_level(logging.DEBUG)
     hook.answers = [302, 503, 503, 503, 503, 503]
     async with opened(place, hook, events, alert_timeout=30) as store:
         shown = f"{store.settings!r}"
         for _ in range(2):
-            events.emit(RAISED)
+            tell(store, RAISED)
         while len(log_of(caplog)) < 2:  # noqa: ASYNC110 - a log has no event
             await asyncio.sleep(0.01)
     hook.hang = True
-    async with opened(place, hook, events, alert_timeout=0.2):
-        events.emit(RAISED)
+    async with opened(place, hook, events, alert_timeout=0.2) as store:
+        tell(store, RAISED)
     assert len(log_of(caplog)) == 3
     assert "hunter" not in shown + caplog.text
 
@@ -281,8 +297,8 @@ async def test_no_secret_of_it_is_ever_shown(hook, events, place, caplog):
 async def test_a_reader_tells_it_nothing(hook, events, place):
     async with statepath.open(place) as store:
         await store.collection("raw").put({"id": "a"})
-    async with statepath.open(place, readonly=True, events=events, alert_webhook=hook.url):
-        events.emit(RAISED)
+    async with statepath.open(place, readonly=True, events=events, alert_webhook=hook.url) as store:
+        tell(store, RAISED)
     assert hook.tried == 0
 
 
