@@ -264,7 +264,7 @@ async def make_keys(backend: Backend, settings: Settings, *, converting: str = "
 
 
 async def _with_master(settings: Settings, call: Callable[[KeyProvider], Awaitable[T]]) -> T:
-    """What the call makes of the master key, and closes with it; where that is nothing the master key is closed here."""
+    """What the call makes of the master key, which is closed with that; where it makes nothing, here."""
     provider = master_key(settings)
     made: T | None = None
     try:
