@@ -110,6 +110,9 @@ class Keys:
 
     Parameters:
         shared: others may replace the ring meanwhile.
+
+    Attributes:
+        exchanging: is held by whoever rotates or retires keys: one at a time.
     """
 
     def __init__(self, backend: Backend, provider: KeyProvider, *, shared: bool) -> None:
@@ -118,6 +121,7 @@ class Keys:
         self.shared = shared
         self._known: dict[str, DataKey] = {}
         self._reading = asyncio.Lock()
+        self.exchanging = asyncio.Lock()
         self._seen = 0.0
         self._etag: ETag | None = None
         self.ring = Ring(store="", keys=())

@@ -35,16 +35,18 @@ from statepath.errors import (
     NotFoundError,
 )
 
-SETTLED: Final = 10 * REFRESH
-"""How many seconds a key has to be superseded before it is forgotten, where several programs write: they all know by
-then."""
-
 Tell = Callable[[str], None]
 Cover = Callable[[str], Awaitable[object]]
 """Makes two snapshots that show everything which was sealed before the key of that id."""
 
 _STEP: Final = 100
 _LONGEST_PAUSE: Final = 0.1
+
+
+def settled(deadline: float) -> float:
+    """How many seconds a key has to be superseded before it is forgotten, where several programs write: they all know
+    by then, and send nothing again that they sealed with it."""
+    return max(10 * REFRESH, 2 * deadline)
 
 
 async def rotate(
@@ -57,24 +59,26 @@ async def rotate(
     rewrapped: Callable[[str], object] = lambda _: None,
 ) -> Rotated:
     """Make a new primary key, unless a rotation is unfinished, seal every object with it, and `cover` the records of
-    other keys, from the floor on. `master` is the file of the master key that the ring is to have from now on, and
-    `rewrapped` is called with it as soon as it has."""
+    other keys, from the floor on. Who had to wait for another rotation needs no key of its own. `master` is the
+    file of the master key that the ring is to have from now on, and `rewrapped` is called with it as soon as it has."""
     keys = backend.keys
-    if master is not None:
-        with suppress(AlreadyExistsError):
-            create_key_file(master)
-        another = MasterKey(read_key_file(master), master)
-        if not keys.wrapped_by(another):
-            await keys.rewrap(another)
-        rewrapped(master)
-    if not keys.ring.rotating:
-        await keys.rotate()
-    done = await reseal_all(backend, tell)
-    if (await _records(log, floor)).keys() - {done.key}:
-        tell("making the snapshots behind which the journal can be trimmed")
-        await cover(done.key)
-    await keys.rotated()
-    return done
+    before, begun = keys.newest.id, keys.ring.rotating
+    async with keys.exchanging:
+        if master is not None:
+            with suppress(AlreadyExistsError):
+                create_key_file(master)
+            another = MasterKey(read_key_file(master), master)
+            if not keys.wrapped_by(another):
+                await keys.rewrap(another)
+            rewrapped(master)
+        if not (begun or keys.ring.rotating) and keys.newest.id == before:
+            await keys.rotate()
+        done = await reseal_all(backend, tell)
+        if (await _records(log, floor)).keys() - {done.key}:
+            tell("making the snapshots behind which the journal can be trimmed")
+            await cover(done.key)
+        await keys.rotated()
+        return done
 
 
 async def reseal_all(backend: SealedBackend, tell: Tell) -> Rotated:
@@ -108,33 +112,41 @@ async def _reseal(backend: SealedBackend, key: str) -> bool:
 
 
 async def retire(
-    backend: SealedBackend, log: CommitLog, floor: int, ids: Collection[str], tell: Tell, history: timedelta
+    backend: SealedBackend,
+    log: CommitLog,
+    floor: int,
+    ids: Collection[str],
+    tell: Tell,
+    history: timedelta,
+    deadline: float,
 ) -> Retired:
     """Forget these keys (none: all but the primary), as far as nothing needs them any more. The log, which is kept for
     the time of `history`, has been trimmed up to the floor just now: what is left below it, since a file has more than
-    what is trimmed, is nothing."""
+    what is trimmed, is nothing. `deadline` is for how long a program repeats what it writes."""
     keys = backend.keys
-    await keys.refresh()
-    await reseal_all(backend, tell)
-    tell("looking for what the keys are needed for")
-    gone: list[str] = []
-    kept: dict[str, str] = {}
-    _check_known(keys.ring, ids)
-    infos = await describe(backend.inner, log, keys.ring, history, floor)
-    for info, newer in pairwise(infos):
-        if ids and info.id not in ids:
-            continue
-        if info.objects or info.records:
-            kept[info.id] = _needed(info)
-        elif time.time() - newer.created < SETTLED and await keys.has_others():
-            kept[info.id] = (
-                f"it was the primary key less than {SETTLED / 60:.0f} minutes ago, and others may write"
-            )
-        else:
-            gone.append(info.id)
-    if gone:
-        await keys.remove(gone)
-    return Retired(tuple(gone), kept)
+    async with keys.exchanging:
+        await keys.refresh()
+        await reseal_all(backend, tell)
+        tell("looking for what the keys are needed for")
+        gone: list[str] = []
+        kept: dict[str, str] = {}
+        _check_known(keys.ring, ids)
+        infos = await describe(backend.inner, log, keys.ring, history, floor)
+        wait = settled(deadline)
+        for info, newer in pairwise(infos):
+            if ids and info.id not in ids:
+                continue
+            if info.objects or info.records:
+                kept[info.id] = _needed(info)
+            elif time.time() - newer.created < wait and await keys.has_others():
+                kept[info.id] = (
+                    f"it was the primary key less than {wait / 60:.0f} minutes ago, and others may write"
+                )
+            else:
+                gone.append(info.id)
+        if gone:
+            await keys.remove(gone)
+        return Retired(tuple(gone), kept)
 
 
 def _check_known(ring: Ring, ids: Collection[str]) -> None:

@@ -49,6 +49,13 @@ def test_init_makes_the_keys_of_a_new_store(on: Run, key_file: Path, path: str) 
     assert not key_file.exists()
 
 
+def test_init_says_how_a_key_file_that_is_there_is_used(on: Run, key_file: Path) -> None:
+    key_file.touch()
+    answer = on("keys", "init", "--new-key")
+    assert (answer.code, "leave out --new-key" in answer.err) == (4, True)
+    assert key_file.read_bytes() == b""
+
+
 def test_init_needs_a_key_and_makes_none_where_none_is_to_be(on: Run, key_file: Path, path: str) -> None:
     answer = on("keys", "init")
     assert (answer.code, "statepath keys init --new-key" in answer.err) == (7, True)
