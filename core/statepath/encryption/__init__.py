@@ -106,10 +106,11 @@ class Retired:
 @dataclass(frozen=True, slots=True)
 class Converted:
     """A store that was converted: the seq that it shows, and how many objects were replaced. Its history begins there;
-    its backups went with it."""
+    its backups went with it. `left` are the keys of what is not the store's, and was left as it is."""
 
     seq: int
     objects: int
+    left: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -59,6 +59,10 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     mac: str = ""
 
+    @property
+    def ids(self) -> set[str]:
+        return {key.id for key in self.keys}
+
 
 _Change: TypeAlias = Callable[[Ring], Awaitable[Ring]]
 

@@ -23,7 +23,7 @@ from statepath.aside import why_aside
 from statepath.backend import Backend, CommitLog, Span
 from statepath.encryption import RING_KEY, KeyInfo, Retired, Rotated
 from statepath.encryption.keyring import REFRESH, Ring
-from statepath.encryption.objects import SealedBackend, is_sealed_key
+from statepath.encryption.objects import SealedBackend, is_of_store, is_sealed_key
 from statepath.encryption.providers import MasterKey, create_key_file, read_key_file
 from statepath.encryption.sealing import HEADER, key_of
 from statepath.errors import (
@@ -86,7 +86,7 @@ async def reseal_all(backend: SealedBackend, tell: Tell) -> Rotated:
     primary = (await backend.keys.primary()).id
     seen = resealed = 0
     unreadable: list[str] = []
-    async for key, sealed_with in _sealed(backend.inner):
+    async for key, sealed_with in _sealed(backend.inner, backend.keys.ring):
         seen += 1
         if sealed_with != primary:
             try:
@@ -178,7 +178,7 @@ async def describe(
 ) -> list[KeyInfo]:
     """The keys of a ring, the oldest first, and how much each is needed for, where the log is kept for the time of
     `history`. Needs none of them."""
-    objects = Counter([id async for _, id in _sealed(backend)])
+    objects = Counter([id async for _, id in _sealed(backend, ring)])
     records = await _records(log, floor)
     last = ring.keys[-1].id
     return [
@@ -195,17 +195,19 @@ async def describe(
     ]
 
 
-async def _sealed(backend: Backend) -> AsyncIterator[tuple[str, str]]:
-    """Every sealed object, and the key that it is sealed with. What is kept aside because nobody can open it is not
-    one."""
+async def _sealed(backend: Backend, ring: Ring) -> AsyncIterator[tuple[str, str]]:
+    """Every sealed object of the store, and the key that it is sealed with. What is kept aside because nobody can open
+    it is not one."""
+    ids = ring.ids
     async for entry in backend.list_keys(""):
-        if is_sealed_key(entry.key) and why_aside(entry.key) != "corrupt":
+        key = entry.key
+        if is_sealed_key(key) and why_aside(key) != "corrupt":
             try:
-                id = key_of((await backend.read(entry.key, span=Span(0, HEADER))).data)
+                id = key_of((await backend.read(key, span=Span(0, HEADER))).data)
             except NotFoundError:
                 continue
-            if id is not None:
-                yield entry.key, id
+            if id is not None and is_of_store(key, id, ids):
+                yield key, id
 
 
 @dataclass(frozen=True, slots=True)
