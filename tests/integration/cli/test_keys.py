@@ -139,6 +139,17 @@ def test_encrypt_and_decrypt(filled: str, on: Run, files: Run, key_file: Path) -
     assert on("show", "tasks/task_1", "--json", env={"STATE_ENCRYPTION_KEY_FILE": ""}).json == before
 
 
+def test_encrypt_names_what_is_not_the_store_s(filled: str, on: Run, key_file: Path) -> None:
+    for n in range(7):
+        Path(filled, f"note{n}.txt").touch()
+    key_file.touch(0o600)
+    key_file.write_text("A" * 43 + "=")
+    answer = on("keys", "encrypt", "--yes")
+    assert answer.code == 0
+    assert "left as they are: 7 objects (note0.txt, " in answer.err
+    assert "note4.txt, …)" in answer.err
+
+
 def test_the_wrong_key_is_told_with_both_names_and_no_secret(encrypted: Run, key_file: Path) -> None:
     secret = key_file.read_text().strip()
     key_file.write_text("A" * 43 + "=")

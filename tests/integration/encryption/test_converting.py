@@ -421,6 +421,16 @@ async def test_what_is_not_the_store_s_is_no_damage_and_has_no_other_key(among, 
     assert await foreign_of(among) == before
 
 
+async def test_what_was_kept_aside_of_a_person_s_edit_is_sealed_too(folder, settings, canary):
+    async with statepath.open(folder.url, autosave=0, views=True) as store:
+        await store.collection("tasks").put({"id": "a"})
+    kept = "tasks/a.json.conflict.20260101T000000.000000Z"
+    await folder.write(kept, canary.encode())
+    assert (await encrypt(folder.url, settings=settings)).left == ()
+    assert await plain_text(folder, canary) == []
+    assert kept in await folder.everything()
+
+
 class Overtaken:
     """A native log in which somebody else's commit takes the place at the last moment, and which tells it."""
 
