@@ -374,7 +374,7 @@ class Settings(BaseSettings):
     encryption_key: SecretStr | None = Field(None, min_length=1)
     """The master key itself: 32 bytes in base64 or hexadecimal digits."""
 
-    encryption_provider: str | None = Field(None, min_length=1)
+    encryption_provider: str | None = Field(None, min_length=1, repr=False)
     """What keeps the master key: the name of an installed provider, a colon, and what that wants to know."""
 
     compression: Annotated[Literal["zstd"] | None, BeforeValidator(_none)] = None
@@ -753,6 +753,9 @@ def _shown(name: str, value: Any) -> Any:
             return StateURL.parse(value).redacted()
         except InvalidArgumentError:
             return "(not a state path)"
+    if name == "encryption_provider" and value is not None:
+        kind, colon, _ = value.partition(":")
+        return f"{kind}:…" if colon else kind  # what a provider is told may be a URL with a password
     if isinstance(value, SecretStr):
         return shown_webhook(value) if name == "alert_webhook" else "(secret)"
     if value is None and name in _SWITCHED_OFF:

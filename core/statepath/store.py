@@ -633,7 +633,10 @@ class Store:
         backend, log = self._sealed()
         engine = self._engine
         await engine.trim()
-        return await retire(backend, log.inner, engine.floor, ids, progress, engine.settings.history)
+        settings = engine.settings
+        return await retire(
+            backend, log.inner, engine.floor, ids, progress, settings.history, settings.deadline
+        )
 
     def _sealed(self) -> tuple[SealedBackend, SealedCommitLog]:
         engine = self._engine

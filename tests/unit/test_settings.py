@@ -570,6 +570,14 @@ def test_a_master_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert origin("encryption_key") == ("(secret)", "environment", "STATE_ENCRYPTION_KEY")
 
 
+def test_a_key_provider_is_shown_without_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_ENCRYPTION_PROVIDER", "vault:https://user:hunter2@vault/key?token=hunter3")
+    settings = Settings.load()
+    (shown,) = (setting.value for setting in describe() if setting.name == "encryption_provider")
+    assert shown == "vault:…"
+    assert "hunter" not in f"{settings!r} {settings}"
+
+
 def test_a_webhook_is_shown_without_what_is_secret_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_ALERT_WEBHOOK", "https://me:hunter2@hooks.example:8443/hunter3?token=hunter4")
     settings = Settings.load()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -16,7 +16,9 @@ from statepath.cli.options import Json, StatePath, Yes
 from statepath.cli.output import Output, confirm, moment
 from statepath.cli.running import asynchronous, command_line
 from statepath.errors import ConfigurationError
-from statepath.keys import KeyRing, decrypt, encrypt, init_keys, read_keys
+from statepath.keys import Converted, KeyRing, decrypt, encrypt, init_keys, read_keys
+
+_NAMED: Final = 5
 
 group = typer.Typer(help="Encrypt what is stored, and exchange the keys.", no_args_is_help=True)
 
@@ -162,6 +164,7 @@ async def encrypt_store(yes: Yes = False, state_path: StatePath = None, as_json:
     with output.progress("encrypting") as tell:
         done = await encrypt(state_path, progress=tell)
     output.result(asdict(done), f"encrypted seq {done.seq}: {done.objects} objects; no plain one is left")
+    _tell_left(done, output)
 
 
 @group.command("decrypt")
@@ -176,3 +179,10 @@ async def decrypt_store(yes: Yes = False, state_path: StatePath = None, as_json:
         asdict(done),
         f"decrypted seq {done.seq}: {done.objects} objects; unset the master key before you open it",
     )
+    _tell_left(done, output)
+
+
+def _tell_left(done: Converted, output: Output) -> None:
+    if done.left:
+        some = ", ".join([*done.left[:_NAMED], *("…" for _ in done.left[_NAMED : _NAMED + 1])])
+        output.note(f"not the store's, and left as they are: {len(done.left)} objects ({some})")

@@ -7,10 +7,11 @@ data keys stand in the store's own key ring (`keyring`), each wrapped by a maste
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 
 from statepath.backend import Backend, CommitLog, ETag, IfMatch, Span
 from statepath.commit import FLOOR_KEY, PROBES
@@ -26,6 +27,8 @@ from statepath.settings import Settings
 
 if TYPE_CHECKING:
     from statepath.encryption.keyring import Keys
+
+T = TypeVar("T")
 
 RING_KEY: Final = "keyring.json"
 
@@ -103,10 +106,11 @@ class Retired:
 @dataclass(frozen=True, slots=True)
 class Converted:
     """A store that was converted: the seq that it shows, and how many objects were replaced. Its history begins there;
-    its backups went with it."""
+    its backups went with it. `left` are the keys of what is not the store's, and was left as it is."""
 
     seq: int
     objects: int
+    left: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -156,17 +160,23 @@ async def unlock(backend: Backend, settings: Settings, *, readonly: bool) -> Key
         if await _has_ring(backend):
             raise _no_key(backend)
         return None
-    keys = await load_keys(backend, settings)
+    return await _with_master(settings, partial(_unlocked, backend, readonly))
+
+
+async def _unlocked(backend: Backend, readonly: bool, provider: KeyProvider) -> Keys | None:
+    from statepath.encryption.keyring import Keys
+
+    keys = await Keys.load(backend, provider)
     if keys is None and (found := await _first_object(backend)) is not None:
         # Another process may have founded the store since the ring was looked for.
-        keys = await load_keys(backend, settings)
+        keys = await Keys.load(backend, provider)
         if keys is None:
             await _check_plain(backend, found)
             raise _not_encrypted(backend, found)
     if keys is None:
         if readonly:
             return None
-        keys = await make_keys(backend, settings)
+        keys = await Keys.create(backend, provider)
         await _check_still_new(backend, keys)
         return keys
     if keys.ring.converting:
@@ -234,18 +244,36 @@ def _not_encrypted(backend: Backend, found: str) -> ConfigurationError:
 
 async def load_keys(backend: Backend, settings: Settings) -> Keys | None:
     """The keys of the store, whatever state it is in; `None`: it has no key ring."""
-    provider = master_key(settings)
-    from statepath.encryption.keyring import Keys
 
-    return await Keys.load(backend, provider)
+    async def load(provider: KeyProvider) -> Keys | None:
+        from statepath.encryption.keyring import Keys
+
+        return await Keys.load(backend, provider)
+
+    return await _with_master(settings, load)
 
 
 async def make_keys(backend: Backend, settings: Settings, *, converting: str = "") -> Keys:
     """A new key ring for the store. `converting` names the command that makes an encrypted store of it."""
-    provider = master_key(settings)
-    from statepath.encryption.keyring import Keys
 
-    return await Keys.create(backend, provider, converting=converting)
+    async def make(provider: KeyProvider) -> Keys:
+        from statepath.encryption.keyring import Keys
+
+        return await Keys.create(backend, provider, converting=converting)
+
+    return await _with_master(settings, make)
+
+
+async def _with_master(settings: Settings, call: Callable[[KeyProvider], Awaitable[T]]) -> T:
+    """What the call makes of the master key, which is closed with that; where it makes nothing, here."""
+    provider = master_key(settings)
+    made: T | None = None
+    try:
+        made = await call(provider)
+    finally:
+        if made is None:
+            await provider.close()
+    return made
 
 
 def master_key(settings: Settings) -> KeyProvider:

@@ -59,6 +59,10 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     mac: str = ""
 
+    @property
+    def ids(self) -> set[str]:
+        return {key.id for key in self.keys}
+
 
 _Change: TypeAlias = Callable[[Ring], Awaitable[Ring]]
 
@@ -110,6 +114,9 @@ class Keys:
 
     Parameters:
         shared: others may replace the ring meanwhile.
+
+    Attributes:
+        exchanging: is held by whoever rotates or retires keys: one at a time.
     """
 
     def __init__(self, backend: Backend, provider: KeyProvider, *, shared: bool) -> None:
@@ -118,6 +125,7 @@ class Keys:
         self.shared = shared
         self._known: dict[str, DataKey] = {}
         self._reading = asyncio.Lock()
+        self.exchanging = asyncio.Lock()
         self._seen = 0.0
         self._etag: ETag | None = None
         self.ring = Ring(store="", keys=())

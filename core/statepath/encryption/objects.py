@@ -8,7 +8,7 @@ file, let people edit one) it cannot do with what is sealed, and the wrapper doe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Final, TypeVar, cast
 
@@ -48,6 +48,7 @@ from statepath.encryption.sealing import (
     seal_all,
 )
 from statepath.errors import CorruptionError, NotFoundError, UnsupportedError
+from statepath.layout import is_document, is_ours
 from statepath.sharing import PassesSharing
 from statepath.threads import in_thread
 
@@ -67,6 +68,12 @@ _PIECE: Final = 64 * SEGMENT
 def is_sealed_key(key: str) -> bool:
     """Whether the object of that key is sealed as a whole."""
     return key != RING_KEY and (key == FLOOR_KEY or not key.startswith(JOURNAL))
+
+
+def is_of_store(key: str, sealed_with: str | None, ids: Collection[str]) -> bool:
+    """Whether an object is one of the encrypted store with the keys of these ids. Where a document's file would be, it
+    is one only if they sealed it: the rest may be anybody's, or of a store in a folder of this one."""
+    return sealed_with in ids if is_document(key) else is_ours(key)
 
 
 def place_of(key: str) -> str:
@@ -240,6 +247,9 @@ class SealedBackend(PassesSharing):
             if not is_sealed_key(key) or why_aside(key) == "corrupt":
                 continue
             try:
+                id = await self.key_of(key) if is_document(key) else None
+                if not is_of_store(key, id, self.keys.ring.ids):
+                    continue
                 while (await self._read_span(key, at, at + _PIECE))[0].data:
                     at += _PIECE
             except NotFoundError:

@@ -123,7 +123,11 @@ def create_key_file(path: str) -> None:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise AlreadyExistsError(f"{path} exists already; it was left as it is", key=path) from None
+        raise AlreadyExistsError(
+            f"{path} exists already; it was left as it is: to use it, leave out --new-key; for a new master key, name "
+            f"another file in {_FILE}",
+            key=path,
+        ) from None
     except OSError as error:
         raise _bad(f"the key file {path} cannot be made: {error.strerror}") from None
     try:

@@ -23,7 +23,7 @@ from statepath.aside import why_aside
 from statepath.backend import Backend, CommitLog, Span
 from statepath.encryption import RING_KEY, KeyInfo, Retired, Rotated
 from statepath.encryption.keyring import REFRESH, Ring
-from statepath.encryption.objects import SealedBackend, is_sealed_key
+from statepath.encryption.objects import SealedBackend, is_of_store, is_sealed_key
 from statepath.encryption.providers import MasterKey, create_key_file, read_key_file
 from statepath.encryption.sealing import HEADER, key_of
 from statepath.errors import (
@@ -35,16 +35,18 @@ from statepath.errors import (
     NotFoundError,
 )
 
-SETTLED: Final = 10 * REFRESH
-"""How many seconds a key has to be superseded before it is forgotten, where several programs write: they all know by
-then."""
-
 Tell = Callable[[str], None]
 Cover = Callable[[str], Awaitable[object]]
 """Makes two snapshots that show everything which was sealed before the key of that id."""
 
 _STEP: Final = 100
 _LONGEST_PAUSE: Final = 0.1
+
+
+def settled(deadline: float) -> float:
+    """How many seconds a key has to be superseded before it is forgotten, where several programs write: they all know
+    by then, and send nothing again that they sealed with it."""
+    return max(10 * REFRESH, 2 * deadline)
 
 
 async def rotate(
@@ -57,24 +59,26 @@ async def rotate(
     rewrapped: Callable[[str], object] = lambda _: None,
 ) -> Rotated:
     """Make a new primary key, unless a rotation is unfinished, seal every object with it, and `cover` the records of
-    other keys, from the floor on. `master` is the file of the master key that the ring is to have from now on, and
-    `rewrapped` is called with it as soon as it has."""
+    other keys, from the floor on. Who had to wait for another rotation needs no key of its own. `master` is the
+    file of the master key that the ring is to have from now on, and `rewrapped` is called with it as soon as it has."""
     keys = backend.keys
-    if master is not None:
-        with suppress(AlreadyExistsError):
-            create_key_file(master)
-        another = MasterKey(read_key_file(master), master)
-        if not keys.wrapped_by(another):
-            await keys.rewrap(another)
-        rewrapped(master)
-    if not keys.ring.rotating:
-        await keys.rotate()
-    done = await reseal_all(backend, tell)
-    if (await _records(log, floor)).keys() - {done.key}:
-        tell("making the snapshots behind which the journal can be trimmed")
-        await cover(done.key)
-    await keys.rotated()
-    return done
+    before, begun = keys.newest.id, keys.ring.rotating
+    async with keys.exchanging:
+        if master is not None:
+            with suppress(AlreadyExistsError):
+                create_key_file(master)
+            another = MasterKey(read_key_file(master), master)
+            if not keys.wrapped_by(another):
+                await keys.rewrap(another)
+            rewrapped(master)
+        if not (begun or keys.ring.rotating) and keys.newest.id == before:
+            await keys.rotate()
+        done = await reseal_all(backend, tell)
+        if (await _records(log, floor)).keys() - {done.key}:
+            tell("making the snapshots behind which the journal can be trimmed")
+            await cover(done.key)
+        await keys.rotated()
+        return done
 
 
 async def reseal_all(backend: SealedBackend, tell: Tell) -> Rotated:
@@ -82,7 +86,7 @@ async def reseal_all(backend: SealedBackend, tell: Tell) -> Rotated:
     primary = (await backend.keys.primary()).id
     seen = resealed = 0
     unreadable: list[str] = []
-    async for key, sealed_with in _sealed(backend.inner):
+    async for key, sealed_with in _sealed(backend.inner, backend.keys.ring):
         seen += 1
         if sealed_with != primary:
             try:
@@ -108,33 +112,41 @@ async def _reseal(backend: SealedBackend, key: str) -> bool:
 
 
 async def retire(
-    backend: SealedBackend, log: CommitLog, floor: int, ids: Collection[str], tell: Tell, history: timedelta
+    backend: SealedBackend,
+    log: CommitLog,
+    floor: int,
+    ids: Collection[str],
+    tell: Tell,
+    history: timedelta,
+    deadline: float,
 ) -> Retired:
     """Forget these keys (none: all but the primary), as far as nothing needs them any more. The log, which is kept for
     the time of `history`, has been trimmed up to the floor just now: what is left below it, since a file has more than
-    what is trimmed, is nothing."""
+    what is trimmed, is nothing. `deadline` is for how long a program repeats what it writes."""
     keys = backend.keys
-    await keys.refresh()
-    await reseal_all(backend, tell)
-    tell("looking for what the keys are needed for")
-    gone: list[str] = []
-    kept: dict[str, str] = {}
-    _check_known(keys.ring, ids)
-    infos = await describe(backend.inner, log, keys.ring, history, floor)
-    for info, newer in pairwise(infos):
-        if ids and info.id not in ids:
-            continue
-        if info.objects or info.records:
-            kept[info.id] = _needed(info)
-        elif time.time() - newer.created < SETTLED and await keys.has_others():
-            kept[info.id] = (
-                f"it was the primary key less than {SETTLED / 60:.0f} minutes ago, and others may write"
-            )
-        else:
-            gone.append(info.id)
-    if gone:
-        await keys.remove(gone)
-    return Retired(tuple(gone), kept)
+    async with keys.exchanging:
+        await keys.refresh()
+        await reseal_all(backend, tell)
+        tell("looking for what the keys are needed for")
+        gone: list[str] = []
+        kept: dict[str, str] = {}
+        _check_known(keys.ring, ids)
+        infos = await describe(backend.inner, log, keys.ring, history, floor)
+        wait = settled(deadline)
+        for info, newer in pairwise(infos):
+            if ids and info.id not in ids:
+                continue
+            if info.objects or info.records:
+                kept[info.id] = _needed(info)
+            elif time.time() - newer.created < wait and await keys.has_others():
+                kept[info.id] = (
+                    f"it was the primary key less than {wait / 60:.0f} minutes ago, and others may write"
+                )
+            else:
+                gone.append(info.id)
+        if gone:
+            await keys.remove(gone)
+        return Retired(tuple(gone), kept)
 
 
 def _check_known(ring: Ring, ids: Collection[str]) -> None:
@@ -166,7 +178,7 @@ async def describe(
 ) -> list[KeyInfo]:
     """The keys of a ring, the oldest first, and how much each is needed for, where the log is kept for the time of
     `history`. Needs none of them."""
-    objects = Counter([id async for _, id in _sealed(backend)])
+    objects = Counter([id async for _, id in _sealed(backend, ring)])
     records = await _records(log, floor)
     last = ring.keys[-1].id
     return [
@@ -183,17 +195,19 @@ async def describe(
     ]
 
 
-async def _sealed(backend: Backend) -> AsyncIterator[tuple[str, str]]:
-    """Every sealed object, and the key that it is sealed with. What is kept aside because nobody can open it is not
-    one."""
+async def _sealed(backend: Backend, ring: Ring) -> AsyncIterator[tuple[str, str]]:
+    """Every sealed object of the store, and the key that it is sealed with. What is kept aside because nobody can open
+    it is not one."""
+    ids = ring.ids
     async for entry in backend.list_keys(""):
-        if is_sealed_key(entry.key) and why_aside(entry.key) != "corrupt":
+        key = entry.key
+        if is_sealed_key(key) and why_aside(key) != "corrupt":
             try:
-                id = key_of((await backend.read(entry.key, span=Span(0, HEADER))).data)
+                id = key_of((await backend.read(key, span=Span(0, HEADER))).data)
             except NotFoundError:
                 continue
-            if id is not None:
-                yield entry.key, id
+            if id is not None and is_of_store(key, id, ids):
+                yield key, id
 
 
 @dataclass(frozen=True, slots=True)

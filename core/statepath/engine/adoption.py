@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue
 
 from statepath.backend import Backend, Entry
+from statepath.commit import FLOOR_KEY
 from statepath.engine.documents import decode, encode_mapping
 from statepath.engine.ids import decode_id, document_key, encode_id, is_id
 from statepath.engine.replica import MEMBERS, Replica
@@ -74,10 +75,8 @@ async def examine(
     found = Examined()
     seen: set[tuple[str, str]] = set()
     long_names: dict[str, str] | None = None
-    async for listed in backend.list_keys(""):
-        collection, id = _placed(listed.key)
-        if not collection:
-            continue
+    async for listed, collection, named in _listed(backend):
+        id = named
         if id is None:
             if long_names is None:
                 long_names = {
@@ -108,9 +107,8 @@ async def examine(
 
 async def read_views(backend: Backend, limit: int) -> AsyncIterator[File]:
     """Every file that lies where a document's view would."""
-    async for listed in backend.list_keys(""):
-        collection, _ = _placed(listed.key)
-        if collection and (file := await _read(backend, collection, listed, limit)) is not None:
+    async for listed, collection, _ in _listed(backend):
+        if (file := await _read(backend, collection, listed, limit)) is not None:
             yield file
 
 
@@ -122,6 +120,19 @@ def view_id(key: str, document: Mapping[str, JsonValue]) -> str | None:
             return value
     id = document.get("id")
     return id if isinstance(id, str) and is_id(id) else None
+
+
+async def _listed(backend: Backend) -> AsyncIterator[tuple[Entry, str, str | None]]:
+    """What lies where the file of a document would, with its collection, and the id that its name tells. A store in a
+    folder of this one has such files, too, and they are listed behind its log's own record."""
+    other = "/"
+    async for entry in backend.list_keys(""):
+        if entry.key.endswith(f"/{FLOOR_KEY}"):
+            other = entry.key.removesuffix(FLOOR_KEY)
+        elif not entry.key.startswith(other):
+            collection, id = _placed(entry.key)
+            if collection:
+                yield entry, collection, id
 
 
 def _placed(key: str) -> tuple[str, str | None]:

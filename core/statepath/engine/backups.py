@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from statepath.backend import Backend
-from statepath.engine.floor import Floor
+from statepath.errors import CorruptionError
+
+if TYPE_CHECKING:
+    from statepath.engine.floor import Floor
 
 PRE_MIGRATION_KEY: Final = "state.pre-migration.backup.json"
 """The state of before a migration, or the `state.json` of an original directory."""
@@ -42,6 +45,20 @@ def backup_time(key: str) -> datetime:
 def is_backup(key: str) -> bool:
     """Whether the key is that of a backup of ours."""
     return _OURS.fullmatch(key) is not None
+
+
+def check_shown(key: str, time: int) -> None:
+    """That a backup of ours shows the state that its name says. `time` is that of the last commit that it shows.
+
+    Raises:
+        CorruptionError: it shows another.
+    """
+    if is_backup(key) and key != backup_key(time):
+        raise CorruptionError(
+            f"{key} shows the state of {backup_key(time)}: it was exchanged with another backup, or renamed; if that "
+            "name is free, give it that",
+            key=key,
+        )
 
 
 async def backup_keys(backend: Backend) -> list[str]:

@@ -24,17 +24,17 @@ from msgspec.structs import replace
 
 from statepath.aside import why_aside
 from statepath.backend import Backend, Blob, CommitLog, IfMatch, Span, SupportsQueries
-from statepath.commit import FLOOR_KEY, JOURNAL, Commit, Note
-from statepath.encryption import RING_KEY, Converted
+from statepath.commit import FLOOR_KEY, JOURNAL, PROBES, Commit, Note
+from statepath.encryption import Converted
 from statepath.encryption.journal import SealedCommitLog
 from statepath.encryption.keyring import Keys
-from statepath.encryption.objects import SealedBackend, is_sealed_key
+from statepath.encryption.objects import SealedBackend, is_of_store, is_sealed_key
 from statepath.encryption.sealing import HEADER, key_of
 from statepath.engine.backups import is_kept
 from statepath.engine.floor import Floor, read_floor, write_floor
 from statepath.engine.founding import Tell
 from statepath.engine.snapshot import STATE_KEY, read_meta
-from statepath.engine.views import parse_view
+from statepath.engine.views import is_file_of, parse_view
 from statepath.errors import (
     ConflictError,
     CorruptionError,
@@ -43,8 +43,8 @@ from statepath.errors import (
     NotFoundError,
     UnavailableError,
 )
+from statepath.layout import is_document, is_ours
 from statepath.log import PortableCommitLog
-from statepath.naming import is_collection
 from statepath.packs import Piece
 
 _PATIENCE: Final = 30
@@ -76,8 +76,12 @@ async def check_readable(backend: Backend, keys: Keys | None) -> None:
         key = entry.key
         if not is_sealed_key(key) or key.startswith(_BODIES) or why_aside(key) == "corrupt":
             continue  # what is not read, or deleted
+        if not (is_ours(key) or is_document(key)):
+            continue
         try:
             id = key_of((await backend.read(key, span=Span(0, HEADER))).data)
+            if not is_of_store(key, id, () if keys is None else keys.ring.ids):
+                continue
             if sealed is not None and (id is not None or _LOG.fullmatch(key)):
                 await sealed.read(key)
         except NotFoundError:
@@ -107,6 +111,7 @@ class Conversion:
     tell: Tell
     _sealed: SealedBackend = field(init=False)
     _replaced: int = 0
+    _left: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._sealed = SealedBackend(self.backend, self.keys)
@@ -128,25 +133,41 @@ class Conversion:
         floor = await self._floor()
         shown, end = await self._journal(floor)
         await self._queries(end)
-        keys = [key async for key in self._objects() if key != FLOOR_KEY]
+        keys = [key async for key in self._objects(floor) if key != FLOOR_KEY]
         for number, key in enumerate(keys, 1):
             await self._object(key, floor)
             self.tell(f"{number} of {len(keys)} objects")
         await self._put_floor(replace(floor, floor=shown + 1), self._target)
         self._replaced += 1
         self.tell("reading everything back")
-        await self._check(end)
+        await self._check(end, floor)
         if self.encrypts:
             await self.keys.converting("")
         else:
             await self.keys.destroy()
-        return Converted(end, self._replaced)
+        return Converted(end, self._replaced, tuple(self._left))
 
-    async def _objects(self) -> AsyncIterator[str]:
-        """What is sealed as a whole, or is to be: all but the key ring, and a journal, whose records are."""
+    async def _objects(self, floor: Floor) -> AsyncIterator[str]:
+        """What of the store is sealed as a whole, or is to be: all but the key ring, and the records of a journal."""
+        self._left.clear()
         async for entry in self.backend.list_keys(""):
-            if entry.key == FLOOR_KEY or not (entry.key == RING_KEY or entry.key.startswith(JOURNAL)):
-                yield entry.key
+            key = entry.key
+            if not is_sealed_key(key):
+                continue
+            if is_ours(key) or (is_document(key) and await self._is_documents(key, floor.store)):
+                yield key
+            elif not key.startswith(PROBES):
+                self._left.append(key)
+
+    async def _is_documents(self, key: str, store: str) -> bool:
+        """Whether what lies where a document's file would is of this store."""
+        try:
+            data = (await self.backend.read(key)).data
+        except NotFoundError:
+            return False
+        if (id := key_of(data)) is not None:
+            return is_of_store(key, id, self.keys.ring.ids)
+        return why_aside(key) != "" or is_file_of(store, data, key, self.limit)
 
     async def _read(self, key: str) -> tuple[Blob, bool]:
         """An object's content, whichever it is, and whether it is sealed."""
@@ -297,8 +318,7 @@ class Conversion:
 
     def _is_view(self, key: str, data: bytes, store: str) -> bool:
         """Whether the object shows a document, which the snapshot has."""
-        collection, _, name = key.partition("/")
-        if not name.endswith(".json") or not is_collection(collection):
+        if why_aside(key) or not is_document(key):
             return False
         try:
             view = parse_view(data, key, self.limit)
@@ -342,9 +362,9 @@ class Conversion:
             log[offset : offset + len(data)] = data
         return bytes(log)
 
-    async def _check(self, seq: int) -> None:
+    async def _check(self, seq: int, floor: Floor) -> None:
         """Nothing is left of what was, and what is can be read."""
-        async for key in self._objects():
+        async for key in self._objects(floor):
             if (await self._read(key))[1] != self.encrypts:
                 raise ConflictError(
                     f"{key} was written meanwhile: end every program that uses the store, and try again",

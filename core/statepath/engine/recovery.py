@@ -19,7 +19,7 @@ from statepath.backend import Backend, CommitLog, ETag
 from statepath.commit import FLOOR_KEY, JOURNAL, Append, Commit, Note, microseconds, slot_key
 from statepath.encryption import unsealed
 from statepath.engine.adoption import Examined, File, examine, read_views, view_id
-from statepath.engine.backups import backup_keys
+from statepath.engine.backups import backup_keys, check_shown
 from statepath.engine.documents import compact, parse_untrusted, without_halves
 from statepath.engine.floor import Earlier, Floor, SnapshotMark, read_floor
 from statepath.engine.ids import LOGS, document_key, log_place
@@ -194,6 +194,11 @@ async def _climb_down(backend: Backend, log: CommitLog, found: Recovered, limit:
         except CorruptionError as error:
             found.damage.append(Damage(key, str(error)))
             continue
+        try:
+            check_shown(key, backup[0].time)
+        except CorruptionError as error:
+            # A sound state all the same, which may be the only one.
+            found.damage.append(Damage(key, str(error), aside=False))
         base = backup[0].seq
         if _belongs(found, backup[0], key) and await _continue(log, backend, found, backup, key):
             return base

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
-from statepath.aside import aside_key
+from statepath.aside import aside_key, why_aside
 from statepath.backend import Backend, CommitLog, IfMatch, Span
 from statepath.commit import FLOOR_KEY, JOURNAL
 from statepath.encryption import RING_KEY
@@ -24,7 +24,9 @@ from statepath.engine.leases import LEASES
 from statepath.engine.opening import commit_log
 from statepath.engine.recovery import recover
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream
-from statepath.errors import AlreadyExistsError, DivergedError, NotFoundError
+from statepath.engine.views import is_file_of
+from statepath.errors import AlreadyExistsError, CorruptionError, DivergedError, NotFoundError
+from statepath.layout import is_document, is_ours
 from statepath.log import PortableCommitLog
 from statepath.settings import Settings
 
@@ -59,7 +61,7 @@ async def empty(target: Backend, settings: Settings, *, store: str, incarnation:
     for key in keys:
         native = key.startswith(JOURNAL) and not isinstance(log, PortableCommitLog)
         kept = key in (FLOOR_KEY, RING_KEY, *states) or key in archived or key.startswith(LEASES)
-        if not native and not kept:
+        if not native and not kept and await _is_of_store(target, key, store, settings.max_document):
             with suppress(NotFoundError):
                 found = (await target.read(key, span=Span(0, 1))).etag
                 await check_ours(target, etag)  # another may have made it anew where this one stalled
@@ -70,6 +72,15 @@ async def empty(target: Backend, settings: Settings, *, store: str, incarnation:
             await target.delete(key)
     begun = Floor(store=store, incarnation=incarnation, unfinished=primary, replica_of=primary)
     await write_floor(target, begun, etag)
+
+
+async def _is_of_store(target: Backend, key: str, store: str, limit: int) -> bool:
+    if not is_document(key) or why_aside(key):
+        return is_ours(key) or is_document(key)
+    try:
+        return is_file_of(store, (await target.read(key)).data, key, limit)
+    except (NotFoundError, CorruptionError):
+        return False
 
 
 def _check_is_replica(target: Backend, floor: Floor, store: str) -> None:

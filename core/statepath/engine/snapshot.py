@@ -16,6 +16,7 @@ from zlib import crc32
 import msgspec
 
 from statepath.commit import FORMAT
+from statepath.engine.backups import check_shown
 from statepath.engine.replica import MEMBERS, Cut, Entry, Replica
 from statepath.errors import CorruptionError, UnsupportedError
 
@@ -199,11 +200,13 @@ def read_meta(data: bytes, key: str) -> SnapshotMeta:
     """What the snapshot says of itself, once its bytes are known to be what was written.
 
     Raises:
-        CorruptionError: the bytes are cut or altered; says where that was noticed.
+        CorruptionError: the bytes are cut or altered, or a backup's name says that it shows another state; says where
+            that was noticed.
         UnsupportedError: a newer program wrote it (`newer_format`).
     """
     meta, body = _split(data, key)
     _compare(meta, sha256(body).hexdigest(), key)
+    check_shown(key, meta.time)
     return meta
 
 
@@ -220,11 +223,12 @@ def read_split(end: bytes, digest: str, key: str) -> SnapshotFacts:
     if facts.min_reader > FORMAT:
         raise newer_format(key, facts.min_reader)
     _compare(facts, digest, key)
+    check_shown(key, facts.time)
     return facts
 
 
 def load_snapshot(data: bytes, key: str) -> tuple[SnapshotMeta, Replica]:
-    """The state that a snapshot holds.
+    """The state that a snapshot holds, whatever its name says: which state that is, it tells itself.
 
     Raises:
         CorruptionError, UnsupportedError: as `read_meta`.

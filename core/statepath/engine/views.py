@@ -98,6 +98,14 @@ def render_view(document: bytes, store: str, seq: int) -> bytes:
     return b"%s%s%s\n}\n" % (shown, _MARK, mark)
 
 
+def is_file_of(store: str, data: bytes, key: str, limit: int) -> bool:
+    """Whether a file shows a document of that store, or did before a person edited it."""
+    try:
+        return parse_view(data, key, limit).store == store
+    except InvalidArgumentError:
+        return False
+
+
 def least_size(document: int, store: str) -> int:
     """The fewest bytes of the file of a document that has so many."""
     return document + len(_MARK) + len(store) + 2 * _DIGEST

@@ -49,6 +49,13 @@ def test_init_makes_the_keys_of_a_new_store(on: Run, key_file: Path, path: str) 
     assert not key_file.exists()
 
 
+def test_init_says_how_a_key_file_that_is_there_is_used(on: Run, key_file: Path) -> None:
+    key_file.touch()
+    answer = on("keys", "init", "--new-key")
+    assert (answer.code, "leave out --new-key" in answer.err) == (4, True)
+    assert key_file.read_bytes() == b""
+
+
 def test_init_needs_a_key_and_makes_none_where_none_is_to_be(on: Run, key_file: Path, path: str) -> None:
     answer = on("keys", "init")
     assert (answer.code, "statepath keys init --new-key" in answer.err) == (7, True)
@@ -130,6 +137,17 @@ def test_encrypt_and_decrypt(filled: str, on: Run, files: Run, key_file: Path) -
     assert on("keys", "encrypt", "--yes").code == 4
     assert on("keys", "decrypt", "--yes").code == 0
     assert on("show", "tasks/task_1", "--json", env={"STATE_ENCRYPTION_KEY_FILE": ""}).json == before
+
+
+def test_encrypt_names_what_is_not_the_store_s(filled: str, on: Run, key_file: Path) -> None:
+    for n in range(7):
+        Path(filled, f"note{n}.txt").touch()
+    key_file.touch(0o600)
+    key_file.write_text("A" * 43 + "=")
+    answer = on("keys", "encrypt", "--yes")
+    assert answer.code == 0
+    assert "left as they are: 7 objects (note0.txt, " in answer.err
+    assert "note4.txt, …)" in answer.err
 
 
 def test_the_wrong_key_is_told_with_both_names_and_no_secret(encrypted: Run, key_file: Path) -> None:

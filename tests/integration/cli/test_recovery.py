@@ -161,6 +161,19 @@ def test_backup_list_shows_a_damaged_one_as_such(on: Run, filled: str) -> None:
     assert on("backup", "restore", key, "--yes").code == 6
 
 
+def test_backups_that_were_exchanged_are_damage_and_not_restored(on: Run, filled: str) -> None:
+    one = on("backup", "create", "--json").json["key"]
+    assert on("put", "tasks/later", "-", stdin="{}").code == 0
+    other = on("backup", "create", "--json").json["key"]
+    states = [Path(filled, key).read_bytes() for key in (one, other)]
+    Path(filled, one).write_bytes(states[1])
+    Path(filled, other).write_bytes(states[0])
+    damage = {row["key"]: row["damage"] for row in on("backup", "list", "--json").lines}
+    assert f"{one} shows the state of {other}" in damage[one]
+    assert on("backup", "restore", one, "--yes").code == 6
+    assert on("verify").code == 6
+
+
 def test_backup_create_creates_no_store(on: Run, path: str) -> None:
     assert on("backup", "create").code == 3
     assert not Path(path).exists()

@@ -9,6 +9,7 @@ import pytest
 import statepath
 from servers.postgres import session
 from statepath.backend import ALWAYS
+from statepath.discovery import connect
 from statepath.engine.converting import Conversion
 from statepath.errors import (
     AlreadyExistsError,
@@ -388,6 +389,74 @@ async def test_what_was_saved_meanwhile_is_had_again_though_a_stranger_left_an_o
         assert (store.seq, await store.collection("tasks").get("b")) == (2, {"id": "b"})
     await decrypt(memory.url, settings=settings)
     assert await memory.read("notes.txt") == b"a person's"
+
+
+FOREIGN = {
+    "notes.txt": b"a person's",
+    ".git/HEAD": b"ref: refs/heads/main",
+    "website/index.html": b"<html></html>",
+    "website/manifest.json": b'{"name": "a website"}',
+    "bodies/of-water/lake.txt": b"deep",
+    "logs/access.log": b"GET /",
+    "archive/old.zip": b"PK",
+}
+
+
+async def foreign_of(place):
+    """What lies beside the store, and what a store in a folder of it has."""
+    stored = await place.everything()
+    return {key: data for key, data in stored.items() if key in FOREIGN or key.startswith("team1/")}
+
+
+@pytest.fixture(params=["plain", "encrypted"])
+async def among(request, memory, key):
+    """A place where others keep something, too, one of them a store; and how that is opened."""
+    nested = {"encryption_key": "A" * 43 + "="} if request.param == "encrypted" else {}
+    async with statepath.open(f"{memory.url}-nested", autosave=0, **nested) as store:
+        await store.collection("tasks").put({"id": "theirs"})
+        await store.save_report("r", {"n": 1})
+        await store.snapshot()
+    source = await connect(f"{memory.url}-nested")
+    for entry in [entry async for entry in source.list_keys("")]:
+        await memory.write(f"team1/{entry.key}", (await source.read(entry.key)).data)
+    for name, data in FOREIGN.items():
+        await memory.write(name, data)
+    return memory
+
+
+async def test_what_is_not_the_store_s_is_neither_sealed_nor_deleted(among, fill, contents, settings):
+    async with statepath.open(among.url, autosave=0) as store:
+        await fill(store)
+        held = await contents(store)
+    before = await foreign_of(among)
+    done = await encrypt(among.url, settings=settings)
+    assert await foreign_of(among) == before
+    assert set(done.left) == set(before)
+    async with among.open() as store:
+        assert await contents(store) == held
+    assert set((await decrypt(among.url, settings=settings)).left) == set(before)
+    assert await foreign_of(among) == before
+
+
+async def test_what_is_not_the_store_s_is_no_damage_and_has_no_other_key(among, fill, settings):
+    before = await foreign_of(among)
+    async with statepath.open(among.url, autosave=0) as store:
+        await fill(store)
+    await encrypt(among.url, settings=settings)
+    async with among.open() as store:
+        assert await store.verify() == []
+        assert (await store.rotate_key()).unreadable == ()
+    assert await foreign_of(among) == before
+
+
+async def test_what_was_kept_aside_of_a_person_s_edit_is_sealed_too(folder, settings, canary):
+    async with statepath.open(folder.url, autosave=0, views=True) as store:
+        await store.collection("tasks").put({"id": "a"})
+    kept = "tasks/a.json.conflict.20260101T000000.000000Z"
+    await folder.write(kept, canary.encode())
+    assert (await encrypt(folder.url, settings=settings)).left == ()
+    assert await plain_text(folder, canary) == []
+    assert kept in await folder.everything()
 
 
 class Overtaken:

@@ -32,7 +32,7 @@ from statepath.store import Store
 @pytest.fixture
 def settled(monkeypatch):
     """Who writes beside us has heard of the new key at once."""
-    monkeypatch.setattr(rotation, "SETTLED", 0.0)
+    monkeypatch.setattr(rotation, "settled", lambda deadline: 0.0)
 
 
 async def test_everything_is_sealed_with_the_new_key_and_the_old_one_is_forgotten(
@@ -122,6 +122,11 @@ async def test_a_key_is_kept_for_what_only_looks_like_something_kept_aside(
             assert len(await store.data_keys()) == 1
 
 
+def test_a_key_outlives_what_may_be_sent_again():
+    assert rotation.settled(30.0) == 600.0
+    assert rotation.settled(3600.0) == 7200.0
+
+
 async def test_what_others_may_still_seal_with_is_not_forgotten(memory, folder):
     for place, kept in ((memory, True), (folder, False)):
         async with place.open() as store:
@@ -130,6 +135,8 @@ async def test_what_others_may_still_seal_with_is_not_forgotten(memory, folder):
             done = await store.retire_keys()
             assert (old.id in done.kept) == kept
             assert ("less than 10 minutes" in str(done.kept)) == kept
+        async with place.open(deadline=3600) as store:
+            assert ("less than 120 minutes" in str((await store.retire_keys()).kept)) == kept
 
 
 async def test_only_a_known_key_that_is_not_the_primary_is_forgotten(folder):
@@ -238,6 +245,17 @@ async def test_a_large_object_is_sealed_anew_in_pieces(folder, memory):
         async with place.open() as store:
             assert len((await tasks_get(store, "2"))["text"]) == 5_000_000
             assert (await store.health()).damage == ()
+
+
+async def test_rotations_at_the_same_time_make_one_key(folder, memory):
+    for place in (folder, memory):
+        async with place.open() as store:
+            # Large enough to be sealed anew in pieces, which are read while they are written.
+            await store.collection("tasks").put({"id": "a", "text": "x" * 9_000_000})
+            await store.snapshot()
+            done = await asyncio.gather(*(store.rotate_key() for _ in range(4)))
+            _, new = await store.data_keys()
+            assert {one.key for one in done} == {new.id}
 
 
 async def tasks_get(store, id):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import statepath
 from statepath import F, encryption
+from statepath.encryption import providers
+from statepath.encryption.keyring import Keys
+from statepath.encryption.providers import MasterKey
 from statepath.engine import opening
 from statepath.errors import ConfigurationError, NotFoundError, StateError
 from statepath.settings import Settings
@@ -127,14 +130,14 @@ def meanwhile(monkeypatch):
     """What is done between the look at a place where nothing is and the key ring that is made there."""
 
     def meanwhile(call):
-        make = encryption.make_keys
+        make = Keys.create
 
         async def making(*args, **options):
-            monkeypatch.setattr(encryption, "make_keys", make)
+            monkeypatch.setattr(Keys, "create", make)
             await call()
             return await make(*args, **options)
 
-        monkeypatch.setattr(encryption, "make_keys", making)
+        monkeypatch.setattr(Keys, "create", making)
 
     return meanwhile
 
@@ -191,6 +194,65 @@ async def test_who_founds_a_plain_store_notices_a_key_ring_to_which_there_is_no_
     async with memory.open() as store:
         await store.collection("tasks").put({"id": "a"})
         assert store.damage == ()
+
+
+@pytest.fixture
+def in_use(monkeypatch):
+    """How many of the key providers that were made are not closed yet."""
+    made = []
+    make = providers.provider_of
+
+    class Provider(MasterKey):
+        async def close(self):
+            if self in made:
+                made.remove(self)
+
+    def provider_of(settings):
+        found = make(settings)
+        found.__class__ = Provider
+        made.append(found)
+        return found
+
+    monkeypatch.setattr(providers, "provider_of", provider_of)
+    return lambda: len(made)
+
+
+async def test_a_key_provider_is_closed_with_its_store(place, in_use):
+    for _ in ("a new one", "one that is there"):
+        async with place.open() as store:
+            await store.collection("tasks").put({"id": "a"})
+            assert in_use() == 1
+        assert in_use() == 0
+
+
+async def test_a_key_provider_is_closed_where_there_is_nothing_to_read(memory, in_use):
+    with pytest.raises(NotFoundError):
+        await memory.open(readonly=True)
+    assert in_use() == 0
+
+
+async def test_a_key_provider_is_closed_where_the_store_is_not_encrypted(memory, in_use):
+    async with statepath.open(memory.url, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a"})
+    with pytest.raises(ConfigurationError, match="is not encrypted"):
+        await memory.open()
+    assert in_use() == 0
+
+
+async def test_a_key_provider_is_closed_where_the_keys_are_another_s(memory, in_use):
+    async with memory.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+    with pytest.raises(ConfigurationError, match="wrong key"):
+        await memory.open(encryption_key="A" * 43 + "=")
+    assert in_use() == 0
+
+
+async def test_a_key_provider_is_closed_where_the_store_is_half_converted(memory, in_use):
+    async with memory.open() as store:
+        await store._engine.backend.keys.converting("encrypt")
+    with pytest.raises(ConfigurationError, match="half converted"):
+        await memory.open()
+    assert in_use() == 0
 
 
 async def test_reading_makes_no_key_ring(place):

@@ -79,6 +79,8 @@ async def test_objects_that_were_exchanged_are_noticed(made, canary):
     pairs = [("reports/r.json", "reports/s.json"), ("reports/r.json", "journal/floor")]
     logs = [key for key in stored if key.startswith("logs/")]
     pairs.append((logs[0], logs[1]))
+    backups = [key for key in stored if key.startswith("state.backup.")]
+    pairs.append((backups[0], backups[1]))
     for one, other in pairs:
         await place.write(one, stored[other])
         await place.write(other, stored[one])

@@ -81,6 +81,23 @@ class TestSnapshots:
             assert await store.verify() == []
         assert stopped.told(StateRestored, CorruptionDetected) == []
 
+    async def test_backups_that_were_exchanged_are_told_and_lose_nothing(self, folder):
+        async with folder.open() as store:
+            keys = []
+            for n in (1, 2):
+                await change(store, n)
+                keys.append(await store.backup())
+            await change(store, 3)
+        one, other = keys
+        states = folder.read(one), folder.read(other)
+        folder.write(one, states[1])
+        folder.write(other, states[0])
+        folder.remove("state.json")
+        async with folder.open() as store:
+            assert await n_of(store) == 3
+            (told,) = (damage for damage in store.damage if damage.key != "state.json")
+            assert f"shows the state of {one}" in told.reason
+
     async def test_a_restore_is_told_once(self, stopped):
         shutil.copyfile(stopped.path / stopped.names("state.backup.")[0], stopped.path / "state.json")
         async with stopped.open() as store:

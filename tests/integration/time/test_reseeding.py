@@ -64,6 +64,15 @@ async def test_a_replica_that_cannot_follow_is_made_anew_where_that_is_asked_for
     assert b'"n":1' in await elsewhere.read(to, kept)
 
 
+async def test_what_is_not_the_replica_s_outlives_that_it_is_made_anew(parted, elsewhere):
+    primary, to = parted
+    foreign = {"notes.txt": b"a person's", "website/manifest.json": b"{}", "bodies/of-water.txt": b"deep"}
+    for key, data in foreign.items():
+        await elsewhere.write(to, key, data)
+    await statepath.mirror(primary, to, once=True, reseed=True)
+    assert {key: await elsewhere.read(to, key) for key in foreign} == foreign
+
+
 async def test_making_it_anew_goes_on_wherever_it_was_interrupted(parted, elsewhere, contents, switch):
     primary, to = parted
     attempts = 0
