@@ -15,6 +15,7 @@ _ENCODED: Final = r"[a-z0-9_.%~-]{1,200}"
 _OURS: Final = re.compile(
     r"keyring\.json"
     r"|state(?:\.[^/]+)?\.json"
+    r"|state\.migration-[^/]+\.log"
     rf"|{JOURNAL}[^/]+"
     r"|bodies/[0-9a-f]{1,64}/[0-9]{1,9}"
     r"|logs/session_[^/]+\.log(?:/[0-9]{20})?"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from statepath.engine.migration import log_key as migration_log
 from statepath.layout import is_document, is_ours
 
 ASIDE = ".corrupt.20260101T000000.000000Z"
@@ -16,6 +17,7 @@ ASIDE = ".corrupt.20260101T000000.000000Z"
         "state.backup.20260101T000000.000000Z.json",
         "state.backup.1700000000000.json",
         "state.pre-migration.backup.json",
+        migration_log(1, 2),
         "journal/floor",
         "journal/00000000000000000001.jsonl",
         f"bodies/{'0a' * 12}/0",
