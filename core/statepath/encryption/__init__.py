@@ -267,12 +267,13 @@ async def make_keys(backend: Backend, settings: Settings, *, converting: str = "
 async def _with_master(settings: Settings, call: Callable[[KeyProvider], Awaitable[T]]) -> T:
     """What the call makes of the master key, which is closed with that; where it makes nothing, here."""
     provider = master_key(settings)
-    made: T | None = None
     try:
         made = await call(provider)
-    finally:
-        if made is None:
-            await provider.close()
+    except BaseException:
+        await provider.close()
+        raise
+    if made is None:
+        await provider.close()
     return made
 
 
