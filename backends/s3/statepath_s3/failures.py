@@ -72,7 +72,7 @@ CAUSES: Final = {
         "archived",
     ),
     "QuotaExceeded": Cause(
-        UnavailableError, "the bucket's or the user's quota is used up; raise it, or make room"
+        UnavailableError, "the bucket's or the user's quota is used up; raise it, or make room", "disk_full"
     ),
     "BadDigest": Cause(UnavailableError, _DAMAGED),
     "IncompleteBody": Cause(UnavailableError, _DAMAGED),

@@ -75,6 +75,10 @@ def test_an_answer_is_classified_by_its_status_and_its_code(status, code, when, 
     assert "s3://bucket/prefix/key" in str(error)
 
 
+def test_a_quota_that_is_used_up_is_a_full_disk():
+    assert told(answer(403, "QuotaExceeded"), IF_ABSENT).code == "disk_full"
+
+
 def test_a_clock_that_is_off_has_a_code_of_its_own():
     error = told(answer(403, "RequestTimeTooSkewed"))
     assert error.code == "clock_skewed"
