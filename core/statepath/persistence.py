@@ -161,7 +161,7 @@ class StatePersistence:
         plan, seq = await self._commit(save)
         for key in plan.skipped:
             logger.warning("%s was not saved: the stored one has a later updated_at", key, extra={"key": key})
-        self.events.emit(StateSaved(seq, len(plan.saved), plan.size, time.monotonic() - began))
+        self._engine.events.emit(StateSaved(seq, len(plan.saved), plan.size, time.monotonic() - began))
         return SavedState(seq, tuple(plan.saved), tuple(plan.deleted), tuple(plan.skipped))
 
     async def save_task(self, task: Task | Mapping[str, Any]) -> int:
@@ -298,12 +298,12 @@ class StatePersistence:
                 with self._engine.ending():
                     seq = await self.store.snapshot()
             except StateError as error:
-                self.events.emit(SaveError(error, error.key))
+                self._engine.events.emit(SaveError(error, error.key))
                 await self._write_emergency(error)
                 raise
             await self.store.flush()
             self._ended_at = counted  # what came later is not saved as it should be at the end
-            self.events.emit(ShutdownSave(seq, signal))
+            self._engine.events.emit(ShutdownSave(seq, signal))
 
     async def _write_emergency(self, error: StateError) -> None:
         stream: Iterable[bytes] = SnapshotStream(
@@ -317,7 +317,7 @@ class StatePersistence:
             logger.critical("the state could be saved neither to %s nor to a local file", self.store.url)
             return
         logger.error("the state could not be saved to %s; it is in %s: %s", self.store.url, path, error)
-        self.events.emit(EmergencySave(path, error))
+        self._engine.events.emit(EmergencySave(path, error))
 
     # Metrics
 
@@ -329,7 +329,7 @@ class StatePersistence:
             return
         except StateError as error:
             logger.warning("the metrics could not be saved: %s", error, extra={"code": error.code})
-            self.events.emit(SaveError(error, METRICS))
+            self._engine.events.emit(SaveError(error, METRICS))
 
     async def _update_metrics(self) -> int:
         """Save the metrics if they are not as they should be; the seq that they are right at."""
@@ -391,7 +391,7 @@ class StatePersistence:
                 found.append(collection.decode(id, entry))
             except InvalidArgumentError as error:
                 logger.error("a document was left out: %s", error, extra={"key": error.key})  # noqa: TRY400 - no fault here
-                self.events.emit(CorruptionDetected(f"{collection.name}/{id}", str(error)))
+                self._engine.events.emit(CorruptionDetected(f"{collection.name}/{id}", str(error)))
         return found
 
     def _check_open(self) -> None:

@@ -419,7 +419,7 @@ class Store:
         then.logs = now.logs
         backend = await connect(to, deadline=engine.settings.deadline)
         founded = await found(StoreOrigin(engine, then, now), backend, engine.settings)
-        self.events.emit(StoreCopied(backend.url, founded.seq, founded.documents))
+        engine.events.emit(StoreCopied(backend.url, founded.seq, founded.documents))
         return Restored(founded.seq, founded.seq)
 
     async def snapshot(self) -> int:

@@ -335,6 +335,16 @@ async def test_damage_found_at_opening_is_told_until_the_store_is_verified(opene
     await until(lambda: names(told, AlertCleared) == ["damage"])
 
 
+async def test_damage_that_loading_the_state_finds_is_told(opened, told):
+    store = await opened()
+    await store.collection("tasks").put({"id": "t1", "status": 5, "createdAt": []})
+    persistence = statepath.StatePersistence(store)
+    await persistence.load_state()
+    await until(lambda: told)
+    assert names(told, AlertRaised) == ["damage"]
+    assert not (await store.health()).healthy or (await store.health()).damage
+
+
 async def test_damage_that_is_noticed_later_is_told_and_more_of_it_again(opened, told):
     store = await opened()
     store._engine.events.emit(CorruptionDetected("reports/r1.json", "reports/r1.json is no JSON"))
