@@ -219,10 +219,16 @@ async def _changes(engine: Engine, place: Place, wanted: Wanted) -> AsyncGenerat
                 if seq <= place.after:
                     continue
                 behind = place.told if seq == place.after + 1 else 0
-                for change in changes_in(commit, seq, transaction, behind):
-                    if wanted.has(change.collection, change.id):
-                        lag = max(engine.replica.head - seq, 0)
-                        yield replace(change, lag=lag) if lag else change
+                told = [
+                    change
+                    for change in changes_in(commit, seq, transaction, behind)
+                    if wanted.has(change.collection, change.id)
+                ]
+                if told:  # the rest of the transaction does not concern this watcher
+                    told[-1] = replace(told[-1], cursor=f"{commit.incarnation}:{seq}")
+                for change in told:
+                    lag = max(engine.replica.head - seq, 0)
+                    yield replace(change, lag=lag) if lag else change
 
 
 @asynccontextmanager

@@ -107,13 +107,14 @@ async def test_a_cursor_goes_on_in_the_middle_of_a_transaction(store, raw):
     assert behind == ["bcdef", "cdef", "def", "ef", "f"]
 
 
-async def test_a_cursor_counts_the_changes_that_its_watcher_did_not_want(store, raw):
+async def test_a_cursor_counts_what_its_watcher_did_not_want_and_ends_behind_what_it_did(store, raw):
     await put_together(store, raw, "abcd")
     await raw.put({"id": "e"})
-    async with aclosing(store.watch(since=0, ids=("c",))) as changes:
-        cursor = (await anext(changes)).cursor
-    async with aclosing(store.watch(since=cursor)) as changes:
-        assert await ids_up_to("e", changes) == "de"
+    async with aclosing(store.watch(since=0, ids=("b", "c"))) as changes:
+        first, last = await take(changes, 2)
+    async with aclosing(store.watch(since=first.cursor)) as changes:
+        assert await ids_up_to("e", changes) == "cde"
+    assert last.cursor == f"{first.cursor.partition(':')[0]}:1"
 
 
 async def test_the_last_change_of_a_transaction_has_the_cursor_of_all_of_it(store, raw):
