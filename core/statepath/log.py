@@ -8,6 +8,7 @@ index; the names of the objects are one. Older commits are packed (`statepath.pa
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -44,9 +45,9 @@ _REACH: Final = 1024  # how far before a seq the commit that holds it is looked 
 _PARALLEL: Final = 8  # slots read ahead or deleted at once; each may be 8 MiB
 _SOONEST: Final = 0.02  # seconds
 _LATEST: Final = 2.0
-_FIRST_SHARE: Final = (
-    1 / 7
-)  # of the deadline, for the first attempt; with each further one twice as long, three fit in
+_FIRST_SHARE: Final = 1 / 7
+"""Of the deadline: so long a call is waited for before another is begun beside it."""
+
 _REFUSALS: Final = (AccessDeniedError, ClosedError, InvalidArgumentError, ReadOnlyError, ThrottledError)
 
 
@@ -286,34 +287,29 @@ class PortableCommitLog:
         return ours if settled is None else settled
 
     async def _insist(self, call: Callable[[_Record], Awaitable[T]], record: _Record) -> T:
-        """Call again and again, with growing pauses and growing patience, until the storage answers."""
-        patience = self._deadline * _FIRST_SHARE
-
-        async def attempt() -> T:
-            nonlocal patience
-            try:
-                async with asyncio.timeout(patience):
-                    return await call(record)
-            except TimeoutError as error:
-                raise UnavailableError(
-                    f"the storage did not answer within {patience:g} s", key=slot_key(record.first)
-                ) from error
-            finally:
-                patience *= 2
-
+        """Call again and again, with growing pauses, until the storage answers. A call without an answer goes on, since
+        it may only be slow: others are begun beside it, and the first answer counts."""
+        patience, pause = self._deadline * _FIRST_SHARE, _SOONEST
+        calls: set[asyncio.Future[T]] = set()
         try:
-            return await attempt()
-        except StateError as error:
-            if not self._worth_repeating(error):
-                raise
-        from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
-
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(self._worth_repeating),
-            wait=wait_random_exponential(_SOONEST, _LATEST),
-            reraise=True,
-        )
-        return await retrying(attempt)
+            while True:
+                calls.add(asyncio.ensure_future(call(record)))
+                done, calls = await asyncio.wait(calls, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                errors = [error for one in done if (error := one.exception()) is not None]
+                if len(errors) < len(done):
+                    return next(one.result() for one in done if one.exception() is None)
+                for error in errors:
+                    if not self._worth_repeating(error):
+                        raise error
+                if done:
+                    await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
+                    pause = min(2 * pause, _LATEST)
+                else:
+                    patience *= 2
+        finally:
+            for unanswered in calls:
+                unanswered.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
 
     def _worth_repeating(self, error: BaseException) -> bool:
         if isinstance(error, UnavailableError):

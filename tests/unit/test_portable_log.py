@@ -259,6 +259,24 @@ class TestAppend:
         writer.log._deadline = 30.0
         await writer.append()
 
+    async def test_a_slow_answer_counts_although_another_call_was_begun_beside_it(self) -> None:
+        class Slow(Storage):
+            """Answers the first call, once a second one has been begun, and no other."""
+
+            second = asyncio.Event()
+
+            async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+                self.sent.append((key, data))
+                if len(self.sent) > 1:
+                    self.second.set()
+                    await asyncio.Event().wait()
+                await self.second.wait()
+                return await MemoryBackend.write(self, key, data, when=when)
+
+        storage = Slow()
+        await Writer(PortableCommitLog(storage, deadline=7.0)).append()
+        assert len(storage.sent) == 2
+
     async def test_an_attempt_that_is_never_answered_leaves_time_for_another(self, storage: Storage) -> None:
         storage.fates = [HANGS]
         writer = Writer(PortableCommitLog(storage, deadline=6.0))
