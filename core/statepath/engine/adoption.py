@@ -19,6 +19,7 @@ from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.replica import Entry as Stored
 from statepath.engine.views import View, least_size, parse_view
 from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
+from statepath.layout import is_ours
 from statepath.naming import is_collection
 
 
@@ -124,12 +125,12 @@ def view_id(key: str, document: Mapping[str, JsonValue]) -> str | None:
 
 async def _listed(backend: Backend) -> AsyncIterator[tuple[Entry, str, str | None]]:
     """What lies where the file of a document would, with its collection, and the id that its name tells. A store in a
-    folder of this one has such files, too, and they are listed behind its log's own record."""
+    folder of this one has its own objects there, too, and they are listed behind its log's own record."""
     other = "/"
     async for entry in backend.list_keys(""):
         if entry.key.endswith(f"/{FLOOR_KEY}"):
             other = entry.key.removesuffix(FLOOR_KEY)
-        elif not entry.key.startswith(other):
+        elif not (entry.key.startswith(other) and is_ours(entry.key.removeprefix(other))):
             collection, id = _placed(entry.key)
             if collection:
                 yield entry, collection, id

@@ -498,7 +498,7 @@ class Committer:
             since = clock() if since is None else since
             data = encode_changes(changes)
             body = Body(f"bodies/{id}/{len(stored)}", len(data), sha256(data).hexdigest())
-            patience = self._deadline * len(data) / MAX_COMMIT_BYTES
+            patience = self._deadline * max(1.0, len(data) / MAX_COMMIT_BYTES)
             try:
                 async with asyncio.timeout(patience):
                     await self._backend.write(body.key, data)
@@ -541,8 +541,9 @@ class Committer:
         self._failed(error)
 
     def _stop(self, error: StateError, group: list[_Pending]) -> None:
+        if self._failure is None:
+            self._tell(error)
         self._failure = error
-        self._tell(error)
         self._refuse(group, error)
         self._refuse(list(self._pending), error)
         self._pending.clear()

@@ -54,9 +54,11 @@ from statepath.errors import (
     DivergedError,
     HeadMoved,
     NotFoundError,
+    StateError,
     UnsupportedError,
 )
 from statepath.events import (
+    BackupError,
     CorruptionDetected,
     DocumentRecovered,
     EditAdopted,
@@ -545,13 +547,17 @@ class _TakeOver:
     async def _cover(self) -> None:
         """Where the log begins right behind its first snapshot, keep that one twice: nothing else has what it shows."""
         engine, record = self.engine, self.engine.record
-        begun = bool(record.snapshots) and record.snapshots[0].seq == record.floor - 1
+        shown = [mark.seq for mark in record.snapshots if mark.seq >= record.floor - 1]
+        begun = bool(shown) and shown[0] == record.floor - 1
         if engine.elsewhere is not None or not begun or await reached(engine.backend, record):
             return
         try:
             await engine.backup()
         except (ConflictError, DivergedError) as error:
             raise _Outrun from error
+        except StateError as error:  # the next one to open the store tries again
+            logger.warning("the backup could not be written: %s", error, extra={"code": error.code})
+            engine.events.emit(BackupError(error))
 
     @property
     def _recovered(self) -> Note:

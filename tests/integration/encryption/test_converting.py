@@ -67,6 +67,21 @@ async def test_an_encrypted_store_is_made_of_a_plain_one(plain, settings, canary
         assert await store.verify() == []
 
 
+async def test_what_an_encrypted_store_is_made_of_is_kept_twice(place, settings):
+    """Its log begins behind the one snapshot, which the backups of before do not reach."""
+    for n in range(4):
+        async with statepath.open(place.url, autosave=0) as store:
+            await store.collection("tasks").put({"id": str(n)})
+    await encrypt(place.url, settings=settings)
+    async with place.open():
+        pass
+    data = bytearray((await place.everything())["state.json"])
+    data[len(data) // 2] ^= 1
+    await place.write("state.json", bytes(data))
+    async with place.open() as store:
+        assert [one["id"] async for one in store.collection("tasks")] == ["0", "1", "2", "3"]
+
+
 async def test_a_plain_store_is_made_of_an_encrypted_one(place, fill, settings, contents):
     async with place.open() as store:
         await fill(store)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import statepath
+from statepath.errors import UnavailableError
 from statepath.events import CorruptionDetected
 
 DAMAGE = {
@@ -122,6 +124,20 @@ async def test_one_that_was_interrupted_before_that_is_finished_by_the_next_open
     interrupted.write("state.json", b"rot")
     async with interrupted.open() as store:
         assert [one["id"] async for one in store.collection("raw").find()] == ["1", "2", "3"]
+
+
+async def test_a_copy_whose_first_backup_cannot_be_written_opens_all_the_same(memory, monkeypatch):
+    async with memory.open() as store:
+        await store.collection("raw").put({"id": "a"})
+    copied = f"{memory.url}-copied"
+    await statepath.copy(memory.url, copied)
+
+    async def full(*_):
+        raise UnavailableError("there is no space", code="disk_full")
+
+    monkeypatch.setattr("statepath.engine.snapshotter.Snapshotter.backup", full)
+    async with statepath.open(copied, autosave=0) as store:
+        assert await store.collection("raw").get("a") == {"id": "a"}
 
 
 @pytest.mark.parametrize("also", [None, "state.json"])

@@ -8,6 +8,7 @@ import shutil
 from typing import Any
 
 import pytest
+import statepath
 from statepath.events import (
     BackupCreated,
     CorruptionDetected,
@@ -355,6 +356,21 @@ class TestNewFiles:
             assert store.collections() == ("tasks",)
         assert folder.told(EditConflict, EditAdopted, CorruptionDetected) == []
         assert folder.read("Photos/a.json") == b"{"
+
+    async def test_beside_a_store_in_the_folder_of_a_collection_ones_own_files_are_ones_own(self, folder):
+        async with folder.open() as store:
+            for id in ("aaa", "zzz"):  # before and behind the other one's journal
+                await store.collection("tasks").put({"id": id, "n": 1})
+        nested = str(folder.path / "tasks")
+        async with statepath.open(nested, autosave=0) as store:
+            await store.collection("raw").put({"id": "theirs"})
+        state = folder.read("tasks/state.json")
+        for id in ("aaa", "zzz"):
+            edit(folder, f"tasks/{id}.json", n=2)
+        async with folder.open() as store:
+            assert await store.collection("tasks").get("aaa") == {"id": "aaa", "n": 2}
+            assert await store.collection("tasks").get("zzz") == {"id": "zzz", "n": 2}
+        assert folder.read("tasks/state.json") == state
 
     async def test_a_file_from_another_store_is_a_new_document(self, folder, tmp_path):
         other = type(folder)(str(tmp_path / "other"))

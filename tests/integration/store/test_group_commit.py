@@ -130,6 +130,26 @@ async def test_a_transaction_that_is_too_large_for_a_commit_writes_a_body_first(
         assert len((await reader.collection("raw").get("8"))["x"]) == 1024 * 1024
 
 
+async def test_a_body_that_turns_out_small_has_the_whole_deadline_too(store, keys, monkeypatch):
+    """Deletions of what is not there are many bytes to begin with, and none in the log."""
+    monkeypatch.setattr("statepath.engine.committer.MAX_COMMIT_BYTES", 20_000)
+    raw = store.collection("raw")
+    await raw.put({"id": "there"})
+    timeout, deadlines = asyncio.timeout, []
+
+    def noted(seconds):
+        deadlines.append(seconds)
+        return timeout(seconds)
+
+    monkeypatch.setattr("statepath.engine.committer.asyncio.timeout", noted)
+    async with store.transaction() as tx:
+        for n in range(1000):
+            tx.delete(raw, f"absent {n}")
+        tx.delete(raw, "there")
+    assert len(await keys("bodies/")) == 1
+    assert min(deadlines) >= store._engine.settings.deadline
+
+
 async def test_many_small_changes_are_too_large_as_well(store, commits, memory, keys, monkeypatch):
     monkeypatch.setattr("statepath.engine.committer.MAX_COMMIT_BYTES", 20_000)
     raw = store.collection("raw")
