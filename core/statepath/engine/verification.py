@@ -19,7 +19,7 @@ from statepath.commit import (
 from statepath.encryption import Encrypted
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import check as check_archive
-from statepath.engine.backups import PRE_MIGRATION_KEY, kept_keys, was_reseeded
+from statepath.engine.backups import PRE_MIGRATION_KEY, check_shown, kept_keys, was_reseeded
 from statepath.engine.checking import Hash, check_snapshot
 from statepath.engine.documents import compact, parse_untrusted
 from statepath.engine.engine import Engine
@@ -121,6 +121,7 @@ class _Verification:
                 if key.startswith(PRE_MIGRATION_KEY) and not await self._is_snapshot(key):
                     continue
                 meta = await check_snapshot(engine.backend, key)
+                check_shown(key, meta.time)
             except NotFoundError:
                 due = engine.vitals.saved[0] < 0  # this handle knows that it has to be written
                 if key == STATE_KEY and floor is not None and floor.snapshots and not due:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -329,3 +330,24 @@ async def test_a_few_changes_are_written_once_they_are_old_enough(url, monkeypat
         await store.snapshot()
         await raw.put({"id": "b"})
         assert store._engine._snapshotter.due
+
+
+async def test_a_backup_that_was_copied_from_what_another_handle_has_just_saved_is_made_again(
+    open_on, faulty, url, memory
+):
+    store = await open_on(faulty)
+    async with statepath.open(url, autosave=0) as other:
+        left = [other]
+
+        async def copy(source, target):
+            if left:
+                await left.pop().collection("raw").put({"id": "late"})
+                await other.snapshot()
+            await memory.write(target, (await memory.read(source)).data)
+
+        faulty.copy = copy
+        faulty.capabilities = replace(faulty.capabilities, copy=True)
+        await store.collection("raw").put({"id": "a"})
+        key = await store.backup()
+        assert b"late" in (await memory.read(key)).data
+        assert await store.verify() == []
