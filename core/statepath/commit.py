@@ -108,7 +108,7 @@ class RemoveReport(msgspec.Struct, frozen=True, tag_field="op", tag="unreport", 
 
 class Note(msgspec.Struct, frozen=True, tag_field="op", tag="note"):
     """What the log should remember beside the documents. `kind` is `imported`, `restored`, `adopted`, `migrated`,
-    `promoted`, `rotated`, `encrypted`, `decrypted`, or one that a later program knows."""
+    `promoted`, `recovered`, `rotated`, `encrypted`, `decrypted`, `lost`, or one that a later program knows."""
 
     kind: str
     text: str

@@ -34,7 +34,6 @@ from statepath.commit import (
     microseconds,
     size_of,
 )
-from statepath.engine.documents import MAX_BYTES
 from statepath.engine.leases import clock
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.trouble import Trouble
@@ -133,7 +132,7 @@ class Committer:
         behind: Callable[[Sequence[Commit], int], Awaitable[None]],
         failed: Callable[[StateError], None],
         deadline: float,
-        max_document: int = MAX_BYTES,
+        max_document: int,
         elsewhere: Elsewhere | None = None,
         telemetry: Telemetry = SILENT,
     ) -> None:

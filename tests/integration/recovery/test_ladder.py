@@ -8,6 +8,7 @@ import pytest
 import statepath
 from statepath.errors import UnavailableError
 from statepath.events import CorruptionDetected
+from statepath.store import Store
 
 DAMAGE = {
     "bit": lambda data: (
@@ -92,14 +93,19 @@ async def test_a_missing_floor_is_rebuilt_and_told(stored, whole):
     assert [(told.key, told.kept_as) for told in place.told(CorruptionDetected)] == [("journal/floor", None)]
 
 
-async def test_after_a_recovery_of_the_log_its_snapshot_is_kept_twice(memory):
-    """The log begins behind it, so nothing else has what it shows."""
+async def five(memory, after, save=None):
+    """A killed store of five commits, which was saved after so many of them."""
     async with memory.open() as store:
         for n in range(1, 6):
             await store.collection("raw").put({"id": str(n)})
-            if n == 1:
-                await store.backup()
-        killed = memory.copy("killed")
+            if n == after:
+                await save(store)
+        return memory.copy("killed")
+
+
+async def test_after_a_recovery_of_the_log_its_snapshot_is_kept_twice(memory):
+    """The log begins behind it, so nothing else has what it shows."""
+    killed = await five(memory, 1, Store.backup)
     killed.write(killed.names("journal/0")[3], b"rot")
     async with killed.open() as store:
         await store.collection("raw").put({"id": "later"})
@@ -109,10 +115,7 @@ async def test_after_a_recovery_of_the_log_its_snapshot_is_kept_twice(memory):
 
 
 async def test_one_that_was_interrupted_before_that_is_finished_by_the_next_opener(memory):
-    async with memory.open() as store:
-        for n in range(1, 6):
-            await store.collection("raw").put({"id": str(n)})
-        killed = memory.copy("killed")
+    killed = await five(memory, 0)
     killed.write(killed.names("journal/0")[3], b"rot")
     async with killed.open() as store:
         for key in killed.names("state.backup."):
@@ -143,12 +146,7 @@ async def test_a_copy_whose_first_backup_cannot_be_written_opens_all_the_same(me
 @pytest.mark.parametrize("also", [None, "state.json"])
 async def test_a_damaged_floor_does_not_bar_the_recovery_of_a_damaged_log(memory, damage, also):
     """On the portable log: it reads its own record where it takes a place."""
-    async with memory.open() as store:
-        for n in range(1, 6):
-            await store.collection("raw").put({"id": str(n)})
-            if n == 2:
-                await store.snapshot()
-        killed = memory.copy("killed")
+    killed = await five(memory, 2, Store.snapshot)
     lost = killed.names("journal/0")[3]
     bad = {key: damage(killed.read(key)) for key in ("journal/floor", lost, *([also] if also else []))}
     for key, data in bad.items():
