@@ -8,6 +8,7 @@ Both stores keep no files of documents, which an encrypted one has only where it
 from __future__ import annotations
 
 import asyncio
+import gc
 from argparse import ArgumentParser
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
@@ -53,8 +54,8 @@ LOADS = (
 async def rotate(folder: Path, documents: int) -> tuple[list[float], list[float]]:
     """How long saves take, in ms, in a rotation of so many documents' files; and the same saves without one.
 
-    The tasks are made one by one: so many models kept in memory would stop everything now and then, for as long as
-    Python's collector looks at them.
+    As with a server that has been started since the documents were made. The tasks are made one by one: so many models
+    kept in memory would stop everything now and then, for as long as Python's collector looks at them.
     """
     folder.mkdir()
     shapes = make_tasks(SHAPES, 2048)
@@ -67,6 +68,8 @@ async def rotate(folder: Path, documents: int) -> tuple[list[float], list[float]
         for at in range(0, documents, 1000):
             await asyncio.gather(*(tasks.put(task(n)) for n in range(at, at + 1000)))
         await store.flush()
+    async with statepath.open(folder, encryption_key=KEY, views=True) as store:
+        tasks = store.collection("tasks", Task)
         rotating = asyncio.create_task(store.rotate_key())
         meanwhile = [took async for took in saves(tasks, task, lambda _: rotating.done())]
         print(f"  {(await rotating).resealed:,} objects sealed anew, {len(meanwhile):,} saves meanwhile")
@@ -111,6 +114,8 @@ def main() -> None:
                 what, value = "2 KB, 64 in flight: encrypted / plain (saves/s)", encrypted.rate / plain.rate
                 ratios.append(Ratio(what, value, 0.75, at_least=True))
         print(f"\nA rotation of {ROTATED // share:,} documents")
+        gc.collect()
+        gc.freeze()
         meanwhile, without = asyncio.run(rotate(folder / "rotated", ROTATED // share))
         for what, took in (("in it", meanwhile), ("without it", without)):
             late = sum(one > 100 for one in took)

@@ -94,7 +94,7 @@ async def _in_pieces(backend: Readable, key: str) -> SnapshotFacts | None:
             await hashing
     if not rest:
         raise CorruptionError(f"{key} is cut: its last member, _statepath, is missing", key=key)
-    return read_split(bytes(rest), digest.hexdigest(), key)
+    return await in_thread(lambda: read_split(bytes(rest), digest.hexdigest(), key))
 
 
 def _before_mark(carry: bytes, data: bytes, rest: bytearray) -> tuple[tuple[bytes | memoryview, ...], bytes]:

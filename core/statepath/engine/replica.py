@@ -112,6 +112,22 @@ class Entries(Protocol):
     def __iter__(self) -> Iterator[tuple[str, Entry]]: ...
 
 
+class _Columns:
+    """Entries as they are now: two lists, and no object a document, which the garbage collector would look at."""
+
+    __slots__ = ("_entries", "_ids")
+
+    def __init__(self, documents: Mapping[str, Entry]) -> None:
+        self._ids = list(documents)
+        self._entries = list(documents.values())
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[tuple[str, Entry]]:
+        return zip(self._ids, self._entries, strict=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """The whole state as of one seq: entries that nothing changes any more."""
@@ -199,7 +215,7 @@ class Replica:
             self.head,
             self.commit,
             self.time,
-            {name: list(documents.items()) for name, documents in self.collections.items() if documents},
+            {name: _Columns(documents) for name, documents in self.collections.items() if documents},
             dict(self.logs),
         )
 

@@ -51,9 +51,10 @@ MARK: Final = b'\n"_statepath":'
 """Where the documents end."""
 
 _CHUNK = 2 * 1024 * 1024
+_RUN = 2000
 
 
-class _Place(msgspec.Struct, array_like=True, frozen=True):
+class _Place(msgspec.Struct, array_like=True, frozen=True, gc=False):
     id: str
     version: int
     modified: int
@@ -65,8 +66,15 @@ class _Index(msgspec.Struct, frozen=True):
     documents: tuple[_Place, ...]
 
 
-class SnapshotMeta(msgspec.Struct, frozen=True, kw_only=True):
-    """What a snapshot says of itself."""
+class _EncodedIndex(msgspec.Struct, frozen=True):
+    """As `_Index`, with the places encoded."""
+
+    start: int
+    documents: msgspec.Raw
+
+
+class SnapshotFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a snapshot says of itself, without the places of the documents, of which there are many."""
 
     store: str
     incarnation: str
@@ -76,21 +84,19 @@ class SnapshotMeta(msgspec.Struct, frozen=True, kw_only=True):
     min_reader: int = FORMAT
     min_writer: int = FORMAT
     logs: dict[str, int]
+    digest: str
+
+
+class SnapshotMeta(SnapshotFacts, frozen=True, kw_only=True):
+    """All that a snapshot says of itself."""
+
     collections: dict[str, _Index]
-    digest: str
 
 
-class SnapshotFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The same without the places of the documents, of which there are many."""
+class _EncodedMeta(SnapshotFacts, frozen=True, kw_only=True):
+    """As `SnapshotMeta`, with the places encoded."""
 
-    store: str
-    incarnation: str
-    seq: int
-    commit: str
-    time: int
-    min_reader: int = FORMAT
-    logs: dict[str, int]
-    digest: str
+    collections: dict[str, _EncodedIndex]
 
 
 _meta_decoder = msgspec.json.Decoder(SnapshotMeta)
@@ -138,7 +144,7 @@ class SnapshotStream:
 
     def _pieces(self) -> Iterator[bytes]:
         cut = self._cut
-        self._collections: dict[str, _Index] = {}
+        self._collections: dict[str, _EncodedIndex] = {}
         saved = datetime.fromtimestamp(cut.time / 1_000_000, UTC).isoformat().replace("+00:00", "Z")
         head = b'%s%s",\n"seq":%d,\n"last_saved":"%s"' % (
             _BEGINNING,
@@ -154,30 +160,31 @@ class SnapshotStream:
             opening = b',\n"%s":[\n' % name.encode()
             yield opening
             at += len(opening)
-            start, places, separator = at, [], b""
+            start, places, separator = at, _Places(), b""
             for id, entry in cut.collections.get(name, ()):
                 document = entry.json()
                 yield separator + document
-                places.append(_Place(id, entry.version, entry.modified, len(document)))
+                places.add(id, entry, len(document))
                 at += len(separator) + len(document)
                 separator = b",\n"
             yield b"\n]"
             at += 2
-            self._collections[name] = _Index(start, tuple(places))
+            self._collections[name] = _EncodedIndex(start, places.encoded())
         for id, entry in cut.collections.get(MEMBERS, ()):
             name_piece = b",\n%s:" % msgspec.json.encode(id)
             document = entry.json()
             yield name_piece + document
             at += len(name_piece)
-            place = _Place(id, entry.version, entry.modified, len(document))
-            self._collections[f"{MEMBERS}/{id}"] = _Index(at, (place,))
+            place = _Places()
+            place.add(id, entry, len(document))
+            self._collections[f"{MEMBERS}/{id}"] = _EncodedIndex(at, place.encoded())
             at += len(document)
         yield b","
 
     def _end(self) -> bytes:
         cut = self._cut
         meta = msgspec.json.encode(
-            SnapshotMeta(
+            _EncodedMeta(
                 store=self._store,
                 incarnation=self._incarnation,
                 seq=cut.seq,
@@ -189,6 +196,28 @@ class SnapshotStream:
             )
         )[:-1]
         return b'%s%s,"crc":"%08x"}\n}\n' % (MARK, meta, crc32(meta))
+
+
+class _Places:
+    """Where the documents of a collection are, encoded a run at a time: at once, every other thread would wait."""
+
+    def __init__(self) -> None:
+        self._run: list[_Place] = []
+        self._encoded: list[bytes] = []
+
+    def add(self, id: str, entry: Entry, length: int) -> None:
+        self._run.append(_Place(id, entry.version, entry.modified, length))
+        if len(self._run) == _RUN:
+            self._encode()
+
+    def encoded(self) -> msgspec.Raw:
+        if self._run:
+            self._encode()
+        return msgspec.Raw(b"[%s]" % b",".join(self._encoded))
+
+    def _encode(self) -> None:
+        self._encoded.append(msgspec.json.encode(self._run)[1:-1])
+        self._run.clear()
 
 
 def is_ours(data: bytes) -> bool:
@@ -264,7 +293,7 @@ def _end(data: bytes, key: str) -> tuple[bytes, memoryview]:
     return meta + b"}", memoryview(data)[:mark]
 
 
-def _compare(meta: SnapshotMeta | SnapshotFacts, digest: str, key: str) -> None:
+def _compare(meta: SnapshotFacts, digest: str, key: str) -> None:
     if digest != meta.digest:
         raise CorruptionError(f"{key} is damaged: its documents do not match its digest", key=key)
 
