@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import secrets
 import time
@@ -11,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, cast
+from typing import cast
 from uuid import uuid4
 
 from msgspec import Raw
@@ -77,8 +76,6 @@ from statepath.telemetry import SILENT, Telemetry
 
 logger = logging.getLogger("statepath.opening")
 
-_MANY: Final = 10_000
-
 
 async def open_engine(
     backend: Backend,
@@ -136,8 +133,6 @@ async def open_engine(
     except BaseException:
         await engine.release()
         raise
-    if len(engine.replica) >= _MANY:
-        gc.freeze()  # so many objects that live on need not be looked at by each full collection
     for damage in engine.damage:
         logger.warning("damage found: %s", damage.reason, extra={"key": damage.key})
     head, documents, took = engine.replica.head, len(engine.replica), time.monotonic() - began

@@ -1,8 +1,10 @@
 """The end of a handle: closed, cancelled, or left behind by a fork."""
 
 import asyncio
+import gc
 import json
 import os
+import weakref
 from uuid import uuid4
 
 import pytest
@@ -50,6 +52,19 @@ async def test_a_change_of_a_file_that_becomes_durable_while_the_handle_closes_h
     await closing
     assert await changing
     assert (len(await keys("logs/")), len(await keys("reports/"))) == left
+
+
+async def test_nothing_of_a_large_store_stays_in_memory_when_it_is_closed(tmp_path):
+    async with statepath.open(tmp_path, views=False) as store, store.transaction() as tx:
+        raw = store.collection("raw")
+        for n in range(10_001):
+            tx.put(raw, {"id": str(n)})
+    async with statepath.open(tmp_path, views=False) as store:
+        replica = weakref.ref(store._engine.replica)
+        assert len(replica()) == 10_001
+    del store
+    gc.collect()
+    assert replica() is None
 
 
 @pytest.mark.parametrize(
