@@ -13,7 +13,7 @@ from statepath.engine.archiving import Archived
 from statepath.engine.engine import Engine
 from statepath.filters import F, Filter
 from statepath.naming import check_collection
-from statepath.settings import duration
+from statepath.quantities import duration
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,8 @@ from statepath.history import history
 from statepath.lease import Lease, claim_name
 from statepath.merging import OnConflict
 from statepath.naming import check_collection
-from statepath.settings import Settings, duration
+from statepath.quantities import duration
+from statepath.settings import Settings
 from statepath.stats import Stats, stats
 from statepath.transaction import Transaction
 from statepath.url import StateURL

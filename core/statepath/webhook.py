@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from statepath.errors import ConfigurationError
 from statepath.events import AlertCleared, AlertRaised, Events
-from statepath.settings import shown_webhook
+from statepath.settings.webhookurl import shown_webhook
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -8,10 +8,10 @@ from typing import Any, get_type_hints
 
 import pytest
 from pydantic import SecretStr, ValidationError
-from statepath import settings as settings_module
 from statepath.discovery import backends, resolve
 from statepath.errors import ConfigurationError, InvalidArgumentError, StateError, UnknownSchemeError
-from statepath.settings import Settings, SettingsArgs, describe, setting_names
+from statepath.settings import Settings, SettingsArgs, setting_names, sources
+from statepath.settings.describing import describe
 from statepath_azure import config as azure
 from statepath_gcs import config as gcs
 from statepath_postgres import connections as postgres
@@ -329,7 +329,7 @@ def test_a_misspelt_variable_of_the_environment_may_be_anybody_s(monkeypatch: py
 @pytest.fixture
 def warned(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
     """The log, as a program that has just begun has it."""
-    monkeypatch.setattr(settings_module, "_warn", cache(settings_module._warn.__wrapped__))
+    monkeypatch.setattr(sources, "_warn", cache(sources._warn.__wrapped__))
     return caplog
 
 

@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from statepath.cli import (
+    archive,
     backups,
+    cleaning,
     configuration,
     copying,
-    diagnosis,
+    doctor,
     documents,
     feed,
     keys,
@@ -19,12 +21,14 @@ from statepath.cli import (
     migration,
     mirroring,
     recovery,
-    retention,
+    repairing,
+    status,
+    version,
 )
 from statepath.cli.demo import command as demo
-from statepath.cli.diagnosis import print_version
 from statepath.cli.options import Json, StatePath
 from statepath.cli.running import Commands, logging_to_stderr
+from statepath.cli.version import print_version
 
 app = typer.Typer(
     name="statepath",
@@ -52,11 +56,11 @@ def statepath(
     ctx.with_resource(logging_to_stderr(debug=debug))
 
 
-for group in (demo, diagnosis, documents, feed, recovery, copying):
+for group in (demo, status, doctor, version, documents, feed, recovery, repairing, copying):
     app.add_typer(group.group)
 app.add_typer(backups.group, name="backup")
-app.add_typer(retention.cleaning)
-app.add_typer(retention.group, name="archive")
+app.add_typer(cleaning.group)
+app.add_typer(archive.group, name="archive")
 migrating.group.command()(migration.sql)
 app.add_typer(migrating.group, name="migrate")
 app.add_typer(leases.group, name="lease")

@@ -25,7 +25,8 @@ from statepath.engine.original import State, read_backup
 from statepath.engine.original import backup_keys as original_keys
 from statepath.engine.snapshot import SnapshotMeta, read_meta
 from statepath.errors import CorruptionError, DivergedError, NotFoundError
-from statepath.settings import Settings, size
+from statepath.quantities import size
+from statepath.settings import Settings
 
 group = typer.Typer(help="Keep the state of now, and go back to one that was kept.", no_args_is_help=True)
 

@@ -6,7 +6,7 @@ import typer
 
 from statepath.cli.options import Json, StatePath
 from statepath.cli.output import Output
-from statepath.settings import Setting, describe
+from statepath.settings.describing import Setting, describe
 
 group = typer.Typer(help="See how statepath is set up.", no_args_is_help=True)
 

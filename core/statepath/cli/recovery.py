@@ -1,4 +1,4 @@
-"""Earlier states, and whether what is stored is sound: `diff`, `restore`, `verify`, `repair`."""
+"""Earlier states: `diff`, `restore`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,16 @@ from typing import Annotated, Any, Final
 import typer
 
 from statepath import Difference, Store
-from statepath.cli.exits import Exit
 from statepath.cli.opening import reading, writing
 from statepath.cli.options import DryRun, Json, StatePath, Yes
 from statepath.cli.output import Output, confirm, moment, preview
 from statepath.cli.running import asynchronous, command_line, shown
-from statepath.engine.verification import Finding
 from statepath.errors import InvalidArgumentError
-from statepath.repairing import everything_wrong_with, repair
 from statepath.undoing import undone_by
 
 group = typer.Typer()
 
 MARKS: Final = {"added": "+", "changed": "~", "removed": "-"}
-NOTICES: Final = 10
-"""How many notices people are shown: a server that is busy has many files that lag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,70 +188,3 @@ def place(text: str) -> int | datetime:
             f"the time {text} has no time zone: write {text}Z for UTC, or {text}+02:00"
         )
     return at
-
-
-@group.command()
-@asynchronous
-async def verify(state_path: StatePath = None, as_json: Json = False) -> None:
-    """Check snapshot, journal, backups and files against each other. Changes nothing; exits with 6 on damage."""
-    output = Output(as_json=as_json)
-    with output.progress("checking"):
-        async with reading(state_path) as store:
-            found = await everything_wrong_with(store)
-            seq = store.seq
-    damaged = sum(finding.severity == "damage" for finding in found)
-    if as_json:
-        output.json(
-            {"ok": not damaged, "seq": seq, "damage": damaged, "findings": [asdict(one) for one in found]}
-        )
-    else:
-        notices = [one for one in found if one.severity != "damage"]
-        for finding in (*(one for one in found if one.severity == "damage"), *notices[:NOTICES]):
-            output.text(f"{finding.severity}: {_about(finding)}{finding.reason}\n")
-        if len(notices) > NOTICES:
-            output.text(f"and {len(notices) - NOTICES} more notices\n")
-        output.text(f"{damaged} damaged, up to seq {seq}\n" if damaged else f"all is well, up to seq {seq}\n")
-    if damaged:
-        output.note(f"next: {command_line(state_path, 'repair', '--dry-run')}")
-        raise typer.Exit(Exit.DAMAGED)
-
-
-@group.command("repair")
-@asynchronous
-async def repair_store(
-    yes: Yes = False, dry_run: DryRun = False, state_path: StatePath = None, as_json: Json = False
-) -> None:
-    """Rebuild what can be rebuilt, and keep aside what was damaged. Exits with 6 if something cannot be rebuilt."""
-    output = Output(as_json=as_json)
-    with output.progress("checking"):
-        done = await repair(state_path, dry_run=True)
-    damage = [one for one in done.found if one.severity == "damage"]
-    if not as_json:
-        for finding, remedy in zip(damage, done.remedies, strict=True):
-            output.text(f"damage: {_about(finding)}{finding.reason}\n    {remedy}\n")
-    if damage and not dry_run:
-        confirm(f"This mends {len(damage)} damaged {'object' if len(damage) == 1 else 'objects'}.", yes=yes)
-        with output.progress("repairing"):
-            done = await repair(state_path)
-    if as_json:
-        output.json(asdict(done) | {"dry_run": dry_run, "ok": done.complete})
-    elif not damage:
-        output.text(f"all is well, up to seq {done.seq}\n")
-    elif not dry_run:
-        for key in done.kept:
-            output.text(f"kept aside: {key}\n")
-        for key in done.recovered:
-            output.text(f"recovered from its own file: {key}\n")
-        for key in done.lost:
-            output.text(f"given up: {key}; the archive goes on without its documents\n")
-        for finding in done.left:
-            output.text(f"damaged still: {_about(finding)}{finding.reason}\n")
-        output.text(
-            f"{'mended' if done.complete else 'not all of it could be mended'}, up to seq {done.seq}\n"
-        )
-    if not done.complete:
-        raise typer.Exit(Exit.DAMAGED)
-
-
-def _about(finding: Finding) -> str:
-    return "" if not finding.key or finding.key in finding.reason else f"{finding.key}: "

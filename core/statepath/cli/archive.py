@@ -1,4 +1,4 @@
-"""What leaves the live state, and what is removed: `archive run|list|show|restore`, `clean`."""
+"""What leaves the live state, and comes back: `archive run|list|show|restore`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from statepath.engine.ids import parse_ref
 from statepath.errors import InvalidArgumentError
 
 group = typer.Typer(help="Documents that are done: out of the live state, and back.", no_args_is_help=True)
-cleaning = typer.Typer()
 
 
 @group.command()
@@ -121,37 +120,3 @@ async def restore(document: Reference, state_path: StatePath = None, as_json: Js
     async with writing(state_path) as store:
         seq = await store.unarchive(collection, id)
     output.result({"key": document, "seq": seq}, f"{document} is live again, as seq {seq}")
-
-
-@cleaning.command()
-@asynchronous
-async def clean(
-    older_than: Annotated[
-        str, typer.Option("--older-than", metavar="DURATION", help="What was kept aside before.")
-    ] = "30d",
-    yes: Yes = False,
-    dry_run: DryRun = False,
-    state_path: StatePath = None,
-    as_json: Json = False,
-) -> None:
-    """Remove what was kept aside long ago, what an archive run left, and session logs beyond their bounds."""
-    output = Output(as_json=as_json)
-    async with reading(state_path) as store:
-        plan = await store.clean(older_than=older_than, dry_run=True)
-    if not as_json:
-        for key, size in plan.objects:
-            output.text(f"{key} ({amount(size)})\n")
-    told = f"{len(plan.objects)} objects ({amount(plan.bytes)})"
-    if not dry_run and plan.objects:
-        confirm(f"This removes {told}.", yes=yes)
-        async with writing(state_path) as store:
-            plan = await store.clean(older_than=older_than)
-    done = not dry_run and bool(plan.objects)
-    facts = {
-        "dry_run": dry_run,
-        "bytes": plan.bytes,
-        "objects": [{"key": key, "bytes": size} for key, size in plan.objects],
-    }
-    output.result(
-        facts, f"{'removed' if done else 'would free'} {told}" if plan.objects else "nothing to remove"
-    )
