@@ -53,7 +53,6 @@ from statepath.telemetry import SILENT, Telemetry
 
 logger = logging.getLogger("statepath.engine")
 
-_OVERLAP_BYTES: Final = 384 * 1024
 _BACKLOG_BYTES: Final = 64 * 1024 * 1024
 _OVERHEAD: Final = 256
 _WAITS: Final = 8
@@ -403,7 +402,7 @@ class Committer:
         stage.install(replica, commit.last, id, now)
         self.trouble = None
         size = sum([one.size for one in accepted])
-        self._acknowledge(accepted, first, size)
+        _answer(accepted, first)
         _decline(refused)
         took = time.perf_counter() - began
         if logger.isEnabledFor(logging.DEBUG):
@@ -521,14 +520,6 @@ class Committer:
             raise OutcomeUnknownError(
                 f"the change is durable, but a part of it that may be missing could not be written again: {error}"
             ) from error
-
-    def _acknowledge(self, accepted: list[_Pending], first: int, size: int) -> None:
-        # Large documents: answer one half a turn later, so that it is serialised while the other half syncs.
-        half = len(accepted)
-        if half > 1 and not self._pending and size > _OVERLAP_BYTES:
-            half //= 2
-            self._loop.call_soon(_answer, accepted[half:], first + half)
-        _answer(accepted[:half], first)
 
     def _refuse(self, group: list[_Pending], error: StateError) -> None:
         for pending in group:
