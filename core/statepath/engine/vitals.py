@@ -139,7 +139,7 @@ class Vitals:
 
     @property
     def backup_trouble(self) -> Trouble | None:
-        return None if self._snapshotter is None else self._snapshotter.backup_trouble
+        return None if self._snapshotter is None else self._snapshotter.backups.trouble
 
     @property
     def view_trouble(self) -> Trouble | None:
