@@ -47,7 +47,7 @@ from statepath.engine.replica import Cut, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
 from statepath.engine.snapshotter import KEEP_SECONDS, Written
 from statepath.engine.surveying import survey
-from statepath.engine.views import ViewWriter
+from statepath.engine.viewwriter import ViewWriter
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,

@@ -37,7 +37,7 @@ from statepath.engine.readback import read_back
 from statepath.engine.replica import Cut, Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotFacts, SnapshotStream
 from statepath.engine.trouble import Trouble
-from statepath.engine.views import ViewWriter
+from statepath.engine.viewwriter import ViewWriter
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,

@@ -10,7 +10,7 @@ from statepath.engine.floor import Floor
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.snapshotter import Snapshotter
 from statepath.engine.trouble import Trouble
-from statepath.engine.views import ViewWriter
+from statepath.engine.viewwriter import ViewWriter
 from statepath.errors import StateError
 
 
