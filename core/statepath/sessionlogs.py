@@ -8,7 +8,7 @@ from statepath.arguments import wrong_kind
 from statepath.commit import RemoveLog, WriteLog
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id, decode_id
-from statepath.engine.views import read_log
+from statepath.engine.logfiles import read_log
 from statepath.errors import InvalidArgumentError, NotFoundError
 
 _PIECE: Final = 1024 * 1024

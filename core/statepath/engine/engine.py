@@ -42,7 +42,7 @@ from statepath.engine.snapshotter import PutAside, Snapshotter, Written
 from statepath.engine.stream import Stream
 from statepath.engine.unloaded import Elsewhere, needs_documents
 from statepath.engine.validating import Read
-from statepath.engine.views import ViewWriter
+from statepath.engine.viewwriter import ViewWriter
 from statepath.engine.vitals import Vitals
 from statepath.errors import (
     ClosedError,

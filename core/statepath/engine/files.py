@@ -12,9 +12,9 @@ from statepath.backend import Backend, CommitLog, Span
 from statepath.commit import RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.engine.documents import pretty
 from statepath.engine.ids import LOGS, REPORTS, decode_id, log_key, log_place, report_key
+from statepath.engine.logfiles import read_log
 from statepath.engine.replay import changes_of
 from statepath.engine.replica import Replica
-from statepath.engine.views import read_log
 from statepath.errors import ConflictError, NotFoundError
 
 PIECE: Final = 4 * 1024 * 1024

@@ -28,9 +28,9 @@ from statepath.engine.files import LogPiece, Report
 from statepath.engine.floor import Floor, SnapshotMark, check_ours, lost, read_floor, write_floor
 from statepath.engine.ids import LOGS, REPORTS, log_key, report_key
 from statepath.engine.leases import LEASES
+from statepath.engine.logfiles import write_log
 from statepath.engine.replica import Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream, newer_format
-from statepath.engine.views import write_log
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,

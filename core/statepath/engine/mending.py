@@ -21,10 +21,10 @@ from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
 from statepath.engine.ids import log_key, report_key
 from statepath.engine.lagging import find_wrong
+from statepath.engine.logfiles import read_log
 from statepath.engine.opening import put_aside
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.verification import Finding
-from statepath.engine.views import read_log
 from statepath.errors import CorruptionError, NotFoundError
 
 _BODIES = "bodies/"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from typing import cast
 from uuid import uuid4
@@ -27,44 +25,39 @@ from statepath.backend import (
     SupportsQueries,
     SupportsSharing,
 )
-from statepath.commit import FLOOR_KEY, Commit, Note, Put
+from statepath.commit import FLOOR_KEY, Note, Put
 from statepath.encryption import Encrypted, check_founded_plain, unlock, unsealed
 from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
-from statepath.engine.backups import PRE_MIGRATION_KEY, reached
+from statepath.engine.backups import PRE_MIGRATION_KEY
 from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine, is_replica
-from statepath.engine.floor import Floor, read_floor, write_floor
+from statepath.engine.floor import Floor, write_floor
 from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
-from statepath.engine.history import way_back
 from statepath.engine.ids import document_key
 from statepath.engine.migrating import migrate
 from statepath.engine.original import Original, read_original
+from statepath.engine.recovering import Outrun, begin_anew, cover, restore_replaced, take_next_place
 from statepath.engine.recovery import Recovered, recover, saved_since
-from statepath.engine.replay import RECOVERY, Damage
-from statepath.engine.replica import Cut, Replica, Stage
-from statepath.engine.snapshot import STATE_KEY, SnapshotMeta
+from statepath.engine.replay import Damage
+from statepath.engine.replica import Cut, Stage
+from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.snapshotter import KEEP_SECONDS, Written
 from statepath.engine.surveying import survey
-from statepath.engine.views import ViewWriter
+from statepath.engine.viewwriter import ViewWriter
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
-    DivergedError,
-    HeadMoved,
     NotFoundError,
-    StateError,
     UnsupportedError,
 )
 from statepath.events import (
-    BackupError,
     CorruptionDetected,
     DocumentRecovered,
     EditAdopted,
     EditConflict,
     Events,
     StateLoaded,
-    StateRestored,
     StoreUpgraded,
 )
 from statepath.log import PortableCommitLog
@@ -124,7 +117,7 @@ async def open_engine(
                 try:
                     source = await _open(engine, anew=anew, closed=closed)
                     break
-                except _Outrun as outrun:
+                except Outrun as outrun:
                     closed = closed or outrun.closed
                     await engine.stop_writing()
                     continue
@@ -202,15 +195,6 @@ def check_alone(backend: Backend, why: str) -> None:
         raise sharing.refusal(why)
 
 
-class _Outrun(Exception):  # noqa: N818 - a signal, never seen by callers
-    """Another writer founded or recovered the store, or saved, meanwhile: what there is has to be read again. `closed`:
-    writers of before have lost their place in the log, and commit nothing more."""
-
-    def __init__(self, *, closed: bool = False) -> None:
-        super().__init__()
-        self.closed = closed
-
-
 async def _open(engine: Engine, *, anew: bool, closed: bool) -> str:
     """Bring the engine to the state that is found; what it was read from. `closed`: an earlier attempt has taken the
     place behind the log."""
@@ -241,7 +225,7 @@ async def _open(engine: Engine, *, anew: bool, closed: bool) -> str:
         found.replica.needs = max(found.replica.needs, found.floor[0].min_writer)
     if engine.readonly:
         if original is not None and not found.exists and await saved_since(engine.backend, found):
-            raise _Outrun  # what was read as an original directory is a store that somebody made meanwhile
+            raise Outrun  # what was read as an original directory is a store that somebody made meanwhile
         _show(engine, found, original)
     else:
         if found.floor is not None and found.floor[0].replica_of:
@@ -361,7 +345,7 @@ class _TakeOver:
             engine.incarnation = uuid4().hex
             if isinstance(log := unsealed(engine.log), PortableCommitLog):
                 await self._keep_what_bars_the_log()
-                await self._take_next_place(log)
+                await take_next_place(engine, found, log, closed=self.closed)
         await self._keep_what_is_damaged()
         floor, etag = await self._floor()
         written = Written(
@@ -393,7 +377,7 @@ class _TakeOver:
         for damage in self.engine.damage:
             if damage.key == FLOOR_KEY and damage.aside:
                 if await saved_since(self.engine.backend, self.found):
-                    raise _Outrun  # it is another one's by now, and whole
+                    raise Outrun  # it is another one's by now, and whole
                 await self._keep_aside(damage)
 
     async def _keep_what_is_damaged(self) -> None:
@@ -459,7 +443,7 @@ class _TakeOver:
                 etag = await write_floor(engine.backend, floor, None)
                 await check_founded_plain(engine.backend, etag)
             except AlreadyExistsError as error:
-                raise _Outrun from error
+                raise Outrun from error
         return floor, etag
 
     def _saved(self, floor: Floor) -> int:
@@ -476,8 +460,8 @@ class _TakeOver:
             if not isinstance(change, Note):
                 views.mark_file(change)
         if found.broken:
-            await self._begin_anew()
-        await self._cover()
+            await begin_anew(engine, found)
+        await cover(engine)
         for key in found.recovered:
             engine.events.emit(DocumentRecovered(key, "its own file"))
         if original is not None and original.changes:
@@ -486,77 +470,7 @@ class _TakeOver:
             await self._adopt(found.examined, views)
         elif views.documents and not engine.joined:
             await engine.mark_lagging(views)
-        if found.restore is not None:
-            await self._restore(*found.restore)
-
-    async def _take_next_place(self, log: PortableCommitLog) -> None:
-        """Begin the incarnation behind all that the log has given away: a writer that has not noticed meets it there.
-        What lies before it is below the floor from then on, and in such a writer's way."""
-        engine, replica, floor = self.engine, self.engine.replica, self.found.floor
-        known = max(replica.head, floor[0].floor - 1, floor[0].packed) if floor else replica.head
-        while True:
-            last, id = await log.newest()
-            first = max(last, known) + 1
-            commit = Commit(
-                first=first,
-                last=first,
-                id=secrets.token_hex(12),
-                prev=id,
-                writer=RECOVERY,
-                store=engine.store,
-                incarnation=engine.incarnation,
-                time=datetime.fromtimestamp(replica.time / 1_000_000, UTC),
-                durable=0,
-                transactions=((self._recovered,),),
-            )
-            with suppress(HeadMoved):
-                await engine.log.append(first - 1, commit)
-                break
-        if last > known and not self.closed:
-            raise _Outrun(closed=True)  # it may have been committed since the log was read
-        if await saved_since(engine.backend, self.found):
-            raise _Outrun  # another one was done; one that is not yet has lost its next place, and acknowledges nothing
-        replica.head, replica.commit = first, commit.id
-
-    async def _begin_anew(self) -> None:
-        """Save the state, and have the log begin anew behind it."""
-        engine, found = self.engine, self.found
-        try:
-            await engine.snapshot_as_is()
-        except (ConflictError, DivergedError) as error:
-            raise _Outrun from error
-        if isinstance(log := unsealed(engine.log), PortableCommitLog):
-            await log.keep(found.floor[0].floor if found.floor else 1, engine.replica.head)
-            return
-        stored = await read_floor(engine.backend)
-        if stored is None or stored[0].incarnation != engine.incarnation:
-            raise _Outrun  # the log is that of another recovery
-        await engine.log.restart(engine.replica.head)
-        if engine.backend.capabilities.exclusive:
-            return
-        try:
-            await engine.commit([self._recovered])
-        except DivergedError as error:
-            raise _Outrun from error  # it was not there yet when a writer that has not noticed took the place
-
-    async def _cover(self) -> None:
-        """Where the log begins right behind its first snapshot, keep that one twice: nothing else has what it shows."""
-        engine, record = self.engine, self.engine.record
-        shown = [mark.seq for mark in record.snapshots if mark.seq >= record.floor - 1]
-        begun = bool(shown) and shown[0] == record.floor - 1
-        if engine.elsewhere is not None or not begun or await reached(engine.backend, record):
-            return
-        try:
-            await engine.backup()
-        except (ConflictError, DivergedError) as error:
-            raise _Outrun from error
-        except StateError as error:  # the next one to open the store tries again
-            logger.warning("the backup could not be written: %s", error, extra={"code": error.code})
-            engine.events.emit(BackupError(error))
-
-    @property
-    def _recovered(self) -> Note:
-        return Note("recovered", f"from {self.found.source}")
+        await restore_replaced(engine, found)
 
     async def _import(self, original: Original, views: ViewWriter) -> None:
         """Make an original directory a store."""
@@ -577,24 +491,6 @@ class _TakeOver:
         await engine.snapshot()
         if original.documents:
             engine.events.emit(StoreUpgraded(original.source, original.documents, PRE_MIGRATION_KEY))
-
-    async def _restore(self, meta: SnapshotMeta, then: Replica) -> None:
-        """An operator put an older snapshot in the place of `state.json`: that is a restore, which can be undone. It
-        happens once, whoever opens the store: the note says which one it is."""
-        engine, met = self.engine, self.found.beside
-        replaced = f"{STATE_KEY} of seq {self.found.marks[-1].seq}"
-        note = Note("restored", f"{replaced} was replaced by the snapshot of seq {meta.seq}")
-        if seq := await engine.decide(lambda now: () if note in met else way_back(now, then, note)):
-            undo = f"statepath restore --at {seq - 1}"
-            logger.warning(
-                "%s was replaced by the snapshot of seq %d: restored as seq %d; to undo it: %s",
-                STATE_KEY,
-                meta.seq,
-                seq,
-                undo,
-            )
-            engine.events.emit(StateRestored(meta.seq, seq, undo))
-        await engine.snapshot()
 
     async def _adopt(self, examined: Examined, views: ViewWriter) -> None:
         """Take over what people did to the documents' files."""

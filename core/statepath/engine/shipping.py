@@ -45,7 +45,7 @@ from statepath.engine.reseeding import empty
 from statepath.engine.snapshot import ARCHIVE_MEMBER, STATE_KEY
 from statepath.engine.snapshotter import Snapshotter, Written
 from statepath.engine.spool import Spool
-from statepath.engine.views import ViewWriter
+from statepath.engine.viewwriter import ViewWriter
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,

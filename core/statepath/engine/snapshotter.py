@@ -1,4 +1,4 @@
-"""Snapshots, backups, and the trimming and packing of the journal: behind, at a cost that does not grow with use.
+"""Snapshots, and the trimming and packing of the journal: behind, at a cost that does not grow with use.
 
 A snapshot is due at each interval, but of a large store only once the journal has grown by a fair share of its size
 or the oldest change in it is old enough. Unchanged state makes neither snapshot nor backup.
@@ -23,20 +23,21 @@ from statepath.backend import (
     ETag,
     IfMatch,
     Span,
-    SupportsCopy,
     SupportsStreams,
     When,
 )
 from statepath.commit import FLOOR_KEY, Body
 from statepath.encryption import unsealed
-from statepath.engine.backups import backup_key, backup_keys, backup_time
-from statepath.engine.checking import check_bytes, check_snapshot
+from statepath.engine.backing_up import Backups
+from statepath.engine.backups import backup_key, backup_keys
+from statepath.engine.checking import check_snapshot
 from statepath.engine.committer import KEEP_BODIES
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
+from statepath.engine.readback import read_back
 from statepath.engine.replica import Cut, Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotFacts, SnapshotStream
 from statepath.engine.trouble import Trouble
-from statepath.engine.views import ViewWriter
+from statepath.engine.viewwriter import ViewWriter
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -45,7 +46,7 @@ from statepath.errors import (
     NotFoundError,
     StateError,
 )
-from statepath.events import BackupCreated, BackupError, EditConflict, Events, HistoryTrimmed, StateSaved
+from statepath.events import EditConflict, Events, HistoryTrimmed, StateSaved
 from statepath.log import PortableCommitLog
 from statepath.settings import Settings
 from statepath.telemetry import SILENT, Telemetry
@@ -103,10 +104,9 @@ class Written:
 
 
 class Snapshotter:
-    """Writes `state.json` and the backups of one handle, and trims the journal behind them.
+    """Writes `state.json` for one handle, keeps `backups` of it, and trims the journal behind them.
 
-    `ending` says that the program ends: a snapshot then makes a backup only where the newest one is older than
-    `snapshot_age`, or many short runs would push the good ones out.
+    `ending` says that the program ends, which is a reason to make fewer backups.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Snapshotter:
         self._floor_etag = written.floor_etag
         self._state = written.state
         self._state_etag = written.state_etag
-        self._backups = settings.backups
+        self.backups = Backups(backend, floor.store, events, settings)
         self._history = settings.history
         self._history_bytes = settings.history_bytes
         self._max_age = settings.snapshot_age.total_seconds()
@@ -144,7 +144,6 @@ class Snapshotter:
         self.saved = written.saved
         self.saved_at: float | None = None
         self.trouble: Trouble | None = None
-        self.backup_trouble: Trouble | None = None
         self._size = written.size
         self._since = written.journal_bytes
         self._total = (floor.snapshots[-1].journal_bytes if floor.snapshots else 0) + self._since
@@ -235,11 +234,14 @@ class Snapshotter:
 
     async def _save(self, stream: Stream, seq: int, at: int, commit: str, since: int) -> None:
         """Write the snapshot, read it back, and do what follows from it."""
-        await self._keep_backup()
+        if self._state is not None:
+            self._state_etag = await self.backups.keep_replaced(
+                self._state, self._state_etag, ending=self.ending
+            )
         await self._write(stream, seq)
         # Until it was read back it is no snapshot, and will not become a backup.
         self._state = None
-        await self._read_back(STATE_KEY, stream.digest, seq)
+        await read_back(self._backend, STATE_KEY, store=self.floor.store, digest=stream.digest, seq=seq)
         self._size = stream.size
         self._since -= since
         self._oldest_change = None if self._since <= 0 else time.monotonic()
@@ -248,7 +250,7 @@ class Snapshotter:
         await self._mark(mark)
         self.saved, self.saved_at = seq, time.time()
         logger.debug("wrote the snapshot of seq %d", seq, extra={"seq": seq, "bytes": stream.size})
-        await self._prune_backups()
+        await self.backups.prune(self._needed)
         await self._trim()
 
     async def backup(self) -> str:
@@ -258,79 +260,9 @@ class Snapshotter:
             state = self._state
             if state is None:
                 raise NotFoundError("the store is empty, so there is nothing to keep", key=STATE_KEY)
-            key = backup_key(state.time)
-            if self._backend.capabilities.editable:
-                # A copy that shares nothing with `state.json`, whatever `copy` does: a person may write into either.
-                await self._write_backup(key, state)
-            elif key in await backup_keys(self._backend):
-                await self._read_back(key, state.digest, state.seq)
-            else:
-                await self._copy_state(key, state)
-            self.backup_trouble = None
-            logger.debug("kept a backup", extra={"key": key, "seq": state.seq})
-            self._events.emit(BackupCreated(key, state.seq))
-            await self._prune_backups()
+            key = await self.backups.keep(state)
+            await self.backups.prune(self._needed)
             return key
-
-    async def _keep_backup(self) -> None:
-        """Keep the snapshot that is about to be replaced, unless an earlier attempt did."""
-        state = self._state
-        if state is None:
-            return
-        key = backup_key(state.time)
-        try:
-            kept = await backup_keys(self._backend)
-            if key in kept or (self.ending and kept and not self._is_old(kept[-1])):
-                return
-            etag = (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag
-            if etag != self._state_etag:
-                # Another program that exchanges the key seals the same snapshot anew.
-                if (await check_snapshot(self._backend, STATE_KEY)).digest != state.digest:
-                    return
-                self._state_etag = etag
-            await self._copy_state(key, state)
-        except ConflictError as error:
-            logger.info("another handle saved meanwhile: %s", error)
-        except StateError as error:
-            logger.warning("the backup could not be written: %s", error, extra={"code": error.code})
-            self.backup_trouble = Trouble(error)
-            self._events.emit(BackupError(error))
-        else:
-            self.backup_trouble = None
-            logger.debug("kept a backup", extra={"key": key, "seq": state.seq})
-            self._events.emit(BackupCreated(key, state.seq))
-
-    def _is_old(self, key: str) -> bool:
-        return time.time() - backup_time(key).timestamp() >= self._max_age
-
-    async def _copy_state(self, key: str, state: SnapshotMark) -> None:
-        """Keep the snapshot under a key that was free, and read it back; what is not what it should be does not stay.
-
-        Raises:
-            CorruptionError: it is not.
-            ConflictError: what was copied had been replaced by another handle.
-        """
-        backend = self._backend
-        if not backend.capabilities.copy or not isinstance(backend, SupportsCopy):
-            await self._write_backup(key, state)
-            return
-        await backend.copy(STATE_KEY, key)
-        try:
-            await self._read_back(key, state.digest, state.seq)
-        except (CorruptionError, ConflictError):
-            await backend.delete(key)
-            raise
-
-    async def _write_backup(self, key: str, state: SnapshotMark) -> None:
-        """As `_copy_state`, over whatever is there: another handle may have kept the same snapshot."""
-        data = (await self._backend.read(STATE_KEY)).data
-        self._check(await in_thread(lambda: check_bytes(data, STATE_KEY)), STATE_KEY, state.digest, state.seq)
-        etag = await self._backend.write(key, data)
-        try:
-            await self._read_back(key, state.digest, state.seq)
-        except CorruptionError:
-            await self._backend.delete(key, when=IfMatch(etag))
-            raise
 
     async def _write(self, stream: Stream, seq: int) -> None:
         for _ in range(5):
@@ -393,26 +325,6 @@ class Snapshotter:
         if (meta is None or meta.seq < marked) and (kept := await self._put_aside(STATE_KEY, "conflict")):
             self._events.emit(EditConflict(STATE_KEY, kept))
         self._state_etag = etag
-
-    async def _read_back(self, key: str, digest: str, seq: int | None = None) -> None:
-        """
-        Raises:
-            CorruptionError: what is stored is not the snapshot of this digest.
-            ConflictError: it is one of a later seq than this, which another handle has written since.
-        """
-        try:
-            stored = await check_snapshot(self._backend, key)
-        except (CorruptionError, NotFoundError) as error:
-            raise _altered(key, str(error)) from error
-        self._check(stored, key, digest, seq)
-
-    def _check(self, stored: SnapshotFacts, key: str, digest: str, seq: int | None) -> None:
-        """Raises as `_read_back`."""
-        if stored.digest == digest:
-            return
-        if seq is not None and stored.store == self.floor.store and stored.seq > seq:
-            raise ConflictError(f"{key} shows seq {stored.seq} already, later than {seq}", key=key)
-        raise _altered(key, "it is another snapshot")
 
     async def _mark(self, mark: SnapshotMark) -> None:
         marks = (*(m for m in self.floor.snapshots if m.seq < mark.seq), mark)
@@ -493,20 +405,6 @@ class Snapshotter:
             self._total = max(self._total, marks[-1].journal_bytes)
             self._since, self._oldest_change = 0, None
             self._views.forget(self.saved)
-
-    async def _prune_backups(self) -> None:
-        """Remove the oldest backups, but for those that the history needs. That one stays is told, and fails nothing:
-        the state is saved."""
-        try:
-            keys = await backup_keys(self._backend)
-            needed = {backup_key(mark.time) for mark in self._needed(keys)}
-            for key in keys[: max(0, len(keys) - self._backups)]:
-                if key not in needed:
-                    await self._backend.delete(key)
-        except StateError as error:
-            logger.warning("an old backup could not be removed: %s", error, extra={"code": error.code})
-            self.backup_trouble = Trouble(error)
-            self._events.emit(BackupError(error))
 
     async def pack(self) -> None:
         """Put what two snapshots cover of the portable log into packs, where many commits are not.
@@ -618,10 +516,3 @@ class Snapshotter:
         for key in bodies:
             if key not in named:
                 await self._backend.delete(key)
-
-
-def _altered(key: str, reason: str) -> CorruptionError:
-    return CorruptionError(
-        f"{key} was not what had been written when it was read back ({reason}); the journal has everything",
-        key=key,
-    )

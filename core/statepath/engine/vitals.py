@@ -10,7 +10,7 @@ from statepath.engine.floor import Floor
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.snapshotter import Snapshotter
 from statepath.engine.trouble import Trouble
-from statepath.engine.views import ViewWriter
+from statepath.engine.viewwriter import ViewWriter
 from statepath.errors import StateError
 
 
@@ -139,7 +139,7 @@ class Vitals:
 
     @property
     def backup_trouble(self) -> Trouble | None:
-        return None if self._snapshotter is None else self._snapshotter.backup_trouble
+        return None if self._snapshotter is None else self._snapshotter.backups.trouble
 
     @property
     def view_trouble(self) -> Trouble | None:

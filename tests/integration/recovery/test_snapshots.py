@@ -177,7 +177,7 @@ class TestTrimming:
 
     async def test_without_a_backup_nothing_is_trimmed(self, memory, short_memory, monkeypatch):
         async with memory.open(**short_memory) as store:
-            monkeypatch.setattr(store._engine._snapshotter, "_copy_state", refuse)
+            monkeypatch.setattr(store._engine._snapshotter.backups, "_copy", refuse)
             for n in range(1, 5):
                 await put(store, n)
                 await store.snapshot()

@@ -273,7 +273,7 @@ async def test_backups_are_listed_only_while_the_newest_known_one_would_not_do(o
 
 
 async def test_a_file_that_cannot_be_written_is_told(opened, told, faulty, monkeypatch):
-    monkeypatch.setattr("statepath.engine.views._RETRY", 0.01)
+    monkeypatch.setattr("statepath.engine.viewwriter._RETRY", 0.01)
     store = await opened(views=True, view_interval=0)
     fault = faulty.fail("write", "raw/", AWAY, times=3)
     await store.collection("raw").put({"id": "a"})

@@ -375,7 +375,7 @@ async def test_files_may_be_behind_only_so_far(open_on, faulty):
 
 
 async def test_a_file_that_cannot_be_written_is_told_until_it_can(open_on, faulty, monkeypatch):
-    monkeypatch.setattr("statepath.engine.views._RETRY", 0.01)
+    monkeypatch.setattr("statepath.engine.viewwriter._RETRY", 0.01)
     store = await open_on(faulty, views=True, view_interval=0)
     fault = faulty.fail("write", "raw/", AWAY, times=10**6)
     await store.collection("raw").put({"id": "a"})

@@ -230,7 +230,7 @@ async def test_a_commit_that_is_damaged_meanwhile_fails_the_save_that_has_to_rea
 
 
 async def test_a_view_that_cannot_be_written_is_told_and_written_later(open_on, faulty, memory, monkeypatch):
-    monkeypatch.setattr("statepath.engine.views._RETRY", 0)
+    monkeypatch.setattr("statepath.engine.viewwriter._RETRY", 0)
     store = await open_on(faulty, views=True, view_interval=0)
     told = []
     store.events.on(SaveError, told.append)

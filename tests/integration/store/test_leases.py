@@ -537,7 +537,7 @@ async def test_two_who_believe_to_be_the_maintainer_do_no_harm(url, keys):
 async def test_an_earlier_report_never_replaces_a_later_one(store, other, monkeypatch):
     """The first one's file is about to be written when another handle has saved a second one, and written it."""
     held, go_on = asyncio.Event(), asyncio.Event()
-    stored = store._engine.views._stored
+    stored = store._engine.views._view_files._stored
 
     async def slowly(key):
         found = await stored(key)
@@ -546,7 +546,7 @@ async def test_an_earlier_report_never_replaces_a_later_one(store, other, monkey
             await go_on.wait()
         return found
 
-    monkeypatch.setattr(store._engine.views, "_stored", slowly)
+    monkeypatch.setattr(store._engine.views._view_files, "_stored", slowly)
     first = asyncio.ensure_future(store.save_report("r", 1))
     await held.wait()
     await other.save_report("r", 2)
@@ -560,16 +560,16 @@ async def test_the_file_of_a_report_shows_a_later_one_that_its_writer_has_not_wr
     store, other, memory, monkeypatch
 ):
     async def later():
-        monkeypatch.setattr(store._engine.views, "_catch_up", catch_up)
+        monkeypatch.setattr(store._engine.views._view_files, "_catch_up", catch_up)
         await other._engine.commit([WriteReport("r", Raw(b"2"))])
         await catch_up()
 
     async def never(*_):
         await asyncio.Event().wait()
 
-    catch_up = store._engine.views._catch_up
-    monkeypatch.setattr(store._engine.views, "_catch_up", later)
-    monkeypatch.setattr(other._engine.views, "_write_files", never)
+    catch_up = store._engine.views._view_files._catch_up
+    monkeypatch.setattr(store._engine.views._view_files, "_catch_up", later)
+    monkeypatch.setattr(other._engine.views._view_files, "write", never)
     await store.save_report("r", 1)
     assert (await memory.read("reports/r.json")).data == b"2\n"
     await other._engine.release()
@@ -589,7 +589,7 @@ async def test_what_a_writer_left_when_it_died_is_in_the_next_snapshot_of_anothe
     async def nothing(*_):
         return None
 
-    monkeypatch.setattr(store._engine.views, "_write_files", nothing)
+    monkeypatch.setattr(store._engine.views._view_files, "write", nothing)
     await store.append_log("s", "only in the log\n")
     await store._engine.release()
     await other.sync()

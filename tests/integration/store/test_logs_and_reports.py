@@ -109,7 +109,7 @@ async def test_a_report_that_is_not_json_is_refused(store):
 async def test_a_file_that_cannot_be_written_is_told_to_who_reads_and_written_later(
     open_on, faulty, monkeypatch
 ):
-    monkeypatch.setattr("statepath.engine.views._RETRY", 0)
+    monkeypatch.setattr("statepath.engine.viewwriter._RETRY", 0)
     store = await open_on(faulty, view_interval=0)
     faulty.fail("write", "logs/", UnavailableError("no space", code="disk_full"))
     assert await store.append_log("s1", "one\n") == 1

@@ -156,20 +156,18 @@ async def test_what_depends_on_all_that_is_stored_is_asked_about_what_others_hav
 
 async def test_a_backup_that_another_handle_has_put_in_place_of_a_bad_one_stays(store, memory, monkeypatch):
     await store.collection("raw").put({"id": "a"})
-    snapshotter, backend = store._engine._snapshotter, store._engine.backend
-    read_back, delete, removed = snapshotter._read_back, backend.delete, []
+    backups, backend = store._engine._snapshotter.backups, store._engine.backend
+    read_back, delete, removed = backups._read_back, backend.delete, []
 
-    async def replaced_meanwhile(key, digest, seq=None):
-        if "backup" not in key:
-            return await read_back(key, digest, seq)
+    async def replaced_meanwhile(key, state):
         await memory.write(key, (await memory.read("state.json")).data)
-        monkeypatch.setattr(snapshotter, "_read_back", read_back)
+        monkeypatch.setattr(backups, "_read_back", read_back)
         raise CorruptionError("it is another snapshot")
 
     async def telling(key, **options):
         removed.append((key, await delete(key, **options)))
 
-    monkeypatch.setattr(snapshotter, "_read_back", replaced_meanwhile)
+    monkeypatch.setattr(backups, "_read_back", replaced_meanwhile)
     monkeypatch.setattr(backend, "delete", telling)
     await store.backup()
     assert removed == []

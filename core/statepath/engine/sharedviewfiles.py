@@ -1,0 +1,145 @@
+"""The files of documents, logs and reports, written beside other handles that write the same ones.
+
+Each is compared-and-swapped, after it was found out whether there is something newer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import cast
+
+from statepath.backend import IF_ABSENT, Backend, IfAbsent, IfMatch, SupportsAppend, SupportsLazyWrites
+from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog, WriteReport
+from statepath.engine.documents import pretty
+from statepath.engine.ids import document_key, log_key, report_key
+from statepath.engine.removing import remove_beside_others
+from statepath.engine.replica import Replica
+from statepath.engine.viewfiles import ViewFiles, in_parts
+from statepath.engine.views import render_view, shows_later
+from statepath.errors import AlreadyExistsError, ConflictError, NotFoundError
+
+
+class SharedViewFiles(ViewFiles):
+    """As `ViewFiles`; `catch_up` learns what others have committed up to now."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        backend: Backend,
+        store: str,
+        pending: Callable[[], Sequence[FileChange]],
+        catch_up: Callable[[], Awaitable[None]],
+    ) -> None:
+        super().__init__(replica, backend, store, pending)
+        self._catch_up = catch_up
+
+    async def show(self, documents: Sequence[tuple[str, str]]) -> None:
+        """As `ViewFiles.show`, unless the files show later versions."""
+        await self._catch_up()
+        backend = self._backend
+        if not backend.capabilities.lazy_writes or not isinstance(backend, SupportsLazyWrites):
+            await in_parts(self._show, documents)
+            return
+        entries, head = self._entries(documents), self._replica.head
+        versions = {key: head if entry is None else entry.version for key, entry in entries.items()}
+
+        def is_later(key: str, data: bytes) -> bool:
+            return shows_later(data, key, self._store, versions[key])
+
+        await backend.write_lazily(self._items(entries, self._replica.time), keep=is_later)
+
+    async def _show(self, document: tuple[str, str]) -> None:
+        key = document_key(*document)
+        while True:
+            when, stored = await self._stored(key)
+            entry = self._replica.get(*document)
+            version = self._replica.head if entry is None else entry.version
+            if stored is not None and shows_later(stored, key, self._store, version):
+                return
+            if entry is None and stored is None:
+                return
+            with suppress(AlreadyExistsError, ConflictError):
+                if entry is None:
+                    await self._backend.delete(key, when=when)
+                else:
+                    await self._backend.write(
+                        key, render_view(entry.json(), self._store, entry.version), when=when
+                    )
+                return
+
+    async def _replace_report(self, report: WriteReport | RemoveReport) -> None:
+        """Write the report, or remove it, as the latest change that is known has it.
+
+        The stored version is read first, then what was committed up to now: so whoever commits a later report finds
+        this one, or has replaced what was read.
+        """
+        key = report_key(report.id)
+        while True:
+            when, stored = await self._stored(key)
+            await self._catch_up()
+            for one in self._pending():
+                if isinstance(one, WriteReport | RemoveReport) and one.id == report.id:
+                    report = one
+            data = pretty(bytes(report.document)) if isinstance(report, WriteReport) else None
+            # The same content is written, too: when a report was last written is what its file tells.
+            if stored is data is None:
+                return
+            with suppress(AlreadyExistsError, ConflictError):
+                if data is None:
+                    await self._backend.delete(key, when=when)
+                else:
+                    await self._backend.write(key, data, when=when)
+                return
+
+    async def _remove_log(self, id: str, changes: Sequence[FileChange]) -> None:
+        if self._backend.capabilities.append:
+            await super()._remove_log(id, changes)
+        else:
+            since = partial(self._text_since, id, changes)
+            await remove_beside_others(self._backend, id, self._catch_up, since)
+
+    def _text_since(self, id: str, changes: Sequence[FileChange]) -> bytes:
+        """What was appended to the session log since it was removed last."""
+        text = bytearray()
+        for change in (*changes, *self._pending()):
+            if isinstance(change, RemoveLog) and change.id == id:
+                text.clear()
+            elif isinstance(change, WriteLog) and change.id == id:
+                text.extend(b"\n" * (change.offset - len(text)))
+                data = change.text.encode()
+                text[change.offset : change.offset + len(data)] = data
+        return bytes(text)
+
+    async def _write_logs(self, logs: Mapping[str, list[tuple[int, bytearray]]]) -> None:
+        # What others appended before the file went is met while it is still owed, and so written again.
+        await self._catch_up()
+        await super()._write_logs(logs)
+
+    async def _write_piece(self, id: str, offset: int, data: bytes) -> None:
+        """Write a piece of a session log. Others may write the same piece, or one that begins there and is longer; or
+        have begun the log anew."""
+        if self._backend.capabilities.append:
+            appending = cast("SupportsAppend", self._backend)
+            await appending.write_at(log_key(id), offset, data, cut=False)
+            return
+        key = f"{log_key(id)}/{offset:020d}"
+        when: IfAbsent | IfMatch = IF_ABSENT
+        while True:
+            with suppress(AlreadyExistsError, ConflictError):
+                await self._backend.write(key, data, when=when)
+                return
+            when, stored = await self._stored(key)
+            if stored is not None and len(stored) >= len(data):
+                return
+            await self._catch_up()
+            if id in self._begun_anew():
+                return
+
+    async def _stored(self, key: str) -> tuple[IfAbsent | IfMatch, bytes | None]:
+        try:
+            blob = await self._backend.read(key)
+        except NotFoundError:
+            return IF_ABSENT, None
+        return IfMatch(blob.etag), blob.data

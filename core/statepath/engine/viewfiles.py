@@ -1,0 +1,129 @@
+"""The files of documents, logs and reports, written by the only handle that writes them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Final, TypeVar
+
+from statepath.backend import Backend, LazyWrite, SupportsLazyWrites
+from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteReport
+from statepath.engine.documents import pretty
+from statepath.engine.ids import document_key, report_key
+from statepath.engine.logfiles import remove_log, write_log
+from statepath.engine.replica import Entry, Replica
+from statepath.engine.views import render_view
+
+logger = logging.getLogger("statepath.views")
+
+T = TypeVar("T")
+
+_PARALLEL: Final = 16  # documents written at once, where each is a request of its own
+
+
+class ViewFiles:
+    """Of the store that the replica shows. `pending` tells which changes of logs and reports came after those that are
+    being written."""
+
+    def __init__(
+        self, replica: Replica, backend: Backend, store: str, pending: Callable[[], Sequence[FileChange]]
+    ) -> None:
+        self._replica = replica
+        self._backend = backend
+        self._store = store
+        self._pending = pending
+
+    async def show(self, documents: Sequence[tuple[str, str]]) -> None:
+        """Write the files of documents, each named by its collection and id, as they are now."""
+        backend, entries = self._backend, self._entries(documents)
+        items = self._items(entries, self._replica.time)
+        if backend.capabilities.lazy_writes and isinstance(backend, SupportsLazyWrites):
+            await backend.write_lazily(items, keep=None)
+        else:
+            await in_parts(self._write_document, items)
+
+    def _entries(self, documents: Sequence[tuple[str, str]]) -> dict[str, Entry | None]:
+        """The documents, by the keys of their files."""
+        entries = {
+            document_key(collection, id): self._replica.get(collection, id) for collection, id in documents
+        }
+        logger.debug("writing the files of %d documents", len(entries), extra={"seq": self._replica.head})
+        return entries
+
+    def _items(self, entries: Mapping[str, Entry | None], at: int) -> Iterator[LazyWrite]:
+        """What is written under each key; `at` is when those were removed that are no more."""
+        for key, entry in entries.items():
+            if entry is None:
+                yield LazyWrite(key, None, at)
+            else:
+                yield LazyWrite(key, render_view(entry.json(), self._store, entry.version), entry.modified)
+
+    async def _write_document(self, item: LazyWrite) -> None:
+        if item.data is None:
+            await self._backend.delete(item.key)
+        else:
+            await self._backend.write(item.key, item.data)
+
+    async def write(self, changes: Sequence[FileChange]) -> None:
+        """Write logs and reports, in the order of the log; neighbouring pieces of one log in one write. What was
+        written to one before it was removed is left out."""
+        reports: dict[str, WriteReport | RemoveReport] = {}
+        logs: dict[str, list[tuple[int, bytearray]]] = {}
+        removed: dict[str, None] = {}
+        for change in changes:
+            if isinstance(change, WriteReport | RemoveReport):
+                reports[change.id] = change
+                continue
+            if isinstance(change, RemoveLog):
+                logs.pop(change.id, None)
+                removed[change.id] = None
+                continue
+            text = change.text.encode()
+            pieces = logs.setdefault(change.id, [])
+            if pieces and pieces[-1][0] + len(pieces[-1][1]) == change.offset:
+                pieces[-1][1].extend(text)
+            else:
+                pieces.append((change.offset, bytearray(text)))
+        for report in reports.values():
+            await self._replace_report(report)
+        for id in removed:
+            await self._remove_log(id, changes)
+        if removed or logs:
+            await self._write_logs(logs)
+
+    async def _replace_report(self, report: WriteReport | RemoveReport) -> None:
+        if isinstance(report, WriteReport):
+            await self._backend.write(report_key(report.id), pretty(bytes(report.document)))
+        else:
+            await self._backend.delete(report_key(report.id))
+
+    async def _remove_log(self, id: str, changes: Sequence[FileChange]) -> None:
+        """Remove the session log; `changes` are those that are being written."""
+        await remove_log(self._backend, id)
+
+    async def _write_logs(self, logs: Mapping[str, list[tuple[int, bytearray]]]) -> None:
+        begun_anew = self._begun_anew()
+        for id, pieces in logs.items():
+            if id in begun_anew:
+                continue  # what others have appended since is not to be covered by what is no more
+            for offset, text in pieces:
+                await self._write_piece(id, offset, bytes(text))
+
+    async def _write_piece(self, id: str, offset: int, data: bytes) -> None:
+        await write_log(self._backend, id, offset, data)
+
+    def _begun_anew(self) -> set[str]:
+        """The session logs that have been removed since what is being written was appended."""
+        return {change.id for change in self._pending() if isinstance(change, RemoveLog)}
+
+
+async def in_parts(write: Callable[[T], Awaitable[None]], items: Iterable[T]) -> None:
+    """Write so many at once."""
+    waiting = iter(items)
+    while part := list(islice(waiting, _PARALLEL)):
+        results = await asyncio.gather(*map(write, part), return_exceptions=True)
+        # Only when all have ended: one that still went on could replace what the next attempt writes.
+        for failure in filter(None, results):
+            raise failure

@@ -1,0 +1,335 @@
+"""When views are written: `tasks/<id>.json` and the files of logs and reports, behind the commits.
+
+Document views may lag and are rebuilt from the log; they are coalesced and paced, so that saves do not wait for them.
+Logs and reports live in their files alone once the journal is trimmed: these are written durably, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from statepath.backend import Backend
+from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog, WriteReport
+from statepath.engine.replica import MEMBERS, Replica, Stage
+from statepath.engine.sharedviewfiles import SharedViewFiles
+from statepath.engine.trouble import Trouble
+from statepath.engine.viewfiles import ViewFiles
+from statepath.errors import ClosedError, StateError
+
+logger = logging.getLogger("statepath.views")
+
+_BATCH: Final = 256
+_BATCH_BYTES: Final = 1024 * 1024
+_LARGE: Final = 64 * 1024
+_LARGE_RATE: Final = 2 * 1024 * 1024
+_REST: Final = 4.0
+_RETRY: Final = 1.0
+_LEFT_BYTES: Final = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why an attempt failed, and how often `flush` had been called when it began."""
+
+    flushes: int
+    error: StateError
+
+
+class ViewWriter:
+    """Writes what commits have made out of date. `busy` tells whether commits are under way, so that it keeps out of
+    their way; `documents=False` leaves document views out.
+
+    Unless it is `alone`, others write the same objects; then `catch_up` tells whether there is something newer. What
+    other handles committed is `left` to them while they do: in a snapshot that covers it, its files are, too, and so
+    whoever writes a snapshot has to write what was left before.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        backend: Backend,
+        *,
+        store: str,
+        documents: bool,
+        interval: float,
+        busy: Callable[[], bool],
+        failed: Callable[[StateError], None],
+        alone: bool,
+        catch_up: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._left: deque[tuple[int, FileChange]] = deque()
+        self._left_bytes = 0
+        self._reporting: frozenset[str] = frozenset()
+        self._replica = replica
+        self.documents = documents
+        self._interval = interval
+        self._engine_busy = busy
+        self._failed = failed
+        self._flushes = 0
+        # Each with how often `flush` had been called when it was marked first, in that order.
+        self._dirty: dict[tuple[str, str], int] = {}
+        self._showing: dict[tuple[str, str], int] = {}
+        self._resting: dict[tuple[str, str], float] = {}
+        self._files: list[FileChange] = []
+        self._view_files = (
+            ViewFiles(replica, backend, store, lambda: self._files)
+            if alone
+            else SharedViewFiles(replica, backend, store, lambda: self._files, catch_up)
+        )
+        self._removing: set[str] = set()
+        self._begun = self._written = 0  # of the changes of files, all that there ever were
+        self._urgent = 0
+        self._ended: ClosedError | None = None
+        self._file_failure: _Failure | None = None
+        self._document_failure: _Failure | None = None
+        self.trouble: Trouble | None = None
+        self._work = asyncio.Event()
+        self._turn = asyncio.Condition()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="statepath-views")
+
+    @property
+    def lag(self) -> int:
+        """How many documents, logs and reports are ahead of their files."""
+        return len(self._dirty) + len(self._files)
+
+    def mark(self, collection: str, id: str) -> None:
+        """The document's view is out of date."""
+        if self.documents and collection != MEMBERS:
+            self._dirty.setdefault((collection, id), self._flushes)
+            if not self._work.is_set():
+                self._work.set()
+
+    def mark_all(self, stage: Stage) -> None:
+        """What was staged is visible now."""
+        if self.documents:
+            for key in stage.entries:
+                if key[0] != MEMBERS:
+                    self._dirty.setdefault(key, self._flushes)
+            if not self._work.is_set():
+                self._work.set()
+        for change in stage.files:
+            self.mark_file(change)
+
+    def leave(self, stage: Stage, seq: int) -> None:
+        """What was staged is visible now, up to the seq, and another handle committed it: it writes the files, too."""
+        for change in stage.files:
+            if isinstance(change, RemoveLog) or self._owes(change):
+                # An earlier one of ours may be written after theirs.
+                self.mark_file(change)
+                continue
+            self._left.append((seq, change))
+            if isinstance(change, WriteLog):
+                self._left_bytes += len(change.text)
+            elif isinstance(change, WriteReport):
+                self._left_bytes += len(bytes(change.document))
+        if self._left_bytes > _LEFT_BYTES:
+            self.take_left()
+
+    def _owes(self, change: FileChange) -> bool:
+        if isinstance(change, WriteLog | RemoveLog):
+            # What follows a removal is written again: ours may come later than theirs.
+            return change.id in self._removing
+        return change.id in self._reporting or any(
+            isinstance(one, WriteReport | RemoveReport) and one.id == change.id for one in self._files
+        )
+
+    def take_left(self) -> None:
+        """Write also what was left to other handles."""
+        left, self._left, self._left_bytes = self._left, deque(), 0
+        for _, change in left:
+            self.mark_file(change)
+
+    def forget(self, upto: int) -> None:
+        """Others have written what was left to them up to the seq."""
+        while self._left and self._left[0][0] <= upto:
+            self._left.popleft()
+        if not self._left:
+            self._left_bytes = 0
+
+    def mark_file(self, change: FileChange) -> None:
+        """The change has to reach its file; it is later than all that came before it."""
+        if self._left and not isinstance(change, WriteLog):
+            of_logs = isinstance(change, RemoveLog)
+            self._left = deque(
+                one
+                for one in self._left
+                if one[1].id != change.id or isinstance(one[1], WriteLog | RemoveLog) != of_logs
+            )
+        self._files.append(change)
+        if isinstance(change, RemoveLog):
+            self._removing.add(change.id)
+        self._work.set()
+
+    @property
+    def removing(self) -> bool:
+        """Whether there may be files still of session logs that were removed."""
+        return bool(self._removing)
+
+    def removes(self, id: str) -> bool:
+        """Whether there may be the file still of a session log that was removed."""
+        return id in self._removing
+
+    async def flush(self, *, files_only: bool = False) -> None:
+        """Wait until every file shows what is committed now, whatever else is committed meanwhile; with `files_only`,
+        those of logs and reports.
+
+        Raises:
+            ClosedError: the writer was closed before such a file was written.
+            StateError: such a file could not be written; it is tried again in the background.
+        """
+        self._flushes += 1
+        call, files = self._flushes, self._begun + len(self._files)
+
+        def failure() -> StateError | None:
+            failures = (self._file_failure, None if files_only else self._document_failure)
+            # One that had begun before the call says nothing about the attempts from here on.
+            told = (one.error for one in failures if one is not None and one.flushes >= call)
+            return self._ended or next(told, None)
+
+        def written() -> bool:
+            return self._written >= files and (files_only or self._shows(call))
+
+        self._urgent += 1
+        self._work.set()
+        try:
+            async with self._turn:
+                self._turn.notify_all()
+                await self._turn.wait_for(lambda: failure() is not None or written())
+        finally:
+            self._urgent -= 1
+        if (error := failure()) is not None:
+            raise error
+
+    async def close(self) -> None:
+        """Write no more. Whoever waits for files is told."""
+        self._ended = ClosedError(
+            "the store was closed before its files were written; they are when it is opened again"
+        )
+        self._task.cancel()
+        try:
+            await asyncio.wait([self._task])
+        finally:
+            await self._tell()
+
+    def _shows(self, call: int) -> bool:
+        """Whether the documents' files show what was marked before that call of `flush`."""
+        return all(next(iter(marks.values()), call) >= call for marks in (self._showing, self._dirty))
+
+    async def _run(self) -> None:
+        while True:
+            await self._work.wait()
+            if not self._urgent:
+                await self._rest(self._interval)
+            began = time.monotonic()
+            file_error = await self._next_files()
+            document_error = await self._next_documents()
+            if file_error is None and document_error is None:
+                self.trouble = None
+            if not self._dirty and not self._files:
+                self._work.clear()
+            elif file_error is not None or document_error is not None:
+                await self._rest(_RETRY)
+            elif self._engine_busy() and not self._urgent:
+                await self._rest((time.monotonic() - began) * _REST)
+
+    async def _next_files(self) -> StateError | None:
+        files, self._files = self._files, []
+        self._reporting = frozenset(
+            change.id for change in files if isinstance(change, WriteReport | RemoveReport)
+        )
+        self._begun += len(files)
+        flushes = self._flushes
+        error = await self._attempt(self._view_files.write(files))
+        if error is not None:
+            self._files[:0] = files
+            self._begun -= len(files)
+            self._file_failure = _Failure(flushes, error)
+        else:
+            # A log that was removed, before it was written or after, has the right file only once the rest is written.
+            if not (self._removing and self._removing & _logs(files) & _logs(self._files)):
+                self._written = self._begun
+            self._removing = {change.id for change in self._files if isinstance(change, RemoveLog)}
+        self._reporting = frozenset()
+        await self._tell()
+        return error
+
+    async def _next_documents(self) -> StateError | None:
+        self._showing = batch = self._batch()
+        flushes = self._flushes
+        error = await self._attempt(self._show(list(batch)))
+        if error is not None:
+            for key, marked in self._dirty.items():
+                batch.setdefault(key, marked)
+            self._dirty = batch
+            self._document_failure = _Failure(flushes, error)
+        self._showing = {}
+        await self._tell()
+        return error
+
+    async def _tell(self) -> None:
+        """Let those who wait for the files see how far they are, before anything else begins."""
+        async with self._turn:
+            self._turn.notify_all()
+        await asyncio.sleep(0)
+
+    async def _attempt(self, writing: Awaitable[None]) -> StateError | None:
+        """Why something could not be written, if so. Whatever it is, the views go on."""
+        try:
+            await writing
+        except StateError as error:
+            trouble = error
+        except Exception as error:  # noqa: BLE001 - the one who waits for the files is told
+            trouble = StateError(f"a view could not be written: {error!r}")
+        else:
+            return None
+        facts = {"key": trouble.key, "code": trouble.code}
+        logger.warning("a view could not be written: %s", trouble, extra=facts)
+        self.trouble = Trouble(trouble)
+        self._failed(trouble)
+        return trouble
+
+    async def _rest(self, seconds: float) -> None:
+        """Leave the machine to the commits, unless someone waits for the files."""
+        async with self._turn:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._turn.wait_for(lambda: bool(self._urgent))
+
+    def _batch(self) -> dict[tuple[str, str], int]:
+        """The next documents, the longest waiting first; a large one waits in proportion to its size."""
+        now = time.monotonic()
+        batch: list[tuple[str, str]] = []
+        size = 0
+        for key in self._dirty:
+            if self._resting and not self._urgent and self._resting.get(key, 0.0) > now:
+                continue
+            batch.append(key)
+            entry = self._replica.get(*key)
+            if entry is None:
+                self._resting.pop(key, None)
+            else:
+                size += entry.size
+                if entry.size > _LARGE:
+                    self._resting[key] = now + entry.size / _LARGE_RATE
+                elif self._resting:
+                    self._resting.pop(key, None)
+            if len(batch) == _BATCH or size > _BATCH_BYTES:
+                break
+        return {key: self._dirty.pop(key) for key in batch}
+
+    async def _show(self, batch: list[tuple[str, str]]) -> None:
+        if batch:
+            await self._view_files.show(batch)
+        elif self._dirty:
+            await self._rest(self._interval)
+
+
+def _logs(changes: list[FileChange]) -> set[str]:
+    return {change.id for change in changes if isinstance(change, WriteLog | RemoveLog)}
