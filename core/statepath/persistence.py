@@ -22,7 +22,7 @@ from statepath.emergency import write_emergency
 from statepath.encryption import Encrypted
 from statepath.engine.documents import decode
 from statepath.engine.replica import MEMBERS, Cut, Entry
-from statepath.engine.snapshot import LEASE_MEMBERS, VERSION, SnapshotStream
+from statepath.engine.snapshot import VERSION, SnapshotStream, is_own_member
 from statepath.errors import ClosedError, InvalidArgumentError, StateError
 from statepath.events import (
     AutosaveTriggered,
@@ -209,7 +209,7 @@ class StatePersistence:
         members = {
             name: decode(entry.json(), name)
             for name, entry in cut.collections.get(MEMBERS, ())
-            if not name.startswith(LEASE_MEMBERS)
+            if not is_own_member(name)
         }
         others = {
             name: [decode(entry.json(), f"{name}/{id}") for id, entry in entries]

@@ -16,6 +16,7 @@ from statepath.commit import Change, Delete, Put
 from statepath.engine.documents import MARK, decode, encode_value
 from statepath.engine.ids import is_id
 from statepath.engine.replica import MEMBERS, Cut, Entry
+from statepath.engine.snapshot import is_own_member
 from statepath.errors import InvalidArgumentError
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task
 from statepath.naming import is_collection
@@ -80,7 +81,7 @@ class StateSave:
         ]
         held = store.collections()
         for name, given in (state.model_extra or {}).items():
-            if name in DERIVED:
+            if name in DERIVED or is_own_member(name):
                 continue
             value = _plain(name, given)
             if _is_collection(name, value) or (value == [] and name in held):

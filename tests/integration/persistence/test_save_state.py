@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from statepath import F
 from statepath.errors import ConflictError, InvalidArgumentError
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task
 from statepath.persistence import StatePersistence
@@ -211,6 +214,43 @@ async def test_a_state_json_can_be_saved_as_it_stands(p: StatePersistence, task:
     )
     await p.save_state(state)
     assert await p.store.members() == {"metrics": state.metrics.model_dump() | {"total_tasks": 1}}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("schema_versions", "1.2"),
+        ("schema_versions", {"tasks": 2}),
+        ("archive_segments", [{"v": 1}]),
+        ("archive_segments", [{"id": "a"}]),
+        ("lease/leader", {"name": "leader"}),
+    ],
+)
+async def test_the_stores_own_members_are_not_taken_from_a_state(
+    tmp_path: Path, name: str, value: object
+) -> None:
+    async with StatePersistence.open(str(tmp_path), autosave=0) as p:
+        await p.save_state({name: value, "theme": "dark"})
+        assert sorted(p.store._engine.replica.members) == ["metrics", "theme"]
+        assert p.store.collections() == ()
+    async with StatePersistence.open(str(tmp_path), autosave=0) as p:
+        assert [one async for one in p.store.archived()] == []
+        loaded = await p.load_state()
+    assert loaded is not None
+    assert loaded.model_extra == {"theme": "dark"}
+
+
+async def test_a_state_that_was_loaded_before_does_not_take_documents_from_the_archive(
+    p: StatePersistence, task: MakeTask
+) -> None:
+    await p.save_state(PersistedState(tasks=[task("a", status="completed"), task("b"), task("c")]))
+    await p.store.archive("tasks", older_than=timedelta(0), status="completed")
+    state = await p.load_state()
+    assert state is not None
+    assert state.model_extra == {}
+    await p.store.archive("tasks", F("id") == "b", older_than=timedelta(0))
+    await p.save_state(PersistedState(**dict(state) | {"tasks": [task("c", status="failed")]}, theme="dark"))
+    assert sorted([one.id async for one in p.store.archived()]) == ["a", "b"]
 
 
 async def test_a_save_between_the_decision_and_the_commit_is_seen(
