@@ -114,6 +114,14 @@ async def test_a_task_that_changes_again_is_counted_again(p: StatePersistence, t
     assert (await metrics(p)).completed_tasks == 1
 
 
+async def test_a_state_that_is_saved_again_is_counted_again(p: StatePersistence, task: MakeTask) -> None:
+    await p.save_state(PersistedState(tasks=[task("a"), task("b")]))
+    await p.save_state(PersistedState(tasks=[task("a", status="completed"), task("b", status="failed")]))
+    expected = StateMetrics(total_tasks=2, completed_tasks=1, failed_tasks=1, average_completion_time=0)
+    assert await metrics(p) == expected
+    assert await p.store.get_member("metrics") == expected.model_dump()
+
+
 async def test_autosave_of_a_store_without_tasks_commits_nothing(p: StatePersistence) -> None:
     seq = await p.store.collection("agents").put({"id": "agent_1"})
     await autosave(p)
