@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from statepath import F
-from statepath.errors import ConflictError, InvalidArgumentError
+from statepath.errors import InvalidArgumentError
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task
 from statepath.persistence import StatePersistence
 
@@ -253,36 +253,20 @@ async def test_a_state_that_was_loaded_before_does_not_take_documents_from_the_a
     assert sorted([one.id async for one in p.store.archived()]) == ["a", "b"]
 
 
-async def test_a_save_between_the_decision_and_the_commit_is_seen(
+async def test_a_save_that_comes_before_the_decision_is_seen(
     p: StatePersistence, task: MakeTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await p.save_task(task("a", updated_at=EARLY))
     engine = p.store._engine
-    commit = engine.commit
+    decide = engine.decide
 
-    async def raced(changes: Any, *rest: Any) -> int:
-        monkeypatch.setattr(engine, "commit", commit)
+    async def raced(*args: Any) -> int:
+        monkeypatch.setattr(engine, "decide", decide)
         await p.save_task(task("a", updated_at=LATE, status="completed"))
-        return await commit(changes, *rest)
+        return await decide(*args)
 
-    monkeypatch.setattr(engine, "commit", raced)
+    monkeypatch.setattr(engine, "decide", raced)
     middle = "2024-01-01T11:00:00Z"
     result = await p.save_state(PersistedState(tasks=[task("a", updated_at=middle), task("b")]))
     assert (result.saved, result.skipped) == (("tasks/b",), ("tasks/a",))
     assert [one.status for one in await p.load_tasks()] == ["completed", "pending"]
-
-
-async def test_a_conflict_at_every_attempt_is_raised_at_last(
-    p: StatePersistence, task: MakeTask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attempts = 0
-
-    async def refuse(*_: Any) -> int:
-        nonlocal attempts
-        attempts += 1
-        raise ConflictError("it changed", key="tasks/a")
-
-    monkeypatch.setattr(p.store._engine, "commit", refuse)
-    with pytest.raises(ConflictError):
-        await p.save_state(PersistedState(tasks=[task("a")]))
-    assert attempts == 32

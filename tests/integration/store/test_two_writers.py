@@ -154,6 +154,16 @@ async def test_what_depends_on_all_that_is_stored_is_asked_about_what_others_hav
     assert heads == [2]
 
 
+async def test_a_decision_that_fails_is_the_callers_alone(zombie):
+    def decide(now):
+        raise ArithmeticError("it cannot be counted")
+
+    with pytest.raises(ArithmeticError):
+        await zombie._engine.decide(decide)
+    await zombie.collection("raw").put({"id": "z"})
+    assert zombie._engine.committer.trouble is None
+
+
 async def test_a_backup_that_another_handle_has_put_in_place_of_a_bad_one_stays(store, memory, monkeypatch):
     await store.collection("raw").put({"id": "a"})
     snapshotter, backend = store._engine._snapshotter, store._engine.backend
