@@ -217,15 +217,16 @@ class StatePersistence:
             if name not in (MEMBERS, "tasks", "sessions")
         }
         metrics, _ = self._count(cut)
-        return PersistedState(
-            **{name: value for name, value in members.items() if name not in DERIVED | {METRICS}},
+        state = {
+            **{name: value for name, value in members.items() if name not in DERIVED},
             **others,
-            tasks=await self._load(self._tasks, cut),
-            sessions=await self._load(self._sessions, cut),
-            metrics=StateMetrics.model_validate(metrics),
-            last_saved=_iso(cut.time),
-            version=VERSION,
-        )
+            "tasks": await self._load(self._tasks, cut),
+            "sessions": await self._load(self._sessions, cut),
+            METRICS: StateMetrics.model_validate(metrics),
+            "last_saved": _iso(cut.time),
+            "version": VERSION,
+        }
+        return PersistedState(**state)
 
     async def load_tasks(self) -> list[Task]:
         """All tasks as of one seq, in no particular order. What the model does not accept is treated as by

@@ -104,6 +104,11 @@ class StateSave:
             if part.collection.name == "tasks":
                 tasks = after
         stored = {name: decode(entry.json(), name) for name, entry in cut.collections.get(MEMBERS, ())}
+        for part in self._parts:
+            if (
+                part.collection.name in stored
+            ):  # an empty list was saved under the name, before there were documents
+                plan.changes.append(Delete(MEMBERS, part.collection.name))
         for name, value in self._members.items():
             if name not in stored or not _same(stored[name], value):
                 plan.put_member(name, value)

@@ -172,6 +172,24 @@ async def test_an_empty_list_under_the_name_of_a_collection_is_that_one_empty(p:
     assert (result.deleted, p.store.collections()) == (("agents/agent_1",), ())
 
 
+async def test_an_empty_list_becomes_a_collection_with_its_first_documents(p: StatePersistence) -> None:
+    await p.save_state({"agents": []})
+    await p.save_state({"agents": [{"id": "agent_1"}]})
+    loaded = await p.load_state()
+    assert loaded is not None
+    assert loaded.model_extra == {"agents": [{"id": "agent_1"}]}
+    assert list(await p.store.members()) == ["metrics"]
+
+
+async def test_a_collection_is_loaded_in_place_of_a_member_of_its_name(p: StatePersistence) -> None:
+    async with p.store.transaction() as tx:
+        tx.put_member("agents", "none yet")
+    await p.store.collection("agents").put({"id": "agent_1"})
+    loaded = await p.load_state()
+    assert loaded is not None
+    assert loaded.model_extra == {"agents": [{"id": "agent_1"}]}
+
+
 async def test_replace_does_not_delete_what_load_state_left_out(p: StatePersistence, task: MakeTask) -> None:
     await p.store.collection("tasks").put({"id": "odd", "logs": "none yet"})
     state = await p.load_state()
