@@ -225,6 +225,21 @@ async def test_a_member_cannot_take_the_name_of_a_collection(p: StatePersistence
         await p.save_state({"agents": "none"})
 
 
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("", "empty"),
+        ("x" * 201, "200 UTF-8 bytes"),
+        ("a\0b", "NUL"),
+        ("a\nb", "control"),
+    ],
+)
+async def test_a_member_has_a_name_that_a_backup_can_hold(p: StatePersistence, name: str, fault: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"cannot name a member of the state: .*{fault}"):
+        await p.save_state({name: 1})
+    assert p.store.seq == 0
+
+
 async def test_a_state_json_can_be_saved_as_it_stands(p: StatePersistence, task: MakeTask) -> None:
     """What the store itself adds to `state.json` is not taken for the application's."""
     state = PersistedState.model_validate(
