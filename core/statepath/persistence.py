@@ -197,15 +197,13 @@ class StatePersistence:
     # Loading
 
     async def load_state(self) -> PersistedState | None:
-        """The whole state as of one seq, further collections included; `None` while nothing was ever saved.
+        """The whole state as of one seq, further collections included; `None` while there is nothing in it.
 
         A stored document that the models do not accept is left out, told by `corruption:detected` and in the
         log, and stays stored.
         """
         self._check_open()
         cut = self._cut()
-        if not cut.collections:
-            return None
         members = {
             name: decode(entry.json(), name)
             for name, entry in cut.collections.get(MEMBERS, ())
@@ -216,6 +214,8 @@ class StatePersistence:
             for name, entries in cut.collections.items()
             if name not in (MEMBERS, "tasks", "sessions")
         }
+        if not members and not cut.documents:
+            return None
         metrics, _ = self._count(cut)
         state = {
             **{name: value for name, value in members.items() if name not in DERIVED},
