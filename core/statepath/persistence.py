@@ -83,7 +83,8 @@ class StatePersistence:
         handle_signals: at SIGTERM and SIGINT save everything, then let the previous handler run.
 
     Raises:
-        UnsupportedError: signals are to be handled, and this is not the main thread.
+        UnsupportedError: signals are to be handled, and this is not the main thread; or the store does not hold its
+            documents (`not_loaded`).
         InvalidArgumentError: it is no `Store`.
     """
 
@@ -92,6 +93,7 @@ class StatePersistence:
             raise wrong_kind("the store", "what statepath.open gives", store)
         self.store = store
         self._engine = store._engine  # noqa: SLF001 - one package: whole cuts, and versions of members
+        self._engine.check_loaded()
         self._tasks = store.collection("tasks", Task)
         self._sessions = store.collection("sessions", SessionInfo)
         self._tally = Tally()

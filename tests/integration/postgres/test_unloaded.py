@@ -22,6 +22,7 @@ from statepath.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from statepath.persistence import StatePersistence
 
 MAKE_STALE = """
 UPDATE statepath.views SET shown = -1 WHERE store = (SELECT id FROM statepath.stores WHERE name = $1)
@@ -454,6 +455,12 @@ async def test_an_operator_s_restore_is_left_to_who_loads_the_store(path):
     with pytest.raises(UnsupportedError, match=r"state\.json is another snapshot") as caught:
         await unloaded(path)
     assert caught.value.code == "needs_recovery"
+
+
+async def test_the_original_api_needs_the_documents(path):
+    with pytest.raises(UnsupportedError, match="load=False") as caught:
+        await StatePersistence.open(path, load=False)
+    assert caught.value.code == "not_loaded"
 
 
 async def test_a_migration_that_is_due_needs_the_documents(path, tmp_path, monkeypatch):
