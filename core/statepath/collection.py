@@ -394,7 +394,8 @@ class Collection(Generic[T]):
                 kept = keep_unknown(data, stored.json(), cast("type[BaseModel]", model))
                 if kept is not data:
                     return name, id, kept, None
-        return name, id, data, model
+        # What a subclass adds, the model does not know.
+        return name, id, data, model if type(value) is model else None
 
     def encode_append(self, id: str, field: str, item: object) -> tuple[Append, int]:
         """The change that appends the item, and its size in bytes."""
