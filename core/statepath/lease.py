@@ -172,6 +172,8 @@ class Lease:
             if self._hold is not None:  # the store is closed, and the lease not given back
                 self.lost.set()
             raise
+        except Exception:
+            logger.exception("the lease %s has no signs of life any more", self.name)
         self.lost.set()
         logger.warning("the lease %s was lost", self.name)
         self._engine.events.emit(LeaseLost(self.name, self.epoch))

@@ -413,6 +413,19 @@ async def test_a_sign_of_life_that_hangs_is_a_loss_for_the_holder_too(faulty, op
     assert not lease.held
 
 
+async def test_a_sign_of_life_that_fails_unexpectedly_is_a_loss_that_is_told(store, monkeypatch, caplog):
+    async def broken(*_, **__):
+        raise RuntimeError("it broke")
+
+    monkeypatch.setattr(store._engine.leases, "renew", broken)
+    async with asyncio.timeout(30), store.events.stream("lease:lost") as told:
+        async with store.lease("leader", ttl=60) as lease:
+            await lease.lost.wait()
+            assert not lease.held
+        assert (await anext(told)).lease == "leader"
+    assert "it broke" in caplog.text
+
+
 async def test_a_store_that_is_closed_has_lost_its_leases(url):
     async with statepath.open(url, autosave=0) as closed:
         lease = closed.lease("leader", ttl=60)
