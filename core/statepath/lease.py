@@ -86,6 +86,7 @@ class Lease:
         """
         if self._hold is not None:
             raise InvalidArgumentError(f"this lease {self.name!r} was taken already: get another one")
+        self.lost.clear()
         until = None if self._wait is None else clock() + self._wait
         pause = min(max(self.ttl / 50, _SHORTEST_LOOK), _LONGEST_LOOK)
         while (holder := await self._attempt()) is not None:

@@ -208,6 +208,19 @@ async def test_a_holder_finds_out_that_it_has_lost_it(store, other):
         pass
 
 
+async def test_a_lease_that_was_lost_can_be_taken_again(store, other):
+    lease = store.lease("leader", ttl=0.3)
+    await lease.acquire()
+    await other.break_lease("leader")
+    async with asyncio.timeout(30):
+        await lease.lost.wait()
+    await lease.release()
+    async with lease:
+        assert lease.held
+    async with other.lease("leader", wait=0):
+        pass
+
+
 async def test_who_takes_a_broken_lease_at_once_keeps_it(store, other, monkeypatch):
     held, next_one = store.lease("leader", ttl=60), store.lease("leader", ttl=60)
     remove = other._engine.leases.remove
