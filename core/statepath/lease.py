@@ -23,7 +23,7 @@ from statepath.commit import Delete, Put
 from statepath.engine.committer import FENCES, Fence
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
-from statepath.engine.leases import MAINTAINER, Hold, Holder, clock
+from statepath.engine.leases import GIVING_BACK, MAINTAINER, Hold, Holder, clock
 from statepath.engine.replica import MEMBERS
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.errors import ConflictError, InvalidArgumentError, LeaseHeldError, LeaseLostError, StateError
@@ -98,7 +98,18 @@ class Lease:
             await asyncio.sleep(left * random.uniform(0.5, 1))  # noqa: S311 - no secret
 
     async def release(self) -> None:
-        """Give the lease back, so that whoever waits gets it at once."""
+        """Give the lease back, so that whoever waits gets it at once, also when whoever gives it back is cancelled."""
+        releasing = asyncio.ensure_future(self._release())
+        try:
+            await asyncio.shield(releasing)
+        except asyncio.CancelledError:
+            # Half given back, it would be nobody's until it expires.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GIVING_BACK):
+                    await releasing
+            raise
+
+    async def _release(self) -> None:
         hold, self._hold = self._hold, None
         if self._beats is not None:
             self._beats.cancel()

@@ -35,8 +35,8 @@ MAINTAINER: Final = "maintainer"
 
 _UNKNOWN_TTL: Final = 60.0
 _ATTEMPTS: Final = 3
-_GIVING_BACK: Final = 2.0
-"""For how many seconds at most whoever stops waiting for a lease is held up."""
+GIVING_BACK: Final = 2.0
+"""For how many seconds at most whoever stops waiting for a lease, or giving it back, is held up."""
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +107,7 @@ class Leases:
         except asyncio.CancelledError:
             # It may have arrived: then nobody would have it until it expires.
             with suppress(StateError, TimeoutError):
-                async with asyncio.timeout(_GIVING_BACK):
+                async with asyncio.timeout(GIVING_BACK):
                     if isinstance(taken := await taking, Hold):
                         await self.drop(taken)
             raise

@@ -317,10 +317,32 @@ async def test_a_lease_that_is_no_longer_waited_for_is_nobodys(open_on, faulty, 
     assert await keys("leases/") == []
 
 
+async def test_a_release_that_is_cancelled_gives_the_lease_back(store, other, monkeypatch):
+    lease = store.lease("leader", ttl=60)
+    await lease.acquire()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    commit = store._engine.commit
+
+    async def slowly(*args):
+        begun.set()
+        await go_on.wait()
+        return await commit(*args)
+
+    monkeypatch.setattr(store._engine, "commit", slowly)
+    releasing = asyncio.create_task(lease.release())
+    await begun.wait()
+    releasing.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await releasing
+    async with other.lease("leader", wait=0):
+        pass
+
+
 async def test_a_storage_that_does_not_answer_holds_up_who_stops_waiting_for_a_moment_only(
     open_on, faulty, monkeypatch
 ):
-    monkeypatch.setattr("statepath.engine.leases._GIVING_BACK", 0.05)
+    monkeypatch.setattr("statepath.engine.leases.GIVING_BACK", 0.05)
     store = await open_on(faulty)
     gate = faulty.hold("write", "leases/")
     taking = asyncio.ensure_future(store.lease("leader").acquire())
