@@ -9,6 +9,7 @@ import pytest
 import statepath
 from msgspec import Raw
 from statepath.commit import WriteReport
+from statepath.engine.leases import Hold, Holder, Leases
 from statepath.errors import (
     InvalidArgumentError,
     LeaseHeldError,
@@ -391,6 +392,30 @@ async def test_tries_that_do_not_wait_find_out_that_the_worker_has_died(store, o
             return False
 
     await until(taken)
+
+
+async def test_a_lease_that_nobody_asks_for_any_more_is_forgotten_where_there_are_many(
+    store, move, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.leases._MANY", 2)
+    holding, asking = Leases(store._engine.backend), Leases(store._engine.backend)
+    for name in "abcd":
+        await holding.take(name, 86400)
+        assert isinstance(await asking.take(name, 86400), Holder)
+    assert sorted(asking._observed) == [f"leases/{name}" for name in "abcd"]
+    move(7200)
+    await asking.take("d", 86400)
+    assert sorted(asking._observed) == ["leases/c", "leases/d"]
+
+
+async def test_of_many_dead_holders_each_is_replaced_after_its_ttl(store, move, monkeypatch):
+    monkeypatch.setattr("statepath.engine.leases._MANY", 2)
+    holding, asking = Leases(store._engine.backend), Leases(store._engine.backend)
+    for name in "abcd":
+        await holding.take(name, 60)
+        assert isinstance(await asking.take(name, 60), Holder)
+    move(61)
+    assert [type(await asking.take(name, 60)) for name in "abcd"] == [Hold] * 4
 
 
 async def test_an_object_that_nobody_understands_is_taken_over_in_the_end(store, memory, monkeypatch):
