@@ -103,7 +103,11 @@ class Collection(Generic[T]):
             ConflictError: another version is stored, and the collection's `on_conflict` does not resolve that;
                 nothing was changed.
         """
-        document = self.encode(value) if self._engine.elsewhere is None else await self.encoded(value)
+        new = if_version == 0
+        if self._engine.elsewhere is None and not new:
+            document = self.encode(value)
+        else:
+            document = await self.encoded(value, new=new)
         if if_version is not None:
             check_version(if_version)
         committer = self._engine.committer
@@ -128,7 +132,7 @@ class Collection(Generic[T]):
             AlreadyExistsError: there is a document of that id; nothing was changed.
             InvalidArgumentError: as `put`.
         """
-        document = await self.encoded(value)
+        document = await self.encoded(value, new=True)
         committer = self._engine.committer
         if committer.crowded:
             await committer.room()
@@ -366,35 +370,46 @@ class Collection(Generic[T]):
                 f"the document has no {self.id_field!r}, which is to be its id in {self.name}"
             ) from None
 
-    async def encoded(self, value: T) -> PutDocument:
-        """The document as it will be stored, whether or not what it replaces is in memory."""
+    async def encoded(self, value: T, *, new: bool = False) -> PutDocument:
+        """The document as it will be stored, whether or not what it replaces is in memory. `new`: it replaces none."""
         elsewhere = self._engine.elsewhere
+        if new:
+            return self.encode_over(None, value)
         if elsewhere is None or self._keeps_all:
             return self.encode(value)
-        return self.encode(value, await elsewhere.get(self.name, self.id_of(value)))
+        return self.encode_over(await elsewhere.get(self.name, self.id_of(value)), value)
 
     @property
     def forgets(self) -> bool:
-        """Whether `encode` has to be told what is stored, to keep what the model does not know."""
+        """Whether `encode` cannot keep what the model does not know: `keep` has to, when it is known what is stored."""
         return self._engine.elsewhere is not None and not self._keeps_all
 
-    def encode(self, value: T, stored: Entry | None = None) -> PutDocument:
-        """The document as it will be stored. `stored` is what it replaces, where that is not in memory."""
-        id = self.id_of(value)
-        name, engine, model = self.name, self._engine, self.model
-        limit = engine.settings.max_document
+    def encode(self, value: T) -> PutDocument:
+        """The document as it will be stored in place of the one in memory, if there is one."""
+        id, engine = self.id_of(value), self._engine
+        held = engine.elsewhere is None and not self._keeps_all
+        return self._encode(value, id, engine.replica.get(self.name, id) if held else None)
+
+    def encode_over(self, stored: Entry | None, value: T) -> PutDocument:
+        """The document as it will be stored in place of that one."""
+        return self._encode(value, self.id_of(value), stored)
+
+    def _encode(self, value: T, id: str, stored: Entry | None) -> PutDocument:
+        name, model = self.name, self.model
+        limit = self._engine.settings.max_document
         if model is None:
             data = encode_mapping(cast("Mapping[str, Any]", value), key=f"{name}/{id}", limit=limit)
             return name, id, data, None
         data = encode_model(cast("BaseModel", value), key=f"{name}/{id}", limit=limit)
-        if not self._keeps_all:
-            if engine.elsewhere is None:
-                stored = engine.replica.get(name, id)
-            if stored is not None and stored.complete is not model:
-                kept = keep_unknown(data, stored.json(), cast("type[BaseModel]", model))
-                if kept is not data:
-                    return name, id, kept, None
-        return name, id, data, model
+        kept = data if stored is None else self.keep(data, stored)
+        # What a subclass adds, the model does not know.
+        return name, id, kept, model if kept is data and type(value) is model else None
+
+    def keep(self, data: bytes, stored: Entry) -> bytes:
+        """The encoded document, with what its model does not know of the one that it replaces."""
+        if self._keeps_all or stored.complete is self.model:
+            return data
+        return keep_unknown(data, stored.json(), cast("type[BaseModel]", self.model))
 
     def encode_append(self, id: str, field: str, item: object) -> tuple[Append, int]:
         """The change that appends the item, and its size in bytes."""

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final
 
@@ -258,15 +258,15 @@ class OpenTelemetry(Telemetry):
                 _spoil(span, failure)
                 raise
 
-    def saving(self, changes: Iterable[Change], done: asyncio.Future[int]) -> Span | None:
+    def saving(self, changes: Sequence[Change], done: asyncio.Future[int]) -> Span | None:
         """The span of a save is part of the caller's trace; without one there is none."""
         if not trace.get_current_span().get_span_context().is_valid:
             return None
-        first, *more = changes
-        name = "transaction" if more else type(first).__name__.lower()
+        only = changes[0] if len(changes) == 1 else None
+        name = "transaction" if only is None else type(only).__name__.lower()
         facts = {**self.facts, "db.operation.name": name}
-        collection = getattr(first, "collection", None)
-        if collection is not None and not more:
+        collection = getattr(only, "collection", None)
+        if collection is not None:
             facts["db.collection.name"] = collection
             name = f"{name} {collection}"
         span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=facts)

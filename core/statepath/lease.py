@@ -23,7 +23,7 @@ from statepath.commit import Delete, Put
 from statepath.engine.committer import FENCES, Fence
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
-from statepath.engine.leases import MAINTAINER, Hold, Holder, clock
+from statepath.engine.leases import GIVING_BACK, MAINTAINER, Hold, Holder, clock
 from statepath.engine.replica import MEMBERS
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.errors import ConflictError, InvalidArgumentError, LeaseHeldError, LeaseLostError, StateError
@@ -86,6 +86,7 @@ class Lease:
         """
         if self._hold is not None:
             raise InvalidArgumentError(f"this lease {self.name!r} was taken already: get another one")
+        self.lost.clear()
         until = None if self._wait is None else clock() + self._wait
         pause = min(max(self.ttl / 50, _SHORTEST_LOOK), _LONGEST_LOOK)
         while (holder := await self._attempt()) is not None:
@@ -97,7 +98,18 @@ class Lease:
             await asyncio.sleep(left * random.uniform(0.5, 1))  # noqa: S311 - no secret
 
     async def release(self) -> None:
-        """Give the lease back, so that whoever waits gets it at once."""
+        """Give the lease back, so that whoever waits gets it at once, also when whoever gives it back is cancelled."""
+        releasing = asyncio.ensure_future(self._release())
+        try:
+            await asyncio.shield(releasing)
+        except asyncio.CancelledError:
+            # Half given back, it would be nobody's until it expires.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GIVING_BACK):
+                    await releasing
+            raise
+
+    async def _release(self) -> None:
         hold, self._hold = self._hold, None
         if self._beats is not None:
             self._beats.cancel()
@@ -172,6 +184,8 @@ class Lease:
             if self._hold is not None:  # the store is closed, and the lease not given back
                 self.lost.set()
             raise
+        except Exception:
+            logger.exception("the lease %s has no signs of life any more", self.name)
         self.lost.set()
         logger.warning("the lease %s was lost", self.name)
         self._engine.events.emit(LeaseLost(self.name, self.epoch))

@@ -23,6 +23,8 @@ RESERVED: Final = frozenset(
         "bodies",
         "leases",
         "archive",
+        "archive_segments",
+        "schema_versions",
     }
 )
 """Names that `state.json` or the layout on storage needs for itself."""

@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Self, TypeVar, overload
 
+from msgspec import Raw
 from pydantic import BaseModel, ValidationError
 from typing_extensions import Unpack
 
 from statepath import opening
 from statepath.arguments import wrong_kind
-from statepath.attempts import until_committed
 from statepath.collection import Collection
+from statepath.commit import Put, Transaction
 from statepath.emergency import write_emergency
 from statepath.encryption import Encrypted
-from statepath.engine.documents import decode
-from statepath.engine.replica import MEMBERS, Cut, Entry
-from statepath.engine.snapshot import LEASE_MEMBERS, VERSION, SnapshotStream
+from statepath.engine.documents import decode, encode_value
+from statepath.engine.replica import MEMBERS, Cut, Entry, Replica
+from statepath.engine.snapshot import VERSION, SnapshotStream, is_own_member
 from statepath.errors import ClosedError, InvalidArgumentError, StateError
 from statepath.events import (
     AutosaveTriggered,
@@ -82,7 +83,8 @@ class StatePersistence:
         handle_signals: at SIGTERM and SIGINT save everything, then let the previous handler run.
 
     Raises:
-        UnsupportedError: signals are to be handled, and this is not the main thread.
+        UnsupportedError: signals are to be handled, and this is not the main thread; or the store does not hold its
+            documents (`not_loaded`).
         InvalidArgumentError: it is no `Store`.
     """
 
@@ -91,13 +93,13 @@ class StatePersistence:
             raise wrong_kind("the store", "what statepath.open gives", store)
         self.store = store
         self._engine = store._engine  # noqa: SLF001 - one package: whole cuts, and versions of members
+        self._engine.check_loaded()
         self._tasks = store.collection("tasks", Task)
         self._sessions = store.collection("sessions", SessionInfo)
         self._tally = Tally()
         self._owned = False
         self._closing = False
         self._ended_at = -1
-        self._outrun = False  # whether something was saved between the count of the metrics and their commit
         self._ending = asyncio.Lock()
         self._counting = asyncio.Lock()
         self._signals = SignalSaver(self._end) if handle_signals else None
@@ -197,35 +199,36 @@ class StatePersistence:
     # Loading
 
     async def load_state(self) -> PersistedState | None:
-        """The whole state as of one seq, further collections included; `None` while nothing was ever saved.
+        """The whole state as of one seq, further collections included; `None` while there is nothing in it.
 
         A stored document that the models do not accept is left out, told by `corruption:detected` and in the
         log, and stays stored.
         """
         self._check_open()
         cut = self._cut()
-        if not cut.collections:
-            return None
         members = {
             name: decode(entry.json(), name)
             for name, entry in cut.collections.get(MEMBERS, ())
-            if not name.startswith(LEASE_MEMBERS)
+            if not is_own_member(name)
         }
         others = {
             name: [decode(entry.json(), f"{name}/{id}") for id, entry in entries]
             for name, entries in cut.collections.items()
             if name not in (MEMBERS, "tasks", "sessions")
         }
+        if not members and not cut.documents:
+            return None
         metrics, _ = self._count(cut)
-        return PersistedState(
-            **{name: value for name, value in members.items() if name not in DERIVED | {METRICS}},
+        state = {
+            **{name: value for name, value in members.items() if name not in DERIVED},
             **others,
-            tasks=await self._load(self._tasks, cut),
-            sessions=await self._load(self._sessions, cut),
-            metrics=StateMetrics.model_validate(metrics),
-            last_saved=_iso(cut.time),
-            version=VERSION,
-        )
+            "tasks": await self._load(self._tasks, cut),
+            "sessions": await self._load(self._sessions, cut),
+            METRICS: StateMetrics.model_validate(metrics),
+            "last_saved": _iso(cut.time),
+            "version": VERSION,
+        }
+        return PersistedState(**state)
 
     async def load_tasks(self) -> list[Task]:
         """All tasks as of one seq, in no particular order. What the model does not accept is treated as by
@@ -337,13 +340,17 @@ class StatePersistence:
             cut = self._cut()
             if not cut.collections.get("tasks") and not _find(cut, MEMBERS, METRICS):
                 return cut.seq
-            metrics, fresh = self._count(cut)
-            if fresh:
+            if self._count(cut)[1]:
                 return cut.seq
-            async with self.store.transaction() as tx:
-                tx.put_member(METRICS, metrics)
-            self._outrun = tx.seq != cut.seq + 1
-            return cut.seq if self._outrun else cut.seq + 1
+            at = 0
+
+            def decide(now: Replica) -> Transaction:
+                nonlocal at
+                at = now.head
+                metrics, fresh = self._count(now.cut())
+                return () if fresh else (Put(MEMBERS, METRICS, Raw(encode_value(metrics, key=METRICS))),)
+
+            return await self._engine.decide(decide) or at
 
     def _count(self, cut: Cut) -> tuple[dict[str, Any], bool]:
         """The metrics of a cut, and whether they are those that are stored: no task has changed since."""
@@ -355,7 +362,6 @@ class StatePersistence:
             entry is not None
             and isinstance(stored, dict)
             and not lost
-            and not self._outrun
             and all(task.version <= entry.version for _, task in tasks)
         ):
             return stored, True
@@ -367,15 +373,16 @@ class StatePersistence:
     # Parts
 
     async def _commit(self, save: StateSave) -> tuple[Plan, int]:
-        # After a conflict it is decided again: what changed meanwhile may be newer than the state.
-        async def attempt() -> tuple[Plan, int]:
-            cut = self._cut()
-            plan = save.plan(cut, self._tally)
-            if not plan.changes:
-                return plan, cut.seq
-            return plan, await self._engine.commit(plan.changes)
+        plan, at = Plan(), 0
 
-        return await until_committed(attempt)
+        # Decided on what it follows: no task comes in between that its metrics would not count, and no newer document.
+        def decide(now: Replica) -> Transaction:
+            nonlocal plan, at
+            plan, at = save.plan(now.cut(), self._tally), now.head
+            return tuple(plan.changes)
+
+        seq = await self._engine.decide(decide)
+        return plan, seq or at
 
     def _cut(self) -> Cut:
         if self.store.closed:

@@ -14,8 +14,9 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from statepath.collection import Collection
 from statepath.commit import Change, Delete, Put
 from statepath.engine.documents import MARK, decode, encode_value
-from statepath.engine.ids import is_id
+from statepath.engine.ids import check_id, is_id
 from statepath.engine.replica import MEMBERS, Cut, Entry
+from statepath.engine.snapshot import is_own_member
 from statepath.errors import InvalidArgumentError
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task
 from statepath.naming import is_collection
@@ -80,7 +81,7 @@ class StateSave:
         ]
         held = store.collections()
         for name, given in (state.model_extra or {}).items():
-            if name in DERIVED:
+            if name in DERIVED or is_own_member(name):
                 continue
             value = _plain(name, given)
             if _is_collection(name, value) or (value == [] and name in held):
@@ -92,7 +93,7 @@ class StateSave:
                     key=name,
                 )
             else:
-                self._members[name] = decode(encode_value(value, key=name))
+                self._members[_check_member(name)] = decode(encode_value(value, key=name))
 
     def plan(self, cut: Cut, tally: Tally) -> Plan:
         """What to change in the store, as it is in the cut; the tally counts the tasks as they will be."""
@@ -103,6 +104,11 @@ class StateSave:
             if part.collection.name == "tasks":
                 tasks = after
         stored = {name: decode(entry.json(), name) for name, entry in cut.collections.get(MEMBERS, ())}
+        for part in self._parts:
+            if (
+                part.collection.name in stored
+            ):  # an empty list was saved under the name, before there were documents
+                plan.changes.append(Delete(MEMBERS, part.collection.name))
         for name, value in self._members.items():
             if name not in stored or not _same(stored[name], value):
                 plan.put_member(name, value)
@@ -158,6 +164,13 @@ def _metrics(metrics: StateMetrics) -> dict[str, Any]:
     own = metrics.model_extra or {}
     counted: dict[str, Any] = metrics.model_dump(mode="json", exclude=set(own))
     return counted | {name: _plain(f"{METRICS}.{name}", value) for name, value in own.items()}
+
+
+def _check_member(name: str) -> str:
+    try:
+        return check_id(name)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"{name!r} cannot name a member of the state: {error}") from None
 
 
 def _plain(name: str, value: object) -> Any:

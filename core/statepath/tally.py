@@ -41,7 +41,8 @@ class Tally:
         times: list[float] = []
         for id, entry in tasks:
             share = before.get(id)
-            if share is None or share[0] != entry.version:
+            # What is only planned has no version of its own: -1 says nothing of it.
+            if share is None or share[0] != entry.version or entry.version < 0:
                 share = _read(entry)
             self._shares[id] = share
             _, status, took = share

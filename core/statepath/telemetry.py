@@ -7,7 +7,7 @@ nothing to install, and nothing to pay, for who does not want them. Nothing of a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Protocol
 
@@ -55,7 +55,7 @@ class Telemetry:
         """Something with a beginning and an end: `load`, `snapshot`."""
         return NOTHING
 
-    def saving(self, changes: Iterable[Change], done: asyncio.Future[int]) -> Any:
+    def saving(self, changes: Sequence[Change], done: asyncio.Future[int]) -> Any:
         """A save begins, and ends with the future: its span, for the commit that it will be in. Only if `traced`."""
         return None
 

@@ -17,7 +17,7 @@ from statepath.engine.committer import FENCES
 from statepath.engine.documents import append_items, decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
-from statepath.engine.replica import MEMBERS, Entry
+from statepath.engine.replica import MEMBERS, Entry, Stage
 from statepath.engine.snapshot import SNAPSHOT_MEMBERS, is_own_member
 from statepath.engine.unloaded import Elsewhere
 from statepath.engine.validating import Read
@@ -43,7 +43,7 @@ class Transaction:
         self._reads: dict[tuple[str, str], int] = {}
         self._own: dict[tuple[str, str], Entry | None] = {}
         self._putters: dict[tuple[str, str], Collection[Any]] = {}
-        self._puts: dict[int, tuple[Collection[Any], Any]] = {}
+        self._puts: dict[int, Collection[Any]] = {}
         self._fences: list[Read] = []
         self._ended = False
         self.seq: int | None = None
@@ -74,12 +74,16 @@ class Transaction:
             InvalidArgumentError: as `Collection.put`, or the collection is of another store.
         """
         self._check_open()
-        name, id, data, _ = self._held(collection).encode(value)
-        self._own[name, id] = Entry(data, 0, 0)
-        self._putters[name, id] = collection
+        place = (self._held(collection).name, collection.id_of(value))
+        if place in self._own:
+            _, _, data, _ = collection.encode_over(self._own[place], value)
+        else:
+            _, _, data, _ = collection.encode(value)
+        self._own[place] = Entry(data, 0, 0)
+        self._putters[place] = collection
         if collection.forgets:
-            self._puts[len(self._changes)] = collection, value
-        self._add(Put(name, id, Raw(data)))
+            self._puts[len(self._changes)] = collection
+        self._add(Put(*place, Raw(data)))
 
     def delete(self, collection: Collection[Any], id: str) -> None:
         """Delete the document, if there is one, when the transaction ends."""
@@ -223,14 +227,20 @@ class Transaction:
         if not self._puts:
             return
         places = {
-            place: (change.collection, change.id)
-            for place, change in enumerate(self._changes)
-            if isinstance(change, Put) and place in self._puts
+            (put.collection, put.id) for place in self._puts if isinstance(put := self._changes[place], Put)
         }
-        stored = await elsewhere.read(list(dict.fromkeys(places.values())))
-        for place, (collection, value) in self._puts.items():
-            name, id, data, _ = collection.encode(value, stored.get(places[place]))
-            self._changes[place] = Put(name, id, Raw(data))
+        stage = Stage(self._engine.replica)
+        stored = await elsewhere.read(list(places))
+        stage.entries.update((place, stored.get(place)) for place in places)
+        # As they follow each other: a put replaces what those before it made of the document.
+        for place, change in enumerate(self._changes):
+            if not isinstance(change, Put | Delete | Append) or (change.collection, change.id) not in places:
+                continue
+            before = stage.get(change.collection, change.id)
+            if isinstance(change, Put) and place in self._puts and before is not None:
+                data = self._puts[place].keep(bytes(change.document), before)
+                self._changes[place] = Put(change.collection, change.id, Raw(data))
+            stage.apply(self._changes[place], 0, 0)
 
     def _member(self, name: str) -> Entry | None:
         place = (MEMBERS, name)

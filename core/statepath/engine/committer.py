@@ -100,7 +100,7 @@ class _Pending(msgspec.Struct, frozen=True, gc=False):
     decide: Decide | None = None
 
 
-_Refused: TypeAlias = tuple[_Pending, StateError | None]
+_Refused: TypeAlias = tuple[_Pending, Exception | None]
 """A transaction that is not committed, and why; `None`: it changes nothing."""
 
 
@@ -193,8 +193,8 @@ class Committer:
         return self._queue((Put(collection, id, Raw(data)),), len(data), (), document)
 
     def decide(self, decide: Decide) -> asyncio.Future[int]:
-        """Queue a transaction that depends on all that is stored: it goes before what waits, right behind what it is
-        made of. Nothing comes in between, whoever commits."""
+        """Queue a transaction that depends on all that is stored: it is made when its turn comes, right behind what it
+        is made of. Nothing comes in between, whoever commits. What `decide` raises is its caller's."""
         return self._queue((), MAX_COMMIT_BYTES, (), None, decide)
 
     def _queue(
@@ -216,12 +216,9 @@ class Committer:
         done: asyncio.Future[int] = self._loop.create_future()
         if not self._pending:
             self._waiting_since = time.perf_counter()
-        span = self._telemetry.saving(changes, done) if self._traced and changes else None
-        if decide is None:
-            self._pending.append(_Pending(changes, size, done, reads, put, span))
-        else:
-            # Of the size of a whole commit: so it is the first one of its own.
-            self._pending.appendleft(_Pending(changes, size, done, reads, put, span, decide))
+        span = self._telemetry.saving(changes, done) if self._traced and (changes or decide) else None
+        # One that is to be decided has the size of a whole commit: so it is the first one of its own.
+        self._pending.append(_Pending(changes, size, done, reads, put, span, decide))
         self._bytes += size
         if self._bytes > _BACKLOG_BYTES:
             self.crowded = True
@@ -352,7 +349,12 @@ class Committer:
         if (decide := group[0].decide) is not None:
             if not current:
                 raise _LookFirst
-            group[0] = _decided(group[0], decide(replica))
+            try:
+                group[0] = _decided(group[0], decide(replica))
+            except Exception as error:  # noqa: BLE001 - the caller gets it, and the handle goes on
+                _decline([(group.pop(0), error)])
+                if not group:
+                    return
         below = replica if self._elsewhere is None else await self._documents(self._elsewhere, group)
         first = replica.head + 1
         now = max(time.time_ns() // 1000, replica.time + 1)
@@ -544,7 +546,7 @@ class Committer:
 
 def _decided(pending: _Pending, changes: Transaction) -> _Pending:
     size = sum([size_of(one) for one in changes])
-    return _Pending(changes, size, pending.done, pending.reads, None, decide=pending.decide)
+    return _Pending(changes, size, pending.done, pending.reads, None, pending.span, pending.decide)
 
 
 def _depends_on_nothing(pending: _Pending) -> bool:

@@ -18,7 +18,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -35,8 +35,14 @@ MAINTAINER: Final = "maintainer"
 
 _UNKNOWN_TTL: Final = 60.0
 _ATTEMPTS: Final = 3
-_GIVING_BACK: Final = 2.0
-"""For how many seconds at most whoever stops waiting for a lease is held up."""
+GIVING_BACK: Final = 2.0
+"""For how many seconds at most whoever stops waiting for a lease, or giving it back, is held up."""
+
+
+_MANY: Final = 1000
+_FORGOTTEN: Final = 3600.0
+"""Of more than so many leases of others, those are forgotten that nobody asked for in so many seconds: who asks more
+often finds out that a holder is dead, whatever else is asked for."""
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,12 +97,20 @@ class Hold:
         return self.left > 0
 
 
+class _Observed(NamedTuple):
+    """A lease that somebody else has: how it is, since when, and when that was looked at last."""
+
+    etag: ETag
+    since: float
+    looked: float
+
+
 class Leases:
     """The leases of one store, as one handle takes and observes them."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._observed: dict[str, tuple[ETag, float]] = {}
+        self._observed: dict[str, _Observed] = {}
 
     async def take(self, name: str, ttl: float) -> Hold | Holder:
         """Try to get the lease once. The holder, if somebody else has it; `take` observes it then, so that a later call
@@ -107,7 +121,7 @@ class Leases:
         except asyncio.CancelledError:
             # It may have arrived: then nobody would have it until it expires.
             with suppress(StateError, TimeoutError):
-                async with asyncio.timeout(_GIVING_BACK):
+                async with asyncio.timeout(GIVING_BACK):
                     if isinstance(taken := await taking, Hold):
                         await self.drop(taken)
             raise
@@ -118,14 +132,23 @@ class Leases:
         if found is None:
             return await self._put(_myself(name, ttl), IF_ABSENT)
         holder, etag = found
-        seen = self._observed.get(key)
-        if seen is None or seen[0] != etag:
-            self._observed[key] = (etag, clock())
-            return holder
-        if clock() - seen[1] < holder.ttl:
+        if (silent := self._observe(key, etag)) is None or silent < holder.ttl:
             return holder
         logger.warning("%s gives no sign of life: its lease %s is taken over", holder, name)
         return await self._put(_myself(name, ttl), IfMatch(etag))
+
+    def _observe(self, key: str, etag: ETag) -> float | None:
+        """For how many seconds the lease is known to be as it is; `None`: it is new."""
+        now = clock()
+        before = self._observed.pop(key, None)
+        since = before.since if before is not None and before.etag == etag else None
+        self._observed[key] = _Observed(etag, now if since is None else since, now)
+        while len(self._observed) > _MANY:
+            first = next(iter(self._observed))
+            if now - self._observed[first].looked < _FORGOTTEN:
+                break
+            del self._observed[first]
+        return None if since is None else now - since
 
     async def _put(self, holder: Holder, when: When) -> Hold | Holder:
         begun = clock()

@@ -26,6 +26,11 @@ async def test_a_new_store_has_no_state(p: StatePersistence) -> None:
     assert await p.load_tasks() == []
 
 
+async def test_a_lease_that_was_taken_is_no_state(p: StatePersistence) -> None:
+    async with p.store.lease("leader"):
+        assert await p.load_state() is None
+
+
 async def test_an_empty_state_that_was_saved_is_a_state(p: StatePersistence) -> None:
     await p.save_state({})
     state = await p.load_state()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+import statepath
 from statepath.events import AutosaveTriggered
 from statepath.models import PersistedState, StateMetrics, Task
 from statepath.persistence import StatePersistence
@@ -111,6 +114,62 @@ async def test_a_task_that_changes_again_is_counted_again(p: StatePersistence, t
     assert (await metrics(p)).failed_tasks == 1
     await p.save_task(task("a", status="completed"))
     assert (await metrics(p)).failed_tasks == 0
+    assert (await metrics(p)).completed_tasks == 1
+
+
+async def test_a_state_that_is_saved_again_is_counted_again(p: StatePersistence, task: MakeTask) -> None:
+    await p.save_state(PersistedState(tasks=[task("a"), task("b")]))
+    await p.save_state(PersistedState(tasks=[task("a", status="completed"), task("b", status="failed")]))
+    expected = StateMetrics(total_tasks=2, completed_tasks=1, failed_tasks=1, average_completion_time=0)
+    assert await metrics(p) == expected
+    assert await p.store.get_member("metrics") == expected.model_dump()
+
+
+async def test_a_task_that_is_saved_beside_a_whole_state_is_counted(tmp_path: Path, task: MakeTask) -> None:
+    expected = StateMetrics(total_tasks=2, completed_tasks=1, failed_tasks=1, average_completion_time=0)
+    async with statepath.open(str(tmp_path), autosave=0) as store:
+        p = StatePersistence(store)
+        await asyncio.gather(
+            p.save_task(task("b", status="failed")),
+            p.save_state(PersistedState(tasks=[task("a", status="completed")])),
+        )
+        assert await metrics(p) == expected
+    async with StatePersistence.open(str(tmp_path), autosave=0) as p:
+        assert await metrics(p) == expected
+
+
+async def test_a_task_of_another_handle_that_lags_is_counted(task: MakeTask) -> None:
+    url = f"memory://{uuid4().hex}"
+    async with (
+        StatePersistence.open(url, autosave=0) as one,
+        StatePersistence.open(url, autosave=0) as other,
+    ):
+        await other.save_task(task("b"))
+        await one.save_state(PersistedState(tasks=[task("a")]))
+        await other.store.sync()
+        assert [(await metrics(p)).total_tasks for p in (one, other)] == [2, 2]
+
+
+async def test_metrics_that_a_lagging_handle_counts_are_those_of_all_tasks(task: MakeTask) -> None:
+    url = f"memory://{uuid4().hex}"
+    async with (
+        StatePersistence.open(url, autosave=0) as one,
+        StatePersistence.open(url, autosave=0) as other,
+    ):
+        await one.save_task(task("a"))
+        await other.save_task(task("b"))
+        await autosave(one)
+        await other.store.sync()
+        assert [(await metrics(p)).total_tasks for p in (one, other)] == [2, 2]
+
+
+async def test_of_two_saves_that_wait_the_later_one_stays(p: StatePersistence, task: MakeTask) -> None:
+    await asyncio.gather(
+        p.save_task(task("a", status="pending")),
+        p.save_state(PersistedState(tasks=[task("a", status="failed")])),
+        p.save_state(PersistedState(tasks=[task("a", status="completed")])),
+    )
+    assert await p.load_tasks() == [task("a", status="completed")]
     assert (await metrics(p)).completed_tasks == 1
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from statepath.errors import ConflictError, InvalidArgumentError
+from statepath import F
+from statepath.errors import InvalidArgumentError
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task
 from statepath.persistence import StatePersistence
 
@@ -169,6 +172,24 @@ async def test_an_empty_list_under_the_name_of_a_collection_is_that_one_empty(p:
     assert (result.deleted, p.store.collections()) == (("agents/agent_1",), ())
 
 
+async def test_an_empty_list_becomes_a_collection_with_its_first_documents(p: StatePersistence) -> None:
+    await p.save_state({"agents": []})
+    await p.save_state({"agents": [{"id": "agent_1"}]})
+    loaded = await p.load_state()
+    assert loaded is not None
+    assert loaded.model_extra == {"agents": [{"id": "agent_1"}]}
+    assert list(await p.store.members()) == ["metrics"]
+
+
+async def test_a_collection_is_loaded_in_place_of_a_member_of_its_name(p: StatePersistence) -> None:
+    async with p.store.transaction() as tx:
+        tx.put_member("agents", "none yet")
+    await p.store.collection("agents").put({"id": "agent_1"})
+    loaded = await p.load_state()
+    assert loaded is not None
+    assert loaded.model_extra == {"agents": [{"id": "agent_1"}]}
+
+
 async def test_replace_does_not_delete_what_load_state_left_out(p: StatePersistence, task: MakeTask) -> None:
     await p.store.collection("tasks").put({"id": "odd", "logs": "none yet"})
     state = await p.load_state()
@@ -204,6 +225,21 @@ async def test_a_member_cannot_take_the_name_of_a_collection(p: StatePersistence
         await p.save_state({"agents": "none"})
 
 
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("", "empty"),
+        ("x" * 201, "200 UTF-8 bytes"),
+        ("a\0b", "NUL"),
+        ("a\nb", "control"),
+    ],
+)
+async def test_a_member_has_a_name_that_a_backup_can_hold(p: StatePersistence, name: str, fault: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"cannot name a member of the state: .*{fault}"):
+        await p.save_state({name: 1})
+    assert p.store.seq == 0
+
+
 async def test_a_state_json_can_be_saved_as_it_stands(p: StatePersistence, task: MakeTask) -> None:
     """What the store itself adds to `state.json` is not taken for the application's."""
     state = PersistedState.model_validate(
@@ -213,36 +249,57 @@ async def test_a_state_json_can_be_saved_as_it_stands(p: StatePersistence, task:
     assert await p.store.members() == {"metrics": state.metrics.model_dump() | {"total_tasks": 1}}
 
 
-async def test_a_save_between_the_decision_and_the_commit_is_seen(
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("schema_versions", "1.2"),
+        ("schema_versions", {"tasks": 2}),
+        ("archive_segments", [{"v": 1}]),
+        ("archive_segments", [{"id": "a"}]),
+        ("lease/leader", {"name": "leader"}),
+    ],
+)
+async def test_the_stores_own_members_are_not_taken_from_a_state(
+    tmp_path: Path, name: str, value: object
+) -> None:
+    async with StatePersistence.open(str(tmp_path), autosave=0) as p:
+        await p.save_state({name: value, "theme": "dark"})
+        assert sorted(p.store._engine.replica.members) == ["metrics", "theme"]
+        assert p.store.collections() == ()
+    async with StatePersistence.open(str(tmp_path), autosave=0) as p:
+        assert [one async for one in p.store.archived()] == []
+        loaded = await p.load_state()
+    assert loaded is not None
+    assert loaded.model_extra == {"theme": "dark"}
+
+
+async def test_a_state_that_was_loaded_before_does_not_take_documents_from_the_archive(
+    p: StatePersistence, task: MakeTask
+) -> None:
+    await p.save_state(PersistedState(tasks=[task("a", status="completed"), task("b"), task("c")]))
+    await p.store.archive("tasks", older_than=timedelta(0), status="completed")
+    state = await p.load_state()
+    assert state is not None
+    assert state.model_extra == {}
+    await p.store.archive("tasks", F("id") == "b", older_than=timedelta(0))
+    await p.save_state(PersistedState(**dict(state) | {"tasks": [task("c", status="failed")]}, theme="dark"))
+    assert sorted([one.id async for one in p.store.archived()]) == ["a", "b"]
+
+
+async def test_a_save_that_comes_before_the_decision_is_seen(
     p: StatePersistence, task: MakeTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await p.save_task(task("a", updated_at=EARLY))
     engine = p.store._engine
-    commit = engine.commit
+    decide = engine.decide
 
-    async def raced(changes: Any, *rest: Any) -> int:
-        monkeypatch.setattr(engine, "commit", commit)
+    async def raced(*args: Any) -> int:
+        monkeypatch.setattr(engine, "decide", decide)
         await p.save_task(task("a", updated_at=LATE, status="completed"))
-        return await commit(changes, *rest)
+        return await decide(*args)
 
-    monkeypatch.setattr(engine, "commit", raced)
+    monkeypatch.setattr(engine, "decide", raced)
     middle = "2024-01-01T11:00:00Z"
     result = await p.save_state(PersistedState(tasks=[task("a", updated_at=middle), task("b")]))
     assert (result.saved, result.skipped) == (("tasks/b",), ("tasks/a",))
     assert [one.status for one in await p.load_tasks()] == ["completed", "pending"]
-
-
-async def test_a_conflict_at_every_attempt_is_raised_at_last(
-    p: StatePersistence, task: MakeTask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attempts = 0
-
-    async def refuse(*_: Any) -> int:
-        nonlocal attempts
-        attempts += 1
-        raise ConflictError("it changed", key="tasks/a")
-
-    monkeypatch.setattr(p.store._engine, "commit", refuse)
-    with pytest.raises(ConflictError):
-        await p.save_state(PersistedState(tasks=[task("a")]))
-    assert attempts == 32

@@ -22,6 +22,7 @@ from statepath.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from statepath.persistence import StatePersistence
 
 MAKE_STALE = """
 UPDATE statepath.views SET shown = -1 WHERE store = (SELECT id FROM statepath.stores WHERE name = $1)
@@ -299,6 +300,49 @@ async def test_fields_that_the_model_does_not_know_are_kept(path):
         assert await raw.get("a") == {"id": "a", "status": "in a transaction", "more": {"n": 1}}
 
 
+async def test_fields_that_the_model_does_not_know_are_kept_from_one_change_of_a_transaction_to_the_next(
+    path,
+):
+    async with unloaded(path) as store:
+        raw, tasks = store.collection("tasks"), store.collection("tasks", Task)
+        await raw.put({"id": "a", "more": [1]})
+        await raw.put({"id": "b", "more": [1]})
+        async with store.transaction() as tx:
+            tx.append(raw, "a", "more", 2)
+            tx.put(tasks, Task(id="a"))
+            tx.put(tasks, Task(id="a", status="again"))
+            tx.delete(raw, "b")
+            tx.put(tasks, Task(id="b"))
+            tx.put(raw, {"id": "c", "more": [1]})
+            tx.put(tasks, Task(id="c"))
+        assert [await raw.get(id) for id in "abc"] == [
+            {"id": "a", "status": "again", "more": [1, 2]},
+            {"id": "b", "status": "new"},
+            {"id": "c", "status": "new", "more": [1]},
+        ]
+
+
+async def test_a_document_is_stored_as_it_was_when_it_was_put(path):
+    async with unloaded(path) as store:
+        tasks = store.collection("tasks", Task)
+        task = Task(id="a", status="put")
+        async with store.transaction() as tx:
+            tx.put(tasks, task)
+            task.status = "changed afterwards"
+        assert await tasks.get("a") == Task(id="a", status="put")
+
+
+async def test_a_new_document_has_nothing_of_one_in_its_place(path):
+    async with unloaded(path) as store:
+        raw, tasks = store.collection("tasks"), store.collection("tasks", Task)
+        await raw.put({"id": "a", "more": 1})
+        with pytest.raises(AlreadyExistsError):
+            await tasks.create(Task(id="a"))
+        with pytest.raises(ConflictError) as caught:
+            await tasks.put(Task(id="a"), if_version=0)
+        assert caught.value.ours == {"id": "a", "status": "new"}
+
+
 async def test_a_document_comes_back_value_by_value(path):
     document = {"id": "a", "numbers": [1e22, 1e16, -0.0, 1e-7, 2**70, 0.1], "text": "a\0b", "list": []}
     async with unloaded(path) as store:
@@ -454,6 +498,12 @@ async def test_an_operator_s_restore_is_left_to_who_loads_the_store(path):
     with pytest.raises(UnsupportedError, match=r"state\.json is another snapshot") as caught:
         await unloaded(path)
     assert caught.value.code == "needs_recovery"
+
+
+async def test_the_original_api_needs_the_documents(path):
+    with pytest.raises(UnsupportedError, match="load=False") as caught:
+        await StatePersistence.open(path, load=False)
+    assert caught.value.code == "not_loaded"
 
 
 async def test_a_migration_that_is_due_needs_the_documents(path, tmp_path, monkeypatch):

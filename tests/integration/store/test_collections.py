@@ -106,6 +106,17 @@ async def test_fields_that_the_model_does_not_know_survive_a_put(store):
     assert stored == {"id": "a", "status": "done", "tags": [], "added_later": {"by": "v2"}}
 
 
+async def test_what_a_subclass_added_survives_a_put_of_its_base(store):
+    class Deployment(Task):
+        region: str
+
+    tasks = store.collection("tasks", Task)
+    await tasks.put(Deployment(id="a", region="eu"))
+    await tasks.put(Task(id="a", status="done"))
+    stored = await store.collection("tasks").get("a")
+    assert stored == {"id": "a", "status": "done", "tags": [], "region": "eu"}
+
+
 async def test_a_model_that_allows_extra_fields_decides_itself_what_is_kept(store):
     class Open(BaseModel):
         model_config = ConfigDict(extra="allow")

@@ -9,6 +9,7 @@ import pytest
 import statepath
 from msgspec import Raw
 from statepath.commit import WriteReport
+from statepath.engine.leases import Hold, Holder, Leases
 from statepath.errors import (
     InvalidArgumentError,
     LeaseHeldError,
@@ -208,6 +209,19 @@ async def test_a_holder_finds_out_that_it_has_lost_it(store, other):
         pass
 
 
+async def test_a_lease_that_was_lost_can_be_taken_again(store, other):
+    lease = store.lease("leader", ttl=0.3)
+    await lease.acquire()
+    await other.break_lease("leader")
+    async with asyncio.timeout(30):
+        await lease.lost.wait()
+    await lease.release()
+    async with lease:
+        assert lease.held
+    async with other.lease("leader", wait=0):
+        pass
+
+
 async def test_who_takes_a_broken_lease_at_once_keeps_it(store, other, monkeypatch):
     held, next_one = store.lease("leader", ttl=60), store.lease("leader", ttl=60)
     remove = other._engine.leases.remove
@@ -304,10 +318,32 @@ async def test_a_lease_that_is_no_longer_waited_for_is_nobodys(open_on, faulty, 
     assert await keys("leases/") == []
 
 
+async def test_a_release_that_is_cancelled_gives_the_lease_back(store, other, monkeypatch):
+    lease = store.lease("leader", ttl=60)
+    await lease.acquire()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    commit = store._engine.commit
+
+    async def slowly(*args):
+        begun.set()
+        await go_on.wait()
+        return await commit(*args)
+
+    monkeypatch.setattr(store._engine, "commit", slowly)
+    releasing = asyncio.create_task(lease.release())
+    await begun.wait()
+    releasing.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await releasing
+    async with other.lease("leader", wait=0):
+        pass
+
+
 async def test_a_storage_that_does_not_answer_holds_up_who_stops_waiting_for_a_moment_only(
     open_on, faulty, monkeypatch
 ):
-    monkeypatch.setattr("statepath.engine.leases._GIVING_BACK", 0.05)
+    monkeypatch.setattr("statepath.engine.leases.GIVING_BACK", 0.05)
     store = await open_on(faulty)
     gate = faulty.hold("write", "leases/")
     taking = asyncio.ensure_future(store.lease("leader").acquire())
@@ -356,6 +392,30 @@ async def test_tries_that_do_not_wait_find_out_that_the_worker_has_died(store, o
             return False
 
     await until(taken)
+
+
+async def test_a_lease_that_nobody_asks_for_any_more_is_forgotten_where_there_are_many(
+    store, move, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.leases._MANY", 2)
+    holding, asking = Leases(store._engine.backend), Leases(store._engine.backend)
+    for name in "abcd":
+        await holding.take(name, 86400)
+        assert isinstance(await asking.take(name, 86400), Holder)
+    assert sorted(asking._observed) == [f"leases/{name}" for name in "abcd"]
+    move(7200)
+    await asking.take("d", 86400)
+    assert sorted(asking._observed) == ["leases/c", "leases/d"]
+
+
+async def test_of_many_dead_holders_each_is_replaced_after_its_ttl(store, move, monkeypatch):
+    monkeypatch.setattr("statepath.engine.leases._MANY", 2)
+    holding, asking = Leases(store._engine.backend), Leases(store._engine.backend)
+    for name in "abcd":
+        await holding.take(name, 60)
+        assert isinstance(await asking.take(name, 60), Holder)
+    move(61)
+    assert [type(await asking.take(name, 60)) for name in "abcd"] == [Hold] * 4
 
 
 async def test_an_object_that_nobody_understands_is_taken_over_in_the_end(store, memory, monkeypatch):
@@ -411,6 +471,19 @@ async def test_a_sign_of_life_that_hangs_is_a_loss_for_the_holder_too(faulty, op
     async with asyncio.timeout(30):
         await lease.lost.wait()
     assert not lease.held
+
+
+async def test_a_sign_of_life_that_fails_unexpectedly_is_a_loss_that_is_told(store, monkeypatch, caplog):
+    async def broken(*_, **__):
+        raise RuntimeError("it broke")
+
+    monkeypatch.setattr(store._engine.leases, "renew", broken)
+    async with asyncio.timeout(30), store.events.stream("lease:lost") as told:
+        async with store.lease("leader", ttl=60) as lease:
+            await lease.lost.wait()
+            assert not lease.held
+        assert (await anext(told)).lease == "leader"
+    assert "it broke" in caplog.text
 
 
 async def test_a_store_that_is_closed_has_lost_its_leases(url):

@@ -20,6 +20,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from statepath import backend, discovery
 from statepath.errors import AccessDeniedError, NotFoundError, UnavailableError
 from statepath.metering import MeteredBackend
+from statepath.persistence import StatePersistence
 from statepath.telemetry import SILENT, Telemetry
 
 DENIED = AccessDeniedError("the folder of canary belongs to somebody else")
@@ -373,6 +374,17 @@ async def test_a_save_is_a_span_of_the_caller_s_trace_and_the_commit_names_it(sp
     assert len(commit.links) == 2
     inside = [span.name for span in found if span.parent and span.parent.span_id == commit.context.span_id]
     assert inside == ["memory write"]
+
+
+async def test_a_whole_state_that_is_saved_is_a_span_like_any_other_save(spans, opened):
+    store = await opened()
+    with trace.get_tracer("test").start_as_current_span("request") as request:
+        await StatePersistence(store).save_state({"tasks": [{"id": "a"}]})
+    found = spans.get_finished_spans()
+    (save,) = [span for span in found if span.name == "transaction"]
+    assert save.parent.span_id == request.get_span_context().span_id
+    (commit,) = [span for span in found if span.name == "statepath commit"]
+    assert save.context.span_id in [link.context.span_id for link in commit.links]
 
 
 async def test_what_goes_on_behind_is_in_no_caller_s_trace(spans, faulty, monkeypatch, opened):

@@ -51,6 +51,23 @@ async def test_nobody_sees_a_change_before_the_end(store, tasks):
     assert (await tasks.get("task_1")).status == "done"
 
 
+async def test_a_put_keeps_what_the_transaction_itself_has_stored_before(store, tasks):
+    raw = store.collection("tasks")
+    async with store.transaction() as tx:
+        tx.put(raw, {"id": "task_1", "owner": "ann"})
+        tx.put(tasks, Task(id="task_1", status="done"))
+    assert await raw.get("task_1") == {"id": "task_1", "status": "done", "logs": [], "owner": "ann"}
+
+
+async def test_a_put_keeps_nothing_of_what_the_transaction_itself_has_deleted(store, tasks):
+    raw = store.collection("tasks")
+    await raw.put({"id": "task_1", "owner": "ann"})
+    async with store.transaction() as tx:
+        tx.delete(raw, "task_1")
+        tx.put(tasks, Task(id="task_1", status="anew"))
+    assert await raw.get("task_1") == {"id": "task_1", "status": "anew", "logs": []}
+
+
 async def test_an_exception_drops_all_changes(store, tasks):
     with pytest.raises(ZeroDivisionError):  # noqa: PT012 - raised at the end of the block
         async with store.transaction() as tx:

@@ -12,6 +12,7 @@ from contextlib import aclosing
 import pytest
 import statepath
 from msgspec.structs import replace
+from pydantic import BaseModel
 from statepath.commit import FLOOR_KEY, encode_commit, slot_key
 from statepath.engine import opening
 from statepath.engine.opening import open_engine
@@ -28,6 +29,10 @@ from statepath.errors import (
 from statepath.events import CorruptionDetected, Events, SaveError
 from statepath.settings import Settings
 from statepath.store import Store
+
+
+class Note(BaseModel):
+    id: str
 
 
 @pytest.fixture
@@ -152,6 +157,26 @@ async def test_what_depends_on_all_that_is_stored_is_asked_about_what_others_hav
 
     assert await zombie._engine.decide(decide) == 0
     assert heads == [2]
+
+
+@pytest.mark.parametrize("how", ["create", "if_version"])
+async def test_a_new_document_has_nothing_of_a_deleted_one_that_was_in_its_place(store, zombie, how):
+    await zombie.collection("raw").put({"id": "a", "secret": "old"})
+    await store.sync()
+    await store.collection("raw").delete("a")
+    raw = zombie.collection("raw", Note)
+    await (raw.create(Note(id="a")) if how == "create" else raw.put(Note(id="a"), if_version=0))
+    assert await zombie.collection("raw").get("a") == {"id": "a"}
+
+
+async def test_a_decision_that_fails_is_the_callers_alone(zombie):
+    def decide(now):
+        raise ArithmeticError("it cannot be counted")
+
+    with pytest.raises(ArithmeticError):
+        await zombie._engine.decide(decide)
+    await zombie.collection("raw").put({"id": "z"})
+    assert zombie._engine.committer.trouble is None
 
 
 async def test_a_backup_that_another_handle_has_put_in_place_of_a_bad_one_stays(store, memory, monkeypatch):
