@@ -28,6 +28,7 @@ REPORTS: Final = "reports/"
 _BARE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-.")
 _TABLE: Final = tuple(chr(byte) if byte in _BARE else f"%{byte:02x}" for byte in range(256))
 _PLAIN: Final = re.compile(r"[a-z0-9_-]+")
+_SHORTENED: Final = re.compile(r"[a-z0-9_.%-]+~[0-9a-f]{64}")
 
 
 def check_id(value: object) -> str:
@@ -131,6 +132,11 @@ def decode_id(name: str) -> str | None:
     except (UnicodeError, InvalidArgumentError):
         return None
     return id if encode_id(id) == name else None
+
+
+def is_shortened(name: str) -> bool:
+    """Whether the name is that of an id whose own one is too long: only a digest of the id stands in it."""
+    return _SHORTENED.fullmatch(name) is not None
 
 
 def document_key(collection: str, id: str) -> str:

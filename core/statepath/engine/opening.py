@@ -573,15 +573,27 @@ class _TakeOver:
         for collection, id, _ in engine.replica:
             views.mark(collection, id)
         await engine.flush()
-        for old, new in original.renamed:
-            with suppress(NotFoundError, AlreadyExistsError):  # renamed already
-                await engine.backend.write(new, (await engine.backend.read(old)).data, when=IF_ABSENT)
         misnamed = original.misnamed if views.documents else ()  # else nothing would take their place
-        for key in (*misnamed, *(old for old, _ in original.renamed)):
+        for key in (*misnamed, *[old for old, new in original.renamed if await self._renamed(old, new)]):
             await engine.backend.delete(key)
         await engine.snapshot()
         if original.documents:
             engine.events.emit(StoreUpgraded(original.source, original.documents, PRE_MIGRATION_KEY))
+
+    async def _renamed(self, old: str, new: str) -> bool:
+        """Whether a file is there under its new name, so that the one of the old name can go."""
+        backend = self.engine.backend
+        try:
+            data = (await backend.read(old)).data
+        except NotFoundError:
+            return False  # renamed already
+        with suppress(AlreadyExistsError):
+            await backend.write(new, data, when=IF_ABSENT)
+            return True
+        if (await backend.read(new)).data == data:
+            return True
+        logger.warning("%s stays as it is: %s has something else", old, new, extra={"key": old})
+        return False
 
     async def _restore(self, meta: SnapshotMeta, then: Replica) -> None:
         """An operator put an older snapshot in the place of `state.json`: that is a restore, which can be undone. It

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 from msgspec import Raw
 
 from statepath.backend import Backend
 from statepath.commit import Change, Note, Put
 from statepath.engine.documents import MARK, encode_mapping, encode_value, parse_untrusted, without_halves
-from statepath.engine.ids import decode_id, document_key, is_id, log_key, report_key
+from statepath.engine.ids import decode_id, document_key, is_id, is_shortened, log_key, report_key
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.snapshot import STATE_KEY
@@ -255,8 +256,20 @@ async def _beside(backend: Backend, original: Original) -> None:
     for pattern, key_of in ((_LOG, log_key), (_REPORT, report_key)):
         async for entry in backend.list_keys(f"{pattern.pattern.partition('/')[0]}/"):
             match = pattern.fullmatch(entry.key)
-            if match and decode_id(match[1]) is None and is_id(match[1]) and key_of(match[1]) != entry.key:
-                original.renamed.append((entry.key, key_of(match[1])))
+            if match is None or decode_id(match[1]) is not None or is_shortened(match[1]):
+                continue
+            id = _named(match[1])
+            if is_id(id) and key_of(id) != entry.key:
+                original.renamed.append((entry.key, key_of(id)))
+
+
+def _named(name: str) -> str:
+    """The id that the original gave a file of the name. What no key can have of it is found percent-encoded."""
+    try:
+        id = unquote_to_bytes(name).decode()
+    except UnicodeDecodeError:
+        return name
+    return id if is_id(id) else name
 
 
 def _take(documents: dict[tuple[str, str], dict[str, Any]], collection: str, document: object) -> bool:

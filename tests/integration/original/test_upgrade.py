@@ -152,24 +152,51 @@ async def test_an_id_of_any_kind_keeps_its_task(empty, tasks, id):
     assert empty.told(CorruptionDetected, EditConflict) == []
 
 
-@pytest.mark.parametrize("id", ["Claude_1", "a b", "ünïcode"])
+@pytest.mark.parametrize("id", ["Claude_1", "a b", "ünïcode", "My Session", "Läuft~", "100% Done", "Ä" * 34])
 async def test_a_session_log_of_any_name_can_be_read(empty, id):
     empty.put("state.json", {"tasks": [{"id": "a"}]})
     empty.put(f"logs/session_{id}.log", "text\n")
     async with empty.open() as store:
-        assert await store.logs() == [id]
         assert await store.read_log(id) == "text\n"
         await store.append_log(id, "more\n")
+        assert await store.logs() == [id]
         assert await store.read_log(id) == "text\nmore\n"
 
 
-@pytest.mark.parametrize("id", ["Report_1", "a b"])
+@pytest.mark.parametrize("id", ["Report_1", "a b", "Run Ä"])
 async def test_a_report_of_any_name_can_be_read(empty, id):
     empty.put("state.json", {"tasks": [{"id": "a"}]})
     empty.put(f"reports/{id}.json", {"n": 1})
     async with empty.open() as store:
         assert await store.reports() == [id]
         assert await store.read_report(id) == {"n": 1}
+
+
+async def test_of_two_session_logs_that_get_one_name_none_is_deleted(empty):
+    empty.put("state.json", {"tasks": [{"id": "a"}]})
+    empty.put("logs/session_A B.log", "one\n")
+    empty.put("logs/session_%41%20%42.log", "another\n")
+    async with empty.open():
+        pass
+    assert {path.read_text() for path in empty.path.glob("logs/*")} == {"one\n", "another\n"}
+
+
+async def test_a_session_log_of_a_shortened_name_is_renamed_once(empty, monkeypatch):
+    id = "S" * 80
+    empty.put("state.json", {"tasks": [{"id": "a"}]})
+    empty.put(f"logs/session_{id}.log", "text\n")
+    with monkeypatch.context() as patched:
+        patched.setattr("statepath.engine.engine.Engine.snapshot", _fail)
+        with pytest.raises(OSError, match="power"):
+            async with empty.open():
+                pass
+    async with empty.open() as store:
+        assert await store.read_log(id) == "text\n"
+    assert len(list(empty.path.glob("logs/*"))) == 1
+
+
+async def _fail(*_: object) -> None:
+    raise OSError("power failure")
 
 
 async def test_what_is_no_task_is_kept_as_it_is(empty, tasks):
