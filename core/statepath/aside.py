@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Final
 
 _ASIDE: Final = re.compile(r"\.(corrupt|conflict|earlier)\.[0-9]{8}T[0-9]{6}\.[0-9]{6}Z$")
+
+_MAX_NAME: Final = 255
+"""What file systems take as a name, in bytes."""
+
+_ENDING: Final = re.compile(
+    r"(?:\.json|\.log)?(?:\.(?:corrupt|conflict|earlier)\.[0-9]{8}T[0-9]{6}\.[0-9]{6}Z)*$"
+)
+_DIGEST: Final = 65
+_MAX_BEGINNING: Final = 200 - _DIGEST
+"""So that it is still a name where a document's file may lie."""
 
 
 def utc_now() -> str:
@@ -15,8 +26,18 @@ def utc_now() -> str:
 
 
 def aside_key(key: str, why: str) -> str:
-    """Where the object is kept from now on. `why` is a word: `corrupt`, `conflict`, `earlier`."""
-    return f"{key}.{why}.{utc_now()}"
+    """Where the object is kept from now on. `why` is a word: `corrupt`, `conflict`, `earlier`. Of a name that becomes
+    too long for a file, which no key of the store's own has, the beginning is left, with a digest."""
+    kept = f".{why}.{utc_now()}"
+    folder, slash, name = key.rpartition("/")
+    if len(name) + len(kept) <= _MAX_NAME:
+        return f"{key}{kept}"
+    ending = name[_ENDING.search(name).start() :]  # type: ignore[union-attr]  # the end, at the least
+    room = _MAX_NAME - len(kept) - len(ending) - _DIGEST
+    beginning = name[: max(min(room, _MAX_BEGINNING), 0)]
+    cut = beginning.rfind("%", -2)
+    shortened = f"{beginning if cut < 0 else beginning[:cut]}~{sha256(name.encode()).hexdigest()}"
+    return f"{folder}{slash}{shortened}{ending}{kept}"
 
 
 def why_aside(key: str) -> str:

@@ -149,7 +149,7 @@ async def _read(backend: Backend, collection: str, listed: Entry, limit: int) ->
         data = (await backend.read(listed.key)).data
     except NotFoundError:
         return None
-    except CorruptionError as error:
+    except (CorruptionError, InvalidArgumentError) as error:
         unreadable = InvalidArgumentError(str(error), key=listed.key)
         return File(collection, listed.key, _modified(listed), unreadable)
     view: View | InvalidArgumentError | None = None

@@ -53,6 +53,7 @@ from statepath.errors import (
     ConflictError,
     DivergedError,
     HeadMoved,
+    InvalidArgumentError,
     NotFoundError,
     StateError,
     UnsupportedError,
@@ -331,15 +332,19 @@ class _Shown:
 
 
 async def put_aside(backend: Backend, key: str, why: str) -> str:
-    """Move an object aside, as `<key>.<why>.<UTC time>`; its new key (empty: it was gone, or replaced meanwhile)."""
+    """Move an object aside, as `<key>.<why>.<UTC time>`; its new key (empty: it was gone, or replaced meanwhile, or no
+    file can have the name)."""
     kept = aside_key(key, why)
     # What is sealed is kept as it is: it may be what cannot be opened.
     stored = backend.inner if isinstance(backend, Encrypted) else backend
     try:
         blob = await stored.read(key)
+        await stored.write(kept, blob.data)
     except NotFoundError:
         return ""
-    await stored.write(kept, blob.data)
+    except InvalidArgumentError as error:
+        logger.warning("%s could not be kept aside, and stays: %s", key, error, extra={"key": key})
+        return ""
     try:
         await stored.delete(key, when=IfMatch(blob.etag))
     except ConflictError:

@@ -63,6 +63,15 @@ async def test_one_task_file_that_is_broken(original, tasks):
     assert json.loads(file.read_bytes())["id"] == want[3]["id"]
 
 
+async def test_a_broken_file_with_a_long_name(original, tasks):
+    want = original.state()["tasks"]
+    (original.path / f"tasks/{'語' * 60}.json").write_bytes(b"{")
+    async with original.open() as store:
+        assert await tasks(store) == by_id(want)
+    (told,) = original.told(CorruptionDetected)
+    assert (original.path / told.kept_as).read_bytes() == b"{"
+
+
 async def test_only_task_files(original, tasks):
     want = original.state()["tasks"]
     for name in ("state.json", *original.backups):

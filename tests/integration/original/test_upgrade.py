@@ -137,6 +137,7 @@ async def test_a_restore_to_a_time_before_the_upgrade_deletes_nothing(original, 
         "a+b",
         "a,b",
         "日本語",
+        "語" * 60,
     ],
 )
 async def test_an_id_of_any_kind_keeps_its_task(empty, tasks, id):

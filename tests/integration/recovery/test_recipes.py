@@ -345,6 +345,32 @@ class TestNewFiles:
         (told,) = folder.told(EditConflict)
         assert folder.read(told.kept_as) == b'{"text": "?"}'
 
+    @pytest.mark.parametrize("name", ["語" * 60, "語" * 30, "x" * 230], ids=["60 CJK", "30 CJK", "230 ASCII"])
+    async def test_a_file_of_a_long_name_bars_nothing(self, folder, name):
+        async with folder.open() as store:
+            await change(store, 1)
+        folder.write(f"tasks/{name}.json", b"{")
+        async with folder.open() as store:
+            assert await store.collection("tasks").count() == 1
+        (told,) = folder.told(CorruptionDetected)
+        assert folder.read(told.kept_as) == b"{"
+        folder.write(f"tasks/{name}.json", b'{"text": "?"}')
+        async with folder.open() as store:
+            assert await store.collection("tasks").count() == 1
+        (told,) = folder.told(EditConflict)
+        assert folder.read(told.kept_as) == b'{"text": "?"}'
+        assert f"tasks/{name}.json" not in folder.names("tasks/")
+
+    async def test_a_document_in_a_file_of_a_long_name_is_adopted(self, folder):
+        async with folder.open() as store:
+            await change(store, 1)
+        folder.write(f"tasks/{'語' * 60}.json", json.dumps({"id": "語" * 60}).encode())
+        async with folder.open() as store:
+            assert await store.collection("tasks").get("語" * 60) == {"id": "語" * 60}
+            await store.flush()
+            assert await store.verify() == []
+        assert len(folder.names("tasks/")) == 2
+
     async def test_other_files_are_nobodys_business(self, folder):
         async with folder.open() as store:
             await change(store, 1)
