@@ -218,6 +218,7 @@ async def _files(
     files that are named after their documents say that this is such a directory."""
     folders = _FOLDERS | {collection for collection, _ in documents}
     evident, damage = bool(original.source or original.damage), list[Damage]()
+    others: list[tuple[str, tuple[str, str], dict[str, Any]]] = []
     async for entry in backend.list_keys(""):
         collection, _, name = entry.key.partition("/")
         if collection not in folders or not name.endswith(".json") or "/" in name:
@@ -238,7 +239,7 @@ async def _files(
         if document_key(collection, id) != entry.key:
             if not evident:
                 continue
-            original.misnamed.append(entry.key)
+            others.append((entry.key, (collection, id), document))
         stored = documents.get((collection, id))
         if stored is None or _updated(document) > _updated(stored):
             documents[collection, id] = document
@@ -247,8 +248,27 @@ async def _files(
             original.conflicts.append(
                 (entry.key, f"{original.source} has another {collection}/{id} of the same time")
             )
+    _others(original, documents, others)
     if original.source or original.damage:
         original.damage += damage
+
+
+def _others(
+    original: Original,
+    documents: dict[tuple[str, str], dict[str, Any]],
+    others: list[tuple[str, tuple[str, str], dict[str, Any]]],
+) -> None:
+    """Files that are not named as their documents' files are now. Some are a person's copies, which say something of
+    their own; what the original itself named so is older where it says something else."""
+    told = {key for key, _ in original.conflicts}
+    for key, (collection, id), document in others:
+        name = key.rpartition("/")[2].removesuffix(".json")
+        if document == documents[collection, id] or _named(name) == id:
+            original.misnamed.append(key)
+        elif key not in told:
+            original.conflicts.append(
+                (key, f"{original.source} has another {collection}/{id}, which is newer")
+            )
 
 
 async def _beside(backend: Backend, original: Original) -> None:

@@ -127,6 +127,38 @@ async def test_a_task_file_that_says_something_else_at_the_same_time_is_kept_asi
     assert (original.path / told.kept_as).read_bytes() == before
 
 
+async def test_an_older_copy_of_a_task_file_is_kept_aside(original, tasks):
+    want = original.state()["tasks"]
+    name = f"tasks/{want[0]['id']}.before.json"
+    original.put(name, want[0] | {"updated_at": "2001-01-01T00:00:00.000Z", "status": "as it was"})
+    before = (original.path / name).read_bytes()
+    async with original.open() as store:
+        assert await tasks(store) == by_id(want)
+    (told,) = original.told(EditConflict)
+    assert told.key == name
+    assert (original.path / told.kept_as).read_bytes() == before
+
+
+async def test_a_copy_of_a_task_file_that_says_the_same_goes(original, tasks):
+    want = original.state()["tasks"]
+    original.put(f"tasks/{want[0]['id']}.before.json", want[0])
+    async with original.open() as store:
+        assert await tasks(store) == by_id(want)
+    assert original.told(EditConflict) == []
+    assert len(list(original.path.glob("tasks/*"))) == len(want)
+
+
+async def test_an_older_file_that_the_original_named_otherwise_is_no_conflict(empty, tasks):
+    task = {"id": "Task_1", "updated_at": "2025-01-02T00:00:00Z"}
+    empty.put("state.json", {"tasks": [task]})
+    empty.put("tasks/Task_1.json", task | {"updated_at": "2025-01-01T00:00:00Z"})
+    async with empty.open() as store:
+        assert await tasks(store) == by_id([task])
+        await store.flush()
+    assert [path.name for path in empty.path.glob("tasks/*")] == ["%54ask_1.json"]
+    assert empty.told(EditConflict) == []
+
+
 async def test_a_task_that_has_only_its_file(original, tasks):
     state = original.state()
     lone = state["tasks"].pop()
