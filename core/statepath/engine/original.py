@@ -6,7 +6,9 @@ It is read whole, whatever is damaged in it, and then becomes the first commit o
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -18,7 +20,7 @@ from statepath.engine.documents import MARK, encode_mapping, encode_value, parse
 from statepath.engine.ids import decode_id, document_key, is_id, is_shortened, log_key, report_key
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS, Replica
-from statepath.engine.snapshot import STATE_KEY
+from statepath.engine.snapshot import SNAPSHOT_MEMBERS, STATE_KEY, is_own_member
 from statepath.engine.views import parse_view
 from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
 from statepath.naming import is_collection
@@ -33,6 +35,8 @@ _FOLDERS: Final = frozenset({"tasks", "sessions"})
 _SIGNS: Final = frozenset({"tasks", "sessions", "last_saved"})
 """What a state of the original has at least one of, unless it is empty."""
 _OURS: Final = frozenset({"version", "seq", "last_saved", MARK})
+_SHOWN: Final = 40
+"""How many characters of a name are kept of one that is too long."""
 _THEIRS: Final = f"{MARK}_of_the_original"
 """The name under which a document's own member of that name is kept."""
 
@@ -94,18 +98,33 @@ class State:
         for name, value in state.items():
             if name in _OURS:
                 continue
-            if isinstance(value, list) and is_collection(name):
+            if isinstance(value, list) and is_collection(name) and not is_own_member(name):
                 if rest := [one for one in value if not _take(found.documents, name, one)]:
                     # Not documents after all: kept under a name of their own, so that nothing is lost.
                     found.oddities.append(
                         f"{len(rest)} elements of {name!r} have no id and were kept as they are"
                     )
-                    found.members[f"{name}_without_id"] = rest
-            else:
+                    found.members[_free(f"{name}_without_id", state)] = rest
+            elif is_id(name) and name not in SNAPSHOT_MEMBERS and not is_own_member(name):
                 found.members[name] = value
+            else:
+                kept = _free(_possible(name), state | found.members)
+                found.oddities.append(f"the member {name[:_SHOWN]!r} was kept as {kept!r}")
+                found.members[kept] = value
         saved = state.get("last_saved")
         found.saved = saved if isinstance(saved, str) else None
         return found
+
+
+def _possible(name: str) -> str:
+    """A name that a member can have in the place of one that it cannot."""
+    letters = "".join(char for char in name if char.isprintable())[:_SHOWN].replace("/", "_")
+    return f"{letters or 'unnamed'}_of_the_original"
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """The name, or one made of it that nothing has."""
+    return next(one for one in chain([name], (f"{name}_{n}" for n in count(2))) if one not in taken)
 
 
 async def backup_keys(backend: Backend) -> list[str]:
