@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Final
 
-_ASIDE: Final = re.compile(r"\.(corrupt|conflict|earlier)\.[0-9]{8}T[0-9]{6}\.[0-9]{6}Z$")
+_ASIDE: Final = re.compile(r"\.(corrupt|conflict|earlier)\.([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)$")
+_TIME: Final = "%Y%m%dT%H%M%S.%fZ"
 
 _MAX_NAME: Final = 255
 """What file systems take as a name, in bytes."""
@@ -22,7 +24,7 @@ _MAX_BEGINNING: Final = 200 - _DIGEST
 
 def utc_now() -> str:
     """The present as names of objects have it: UTC with microseconds, so that the names sort by time."""
-    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    return datetime.now(UTC).strftime(_TIME)
 
 
 def aside_key(key: str, why: str) -> str:
@@ -45,6 +47,15 @@ def why_aside(key: str) -> str:
     what follows it never does."""
     found = _ASIDE.search(key)
     return found[1] if found else ""
+
+
+def time_aside(key: str) -> float:
+    """When the object was kept aside, as its key says, in seconds since 1970; 0: the key does not say. Its own time may
+    be that of before."""
+    with suppress(ValueError):
+        if found := _ASIDE.search(key):
+            return datetime.strptime(found[2], _TIME).replace(tzinfo=UTC).timestamp()
+    return 0.0
 
 
 def key_before(key: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from statepath.aside import aside_key, key_before, why_aside
+from statepath.aside import aside_key, key_before, time_aside, why_aside
 from statepath.layout import is_document
 
 
@@ -24,3 +24,15 @@ def test_of_a_long_name_the_beginning_is_kept(name: str) -> None:
 def test_a_name_that_an_id_gives_is_kept_whole_also_when_it_is_kept_aside_again() -> None:
     key = f"tasks/{'x' * 150}.json"
     assert key_before(key_before(aside_key(aside_key(key, "conflict"), "corrupt"))) == key
+
+
+@pytest.mark.parametrize(
+    ("key", "time"),
+    [
+        ("tasks/a.json.corrupt.20260101T000000.500000Z", 1767225600.5),
+        ("tasks/a.json", 0.0),
+        ("tasks/a.json.corrupt.20261301T000000.000000Z", 0.0),
+    ],
+)
+def test_the_key_tells_when_it_was_kept_aside(key: str, time: float) -> None:
+    assert time_aside(key) == time

@@ -24,7 +24,9 @@ from statepath.backend import (
     ETag,
     IfMatch,
     Shown,
+    Span,
     SupportsCommitLog,
+    SupportsCopy,
     SupportsQueries,
     SupportsSharing,
 )
@@ -338,8 +340,12 @@ async def put_aside(backend: Backend, key: str, why: str) -> str:
     # What is sealed is kept as it is: it may be what cannot be opened.
     stored = backend.inner if isinstance(backend, Encrypted) else backend
     try:
-        blob = await stored.read(key)
-        await stored.write(kept, blob.data)
+        if stored.capabilities.copy and isinstance(stored, SupportsCopy):
+            blob = await stored.read(key, span=Span(0, 1))
+            await stored.copy(key, kept)
+        else:
+            blob = await stored.read(key)
+            await stored.write(kept, blob.data)
     except NotFoundError:
         return ""
     except InvalidArgumentError as error:

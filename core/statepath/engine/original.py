@@ -16,6 +16,7 @@ from msgspec import Raw
 
 from statepath.backend import Backend
 from statepath.commit import Change, Note, Put
+from statepath.engine.adoption import check_size
 from statepath.engine.documents import MARK, encode_mapping, encode_value, parse_untrusted, without_halves
 from statepath.engine.ids import decode_id, document_key, is_id, is_shortened, log_key, report_key
 from statepath.engine.replay import Damage
@@ -243,6 +244,7 @@ async def _files(
         if collection not in folders or not name.endswith(".json") or "/" in name:
             continue
         try:
+            await check_size(backend, entry, limit)
             data = _told(damage, entry.key, (await backend.read(entry.key)).data)
             view = parse_view(data, entry.key, limit)
             document = view.decode(entry.key)

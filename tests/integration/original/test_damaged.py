@@ -72,6 +72,17 @@ async def test_a_broken_file_with_a_long_name(original, tasks):
     assert (original.path / told.kept_as).read_bytes() == b"{"
 
 
+async def test_a_file_that_no_document_can_be_is_kept_aside(original, tasks):
+    want = original.state()["tasks"]
+    (original.path / "tasks/dump.json").write_bytes(
+        dump := b'{"id": "dump", "text": "%s"}' % (b"x" * 300_000)
+    )
+    async with original.open(max_document=100_000) as store:
+        assert await tasks(store) == by_id(want)
+    (told,) = original.told(CorruptionDetected)
+    assert (original.path / told.kept_as).read_bytes() == dump
+
+
 async def test_only_task_files(original, tasks):
     want = original.state()["tasks"]
     for name in ("state.json", *original.backups):
