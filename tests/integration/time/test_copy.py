@@ -105,6 +105,31 @@ async def test_the_copy_holds_what_the_store_holds(path, store, elsewhere, fill,
         assert await other.verify() == []
 
 
+LONG = ["S" * 80, "ü" * 34]
+"""Ids whose names are shortened: the keys of their files do not tell them."""
+
+
+@pytest.mark.everywhere
+@pytest.mark.parametrize("saved", [False, True])
+async def test_session_logs_and_reports_with_long_ids_are_copied(path, store, elsewhere, saved):
+    for id in LONG:
+        await store.append_log(id, f"{id}\n")
+        await store.save_report(id, id)
+    if saved:
+        await store.snapshot()
+    assert await store.verify() == []
+    made = await statepath.copy(path, to := elsewhere.new())
+    assert (made.logs, made.reports) == (2, 2)
+    async with statepath.open(to, autosave=0) as other:
+        assert await other.logs() == LONG
+        for id in LONG:
+            assert await other.read_log(id) == f"{id}\n"
+            assert await other.read_report(id) == id
+        assert await other.verify() == []
+        await other.append_log(LONG[0], "more\n")
+        assert await other.read_log(LONG[0]) == f"{LONG[0]}\nmore\n"
+
+
 async def test_history_that_was_trimmed_is_copied_from_its_floor(path, store, elsewhere, monkeypatch):
     monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
     store._engine._snapshotter._history = timedelta(seconds=-1)
