@@ -30,6 +30,8 @@ BACKUP: Final = re.compile(r"state\.backup\.(\d{10,16})\.json")
 
 _LOG: Final = re.compile(r"logs/session_([^/]+)\.log")
 _REPORT: Final = re.compile(r"reports/([^/]+)\.json")
+_CUT: Final = re.compile(r"~[0-9a-f]{64}$")
+"""How a name ends that would be too long for a key."""
 
 _ID_FIELDS: Final = ("id", "session_id")
 _FOLDERS: Final = frozenset({"tasks", "sessions"})
@@ -298,6 +300,11 @@ async def _beside(backend: Backend, original: Original) -> None:
         async for entry in backend.list_keys(f"{pattern.pattern.partition('/')[0]}/"):
             match = pattern.fullmatch(entry.key)
             if match is None or decode_id(match[1]) is not None or is_shortened(match[1]):
+                continue
+            if _CUT.search(match[1]):
+                if original.source:
+                    reason = f"{entry.key} stays as it is: the name of the file is too long to tell the id"
+                    original.damage.append(Damage(entry.key, reason, aside=False))
                 continue
             id = _named(match[1])
             if is_id(id) and key_of(id) != entry.key:

@@ -83,6 +83,16 @@ async def test_a_file_that_no_document_can_be_is_kept_aside(original, tasks):
     assert (original.path / told.kept_as).read_bytes() == dump
 
 
+async def test_a_session_log_whose_name_is_too_long_to_tell_its_id_stays_and_is_told(original):
+    log = original.path / f"logs/session_{'語' * 60}.log"
+    log.write_text("text\n")
+    async with original.open() as store:
+        assert len(await store.logs()) == 45
+        assert await store.verify() == []
+    (told,) = original.told(CorruptionDetected)
+    assert ("too long" in told.reason, told.kept_as, log.read_text()) == (True, None, "text\n")
+
+
 async def test_only_task_files(original, tasks):
     want = original.state()["tasks"]
     for name in ("state.json", *original.backups):
