@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,8 +13,7 @@ from statepath.engine.documents import pretty
 from statepath.engine.ids import LOGS, REPORTS, is_name, log_key, log_place, report_key
 from statepath.engine.replay import changes_of
 from statepath.engine.replica import Replica
-from statepath.engine.views import read_log
-from statepath.errors import ConflictError, NotFoundError
+from statepath.errors import ConflictError, CorruptionError, NotFoundError
 
 PIECE: Final = 4 * 1024 * 1024
 """How much of a session log is held in memory at once, about."""
@@ -92,17 +90,38 @@ class Files:
                 stored.setdefault(place[0], []).append(entry.key)
         for key in sorted(stored):
             size = sizes.get(key, 0)
-            reading = self._joined(key) if key in self._texts else _stored(self.backend, key, stored[key])
-            end = 0
+            reading = _stored(self.backend, key, stored[key])
+            if key in self._texts:
+                reading = self._joined(key, reading)
             try:
-                async for piece in _regular(key, reading, size or None):
+                async for piece in _regular(key, self._whole(key, size, reading), size or None):
                     yield piece
-                    end = piece.offset + len(piece.data)
             except NotFoundError:
                 await self._check_not_removed(key)
                 raise
-            if end < size:
-                await self._check_not_removed(key)
+
+    async def _whole(
+        self, key: str, size: int, pieces: AsyncIterator[tuple[int, bytes]]
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """The pieces of a log that has so many bytes at the least.
+
+        Raises:
+            CorruptionError: some are missing.
+        """
+        end = 0
+        async for offset, data in pieces:
+            if end < min(offset, size):
+                break
+            yield offset, data
+            end = max(end, offset + len(data))
+        if end < size:
+            await self._check_not_removed(key)
+            raise CorruptionError(
+                f"{key} has {end} bytes without a gap, and the state says that it has {size}: run statepath repair, "
+                "which writes again what the history has; what it has not any more, only a copy of the file can give "
+                "back, or delete_log gives the log up",
+                key=key,
+            )
 
     async def _check_not_removed(self, key: str) -> None:
         async for commit in self.log.read(self.replica.head):
@@ -115,13 +134,15 @@ class Files:
                             key=key,
                         )
 
-    async def _joined(self, key: str) -> AsyncIterator[tuple[int, bytes]]:
-        """The file with the pieces that it may lack."""
+    async def _joined(
+        self, key: str, stored: AsyncIterator[tuple[int, bytes]]
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """The file with the pieces that it may lack, which go on where it has all."""
         text = bytearray()
         changes = self._texts[key]
-        if key not in self._removed:
-            with suppress(NotFoundError):
-                text.extend(await read_log(self.backend, changes[0].id))
+        async for offset, piece in self._whole(key, changes[0].offset, stored):
+            text.extend(b"\n" * (offset - len(text)))
+            text[offset : offset + len(piece)] = piece
         for change in changes:
             data = change.text.encode()
             text.extend(b"\n" * (change.offset - len(text)))
