@@ -361,6 +361,7 @@ class StatePersistence:
         if (
             entry is not None
             and isinstance(stored, dict)
+            and _are_metrics(stored)
             and not lost
             and all(task.version <= entry.version for _, task in tasks)
         ):
@@ -421,6 +422,15 @@ def _model(kind: type[M], value: M | Mapping[str, Any]) -> M:
 
 def _find(cut: Cut, collection: str, id: str) -> Entry | None:
     return next((entry for other, entry in cut.collections.get(collection, ()) if other == id), None)
+
+
+def _are_metrics(stored: dict[str, Any]) -> bool:
+    """Whether the stored metrics can be shown as they are: another program may have left anything there."""
+    try:
+        StateMetrics.model_validate(stored)
+    except ValidationError:
+        return False
+    return True
 
 
 def _iso(micros: int) -> str | None:

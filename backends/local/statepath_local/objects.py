@@ -29,7 +29,7 @@ from statepath.errors import (
 )
 
 from statepath_local.failures import NO_LINKS, SCHEME, failing, state_error
-from statepath_local.names import key_part, odd_name
+from statepath_local.names import MAX_FILE, key_part, odd_name
 from statepath_local.port import read_all, write_all
 from statepath_local.recycling import Recycler
 from statepath_local.tree import LOCK, TEMPORARY, Tree, is_name, split_key
@@ -431,6 +431,8 @@ class Objects:
             and self._is_file(odd, folder)
         ):
             return odd
+        if len(name) > MAX_FILE:  # only a listing tells which file is found under it
+            return _sortable(self._port.scandir(folder), odd=True).get(name, name)
         return name
 
     def _settle(self, name: str, folder: int) -> None:

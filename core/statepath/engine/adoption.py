@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from pydantic import JsonValue
 
-from statepath.backend import Backend, Entry
+from statepath.backend import Backend, Entry, Span
 from statepath.commit import FLOOR_KEY
-from statepath.engine.documents import decode, encode_mapping
+from statepath.engine.documents import MARK, decode, encode_mapping, too_large
 from statepath.engine.ids import decode_id, document_key, encode_id, is_id
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.replica import Entry as Stored
@@ -21,6 +22,10 @@ from statepath.engine.views import View, least_size, parse_view
 from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
 from statepath.layout import is_ours
 from statepath.naming import is_collection
+
+_SIGNED: Final = f'"{MARK}"'.encode()
+_END: Final = 512
+"""More bytes than a view's signature has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,19 @@ async def read_views(backend: Backend, limit: int) -> AsyncIterator[File]:
             yield file
 
 
+async def check_size(backend: Backend, listed: Entry, limit: int) -> None:
+    """That a file need not be left unread: it can be a document, or its end says that it is the view of one, which may
+    be larger.
+
+    Raises:
+        InvalidArgumentError: neither.
+    """
+    if listed.size > limit:
+        end = await backend.read(listed.key, span=Span(max(listed.size - _END, 0)))
+        if _SIGNED not in end.data:
+            raise too_large(listed.key, listed.size, limit)
+
+
 def view_id(key: str, document: Mapping[str, JsonValue]) -> str | None:
     """The id that the document in a file says it has: the member that gives the file its name, else `id`."""
     name = key.rpartition("/")[2].removesuffix(".json")
@@ -146,10 +164,11 @@ def _placed(key: str) -> tuple[str, str | None]:
 
 async def _read(backend: Backend, collection: str, listed: Entry, limit: int) -> File | None:
     try:
+        await check_size(backend, listed, limit)
         data = (await backend.read(listed.key)).data
     except NotFoundError:
         return None
-    except CorruptionError as error:
+    except (CorruptionError, InvalidArgumentError) as error:
         unreadable = InvalidArgumentError(str(error), key=listed.key)
         return File(collection, listed.key, _modified(listed), unreadable)
     view: View | InvalidArgumentError | None = None

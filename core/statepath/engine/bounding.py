@@ -17,7 +17,7 @@ from typing import Final
 
 from statepath.commit import RemoveLog, RemoveReport
 from statepath.engine.engine import Engine
-from statepath.engine.ids import LOGS, REPORTS, decode_id, log_place, report_key
+from statepath.engine.ids import LOGS, REPORTS, decode_id, log_id, log_place, long_logs, report_key
 from statepath.errors import ClosedError
 from statepath.events import LogsRemoved, ReportsRemoved
 
@@ -105,12 +105,12 @@ async def _due(engine: Engine, bounds: _Bounds) -> list[Kept]:
 async def _logs(engine: Engine) -> AsyncIterator[Kept]:
     # First what the files have to show, then the files: what is appended in between is seen by the removal.
     known = dict(engine.replica.logs)
+    shortened = long_logs(known)
     await engine.flush_files()
     now = time.time()
     found: dict[str, Kept] = {}
     async for entry in engine.backend.list_keys(LOGS):
-        if (place := log_place(entry.key)) is not None:
-            id = place[0]
+        if (place := log_place(entry.key)) is not None and (id := log_id(place[0], shortened)) is not None:
             log = found.setdefault(id, Kept(id, RemoveLog(id, known.get(id, 0))))
             log.objects.append((entry.key, entry.size))
             # A time that the storage does not know is no reason to remove anything.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from statepath.aside import why_aside
+from statepath.aside import time_aside, why_aside
 from statepath.backend import ALWAYS, Entry, ETag, IfMatch, Span
 from statepath.commit import PROBES
 from statepath.encryption import Encrypted
@@ -54,7 +54,7 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
 
     def stays(entry: Entry) -> bool:
         # After a restart of the machine a folder does not tell times (0): what may be young stays.
-        modified = entry.modified or now
+        modified = max(entry.modified or now, time_aside(entry.key))
         if _PROBE.fullmatch(entry.key):
             return modified >= now - _PROBED
         return modified >= (settled if entry.key.startswith(ARCHIVE) else until)

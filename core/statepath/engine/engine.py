@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextman
 from functools import partial
 from typing import Final, TypeVar, cast
 
-from statepath.backend import Backend, CommitLog, SupportsQueries, SupportsSharing
+from statepath.backend import Backend, CommitLog, Span, SupportsQueries, SupportsSharing
 from statepath.commit import (
     FORMAT,
     JOURNAL,
@@ -630,8 +630,12 @@ class Engine:
             return 0
         await self.catch_up()  # the file may be one that others have written, or removed, meanwhile
         if not self._knows_log(id):
+            key = log_key(id)
             with suppress(NotFoundError):
-                return len((await self.backend.read(log_key(id))).data)
+                await self.backend.read(
+                    key, span=Span(0, 1)
+                )  # most often there is none: listing takes longer
+                return sum([entry.size async for entry in self.backend.list_keys(key) if entry.key == key])
         return 0
 
     def _knows_log(self, id: str) -> bool:

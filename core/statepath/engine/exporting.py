@@ -21,7 +21,6 @@ from statepath.engine.backups import backup_key
 from statepath.engine.filekeys import FileKey
 from statepath.engine.files import Report
 from statepath.engine.founding import Origin, Tell
-from statepath.engine.ids import log_key, report_key
 from statepath.engine.portable import (
     COMMITS,
     FORMAT,
@@ -179,12 +178,12 @@ class _Writer:
         try:
             async for piece in self.origin.files():
                 if isinstance(piece, Report):
-                    self.tell(f"report {piece.id}")
-                    await self._member(report_key(piece.id), iter([piece.data]))
+                    self.tell(piece.key)
+                    await self._member(piece.key, iter([piece.data]))
                     continue
                 if open_log is None:
-                    self.tell(f"session log {piece.id}")
-                    open_log = self._zip.open(_info(log_key(piece.id)), "w", force_zip64=True)
+                    self.tell(piece.key)
+                    open_log = self._zip.open(_info(piece.key), "w", force_zip64=True)
                     digest, size = sha256(), 0
                 await self._finished(open_log.write, piece.data)
                 digest.update(piece.data)
@@ -192,7 +191,7 @@ class _Writer:
                 if piece.last:
                     open_log.close()
                     open_log = None
-                    self._members.append(Member(log_key(piece.id), size, digest.hexdigest()))
+                    self._members.append(Member(piece.key, size, digest.hexdigest()))
         finally:
             if open_log is not None:
                 open_log.close()

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from statepath.backend import Backend, CommitLog, Span
 from statepath.commit import RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.engine.documents import pretty
-from statepath.engine.ids import LOGS, REPORTS, decode_id, log_key, log_place, report_key
-from statepath.engine.logfiles import read_log
+from statepath.engine.ids import LOGS, REPORTS, is_name, log_key, log_place, report_key
 from statepath.engine.replay import changes_of
 from statepath.engine.replica import Replica
-from statepath.errors import ConflictError, NotFoundError
+from statepath.errors import ConflictError, CorruptionError, NotFoundError
 
 PIECE: Final = 4 * 1024 * 1024
 """How much of a session log is held in memory at once, about."""
@@ -24,9 +22,9 @@ PIECE: Final = 4 * 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class LogPiece:
     """A piece of a session log, at its place in bytes. The pieces of one log follow each other without a gap; `last`
-    marks its end."""
+    marks its end. It is named by its key, which does not always tell the session."""
 
-    id: str
+    key: str
     offset: int
     data: bytes
     last: bool = False
@@ -34,9 +32,9 @@ class LogPiece:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A report's file."""
+    """A report's file, named by its key, which does not always tell the id."""
 
-    id: str
+    key: str
     data: bytes
 
 
@@ -73,54 +71,79 @@ class Files:
                     return
                 for change in await changes_of(self.backend, transaction):
                     if isinstance(change, WriteLog):
-                        self._texts.setdefault(change.id, []).append(change)
+                        self._texts.setdefault(log_key(change.id), []).append(change)
                     elif isinstance(change, WriteReport):
-                        self._documents[change.id] = pretty(bytes(change.document))
+                        self._documents[report_key(change.id)] = pretty(bytes(change.document))
                     elif isinstance(change, RemoveLog):
-                        self._texts.pop(change.id, None)
+                        self._texts.pop(log_key(change.id), None)
                         self._removed.add(log_key(change.id))
                     elif isinstance(change, RemoveReport):
-                        self._documents.pop(change.id, None)
+                        self._documents.pop(report_key(change.id), None)
                         self._removed.add(report_key(change.id))
 
     async def _logs(self) -> AsyncIterator[LogPiece]:
-        stored: dict[str, list[str]] = {id: [] for id in (*self.replica.logs, *self._texts)}
+        sizes = {log_key(id): size for id, size in self.replica.logs.items()}
+        stored: dict[str, list[str]] = {key: [] for key in (*sizes, *self._texts)}
         async for entry in self.backend.list_keys(LOGS):
             place = log_place(entry.key)
-            if place is not None and log_key(place[0]) not in self._removed:
+            if place is not None and place[0] not in self._removed:
                 stored.setdefault(place[0], []).append(entry.key)
-        for id in sorted(stored):
-            size = self.replica.log_size(id)
-            reading = self._joined(id) if id in self._texts else _stored(self.backend, id, stored[id])
-            end = 0
+        for key in sorted(stored):
+            size = sizes.get(key, 0)
+            reading = _stored(self.backend, key, stored[key])
+            if key in self._texts:
+                reading = self._joined(key, reading)
             try:
-                async for piece in _regular(id, reading, size or None):
+                async for piece in _regular(key, self._whole(key, size, reading), size or None):
                     yield piece
-                    end = piece.offset + len(piece.data)
             except NotFoundError:
-                await self._check_not_removed(id)
+                await self._check_not_removed(key)
                 raise
-            if end < size:
-                await self._check_not_removed(id)
 
-    async def _check_not_removed(self, id: str) -> None:
+    async def _whole(
+        self, key: str, size: int, pieces: AsyncIterator[tuple[int, bytes]]
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """The pieces of a log that has so many bytes at the least.
+
+        Raises:
+            CorruptionError: some are missing.
+        """
+        end = 0
+        async for offset, data in pieces:
+            if end < min(offset, size):
+                break
+            yield offset, data
+            end = max(end, offset + len(data))
+        if end < size:
+            await self._check_not_removed(key)
+            raise CorruptionError(
+                f"{key} has {end} bytes without a gap, and the state says that it has {size}: run statepath repair, "
+                "which writes again what the history has; what it has not any more, only a copy of the file can give "
+                "back, or delete_log gives the log up",
+                key=key,
+            )
+
+    async def _check_not_removed(self, key: str) -> None:
         async for commit in self.log.read(self.replica.head):
             for transaction in commit.transactions:
                 for change in await changes_of(self.backend, transaction):
-                    if isinstance(change, RemoveLog) and change.id == id:
+                    if isinstance(change, RemoveLog) and log_key(change.id) == key:
                         raise ConflictError(
-                            f"the log of session {id} was removed while it was read; repeat the command, which goes "
-                            "on from where it is",
-                            key=log_key(id),
+                            f"the log of session {change.id} was removed while it was read; repeat the command, "
+                            "which goes on from where it is",
+                            key=key,
                         )
 
-    async def _joined(self, id: str) -> AsyncIterator[tuple[int, bytes]]:
-        """The file with the pieces that it may lack."""
+    async def _joined(
+        self, key: str, stored: AsyncIterator[tuple[int, bytes]]
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """The file with the pieces that it may lack, which go on where it has all."""
         text = bytearray()
-        if log_key(id) not in self._removed:
-            with suppress(NotFoundError):
-                text.extend(await read_log(self.backend, id))
-        for change in self._texts[id]:
+        changes = self._texts[key]
+        async for offset, piece in self._whole(key, changes[0].offset, stored):
+            text.extend(b"\n" * (offset - len(text)))
+            text[offset : offset + len(piece)] = piece
+        for change in changes:
             data = change.text.encode()
             text.extend(b"\n" * (change.offset - len(text)))
             text[change.offset : change.offset + len(data)] = data
@@ -130,35 +153,34 @@ class Files:
         for newest, data in sorted(self._documents.items()):
             yield Report(newest, data)
         async for entry in self.backend.list_keys(REPORTS):
-            id = decode_id(entry.key.removeprefix(REPORTS).removesuffix(".json"))
-            if id is None or report_key(id) != entry.key or id in self._documents:
+            name = entry.key.removeprefix(REPORTS)
+            if not name.endswith(".json") or not is_name(name.removesuffix(".json")):
                 continue
-            if entry.key in self._removed:
+            if entry.key in self._documents or entry.key in self._removed:
                 continue
             try:
-                yield Report(id, (await self.backend.read(entry.key)).data)
+                yield Report(entry.key, (await self.backend.read(entry.key)).data)
             except NotFoundError:
                 continue
 
 
-async def stored_log(backend: Backend, id: str, start: int, end: int) -> AsyncIterator[LogPiece]:
+async def stored_log(backend: Backend, key: str, start: int, end: int) -> AsyncIterator[LogPiece]:
     """The bytes from `start` to `end` of a session log, from its file or the objects that it consists of."""
-    key = log_key(id)
     keys = [entry.key async for entry in backend.list_keys(key) if entry.key == key]
     keys += [
         entry.key
         async for entry in backend.list_keys(f"{key}/")
         if start < _offset(entry.key) + entry.size and _offset(entry.key) < end
     ]
-    async for piece in _regular(id, _stored(backend, id, keys, start, end), end, start):
+    async for piece in _regular(key, _stored(backend, key, keys, start, end), end, start):
         yield piece
 
 
 async def _stored(
-    backend: Backend, id: str, keys: list[str], start: int = 0, end: int = sys.maxsize
+    backend: Backend, log: str, keys: list[str], start: int = 0, end: int = sys.maxsize
 ) -> AsyncIterator[tuple[int, bytes]]:
     for key in keys:
-        if key != log_key(id):
+        if key != log:
             yield _offset(key), (await backend.read(key)).data
             continue
         at = start
@@ -172,7 +194,7 @@ def _offset(key: str) -> int:
 
 
 async def _regular(
-    id: str, pieces: AsyncIterator[tuple[int, bytes]], size: int | None, at: int = 0
+    key: str, pieces: AsyncIterator[tuple[int, bytes]], size: int | None, at: int = 0
 ) -> AsyncIterator[LogPiece]:
     """The pieces without overlaps and gaps, neither tiny nor huge, and none behind the size."""
     held = bytearray()
@@ -187,8 +209,8 @@ async def _regular(
         while len(held) >= 2 * PIECE:
             if size is not None and at + PIECE >= size:
                 break
-            yield LogPiece(id, at, bytes(held[:PIECE]))
+            yield LogPiece(key, at, bytes(held[:PIECE]))
             del held[:PIECE]
             at += PIECE
     rest = bytes(held if size is None else held[: max(size - at, 0)])
-    yield LogPiece(id, at, rest, last=True)
+    yield LogPiece(key, at, rest, last=True)

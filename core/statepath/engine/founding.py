@@ -14,21 +14,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Protocol
+from typing import Protocol, cast
 from uuid import uuid4
 
 from msgspec.structs import replace
 
-from statepath.backend import IF_ABSENT, Backend, CommitLog, ETag, IfMatch, Span, When
+from statepath.backend import IF_ABSENT, Backend, CommitLog, ETag, IfMatch, Span, SupportsAppend, When
 from statepath.commit import FLOOR_KEY, FORMAT, PROBES, Body, Commit
 from statepath.encryption import check_founded_plain
 from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.files import LogPiece, Report
 from statepath.engine.floor import Floor, SnapshotMark, check_ours, lost, read_floor, write_floor
-from statepath.engine.ids import LOGS, REPORTS, log_key, report_key
+from statepath.engine.ids import LOGS, REPORTS
 from statepath.engine.leases import LEASES
-from statepath.engine.logfiles import write_log
 from statepath.engine.replica import Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream, newer_format
 from statepath.errors import (
@@ -198,8 +197,8 @@ class Founding:
     async def _files(self) -> None:
         async for piece in self.origin.files():
             if isinstance(piece, Report):
-                self._files_of_origin.add(report_key(piece.id))
-                await self._put(report_key(piece.id), piece.data)
+                self._files_of_origin.add(piece.key)
+                await self._put(piece.key, piece.data)
                 self._reports += 1
                 self.tell(f"report {self._reports}")
                 continue
@@ -209,7 +208,7 @@ class Founding:
                 self.tell(f"session log {self._logs}")
 
     async def _log_piece(self, piece: LogPiece) -> None:
-        key = log_key(piece.id)
+        key = piece.key
         if not self.backend.capabilities.append:
             key = f"{key}/{piece.offset:020d}"
             self._files_of_origin.add(key)
@@ -219,10 +218,10 @@ class Founding:
         span = Span(piece.offset, piece.offset + len(piece.data))
         end = self._sizes.get(key, 0)
         there = end == span.stop if piece.last else end >= (span.stop or 0)
-        if there and (await self.backend.read(key, span=span)).data == piece.data:
-            return
+        if there and (not piece.data or (await self.backend.read(key, span=span)).data == piece.data):
+            return  # of an empty piece there may be no file
         await check_ours(self.backend, self._etag)
-        await write_log(self.backend, piece.id, piece.offset, piece.data)
+        await cast("SupportsAppend", self.backend).write_at(key, piece.offset, piece.data)
         self._sizes[key] = span.stop or 0
         self._compare(key, piece.data, (await self.backend.read(key, span=span)).data)
 

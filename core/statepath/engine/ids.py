@@ -8,6 +8,7 @@ either.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Final
 from unicodedata import category
@@ -28,6 +29,7 @@ REPORTS: Final = "reports/"
 _BARE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-.")
 _TABLE: Final = tuple(chr(byte) if byte in _BARE else f"%{byte:02x}" for byte in range(256))
 _PLAIN: Final = re.compile(r"[a-z0-9_-]+")
+_SHORTENED: Final = re.compile(r"(?!\.)[a-z0-9_.%-]{1,135}~[0-9a-f]{64}")
 
 
 def check_id(value: object) -> str:
@@ -133,6 +135,16 @@ def decode_id(name: str) -> str | None:
     return id if encode_id(id) == name else None
 
 
+def is_shortened(name: str) -> bool:
+    """Whether the name is that of an id whose own one is too long: only a digest of the id stands in it."""
+    return _SHORTENED.fullmatch(name) is not None
+
+
+def is_name(name: str) -> bool:
+    """Whether it is the name of an id, though perhaps not of which."""
+    return decode_id(name) is not None or is_shortened(name)
+
+
 def document_key(collection: str, id: str) -> str:
     """Where the document's view is kept: `tasks/task_1.json`."""
     return f"{collection}/{encode_id(id)}.json"
@@ -144,12 +156,21 @@ def log_key(id: str) -> str:
 
 
 def log_place(key: str) -> tuple[str, int] | None:
-    """The session whose log is kept there, and where in the log that begins; `None`: no log is."""
-    name, _, offset = key.removeprefix(LOGS).partition("/")
-    id = decode_id(name.removesuffix(".log"))
-    if id is None or not name.endswith(".log") or (offset and not offset.isdigit()):
+    """The key of the log of which a part is kept there, and where in the log that begins; `None`: none is."""
+    log, _, offset = key.removeprefix(LOGS).partition("/")
+    if not log.endswith(".log") or not is_name(log.removesuffix(".log")) or (offset and not offset.isdigit()):
         return None
-    return id, int(offset or 0)
+    return f"{LOGS}{log}", int(offset or 0)
+
+
+def log_id(key: str, known: Mapping[str, str]) -> str | None:
+    """The session of a log; `None`: its key does not tell, and is not `known` as one of `long_logs`."""
+    return known.get(key) or decode_id(key.removeprefix(LOGS).removesuffix(".log"))
+
+
+def long_logs(ids: Iterable[str]) -> dict[str, str]:
+    """Those of the sessions whose names are shortened, by the keys of their logs."""
+    return {key: id for id in ids if "~" in (key := log_key(id))}
 
 
 def report_key(id: str) -> str:

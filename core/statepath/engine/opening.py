@@ -21,7 +21,9 @@ from statepath.backend import (
     ETag,
     IfMatch,
     Shown,
+    Span,
     SupportsCommitLog,
+    SupportsCopy,
     SupportsQueries,
     SupportsSharing,
 )
@@ -48,6 +50,7 @@ from statepath.engine.viewwriter import ViewWriter
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
+    InvalidArgumentError,
     NotFoundError,
     UnsupportedError,
 )
@@ -310,15 +313,23 @@ class _Shown:
 
 
 async def put_aside(backend: Backend, key: str, why: str) -> str:
-    """Move an object aside, as `<key>.<why>.<UTC time>`; its new key (empty: it was gone, or replaced meanwhile)."""
+    """Move an object aside, as `<key>.<why>.<UTC time>`; its new key (empty: it was gone, or replaced meanwhile, or no
+    file can have the name)."""
     kept = aside_key(key, why)
     # What is sealed is kept as it is: it may be what cannot be opened.
     stored = backend.inner if isinstance(backend, Encrypted) else backend
     try:
-        blob = await stored.read(key)
+        if stored.capabilities.copy and isinstance(stored, SupportsCopy):
+            blob = await stored.read(key, span=Span(0, 1))
+            await stored.copy(key, kept)
+        else:
+            blob = await stored.read(key)
+            await stored.write(kept, blob.data)
     except NotFoundError:
         return ""
-    await stored.write(kept, blob.data)
+    except InvalidArgumentError as error:
+        logger.warning("%s could not be kept aside, and stays: %s", key, error, extra={"key": key})
+        return ""
     try:
         await stored.delete(key, when=IfMatch(blob.etag))
     except ConflictError:
@@ -482,15 +493,27 @@ class _TakeOver:
         for collection, id, _ in engine.replica:
             views.mark(collection, id)
         await engine.flush()
-        for old, new in original.renamed:
-            with suppress(NotFoundError, AlreadyExistsError):  # renamed already
-                await engine.backend.write(new, (await engine.backend.read(old)).data, when=IF_ABSENT)
         misnamed = original.misnamed if views.documents else ()  # else nothing would take their place
-        for key in (*misnamed, *(old for old, _ in original.renamed)):
+        for key in (*misnamed, *[old for old, new in original.renamed if await self._renamed(old, new)]):
             await engine.backend.delete(key)
         await engine.snapshot()
         if original.documents:
             engine.events.emit(StoreUpgraded(original.source, original.documents, PRE_MIGRATION_KEY))
+
+    async def _renamed(self, old: str, new: str) -> bool:
+        """Whether a file is there under its new name, so that the one of the old name can go."""
+        backend = self.engine.backend
+        try:
+            data = (await backend.read(old)).data
+        except NotFoundError:
+            return False  # renamed already
+        with suppress(AlreadyExistsError):
+            await backend.write(new, data, when=IF_ABSENT)
+            return True
+        if (await backend.read(new)).data == data:
+            return True
+        logger.warning("%s stays as it is: %s has something else", old, new, extra={"key": old})
+        return False
 
     async def _adopt(self, examined: Examined, views: ViewWriter) -> None:
         """Take over what people did to the documents' files."""

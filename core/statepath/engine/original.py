@@ -6,18 +6,22 @@ It is read whole, whatever is damaged in it, and then becomes the first commit o
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 from msgspec import Raw
 
 from statepath.backend import Backend
 from statepath.commit import Change, Note, Put
+from statepath.engine.adoption import check_size
 from statepath.engine.documents import MARK, encode_mapping, encode_value, parse_untrusted, without_halves
-from statepath.engine.ids import decode_id, document_key, is_id, log_key, report_key
+from statepath.engine.ids import decode_id, document_key, is_id, is_shortened, log_key, report_key
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS, Replica
-from statepath.engine.snapshot import STATE_KEY
+from statepath.engine.snapshot import SNAPSHOT_MEMBERS, STATE_KEY, is_own_member
 from statepath.engine.views import parse_view
 from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
 from statepath.naming import is_collection
@@ -26,12 +30,16 @@ BACKUP: Final = re.compile(r"state\.backup\.(\d{10,16})\.json")
 
 _LOG: Final = re.compile(r"logs/session_([^/]+)\.log")
 _REPORT: Final = re.compile(r"reports/([^/]+)\.json")
+_CUT: Final = re.compile(r"~[0-9a-f]{64}$")
+"""How a name ends that would be too long for a key."""
 
 _ID_FIELDS: Final = ("id", "session_id")
 _FOLDERS: Final = frozenset({"tasks", "sessions"})
 _SIGNS: Final = frozenset({"tasks", "sessions", "last_saved"})
 """What a state of the original has at least one of, unless it is empty."""
 _OURS: Final = frozenset({"version", "seq", "last_saved", MARK})
+_SHOWN: Final = 40
+"""How many characters of a name are kept of one that is too long."""
 _THEIRS: Final = f"{MARK}_of_the_original"
 """The name under which a document's own member of that name is kept."""
 
@@ -93,18 +101,33 @@ class State:
         for name, value in state.items():
             if name in _OURS:
                 continue
-            if isinstance(value, list) and is_collection(name):
+            if isinstance(value, list) and is_collection(name) and not is_own_member(name):
                 if rest := [one for one in value if not _take(found.documents, name, one)]:
                     # Not documents after all: kept under a name of their own, so that nothing is lost.
                     found.oddities.append(
                         f"{len(rest)} elements of {name!r} have no id and were kept as they are"
                     )
-                    found.members[f"{name}_without_id"] = rest
-            else:
+                    found.members[_free(f"{name}_without_id", state)] = rest
+            elif is_id(name) and name not in SNAPSHOT_MEMBERS and not is_own_member(name):
                 found.members[name] = value
+            else:
+                kept = _free(_possible(name), state | found.members)
+                found.oddities.append(f"the member {name[:_SHOWN]!r} was kept as {kept!r}")
+                found.members[kept] = value
         saved = state.get("last_saved")
         found.saved = saved if isinstance(saved, str) else None
         return found
+
+
+def _possible(name: str) -> str:
+    """A name that a member can have in the place of one that it cannot."""
+    letters = "".join(char for char in name if char.isprintable())[:_SHOWN].replace("/", "_")
+    return f"{letters or 'unnamed'}_of_the_original"
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """The name, or one made of it that nothing has."""
+    return next(one for one in chain([name], (f"{name}_{n}" for n in count(2))) if one not in taken)
 
 
 async def backup_keys(backend: Backend) -> list[str]:
@@ -217,11 +240,13 @@ async def _files(
     files that are named after their documents say that this is such a directory."""
     folders = _FOLDERS | {collection for collection, _ in documents}
     evident, damage = bool(original.source or original.damage), list[Damage]()
+    others: list[tuple[str, tuple[str, str], dict[str, Any]]] = []
     async for entry in backend.list_keys(""):
         collection, _, name = entry.key.partition("/")
         if collection not in folders or not name.endswith(".json") or "/" in name:
             continue
         try:
+            await check_size(backend, entry, limit)
             data = _told(damage, entry.key, (await backend.read(entry.key)).data)
             view = parse_view(data, entry.key, limit)
             document = view.decode(entry.key)
@@ -237,7 +262,7 @@ async def _files(
         if document_key(collection, id) != entry.key:
             if not evident:
                 continue
-            original.misnamed.append(entry.key)
+            others.append((entry.key, (collection, id), document))
         stored = documents.get((collection, id))
         if stored is None or _updated(document) > _updated(stored):
             documents[collection, id] = document
@@ -246,8 +271,27 @@ async def _files(
             original.conflicts.append(
                 (entry.key, f"{original.source} has another {collection}/{id} of the same time")
             )
+    _others(original, documents, others)
     if original.source or original.damage:
         original.damage += damage
+
+
+def _others(
+    original: Original,
+    documents: dict[tuple[str, str], dict[str, Any]],
+    others: list[tuple[str, tuple[str, str], dict[str, Any]]],
+) -> None:
+    """Files that are not named as their documents' files are now. Some are a person's copies, which say something of
+    their own; what the original itself named so is older where it says something else."""
+    told = {key for key, _ in original.conflicts}
+    for key, (collection, id), document in others:
+        name = key.rpartition("/")[2].removesuffix(".json")
+        if document == documents[collection, id] or _named(name) == id:
+            original.misnamed.append(key)
+        elif key not in told:
+            original.conflicts.append(
+                (key, f"{original.source} has another {collection}/{id}, which is newer")
+            )
 
 
 async def _beside(backend: Backend, original: Original) -> None:
@@ -255,8 +299,25 @@ async def _beside(backend: Backend, original: Original) -> None:
     for pattern, key_of in ((_LOG, log_key), (_REPORT, report_key)):
         async for entry in backend.list_keys(f"{pattern.pattern.partition('/')[0]}/"):
             match = pattern.fullmatch(entry.key)
-            if match and decode_id(match[1]) is None and is_id(match[1]) and key_of(match[1]) != entry.key:
-                original.renamed.append((entry.key, key_of(match[1])))
+            if match is None or decode_id(match[1]) is not None or is_shortened(match[1]):
+                continue
+            if _CUT.search(match[1]):
+                if original.source:
+                    reason = f"{entry.key} stays as it is: the name of the file is too long to tell the id"
+                    original.damage.append(Damage(entry.key, reason, aside=False))
+                continue
+            id = _named(match[1])
+            if is_id(id) and key_of(id) != entry.key:
+                original.renamed.append((entry.key, key_of(id)))
+
+
+def _named(name: str) -> str:
+    """The id that the original gave a file of the name. What no key can have of it is found percent-encoded."""
+    try:
+        id = unquote_to_bytes(name).decode()
+    except UnicodeDecodeError:
+        return name
+    return id if is_id(id) else name
 
 
 def _take(documents: dict[tuple[str, str], dict[str, Any]], collection: str, document: object) -> bool:

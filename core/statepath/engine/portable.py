@@ -44,7 +44,7 @@ from statepath.engine.backups import is_backup
 from statepath.engine.documents import compact, parse_untrusted
 from statepath.engine.filekeys import FileKey
 from statepath.engine.files import PIECE, LogPiece, Report
-from statepath.engine.ids import check_id, decode_id, log_key, report_key
+from statepath.engine.ids import check_id, is_id, is_name, log_id, long_logs
 from statepath.engine.migration import decode_versions
 from statepath.engine.replica import MEMBERS, Entry, Replica
 from statepath.engine.snapshot import (
@@ -211,11 +211,8 @@ def _read_manifest(path: str, file: zipfile.ZipFile, size: int, limit: int) -> M
 def _is_ours(name: str) -> bool:
     if name in (STATE_KEY, COMMITS) or is_backup(name) or _BODY.fullmatch(name) or _SEGMENT.fullmatch(name):
         return True
-    for pattern, key_of in ((_LOG, log_key), (_REPORT, report_key)):
-        if match := pattern.fullmatch(name):
-            id = decode_id(match[1])
-            return id is not None and key_of(id) == name
-    return False
+    match = _LOG.fullmatch(name) or _REPORT.fullmatch(name)
+    return match is not None and is_name(match[1])
 
 
 def _chunks(path: str, file: zipfile.ZipFile, name: str) -> Iterator[bytes]:
@@ -285,7 +282,7 @@ class Portable:
         self.check()
         meta, self.replica = self._snapshot(STATE_KEY)
         self._check_archive()
-        for name, _ in self._ids(_REPORT):
+        for name in self._named(_REPORT):
             self._report(name)
         for member in self.manifest.members:
             if is_backup(member.name):
@@ -295,7 +292,11 @@ class Portable:
                 self.path, f"{STATE_KEY} shows seq {meta.seq}, and the manifest says {self.manifest.seq}"
             )
         sizes = {member.name: member.size for member in self.manifest.members}
-        self.replica.logs = {id: sizes[name] for name, id in self._ids(_LOG)}
+        # Of a shortened name only the state knows the session.
+        known = long_logs(filter(is_id, self.replica.logs))
+        self.replica.logs = {
+            id: sizes[name] for name in self._named(_LOG) if (id := log_id(name, known)) is not None
+        }
         last, previous = self.manifest.floor - 1, ""
         written: dict[str, tuple[int, int]] = {}
         for commit in self._lines():
@@ -312,17 +313,17 @@ class Portable:
             raise _bad(self.path, f"its commits end at seq {last}, and do not lead to {STATE_KEY}")
 
     async def files(self) -> AsyncIterator[LogPiece | Report]:
-        for name, id in self._ids(_LOG):
+        for name in self._named(_LOG):
             at = 0
             chunks = _chunks(self.path, self._file, name)
             piece = await asyncio.to_thread(next, chunks, b"")
             while piece:
                 following = await asyncio.to_thread(next, chunks, b"")
-                yield LogPiece(id, at, piece, last=not following)
+                yield LogPiece(name, at, piece, last=not following)
                 at += len(piece)
                 piece = following
-        for name, id in self._ids(_REPORT):
-            yield Report(id, await asyncio.to_thread(self._report, name))
+        for name in self._named(_REPORT):
+            yield Report(name, await asyncio.to_thread(self._report, name))
 
     async def archive(self) -> AsyncIterator[tuple[str, bytes]]:
         for member in self.manifest.members:
@@ -381,10 +382,10 @@ class Portable:
             raise _bad(self.path, str(error)) from error
         return data
 
-    def _ids(self, pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
+    def _named(self, pattern: re.Pattern[str]) -> Iterator[str]:
         for member in self.manifest.members:
-            if (match := pattern.fullmatch(member.name)) and (id := decode_id(match[1])) is not None:
-                yield member.name, id
+            if pattern.fullmatch(member.name):
+                yield member.name
 
     def _whole(self, name: str) -> bytes:
         return b"".join(self._pieces(name))

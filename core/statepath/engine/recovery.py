@@ -22,7 +22,7 @@ from statepath.engine.adoption import Examined, File, examine, read_views, view_
 from statepath.engine.backups import backup_keys, check_shown
 from statepath.engine.documents import compact, parse_untrusted, without_halves
 from statepath.engine.floor import Earlier, Floor, SnapshotMark, read_floor
-from statepath.engine.ids import LOGS, document_key, log_place
+from statepath.engine.ids import LOGS, document_key, log_id, log_place, long_logs
 from statepath.engine.replay import RECOVERY, Beside, Damage, apply_commit, changes_of, is_promotion
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, is_ours, load_snapshot
@@ -431,9 +431,10 @@ async def _overlay(backend: Backend, replica: Replica, commit: Commit, found: Re
 
 async def measure_logs(backend: Backend, replica: Replica) -> None:
     """The session logs' own files may be ahead of what is left of the log: nothing in them is written over."""
+    known = long_logs(replica.logs)
     async for entry in backend.list_keys(LOGS):
-        if (place := log_place(entry.key)) is not None:
-            id, offset = place
+        if (place := log_place(entry.key)) is not None and (id := log_id(place[0], known)) is not None:
+            offset = place[1]
             replica.logs[id] = max(replica.log_size(id), offset + entry.size)
 
 

@@ -228,18 +228,18 @@ class _Verification:
         ends: dict[str, int] = {}
         async for entry in self.engine.backend.list_keys(LOGS):
             if (place := log_place(entry.key)) is not None:
-                id, offset = place
-                end = ends.get(id, 0)
+                log, offset = place
+                end = ends.get(log, 0)
                 # Behind a gap nothing counts.
-                ends[id] = max(end, offset + entry.size) if offset <= end else end
+                ends[log] = max(end, offset + entry.size) if offset <= end else end
         wrong: dict[str, str] = {}
         for id, size in state.logs.items():
             key = log_key(id)
-            if id not in ends:
+            if key not in ends:
                 wrong[id] = f"{key} is missing, and {STATE_KEY} says that it has {size} bytes"
-            elif ends[id] < size:
+            elif ends[key] < size:
                 wrong[id] = (
-                    f"{key} has {ends[id]} bytes without a gap, and {STATE_KEY} says that it has {size}"
+                    f"{key} has {ends[key]} bytes without a gap, and {STATE_KEY} says that it has {size}"
                 )
             elif id in self.texts and not await self._has_text(id, self.texts[id]):
                 wrong[id] = f"{key} does not have the text that the history has"
@@ -252,7 +252,7 @@ class _Verification:
     async def _has_text(self, id: str, text: _Text) -> bool:
         digest = sha256()
         try:
-            async for piece in stored_log(self.engine.backend, id, text.start, text.end):
+            async for piece in stored_log(self.engine.backend, log_key(id), text.start, text.end):
                 digest.update(piece.data)
         except CorruptionError:
             return False

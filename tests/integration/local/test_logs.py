@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import statepath
 from statepath.errors import UnavailableError
+from statepath_local.port import read_all
 
 
 @pytest.fixture
@@ -91,3 +92,23 @@ async def test_a_log_that_is_begun_anew_begins_with_its_text(handles: list[Any])
 
 async def _never(key: str, **_: Any) -> bool:
     raise UnavailableError("later")
+
+
+async def test_text_goes_behind_a_file_that_the_log_does_not_know_and_that_is_not_read_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "state" / "logs" / "session_x.log"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"old\n" * 100_000)
+    async with statepath.open(tmp_path / "state", autosave=0) as store:
+        sizes: list[int] = []
+
+        def read(port: Any, fd: int, start: int, stop: int) -> bytes:
+            data = read_all(port, fd, start, stop)
+            sizes.append(len(data))
+            return data
+
+        monkeypatch.setattr("statepath_local.objects.read_all", read)
+        await store.append_log("x", "new\n")
+        assert max(sizes) < 1000
+        assert await store.read_log("x") == "old\n" * 100_000 + "new\n"

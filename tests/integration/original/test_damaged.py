@@ -63,6 +63,36 @@ async def test_one_task_file_that_is_broken(original, tasks):
     assert json.loads(file.read_bytes())["id"] == want[3]["id"]
 
 
+async def test_a_broken_file_with_a_long_name(original, tasks):
+    want = original.state()["tasks"]
+    (original.path / f"tasks/{'語' * 60}.json").write_bytes(b"{")
+    async with original.open() as store:
+        assert await tasks(store) == by_id(want)
+    (told,) = original.told(CorruptionDetected)
+    assert (original.path / told.kept_as).read_bytes() == b"{"
+
+
+async def test_a_file_that_no_document_can_be_is_kept_aside(original, tasks):
+    want = original.state()["tasks"]
+    (original.path / "tasks/dump.json").write_bytes(
+        dump := b'{"id": "dump", "text": "%s"}' % (b"x" * 300_000)
+    )
+    async with original.open(max_document=100_000) as store:
+        assert await tasks(store) == by_id(want)
+    (told,) = original.told(CorruptionDetected)
+    assert (original.path / told.kept_as).read_bytes() == dump
+
+
+async def test_a_session_log_whose_name_is_too_long_to_tell_its_id_stays_and_is_told(original):
+    log = original.path / f"logs/session_{'語' * 60}.log"
+    log.write_text("text\n")
+    async with original.open() as store:
+        assert len(await store.logs()) == 45
+        assert await store.verify() == []
+    (told,) = original.told(CorruptionDetected)
+    assert ("too long" in told.reason, told.kept_as, log.read_text()) == (True, None, "text\n")
+
+
 async def test_only_task_files(original, tasks):
     want = original.state()["tasks"]
     for name in ("state.json", *original.backups):
@@ -116,6 +146,38 @@ async def test_a_task_file_that_says_something_else_at_the_same_time_is_kept_asi
     (told,) = original.told(EditConflict)
     assert told.key == name
     assert (original.path / told.kept_as).read_bytes() == before
+
+
+async def test_an_older_copy_of_a_task_file_is_kept_aside(original, tasks):
+    want = original.state()["tasks"]
+    name = f"tasks/{want[0]['id']}.before.json"
+    original.put(name, want[0] | {"updated_at": "2001-01-01T00:00:00.000Z", "status": "as it was"})
+    before = (original.path / name).read_bytes()
+    async with original.open() as store:
+        assert await tasks(store) == by_id(want)
+    (told,) = original.told(EditConflict)
+    assert told.key == name
+    assert (original.path / told.kept_as).read_bytes() == before
+
+
+async def test_a_copy_of_a_task_file_that_says_the_same_goes(original, tasks):
+    want = original.state()["tasks"]
+    original.put(f"tasks/{want[0]['id']}.before.json", want[0])
+    async with original.open() as store:
+        assert await tasks(store) == by_id(want)
+    assert original.told(EditConflict) == []
+    assert len(list(original.path.glob("tasks/*"))) == len(want)
+
+
+async def test_an_older_file_that_the_original_named_otherwise_is_no_conflict(empty, tasks):
+    task = {"id": "Task_1", "updated_at": "2025-01-02T00:00:00Z"}
+    empty.put("state.json", {"tasks": [task]})
+    empty.put("tasks/Task_1.json", task | {"updated_at": "2025-01-01T00:00:00Z"})
+    async with empty.open() as store:
+        assert await tasks(store) == by_id([task])
+        await store.flush()
+    assert [path.name for path in empty.path.glob("tasks/*")] == ["%54ask_1.json"]
+    assert empty.told(EditConflict) == []
 
 
 async def test_a_task_that_has_only_its_file(original, tasks):

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import statepath
 from statepath import StatePersistence
 from statepath.errors import HistoryTrimmedError, ReadOnlyError
 from statepath.events import CorruptionDetected, EditConflict, StoreUpgraded
@@ -137,6 +138,7 @@ async def test_a_restore_to_a_time_before_the_upgrade_deletes_nothing(original, 
         "a+b",
         "a,b",
         "日本語",
+        "語" * 60,
     ],
 )
 async def test_an_id_of_any_kind_keeps_its_task(empty, tasks, id):
@@ -152,24 +154,51 @@ async def test_an_id_of_any_kind_keeps_its_task(empty, tasks, id):
     assert empty.told(CorruptionDetected, EditConflict) == []
 
 
-@pytest.mark.parametrize("id", ["Claude_1", "a b", "ünïcode"])
+@pytest.mark.parametrize("id", ["Claude_1", "a b", "ünïcode", "My Session", "Läuft~", "100% Done", "Ä" * 34])
 async def test_a_session_log_of_any_name_can_be_read(empty, id):
     empty.put("state.json", {"tasks": [{"id": "a"}]})
     empty.put(f"logs/session_{id}.log", "text\n")
     async with empty.open() as store:
-        assert await store.logs() == [id]
         assert await store.read_log(id) == "text\n"
         await store.append_log(id, "more\n")
+        assert await store.logs() == [id]
         assert await store.read_log(id) == "text\nmore\n"
 
 
-@pytest.mark.parametrize("id", ["Report_1", "a b"])
+@pytest.mark.parametrize("id", ["Report_1", "a b", "Run Ä"])
 async def test_a_report_of_any_name_can_be_read(empty, id):
     empty.put("state.json", {"tasks": [{"id": "a"}]})
     empty.put(f"reports/{id}.json", {"n": 1})
     async with empty.open() as store:
         assert await store.reports() == [id]
         assert await store.read_report(id) == {"n": 1}
+
+
+async def test_of_two_session_logs_that_get_one_name_none_is_deleted(empty):
+    empty.put("state.json", {"tasks": [{"id": "a"}]})
+    empty.put("logs/session_A B.log", "one\n")
+    empty.put("logs/session_%41%20%42.log", "another\n")
+    async with empty.open():
+        pass
+    assert {path.read_text() for path in empty.path.glob("logs/*")} == {"one\n", "another\n"}
+
+
+async def test_a_session_log_of_a_shortened_name_is_renamed_once(empty, monkeypatch):
+    id = "S" * 80
+    empty.put("state.json", {"tasks": [{"id": "a"}]})
+    empty.put(f"logs/session_{id}.log", "text\n")
+    with monkeypatch.context() as patched:
+        patched.setattr("statepath.engine.engine.Engine.snapshot", _fail)
+        with pytest.raises(OSError, match="power"):
+            async with empty.open():
+                pass
+    async with empty.open() as store:
+        assert await store.read_log(id) == "text\n"
+    assert len(list(empty.path.glob("logs/*"))) == 1
+
+
+async def _fail(*_: object) -> None:
+    raise OSError("power failure")
 
 
 async def test_what_is_no_task_is_kept_as_it_is(empty, tasks):
@@ -187,6 +216,73 @@ async def test_what_is_no_task_is_kept_as_it_is(empty, tasks):
         assert members["tasks_without_id"] == [{"name": "no id"}, 7]
         assert {name: members[name] for name in ("Odd Name", "n")} == {"Odd Name": {"x": 1}, "n": 1}
         assert members.get("flags", members.get("flags_without_id")) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("member", "kept"),
+    [
+        ({"schema_versions": 3}, "schema_versions_of_the_original"),
+        ({"schema_versions": [{"id": "a"}]}, "schema_versions_of_the_original"),
+        ({"archive_segments": {"a": 1}}, "archive_segments_of_the_original"),
+        ({"lease/x": {"holder": "me"}}, "lease_x_of_the_original"),
+        ({"sessions": None}, "sessions_of_the_original"),
+        ({"sessions": {"s": 1}}, "sessions_of_the_original"),
+        ({"": 1}, "unnamed_of_the_original"),
+        ({"x" * 300: 1}, "x" * 40 + "_of_the_original"),
+        ({"a\0b": 1}, "ab_of_the_original"),
+    ],
+    ids=lambda value: repr(value)[:24],
+)
+async def test_a_member_that_the_store_cannot_have_is_kept_under_another_name(empty, tasks, member, kept):
+    empty.put("state.json", {"tasks": [{"id": "a"}], "last_saved": None, **member})
+    for _ in range(2):
+        async with empty.open() as store:
+            assert await store.members() == {kept: next(iter(member.values()))}
+            assert await tasks(store) == {"a": {"id": "a"}}
+            assert await store.verify() == []
+    assert [told.key for told in empty.told(CorruptionDetected)] == ["state.json"]
+    async with StatePersistence.open(empty.path) as persistence:
+        state = await persistence.load_state()
+        assert state is not None
+        assert [task.id for task in state.tasks] == ["a"]
+
+
+async def test_a_member_gets_no_name_that_another_one_has(empty):
+    empty.put(
+        "state.json",
+        {"tasks": [{"id": "a"}, 7], "sessions": {}, "sessions_of_the_original": 1, "tasks_without_id": 2},
+    )
+    async with empty.open() as store:
+        assert await store.members() == {
+            "sessions_of_the_original": 1,
+            "sessions_of_the_original_2": {},
+            "tasks_without_id": 2,
+            "tasks_without_id_2": [7],
+        }
+
+
+async def test_a_store_that_was_upgraded_can_be_exported_and_imported(empty, tmp_path):
+    empty.put("state.json", {"tasks": [{"id": "a"}], "": 1, "x" * 300: 2})
+    async with empty.open() as store:
+        await store.export(str(tmp_path / "store.zip"))
+        held = await store.members()
+    await statepath.import_backup(str(tmp_path / "store.zip"), tmp_path / "other")
+    async with statepath.open(tmp_path / "other") as other:
+        assert await other.members() == held
+
+
+async def test_metrics_that_are_none_are_counted_from_the_tasks(empty):
+    task = {"id": "a", "description": "d", "status": "failed"}
+    empty.put(
+        "state.json",
+        {"tasks": [task], "sessions": [], "metrics": {"average_completion_time": None, "more": "theirs"}},
+    )
+    async with StatePersistence.open(empty.path) as persistence:
+        state = await persistence.load_state()
+        assert state is not None
+        assert (state.metrics.total_tasks, state.metrics.failed_tasks) == (1, 1)
+        assert state.metrics.average_completion_time == 0
+        assert state.metrics.model_dump()["more"] == "theirs"
 
 
 @pytest.mark.parametrize("state", [{}, {"tasks": [], "sessions": [], "last_saved": "2025-01-01T00:00:00Z"}])

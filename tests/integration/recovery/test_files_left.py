@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from statepath.engine.ids import log_key
+from statepath.engine.recovery import measure_logs
+from statepath.engine.replica import Replica
 from statepath.events import CorruptionDetected, DocumentRecovered
 
 
@@ -109,3 +112,15 @@ async def test_files_of_another_store_are_taken_for_documents_made_by_hand(left,
     async with left.open() as store:
         assert await store.collection("tasks").get("theirs") == {"id": "theirs"}
         assert "tasks/theirs" not in {told.key for told in left.told(DocumentRecovered)}
+
+
+async def test_a_file_of_a_long_name_that_is_ahead_of_the_log_is_not_written_over(memory):
+    id = "S" * 80
+    async with memory.open() as store:
+        await store.append_log(id, "one\n")
+        await store.flush()
+        backend, replica = store._engine.backend, Replica()
+        await backend.write(f"{log_key(id)}/{4:020d}", b"two\n")
+        replica.logs[id] = 4
+        await measure_logs(backend, replica)
+        assert replica.logs == {id: 8}

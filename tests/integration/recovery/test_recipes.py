@@ -17,6 +17,7 @@ from statepath.events import (
     StateRestored,
     StateSaved,
 )
+from statepath_local.port import read_all
 
 
 async def change(store: Any, n: int) -> int:
@@ -45,6 +46,20 @@ async def stopped(request: pytest.FixtureRequest, folder: Any) -> Any:
         killed = folder.copy("killed")
     folder.heard.clear()
     return folder if request.param == "closed" else killed
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes were read at once from files."""
+    sizes: list[int] = []
+
+    def read(port: Any, fd: int, start: int, stop: int) -> bytes:
+        data = read_all(port, fd, start, stop)
+        sizes.append(len(data))
+        return data
+
+    monkeypatch.setattr("statepath_local.objects.read_all", read)
+    return sizes
 
 
 def edit(place: Any, name: str, **values: Any) -> None:
@@ -250,6 +265,39 @@ class TestEdits:
             assert await n_of(store) == 1
         assert len(folder.told(CorruptionDetected)) == 1
 
+    async def test_a_file_that_no_document_can_be_is_kept_aside_unread(self, folder, reads):
+        async with folder.open() as store:
+            await change(store, 1)
+        folder.write("tasks/dump.json", dump := b'{"id": "dump", "text": "%s"}' % (b"x" * 3_000_000))
+        reads.clear()
+        async with folder.open(max_document=1_000_000) as store:
+            assert await store.collection("tasks").count() == 1
+        (told,) = folder.told(CorruptionDetected)
+        assert (told.key, folder.read(told.kept_as)) == ("tasks/dump.json", dump)
+        assert max(reads) < 1_000_000
+
+    async def test_an_old_file_that_was_kept_aside_just_now_is_not_cleaned(self, folder):
+        async with folder.open() as store:
+            await change(store, 1)
+        folder.write("tasks/b.json", b"{")
+        os.utime(folder.path / "tasks/b.json", (1_700_000_000, 1_700_000_000))
+        async with folder.open() as store:
+            assert (await store.clean()).objects == ()
+        (told,) = folder.told(CorruptionDetected)
+        assert folder.read(told.kept_as) == b"{"
+
+    async def test_a_file_that_is_larger_than_its_document_may_be_is_sound(self, folder):
+        async with folder.open(max_document=1024) as store:
+            await store.collection("tasks").put({"id": "task_1", "n": [1] * 400})
+            await store.flush()
+            assert len(folder.read("tasks/task_1.json")) > 1024
+            assert await store.verify() == []
+            folder.write("tasks/task_1.json", shown := folder.read("tasks/task_1.json"))
+        async with folder.open(max_document=1024) as store:
+            await store.flush()
+        assert folder.told(CorruptionDetected, EditConflict) == []
+        assert folder.read("tasks/task_1.json") == shown
+
     async def test_the_same_content_formatted_otherwise_is_no_commit(self, folder):
         async with folder.open() as store:
             seq = await change(store, 1)
@@ -344,6 +392,32 @@ class TestNewFiles:
             assert await store.collection("tasks").count() == 1
         (told,) = folder.told(EditConflict)
         assert folder.read(told.kept_as) == b'{"text": "?"}'
+
+    @pytest.mark.parametrize("name", ["語" * 60, "語" * 30, "x" * 230], ids=["60 CJK", "30 CJK", "230 ASCII"])
+    async def test_a_file_of_a_long_name_bars_nothing(self, folder, name):
+        async with folder.open() as store:
+            await change(store, 1)
+        folder.write(f"tasks/{name}.json", b"{")
+        async with folder.open() as store:
+            assert await store.collection("tasks").count() == 1
+        (told,) = folder.told(CorruptionDetected)
+        assert folder.read(told.kept_as) == b"{"
+        folder.write(f"tasks/{name}.json", b'{"text": "?"}')
+        async with folder.open() as store:
+            assert await store.collection("tasks").count() == 1
+        (told,) = folder.told(EditConflict)
+        assert folder.read(told.kept_as) == b'{"text": "?"}'
+        assert f"tasks/{name}.json" not in folder.names("tasks/")
+
+    async def test_a_document_in_a_file_of_a_long_name_is_adopted(self, folder):
+        async with folder.open() as store:
+            await change(store, 1)
+        folder.write(f"tasks/{'語' * 60}.json", json.dumps({"id": "語" * 60}).encode())
+        async with folder.open() as store:
+            assert await store.collection("tasks").get("語" * 60) == {"id": "語" * 60}
+            await store.flush()
+            assert await store.verify() == []
+        assert len(folder.names("tasks/")) == 2
 
     async def test_other_files_are_nobodys_business(self, folder):
         async with folder.open() as store:

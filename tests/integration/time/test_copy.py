@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -102,6 +103,77 @@ async def test_the_copy_holds_what_the_store_holds(path, store, elsewhere, fill,
         assert await other.verify() == []
         assert await other.collection("raw").put({"id": "later"}) == store.seq + 1
     async with statepath.open(to, readonly=True) as other:
+        assert await other.verify() == []
+
+
+LONG = ["S" * 80, "ü" * 34]
+"""Ids whose names are shortened: the keys of their files do not tell them."""
+
+
+@pytest.mark.everywhere
+@pytest.mark.parametrize("saved", [False, True])
+async def test_session_logs_and_reports_with_long_ids_are_copied(path, store, elsewhere, saved):
+    for id in LONG:
+        await store.append_log(id, f"{id}\n")
+        await store.save_report(id, id)
+    if saved:
+        await store.snapshot()
+    assert await store.verify() == []
+    made = await statepath.copy(path, to := elsewhere.new())
+    assert (made.logs, made.reports) == (2, 2)
+    async with statepath.open(to, autosave=0) as other:
+        assert await other.logs() == LONG
+        for id in LONG:
+            assert await other.read_log(id) == f"{id}\n"
+            assert await other.read_report(id) == id
+        assert await other.verify() == []
+        await other.append_log(LONG[0], "more\n")
+        assert await other.read_log(LONG[0]) == f"{LONG[0]}\nmore\n"
+
+
+@pytest.mark.parametrize("since", [False, True], ids=["saved", "continued"])
+@pytest.mark.parametrize("damage", ["cut", "removed"])
+async def test_a_damaged_session_log_is_told_and_not_carried_as_if_whole(tmp_path, elsewhere, damage, since):
+    path, text = str(tmp_path / "store"), "123456789\n" * 6
+    async with statepath.open(path, autosave=0) as store:
+        await store.append_log("a", text)
+        await store.snapshot()
+        if since:
+            await store.append_log("a", "more\n")
+            await store.flush()
+        killed = str(tmp_path / "killed")
+        shutil.copytree(path, killed)
+    log = Path(killed, "logs", "session_a.log")
+    if damage == "cut":
+        log.write_text(text[:30])
+    else:
+        log.unlink()
+    has = 30 if damage == "cut" else 0
+    with pytest.raises(CorruptionError, match=rf"session_a\.log has {has} bytes .* 60: .*repair") as told:
+        await statepath.copy(killed, elsewhere.new())
+    assert told.value.key == "logs/session_a.log"
+
+
+async def test_a_session_log_that_lacks_a_piece_in_its_middle_is_told(elsewhere):
+    path = f"memory://{uuid4().hex}"
+    async with statepath.open(path, autosave=0) as store:
+        for _ in range(3):
+            await store.append_log("a", "1234\n")
+            await store.flush()
+        await store.snapshot()
+        assert await store._engine.backend.delete(f"logs/session_a.log/{5:020d}")
+        with pytest.raises(CorruptionError, match="has 5 bytes without a gap"):
+            await statepath.copy(path, elsewhere.new())
+
+
+async def test_an_empty_session_log_is_copied_to_a_folder(tmp_path):
+    path = tmp_path / "store"
+    (path / "logs").mkdir(parents=True)
+    (path / "logs" / "session_a.log").write_bytes(b"")
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "a"})
+    await statepath.copy(path, tmp_path / "copy")
+    async with statepath.open(tmp_path / "copy", autosave=0) as other:
         assert await other.verify() == []
 
 

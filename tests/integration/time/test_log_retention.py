@@ -383,6 +383,13 @@ async def test_what_was_not_written_to_for_so_long_goes(path, kind, monkeypatch)
         assert await files.kept() == ["live"]
 
 
+async def test_a_session_log_with_a_long_id_is_bounded_too(path):
+    async with statepath.open(path, autosave=0, log_bytes=0) as store:
+        await store.append_log("S" * 80, "1234\n")
+        assert sum(size for _, size in (await store.clean()).objects) == 5
+        assert await store.logs() == []
+
+
 async def test_bounds_of_one_kind_leave_the_other_alone(path):
     async with statepath.open(path, autosave=0, log_bytes=0) as store:
         await store.append_log("a", "1\n")

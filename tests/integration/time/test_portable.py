@@ -64,6 +64,24 @@ async def test_a_store_goes_through_a_file_to_any_backend(store, file, elsewhere
                 assert await other.collection("tasks").get(document["id"]) == document
 
 
+@pytest.mark.parametrize("history", [False, True])
+async def test_session_logs_and_reports_with_long_ids_go_through_a_file(store, file, elsewhere, history):
+    long = ["S" * 80, "ü" * 34]
+    for id in long:
+        await store.append_log(id, f"{id}\n")
+        await store.save_report(id, id)
+    await store.export(file, history=history)
+    await statepath.import_backup(file, to := elsewhere.new())
+    async with statepath.open(to, autosave=0) as other:
+        assert await other.logs() == long
+        for id in long:
+            assert await other.read_log(id) == f"{id}\n"
+            assert await other.read_report(id) == id
+        assert await other.verify() == []
+        await other.append_log(long[0], "more\n")
+        assert await other.read_log(long[0]) == f"{long[0]}\nmore\n"
+
+
 async def test_bodies_go_with_the_history(store, file, elsewhere):
     raw = store.collection("raw")
     await raw.put({"id": "a", "text": "x" * 9_000_000})
@@ -124,7 +142,7 @@ async def test_an_export_that_is_cancelled_ends_as_soon_as_what_it_was_writing(
 
 async def test_a_log_that_cannot_be_read_to_its_end_is_told_as_what_it_is(store, file, fill, monkeypatch):
     async def files(origin):
-        yield LogPiece("s", 0, b"1\n")
+        yield LogPiece("logs/session_s.log", 0, b"1\n")
         raise UnavailableError("no answer")
 
     await fill(store)
