@@ -301,6 +301,10 @@ class Writer:
         except CorruptionError as error:
             self._refusal = error
             raise copy.copy(error) from error
+        except BaseException:
+            # This handle does not know where the journal ends: whoever comes next has to look, too.
+            self._changing = False
+            raise
         self._empty = head is None
         self._stands_at(head)
         if not self._history:
