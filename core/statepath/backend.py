@@ -477,6 +477,11 @@ class SupportsSharing(Protocol):
         """Let other writers in, if the storage is one where that is safe."""
         ...
 
+    async def believe(self) -> None:
+        """Every view shows what it should. Where a listing told no times, since what was written lazily may have been
+        lost, it can tell them from now on, also to who connects next."""
+        ...
+
     async def maintain(self) -> bool:
         """Be the one of all writers that does what one of them should do; whether this one is it. It ends with the
         connection, or its process."""

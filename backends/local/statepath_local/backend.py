@@ -67,7 +67,7 @@ class LocalBackend:
         self._lock = lock
         self._pool = pool
         self._closed: str | None = None
-        self._objects = Objects(tree, doubtful=lock is not None and lock.rebooted)
+        self._objects = Objects(tree, doubtful=lock is not None and lock.doubtful)
         self._log = LocalCommitLog(tree, self, lock)
         self._maintains = -1
         self.joined = lock is not None and lock.shared
@@ -123,6 +123,10 @@ class LocalBackend:
             # First, since it holds for those who are let in.
             self._objects.shared = True
             await self._log.share()
+
+    async def believe(self) -> None:
+        if self._lock is not None and self._lock.doubtful:
+            await self._change(self._lock.believe)
 
     async def maintain(self) -> bool:
         return await self._change(self._maintain)

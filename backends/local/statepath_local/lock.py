@@ -2,7 +2,8 @@
 
 One writer has it exclusively, or several share it. The file's first line is the last durable seq, twice, so that a
 reader notices half an update; the second says how the lock is held and where the journal ends; then each holder says
-what it is. The file is never removed: a lock on a removed file would exclude nobody.
+what it is, behind a line that is there while what was not synced before the machine's end is in doubt. The file is
+never removed: a lock on a removed file would exclude nobody.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from statepath_local.tree import LOCK, Tree
 _LINE = 42
 _HEAD = _LINE + MARK_LINE
 _MOST = 64 * 1024
+_DOUBT = b'"doubtful"\n'
 _PATIENCE = 1.0
 _STEP = 0.01
 _OPENING_PATIENCE = 60.0
@@ -73,8 +75,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTSUP)
 class WriterLock:
     """A held lock, and the place where its holders publish how far the log is durable.
 
-    `shared`: other writers may be there. `rebooted` says that the machine was started since the last holder: what that
-    one had not synced may be gone.
+    `shared`: other writers may be there. `doubtful` says that the machine was started since somebody wrote: what that
+    one had not synced may be gone, and nobody has looked at all of it yet.
     """
 
     def __init__(self, tree: Tree, fd: int, durable: int, *, created: bool, shared: bool) -> None:
@@ -94,7 +96,7 @@ class WriterLock:
         self.durable = durable
         self.shared = shared
         self.shareable = shared or self._port.filesystem(tree.root) not in _NETWORK
-        self.rebooted = False
+        self.doubtful = False
         self._left = b""
 
     @classmethod
@@ -132,8 +134,12 @@ class WriterLock:
 
     def introduce(self) -> None:
         """Say who holds the lock, and for itself."""
-        self.rebooted = not self._created and _read_boot(self._port, self._fd) != self.boot
-        text = _durable_line(self.durable) + Mark.nowhere(EXCLUSIVE) + _holder_line(self._me)
+        port, fd = self._port, self._fd
+        self.doubtful = not self._created and (
+            _read_boot(port, fd) != self.boot or _read_doubt(port, fd) != b""
+        )
+        doubt = _DOUBT if self.doubtful else b""
+        text = _durable_line(self.durable) + Mark.nowhere(EXCLUSIVE) + doubt + _holder_line(self._me)
         write_all(self._port, self._fd, text, 0)
         self._port.ftruncate(self._fd, len(text))
 
@@ -142,16 +148,24 @@ class WriterLock:
         with self._membership() as holders:
             holders.append(self._me)
 
+    def believe(self) -> None:
+        """Say that nothing is in doubt any more."""
+        with suppress(OSError):
+            with self._membership(doubt=False) as holders:
+                holders.append(self._me)
+            self.doubtful = False
+
     @contextmanager
-    def _membership(self) -> Iterator[list[dict[str, Any]]]:
-        """The holders that live, to be changed by one at a time."""
+    def _membership(self, *, doubt: bool = True) -> Iterator[list[dict[str, Any]]]:
+        """The holders that live, to be changed by one at a time. A `doubt` stays if there is one."""
         port = self._port
         folder = self._tree.folder([])
         try:
             port.flock(folder, fcntl.LOCK_EX)
             holders = [one for one in _read_holders(port, self._fd) if one != self._me and _lives(port, one)]
             yield holders
-            text = b"".join(map(_holder_line, holders))
+            kept = _read_doubt(port, self._fd) if doubt else b""
+            text = kept + b"".join(map(_holder_line, holders))
             write_all(port, self._fd, text, _HEAD)
             port.ftruncate(self._fd, _HEAD + len(text))
         finally:
@@ -392,6 +406,11 @@ def _read_boot(port: Port, fd: int) -> str | None:
         return mark.boot
     holders = _read_holders(port, fd)
     return holders[0].get("boot") if holders else None
+
+
+def _read_doubt(port: Port, fd: int) -> bytes:
+    """The line that says so, if it is there."""
+    return _DOUBT if port.pread(fd, len(_DOUBT), _HEAD) == _DOUBT else b""
 
 
 def _lives(port: Port, holder: dict[str, Any]) -> bool:
