@@ -119,6 +119,7 @@ class LocalBackend:
 
     async def share(self) -> None:
         self.check_open()
+        self._objects.doubtful = False
         if not self._objects.shared and self._lock is not None and self._lock.shareable:
             # First, since it holds for those who are let in.
             self._objects.shared = True

@@ -47,13 +47,14 @@ Keep = Callable[[str, bytes], bool]
 class Objects:
     """The objects of one state path.
 
-    `doubtful`: the machine was started since they were written. Then their times are not told, as a lazily written
-    file may have kept its time and lost its content; whoever goes by the time reads such a file.
+    `doubtful`: the machine was started since they were written, and the store is being opened. Then no times are told,
+    as a lazily written file may have kept its time and lost its content, and the clock may have gone back; whoever goes
+    by the time reads such a file.
     """
 
     def __init__(self, tree: Tree, *, doubtful: bool = False) -> None:
         self._tree = tree
-        self._doubtful_before = time.time() if doubtful else 0.0
+        self.doubtful = doubtful
         self._port = tree.port
         self._names = threading.Lock()
         self._last_time = 0
@@ -483,10 +484,7 @@ class Objects:
             found = self._port.stat(name, within=folder)
         except FileNotFoundError:
             return None
-        modified = _modified(found)
-        if modified < self._doubtful_before:
-            modified = 0.0
-        return Entry(key, found.st_size, modified)
+        return Entry(key, found.st_size, 0.0 if self.doubtful else _modified(found))
 
     def close(self) -> None:
         """Remove the temporary files that were kept for use."""

@@ -65,6 +65,19 @@ async def test_a_file_that_was_looked_at_once_is_believed_again(
     assert file.read_bytes() == lost
 
 
+async def test_a_clock_that_went_back_hides_no_lost_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = await save(tmp_path)
+    whole = file.read_bytes()
+    lose_content(file)
+    monkeypatch.setattr(Port, "boot_id", lambda self: "another-run")
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    async with statepath.open(tmp_path):
+        pass
+    assert file.read_bytes() == whole
+
+
 async def test_in_one_run_of_the_machine_a_file_is_not_read_that_kept_its_time(tmp_path: Path) -> None:
     file = await save(tmp_path)
     lose_content(file)
