@@ -69,6 +69,9 @@ _NETWORK = frozenset(
 )
 """File systems that several machines may write to; none sees at once what another one wrote."""
 
+_ours: set[str] = set()
+"""The handles of this process that hold a lock, or are about to."""
+
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTSUP)
 
 
@@ -85,13 +88,15 @@ class WriterLock:
         self._fd = fd
         self._created = created
         self.boot = self._port.boot_id()
+        handle = secrets.token_hex(4)
+        _ours.add(handle)
         self._me = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "program": os.path.basename(sys.argv[0] or sys.executable) if sys.argv else "",
             "boot": self.boot,
-            "handle": secrets.token_hex(4),
+            "handle": handle,
         }
         self.durable = durable
         self.shared = shared
@@ -116,7 +121,7 @@ class WriterLock:
             waited = time.monotonic() - begun
             fd, created = _open(tree)
             try:
-                lock = _attempt(tree, fd, created=created)
+                lock = _attempt(tree, fd, created=created, late=waited >= _PATIENCE)
             except BaseException as error:
                 port.close(fd)
                 if isinstance(error, OSError) and error.errno in _NO_LOCKS:
@@ -259,6 +264,7 @@ class WriterLock:
 
     def release(self) -> None:
         """Let go. In a forked child this leaves the parent's lock as it is."""
+        _ours.discard(self._me["handle"])
         if self._fd >= 0:
             self._port.close(self._fd)
             self._fd = -1
@@ -306,7 +312,8 @@ def _is_free(port: Port, fd: int) -> bool:
     return False
 
 
-def _attempt(tree: Tree, fd: int, *, created: bool) -> WriterLock | None:
+def _attempt(tree: Tree, fd: int, *, created: bool, late: bool) -> WriterLock | None:
+    """The lock, if it can be had now. `late`: who has it for so long is no reader."""
     port = tree.port
     shared = False
     try:
@@ -318,6 +325,9 @@ def _attempt(tree: Tree, fd: int, *, created: bool) -> WriterLock | None:
             return None
         # Readers hold a shared lock, too, but not where writers say that they share it.
         if not _read_head(port, fd).is_shared(port.boot_id()):
+            return None
+        # Nor does it mean anything where all of them were killed; but not every process can be seen from here.
+        if not late and not any(_lives(port, holder) for holder in _read_holders(port, fd)):
             return None
         shared = True
     if not _is_current(tree, fd):
@@ -416,7 +426,10 @@ def _read_doubt(port: Port, fd: int) -> bytes:
 def _lives(port: Port, holder: dict[str, Any]) -> bool:
     """Whether the process may be there still; of another machine that is not known."""
     pid = holder.get("pid")
-    return holder.get("host") != socket.gethostname() or not isinstance(pid, int) or port.lives(pid)
+    if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return True
+    # A process that was started anew in a container often has the number that the killed one had.
+    return holder.get("handle") in _ours if pid == os.getpid() else port.lives(pid)
 
 
 def _no_locks(error: OSError) -> UnsupportedError:

@@ -68,6 +68,37 @@ async def test_a_brief_look_does_not_turn_a_writer_away(connect: Connect, path: 
     await connect()
 
 
+def ended() -> int:
+    """The number of a process that is no more."""
+    with subprocess.Popen(["true"]) as child:
+        pass
+    return child.pid
+
+
+@pytest.mark.parametrize("process", [os.getpid, ended])
+async def test_a_brief_look_does_not_bring_killed_writers_back(
+    connect: Connect, path: Path, port: Any, process: Callable[[], int]
+) -> None:
+    killed = await connect()
+    await killed.share()
+    left = (path / "lock").read_text().replace(f'"pid": {os.getpid()}', f'"pid": {process()}')
+    await killed.close()
+    (path / "lock").write_text(left)
+    port.fail("flock", errno.EAGAIN, chosen=lambda _, kind: kind == fcntl.LOCK_EX | fcntl.LOCK_NB, times=1)
+    assert not (await connect()).joined
+
+
+async def test_a_writer_that_cannot_be_seen_is_joined_after_a_while(
+    connect: Connect, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container with the name of its host, and numbers of its own."""
+    monkeypatch.setattr("statepath_local.lock._PATIENCE", 0.05)
+    await (await connect()).share()
+    lock = (path / "lock").read_text()
+    (path / "lock").write_text(lock.replace(f'"pid": {os.getpid()}', f'"pid": {ended()}'))
+    assert (await connect()).joined
+
+
 async def test_a_program_that_is_started_does_not_inherit_the_lock(connect: Connect) -> None:
     backend = await connect()
     with subprocess.Popen(["sleep", "60"], close_fds=False) as child:
