@@ -7,6 +7,7 @@ the folder.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -38,6 +39,7 @@ BLOCK = 2 * 1024 * 1024
 PAUSE = 0.005
 _MOST_BUFFERS = 512
 _ATTEMPTS = 100
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _RUN = 2000
 """So many names are sorted at once."""
 
@@ -473,8 +475,10 @@ class Objects:
                 elif key > after or after.startswith(key):
                     try:
                         below = port.open_folder(name, within=folder)
-                    except OSError:
-                        continue
+                    except OSError as error:
+                        if error.errno in _NO_FOLDER:  # not any more
+                            continue
+                        raise state_error(error, key, key) from error
                     yield from self._entries(below, key, prefix, after)
         finally:
             port.close(folder)

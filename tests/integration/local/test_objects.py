@@ -260,6 +260,28 @@ async def test_a_name_that_no_key_has_gives_way_to_the_name_of_a_key(connect: Co
     assert (await backend.read("tasks/a%20b")).data == b"A"
 
 
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.EACCES, errno.EIO])
+async def test_a_listing_leaves_out_no_folder_that_cannot_be_opened(
+    connect: Connect, port: Any, error: int
+) -> None:
+    backend = await connect()
+    await backend.write("tasks/a", b"A")
+    port.fail("open_folder", error, chosen=lambda name: name == "tasks")
+    with pytest.raises(StateError, match="tasks/"):
+        await listed(backend)
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.ENOTDIR, errno.ELOOP])
+async def test_a_listing_goes_on_behind_a_folder_that_is_none_any_more(
+    connect: Connect, port: Any, error: int
+) -> None:
+    backend = await connect()
+    await backend.write("tasks/a", b"A")
+    await backend.write("z", b"Z")
+    port.fail("open_folder", error, chosen=lambda name: name == "tasks")
+    assert await listed(backend) == ["z"]
+
+
 async def test_an_encoded_name_leads_to_no_other_file(connect: Connect, path: Path) -> None:
     backend = await connect()
     await backend.write("tasks/a", b"A")
