@@ -307,31 +307,40 @@ class Objects:
             self._write_lazily(items, keep)
 
     def _write_lazily(self, items: Iterable[LazyWrite], keep: Keep | None) -> None:
-        port = self._port
         open_folders: dict[str, int] = {}
+        failure: StateError | None = None
         try:
             for item in items:
-                folders, name = split_key(item.key)
-                place = "/".join(folders)
-                data = item.data
                 try:
-                    folder = open_folders.get(place)
-                    if folder is None:
-                        folder = open_folders[place] = self._tree.folder(folders, create=data is not None)
-                    if data is None:
-                        with self._deciding(folder):
-                            name = self._actual(name, folder)
-                            if keep is None or not self._keeps(item, name, folder, keep):
-                                port.unlink(name, within=folder)
-                    else:
-                        self._settle(name, folder)
-                        self._replace_lazily(name, folder, item, data, keep)
-                except OSError as error:
-                    if data is not None or not isinstance(error, FileNotFoundError):
-                        raise state_error(error, item.key, item.key) from error
+                    self._write_one_lazily(item, keep, open_folders)
+                except StateError as error:
+                    # The others are in nobody's way.
+                    failure = failure or error
         finally:
             for folder in open_folders.values():
-                port.close(folder)
+                self._port.close(folder)
+        if failure is not None:
+            raise failure
+
+    def _write_one_lazily(self, item: LazyWrite, keep: Keep | None, open_folders: dict[str, int]) -> None:
+        folders, name = split_key(item.key)
+        place = "/".join(folders)
+        data = item.data
+        try:
+            folder = open_folders.get(place)
+            if folder is None:
+                folder = open_folders[place] = self._tree.folder(folders, create=data is not None)
+            if data is None:
+                with self._deciding(folder):
+                    name = self._actual(name, folder)
+                    if keep is None or not self._keeps(item, name, folder, keep):
+                        self._port.unlink(name, within=folder)
+            else:
+                self._settle(name, folder)
+                self._replace_lazily(name, folder, item, data, keep)
+        except OSError as error:
+            if data is not None or not isinstance(error, FileNotFoundError):
+                raise state_error(error, item.key, item.key) from error
 
     def _replace_lazily(
         self, name: str, folder: int, item: LazyWrite, data: bytes, keep: Keep | None

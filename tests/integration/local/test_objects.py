@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import statepath
 from statepath.backend import IF_ABSENT, ETag, IfMatch, LazyWrite
 from statepath.errors import (
+    AccessDeniedError,
     AlreadyExistsError,
     ConflictError,
     InvalidArgumentError,
@@ -170,14 +172,27 @@ async def test_new_and_replaced_files_may_take_turns(connect: Connect, path: Pat
     assert await listed(backend) == ["a", *(f"{name}{turn}" for name in "bc" for turn in range(4))]
 
 
-async def test_a_full_disk_stops_lazy_writes_at_that_one(connect: Connect, port: Any, path: Path) -> None:
+async def test_what_cannot_be_written_lazily_is_told_and_in_no_others_way(
+    connect: Connect, port: Any, path: Path
+) -> None:
     backend = await connect()
     port.fail("pwrite", errno.ENOSPC, chosen=lambda _, data, __: data == b"B")
     with pytest.raises(UnavailableError) as caught:
         await backend.write_lazily([LazyWrite(key, key.upper().encode(), 1) for key in "abc"])
     assert (caught.value.code, caught.value.key) == ("disk_full", "b")
-    assert await listed(backend) == ["a"]
+    assert await listed(backend) == ["a", "c"]
     assert temporaries(path) == []
+
+
+async def test_a_folder_that_is_a_link_is_in_no_other_views_way(tmp_path: Path) -> None:
+    (tmp_path / "sessions").symlink_to(tmp_path)
+    async with statepath.open(tmp_path, view_interval=0) as store:
+        await store.collection("sessions").put({"id": "a"})
+        for id in "bc":
+            await store.collection("tasks").put({"id": id})
+        with pytest.raises(AccessDeniedError, match="sessions"):
+            await store.flush()
+        assert [file.name for file in sorted(tmp_path.glob("tasks/*"))] == ["b.json", "c.json"]
 
 
 async def test_what_a_killed_writer_left_is_removed(connect: Connect, path: Path) -> None:
