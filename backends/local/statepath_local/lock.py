@@ -123,7 +123,7 @@ class WriterLock:
             try:
                 lock = _attempt(tree, fd, created=created, late=waited >= _PATIENCE)
             except BaseException as error:
-                port.close(fd)
+                _give_back(port, fd)
                 if isinstance(error, OSError) and error.errno in _NO_LOCKS:
                     if created:
                         tree.discard(tree.root, LOCK)
@@ -132,7 +132,7 @@ class WriterLock:
             if lock is not None:
                 return lock
             mode, holders = _read_head(port, fd).mode, _read_holders(port, fd)
-            port.close(fd)
+            _give_back(port, fd)
             if waited >= (_PATIENCE if mode in (EXCLUSIVE, b"") else _OPENING_PATIENCE):
                 raise _refusal(port, holders)
             time.sleep(_STEP)
@@ -174,7 +174,7 @@ class WriterLock:
             write_all(port, self._fd, text, _HEAD)
             port.ftruncate(self._fd, _HEAD + len(text))
         finally:
-            port.close(folder)
+            _give_back(port, folder)
 
     def publish(self, seq: int) -> None:
         """Tell readers how far the log is durable. What was true stays true, so it is synced only if it is lowered:
@@ -297,7 +297,7 @@ def durable_limit(tree: Tree) -> int | None:
             return _read_head(port, fd).durable
         return None
     finally:
-        port.close(fd)
+        _give_back(port, fd)
 
 
 def _is_free(port: Port, fd: int) -> bool:
@@ -343,6 +343,13 @@ def _attempt(tree: Tree, fd: int, *, created: bool, late: bool) -> WriterLock | 
             tree.discard(tree.root, LOCK)
         raise
     return lock
+
+
+def _give_back(port: Port, fd: int) -> None:
+    """Unlock the file, and close it: a child that was forked meanwhile has it open still."""
+    with suppress(OSError):
+        port.flock(fd, fcntl.LOCK_UN)
+    port.close(fd)
 
 
 def _open(tree: Tree) -> tuple[int, bool]:

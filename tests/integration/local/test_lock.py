@@ -8,12 +8,13 @@ import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from statepath.errors import ClosedError, StoreLockedError
+from statepath_local.port import Port
 
 Connect = Callable[..., Any]
 
@@ -151,6 +152,65 @@ async def test_a_forked_child_does_not_keep_the_lock(connect: Connect) -> None:
     finally:
         os.close(go)
         os.waitpid(child, 0)
+
+
+@pytest.fixture
+def _forking(connect: Connect, port: Any) -> Iterator[None]:
+    """Whatever is locked, a child has it open from that moment, until the handles are closed."""
+    lock, open_in_child = port.flock, list[int]()
+
+    def flock(fd: int, operation: int) -> None:
+        open_in_child.append(os.dup(fd))
+        lock(fd, operation)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(port, "flock", flock)
+        yield
+    for fd in open_in_child:
+        os.close(fd)
+
+
+def is_free(path: Path) -> bool:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+@pytest.mark.usefixtures("_forking")
+async def test_a_forked_child_does_not_keep_the_holders_from_being_written(
+    connect: Connect, path: Path
+) -> None:
+    await (await connect(port=Port())).share()
+    await connect()
+    assert is_free(path)
+
+
+@pytest.mark.usefixtures("_forking")
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_forked_child_does_not_keep_what_its_parent_looked_at(
+    connect: Connect, path: Path, chain: Any, commits: Callable[..., Any], shared: bool
+) -> None:
+    writer = await connect(port=Port())
+    if shared:
+        await writer.share()
+    log = chain(writer.commit_log())
+    await log.append()
+    left = (path / "lock").read_bytes()
+    await writer.close()
+    (path / "lock").write_bytes(left)
+    assert await commits((await connect(readonly=True)).commit_log()) == log.commits
+    assert is_free(path / "lock")
+
+
+@pytest.mark.usefixtures("_forking")
+async def test_a_forked_child_does_not_keep_a_lock_that_was_not_wanted(connect: Connect, port: Any) -> None:
+    port.fail("flock", errno.EAGAIN, chosen=lambda _, kind: kind == fcntl.LOCK_EX | fcntl.LOCK_NB, times=1)
+    await connect()
 
 
 async def test_a_lock_on_a_file_that_was_removed_excludes_nobody(
