@@ -179,10 +179,10 @@ class WriterLock:
     def publish(self, seq: int) -> None:
         """Tell readers how far the log is durable. What was true stays true, so it is synced only if it is lowered:
         then the log is another one."""
-        before, self.durable = self.durable, seq
         self._port.pwrite(self._fd, _durable_line(seq), 0)
-        if seq < before:
+        if seq < self.durable:
             self._port.fsync(self._fd)
+        self.durable = seq
 
     def announce(self) -> None:
         """Let those who want to write, too, wait for `share`."""

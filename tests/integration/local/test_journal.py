@@ -130,6 +130,19 @@ async def test_opening_and_closing_changes_no_file(connect: Connect, chain: Any,
     assert after == before
 
 
+async def test_readers_are_told_of_a_commit_once_that_can_be_written(
+    connect: Connect, chain: Any, port: Any, commits: Any
+) -> None:
+    log = chain((await connect()).commit_log())
+    reader = (await connect(readonly=True)).commit_log()
+    port.fail("pwrite", chosen=lambda _, data, __: data[:20] == b"%020d" % 1, times=1)
+    await log.append()
+    assert await commits(reader) == []
+    with pytest.raises(HeadMoved):
+        await log.log.append(0, log.commits[0])
+    assert await commits(reader) == log.commits
+
+
 async def test_many_short_sessions_make_one_segment(
     connect: Connect, chain: Any, path: Path, commits: Any
 ) -> None:
