@@ -130,7 +130,17 @@ class Objects:
                         port.fsync(fd)
                     finally:
                         port.close(fd)
-                    self._publish(temporary, within, name, folder, when, key)
+                    for left in reversed(range(_ATTEMPTS)):
+                        try:
+                            self._publish(temporary, within, name, folder, when, key)
+                            break
+                        except FileNotFoundError:
+                            # Whoever deletes the last object of a folder removes it, too.
+                            if not left:
+                                raise
+                            anew = self._tree.folder(folders, create=True)
+                            port.close(folder)
+                            folder = anew
                 except BaseException:
                     self._tree.discard(within, temporary)
                     raise

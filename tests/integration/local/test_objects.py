@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import statepath
-from statepath.backend import IF_ABSENT, ETag, IfMatch, LazyWrite
+from statepath.backend import ALWAYS, IF_ABSENT, ETag, IfMatch, LazyWrite
 from statepath.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -415,6 +415,25 @@ async def test_the_folder_of_the_last_body_goes_with_it(connect: Connect, path: 
     assert not (path / "bodies/x").exists()
     await backend.write("bodies/x/1", b"B")
     assert await listed(backend) == ["bodies/x/1"]
+
+
+@pytest.mark.parametrize(("call", "when"), [("rename", ALWAYS), ("link", IF_ABSENT)])
+async def test_a_folder_that_is_removed_while_an_object_is_written_there_is_made_again(
+    connect: Connect, path: Path, port: Any, call: str, when: Any
+) -> None:
+    backend = await connect()
+    await backend.write("bodies/x/1", b"A")
+    (path / "bodies/x/1").unlink()
+    empty = [path / "bodies/x"]
+
+    def remove_once(*_: Any) -> bool:
+        while empty:
+            empty.pop().rmdir()
+        return False
+
+    port.fail(call, chosen=remove_once)
+    await backend.write("bodies/x/2", b"B", when=when)
+    assert await listed(backend) == ["bodies/x/2"]
 
 
 async def test_a_key_that_continues_another_is_refused(connect: Connect) -> None:
