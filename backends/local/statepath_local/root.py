@@ -47,7 +47,7 @@ class Root:
                 with suppress(FileExistsError):
                     self._port.mkdir(os.path.split(path)[1], within=fd)
                     self._made.append(path)
-                    self._port.fsync_dir(fd)
+                self._port.fsync_dir(fd)
             finally:
                 self._port.close(fd)
             fd = self._port.open_root(path)

@@ -69,7 +69,19 @@ async def test_the_first_segment_is_there_durably_before_its_first_commit(
     port.calls.clear()
     await log.append()
     steps = [call for call in port.names() if call in {"fsync", "rename", "fsync_dir", "fdatasync"}]
-    assert steps == ["fsync_dir", "fsync_dir", "fsync", "rename", "fsync_dir", "fdatasync"]
+    assert steps == [*["fsync_dir"] * 3, "fsync", "rename", "fsync_dir", "fdatasync"]
+
+
+async def test_a_folder_of_the_journal_that_was_there_is_durable_before_the_first_commit(
+    connect: Connect, chain: Any, path: Path, port: Any
+) -> None:
+    for folder in ("journal", ".tmp+"):
+        (path / folder).mkdir(parents=True)
+    backend = await connect()
+    log = chain(backend.commit_log())
+    await log.append()
+    synced = port.calls.index(("fsync_dir", (backend._tree.root,)))
+    assert synced < port.names().index("fdatasync")
 
 
 async def test_an_open_segment_and_a_closed_one_are_lines_of_json(

@@ -54,6 +54,23 @@ async def test_a_new_folder_is_made_durable_with_its_first_file(connect: Connect
     assert steps == ["mkdir", "fsync_dir", "mkdir", "fsync_dir", "rename", "fsync_dir"]
 
 
+async def test_a_folder_that_somebody_else_just_made_is_made_durable_as_well(
+    connect: Connect, port: Any, path: Path
+) -> None:
+    backend = await connect()
+    await backend.write("a", b"A")
+    port.calls.clear()
+
+    def make_first(*_: Any) -> bool:
+        (path / "tasks").mkdir(exist_ok=True)
+        return False
+
+    port.fail("mkdir", chosen=make_first)
+    await backend.write("tasks/a", b"A")
+    steps = [name for name in port.names() if name in {"mkdir", "rename", "fsync_dir"}]
+    assert steps == ["mkdir", "fsync_dir", "rename", "fsync_dir"]
+
+
 async def test_a_large_folder_is_sorted_a_few_names_at_a_time_and_listed_in_order(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -468,6 +468,18 @@ async def test_a_repair_that_fails_is_left_to_the_next_turn(
     assert await commits(two.commit_log()) == other.commits
 
 
+async def test_an_opening_of_the_log_that_fails_leaves_no_descriptor(
+    share: Connect, connect: Connect, port: Any, commits: Any
+) -> None:
+    await share(port=Port())
+    log = (await connect()).commit_log()
+    port.fail("pread", times=3)
+    for _ in range(3):
+        with pytest.raises(UnavailableError):
+            await commits(log)
+    assert port.calls.count(("open_folder", ("journal",))) == 1
+
+
 async def test_a_full_disk_in_one_handle_leaves_the_others(
     share: Connect, chain: Any, port: Any, commits: Any
 ) -> None:
