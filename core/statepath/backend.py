@@ -477,6 +477,11 @@ class SupportsSharing(Protocol):
         """Let other writers in, if the storage is one where that is safe."""
         ...
 
+    async def believe(self) -> None:
+        """Every view shows what it should. Where a listing told no times, since what was written lazily may have been
+        lost, it can tell them from now on, also to who connects next."""
+        ...
+
     async def maintain(self) -> bool:
         """Be the one of all writers that does what one of them should do; whether this one is it. It ends with the
         connection, or its process."""
@@ -523,7 +528,8 @@ class SupportsLazyWrites(Protocol):
         self, items: Iterable[LazyWrite], *, keep: Callable[[str, bytes], bool] | None = None
     ) -> None:
         """Replace or remove many objects, each all or nothing, soon durable but not on return: for views, which are
-        rebuilt from the log. The items are drawn in a worker thread, each right before it is written.
+        rebuilt from the log. The items are drawn in a worker thread, each right before it is written. What cannot be
+        written is raised once the others are: the first of it, if it is more.
 
         `keep(key, data)` is asked in that thread about an object whose own time is later than the item's: whether it
         stays. Nobody else replaces it meanwhile."""

@@ -23,6 +23,9 @@ class PassesSharing:
     async def share(self) -> None:
         await self._sharing.share()
 
+    async def believe(self) -> None:
+        await self._sharing.believe()
+
     async def maintain(self) -> bool:
         return await self._sharing.maintain()
 

@@ -67,7 +67,7 @@ class LocalBackend:
         self._lock = lock
         self._pool = pool
         self._closed: str | None = None
-        self._objects = Objects(tree, doubtful=lock is not None and lock.rebooted)
+        self._objects = Objects(tree, doubtful=lock is not None and lock.doubtful)
         self._log = LocalCommitLog(tree, self, lock)
         self._maintains = -1
         self.joined = lock is not None and lock.shared
@@ -119,10 +119,15 @@ class LocalBackend:
 
     async def share(self) -> None:
         self.check_open()
+        self._objects.doubtful = False
         if not self._objects.shared and self._lock is not None and self._lock.shareable:
             # First, since it holds for those who are let in.
             self._objects.shared = True
             await self._log.share()
+
+    async def believe(self) -> None:
+        if self._lock is not None and self._lock.doubtful:
+            await self._change(self._lock.believe)
 
     async def maintain(self) -> bool:
         return await self._change(self._maintain)

@@ -24,7 +24,7 @@ class LocalConfig:
         """The absolute path.
 
         Raises:
-            InvalidArgumentError: `~` cannot be resolved.
+            InvalidArgumentError: `~` cannot be resolved, or the working directory was removed.
         """
         path = os.path.expanduser(self.path)
         if path.startswith("~") and self.path.startswith("~"):
@@ -33,7 +33,14 @@ class LocalConfig:
                 f"write ./{self.path}",
                 backend=SCHEME,
             )
-        return os.path.abspath(path)
+        try:
+            return os.path.abspath(path)
+        except FileNotFoundError as error:
+            raise InvalidArgumentError(
+                f"the state path {self.path!r} is relative, and the working directory does not exist any more; "
+                "give an absolute path",
+                backend=SCHEME,
+            ) from error
 
 
 def parse(url: StateURL) -> LocalConfig:

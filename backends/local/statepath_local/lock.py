@@ -2,7 +2,8 @@
 
 One writer has it exclusively, or several share it. The file's first line is the last durable seq, twice, so that a
 reader notices half an update; the second says how the lock is held and where the journal ends; then each holder says
-what it is. The file is never removed: a lock on a removed file would exclude nobody.
+what it is, behind a line that is there while what was not synced before the machine's end is in doubt. The file is
+never removed: a lock on a removed file would exclude nobody.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from statepath_local.tree import LOCK, Tree
 _LINE = 42
 _HEAD = _LINE + MARK_LINE
 _MOST = 64 * 1024
+_DOUBT = b'"doubtful"\n'
 _PATIENCE = 1.0
 _STEP = 0.01
 _OPENING_PATIENCE = 60.0
@@ -67,14 +69,17 @@ _NETWORK = frozenset(
 )
 """File systems that several machines may write to; none sees at once what another one wrote."""
 
+_ours: set[str] = set()
+"""The handles of this process that hold a lock, or are about to."""
+
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTSUP)
 
 
 class WriterLock:
     """A held lock, and the place where its holders publish how far the log is durable.
 
-    `shared`: other writers may be there. `rebooted` says that the machine was started since the last holder: what that
-    one had not synced may be gone.
+    `shared`: other writers may be there. `doubtful` says that the machine was started since somebody wrote: what that
+    one had not synced may be gone, and nobody has looked at all of it yet.
     """
 
     def __init__(self, tree: Tree, fd: int, durable: int, *, created: bool, shared: bool) -> None:
@@ -83,18 +88,20 @@ class WriterLock:
         self._fd = fd
         self._created = created
         self.boot = self._port.boot_id()
+        handle = secrets.token_hex(4)
+        _ours.add(handle)
         self._me = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "program": os.path.basename(sys.argv[0] or sys.executable) if sys.argv else "",
             "boot": self.boot,
-            "handle": secrets.token_hex(4),
+            "handle": handle,
         }
         self.durable = durable
         self.shared = shared
         self.shareable = shared or self._port.filesystem(tree.root) not in _NETWORK
-        self.rebooted = False
+        self.doubtful = False
         self._left = b""
 
     @classmethod
@@ -114,9 +121,9 @@ class WriterLock:
             waited = time.monotonic() - begun
             fd, created = _open(tree)
             try:
-                lock = _attempt(tree, fd, created=created)
+                lock = _attempt(tree, fd, created=created, late=waited >= _PATIENCE)
             except BaseException as error:
-                port.close(fd)
+                _give_back(port, fd)
                 if isinstance(error, OSError) and error.errno in _NO_LOCKS:
                     if created:
                         tree.discard(tree.root, LOCK)
@@ -125,15 +132,19 @@ class WriterLock:
             if lock is not None:
                 return lock
             mode, holders = _read_head(port, fd).mode, _read_holders(port, fd)
-            port.close(fd)
+            _give_back(port, fd)
             if waited >= (_PATIENCE if mode in (EXCLUSIVE, b"") else _OPENING_PATIENCE):
                 raise _refusal(port, holders)
             time.sleep(_STEP)
 
     def introduce(self) -> None:
         """Say who holds the lock, and for itself."""
-        self.rebooted = not self._created and _read_boot(self._port, self._fd) != self.boot
-        text = _durable_line(self.durable) + Mark.nowhere(EXCLUSIVE) + _holder_line(self._me)
+        port, fd = self._port, self._fd
+        self.doubtful = not self._created and (
+            _read_boot(port, fd) != self.boot or _read_doubt(port, fd) != b""
+        )
+        doubt = _DOUBT if self.doubtful else b""
+        text = _durable_line(self.durable) + Mark.nowhere(EXCLUSIVE) + doubt + _holder_line(self._me)
         write_all(self._port, self._fd, text, 0)
         self._port.ftruncate(self._fd, len(text))
 
@@ -142,28 +153,36 @@ class WriterLock:
         with self._membership() as holders:
             holders.append(self._me)
 
+    def believe(self) -> None:
+        """Say that nothing is in doubt any more."""
+        with suppress(OSError):
+            with self._membership(doubt=False) as holders:
+                holders.append(self._me)
+            self.doubtful = False
+
     @contextmanager
-    def _membership(self) -> Iterator[list[dict[str, Any]]]:
-        """The holders that live, to be changed by one at a time."""
+    def _membership(self, *, doubt: bool = True) -> Iterator[list[dict[str, Any]]]:
+        """The holders that live, to be changed by one at a time. A `doubt` stays if there is one."""
         port = self._port
         folder = self._tree.folder([])
         try:
             port.flock(folder, fcntl.LOCK_EX)
             holders = [one for one in _read_holders(port, self._fd) if one != self._me and _lives(port, one)]
             yield holders
-            text = b"".join(map(_holder_line, holders))
+            kept = _read_doubt(port, self._fd) if doubt else b""
+            text = kept + b"".join(map(_holder_line, holders))
             write_all(port, self._fd, text, _HEAD)
             port.ftruncate(self._fd, _HEAD + len(text))
         finally:
-            port.close(folder)
+            _give_back(port, folder)
 
     def publish(self, seq: int) -> None:
         """Tell readers how far the log is durable. What was true stays true, so it is synced only if it is lowered:
         then the log is another one."""
-        before, self.durable = self.durable, seq
         self._port.pwrite(self._fd, _durable_line(seq), 0)
-        if seq < before:
+        if seq < self.durable:
             self._port.fsync(self._fd)
+        self.durable = seq
 
     def announce(self) -> None:
         """Let those who want to write, too, wait for `share`."""
@@ -245,6 +264,7 @@ class WriterLock:
 
     def release(self) -> None:
         """Let go. In a forked child this leaves the parent's lock as it is."""
+        _ours.discard(self._me["handle"])
         if self._fd >= 0:
             self._port.close(self._fd)
             self._fd = -1
@@ -277,7 +297,7 @@ def durable_limit(tree: Tree) -> int | None:
             return _read_head(port, fd).durable
         return None
     finally:
-        port.close(fd)
+        _give_back(port, fd)
 
 
 def _is_free(port: Port, fd: int) -> bool:
@@ -292,7 +312,8 @@ def _is_free(port: Port, fd: int) -> bool:
     return False
 
 
-def _attempt(tree: Tree, fd: int, *, created: bool) -> WriterLock | None:
+def _attempt(tree: Tree, fd: int, *, created: bool, late: bool) -> WriterLock | None:
+    """The lock, if it can be had now. `late`: who has it for so long is no reader."""
     port = tree.port
     shared = False
     try:
@@ -304,6 +325,9 @@ def _attempt(tree: Tree, fd: int, *, created: bool) -> WriterLock | None:
             return None
         # Readers hold a shared lock, too, but not where writers say that they share it.
         if not _read_head(port, fd).is_shared(port.boot_id()):
+            return None
+        # Nor does it mean anything where all of them were killed; but not every process can be seen from here.
+        if not late and not any(_lives(port, holder) for holder in _read_holders(port, fd)):
             return None
         shared = True
     if not _is_current(tree, fd):
@@ -319,6 +343,13 @@ def _attempt(tree: Tree, fd: int, *, created: bool) -> WriterLock | None:
             tree.discard(tree.root, LOCK)
         raise
     return lock
+
+
+def _give_back(port: Port, fd: int) -> None:
+    """Unlock the file, and close it: a child that was forked meanwhile has it open still."""
+    with suppress(OSError):
+        port.flock(fd, fcntl.LOCK_UN)
+    port.close(fd)
 
 
 def _open(tree: Tree) -> tuple[int, bool]:
@@ -394,10 +425,18 @@ def _read_boot(port: Port, fd: int) -> str | None:
     return holders[0].get("boot") if holders else None
 
 
+def _read_doubt(port: Port, fd: int) -> bytes:
+    """The line that says so, if it is there."""
+    return _DOUBT if port.pread(fd, len(_DOUBT), _HEAD) == _DOUBT else b""
+
+
 def _lives(port: Port, holder: dict[str, Any]) -> bool:
     """Whether the process may be there still; of another machine that is not known."""
     pid = holder.get("pid")
-    return holder.get("host") != socket.gethostname() or not isinstance(pid, int) or port.lives(pid)
+    if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return True
+    # A process that was started anew in a container often has the number that the killed one had.
+    return holder.get("handle") in _ours if pid == os.getpid() else port.lives(pid)
 
 
 def _no_locks(error: OSError) -> UnsupportedError:

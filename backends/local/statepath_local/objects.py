@@ -7,6 +7,7 @@ the folder.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -38,6 +39,7 @@ BLOCK = 2 * 1024 * 1024
 PAUSE = 0.005
 _MOST_BUFFERS = 512
 _ATTEMPTS = 100
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _RUN = 2000
 """So many names are sorted at once."""
 
@@ -47,13 +49,14 @@ Keep = Callable[[str, bytes], bool]
 class Objects:
     """The objects of one state path.
 
-    `doubtful`: the machine was started since they were written. Then their times are not told, as a lazily written
-    file may have kept its time and lost its content; whoever goes by the time reads such a file.
+    `doubtful`: the machine was started since they were written, and the store is being opened. Then no times are told,
+    as a lazily written file may have kept its time and lost its content, and the clock may have gone back; whoever goes
+    by the time reads such a file.
     """
 
     def __init__(self, tree: Tree, *, doubtful: bool = False) -> None:
         self._tree = tree
-        self._doubtful_before = time.time() if doubtful else 0.0
+        self.doubtful = doubtful
         self._port = tree.port
         self._names = threading.Lock()
         self._last_time = 0
@@ -127,7 +130,17 @@ class Objects:
                         port.fsync(fd)
                     finally:
                         port.close(fd)
-                    self._publish(temporary, within, name, folder, when, key)
+                    for left in reversed(range(_ATTEMPTS)):
+                        try:
+                            self._publish(temporary, within, name, folder, when, key)
+                            break
+                        except FileNotFoundError:
+                            # Whoever deletes the last object of a folder removes it, too.
+                            if not left:
+                                raise
+                            anew = self._tree.folder(folders, create=True)
+                            port.close(folder)
+                            folder = anew
                 except BaseException:
                     self._tree.discard(within, temporary)
                     raise
@@ -304,31 +317,40 @@ class Objects:
             self._write_lazily(items, keep)
 
     def _write_lazily(self, items: Iterable[LazyWrite], keep: Keep | None) -> None:
-        port = self._port
         open_folders: dict[str, int] = {}
+        failure: StateError | None = None
         try:
             for item in items:
-                folders, name = split_key(item.key)
-                place = "/".join(folders)
-                data = item.data
                 try:
-                    folder = open_folders.get(place)
-                    if folder is None:
-                        folder = open_folders[place] = self._tree.folder(folders, create=data is not None)
-                    if data is None:
-                        with self._deciding(folder):
-                            name = self._actual(name, folder)
-                            if keep is None or not self._keeps(item, name, folder, keep):
-                                port.unlink(name, within=folder)
-                    else:
-                        self._settle(name, folder)
-                        self._replace_lazily(name, folder, item, data, keep)
-                except OSError as error:
-                    if data is not None or not isinstance(error, FileNotFoundError):
-                        raise state_error(error, item.key, item.key) from error
+                    self._write_one_lazily(item, keep, open_folders)
+                except StateError as error:
+                    # The others are in nobody's way.
+                    failure = failure or error
         finally:
             for folder in open_folders.values():
-                port.close(folder)
+                self._port.close(folder)
+        if failure is not None:
+            raise failure
+
+    def _write_one_lazily(self, item: LazyWrite, keep: Keep | None, open_folders: dict[str, int]) -> None:
+        folders, name = split_key(item.key)
+        place = "/".join(folders)
+        data = item.data
+        try:
+            folder = open_folders.get(place)
+            if folder is None:
+                folder = open_folders[place] = self._tree.folder(folders, create=data is not None)
+            if data is None:
+                with self._deciding(folder):
+                    name = self._actual(name, folder)
+                    if keep is None or not self._keeps(item, name, folder, keep):
+                        self._port.unlink(name, within=folder)
+            else:
+                self._settle(name, folder)
+                self._replace_lazily(name, folder, item, data, keep)
+        except OSError as error:
+            if data is not None or not isinstance(error, FileNotFoundError):
+                raise state_error(error, item.key, item.key) from error
 
     def _replace_lazily(
         self, name: str, folder: int, item: LazyWrite, data: bytes, keep: Keep | None
@@ -474,8 +496,10 @@ class Objects:
                 elif key > after or after.startswith(key):
                     try:
                         below = port.open_folder(name, within=folder)
-                    except OSError:
-                        continue
+                    except OSError as error:
+                        if error.errno in _NO_FOLDER:  # not any more
+                            continue
+                        raise state_error(error, key, key) from error
                     yield from self._entries(below, key, prefix, after)
         finally:
             port.close(folder)
@@ -485,10 +509,7 @@ class Objects:
             found = self._port.stat(name, within=folder)
         except FileNotFoundError:
             return None
-        modified = _modified(found)
-        if modified < self._doubtful_before:
-            modified = 0.0
-        return Entry(key, found.st_size, modified)
+        return Entry(key, found.st_size, 0.0 if self.doubtful else _modified(found))
 
     def close(self) -> None:
         """Remove the temporary files that were kept for use."""

@@ -31,28 +31,33 @@ class Root:
             UnavailableError: there is no space for it, or the disk failed.
         """
         try:
-            return self._open(self._path, create=create)
+            return self._make() if create else self._port.open_root(self._path)
         except OSError as error:
             self.take_back()
             raise self._explain(error, create=create) from error
 
-    def _open(self, path: str, *, create: bool) -> int:
+    def _make(self) -> int:
+        path, missing = self._path, list[str]()
+        while (fd := self._find(path)) is None:
+            missing.append(path)
+            path = os.path.split(path)[0]
+        for path in reversed(missing):
+            try:
+                # Where something has the name, and yet cannot be opened, the next attempt says so.
+                with suppress(FileExistsError):
+                    self._port.mkdir(os.path.split(path)[1], within=fd)
+                    self._made.append(path)
+                self._port.fsync_dir(fd)
+            finally:
+                self._port.close(fd)
+            fd = self._port.open_root(path)
+        return fd
+
+    def _find(self, path: str) -> int | None:
         try:
             return self._port.open_root(path)
         except FileNotFoundError:
-            if not create:
-                raise
-        above, name = os.path.split(path)
-        within = self._open(above, create=True)
-        try:
-            # Where something has the name, and yet cannot be opened, the next attempt says so.
-            with suppress(FileExistsError):
-                self._port.mkdir(name, within=within)
-                self._made.append(path)
-                self._port.fsync_dir(within)
-        finally:
-            self._port.close(within)
-        return self._port.open_root(path)
+            return None
 
     def _explain(self, error: OSError, *, create: bool) -> StateError:
         path = self._path

@@ -12,6 +12,7 @@ import secrets
 import stat
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 
 from statepath.errors import AccessDeniedError, InvalidArgumentError
@@ -99,10 +100,9 @@ class Tree:
         return fd
 
     def _make(self, name: str, within: int) -> None:
-        try:
+        # Who was first may not have synced it yet.
+        with suppress(FileExistsError):
             self.port.mkdir(name, within=within)
-        except FileExistsError:
-            return
         self.port.fsync_dir(within)
 
     def _enter(self, name: str, within: int) -> int:

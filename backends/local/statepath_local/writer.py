@@ -101,7 +101,7 @@ class Writer:
                 return
             if self._lock.shared:
                 with failing(JOURNAL):
-                    self._journal = self._tree.folder([JOURNAL], create=True)
+                    self._enter()
                 with suppress(CorruptionError), self._turn():
                     pass
                 self._opened = True
@@ -179,10 +179,20 @@ class Writer:
         if self._refusal is not None:
             raise copy.copy(self._refusal)
         with failing(JOURNAL):
-            if self._journal < 0:
-                self._journal = self._tree.folder([JOURNAL], create=True)
+            self._enter()
             self._history = secrets.token_hex(8)
             self._lock.share(self._end())
+
+    def _enter(self) -> None:
+        """Have the journal's folder open, under a name that is durable: who made it may have been killed before."""
+        if self._journal < 0:
+            journal = self._tree.folder([JOURNAL], create=True)
+            try:
+                self._port.fsync_dir(self._tree.root)
+            except BaseException:
+                self._port.close(journal)
+                raise
+            self._journal = journal
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -246,9 +256,10 @@ class Writer:
 
     def _go_on(self) -> None:
         """Take over what other handles did since the last turn."""
-        if self._lock.is_as_left():
-            return
-        durable, mark = self._lock.look()
+        with failing(JOURNAL):
+            if self._lock.is_as_left():
+                return
+            durable, mark = self._lock.look()
         if mark is None:
             self._repair(durable)
         elif self._history and mark.history != self._history:
@@ -301,6 +312,10 @@ class Writer:
         except CorruptionError as error:
             self._refusal = error
             raise copy.copy(error) from error
+        except BaseException:
+            # This handle does not know where the journal ends: whoever comes next has to look, too.
+            self._changing = False
+            raise
         self._empty = head is None
         self._stands_at(head)
         if not self._history:
@@ -448,8 +463,7 @@ class Writer:
         """The first segment of this handle. It takes over a small last one: many openings make few files."""
         found = self._found
         carry = b""
-        if self._journal < 0:
-            self._journal = self._tree.folder([JOURNAL], create=True)
+        self._enter()
         self._remove_behind(-1 if found is None else found.segment)
         if found is not None and found.end < SMALLEST // 2:
             first = found.segment
@@ -511,8 +525,7 @@ class Writer:
         return kept
 
     def _move_aside(self) -> list[str]:
-        if self._journal < 0:
-            self._journal = self._tree.folder([JOURNAL], create=True)
+        self._enter()
         kept: list[str] = []
         moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         # The newest first: what a crash leaves behind is then the beginning of the log, without a gap.

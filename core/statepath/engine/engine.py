@@ -514,9 +514,14 @@ class Engine:
             await self._committer.drain()
         if self._views is not None:
             self._views.take_left()
-            await self._views.flush()
+            await self._show(self._views)
         if self._committer is not None and self.backend.capabilities.queries:
             await cast("SupportsQueries", self.backend).settle(self.replica.head)
+
+    async def _show(self, views: ViewWriter) -> None:
+        await views.flush()
+        if self.sharing is not None and views.documents:
+            await self.sharing.believe()
 
     async def flush_files(self) -> None:
         """Wait until the files of logs and reports have everything that is committed."""
@@ -681,7 +686,7 @@ class Engine:
         if self.backend.capabilities.queries and self._committer.failure is None:
             await cast("SupportsQueries", self.backend).settle(self.replica.head)
         try:
-            await self._views.flush()
+            await self._show(self._views)
             while self._views.removing:  # what ours may have brought back, if others removed it meanwhile
                 await self._views.flush()
         except StateError as error:

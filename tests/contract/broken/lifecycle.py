@@ -80,6 +80,9 @@ class AllMaintain(Sound):
     async def share(self) -> None:
         pass
 
+    async def believe(self) -> None:
+        pass
+
     async def maintain(self) -> bool:
         return True
 

@@ -69,7 +69,19 @@ async def test_the_first_segment_is_there_durably_before_its_first_commit(
     port.calls.clear()
     await log.append()
     steps = [call for call in port.names() if call in {"fsync", "rename", "fsync_dir", "fdatasync"}]
-    assert steps == ["fsync_dir", "fsync_dir", "fsync", "rename", "fsync_dir", "fdatasync"]
+    assert steps == [*["fsync_dir"] * 3, "fsync", "rename", "fsync_dir", "fdatasync"]
+
+
+async def test_a_folder_of_the_journal_that_was_there_is_durable_before_the_first_commit(
+    connect: Connect, chain: Any, path: Path, port: Any
+) -> None:
+    for folder in ("journal", ".tmp+"):
+        (path / folder).mkdir(parents=True)
+    backend = await connect()
+    log = chain(backend.commit_log())
+    await log.append()
+    synced = port.calls.index(("fsync_dir", (backend._tree.root,)))
+    assert synced < port.names().index("fdatasync")
 
 
 async def test_an_open_segment_and_a_closed_one_are_lines_of_json(
@@ -128,6 +140,19 @@ async def test_opening_and_closing_changes_no_file(connect: Connect, chain: Any,
         await (await connect()).close()
     after = [(file, file.read_bytes(), file.stat().st_mtime_ns) for file in (path / "journal").iterdir()]
     assert after == before
+
+
+async def test_readers_are_told_of_a_commit_once_that_can_be_written(
+    connect: Connect, chain: Any, port: Any, commits: Any
+) -> None:
+    log = chain((await connect()).commit_log())
+    reader = (await connect(readonly=True)).commit_log()
+    port.fail("pwrite", chosen=lambda _, data, __: data[:20] == b"%020d" % 1, times=1)
+    await log.append()
+    assert await commits(reader) == []
+    with pytest.raises(HeadMoved):
+        await log.log.append(0, log.commits[0])
+    assert await commits(reader) == log.commits
 
 
 async def test_many_short_sessions_make_one_segment(

@@ -8,12 +8,13 @@ import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from statepath.errors import ClosedError, StoreLockedError
+from statepath_local.port import Port
 
 Connect = Callable[..., Any]
 
@@ -68,6 +69,37 @@ async def test_a_brief_look_does_not_turn_a_writer_away(connect: Connect, path: 
     await connect()
 
 
+def ended() -> int:
+    """The number of a process that is no more."""
+    with subprocess.Popen(["true"]) as child:
+        pass
+    return child.pid
+
+
+@pytest.mark.parametrize("process", [os.getpid, ended])
+async def test_a_brief_look_does_not_bring_killed_writers_back(
+    connect: Connect, path: Path, port: Any, process: Callable[[], int]
+) -> None:
+    killed = await connect()
+    await killed.share()
+    left = (path / "lock").read_text().replace(f'"pid": {os.getpid()}', f'"pid": {process()}')
+    await killed.close()
+    (path / "lock").write_text(left)
+    port.fail("flock", errno.EAGAIN, chosen=lambda _, kind: kind == fcntl.LOCK_EX | fcntl.LOCK_NB, times=1)
+    assert not (await connect()).joined
+
+
+async def test_a_writer_that_cannot_be_seen_is_joined_after_a_while(
+    connect: Connect, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container with the name of its host, and numbers of its own."""
+    monkeypatch.setattr("statepath_local.lock._PATIENCE", 0.05)
+    await (await connect()).share()
+    lock = (path / "lock").read_text()
+    (path / "lock").write_text(lock.replace(f'"pid": {os.getpid()}', f'"pid": {ended()}'))
+    assert (await connect()).joined
+
+
 async def test_a_program_that_is_started_does_not_inherit_the_lock(connect: Connect) -> None:
     backend = await connect()
     with subprocess.Popen(["sleep", "60"], close_fds=False) as child:
@@ -120,6 +152,65 @@ async def test_a_forked_child_does_not_keep_the_lock(connect: Connect) -> None:
     finally:
         os.close(go)
         os.waitpid(child, 0)
+
+
+@pytest.fixture
+def _forking(connect: Connect, port: Any) -> Iterator[None]:
+    """Whatever is locked, a child has it open from that moment, until the handles are closed."""
+    lock, open_in_child = port.flock, list[int]()
+
+    def flock(fd: int, operation: int) -> None:
+        open_in_child.append(os.dup(fd))
+        lock(fd, operation)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(port, "flock", flock)
+        yield
+    for fd in open_in_child:
+        os.close(fd)
+
+
+def is_free(path: Path) -> bool:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+@pytest.mark.usefixtures("_forking")
+async def test_a_forked_child_does_not_keep_the_holders_from_being_written(
+    connect: Connect, path: Path
+) -> None:
+    await (await connect(port=Port())).share()
+    await connect()
+    assert is_free(path)
+
+
+@pytest.mark.usefixtures("_forking")
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_forked_child_does_not_keep_what_its_parent_looked_at(
+    connect: Connect, path: Path, chain: Any, commits: Callable[..., Any], shared: bool
+) -> None:
+    writer = await connect(port=Port())
+    if shared:
+        await writer.share()
+    log = chain(writer.commit_log())
+    await log.append()
+    left = (path / "lock").read_bytes()
+    await writer.close()
+    (path / "lock").write_bytes(left)
+    assert await commits((await connect(readonly=True)).commit_log()) == log.commits
+    assert is_free(path / "lock")
+
+
+@pytest.mark.usefixtures("_forking")
+async def test_a_forked_child_does_not_keep_a_lock_that_was_not_wanted(connect: Connect, port: Any) -> None:
+    port.fail("flock", errno.EAGAIN, chosen=lambda _, kind: kind == fcntl.LOCK_EX | fcntl.LOCK_NB, times=1)
+    await connect()
 
 
 async def test_a_lock_on_a_file_that_was_removed_excludes_nobody(

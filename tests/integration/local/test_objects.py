@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from statepath.backend import IF_ABSENT, ETag, IfMatch, LazyWrite
+import statepath
+from statepath.backend import ALWAYS, IF_ABSENT, ETag, IfMatch, LazyWrite
 from statepath.errors import (
+    AccessDeniedError,
     AlreadyExistsError,
     ConflictError,
     InvalidArgumentError,
@@ -50,6 +52,23 @@ async def test_a_new_folder_is_made_durable_with_its_first_file(connect: Connect
     await backend.write("bodies/x/1", b"A")
     steps = [name for name in port.names() if name in {"mkdir", "rename", "fsync_dir"}]
     assert steps == ["mkdir", "fsync_dir", "mkdir", "fsync_dir", "rename", "fsync_dir"]
+
+
+async def test_a_folder_that_somebody_else_just_made_is_made_durable_as_well(
+    connect: Connect, port: Any, path: Path
+) -> None:
+    backend = await connect()
+    await backend.write("a", b"A")
+    port.calls.clear()
+
+    def make_first(*_: Any) -> bool:
+        (path / "tasks").mkdir(exist_ok=True)
+        return False
+
+    port.fail("mkdir", chosen=make_first)
+    await backend.write("tasks/a", b"A")
+    steps = [name for name in port.names() if name in {"mkdir", "rename", "fsync_dir"}]
+    assert steps == ["mkdir", "fsync_dir", "rename", "fsync_dir"]
 
 
 async def test_a_large_folder_is_sorted_a_few_names_at_a_time_and_listed_in_order(
@@ -170,14 +189,27 @@ async def test_new_and_replaced_files_may_take_turns(connect: Connect, path: Pat
     assert await listed(backend) == ["a", *(f"{name}{turn}" for name in "bc" for turn in range(4))]
 
 
-async def test_a_full_disk_stops_lazy_writes_at_that_one(connect: Connect, port: Any, path: Path) -> None:
+async def test_what_cannot_be_written_lazily_is_told_and_in_no_others_way(
+    connect: Connect, port: Any, path: Path
+) -> None:
     backend = await connect()
     port.fail("pwrite", errno.ENOSPC, chosen=lambda _, data, __: data == b"B")
     with pytest.raises(UnavailableError) as caught:
         await backend.write_lazily([LazyWrite(key, key.upper().encode(), 1) for key in "abc"])
     assert (caught.value.code, caught.value.key) == ("disk_full", "b")
-    assert await listed(backend) == ["a"]
+    assert await listed(backend) == ["a", "c"]
     assert temporaries(path) == []
+
+
+async def test_a_folder_that_is_a_link_is_in_no_other_views_way(tmp_path: Path) -> None:
+    (tmp_path / "sessions").symlink_to(tmp_path)
+    async with statepath.open(tmp_path, view_interval=0) as store:
+        await store.collection("sessions").put({"id": "a"})
+        for id in "bc":
+            await store.collection("tasks").put({"id": id})
+        with pytest.raises(AccessDeniedError, match="sessions"):
+            await store.flush()
+        assert [file.name for file in sorted(tmp_path.glob("tasks/*"))] == ["b.json", "c.json"]
 
 
 async def test_what_a_killed_writer_left_is_removed(connect: Connect, path: Path) -> None:
@@ -258,6 +290,28 @@ async def test_a_name_that_no_key_has_gives_way_to_the_name_of_a_key(connect: Co
     (path / "tasks/a b").write_text("a person's")
     assert await listed(backend) == ["tasks/a%20b"]
     assert (await backend.read("tasks/a%20b")).data == b"A"
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.EACCES, errno.EIO])
+async def test_a_listing_leaves_out_no_folder_that_cannot_be_opened(
+    connect: Connect, port: Any, error: int
+) -> None:
+    backend = await connect()
+    await backend.write("tasks/a", b"A")
+    port.fail("open_folder", error, chosen=lambda name: name == "tasks")
+    with pytest.raises(StateError, match="tasks/"):
+        await listed(backend)
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.ENOTDIR, errno.ELOOP])
+async def test_a_listing_goes_on_behind_a_folder_that_is_none_any_more(
+    connect: Connect, port: Any, error: int
+) -> None:
+    backend = await connect()
+    await backend.write("tasks/a", b"A")
+    await backend.write("z", b"Z")
+    port.fail("open_folder", error, chosen=lambda name: name == "tasks")
+    assert await listed(backend) == ["z"]
 
 
 async def test_an_encoded_name_leads_to_no_other_file(connect: Connect, path: Path) -> None:
@@ -378,6 +432,25 @@ async def test_the_folder_of_the_last_body_goes_with_it(connect: Connect, path: 
     assert not (path / "bodies/x").exists()
     await backend.write("bodies/x/1", b"B")
     assert await listed(backend) == ["bodies/x/1"]
+
+
+@pytest.mark.parametrize(("call", "when"), [("rename", ALWAYS), ("link", IF_ABSENT)])
+async def test_a_folder_that_is_removed_while_an_object_is_written_there_is_made_again(
+    connect: Connect, path: Path, port: Any, call: str, when: Any
+) -> None:
+    backend = await connect()
+    await backend.write("bodies/x/1", b"A")
+    (path / "bodies/x/1").unlink()
+    empty = [path / "bodies/x"]
+
+    def remove_once(*_: Any) -> bool:
+        while empty:
+            empty.pop().rmdir()
+        return False
+
+    port.fail(call, chosen=remove_once)
+    await backend.write("bodies/x/2", b"B", when=when)
+    assert await listed(backend) == ["bodies/x/2"]
 
 
 async def test_a_key_that_continues_another_is_refused(connect: Connect) -> None:

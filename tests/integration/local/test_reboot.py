@@ -29,9 +29,52 @@ async def test_a_file_that_lost_its_content_is_written_again(
     file = await save(tmp_path)
     whole = file.read_bytes()
     lose_content(file)
-    monkeypatch.setattr(Port, "boot_id", lambda self: "another run of the machine")
+    monkeypatch.setattr(Port, "boot_id", lambda self: "another-run")
     async with statepath.open(tmp_path) as store:
         assert await store.collection("tasks").get("a") == {"id": "a", "text": "whole"}
+    assert file.read_bytes() == whole
+
+
+async def test_it_is_written_again_though_the_first_one_to_open_the_store_ended_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = await save(tmp_path)
+    whole = file.read_bytes()
+    lose_content(file)
+    monkeypatch.setattr(Port, "boot_id", lambda self: "another-run")
+    first = await statepath.open(tmp_path, view_interval=3600)
+    async with statepath.open(tmp_path):
+        await first._engine.release()
+    assert file.read_bytes() != whole
+    async with statepath.open(tmp_path) as store:
+        await store.flush()
+        assert file.read_bytes() == whole
+
+
+async def test_a_file_that_was_looked_at_once_is_believed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = await save(tmp_path)
+    monkeypatch.setattr(Port, "boot_id", lambda self: "another-run")
+    async with statepath.open(tmp_path) as store:
+        await store.flush()
+    lose_content(file)
+    lost = file.read_bytes()
+    async with statepath.open(tmp_path):
+        pass
+    assert file.read_bytes() == lost
+
+
+async def test_a_clock_that_went_back_hides_no_lost_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = await save(tmp_path)
+    whole = file.read_bytes()
+    lose_content(file)
+    monkeypatch.setattr(Port, "boot_id", lambda self: "another-run")
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    async with statepath.open(tmp_path):
+        pass
     assert file.read_bytes() == whole
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import signal
@@ -15,7 +16,14 @@ from typing import Any
 import pytest
 import statepath
 from statepath.backend import StateURL
-from statepath.errors import ClosedError, HeadMoved, OutcomeUnknownError, StoreLockedError, UnsupportedError
+from statepath.errors import (
+    ClosedError,
+    HeadMoved,
+    OutcomeUnknownError,
+    StoreLockedError,
+    UnavailableError,
+    UnsupportedError,
+)
 from statepath_local import LocalFactory, writer
 from statepath_local.journal import LocalCommitLog
 from statepath_local.port import Port
@@ -435,6 +443,41 @@ async def test_what_a_failed_sync_left_is_copied_and_synced_by_the_next_handle(
         await log.append()
     await one.close()
     assert await commits(two.commit_log()) == other.commits
+
+
+@pytest.mark.parametrize("call", ["pwrite", "rename", "fsync_dir", "scandir"])
+async def test_a_repair_that_fails_is_left_to_the_next_turn(
+    share: Connect, chain: Any, port: Any, commits: Any, call: str
+) -> None:
+    """The one who repairs has not committed since the others did."""
+    weak = type(port)()
+    one, two = await share(), await share(port=weak)
+    log, other = chain(one.commit_log()), chain(two.commit_log())
+    for _ in range(3):
+        await append(log)
+    unknown = log.make()
+    port.fail("fdatasync", times=1)
+    with pytest.raises(OutcomeUnknownError):
+        await log.log.append(log.head, unknown)
+    # Of the writes that of the copied tail fails, not that into `lock`.
+    weak.fail(call, errno.ENOSPC, chosen=lambda *args: call != "pwrite" or args[1][:1] == b"{", times=1)
+    with pytest.raises(UnavailableError, match="no space"):
+        await other.append()
+    await append(other)
+    assert other.commits[:-1] == [*log.commits, unknown]
+    assert await commits(two.commit_log()) == other.commits
+
+
+async def test_an_opening_of_the_log_that_fails_leaves_no_descriptor(
+    share: Connect, connect: Connect, port: Any, commits: Any
+) -> None:
+    await share(port=Port())
+    log = (await connect()).commit_log()
+    port.fail("pread", times=3)
+    for _ in range(3):
+        with pytest.raises(UnavailableError):
+            await commits(log)
+    assert port.calls.count(("open_folder", ("journal",))) == 1
 
 
 async def test_a_full_disk_in_one_handle_leaves_the_others(

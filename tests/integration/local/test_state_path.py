@@ -24,6 +24,14 @@ async def test_missing_folders_are_made(connect: Connect, tmp_path: Path) -> Non
     assert (tmp_path / "a/b/c/state.json").read_bytes() == b"{}"
 
 
+async def test_however_many_folders_are_missing_it_is_said_why_they_cannot_be_made(
+    connect: Connect, port: Any, tmp_path: Path
+) -> None:
+    port.fail("mkdir", errno.EACCES)
+    with pytest.raises(AccessDeniedError):
+        await connect(tmp_path / "/".join("a" * 1500))
+
+
 async def test_a_link_to_a_folder_is_followed(connect: Connect, tmp_path: Path, path: Path) -> None:
     (tmp_path / "real").mkdir()
     path.symlink_to("real")

@@ -36,6 +36,16 @@ def test_a_relative_path_starts_in_the_working_directory(
     assert parse("./state").resolve() == str(tmp_path / "state")
 
 
+def test_a_relative_path_in_a_working_directory_that_was_removed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with pytest.raises(InvalidArgumentError, match="give an absolute path"):
+        parse("./state").resolve()
+    assert parse("/srv/agents").resolve() == "/srv/agents"
+
+
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     assert parse("~/agents").resolve() == "/home/somebody/agents"
