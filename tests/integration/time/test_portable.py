@@ -381,6 +381,36 @@ class TestStrangers:
         self.pack(file, good | {COMMITS: commits})
         await refused(CorruptionError, "commit 1 is of a time that has not come")
 
+    @pytest.mark.parametrize("floor", [10**12, 23, 0, -1])
+    async def test_a_history_that_begins_where_there_is_none(self, good, file, refused, floor):
+        """The store would take the state for one of another history, and show nothing of it."""
+        del good[COMMITS]
+        self.pack(file, good, manifest={"floor": floor})
+        await refused(CorruptionError, "its log cannot begin at")
+
+    async def test_a_history_that_begins_behind_the_state_has_no_commits(self, good, file, tmp_path):
+        members = {
+            name: data for name, data in good.items() if not name.startswith((COMMITS, "state.backup."))
+        }
+        self.pack(file, members, manifest={"floor": 22})
+        await statepath.import_backup(file, tmp_path / "to")
+        async with statepath.open(tmp_path / "to", autosave=0) as store:
+            assert store.collections() == ("raw", "tasks")
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            (b'"min_reader":1,', b""),
+            (b'"min_reader":1', b'"min_reader":"x"'),
+            (b'"seq":21,"commit"', b'"seq":"q","commit"'),
+            (b'"logs":{', b'"l":{'),
+        ],
+        ids=["no format", "another format", "no seq", "no logs"],
+    )
+    async def test_a_state_that_does_not_say_what_states_say(self, good, file, refused, old, new):
+        self.pack(file, good | {"state.json": self.forge(good["state.json"], old, new)})
+        await refused(CorruptionError, r"state\.json is damaged: its last member")
+
     async def test_a_log_that_begins_where_none_is(self, good, file, refused):
         """To write it there would fill the disk."""
         commits = self.forge_commits(good[COMMITS], b'"offset":0', b'"offset":1234567890123')
