@@ -36,6 +36,7 @@ from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
     CorruptionError,
+    HistoryTrimmedError,
     InvalidArgumentError,
     NotFoundError,
     UnsupportedError,
@@ -448,7 +449,10 @@ async def rebuild(engine: Engine, damaged: frozenset[str]) -> tuple[Segment, ...
             segment = wanted.get(change.text) if isinstance(change, Note) else None
             if segment is None:
                 continue
-            then = await past(engine, seq - 1)
+            try:
+                then = await past(engine, seq - 1)
+            except (HistoryTrimmedError, CorruptionError):
+                continue  # there is no way back to it, so it is given up
             gone = [one for one in changes if isinstance(one, Delete)]
             part = [
                 (one.id, entry) for one in gone if (entry := then.get(one.collection, one.id)) is not None

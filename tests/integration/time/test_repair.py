@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -200,6 +201,25 @@ async def test_so_is_one_whose_history_is_given_up(lost, places):
     path, segment = lost
     await flip(places, path, await some(places, path, "journal/"), 0.1)
     assert (await statepath.repair(path)).lost == (segment,)
+    async with statepath.open(path, readonly=True) as store:
+        assert await store.verify() == []
+
+
+@pytest.mark.parametrize("backups", ["removed", "damaged"])
+async def test_so_is_one_whose_history_lacks_its_beginning(path, places, monkeypatch, backups):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1.0)
+    settings = Settings.load(path, autosave=0, history=timedelta(microseconds=1))
+    async with statepath.open(path, settings=settings) as store:
+        for n in range(4):
+            await store.collection("raw").put({"id": str(n)})
+            await store.snapshot()
+        assert (await store.stats()).floor > 1
+        (segment,) = (await store.archive("raw", older_than="0s", id="0")).segments
+    for key in await places.keys(path, "state.backup."):
+        await (places.delete(path, key) if backups == "removed" else flip(places, path, key))
+    await flip(places, path, segment)
+    done = await statepath.repair(path)
+    assert (done.left, done.lost) == ((), (segment,))
     async with statepath.open(path, readonly=True) as store:
         assert await store.verify() == []
 
