@@ -415,7 +415,7 @@ class Store:
             return Restored(*await restore(self._engine, at))
         engine = self._engine
         check_not_within(StateURL.parse(engine.backend.url), StateURL.parse(path_text(to, "to=")))
-        then, now = await past(engine, at), await restoring.present(engine)
+        then, now = await restoring.past_to_take(engine, at), await restoring.present(engine)
         then.logs = now.logs
         backend = await connect(to, deadline=engine.settings.deadline)
         founded = await found(StoreOrigin(engine, then, now), backend, engine.settings)

@@ -31,7 +31,7 @@ from statepath.backend import (
 from statepath.commit import FLOOR_KEY, Commit, Note, Put
 from statepath.encryption import Encrypted, check_founded_plain, unlock, unsealed
 from statepath.engine.adoption import Examined
-from statepath.engine.archiving import archive_by_rules
+from statepath.engine.archiving import archive_by_rules, leave_out_lost
 from statepath.engine.backups import PRE_MIGRATION_KEY, reached
 from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine, is_replica
@@ -589,6 +589,7 @@ class _TakeOver:
         engine, met = self.engine, self.found.beside
         replaced = f"{STATE_KEY} of seq {self.found.marks[-1].seq}"
         note = Note("restored", f"{replaced} was replaced by the snapshot of seq {meta.seq}")
+        await leave_out_lost(engine, then)
         if seq := await engine.decide(lambda now: () if note in met else way_back(now, then, note)):
             undo = f"statepath restore --at {seq - 1}"
             logger.warning(
