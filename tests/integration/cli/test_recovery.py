@@ -335,6 +335,17 @@ def test_a_backup_of_the_original_can_be_restored_and_that_undone(on: Run, origi
     assert {one["id"]: one["value"] for one in on("ls", "tasks", "--json").lines} == before
 
 
+def test_a_backup_of_the_original_brings_back_true_where_there_is_1_now(on: Run, original: Path) -> None:
+    key = min(file.name for file in original.glob("state.backup.*"))
+    state = json.loads((original / key).read_bytes())
+    task = state["tasks"][0] | {"flag": True}
+    (original / key).write_text(json.dumps(state | {"tasks": [task]}))
+    assert on("backup", "restore", key, "--yes").code == 0
+    on("put", f"tasks/{task['id']}", "-", stdin=json.dumps(task | {"flag": 1}))
+    assert on("backup", "restore", key, "--yes", "--json").json["restored"]
+    assert json.loads(on("show", f"tasks/{task['id']}").out)["flag"] is True
+
+
 def test_a_damaged_or_missing_backup_of_the_original_is_told(on: Run, original: Path) -> None:
     key = min(file.name for file in original.glob("state.backup.*"))
     on("put", "plans/a", "-", stdin="{}")
