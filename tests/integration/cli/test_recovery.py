@@ -9,8 +9,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
+from statepath.engine.snapshot import MARK
 
 Run = Callable[..., Any]
 
@@ -159,6 +161,36 @@ def test_backup_list_shows_a_damaged_one_as_such(on: Run, filled: str) -> None:
     assert listed.code == 0
     assert key in listed.lines[-1]["damage"]
     assert on("backup", "restore", key, "--yes").code == 6
+
+
+def test_backup_list_shows_one_of_a_newer_program_as_such(on: Run, filled: str) -> None:
+    key = on("backup", "create", "--json").json["key"]
+    on("put", "tasks/later", "-", stdin="{}")
+    other = on("backup", "create", "--json").json["key"]
+    backup = Path(filled, key)
+    body, mark, end = backup.read_bytes().rpartition(MARK)
+    meta = end.rpartition(b',"crc":"')[0].replace(b'"min_reader":1', b'"min_reader":2')
+    backup.write_bytes(b'%s%s%s,"crc":"%08x"}\n}\n' % (body, mark, meta, crc32(meta)))
+    rows = {row["key"]: row for row in on("backup", "list", "--json").lines}
+    assert "install a newer statepath" in rows[key]["damage"]
+    assert (rows[other]["seq"], rows[other]["damage"]) == (8, None)
+
+
+def test_backup_list_leaves_out_one_that_a_server_removes_meanwhile(
+    on: Run, filled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = on("backup", "create", "--json").json["key"]
+    on("put", "tasks/later", "-", stdin="{}")
+    other = on("backup", "create", "--json").json["key"]
+
+    async def removing(_: object) -> list[str]:
+        Path(filled, key).unlink()
+        return []
+
+    monkeypatch.setattr("statepath.cli.backups.original_keys", removing)
+    listed = on("backup", "list", "--json")
+    assert (listed.code, [row["key"] for row in listed.lines][-1]) == (0, other)
+    assert key not in listed.out
 
 
 def test_backups_that_were_exchanged_are_damage_and_not_restored(on: Run, filled: str) -> None:
