@@ -51,6 +51,7 @@ def test_restore_takes_a_time(on: Run, filled: str) -> None:
         ("2024-05-01T12:00:00", "write 2024-05-01T12:00:00Z for UTC"),
         ("yesterday", "a seq such as 42"),
         ("8", "not there yet"),
+        ("9" * 5000, "a seq such as 42"),
     ],
 )
 def test_restore_refuses_what_is_no_place_in_the_history(
