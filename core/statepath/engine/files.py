@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,7 +13,6 @@ from statepath.engine.documents import pretty
 from statepath.engine.ids import LOGS, REPORTS, decode_id, log_key, log_place, report_key
 from statepath.engine.replay import changes_of
 from statepath.engine.replica import Replica
-from statepath.engine.views import read_log
 from statepath.errors import ConflictError, NotFoundError
 
 PIECE: Final = 4 * 1024 * 1024
@@ -91,7 +89,9 @@ class Files:
                 stored.setdefault(place[0], []).append(entry.key)
         for id in sorted(stored):
             size = self.replica.log_size(id)
-            reading = self._joined(id) if id in self._texts else _stored(self.backend, id, stored[id])
+            reading = (
+                self._joined(id, stored[id]) if id in self._texts else _stored(self.backend, id, stored[id])
+            )
             end = 0
             try:
                 async for piece in _regular(id, reading, size or None):
@@ -114,17 +114,28 @@ class Files:
                             key=log_key(id),
                         )
 
-    async def _joined(self, id: str) -> AsyncIterator[tuple[int, bytes]]:
-        """The file with the pieces that it may lack."""
-        text = bytearray()
-        if log_key(id) not in self._removed:
-            with suppress(NotFoundError):
-                text.extend(await read_log(self.backend, id))
-        for change in self._texts[id]:
-            data = change.text.encode()
-            text.extend(b"\n" * (change.offset - len(text)))
-            text[change.offset : change.offset + len(data)] = data
-        yield 0, bytes(text)
+    async def _joined(self, id: str, keys: list[str]) -> AsyncIterator[tuple[int, bytes]]:
+        """The file with the pieces that it may lack. They stand at its end: what comes before is passed on as it is
+        read."""
+        texts = [(change.offset, change.text.encode()) for change in self._texts[id]]
+        begin = min(offset for offset, _ in texts)
+        shown, tail = 0, bytearray()
+
+        def lay(offset: int, data: bytes) -> None:
+            tail.extend(b"\n" * (offset - begin - len(tail)))
+            tail[offset - begin : offset - begin + len(data)] = data
+
+        async for offset, data in _stored(self.backend, id, keys):
+            shown = max(shown, offset + len(data))
+            if offset < begin:
+                yield offset, data[: begin - offset]
+            if shown > begin:
+                lay(max(offset, begin), data[max(begin - offset, 0) :])
+        if shown < begin:
+            await self._check_not_removed(id)
+        for offset, data in texts:
+            lay(offset, data)
+        yield begin, bytes(tail)
 
     async def _reports(self) -> AsyncIterator[Report]:
         for newest, data in sorted(self._documents.items()):
