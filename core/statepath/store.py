@@ -324,11 +324,7 @@ class Store:
             DivergedError: `since` belongs to another history of the store.
         """
         self._engine.check_open()
-        for what, names in (("collections", collections), ("ids", ids)):
-            given: object = names
-            if isinstance(given, str) or not isinstance(given, Iterable):
-                raise wrong_kind(what, "a tuple of names", given)
-        wanted = Wanted(frozenset(collections), frozenset(ids))
+        wanted = Wanted(_names("collections", collections), _names("ids", ids))
         return watch(self._engine, position(self._engine, since), wanted, resync=resync)
 
     def lease(self, name: str, *, ttl: float = 15.0, wait: float | None = None) -> Lease:
@@ -680,6 +676,20 @@ class Store:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _names(what: str, given: object) -> frozenset[str]:
+    """
+    Raises:
+        InvalidArgumentError: it is no collection of texts.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise wrong_kind(what, "a tuple of names", given)
+    names = tuple(given)
+    for name in names:
+        if not isinstance(name, str):
+            raise wrong_kind(f"a name in {what}", "a str", name)
+    return frozenset(names)
 
 
 def _is_model(model: object) -> bool:

@@ -9,7 +9,7 @@ its own while any of these stores is open. The thread is a daemon: a program tha
 ends all the same, and finds everything that was acknowledged when it opens the store again.
 
 A store may be used from many threads at once. A call that Ctrl-C interrupts may or may not be applied, but
-never half, and the store can be used on.
+never half, and the store can be used on; an iterator goes on where it was.
 """
 
 from __future__ import annotations
