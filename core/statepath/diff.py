@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from statepath.engine.documents import decode
-from statepath.engine.history import same_json
+from statepath.engine.history import same_json, same_value
 from statepath.engine.replica import MEMBERS, Replica
 
 DifferenceKind = Literal["added", "changed", "removed"]
@@ -78,5 +78,5 @@ def _fields(path: str, before: JsonValue, after: JsonValue) -> Iterator[FieldDif
             yield FieldDifference(place, "removed", before[name], None)
         elif name not in before:
             yield FieldDifference(place, "added", None, after[name])
-        elif before[name] != after[name]:
+        elif not same_value(before[name], after[name]):
             yield from _fields(place, before[name], after[name])

@@ -419,10 +419,12 @@ class Events:
 
     def emit(self, event: Event) -> None:
         """Tell everyone who listens. Never raises, never waits, and costs two look-ups when nobody does."""
-        for listener in self._listeners.get(event.name, ()):
+        told = self._listeners.get(event.name, ())
+        for listener in told:
             self._call(listener, event)
         for listener in self._listeners.get("*", ()):
-            self._call(listener, event)
+            if listener not in told:
+                self._call(listener, event)
 
     def stream(self, *events: type[Event] | str, limit: int = 1024) -> EventStream:
         """The events named, or all, as an asynchronous iterator, subscribed by `async with`.

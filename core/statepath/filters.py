@@ -141,10 +141,14 @@ class Filter(ABC):
         return self.compile(reader)(document)
 
     def __and__(self, other: object) -> Filter:
-        return And((self, other)) if isinstance(other, Filter) else NotImplemented
+        if not isinstance(other, Filter):
+            return NotImplemented
+        return And((*_joined(And, self), *_joined(And, other)))
 
     def __or__(self, other: object) -> Filter:
-        return Or((self, other)) if isinstance(other, Filter) else NotImplemented
+        if not isinstance(other, Filter):
+            return NotImplemented
+        return Or((*_joined(Or, self), *_joined(Or, other)))
 
     def __invert__(self) -> Filter:
         return Not(self)
@@ -293,6 +297,11 @@ class Not(Filter):
     def compile(self, read: Callable[[Path], Getter]) -> Test:
         test = self.filter.compile(read)
         return lambda document: not test(document)
+
+
+def _joined(kind: type[And | Or], where: Filter) -> tuple[Filter, ...]:
+    """What is joined already, or the filter alone: however many are joined, none lies in another one."""
+    return where.filters if isinstance(where, kind) else (where,)
 
 
 def renamed(where: Filter, paths: Mapping[Path, Path]) -> Filter:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from statepath.arguments import wrong_kind
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
-from statepath.engine.ids import check_seq
+from statepath.engine.ids import check_id, check_seq
 from statepath.errors import InvalidArgumentError
+from statepath.naming import check_collection
 from statepath.watch import StateChange, changes_in
 
 
 async def history(engine: Engine, key: str | None, *, since: int, limit: int | None) -> list[StateChange]:
     """The changes of one document, or of all, as far as the log reaches back; oldest first."""
-    if key is not None and not isinstance(key, str):
-        raise wrong_kind("the document", "a str such as 'tasks/task_1'", key)
+    if key is not None:
+        _check_key(key)
     check_seq(since)
     if limit is not None and (type(limit) is not int or limit < 0):
         raise InvalidArgumentError(f"limit is how many changes to tell, 0 or more, not {limit!r}")
@@ -28,3 +29,20 @@ async def history(engine: Engine, key: str | None, *, since: int, limit: int | N
         if limit is not None and len(found) > 2 * limit:
             del found[: len(found) - limit]
     return found if limit is None else found[len(found) - min(limit, len(found)) :]
+
+
+def _check_key(key: object) -> None:
+    """
+    Raises:
+        InvalidArgumentError: it names no document, log or report.
+    """
+    if not isinstance(key, str):
+        raise wrong_kind("the document", "a str such as 'tasks/task_1'", key)
+    collection, slash, id = key.partition("/")
+    if not slash:
+        raise InvalidArgumentError(
+            f"{key!r} is no document's name: write the collection and the id, such as 'tasks/task_1'"
+        )
+    if collection not in ("logs", "reports"):
+        check_collection(collection)
+    check_id(id)

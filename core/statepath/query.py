@@ -76,6 +76,7 @@ class Page(Generic[T]):
 
 _Kinds: TypeAlias = tuple[tuple[int, Any], ...]
 _NULL: Final = order_key(None)[0]
+_TEXT: Final = order_key("")[0]
 
 
 class _Hit(NamedTuple):
@@ -181,7 +182,7 @@ class _Order:
             data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
             order, kinds, id = _cursors.decode(data)
             if order == self._text():
-                return self.place(kinds), id
+                return self.place(_checked(kinds)), id
         except (TypeError, ValueError, binascii.Error, msgspec.MsgspecError):
             raise InvalidArgumentError("after is not a cursor: pass the next of an earlier page") from None
         raise InvalidArgumentError(
@@ -193,6 +194,14 @@ class _Order:
 
 
 _cursors = msgspec.json.Decoder(tuple[str, tuple[tuple[int, int | float | str], ...], str])
+
+
+def _checked(kinds: _Kinds) -> _Kinds:
+    """The values, each of its kind: so they can be compared with those of documents."""
+    for kind, value in kinds:
+        if not 0 <= kind <= _NULL or isinstance(value, str) != (kind == _TEXT):
+            raise ValueError("no document has such a value")
+    return kinds
 
 
 def _place(kind: int, value: Any, falls: bool) -> tuple[Any, ...]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-import msgspec
 from msgspec import Raw
 from pydantic import JsonValue
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -14,6 +13,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from statepath.collection import Collection
 from statepath.commit import Change, Delete, Put
 from statepath.engine.documents import MARK, decode, encode_value
+from statepath.engine.history import same_value
 from statepath.engine.ids import check_id, is_id
 from statepath.engine.replica import MEMBERS, Cut, Entry
 from statepath.engine.snapshot import is_own_member
@@ -28,7 +28,6 @@ DERIVED: Final = frozenset({"version", "seq", "last_saved", MARK})
 """Members of `state.json` that the store writes of its own accord."""
 
 _COUNTS: Final = tuple(StateMetrics.model_fields)
-_sorted = msgspec.json.Encoder(order="sorted")
 
 
 class Part(NamedTuple):
@@ -105,16 +104,15 @@ class StateSave:
                 tasks = after
         stored = {name: decode(entry.json(), name) for name, entry in cut.collections.get(MEMBERS, ())}
         for part in self._parts:
-            if (
-                part.collection.name in stored
-            ):  # an empty list was saved under the name, before there were documents
+            # An empty list was saved under the name, before there were documents.
+            if part.collection.name in stored:
                 plan.changes.append(Delete(MEMBERS, part.collection.name))
         for name, value in self._members.items():
-            if name not in stored or not _same(stored[name], value):
+            if name not in stored or not same_value(stored[name], value):
                 plan.put_member(name, value)
         metrics = self._metrics_of(tasks, stored.get(METRICS), tally)
         # Put even if equal: it says that they hold for the tasks as they are now.
-        if plan.saved or plan.deleted or METRICS not in stored or not _same(stored[METRICS], metrics):
+        if plan.saved or plan.deleted or METRICS not in stored or not same_value(stored[METRICS], metrics):
             plan.put_member(METRICS, metrics)
         return plan
 
@@ -126,7 +124,7 @@ class StateSave:
             entry = stored.get(id)
             if entry is None:
                 plan.put(name, id, data, 0)
-            elif entry.json() == data or _same(decode(entry.json()), decode(data)):
+            elif entry.json() == data or same_value(decode(entry.json()), decode(data)):
                 continue
             elif not self._replace and _is_older(data, entry.json()):
                 plan.skipped.append(f"{name}/{id}")
@@ -189,11 +187,6 @@ def _is_collection(name: str, value: object) -> bool:
         and is_collection(name)
         and all(isinstance(one, Mapping) and is_id(one.get("id")) for one in value)
     )
-
-
-def _same(one: object, other: object) -> bool:
-    """Whether both are the same JSON, whatever the order of members; 1, 1.0 and true are three values."""
-    return _sorted.encode(one) == _sorted.encode(other)
 
 
 def _is_older(new: bytes, stored: bytes) -> bool:

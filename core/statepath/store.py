@@ -325,11 +325,7 @@ class Store:
             DivergedError: `since` belongs to another history of the store.
         """
         self._engine.check_open()
-        for what, names in (("collections", collections), ("ids", ids)):
-            given: object = names
-            if isinstance(given, str) or not isinstance(given, Iterable):
-                raise wrong_kind(what, "a tuple of names", given)
-        wanted = Wanted(frozenset(collections), frozenset(ids))
+        wanted = Wanted(_names("collections", collections), _names("ids", ids))
         return watch(self._engine, position(self._engine, since), wanted, resync=resync)
 
     def lease(self, name: str, *, ttl: float = 15.0, wait: float | None = None) -> Lease:
@@ -416,7 +412,7 @@ class Store:
             return Restored(*await restore(self._engine, at))
         engine = self._engine
         check_not_within(StateURL.parse(engine.backend.url), StateURL.parse(path_text(to, "to=")))
-        then, now = await past(engine, at), await restoring.present(engine)
+        then, now = await restoring.past_to_take(engine, at), await restoring.present(engine)
         then.logs = now.logs
         backend = await connect(to, deadline=engine.settings.deadline)
         founded = await found(StoreOrigin(engine, then, now), backend, engine.settings)
@@ -681,6 +677,20 @@ class Store:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _names(what: str, given: object) -> frozenset[str]:
+    """
+    Raises:
+        InvalidArgumentError: it is no collection of texts.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise wrong_kind(what, "a tuple of names", given)
+    names = tuple(given)
+    for name in names:
+        if not isinstance(name, str):
+            raise wrong_kind(f"a name in {what}", "a str", name)
+    return frozenset(names)
 
 
 def _is_model(model: object) -> bool:

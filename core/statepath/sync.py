@@ -9,7 +9,7 @@ its own while any of these stores is open. The thread is a daemon: a program tha
 ends all the same, and finds everything that was acknowledged when it opens the store again.
 
 A store may be used from many threads at once. A call that Ctrl-C interrupts may or may not be applied, but
-never half, and the store can be used on.
+never half, and the store can be used on; an iterator goes on where it was.
 """
 
 from __future__ import annotations
@@ -770,15 +770,17 @@ class SyncIterator(Iterator[T]):
         self._size = 1
         self._ready: deque[T] = deque()
         self._end: Exception | None = None
-        self._closing = False
+        self._coming: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
-        self._waiting: asyncio.Task[Any] | None = None
 
     def __next__(self) -> T:
-        if not self._ready and self._end is None:
+        while True:
+            ended = self._end is not None
+            with suppress(IndexError):  # there is none yet, or another thread was first
+                return self._ready.popleft()
+            if ended:
+                break
             self._loop.run(self._fetch)
-        with suppress(IndexError):  # there is none, or another thread has closed it since
-            return self._ready.popleft()
         end, self._end = self._end, StopAsyncIteration()
         if end is None or isinstance(end, StopAsyncIteration):
             raise StopIteration
@@ -796,25 +798,27 @@ class SyncIterator(Iterator[T]):
         self.close()
 
     async def _fetch(self) -> None:
-        async with self._turn:
-            self._waiting = asyncio.current_task()
-            try:
-                for _ in range(self._size):
-                    self._ready.append(await anext(self._source))
-                self._size = min(2 * self._size, self._ahead)
-            except asyncio.CancelledError:
-                if not self._closing:
-                    raise
-            except Exception as error:  # noqa: BLE001 - raised by `__next__`, behind what came before it
-                self._end = error
-            finally:
-                self._waiting = None
+        """Wait for what comes next. Who is interrupted leaves it to the next call: a source that is cancelled has
+        ended."""
+        if self._end is None:
+            self._coming = self._coming or asyncio.create_task(self._take())
+            await asyncio.wait([self._coming])
+
+    async def _take(self) -> None:
+        try:
+            for _ in range(self._size):
+                self._ready.append(await anext(self._source))
+            self._size = min(2 * self._size, self._ahead)
+        except Exception as error:  # noqa: BLE001 - raised by `__next__`, behind what came before it
+            self._end = error
+        finally:
+            self._coming = None
 
     async def _close(self) -> None:
-        self._closing = True
-        if self._waiting is not None:
-            self._waiting.cancel()
         async with self._turn:
+            if self._coming is not None:
+                self._coming.cancel()
+                await asyncio.wait([self._coming])
             self._ready.clear()
             self._end = StopAsyncIteration()
             if isinstance(self._source, AsyncGenerator):

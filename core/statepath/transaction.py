@@ -14,7 +14,7 @@ from statepath.attempts import ATTEMPTS, back_off
 from statepath.collection import Collection, Json
 from statepath.commit import Append, Change, Delete, Put
 from statepath.engine.committer import FENCES
-from statepath.engine.documents import append_items, decode, encode_value
+from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
 from statepath.engine.replica import MEMBERS, Entry, Stage
@@ -108,10 +108,9 @@ class Transaction:
         if entry is None:
             key = f"{collection.name}/{id}"
             raise NotFoundError(f"{key} does not exist, so nothing can be appended to it", key=key)
+        longer = entry.appended(f"{collection.name}/{id}", field, bytes(change.value), 0, 0)
         if place in self._own:
-            self._own[place] = Entry(append_items(entry.json(), field, [bytes(change.value)]), 0, 0)
-        else:
-            entry.appended(f"{collection.name}/{id}", field, bytes(change.value), 0, 0)
+            self._own[place] = longer
         self._add(change)
 
     def get_member(self, name: str) -> JsonValue | None:
@@ -251,7 +250,7 @@ class Transaction:
         self._reads.setdefault(place, 0 if entry is None else entry.version)
         for change in self._changes:
             if isinstance(change, Append) and (change.collection, change.id) == place and entry is not None:
-                entry = Entry(append_items(entry.json(), change.field, [bytes(change.value)]), 0, 0)
+                entry = entry.appended("/".join(place), change.field, bytes(change.value), 0, 0)
         return entry
 
     def _held(self, collection: Collection[T]) -> Collection[T]:

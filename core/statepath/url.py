@@ -119,12 +119,14 @@ class StateURL:
         return f"{self.scheme}://{user}{host}{port}{self.path}{query}"
 
     def betrayed_by(self, error: BaseException) -> bool:
-        """Whether the error quotes the password, or the value of a parameter that is named like a secret."""
-        text = f"{error} {error!r}"
+        """Whether the error quotes the password, the value of a parameter that is named like a secret, or the user as
+        the URL has it. A user alone is most often a name, which an error has to tell."""
+        text = f"{error} {error!r}".casefold()
         secrets = [value for name, value in self.query.items() if _SECRET.search(name)]
-        if self.password:
-            secrets += [self.password, quote(self.password, safe="")]
-        return any(secret in text for secret in secrets if secret)
+        secrets += [self.password or ""]
+        quoted = [*secrets, *(quote(secret, safe="") for secret in secrets)]
+        quoted += [f"{self.user}@", f"{quote(self.user, safe='')}@"] if self.user else []
+        return any(one.casefold() in text for one in quoted if one)
 
     def only(self, *allowed: str) -> None:
         """Refuse query parameters that the backend does not know.

@@ -57,6 +57,23 @@ def test_payloads_are_frozen_and_slotted(kind: type[Event]) -> None:
             setattr(payload, field.name, 1)
 
 
+def test_who_listens_to_an_event_and_to_all_hears_it_once() -> None:
+    events = Events()
+    heard = heard_by(events, "*", "disk:low", DiskLow)
+    events.emit(LOW)
+    events.emit(OK)
+    assert heard == [LOW, OK]
+
+
+async def test_a_stream_of_an_event_and_of_all_tells_it_once() -> None:
+    events = Events()
+    async with events.stream(Event, DiskLow) as stream:
+        events.emit(LOW)
+        events.emit(OK)
+        await events.aclose()
+        assert [event async for event in stream] == [LOW, OK]
+
+
 @pytest.mark.parametrize("name", ["disk:low", DiskLow])
 def test_a_listener_hears_its_event_and_no_other(name: type[Event] | str) -> None:
     events = Events()
@@ -130,9 +147,9 @@ def test_a_listener_that_raises_is_logged_and_the_others_are_called(caplog: pyte
 
     events = Events()
     events.on(DiskLow, broken)
-    heard = heard_by(events, DiskLow, "*")
+    heard, all_heard = heard_by(events, DiskLow), heard_by(events, "*")
     events.emit(LOW)
-    assert heard == [LOW, LOW]
+    assert (heard, all_heard) == ([LOW], [LOW])
     [record] = caplog.records
     assert (record.name, record.levelno) == ("statepath.events", logging.ERROR)
     assert "disk:low" in record.getMessage()

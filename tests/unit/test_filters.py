@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import math
+import operator
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from functools import reduce
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from statepath.errors import InvalidArgumentError
-from statepath.filters import F, Filter, order_key, parse_path
+from statepath.filters import And, F, Filter, Or, order_key, parse_path
 
 MISSING = object()
 TEXTS = ["", "a", "b", "1", "2024-01-01T10:00:00Z", "2024-01-01T12:00:00+02:00"]
@@ -366,3 +368,16 @@ def test_the_order_of_kinds_is_total(one: Any, other: Any) -> None:
     assert (order_key(one) < order_key(other)) + (order_key(other) < order_key(one)) + (
         order_key(one) == order_key(other)
     ) == 1
+
+
+@pytest.mark.parametrize(("join", "found"), [(operator.or_, True), (operator.and_, False)])
+def test_any_number_of_filters_can_be_joined(join, found):
+    where = reduce(join, [F("n") == n for n in range(5000)])
+    assert where.matches({"n": 4999}) is found
+    assert len(set(where.paths())) == 1
+
+
+def test_what_is_joined_otherwise_stays_together():
+    one, two, three = (F(name) == 1 for name in "abc")
+    assert (one | two) & three == And((Or((one, two)), three))
+    assert one & (two & three) == And((one, two, three))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cmp_to_key
@@ -175,6 +177,15 @@ async def test_a_cursor_is_for_its_own_order() -> None:
     page = await TASKS.find(order_by="-n", limit=1).page()
     with pytest.raises(InvalidArgumentError, match="order_by='-n'"):
         TASKS.find(order_by="n", after=page.next)
+
+
+@pytest.mark.parametrize(
+    "kind", [[3, 5], [1, "text"], [2, "text"], [0, "text"], [5, "text"], [6, 0], [-1, 0]]
+)
+async def test_a_cursor_to_a_value_that_is_not_of_its_kind_is_refused(kind: list[Any]) -> None:
+    cursor = base64.urlsafe_b64encode(json.dumps(["n", [kind], "x"]).encode()).decode()
+    with pytest.raises(InvalidArgumentError, match="after is not a cursor"):
+        TASKS.find(order_by="n", after=cursor)
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "e30", "ä", "W10", "WyIiLFtbMV1dLCJhIl0", 7])

@@ -545,19 +545,48 @@ def test_ctrl_c_in_a_function_changes_nothing(store, tasks):
     assert tasks.put(Task(id="b")) == 2
 
 
-def test_ctrl_c_while_waiting_for_a_change_leaves_the_store_usable(store, tasks):
-    async def never():
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        await asyncio.Event().wait()
-        yield
-
+@pytest.fixture
+def interrupted(store):
+    """A watch whose first wait ends with Ctrl-C."""
     changes = store.watch()
-    changes._source = never()
+    source = changes._source
+
+    async def waits():
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        async for change in source:
+            yield change
+
+    changes._source = waits()
     with pytest.raises(KeyboardInterrupt):
         next(changes)
-    assert next(changes, None) is None
-    changes.close()
+    return changes
+
+
+def test_ctrl_c_while_waiting_for_a_change_misses_none(interrupted, tasks):
+    tasks.put(Task(id="a"))
+    tasks.put(Task(id="b"))
+    assert [next(interrupted).id, next(interrupted).id] == ["a", "b"]
+
+
+def test_what_ctrl_c_interrupted_can_be_closed(interrupted, store, tasks):
+    interrupted.close()
+    assert next(interrupted, None) is None
     assert tasks.put(Task(id="a")) == 1
+
+
+def test_what_ctrl_c_interrupted_ends_with_the_store(interrupted, store):
+    store.close()
+    assert next(interrupted, None) is None
+
+
+def test_threads_that_share_an_iterator_get_each_change_once(store, tasks):
+    changes = store.watch()
+    with ThreadPoolExecutor(4) as threads:
+        told = [threads.submit(next, changes) for _ in range(4)]
+        for n in range(4):
+            tasks.put(Task(id=str(n)))
+        assert sorted(one.result().id for one in told) == ["0", "1", "2", "3"]
+    changes.close()
 
 
 def test_ctrl_c_during_opening_releases_the_storage(connections, url):

@@ -134,6 +134,15 @@ def test_an_error_that_quotes_a_secret_is_noticed() -> None:
     assert not StateURL.parse("zz://host").betrayed_by(ValueError(""))
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["sig=a/b", "sig=a%2Fb", "sig=a%2fb", "xx://TO%2FKEN@host", "xx://to/ken@host", "PASS=PA%24S"],
+)
+def test_however_a_secret_is_written(text: str) -> None:
+    url = StateURL.parse("xx://TO%2FKEN@host/p?sig=a%2Fb&pass=pa%24s")
+    assert url.betrayed_by(ValueError(f"cannot use {text}"))
+
+
 def test_unknown_parameters_are_refused_by_name_only() -> None:
     url = StateURL.parse("s3://bucket?region=eu&tokn=hunter2")
     with pytest.raises(InvalidArgumentError, match=r"no parameter 'tokn'; known parameters: region, token$"):

@@ -24,7 +24,7 @@ from statepath.engine.opening import attach
 from statepath.engine.original import State, read_backup
 from statepath.engine.original import backup_keys as original_keys
 from statepath.engine.snapshot import SnapshotMeta, read_meta
-from statepath.errors import CorruptionError, DivergedError, NotFoundError
+from statepath.errors import CorruptionError, DivergedError, NotFoundError, UnsupportedError
 from statepath.quantities import size
 from statepath.settings import Settings
 
@@ -54,7 +54,8 @@ async def list_backups(state_path: StatePath = None, as_json: Json = False) -> N
         keys = await store.backups()
     with output.progress("reading the backups"):
         async with _objects(state_path) as backend:
-            rows = [await _described(backend, key) for key in (*await original_keys(backend), *keys)]
+            described = [await _described(backend, key) for key in (*await original_keys(backend), *keys)]
+    rows = [row for row in described if row is not None]
     if as_json:
         for row in rows:
             output.json(row)
@@ -62,7 +63,7 @@ async def list_backups(state_path: StatePath = None, as_json: Json = False) -> N
         output.table(
             ("KEY", "SEQ#", "LAST CHANGE", "DOCUMENTS#", "SIZE#"),
             [
-                (row["key"], "damaged", row["damage"], "", amount(row["size"]))
+                (row["key"], "unusable", row["damage"], "", amount(row["size"]))
                 if row["damage"]
                 else (
                     row["key"],
@@ -175,7 +176,8 @@ async def _read_original(key: str, state_path: str | None) -> State:
         return await read_backup(backend, key)
 
 
-async def _described(backend: Backend, key: str) -> dict[str, Any]:
+async def _described(backend: Backend, key: str) -> dict[str, Any] | None:
+    """The row of a backup; `None`: a server has removed it meanwhile."""
     row: dict[str, Any] = {"key": key, "size": None, "damage": None}
     try:
         data = (await backend.read(key)).data
@@ -183,7 +185,9 @@ async def _described(backend: Backend, key: str) -> dict[str, Any]:
         if is_original(key):
             return described(key, len(data), await read_backup(backend, key))
         meta = read_meta(data, key)
-    except CorruptionError as error:
+    except NotFoundError:
+        return None
+    except (CorruptionError, UnsupportedError) as error:
         return row | {"seq": None, "last_change": None, "documents": None, "damage": str(error)}
     return row | {
         "seq": meta.seq,

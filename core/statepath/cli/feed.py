@@ -140,7 +140,8 @@ async def watch(
         name if name in ("logs", "reports") else check_collection(name) for name in collection or ()
     )
     async with reading(state_path) as store:
-        position = int(since) if since is not None and since.isdecimal() else since
+        # What has more digits than a seq is told to be no cursor.
+        position = int(since) if since is not None and since.isdecimal() and len(since) <= 18 else since
         ids = tuple(map(check_id, id or ()))
         async for change in store.watch(since=position, collections=names, ids=ids, resync=resync):
             output.result(_facts(change), _line(change))

@@ -12,6 +12,7 @@ from statepath.cli.opening import reading, writing
 from statepath.cli.output import Output, confirm
 from statepath.cli.running import command_line
 from statepath.collection import documents
+from statepath.engine.history import same_value
 from statepath.engine.original import BACKUP, State
 from statepath.errors import UnsupportedError
 from statepath.transaction import Transaction
@@ -99,7 +100,7 @@ async def _differences(store: Store, kept: State) -> AsyncIterator[Difference]:
 
 def _changed(collection: str, now: dict[str, Any], then: dict[str, Any]) -> Iterable[Difference]:
     for id in sorted({*now, *then}):
-        if now.get(id) != then.get(id):
+        if not same_value(now.get(id), then.get(id)):
             yield Difference(collection, id, then.get(id))
 
 

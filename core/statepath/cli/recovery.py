@@ -175,13 +175,13 @@ def place(text: str) -> int | datetime:
     Raises:
         InvalidArgumentError: it is neither, or a time without its zone.
     """
-    if text.isdecimal():
-        return int(text)
     try:
+        if text.isdecimal():
+            return int(text)
         at = datetime.fromisoformat(text)
     except ValueError:
         raise InvalidArgumentError(
-            f"a place in the history is a seq such as 42, or a time such as 2024-05-01T12:00:00Z, not {text!r}"
+            f"a place in the history is a seq such as 42, or a time such as 2024-05-01T12:00:00Z, not {text[:100]!r}"
         ) from None
     if at.tzinfo is None:
         raise InvalidArgumentError(

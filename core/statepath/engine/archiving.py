@@ -26,16 +26,16 @@ from statepath.engine.adoption import view_id
 from statepath.engine.backups import kept_keys
 from statepath.engine.documents import decode, parse_untrusted
 from statepath.engine.engine import Engine
-from statepath.engine.history import transactions
+from statepath.engine.history import Past, transactions
 from statepath.engine.ids import document_key
 from statepath.engine.migration import migrated, versions
 from statepath.engine.replica import MEMBERS, Entry, Replica
-from statepath.engine.restoring import past
 from statepath.engine.snapshot import ARCHIVE_MEMBER, STATE_KEY, load_snapshot
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
     CorruptionError,
+    HistoryTrimmedError,
     InvalidArgumentError,
     NotFoundError,
     UnsupportedError,
@@ -43,6 +43,9 @@ from statepath.errors import (
 from statepath.events import DocumentsArchived
 
 ARCHIVE: Final = "archive/"
+
+_LOST: Final = "lost"
+"""The kind of the note that tells which segment was given up."""
 
 _DOCUMENTS: Final = 10_000
 _BYTES: Final = 16 * 1024 * 1024
@@ -443,12 +446,17 @@ async def rebuild(engine: Engine, damaged: frozenset[str]) -> tuple[Segment, ...
         for segment in segments(engine.replica)
         if damaged & {segment.key, segment.index_key}
     }
+    marks = engine.record.snapshots
+    past = Past(engine.backend, engine.log, engine.store, engine.continues, engine.floor, marks)
     async for _, seq, changes in transactions(engine.backend, engine.log, engine.floor - 1):
         for change in changes:
             segment = wanted.get(change.text) if isinstance(change, Note) else None
             if segment is None:
                 continue
-            then = await past(engine, seq - 1)
+            try:
+                then = await past.at(seq - 1)
+            except (HistoryTrimmedError, CorruptionError):
+                continue  # there is no way back to it, so it is given up
             gone = [one for one in changes if isinstance(one, Delete)]
             part = [
                 (one.id, entry) for one in gone if (entry := then.get(one.collection, one.id)) is not None
@@ -470,8 +478,33 @@ def _without(lost: Sequence[Segment], replica: Replica) -> Transaction:
     left = [segment for segment in named if segment not in lost]
     if len(left) == len(named):
         return ()
-    notes = [Note("lost", segment.key) for segment in lost]
+    notes = [Note(_LOST, segment.key) for segment in lost]
     return (Put(MEMBERS, ARCHIVE_MEMBER, Raw(msgspec.json.encode(left))), *notes)
+
+
+async def leave_out_lost(engine: Engine, then: Replica) -> None:
+    """Let a state of before name no segment that was given up since, unless somebody has put it back."""
+    entry = then.get(MEMBERS, ARCHIVE_MEMBER)
+    named = segments(then)
+    if entry is None or not named:
+        return
+    given_up = {
+        change.text
+        async for _, _, changes in transactions(engine.backend, engine.log, max(then.head, engine.floor - 1))
+        for change in changes
+        if isinstance(change, Note) and change.kind == _LOST
+    }
+    left = [one for one in named if one.key not in given_up or await _is_whole(engine.backend, one)]
+    if len(left) < len(named):
+        then.set(MEMBERS, ARCHIVE_MEMBER, Entry(msgspec.json.encode(left), entry.version, entry.modified))
+
+
+async def _is_whole(backend: Backend, segment: Segment) -> bool:
+    try:
+        await read_whole(backend, segment)
+    except CorruptionError:
+        return False
+    return True
 
 
 async def check(engine: Engine) -> AsyncIterator[tuple[str, str]]:

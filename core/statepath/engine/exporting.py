@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 import sys
@@ -12,7 +13,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import IO
+from typing import IO, Final
 from uuid import uuid4
 
 from statepath.commit import FORMAT as COMMIT_FORMAT
@@ -33,6 +34,13 @@ from statepath.engine.portable import (
 from statepath.engine.replica import Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream, newer_format
 from statepath.errors import AlreadyExistsError
+
+_NO_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+"""What file systems answer that cannot sync a folder."""
+
+_EARLIEST: Final = (1980, 1, 1, 0, 0, 0)
+_LATEST: Final = (2107, 12, 31, 23, 59, 58)
+"""The times that a zip file can tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +94,16 @@ def _check_free(path: str) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY)
+    """Make the file's new name durable, where the system lets us: the file itself is whole."""
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
     finally:
         os.close(fd)
 
@@ -198,7 +213,8 @@ class _Writer:
 
 
 def _info(name: str) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name, datetime.now(UTC).timetuple()[:6])
+    now = datetime.now(UTC).timetuple()[:6]
+    info = zipfile.ZipInfo(name, min(max(now, _EARLIEST), _LATEST))
     info.compress_type = zipfile.ZIP_DEFLATED
     info.external_attr = (stat.S_IFREG | 0o600) << 16
     return info

@@ -137,17 +137,23 @@ class Files:
     async def _joined(
         self, key: str, stored: AsyncIterator[tuple[int, bytes]]
     ) -> AsyncIterator[tuple[int, bytes]]:
-        """The file with the pieces that it may lack, which go on where it has all."""
-        text = bytearray()
-        changes = self._texts[key]
-        async for offset, piece in self._whole(key, changes[0].offset, stored):
-            text.extend(b"\n" * (offset - len(text)))
-            text[offset : offset + len(piece)] = piece
-        for change in changes:
-            data = change.text.encode()
-            text.extend(b"\n" * (change.offset - len(text)))
-            text[change.offset : change.offset + len(data)] = data
-        yield 0, bytes(text)
+        """The file with the pieces that it may lack, which go on where it has all. They stand at its end: what comes
+        before is passed on as it is read."""
+        texts = [(change.offset, change.text.encode()) for change in self._texts[key]]
+        begin, tail = min(offset for offset, _ in texts), bytearray()
+
+        def lay(offset: int, data: bytes) -> None:
+            tail.extend(b"\n" * (offset - begin - len(tail)))
+            tail[offset - begin : offset - begin + len(data)] = data
+
+        async for offset, data in self._whole(key, begin, stored):
+            if offset < begin:
+                yield offset, data[: begin - offset]
+            if offset + len(data) > begin:
+                lay(max(offset, begin), data[max(begin - offset, 0) :])
+        for offset, data in texts:
+            lay(offset, data)
+        yield begin, bytes(tail)
 
     async def _reports(self) -> AsyncIterator[Report]:
         for newest, data in sorted(self._documents.items()):

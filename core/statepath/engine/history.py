@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
 from msgspec import Raw
 
 from statepath.backend import Backend, CommitLog
@@ -17,6 +18,8 @@ from statepath.engine.replay import apply_commit, changes_of
 from statepath.engine.replica import MEMBERS, Entry, Replica, Stage
 from statepath.engine.snapshot import LEASE_MEMBERS, STATE_KEY, SnapshotMeta, load_snapshot
 from statepath.errors import CorruptionError, HistoryTrimmedError, InvalidArgumentError, NotFoundError
+
+_sorted = msgspec.json.Encoder(order="sorted")
 
 
 def moment(at: datetime) -> int:
@@ -191,7 +194,12 @@ def _is_lease(collection: str, id: str) -> bool:
 
 def same_json(one: bytes, other: bytes) -> bool:
     """Whether two documents say the same."""
-    return one == other or json.loads(one) == json.loads(other)
+    return one == other or same_value(json.loads(one), json.loads(other))
+
+
+def same_value(one: object, other: object) -> bool:
+    """Whether both are the same JSON, whatever the order of members; 1, 1.0 and true are three values."""
+    return _sorted.encode(one) == _sorted.encode(other)
 
 
 async def transactions(

@@ -9,6 +9,7 @@ from typing import Final
 from statepath.aside import aside_key, utc_now
 from statepath.backend import IF_ABSENT, Backend, IfMatch, When
 from statepath.commit import Note
+from statepath.engine.archiving import leave_out_lost
 from statepath.engine.backups import PRE_MIGRATION_KEY
 from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.engine import Engine
@@ -167,6 +168,7 @@ async def rollback(engine: Engine, *, dry_run: bool = False) -> RolledBack:
     head = replica.head
     await _keep(engine, kept)
     note = Note("restored", f"to seq {before.head}, before the migration")
+    await leave_out_lost(engine, before)
     seq = await engine.commit([*difference(replica, before), note], [(*FOLLOWS, head)])
     await engine.snapshot()
     text = ", ".join(f"{name} from {old} to {new}" for name, (old, new) in changed.items())

@@ -203,6 +203,8 @@ def _read_manifest(path: str, file: zipfile.ZipFile, size: int, limit: int) -> M
             raise _bad(path, f"{name} has not the size that its {MANIFEST} says")
     if STATE_KEY not in named:
         raise _bad(path, f"it has no {STATE_KEY}")
+    if not 1 <= manifest.floor <= manifest.seq + 1:
+        raise _bad(path, f"its log cannot begin at {manifest.floor}, where it shows seq {manifest.seq}")
     if manifest.floor <= manifest.seq and COMMITS not in named:
         raise _bad(path, "the commits are missing that it says to have")
     return manifest

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from statepath.commit import Commit, Note
 from statepath.encryption import unsealed
+from statepath.engine.archiving import leave_out_lost
 from statepath.engine.backups import reached
 from statepath.engine.engine import Engine
 from statepath.engine.floor import read_floor
@@ -123,6 +124,7 @@ async def restore_replaced(engine: Engine, found: Recovered) -> None:
     meta, then = found.restore
     replaced = f"{STATE_KEY} of seq {found.marks[-1].seq}"
     note = Note("restored", f"{replaced} was replaced by the snapshot of seq {meta.seq}")
+    await leave_out_lost(engine, then)
     if seq := await engine.decide(lambda now: () if note in found.beside else way_back(now, then, note)):
         undo = f"statepath restore --at {seq - 1}"
         logger.warning(

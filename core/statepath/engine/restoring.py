@@ -10,6 +10,7 @@ from typing import Final
 from statepath.arguments import wrong_kind
 from statepath.attempts import ATTEMPTS
 from statepath.commit import Append, Delete, Note, Put, Transaction
+from statepath.engine.archiving import leave_out_lost
 from statepath.engine.engine import Engine
 from statepath.engine.history import Past, left_by, moment, transactions, way_back
 from statepath.engine.ids import check_seq
@@ -49,6 +50,14 @@ async def past(engine: Engine, at: int | datetime) -> Replica:
     )
 
 
+async def past_to_take(engine: Engine, at: int | datetime) -> Replica:
+    """The documents as they were, as what a present state is made of: it names no segment of the archive that was given
+    up since. Raises: as `past`."""
+    then = await past(engine, at)
+    await leave_out_lost(engine, then)
+    return then
+
+
 async def past_document(engine: Engine, collection: str, id: str, seq: int) -> Entry | None:
     """The document as it was as of the seq. Where the documents are not in memory: if it was changed then, and the log
     tells how.
@@ -82,7 +91,7 @@ async def restore(engine: Engine, at: int | datetime) -> tuple[int, int]:
     """
     engine.check_open()
     await engine.catch_up()
-    then = await past(engine, at)
+    then = await past_to_take(engine, at)
     back = _Back(then)
     # A handle that changes nothing can tell, at least, that there is nothing to change.
     nothing = engine.readonly and not back.changes(engine.replica)
@@ -115,7 +124,7 @@ async def undone(engine: Engine, at: int | datetime) -> Undone:
     """What `restore` would undo; changes nothing. Raises: as `restore`."""
     engine.check_open()
     await engine.catch_up()
-    then = await past(engine, at)
+    then = await past_to_take(engine, at)
     back = _Back(then)
     needed = bool(back.changes(engine.replica))
     if back.refusal is not None:

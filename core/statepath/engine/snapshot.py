@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Final
@@ -244,11 +245,12 @@ def read_split(end: bytes, digest: str, key: str) -> SnapshotFacts:
     meta, more = _end(end, key)
     if more:
         raise CorruptionError(f"{key} is damaged: it ends twice", key=key)
-    try:
-        facts = _facts_decoder.decode(meta)
-    except msgspec.MsgspecError:
-        _check_format(meta, key)
-        raise
+    with _as_damage(key):
+        try:
+            facts = _facts_decoder.decode(meta)
+        except msgspec.MsgspecError:
+            _check_format(meta, key)
+            raise
     if facts.min_reader > FORMAT:
         raise newer_format(key, facts.min_reader)
     _compare(facts, digest, key)
@@ -272,8 +274,20 @@ def load_snapshot(data: bytes, key: str) -> tuple[SnapshotMeta, Replica]:
 def _split(data: bytes, key: str) -> tuple[SnapshotMeta, memoryview]:
     """The last member, checked, and the bytes that its digest is of."""
     meta, body = _end(data, key)
-    _check_format(meta, key)
-    return _meta_decoder.decode(meta), body
+    with _as_damage(key):
+        _check_format(meta, key)
+        return _meta_decoder.decode(meta), body
+
+
+@contextmanager
+def _as_damage(key: str) -> Iterator[None]:
+    """A last member that has its checksum is not always one of ours: whoever made it may have summed anything."""
+    try:
+        yield
+    except (msgspec.MsgspecError, KeyError, ValueError) as error:
+        raise CorruptionError(
+            f"{key} is damaged: its last member is not what a snapshot has there: {error}", key=key
+        ) from error
 
 
 def _check_format(meta: bytes, key: str) -> None:

@@ -108,6 +108,7 @@ def test_history_of_something_unknown_is_empty(on: Run, filled: str) -> None:
 
 def test_watch_refuses_what_is_no_cursor(on: Run, filled: str) -> None:
     assert on("watch", "--since", "yesterday").code == 2
+    assert on("watch", "--since", "9" * 5000).code == 2
 
 
 def test_watch_refuses_a_cursor_of_another_history(on: Run, filled: str) -> None:

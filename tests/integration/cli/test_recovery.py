@@ -9,8 +9,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
+from statepath.engine.snapshot import MARK
 
 Run = Callable[..., Any]
 
@@ -49,6 +51,7 @@ def test_restore_takes_a_time(on: Run, filled: str) -> None:
         ("2024-05-01T12:00:00", "write 2024-05-01T12:00:00Z for UTC"),
         ("yesterday", "a seq such as 42"),
         ("8", "not there yet"),
+        ("9" * 5000, "a seq such as 42"),
     ],
 )
 def test_restore_refuses_what_is_no_place_in_the_history(
@@ -159,6 +162,36 @@ def test_backup_list_shows_a_damaged_one_as_such(on: Run, filled: str) -> None:
     assert listed.code == 0
     assert key in listed.lines[-1]["damage"]
     assert on("backup", "restore", key, "--yes").code == 6
+
+
+def test_backup_list_shows_one_of_a_newer_program_as_such(on: Run, filled: str) -> None:
+    key = on("backup", "create", "--json").json["key"]
+    on("put", "tasks/later", "-", stdin="{}")
+    other = on("backup", "create", "--json").json["key"]
+    backup = Path(filled, key)
+    body, mark, end = backup.read_bytes().rpartition(MARK)
+    meta = end.rpartition(b',"crc":"')[0].replace(b'"min_reader":1', b'"min_reader":2')
+    backup.write_bytes(b'%s%s%s,"crc":"%08x"}\n}\n' % (body, mark, meta, crc32(meta)))
+    rows = {row["key"]: row for row in on("backup", "list", "--json").lines}
+    assert "install a newer statepath" in rows[key]["damage"]
+    assert (rows[other]["seq"], rows[other]["damage"]) == (8, None)
+
+
+def test_backup_list_leaves_out_one_that_a_server_removes_meanwhile(
+    on: Run, filled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = on("backup", "create", "--json").json["key"]
+    on("put", "tasks/later", "-", stdin="{}")
+    other = on("backup", "create", "--json").json["key"]
+
+    async def removing(_: object) -> list[str]:
+        Path(filled, key).unlink()
+        return []
+
+    monkeypatch.setattr("statepath.cli.backups.original_keys", removing)
+    listed = on("backup", "list", "--json")
+    assert (listed.code, [row["key"] for row in listed.lines][-1]) == (0, other)
+    assert key not in listed.out
 
 
 def test_backups_that_were_exchanged_are_damage_and_not_restored(on: Run, filled: str) -> None:
@@ -333,6 +366,17 @@ def test_a_backup_of_the_original_can_be_restored_and_that_undone(on: Run, origi
     assert "already" in on("backup", "restore", key, "--yes").out
     assert on(*shlex.split(done["undo"])[1:-2], "--yes").code == 0
     assert {one["id"]: one["value"] for one in on("ls", "tasks", "--json").lines} == before
+
+
+def test_a_backup_of_the_original_brings_back_true_where_there_is_1_now(on: Run, original: Path) -> None:
+    key = min(file.name for file in original.glob("state.backup.*"))
+    state = json.loads((original / key).read_bytes())
+    task = state["tasks"][0] | {"flag": True}
+    (original / key).write_text(json.dumps(state | {"tasks": [task]}))
+    assert on("backup", "restore", key, "--yes").code == 0
+    on("put", f"tasks/{task['id']}", "-", stdin=json.dumps(task | {"flag": 1}))
+    assert on("backup", "restore", key, "--yes", "--json").json["restored"]
+    assert json.loads(on("show", f"tasks/{task['id']}").out)["flag"] is True
 
 
 def test_a_damaged_or_missing_backup_of_the_original_is_told(on: Run, original: Path) -> None:

@@ -223,6 +223,17 @@ async def test_a_transaction_is_refused_when_what_it_read_has_changed(path):
             assert await tx.get(raw, "a") is None
 
 
+async def test_what_a_transaction_appended_to_no_list_is_named_when_it_reads_that(path):
+    async with unloaded(path) as store:
+        raw = store.collection("raw")
+        await raw.put({"id": "a", "n": 1})
+        tx = store.transaction()
+        tx.append(raw, "a", "n", 2)
+        with pytest.raises(InvalidArgumentError, match="raw/a: field 'n'") as caught:
+            await tx.get(raw, "a")
+        assert caught.value.key == "raw/a"
+
+
 @pytest.mark.parametrize("appended", [False, True])
 async def test_a_conflict_is_resolved_from_what_the_log_tells_of_the_base(path, appended):
     async with unloaded(path) as store, statepath.open(path) as other:

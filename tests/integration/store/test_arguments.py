@@ -50,7 +50,12 @@ CALLS: dict[str, tuple[tuple[Any, ...], Callable[[Any, Any], Any]]] = {
     "read_report(id)": (NO_TEXTS, lambda store, x: store.read_report(x)),
     "watch(since=)": (NO_SEQS, lambda store, x: store.watch(since=x)),
     "watch(collections=)": ((None, 5, "tasks", Odd()), lambda store, x: store.watch(collections=x)),
-    "history(key)": ((5, b"x", Odd()), lambda store, x: store.history(x)),
+    "watch(collections=a name)": (NO_TEXTS, lambda store, x: store.watch(collections=(x,))),
+    "watch(ids=a name)": (NO_TEXTS, lambda store, x: store.watch(ids=(x,))),
+    "history(key)": (
+        (5, b"x", Odd(), "nonsense", "", "raw/", "/a", "Raw/a", "logs/"),
+        lambda store, x: store.history(x),
+    ),
     "history(since=)": ((None, *NO_SEQS), lambda store, x: store.history(since=x)),
     "history(limit=)": (NO_SEQS, lambda store, x: store.history(limit=x)),
     "diff(a)": ((None, *NO_SEQS), lambda store, x: store.diff(x)),

@@ -169,6 +169,20 @@ async def test_a_bad_change_is_told_where_it_is_made(store, tasks):
     assert store.seq == 1
 
 
+async def test_an_append_to_what_is_no_list_names_the_document(store):
+    raw = store.collection("raw")
+    await raw.put({"id": "stored", "n": 1})
+    async with store.transaction() as tx:
+        tx.put(raw, {"id": "own", "n": 1})
+        for id in ("stored", "own"):
+            with pytest.raises(InvalidArgumentError, match=f"raw/{id}: field 'n'") as caught:
+                tx.append(raw, id, "n", 2)
+            assert caught.value.key == f"raw/{id}"
+        tx.append(raw, "own", "list", 1)
+        tx.append(raw, "own", "list", 2)
+        assert (await tx.get(raw, "own"))["list"] == [1, 2]
+
+
 async def test_an_append_to_what_someone_deletes_meanwhile_refuses_the_whole(store, tasks, sessions):
     with pytest.raises(NotFoundError):  # noqa: PT012 - raised at the end of the block
         async with store.transaction() as tx:

@@ -214,6 +214,39 @@ async def test_a_log_that_is_removed_while_it_is_copied_is_told(store):
         [piece async for piece in files.read()]
 
 
+class Watched:
+    """A backend that counts what is read of session logs."""
+
+    def __init__(self, backend):
+        self._backend, self.bytes = backend, 0
+
+    def __getattr__(self, name):
+        return getattr(self._backend, name)
+
+    async def read(self, key, **options):
+        blob = await self._backend.read(key, **options)
+        self.bytes += len(blob.data) if key.startswith("logs/") else 0
+        return blob
+
+
+async def test_a_log_that_was_appended_to_is_passed_on_as_it_is_read(store, monkeypatch):
+    """It may be larger than memory, whatever a server adds to it meanwhile."""
+    monkeypatch.setattr("statepath.engine.files.PIECE", 1000)
+    for n in range(10):
+        await store.append_log("a", f"{n}" * 1000)
+        await store.flush()
+    await store.snapshot()
+    shown = store.seq
+    for text in ("more\n", "last\n"):
+        await store.append_log("a", text)
+    engine, watched = store._engine, Watched(store._engine.backend)
+    pieces = Files(watched, engine.log, await present(engine), shown).read()
+    read = [(await anext(pieces)).data]
+    assert watched.bytes < 5000
+    read += [piece.data async for piece in pieces]
+    assert b"".join(read).decode() == await store.read_log("a")
+
+
 @pytest.mark.parametrize("away", [False, True])
 async def test_a_replica_follows_a_removal_also_where_it_is_made_anew(
     path, store, elsewhere, contents, monkeypatch, away

@@ -403,6 +403,21 @@ async def test_clean_leaves_the_archive_of_a_state_of_before_a_rollback(old, to_
         assert segment in [key for key, _ in (await store.clean(older_than="0s", dry_run=True)).objects]
 
 
+async def test_a_rollback_does_not_bring_back_a_segment_that_was_given_up(old, to_2, places, monkeypatch):
+    async with statepath.open(old, autosave=0) as store:
+        (segment,) = (await store.archive("tasks", older_than="0s", id="a")).segments
+    async with statepath.open(old, autosave=0, migrations=to_2):
+        pass
+    await places.write(old, segment, b"damaged")
+    monkeypatch.setattr(
+        "statepath.engine.archiving._pack", lambda part: (b"", ())
+    )  # no longer the same bytes
+    assert (await statepath.repair(old)).lost == (segment,)
+    await statepath.rollback(old)
+    async with statepath.open(old, autosave=0) as store:
+        assert await store.verify() == []
+
+
 async def nothing_left(*_):
     """A history that was trimmed up to now."""
     for change in ():

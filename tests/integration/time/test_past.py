@@ -45,6 +45,18 @@ async def test_what_came_back_to_what_it_was_does_not_differ(store, raw):
     assert await store.diff(3, 3) == []
 
 
+@pytest.mark.parametrize(("then", "now"), [(True, 1), (1, 1.0), ([0, {"n": 2.0}], [False, {"n": 2}])])
+async def test_one_as_a_number_and_as_a_truth_are_not_the_same(store, raw, then, now):
+    """A model may well mind which of them it gets."""
+    await raw.put({"id": "a", "same": 1, "x": then})
+    await raw.put({"id": "a", "same": 1, "x": now})
+    (one,) = await store.diff(1)
+    (field,) = one.fields()
+    assert (field.path, repr(field.before), repr(field.after)) == ("x", repr(then), repr(now))
+    await store.restore(at=1)
+    assert repr((await raw.get("a"))["x"]) == repr(then)
+
+
 async def test_a_difference_names_its_fields(store, raw):
     await raw.put({"id": "a", "kept": 1, "result": {"passed": None, "n": [1]}, "gone": None})
     await raw.put({"id": "a", "kept": 1, "result": {"passed": True, "n": [1, 2]}, "new": {}})

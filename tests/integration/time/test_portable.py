@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import json
 import os
@@ -10,6 +11,7 @@ import stat
 import threading
 import tracemalloc
 import zipfile
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from zlib import crc32
@@ -185,6 +187,53 @@ class _FullDisk:
 
     def rename(self, *_):
         raise OSError(28, "No space left on device")
+
+
+class _NoFolders(_FullDisk):
+    """The same where a folder cannot be opened, or not be synced."""
+
+    rename = staticmethod(os.rename)
+
+    def __init__(self, opening, syncing):
+        self._opening, self._syncing = opening, syncing
+
+    def open(self, path, flags, *mode):
+        if not mode and self._opening:
+            raise OSError(self._opening, os.strerror(self._opening))
+        return os.open(path, flags, *mode)
+
+    def fsync(self, fd):
+        if stat.S_ISDIR(os.fstat(fd).st_mode) and self._syncing:
+            raise OSError(self._syncing, os.strerror(self._syncing))
+        os.fsync(fd)
+
+
+@pytest.mark.parametrize(("opening", "syncing"), [(errno.EACCES, 0), (0, errno.EINVAL), (0, errno.ENOTSUP)])
+async def test_a_folder_that_cannot_be_synced_does_not_spoil_a_file_that_is_whole(
+    store, file, fill, monkeypatch, opening, syncing
+):
+    await fill(store)
+    monkeypatch.setattr("statepath.engine.exporting.os", _NoFolders(opening, syncing))
+    assert (await store.export(file)).bytes == os.path.getsize(file)
+
+
+async def test_a_folder_whose_disk_fails_is_told(store, file, monkeypatch):
+    await store.collection("raw").put({"id": "a"})
+    monkeypatch.setattr("statepath.engine.exporting.os", _NoFolders(0, errno.EIO))
+    with pytest.raises(UnavailableError):
+        await store.export(file)
+
+
+@pytest.mark.parametrize("year", [1970, 2200])
+async def test_a_clock_that_a_zip_file_cannot_tell_is_no_obstacle(store, file, monkeypatch, year):
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(year, 1, 1, tzinfo=tz)
+
+    await store.collection("raw").put({"id": "a"})
+    monkeypatch.setattr("statepath.engine.exporting.datetime", Clock)
+    assert (await store.export(file)).seq == 1
 
 
 class _Killed(_FullDisk):
@@ -398,6 +447,36 @@ class TestStrangers:
         commits = self.forge_commits(good[COMMITS], b'"time":"20', b'"time":"99')
         self.pack(file, good | {COMMITS: commits})
         await refused(CorruptionError, "commit 1 is of a time that has not come")
+
+    @pytest.mark.parametrize("floor", [10**12, 23, 0, -1])
+    async def test_a_history_that_begins_where_there_is_none(self, good, file, refused, floor):
+        """The store would take the state for one of another history, and show nothing of it."""
+        del good[COMMITS]
+        self.pack(file, good, manifest={"floor": floor})
+        await refused(CorruptionError, "its log cannot begin at")
+
+    async def test_a_history_that_begins_behind_the_state_has_no_commits(self, good, file, tmp_path):
+        members = {
+            name: data for name, data in good.items() if not name.startswith((COMMITS, "state.backup."))
+        }
+        self.pack(file, members, manifest={"floor": 22})
+        await statepath.import_backup(file, tmp_path / "to")
+        async with statepath.open(tmp_path / "to", autosave=0) as store:
+            assert store.collections() == ("raw", "tasks")
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            (b'"min_reader":1,', b""),
+            (b'"min_reader":1', b'"min_reader":"x"'),
+            (b'"seq":21,"commit"', b'"seq":"q","commit"'),
+            (b'"logs":{', b'"l":{'),
+        ],
+        ids=["no format", "another format", "no seq", "no logs"],
+    )
+    async def test_a_state_that_does_not_say_what_states_say(self, good, file, refused, old, new):
+        self.pack(file, good | {"state.json": self.forge(good["state.json"], old, new)})
+        await refused(CorruptionError, r"state\.json is damaged: its last member")
 
     async def test_a_log_that_begins_where_none_is(self, good, file, refused):
         """To write it there would fill the disk."""

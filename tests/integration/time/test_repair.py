@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -204,6 +205,25 @@ async def test_so_is_one_whose_history_is_given_up(lost, places):
         assert await store.verify() == []
 
 
+@pytest.mark.parametrize("backups", ["removed", "damaged"])
+async def test_so_is_one_whose_history_lacks_its_beginning(path, places, monkeypatch, backups):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1.0)
+    settings = Settings.load(path, autosave=0, history=timedelta(microseconds=1))
+    async with statepath.open(path, settings=settings) as store:
+        for n in range(4):
+            await store.collection("raw").put({"id": str(n)})
+            await store.snapshot()
+        assert (await store.stats()).floor > 1
+        (segment,) = (await store.archive("raw", older_than="0s", id="0")).segments
+    for key in await places.keys(path, "state.backup."):
+        await (places.delete(path, key) if backups == "removed" else flip(places, path, key))
+    await flip(places, path, segment)
+    done = await statepath.repair(path)
+    assert (done.left, done.lost) == ((), (segment,))
+    async with statepath.open(path, readonly=True) as store:
+        assert await store.verify() == []
+
+
 @pytest.mark.parametrize("history", [False, True])
 async def test_a_segment_that_was_given_up_stops_no_copy(lost, packed_otherwise, history):
     path, _ = lost
@@ -215,6 +235,62 @@ async def test_a_segment_that_was_given_up_stops_no_copy(lost, packed_otherwise,
     async with statepath.open(to, readonly=True) as store:
         assert await store.collection("raw").get("after") == {"id": "after"}
         assert await store.verify() == []
+
+
+@pytest.fixture
+async def given_up(lost, packed_otherwise, places):
+    """A store whose segment was given up, the seq that had named it, the state of then, and the segment's key."""
+    path, segment = lost
+    async with statepath.open(path, readonly=True) as store:
+        seq = store.seq
+    state = await places.read(path, "state.json")
+    await statepath.repair(path)
+    return path, seq, state, segment
+
+
+async def test_a_restore_does_not_bring_back_what_was_given_up(given_up):
+    path, seq, _, _ = given_up
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").delete("after")
+        await store.restore(at=seq)
+        assert await store.collection("raw").get("after") == {"id": "after"}
+        assert await store.verify() == []
+        assert [one.key async for one in store.archived()] == []
+
+
+async def test_nor_does_one_to_another_place(given_up):
+    path, seq, _, _ = given_up
+    to = f"memory://{uuid4().hex}"
+    async with statepath.open(path, autosave=0) as store:
+        await store.restore(at=seq, to=to)
+    async with statepath.open(to, readonly=True) as store:
+        assert await store.collection("raw").get("after") == {"id": "after"}
+        assert await store.verify() == []
+
+
+async def test_nor_does_an_older_snapshot_in_the_place_of_the_state(given_up, places):
+    path, _, state, _ = given_up
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "after", "n": 2})
+    await places.write(path, "state.json", state)
+    async with statepath.open(path, autosave=0) as store:
+        assert await store.collection("raw").get("after") == {"id": "after"}
+        assert await store.verify() == []
+
+
+async def test_a_restore_finds_a_segment_again_that_somebody_has_put_back(given_up, places):
+    path, seq, _, segment = given_up
+    index = segment.replace(".jsonl.gz", ".index.json")
+    for key in (segment, index):
+        (kept,) = await places.keys(path, f"{key}.corrupt.")
+        data = bytearray(await places.read(path, kept))
+        if key == segment:
+            data[len(data) // 2] ^= 0x80  # as it was before it was damaged
+        await places.write(path, key, bytes(data))
+    async with statepath.open(path, autosave=0) as store:
+        await store.restore(at=seq)
+        assert await store.verify() == []
+        assert [one.key async for one in store.archived()] != []
 
 
 @pytest.fixture

@@ -146,3 +146,14 @@ async def test_what_is_written_meanwhile_is_no_damage(path, monkeypatch):
 
             monkeypatch.setattr(type(reader._engine.backend), "list_keys", staticmethod(list_late))
             assert await reader.verify() == []
+
+
+async def test_a_backup_whose_end_is_summed_but_strange_is_damage(store, fill, places, path):
+    await fill(store)
+    (key, *_) = await store.backups()
+    body, mark, end = (await places.read(path, key)).rpartition(MARK)
+    meta = end.rpartition(b',"crc":"')[0].replace(b'"logs":', b'"l":')
+    await places.write(path, key, b'%s%s%s,"crc":"%08x"}\n}\n' % (body, mark, meta, crc32(meta)))
+    found = [one for one in await store.verify() if one.severity == "damage"]
+    assert [one.key for one in found] == [key]
+    assert "its last member is not what a snapshot has there" in found[0].reason
