@@ -264,6 +264,35 @@ async def test_the_primarys_snapshots_become_the_replicas(path, store, elsewhere
         assert len(await replica.backups()) == len(await store.backups()) == 2
 
 
+@pytest.mark.parametrize("kept", ["all of it", "little of it"])
+async def test_a_replica_whose_log_was_packed_and_trimmed_has_each_commit_that_it_keeps(
+    path, store, places, monkeypatch, kept
+):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    monkeypatch.setattr("statepath.engine.snapshotter._PACK", 1)
+    to, raw = places.new(), store.collection("raw")
+    settings = statepath.Settings.load(path, history=0 if kept == "little of it" else "90d")
+    await statepath.mirror(path, to, once=True)
+    for n in range(20):
+        await raw.put({"id": f"{n:02}"})
+        if n % 5 == 2:
+            await store.snapshot()  # in the middle of what is shipped at once
+        if n % 5 == 4:
+            await statepath.mirror(path, to, once=True, settings=settings)
+    async with statepath.open(to, readonly=True) as replica:
+        assert await replica.verify() == []
+        floor = (await replica.stats()).floor
+        assert [change.seq for change in await replica.history(since=floor - 1)] == [*range(floor, 21)]
+        assert (floor == 1) == (kept == "all of it")
+    await places.write(to, "state.json", b"{")
+    if kept == "all of it":
+        newest = (await places.keys(to, "state.backup."))[-1]
+        await places.write(to, newest, b"{")
+    await statepath.promote(to)
+    async with statepath.open(to, readonly=True) as promoted:
+        assert await promoted.collection("raw").find().count() == 20
+
+
 @pytest.mark.everywhere
 async def test_a_replica_takes_no_changes_until_it_is_promoted(path, store, elsewhere, fill, contents, told):
     await fill(store)
