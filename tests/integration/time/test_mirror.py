@@ -20,7 +20,7 @@ from statepath.discovery import connect
 from statepath.engine.founding import silent
 from statepath.engine.opening import attach
 from statepath.engine.primary import DistantPrimary
-from statepath.engine.shipping import Shipping
+from statepath.engine.shipping import ReplicaDamagedError, Shipping
 from statepath.errors import (
     AlreadyExistsError,
     CorruptionError,
@@ -426,6 +426,37 @@ async def test_a_primary_that_lost_commits_is_not_followed(elsewhere, told):
         assert (await store.health()).healthy
     with pytest.raises(DivergedError, match="has another seq"):
         await statepath.mirror(path, to, once=True)
+
+
+async def test_a_damaged_replica_is_not_made_anew_from_a_store_that_has_less(elsewhere):
+    path, to = "memory://restored-to-less", elsewhere.new()
+    async with statepath.open(path, autosave=0) as store:
+        raw = store.collection("raw")
+        await statepath.mirror(path, to, once=True)
+        for n in range(1, 9):
+            await raw.put({"id": str(n)})
+            if n in (2, 6):
+                await store.snapshot()
+            await statepath.mirror(path, to, once=True)
+            if n == 2:
+                earlier = _stores["restored-to-less"].copy()
+    _stores["restored-to-less"].clear()
+    _stores["restored-to-less"].update(earlier)
+    newest = max(await elsewhere.keys(to, "journal/0"))
+    await elsewhere.write(to, newest, (await elsewhere.read(to, newest)).replace(b"raw", b"rag"))
+    before = await elsewhere.read(to, "state.json")
+    with pytest.raises(DivergedError, match="the replica has what"):
+        await statepath.mirror(path, to, once=True)
+    assert await elsewhere.read(to, "state.json") == before
+
+
+async def test_a_replica_that_stays_damaged_is_told(path, store, elsewhere, monkeypatch):
+    async def damaged(*args, **options):
+        raise ReplicaDamagedError("its disk is")
+
+    monkeypatch.setattr("statepath.engine.mirror.Shipping.begin", damaged)
+    with pytest.raises(CorruptionError, match=r"damaged still: its disk is.*--reseed"):
+        await statepath.mirror(path, elsewhere.new(), once=True)
 
 
 async def test_a_local_store_restored_from_yesterday_is_not_followed(tmp_path):
