@@ -249,7 +249,12 @@ class Snapshotter:
         self.saved, self.saved_at = seq, time.time()
         logger.debug("wrote the snapshot of seq %d", seq, extra={"seq": seq, "bytes": stream.size})
         await self._prune_backups()
-        await self._trim()
+        try:
+            await self._trim()
+        except DivergedError:
+            raise
+        except StateError as error:  # the state is saved
+            logger.warning("the log could not be trimmed: %s", error, extra={"code": error.code})
 
     async def backup(self) -> str:
         """Keep the present state as a backup; the backup's key. A state that is kept already is not kept twice."""
@@ -490,6 +495,7 @@ class Snapshotter:
             # It may be a later one by now, that is not marked yet: whoever writes has to look.
             self._state_etag = None
             self._state, self.saved = marks[-1], marks[-1].seq
+            self.trouble = None
             self._total = max(self._total, marks[-1].journal_bytes)
             self._since, self._oldest_change = 0, None
             self._views.forget(self.saved)

@@ -224,6 +224,22 @@ async def test_a_backup_that_cannot_be_written_is_told_and_the_snapshot_is_writt
     assert events == [BackupError(error)]
 
 
+async def test_a_log_that_cannot_be_trimmed_is_told_and_the_snapshot_is_written(
+    open_on, faulty, monkeypatch, caplog
+):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    store = await open_on(faulty, history=0)
+    events = told(store, StateSaved)
+    fault = faulty.fail("delete", "journal/0", UnavailableError("not now"))
+    for n in range(1, 4):
+        await store.collection("raw").put({"id": "a", "n": n})
+        assert await store.snapshot() == n
+    assert fault.times == 0
+    assert [event.seq for event in events] == [1, 2, 3]
+    assert "the log could not be trimmed: not now" in caplog.text
+    assert (await store.health()).problems == ()
+
+
 async def test_autosave_makes_snapshots_of_what_changed(url):
     async with statepath.open(url, autosave=0.001) as store:
         saved = asyncio.Event()
@@ -305,6 +321,18 @@ async def test_autosave_that_waits_for_a_save_ends_in_silence_when_the_store_clo
     await asyncio.gather(saving, closing)
     assert begun.empty()
     assert [record.message for record in caplog.records if record.name == "statepath.autosave"] == []
+
+
+async def test_a_snapshot_that_failed_is_no_trouble_once_another_handle_has_saved(open_on, faulty, url):
+    store = await open_on(faulty)
+    await store.collection("raw").put({"id": "a"})
+    faulty.fail("write", "state.json", UnavailableError("not now"))
+    with pytest.raises(UnavailableError, match="not now"):
+        await store.snapshot()
+    async with statepath.open(url, autosave=0) as other:
+        await other.snapshot()
+    await store._engine._snapshotter.refresh()
+    assert (await store.health()).problems == ()
 
 
 async def test_a_large_store_is_written_only_when_enough_has_changed(store, raw, monkeypatch):
