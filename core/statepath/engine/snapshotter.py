@@ -240,12 +240,12 @@ class Snapshotter:
         # Until it was read back it is no snapshot, and will not become a backup.
         self._state = None
         await self._read_back(STATE_KEY, stream.digest, seq)
+        mark = SnapshotMark(seq, stream.digest, at, self._total - self._since + since, commit)
+        self._state = mark
+        await self._mark(mark)
         self._size = stream.size
         self._since -= since
         self._oldest_change = None if self._since <= 0 else time.monotonic()
-        mark = SnapshotMark(seq, stream.digest, at, self._total - self._since, commit)
-        self._state = mark
-        await self._mark(mark)
         self.saved, self.saved_at = seq, time.time()
         logger.debug("wrote the snapshot of seq %d", seq, extra={"seq": seq, "bytes": stream.size})
         await self._prune_backups()
@@ -494,10 +494,12 @@ class Snapshotter:
                 return
             # It may be a later one by now, that is not marked yet: whoever writes has to look.
             self._state_etag = None
+            behind = max(self._replica.head - marks[-1].seq, 0)
+            self._since = self._since * behind // (self._replica.head - self.saved) if behind else 0  # about
+            self._oldest_change = time.monotonic() if behind else None
             self._state, self.saved = marks[-1], marks[-1].seq
             self.trouble = None
             self._total = max(self._total, marks[-1].journal_bytes)
-            self._since, self._oldest_change = 0, None
             self._views.forget(self.saved)
 
     async def _prune_backups(self) -> None:

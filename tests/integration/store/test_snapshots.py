@@ -350,6 +350,40 @@ async def test_a_large_store_is_written_only_when_enough_has_changed(store, raw,
     assert snapshotter.due
 
 
+async def test_a_large_store_whose_snapshot_could_not_be_marked_is_tried_again(open_on, faulty, monkeypatch):
+    monkeypatch.setattr("statepath.engine.snapshotter._SMALL", 0)
+    store = await open_on(faulty)
+    await store.collection("raw").put({"id": "a", "text": "x" * 1000})
+    await store.snapshot()
+    await store.collection("raw").put({"id": "b", "text": "x" * 1000})
+    faulty.fail("write", "journal/floor", UnavailableError("not now"))
+    with pytest.raises(UnavailableError, match="not now"):
+        await store.snapshot()
+    assert store._engine._snapshotter.due
+    assert await store.snapshot() == 2
+    assert not store._engine._snapshotter.due
+    assert store._engine._snapshotter.since == 0
+
+
+async def test_what_was_committed_behind_the_snapshot_of_another_handle_is_saved_once_it_is_old_enough(
+    store, url, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.snapshotter._SMALL", 0)
+    snapshotter = store._engine._snapshotter
+    await store.collection("raw").put({"id": "a", "text": "x" * 1000})
+    await store.snapshot()
+    async with statepath.open(url, autosave=0) as other:
+        await other.collection("raw").put({"id": "b"})
+        await other.snapshot()
+        await other.collection("raw").put({"id": "c"})
+        await store.sync()
+        await snapshotter.refresh()
+        assert (snapshotter.changed, snapshotter.due) == (True, False)
+        assert snapshotter.since > 0
+        monkeypatch.setattr(snapshotter, "_max_age", 0)
+        assert snapshotter.due
+
+
 async def test_a_few_changes_are_written_once_they_are_old_enough(url, monkeypatch):
     monkeypatch.setattr("statepath.engine.snapshotter._SMALL", 0)
     async with statepath.open(url, autosave=0, snapshot_age=0.000001) as store:
