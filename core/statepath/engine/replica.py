@@ -19,6 +19,8 @@ MEMBERS = "_state"
 """The collection that holds the members of `state.json` that are no collections, `metrics` above all."""
 
 _FOLD = 1024
+_LONGEST = 4096
+"""So many elements are folded in any case: they are freed one within the other, on the stack of C."""
 
 
 class _Appended(msgspec.Struct, frozen=True, gc=False):
@@ -37,7 +39,7 @@ class _Appended(msgspec.Struct, frozen=True, gc=False):
     @property
     def overgrown(self) -> bool:
         """Whether folding now is paid for by what was appended since the last time."""
-        return self.length >= _FOLD and self.size >= 2 * self.base
+        return self.length >= _FOLD and (self.size >= 2 * self.base or self.length >= _LONGEST)
 
     def fold(self) -> bytes:
         items: list[tuple[str, bytes]] = []
