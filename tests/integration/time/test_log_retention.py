@@ -87,6 +87,14 @@ async def test_a_report_that_was_removed_is_gone(store, path, places):
     assert await store.verify() == []
 
 
+async def test_reports_that_were_removed_take_no_memory(store):
+    for n in range(3):
+        await store.save_report(str(n), n)
+        await store.delete_report(str(n))
+    await store.save_report("kept", 1)
+    assert list(store._engine.replica.reports) == ["kept"]
+
+
 async def test_what_was_removed_is_told_though_the_handle_is_closed_meanwhile(path, monkeypatch):
     events, told = Events(), []
     events.on(LogsRemoved, told.append)
