@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -354,18 +354,16 @@ class Shipping:
             await asyncio.wait([self._snapshotting])
 
     async def _snapshot(self) -> None:
-        spool = Spool()
         try:
-            meta = await spool.fill(self._primary.backend)
-            ours = (meta.store, meta.incarnation) == (self._floor.store, self._floor.incarnation)
-            if ours and meta.seq <= self.position.seq:
-                await self._snapshotter.take(spool, meta)
-                await self._snapshotter.pack()
+            with closing(Spool()) as spool:
+                meta = await spool.fill(self._primary.backend)
+                ours = (meta.store, meta.incarnation) == (self._floor.store, self._floor.incarnation)
+                if ours and meta.seq <= self.position.seq:
+                    await self._snapshotter.take(spool, meta)
+                    await self._snapshotter.pack()
         except (StateError, OSError) as error:  # the spool is a file of its own
             code = error.code if isinstance(error, StateError) else None
             logger.warning("the replica's snapshot could not be written: %s", error, extra={"code": code})
-        finally:
-            spool.close()
 
     async def close(self) -> None:
         if self._snapshotting is not None:

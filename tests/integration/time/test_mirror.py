@@ -805,6 +805,18 @@ async def shipping(source, target):
         await primary.close()
 
 
+async def test_a_replica_whose_snapshot_finds_no_room_on_the_way_is_told(
+    path, store, tmp_path, monkeypatch, caplog
+):
+    def full():
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr("statepath.engine.shipping.Spool", full)
+    async with shipping(path, f"memory://{tmp_path}/to") as (_, session, _):
+        await session._snapshot()
+    assert "snapshot could not be written: no usable temporary directory" in caplog.text
+
+
 @pytest.mark.parametrize("backend", ["memory", "sqlite"])
 @pytest.mark.parametrize("kind", ["report", "log", "log begun anew"])
 async def test_a_mirror_that_stalled_takes_nothing_back_that_another_has_shipped(
