@@ -366,10 +366,12 @@ class Shipping:
             logger.warning("the replica's snapshot could not be written: %s", error, extra={"code": code})
 
     async def close(self) -> None:
-        if self._snapshotting is not None:
-            self._snapshotting.cancel()
-            await asyncio.gather(self._snapshotting, return_exceptions=True)
+        snapshotting = self._snapshotting
+        if snapshotting is not None:
+            snapshotting.cancel()
         await self._views.close()
+        if snapshotting is not None:
+            await asyncio.gather(snapshotting, return_exceptions=True)
 
 
 async def check_place(primary: Primary, target: Target, settings: Settings) -> None:

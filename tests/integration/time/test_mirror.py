@@ -805,6 +805,27 @@ async def shipping(source, target):
         await primary.close()
 
 
+async def test_a_snapshot_that_hangs_at_the_end_keeps_nothing_else_running(path, store, tmp_path):
+    cancelled, free = asyncio.Event(), asyncio.Event()
+
+    async def hanging():
+        try:
+            await free.wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            await free.wait()
+
+    async with shipping(path, f"memory://{tmp_path}/to") as (_, session, _):
+        session._snapshotting = asyncio.create_task(hanging())
+        await asyncio.sleep(0)  # it has begun
+        closing = asyncio.create_task(session.close())
+        await cancelled.wait()
+        await until(session._views._task.done)
+        assert not closing.done()
+        free.set()
+        await closing
+
+
 async def test_a_replica_whose_snapshot_finds_no_room_on_the_way_is_told(
     path, store, tmp_path, monkeypatch, caplog
 ):
