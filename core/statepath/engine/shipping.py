@@ -378,9 +378,15 @@ async def check_place(primary: Primary, target: Target, settings: Settings) -> N
     """
     Raises:
         AlreadyExistsError: there is something that is no replica of the primary. Nothing was written.
+        CorruptionError: its record is damaged.
         DivergedError: the replica was promoted.
     """
-    stored = await read_floor(target)
+    try:
+        stored = await read_floor(target)
+    except CorruptionError as error:
+        raise CorruptionError(
+            f"at {target.url} {error}. If that is a replica of {primary.url}, {ANEW}", key=error.key
+        ) from error
     other = (
         []
         if stored
