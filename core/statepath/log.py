@@ -204,7 +204,14 @@ class PortableCommitLog:
         if sum(slot.first <= upto for slot in slots) < least:
             return record.packed
         begin = max(record.floor, record.packed + 1)
+        if slots and slots[0].first < begin:
+            begin = slots[0].first  # it holds the floor
         return max(record.packed, await pack(self._backend, slots, begin, upto))
+
+    async def beginning(self, seq: int) -> int:
+        """The first seq of the slot that holds this one: where a floor may stand. In a pack, anywhere."""
+        pieces = [piece for piece in (await self._listing(seq - 1)).pieces if piece.first <= seq]
+        return pieces[-1].first if pieces and not pieces[-1].is_pack else seq
 
     async def packed(self) -> int:
         """Up to which seq commits are packed, where the log's own record is lost."""
@@ -368,8 +375,9 @@ class PortableCommitLog:
                 if commits is None or piece.first > last + 1:
                     await self._explain_gap(last + 1, pieces)
                     return
+                begin = 0 if piece.is_pack else listing.record.floor
                 for commit in commits:
-                    if commit.last <= last:
+                    if commit.last <= last or commit.first < begin:
                         continue
                     _check_chain(commit, previous)
                     last, previous = commit.last, commit.id

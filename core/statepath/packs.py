@@ -3,7 +3,8 @@
 A pack holds the lines of consecutive commits as they were written, and its name says which:
 `journal/<first seq>-<last seq>.jsonl`. It is written before anything is removed; then the log's own record says up to
 which seq commits are packed; then their slots are removed. Up to that seq packs count and slots are nothing, whoever
-slept and creates one again; behind it slots count and packs are nothing yet.
+slept and creates one again; behind it slots count and packs are nothing yet. A slot of several commits is packed whole
+or not at all.
 """
 
 from __future__ import annotations
@@ -56,6 +57,14 @@ class _Link(msgspec.Struct, frozen=True):
     prev: str
 
 
+class _Slot(NamedTuple):
+    """A slot's first and last commit, and all its lines."""
+
+    begin: _Link
+    end: _Link
+    lines: bytes
+
+
 _decode_link: Final = msgspec.json.Decoder(_Link).decode
 
 
@@ -65,17 +74,21 @@ def packed_upto(pieces: Iterable[Piece]) -> int:
 
 
 def current(pieces: Iterable[Piece], floor: int, packed: int) -> list[Piece]:
-    """The pieces that count, in order: packs up to `packed`, and behind it slots that are not below `floor`."""
-    kept: list[Piece] = []
+    """The pieces that count, in order: packs up to `packed`, and behind it slots, from the one on that may hold the
+    floor: of that one, the commits that begin at it or above."""
+    packs: list[Piece] = []
+    slots: list[Piece] = []
     covered = 0
     for piece in sorted(pieces, key=lambda piece: (piece.first, -piece.last)):
         if not piece.is_pack:
-            if piece.first >= floor and piece.first > packed:
-                kept.append(piece)
+            if piece.first <= floor:
+                slots.clear()
+            if piece.first > packed:
+                slots.append(piece)
         elif covered < piece.last <= packed:
             covered = piece.last
-            kept.append(piece)
-    return kept
+            packs.append(piece)
+    return packs + slots
 
 
 def covers(pieces: Sequence[Piece], after: int, packed: int) -> bool:
@@ -113,56 +126,60 @@ async def read_piece(backend: Backend, piece: Piece) -> list[Commit] | None:
 
 
 async def pack(backend: Backend, slots: Sequence[Piece], begin: int, upto: int) -> int:
-    """Write packs of the commits from `begin` on whose last seq is `upto` or lower; up to which seq there are packs
+    """Write packs of the slots from `begin` on whose last seq is `upto` or lower; up to which seq there are packs
     then. Nothing is removed.
 
-    Only what the next commit names as the one before it is packed. So no slot gets in that a writer who slept created
+    Only what the next slot names as the commit before it is packed. So no slot gets in that a writer who slept created
     where another packer has removed one.
     """
     packed = begin - 1
     first = begin
     lines = bytearray()
-    before: tuple[_Link, bytes] | None = None
-    async with aclosing(_links(backend, slots)) as links:
-        async for link, line in links:
+    before: _Slot | None = None
+    async with aclosing(_whole(backend, slots)) as whole:
+        async for slot in whole:
             if before is None:
-                if link.first != begin:
+                if slot.begin.first != begin:
                     break
             else:
-                sure, sure_line = before
-                if sure.last > upto or link.first != sure.last + 1 or link.prev != sure.id:
+                end = before.end
+                if end.last > upto or not _continues(end, slot.begin):
                     break
-                if lines and len(lines) + len(sure_line) > _BYTES:
+                if lines and len(lines) + len(before.lines) > _BYTES:
                     if not await _write(backend, Piece(first, packed), lines):
                         return first - 1
-                    lines, first = bytearray(), sure.first
-                lines += sure_line
-                packed = sure.last
-            before = link, line
+                    lines, first = bytearray(), before.begin.first
+                lines += before.lines
+                packed = end.last
+            before = slot
     if lines and not await _write(backend, Piece(first, packed), lines):
         return first - 1
     return packed
 
 
-async def _links(backend: Backend, slots: Sequence[Piece]) -> AsyncGenerator[tuple[_Link, bytes]]:
-    """The slots' links and lines, up to the first that is gone or damaged."""
+async def _whole(backend: Backend, slots: Sequence[Piece]) -> AsyncGenerator[_Slot]:
+    """What the slots hold, up to the first that is gone or damaged."""
     for start in range(0, len(slots), _PARALLEL):
         batch = slots[start : start + _PARALLEL]
-        for found in await asyncio.gather(*(_read_links(backend, slot) for slot in batch)):
-            if not found:
+        for found in await asyncio.gather(*(_read_slot(backend, slot) for slot in batch)):
+            if found is None:
                 return
-            for one in found:
-                yield one
+            yield found
 
 
-async def _read_links(backend: Backend, slot: Piece) -> list[tuple[_Link, bytes]]:
-    """What the slot holds; nothing if it is gone or damaged."""
+async def _read_slot(backend: Backend, slot: Piece) -> _Slot | None:
+    """What the slot holds; `None` if it is gone or damaged."""
     try:
-        lines = (await backend.read(slot.key)).data.splitlines(keepends=True)
-        links = [_decode_link(unseal(line, "commit record")) for line in lines]
+        data = (await backend.read(slot.key)).data
+        links = [_decode_link(unseal(line, "commit record")) for line in data.splitlines(keepends=True)]
     except (NotFoundError, CorruptionError, msgspec.MsgspecError):
-        return []
-    return list(zip(links, lines, strict=True)) if links and links[0].first == slot.first else []
+        return None
+    whole = bool(links) and links[0].first == slot.first and all(map(_continues, links, links[1:]))
+    return _Slot(links[0], links[-1], data) if whole else None
+
+
+def _continues(one: _Link, following: _Link) -> bool:
+    return following.first == one.last + 1 and following.prev == one.id
 
 
 async def _write(backend: Backend, piece: Piece, lines: bytearray) -> bool:

@@ -1,12 +1,14 @@
 """Packs of the portable log: nothing is lost on the way into one, and no sleeper gets past one."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 import statepath.log
 import statepath.packs
+from hypothesis import given
+from hypothesis import strategies as st
 from statepath.backend import ALWAYS, Blob, Commit, ETag, Span, When, encode_commit, slot_key
 from statepath.commit import FLOOR_KEY, seal
 from statepath.errors import (
@@ -445,6 +447,91 @@ class TestTrim:
         assert len(await keys(storage)) == 9
         await storage.delete(Piece(1, 10).key)
         assert await read(writer.log) == writer.commits
+
+
+async def shipped(storage: Storage, sizes: Iterable[int]) -> Writer:
+    """What a mirror leaves: so many commits, of one or two transactions each, in each slot."""
+    writer = Writer(PortableCommitLog(storage, review=0))
+    for size in sizes:
+        before, after = len(writer.commits), writer.head
+        for _ in range(size):
+            writer.commits.append(writer.make(transactions=1 + len(writer.commits) % 2))
+        assert isinstance(writer.log, PortableCommitLog)
+        await writer.log.extend(after, writer.commits[before:])
+    return writer
+
+
+class TestSlotsOfSeveral:
+    """Slots of several commits each, in the middle of which a snapshot may stand."""
+
+    @given(
+        sizes=st.lists(st.integers(1, 5), min_size=2, max_size=6),
+        steps=st.lists(st.tuples(st.booleans(), st.integers(1, 30)), min_size=1, max_size=6),
+        bound=st.sampled_from([1, 700, 8 * 1024 * 1024]),
+    )
+    async def test_wherever_it_is_packed_and_trimmed_nothing_above_the_floor_is_lost(
+        self, sizes: list[int], steps: list[tuple[bool, int]], bound: int
+    ) -> None:
+        storage = Storage()
+        writer = await shipped(storage, sizes)
+        floor, packed = 1, 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(statepath.packs, "_BYTES", bound)
+            for packs, number in steps:
+                mark = writer.commits[min(number, len(writer.commits) - 1) - 1].last
+                log = PortableCommitLog(storage)
+                if packs:
+                    upto = await log.pack(mark, least=1)
+                    assert upto <= max(packed, mark)
+                    packed = upto
+                elif mark >= floor:
+                    floor = max(floor, await log.beginning(mark + 1))
+                    assert floor <= mark + 1
+                await record(storage, floor=floor, packed=packed)
+                assert await read(log, floor - 1) == behind(writer, floor - 1)
+                await log.trim(floor - 1)
+                for after in range(floor - 1, writer.head + 1):
+                    assert await read(log, after) == behind(writer, after), f"after {after}"
+
+    async def test_a_slot_is_packed_whole_or_not_at_all(self, storage: Storage) -> None:
+        writer = await shipped(storage, (3, 3, 1))  # to 4, 9 and 10
+        assert [await pack(storage, writer.log, upto) for upto in (3, 4, 8, 9)] == [0, 4, 4, 9]
+        assert await read(writer.log) == writer.commits
+
+    @pytest.mark.parametrize("step", range(4))
+    async def test_a_pack_that_cannot_be_written_ends_it_between_slots(
+        self, storage: Storage, monkeypatch: pytest.MonkeyPatch, step: int
+    ) -> None:
+        monkeypatch.setattr(statepath.packs, "_BYTES", 1)
+        writer = await shipped(storage, (3, 3, 3, 1))  # to 4, 9, 13 and 15
+        ends = (0, 4, 9, 13)
+        if step < 3:
+            await storage.write(Piece(ends[step] + 1, ends[step + 1]).key, b"written by another")
+        assert await writer.log.pack(13, least=1) == ends[step]
+
+    async def test_a_floor_in_the_middle_of_a_slot_hides_nothing_above_it(self, storage: Storage) -> None:
+        writer = await shipped(storage, (3, 3, 3, 1))
+        await record(storage, floor=7, packed=0)  # within 5 to 9
+        await writer.log.trim(6)
+        assert await keys(storage) == [slot_key(first) for first in (5, 10, 14)]
+        for after in range(6, writer.head + 1):
+            assert await read(writer.log, after) == behind(writer, after), f"after {after}"
+        with pytest.raises(HistoryTrimmedError):
+            await read(writer.log, 5)
+        assert await writer.log.pack(13, least=1) == 13
+        await record(storage, floor=7, packed=13)
+        await writer.log.trim(6)
+        assert await read(writer.log, 6) == behind(writer, 6)
+
+    async def test_what_a_sleeper_commits_below_the_floor_is_nothing_though_it_reaches_above(
+        self, storage: Storage
+    ) -> None:
+        writer = await shipped(storage, (1, 1))  # to 3, which is all that there is
+        zombie = sleeper(storage, writer, 1)
+        await record(storage, floor=4, packed=0)
+        await storage.delete(slot_key(2))
+        await storage.write(slot_key(2), lines([zombie.make(transactions=4)]))
+        assert await read(writer.log, 3) == []
 
 
 class TestInterrupted:

@@ -13,6 +13,7 @@ from statepath.cli.opening import reading
 from statepath.cli.options import DryRun, Json, Yes, about
 from statepath.cli.output import Output, confirm, moment
 from statepath.cli.running import asynchronous, shown
+from statepath.commit import FLOOR_KEY
 from statepath.errors import InvalidArgumentError, NotFoundError, StateError
 from statepath.events import Event, Events, MirrorCaughtUp, MirrorFailed, MirrorLagging, MirrorRebased
 
@@ -95,13 +96,14 @@ async def _to_be_replaced(source: str, target: str) -> str:
     try:
         async with reading(target) as replica:
             seq, primary = replica.seq, replica.replica_of
+            unknown = any(damage.key == FLOOR_KEY for damage in replica.damage)
     except NotFoundError:
         return f"Nothing is at {shown(target)} yet."
     except StateError as error:
         if error.code != "unfinished":
             raise
         return f"The replica at {shown(target)} is unfinished, and {anew}."
-    if primary is None:
+    if primary is None and not unknown:
         return f"{shown(target)} is no replica, and would be refused."
     return (
         f"The replica at {shown(target)}, at seq {seq}, {anew}. Its documents are kept aside there; its session logs, "

@@ -77,12 +77,17 @@ async def _remove(engine: Engine, due: list[Kept], bounds: _Bounds) -> list[Kept
         ]
         if failures:
             break
-    if due:
-        # What was removed is, even if the handle was closed meanwhile: who closes it, or opens it next, does the rest.
-        with suppress(ClosedError):
-            await engine.flush_files()
-    if removed:
-        engine.events.emit(bounds.told(tuple(one.id for one in removed), sum(one.bytes for one in removed)))
+    try:
+        if due:
+            # What was removed is, even if the handle was closed meanwhile: who closes it, or opens it next, does the
+            # rest.
+            with suppress(ClosedError):
+                await engine.flush_files()
+    finally:
+        if removed:
+            engine.events.emit(
+                bounds.told(tuple(one.id for one in removed), sum(one.bytes for one in removed))
+            )
     if failures:
         raise failures[0]
     return removed

@@ -19,13 +19,14 @@ from statepath.engine.founding import Tell, silent
 from statepath.engine.leases import Leases
 from statepath.engine.maintenance import Maintenance
 from statepath.engine.opening import attach
-from statepath.engine.primary import Primary
+from statepath.engine.primary import ANEW, Primary
 from statepath.engine.shipping import ReplicaDamagedError, Shipping, check_place
 from statepath.errors import (
     AlreadyExistsError,
     ClosedError,
     ConfigurationError,
     ConflictError,
+    CorruptionError,
     DivergedError,
     HistoryTrimmedError,
     InvalidArgumentError,
@@ -257,7 +258,12 @@ class Mirror:
             shipping = await Shipping.begin(primary, target, settings, self._tell, anew=bool(anew))
         except ReplicaDamagedError as error:
             anew = f"it is damaged: {error}"
-            shipping = await Shipping.begin(primary, target, settings, self._tell, anew=True)
+            try:
+                shipping = await Shipping.begin(primary, target, settings, self._tell, anew=True)
+            except ReplicaDamagedError as still:
+                raise CorruptionError(
+                    f"{target.url} was made anew, since it was damaged, and is damaged still: {still}; {ANEW}"
+                ) from still
         if anew:
             logger.warning("the replica at %s was made anew: %s", self._target, anew)
             self._events.emit(MirrorRebased(self._target, shipping.position.seq, anew))

@@ -108,11 +108,25 @@ async def read_position(
     backend: Backend, log: CommitLog, floor: Floor, beside: list[Beside] | None = None
 ) -> Position:
     """How far the log reaches, from its newest snapshot on. `beside` takes what it changes there beside documents."""
-    incarnation = floor.incarnation
-    position = Position(incarnation, floor.floor - 1, "", 0)
+    position = snapshot_position(floor)
+    async for reached in positions(backend, log, floor, beside):
+        position = reached
+    return position
+
+
+def snapshot_position(floor: Floor) -> Position:
+    """Where the newest snapshot stands, or else where the log begins."""
     if floor.snapshots:
         mark = floor.snapshots[-1]
-        position = Position(incarnation, mark.seq, mark.commit, mark.time)
+        return Position(floor.incarnation, mark.seq, mark.commit, mark.time)
+    return Position(floor.incarnation, floor.floor - 1, "", 0)
+
+
+async def positions(
+    backend: Backend, log: CommitLog, floor: Floor, beside: list[Beside] | None = None
+) -> AsyncGenerator[Position]:
+    """Each commit behind the newest snapshot: as `read_position`, of a log that may be damaged."""
+    position = snapshot_position(floor)
     async for commit in log.read(position.seq):
         if position.commit and commit.prev != position.commit:
             raise CorruptionError(
@@ -123,7 +137,7 @@ async def read_position(
             for transaction in commit.transactions:
                 changes = await changes_of(backend, transaction)
                 beside += [change for change in changes if isinstance(change, Beside)]
-    return position
+        yield position
 
 
 async def check_position(url: str, log: CommitLog, floor: Floor, position: Position) -> None:
@@ -138,12 +152,13 @@ async def check_position(url: str, log: CommitLog, floor: Floor, position: Posit
     async with aclosing(_first(log, position.seq - 1)) as found:
         commit = await anext(found, None)
     if commit is None:
-        raise DivergedError(_lacks(url, f"ends before seq {position.seq}"))
+        raise DivergedError(lacks(url, f"ends before seq {position.seq}"))
     if (commit.last, commit.id) != (position.seq, position.commit):
-        raise DivergedError(_lacks(url, f"has another seq {position.seq}"))
+        raise DivergedError(lacks(url, f"has another seq {position.seq}"))
 
 
-def _lacks(url: str, what: str) -> str:
+def lacks(url: str, what: str) -> str:
+    """Why a primary is not followed that has less than its replica."""
     return (
         f"the replica has what {url} has not, whose log {what}: was it restored from an earlier copy? Promote the "
         f"replica if that is the one that counts (statepath mirror promote DST); else {ANEW}"
@@ -205,7 +220,7 @@ class OpenPrimary:
             await self.engine.catch_up()
         if replica.head < position.seq:
             raise DivergedError(
-                _lacks(self.url, f"ends with seq {replica.head}, and that with {position.seq}")
+                lacks(self.url, f"ends with seq {replica.head}, and that with {position.seq}")
             )
         if (replica.head, replica.commit) != (position.seq, position.commit):
             await check_position(self.url, self.engine.log, self.engine.record, position)

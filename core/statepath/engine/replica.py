@@ -11,7 +11,17 @@ from typing import Protocol
 
 import msgspec
 
-from statepath.commit import Append, Change, Delete, FileChange, Put, RemoveLog, WriteLog, WriteReport
+from statepath.commit import (
+    Append,
+    Change,
+    Delete,
+    FileChange,
+    Put,
+    RemoveLog,
+    RemoveReport,
+    WriteLog,
+    WriteReport,
+)
 from statepath.engine.documents import append_items, list_fields
 from statepath.errors import InvalidArgumentError, NotFoundError
 
@@ -19,6 +29,8 @@ MEMBERS = "_state"
 """The collection that holds the members of `state.json` that are no collections, `metrics` above all."""
 
 _FOLD = 1024
+_LONGEST = 4096
+"""So many elements are folded in any case: they are freed one within the other, on the stack of C."""
 
 
 class _Appended(msgspec.Struct, frozen=True, gc=False):
@@ -37,7 +49,7 @@ class _Appended(msgspec.Struct, frozen=True, gc=False):
     @property
     def overgrown(self) -> bool:
         """Whether folding now is paid for by what was appended since the last time."""
-        return self.length >= _FOLD and self.size >= 2 * self.base
+        return self.length >= _FOLD and (self.size >= 2 * self.base or self.length >= _LONGEST)
 
     def fold(self) -> bytes:
         items: list[tuple[str, bytes]] = []
@@ -238,6 +250,7 @@ class Stage:
         self.logs: dict[str, int] = {}
         """The sizes of those session logs that change; 0: it was removed."""
         self.reports: dict[str, int] = {}
+        """The seqs that write reports; 0: it was removed."""
         self.files: list[FileChange] = []
 
     def get(self, collection: str, id: str) -> Entry | None:
@@ -256,7 +269,8 @@ class Stage:
 
     def report_seq(self, id: str) -> int:
         """The last seq that wrote the report, as far as it is known."""
-        return self.reports.get(id) or self._below.report_seq(id)
+        seq = self.reports.get(id)
+        return self._below.report_seq(id) if seq is None else seq
 
     def place(self, change: Change) -> Change:
         """The change with what only its place in the log decides: where a piece of a session log goes, and how much
@@ -294,6 +308,8 @@ class Stage:
                 self.logs[change.id] = 0
             elif isinstance(change, WriteReport):
                 self.reports[change.id] = seq
+            elif isinstance(change, RemoveReport):
+                self.reports[change.id] = 0
             self.files.append(change)
 
     def join(self, below: Stage) -> None:
@@ -311,5 +327,9 @@ class Stage:
                 replica.logs[id] = size
             else:
                 replica.logs.pop(id, None)
-        replica.reports.update(self.reports)
+        for id, seq in self.reports.items():
+            if seq:
+                replica.reports[id] = seq
+            else:
+                replica.reports.pop(id, None)
         replica.head, replica.commit, replica.time = head, commit, time

@@ -14,7 +14,7 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from statepath.aside import aside_key, why_aside
-from statepath.backend import Backend, CommitLog, IfMatch, Span
+from statepath.backend import Backend, CommitLog, ETag, IfMatch, Span
 from statepath.commit import FLOOR_KEY, JOURNAL
 from statepath.encryption import RING_KEY
 from statepath.engine.archiving import named_by
@@ -38,17 +38,22 @@ async def empty(target: Backend, settings: Settings, *, store: str, incarnation:
 
     Raises:
         AlreadyExistsError: there is something else than a replica of the store.
+        CorruptionError: its record is damaged, and nothing else says for sure whose it is.
         DivergedError: it was promoted.
         ConflictError: another makes it anew meanwhile.
     """
-    stored = await read_floor(target)
+    log = commit_log(target, settings)
+    try:
+        stored = await read_floor(target)
+    except CorruptionError as error:
+        ours = Floor(store=store, incarnation=incarnation, replica_of=primary)
+        stored = await _as(ours, target, log, settings, error)
     if stored is None:
         return
     floor, etag = stored
     _check_is_replica(target, floor, store)
     if floor.unfinished and floor.incarnation == incarnation:
         return
-    log = commit_log(target, settings)
     if not floor.unfinished:
         await _keep(target, log, floor, settings)
         # Of no incarnation that is shipped: until all is gone, nobody takes it for one that has been begun.
@@ -72,6 +77,26 @@ async def empty(target: Backend, settings: Settings, *, store: str, incarnation:
             await target.delete(key)
     begun = Floor(store=store, incarnation=incarnation, unfinished=primary, replica_of=primary)
     await write_floor(target, begun, etag)
+
+
+async def _as(
+    ours: Floor, target: Backend, log: CommitLog, settings: Settings, damage: CorruptionError
+) -> tuple[Floor, ETag]:
+    """What stands for a replica's record that is damaged: that it is ours, its state and its log tell. A store that was
+    copied or promoted is of an incarnation of its own.
+
+    Raises:
+        CorruptionError: they tell something else, or not for sure.
+    """
+    etag = (await target.read(FLOOR_KEY)).etag
+    found = await recover(target, log, limit=settings.max_document, editable=False)
+    if found.broken or (found.store, found.incarnation) != (ours.store, ours.incarnation):
+        raise CorruptionError(
+            f"{damage}, and nothing else says that {target.url} is a replica of this store; nothing was written. "
+            "Mirror to a place where nothing is",
+            key=FLOOR_KEY,
+        ) from damage
+    return ours, etag
 
 
 async def _is_of_store(target: Backend, key: str, store: str, limit: int) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -19,7 +19,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from statepath.backend import Backend as Target
-from statepath.backend import ETag, SupportsExtend
+from statepath.backend import CommitLog, ETag, SupportsExtend
 from statepath.commit import (
     PROBES,
     Body,
@@ -31,6 +31,7 @@ from statepath.commit import (
     microseconds,
     size_of,
 )
+from statepath.encryption import unsealed
 from statepath.engine.archiving import ARCHIVE, Segment, decode_segments, read_whole, segments
 from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot
@@ -38,7 +39,15 @@ from statepath.engine.floor import Floor, read_floor
 from statepath.engine.founding import Founding, Tell, taken
 from statepath.engine.leases import LEASES
 from statepath.engine.opening import commit_log, put_aside
-from statepath.engine.primary import ANEW, Position, Primary, read_position
+from statepath.engine.primary import (
+    ANEW,
+    Position,
+    Primary,
+    lacks,
+    positions,
+    read_position,
+    snapshot_position,
+)
 from statepath.engine.replay import Beside
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.reseeding import empty
@@ -52,10 +61,12 @@ from statepath.errors import (
     CorruptionError,
     DivergedError,
     HeadMoved,
+    HistoryTrimmedError,
     NotFoundError,
     StateError,
 )
 from statepath.events import Events
+from statepath.log import PortableCommitLog
 from statepath.settings import Settings
 
 logger = logging.getLogger("statepath.mirror")
@@ -128,7 +139,7 @@ class Shipping:
 
         Raises:
             AlreadyExistsError: there is something that is no replica of the primary.
-            DivergedError: the replica was promoted, or has what the primary has not.
+            DivergedError: the replica was promoted, or has what the primary has not, as far as its log tells.
             ReplicaDamagedError: its log is damaged, or its snapshot is missing.
             HistoryTrimmedError: the primary's log does not reach back to where the replica stands.
         """
@@ -159,14 +170,20 @@ class Shipping:
                 await log.trim(stored[0].floor - 1)
         floor, etag = stored
         beside: list[Beside] = []
+        position = snapshot_position(floor)
+        damage: CorruptionError | None = None
         try:
-            position = await read_position(target, log, floor, beside)
+            async for reached in positions(target, log, floor, beside):
+                position = reached
         except CorruptionError as error:
-            raise ReplicaDamagedError(str(error)) from error
+            damage = error
         if position.incarnation != floor.incarnation:
             raise DivergedError(
                 f"{target.url} is being promoted: it goes on from seq {position.seq} by itself"
             )
+        if damage is not None:
+            await _check_has_all(primary, log, position)
+            raise ReplicaDamagedError(str(damage)) from damage
         await primary.check(position)
         session = cls(primary, target, settings, floor, position)
         try:
@@ -337,33 +354,39 @@ class Shipping:
             await asyncio.wait([self._snapshotting])
 
     async def _snapshot(self) -> None:
-        spool = Spool()
         try:
-            meta = await spool.fill(self._primary.backend)
-            ours = (meta.store, meta.incarnation) == (self._floor.store, self._floor.incarnation)
-            if ours and meta.seq <= self.position.seq:
-                await self._snapshotter.take(spool, meta)
-                await self._snapshotter.pack()
+            with closing(Spool()) as spool:
+                meta = await spool.fill(self._primary.backend)
+                ours = (meta.store, meta.incarnation) == (self._floor.store, self._floor.incarnation)
+                if ours and meta.seq <= self.position.seq:
+                    await self._snapshotter.take(spool, meta)
+                    await self._snapshotter.pack()
         except (StateError, OSError) as error:  # the spool is a file of its own
             code = error.code if isinstance(error, StateError) else None
             logger.warning("the replica's snapshot could not be written: %s", error, extra={"code": code})
-        finally:
-            spool.close()
 
     async def close(self) -> None:
-        if self._snapshotting is not None:
-            self._snapshotting.cancel()
-            await asyncio.gather(self._snapshotting, return_exceptions=True)
+        snapshotting = self._snapshotting
+        if snapshotting is not None:
+            snapshotting.cancel()
         await self._views.close()
+        if snapshotting is not None:
+            await asyncio.gather(snapshotting, return_exceptions=True)
 
 
 async def check_place(primary: Primary, target: Target, settings: Settings) -> None:
     """
     Raises:
         AlreadyExistsError: there is something that is no replica of the primary. Nothing was written.
+        CorruptionError: its record is damaged.
         DivergedError: the replica was promoted.
     """
-    stored = await read_floor(target)
+    try:
+        stored = await read_floor(target)
+    except CorruptionError as error:
+        raise CorruptionError(
+            f"at {target.url} {error}. If that is a replica of {primary.url}, {ANEW}", key=error.key
+        ) from error
     other = (
         []
         if stored
@@ -411,6 +434,21 @@ async def _check_is_ours(primary: Primary, target: Target, settings: Settings, f
         "written. Use the promoted one, and mirror that to a place where nothing is",
         code="promoted",
     )
+
+
+async def _check_has_all(primary: Primary, log: CommitLog, position: Position) -> None:
+    """`position` is how far a damaged log can be read.
+
+    Raises:
+        DivergedError: the primary has not all that the replica had: it is not made anew from that.
+    """
+    with suppress(HistoryTrimmedError):  # then the primary has more
+        await primary.check(position)
+    if isinstance(portable := unsealed(log), PortableCommitLog):
+        newest, _ = await portable.newest()
+        here = await primary.head()
+        if newest > here.seq:
+            raise DivergedError(lacks(primary.url, f"ends with seq {here.seq}, and that with {newest}"))
 
 
 async def _keep_state(target: Target) -> None:

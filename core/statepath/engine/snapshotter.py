@@ -242,16 +242,21 @@ class Snapshotter:
         # Until it was read back it is no snapshot, and will not become a backup.
         self._state = None
         await read_back(self._backend, STATE_KEY, store=self.floor.store, digest=stream.digest, seq=seq)
+        mark = SnapshotMark(seq, stream.digest, at, self._total - self._since + since, commit)
+        self._state = mark
+        await self._mark(mark)
         self._size = stream.size
         self._since -= since
         self._oldest_change = None if self._since <= 0 else time.monotonic()
-        mark = SnapshotMark(seq, stream.digest, at, self._total - self._since, commit)
-        self._state = mark
-        await self._mark(mark)
         self.saved, self.saved_at = seq, time.time()
         logger.debug("wrote the snapshot of seq %d", seq, extra={"seq": seq, "bytes": stream.size})
         await self.backups.prune(self._needed)
-        await self._trim()
+        try:
+            await self._trim()
+        except DivergedError:
+            raise
+        except StateError as error:  # the state is saved
+            logger.warning("the log could not be trimmed: %s", error, extra={"code": error.code})
 
     async def backup(self) -> str:
         """Keep the present state as a backup; the backup's key. A state that is kept already is not kept twice."""
@@ -401,9 +406,12 @@ class Snapshotter:
                 return
             # It may be a later one by now, that is not marked yet: whoever writes has to look.
             self._state_etag = None
+            behind = max(self._replica.head - marks[-1].seq, 0)
+            self._since = self._since * behind // (self._replica.head - self.saved) if behind else 0  # about
+            self._oldest_change = time.monotonic() if behind else None
             self._state, self.saved = marks[-1], marks[-1].seq
+            self.trouble = None
             self._total = max(self._total, marks[-1].journal_bytes)
-            self._since, self._oldest_change = 0, None
             self._views.forget(self.saved)
 
     async def pack(self) -> None:
@@ -435,7 +443,9 @@ class Snapshotter:
         the floor can be raised to one of them in time."""
         kept = set(keys)
         marks = [mark for mark in self.floor.snapshots if backup_key(mark.time) in kept]
-        bases = [mark for mark in marks if mark.seq == self.floor.floor - 1]
+        bases = (
+            [mark for mark in marks if mark.seq >= self.floor.floor - 1][:1] if self.floor.floor > 1 else []
+        )
         at, size = (bases[0].time, bases[0].journal_bytes) if bases else (self.floor.snapshots[0].time, 0)
         for mark in marks:
             apart = _RUNGS * (mark.time - at) / 1_000_000
@@ -464,7 +474,7 @@ class Snapshotter:
 
     async def _trim(self) -> None:
         """Raise the floor to what two snapshots cover and history need not keep, and right behind one of them, so that
-        there is a way back to all that is left; then delete below it."""
+        there is a way back to all that is left; then delete below it. A slot of several commits stays whole."""
         marks = self.floor.snapshots
         kept = set(await backup_keys(self._backend))
         self._covered = covered = max(
@@ -483,6 +493,9 @@ class Snapshotter:
                 floor, reason = mark.seq + 1, "age"
             elif self._total - mark.journal_bytes > self._most:
                 floor, reason = mark.seq + 1, "bytes"
+        log = unsealed(self._log)
+        if floor > max(self.floor.floor, self.floor.packed + 1) and isinstance(log, PortableCommitLog):
+            floor = await log.beginning(floor)
         if floor <= self.floor.floor:
             return
         await self.save_floor(floor=floor)

@@ -68,6 +68,17 @@ def test_a_mirror_runs_beside_a_server_until_it_is_interrupted(
     assert cli("status", "--json", "-s", replica).json["replica_of"] == path
 
 
+def test_a_replica_whose_record_is_damaged_is_made_anew(cli: Run, filled: str, replica: str) -> None:
+    cli("mirror", filled, replica, "--once")
+    (Path(replica) / "journal" / "floor").write_text("{")
+    answer = cli("mirror", filled, replica, "--once")
+    assert (answer.code, "--reseed" in answer.err) == (6, True)
+    answer = cli("mirror", filled, replica, "--reseed", "--dry-run")
+    assert "would be made anew" in answer.out
+    assert cli("mirror", filled, replica, "--reseed", "--once", "--yes").code == 0
+    assert cli("status", "--json", "-s", replica).json["replica_of"] == filled
+
+
 def test_a_replica_refuses_changes_and_says_how_to_promote_it(cli: Run, filled: str, replica: str) -> None:
     cli("mirror", filled, replica, "--once")
     answer = cli("put", "tasks/task_4", "-", "-s", replica, stdin="{}")

@@ -224,6 +224,22 @@ async def test_a_backup_that_cannot_be_written_is_told_and_the_snapshot_is_writt
     assert events == [BackupError(error)]
 
 
+async def test_a_log_that_cannot_be_trimmed_is_told_and_the_snapshot_is_written(
+    open_on, faulty, monkeypatch, caplog
+):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    store = await open_on(faulty, history=0)
+    events = told(store, StateSaved)
+    fault = faulty.fail("delete", "journal/0", UnavailableError("not now"))
+    for n in range(1, 4):
+        await store.collection("raw").put({"id": "a", "n": n})
+        assert await store.snapshot() == n
+    assert fault.times == 0
+    assert [event.seq for event in events] == [1, 2, 3]
+    assert "the log could not be trimmed: not now" in caplog.text
+    assert (await store.health()).problems == ()
+
+
 async def test_autosave_makes_snapshots_of_what_changed(url):
     async with statepath.open(url, autosave=0.001) as store:
         saved = asyncio.Event()
@@ -307,6 +323,18 @@ async def test_autosave_that_waits_for_a_save_ends_in_silence_when_the_store_clo
     assert [record.message for record in caplog.records if record.name == "statepath.autosave"] == []
 
 
+async def test_a_snapshot_that_failed_is_no_trouble_once_another_handle_has_saved(open_on, faulty, url):
+    store = await open_on(faulty)
+    await store.collection("raw").put({"id": "a"})
+    faulty.fail("write", "state.json", UnavailableError("not now"))
+    with pytest.raises(UnavailableError, match="not now"):
+        await store.snapshot()
+    async with statepath.open(url, autosave=0) as other:
+        await other.snapshot()
+    await store._engine._snapshotter.refresh()
+    assert (await store.health()).problems == ()
+
+
 async def test_a_large_store_is_written_only_when_enough_has_changed(store, raw, monkeypatch):
     monkeypatch.setattr("statepath.engine.snapshotter._SMALL", 0)
     snapshotter = store._engine._snapshotter
@@ -320,6 +348,40 @@ async def test_a_large_store_is_written_only_when_enough_has_changed(store, raw,
     for n in range(14):
         await raw.put({"id": str(n), "text": "z" * 1000})
     assert snapshotter.due
+
+
+async def test_a_large_store_whose_snapshot_could_not_be_marked_is_tried_again(open_on, faulty, monkeypatch):
+    monkeypatch.setattr("statepath.engine.snapshotter._SMALL", 0)
+    store = await open_on(faulty)
+    await store.collection("raw").put({"id": "a", "text": "x" * 1000})
+    await store.snapshot()
+    await store.collection("raw").put({"id": "b", "text": "x" * 1000})
+    faulty.fail("write", "journal/floor", UnavailableError("not now"))
+    with pytest.raises(UnavailableError, match="not now"):
+        await store.snapshot()
+    assert store._engine._snapshotter.due
+    assert await store.snapshot() == 2
+    assert not store._engine._snapshotter.due
+    assert store._engine._snapshotter.since == 0
+
+
+async def test_what_was_committed_behind_the_snapshot_of_another_handle_is_saved_once_it_is_old_enough(
+    store, url, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.snapshotter._SMALL", 0)
+    snapshotter = store._engine._snapshotter
+    await store.collection("raw").put({"id": "a", "text": "x" * 1000})
+    await store.snapshot()
+    async with statepath.open(url, autosave=0) as other:
+        await other.collection("raw").put({"id": "b"})
+        await other.snapshot()
+        await other.collection("raw").put({"id": "c"})
+        await store.sync()
+        await snapshotter.refresh()
+        assert (snapshotter.changed, snapshotter.due) == (True, False)
+        assert snapshotter.since > 0
+        monkeypatch.setattr(snapshotter, "_max_age", 0)
+        assert snapshotter.due
 
 
 async def test_a_few_changes_are_written_once_they_are_old_enough(url, monkeypatch):

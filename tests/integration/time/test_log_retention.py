@@ -87,6 +87,36 @@ async def test_a_report_that_was_removed_is_gone(store, path, places):
     assert await store.verify() == []
 
 
+async def test_reports_that_were_removed_take_no_memory(store):
+    for n in range(3):
+        await store.save_report(str(n), n)
+        await store.delete_report(str(n))
+    await store.save_report("kept", 1)
+    assert list(store._engine.replica.reports) == ["kept"]
+
+
+async def test_what_was_removed_is_told_though_its_file_cannot_be_deleted_for_now(path, monkeypatch):
+    events, told = Events(), []
+    events.on(LogsRemoved, told.append)
+    events.on(ReportsRemoved, told.append)
+    async with statepath.open(path, autosave=0, log_bytes=10, report_bytes=10, events=events) as store:
+        await store.append_log("a", "eleven bytes")
+        await store.save_report("b", "eleven bytes")
+        flush, seq = store._engine.flush_files, store.seq
+
+        async def refused():
+            if store.seq > seq:
+                raise UnavailableError("not now")
+            await flush()
+
+        monkeypatch.setattr(store._engine, "flush_files", refused)
+        with pytest.raises(UnavailableError, match="not now"):
+            await store.clean()
+        monkeypatch.setattr(store._engine, "flush_files", flush)
+        await store.clean()
+    assert [(type(event), event.ids) for event in told] == [(LogsRemoved, ("a",)), (ReportsRemoved, ("b",))]
+
+
 async def test_what_was_removed_is_told_though_the_handle_is_closed_meanwhile(path, monkeypatch):
     events, told = Events(), []
     events.on(LogsRemoved, told.append)

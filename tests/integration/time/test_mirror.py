@@ -20,7 +20,7 @@ from statepath.discovery import connect
 from statepath.engine.founding import silent
 from statepath.engine.opening import attach
 from statepath.engine.primary import DistantPrimary
-from statepath.engine.shipping import Shipping
+from statepath.engine.shipping import ReplicaDamagedError, Shipping
 from statepath.errors import (
     AlreadyExistsError,
     CorruptionError,
@@ -264,6 +264,35 @@ async def test_the_primarys_snapshots_become_the_replicas(path, store, elsewhere
         assert len(await replica.backups()) == len(await store.backups()) == 2
 
 
+@pytest.mark.parametrize("kept", ["all of it", "little of it"])
+async def test_a_replica_whose_log_was_packed_and_trimmed_has_each_commit_that_it_keeps(
+    path, store, places, monkeypatch, kept
+):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    monkeypatch.setattr("statepath.engine.snapshotter._PACK", 1)
+    to, raw = places.new(), store.collection("raw")
+    settings = statepath.Settings.load(path, history=0 if kept == "little of it" else "90d")
+    await statepath.mirror(path, to, once=True)
+    for n in range(20):
+        await raw.put({"id": f"{n:02}"})
+        if n % 5 == 2:
+            await store.snapshot()  # in the middle of what is shipped at once
+        if n % 5 == 4:
+            await statepath.mirror(path, to, once=True, settings=settings)
+    async with statepath.open(to, readonly=True) as replica:
+        assert await replica.verify() == []
+        floor = (await replica.stats()).floor
+        assert [change.seq for change in await replica.history(since=floor - 1)] == [*range(floor, 21)]
+        assert (floor == 1) == (kept == "all of it")
+    await places.write(to, "state.json", b"{")
+    if kept == "all of it":
+        newest = (await places.keys(to, "state.backup."))[-1]
+        await places.write(to, newest, b"{")
+    await statepath.promote(to)
+    async with statepath.open(to, readonly=True) as promoted:
+        assert await promoted.collection("raw").find().count() == 20
+
+
 @pytest.mark.everywhere
 async def test_a_replica_takes_no_changes_until_it_is_promoted(path, store, elsewhere, fill, contents, told):
     await fill(store)
@@ -397,6 +426,37 @@ async def test_a_primary_that_lost_commits_is_not_followed(elsewhere, told):
         assert (await store.health()).healthy
     with pytest.raises(DivergedError, match="has another seq"):
         await statepath.mirror(path, to, once=True)
+
+
+async def test_a_damaged_replica_is_not_made_anew_from_a_store_that_has_less(elsewhere):
+    path, to = "memory://restored-to-less", elsewhere.new()
+    async with statepath.open(path, autosave=0) as store:
+        raw = store.collection("raw")
+        await statepath.mirror(path, to, once=True)
+        for n in range(1, 9):
+            await raw.put({"id": str(n)})
+            if n in (2, 6):
+                await store.snapshot()
+            await statepath.mirror(path, to, once=True)
+            if n == 2:
+                earlier = _stores["restored-to-less"].copy()
+    _stores["restored-to-less"].clear()
+    _stores["restored-to-less"].update(earlier)
+    newest = max(await elsewhere.keys(to, "journal/0"))
+    await elsewhere.write(to, newest, (await elsewhere.read(to, newest)).replace(b"raw", b"rag"))
+    before = await elsewhere.read(to, "state.json")
+    with pytest.raises(DivergedError, match="the replica has what"):
+        await statepath.mirror(path, to, once=True)
+    assert await elsewhere.read(to, "state.json") == before
+
+
+async def test_a_replica_that_stays_damaged_is_told(path, store, elsewhere, monkeypatch):
+    async def damaged(*args, **options):
+        raise ReplicaDamagedError("its disk is")
+
+    monkeypatch.setattr("statepath.engine.mirror.Shipping.begin", damaged)
+    with pytest.raises(CorruptionError, match=r"damaged still: its disk is.*--reseed"):
+        await statepath.mirror(path, elsewhere.new(), once=True)
 
 
 async def test_a_local_store_restored_from_yesterday_is_not_followed(tmp_path):
@@ -743,6 +803,39 @@ async def shipping(source, target):
         await session.close()
         await backend.close()
         await primary.close()
+
+
+async def test_a_snapshot_that_hangs_at_the_end_keeps_nothing_else_running(path, store, tmp_path):
+    cancelled, free = asyncio.Event(), asyncio.Event()
+
+    async def hanging():
+        try:
+            await free.wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            await free.wait()
+
+    async with shipping(path, f"memory://{tmp_path}/to") as (_, session, _):
+        session._snapshotting = asyncio.create_task(hanging())
+        await asyncio.sleep(0)  # it has begun
+        closing = asyncio.create_task(session.close())
+        await cancelled.wait()
+        await until(session._views._task.done)
+        assert not closing.done()
+        free.set()
+        await closing
+
+
+async def test_a_replica_whose_snapshot_finds_no_room_on_the_way_is_told(
+    path, store, tmp_path, monkeypatch, caplog
+):
+    def full():
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr("statepath.engine.shipping.Spool", full)
+    async with shipping(path, f"memory://{tmp_path}/to") as (_, session, _):
+        await session._snapshot()
+    assert "snapshot could not be written: no usable temporary directory" in caplog.text
 
 
 @pytest.mark.parametrize("backend", ["memory", "sqlite"])

@@ -13,6 +13,7 @@ from statepath.engine.floor import read_floor, write_floor
 from statepath.engine.promoting import _declare
 from statepath.errors import (
     AlreadyExistsError,
+    CorruptionError,
     DivergedError,
     InvalidArgumentError,
     StateError,
@@ -113,6 +114,46 @@ async def test_a_replica_with_what_the_store_lost_is_made_anew_where_that_is_ask
     await statepath.mirror(yesterday, to, once=True, reseed=True)
     async with statepath.open(to, readonly=True) as replica:
         assert await replica.collection("raw").find().all() == [{"id": "a"}]
+
+
+async def test_a_replica_whose_record_is_damaged_is_made_anew_where_that_is_asked_for(
+    path, store, elsewhere, contents
+):
+    to = elsewhere.new()
+    await statepath.mirror(path, to, once=True)
+    await store.collection("raw").put({"id": "a"})
+    await statepath.mirror(path, to, once=True)
+    await elsewhere.write(to, "journal/floor", b"{")
+    with pytest.raises(CorruptionError, match=r"journal/floor is damaged.* --reseed"):
+        await statepath.mirror(path, to, once=True)
+    await statepath.mirror(path, to, once=True, reseed=True)
+    async with statepath.open(to, readonly=True) as replica:
+        assert (replica.damage, replica.replica_of) == ((), store.url)
+        assert await contents(replica) == await contents(store)
+
+
+@pytest.mark.parametrize("kind", ["promoted", "copied", "damaged"])
+async def test_what_may_be_no_replica_is_not_made_anew_where_its_record_is_damaged(
+    path, store, elsewhere, kind
+):
+    to = elsewhere.new()
+    await store.collection("raw").put({"id": "a"})
+    if kind == "copied":
+        await statepath.copy(path, to)
+    else:
+        await statepath.mirror(path, to, once=True)
+        await store.collection("raw").put({"id": "b"})
+        await statepath.mirror(path, to, once=True)
+    if kind == "promoted":
+        await statepath.promote(to)
+    elif kind == "damaged":
+        for key in await elsewhere.keys(to, "state.json"):
+            await elsewhere.write(to, key, b"{")
+    await elsewhere.write(to, "journal/floor", b"{")
+    before = {key: await elsewhere.read(to, key) for key in await elsewhere.keys(to)}
+    with pytest.raises(CorruptionError, match="nothing else says that"):
+        await statepath.mirror(path, to, once=True, reseed=True)
+    assert {key: await elsewhere.read(to, key) for key in await elsewhere.keys(to)}.items() >= before.items()
 
 
 async def test_what_is_kept_of_before_is_no_damage_of_what_it_was_made_anew_from(elsewhere):
