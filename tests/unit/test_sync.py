@@ -80,6 +80,8 @@ WITHIN = {
     "id_of",
     "encode",
     "encoded",
+    "encode_over",
+    "keep",
     "forgets",
     "encode_append",
     "decode",
