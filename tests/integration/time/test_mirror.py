@@ -16,7 +16,10 @@ from itertools import islice
 
 import pytest
 import statepath
+from msgspec.structs import replace
+from statepath.backend import slot_key
 from statepath.discovery import connect
+from statepath.engine.floor import read_floor, write_floor
 from statepath.engine.founding import silent
 from statepath.engine.opening import attach
 from statepath.engine.primary import DistantPrimary
@@ -740,20 +743,79 @@ async def test_a_promoted_store_that_lost_its_record_is_still_one_history(path, 
             assert await promoted.collection("raw").find().count() == 2
 
 
+@pytest.mark.parametrize("slot", [2, 3], ids=["in the middle", "in the newest slot"])
 @pytest.mark.parametrize("backend", ["memory", "sqlite"])
-async def test_a_damaged_replica_is_made_anew(path, store, tmp_path, places, contents, backend, told):
+async def test_a_damaged_replica_is_made_anew(path, store, tmp_path, places, contents, backend, told, slot):
     to = f"{backend}://{tmp_path}/to"
     await statepath.mirror(path, to, once=True)
     for n in range(3):
         await store.collection("raw").put({"id": "a", "n": n})
         await statepath.mirror(path, to, once=True)
-    (key,) = [key for key in await places.keys(to, "journal/") if key.endswith("02.jsonl")]
+    key = slot_key(slot)
     await places.write(to, key, (await places.read(to, key)).replace(b"raw", b"rag"))
     await statepath.mirror(path, to, once=True, events=told)
     assert [event.seq for event in of(told, MirrorRebased)] == [3]
+    for _ in range(2):
+        async with statepath.open(to, readonly=True) as replica:
+            assert replica.damage == ()
+            assert await replica.verify() == []
+            assert await contents(replica) == await contents(store)
+        await store.collection("raw").put({"id": "b"})
+        await statepath.mirror(path, to, once=True)  # goes on behind it
+
+
+async def slept(path, store, to, places):
+    """A slot with seqs 2 to 8, as a mirror leaves it that slept: it goes into the replica that is at seq 5."""
+    beside = f"{to}-beside"
+    raw = store.collection("raw")
+    await raw.put({"id": "1"})
+    await statepath.mirror(path, beside, once=True)
+    for n in range(2, 6):
+        await raw.put({"id": f"{n}"})
+    await statepath.mirror(path, to, once=True)
+    for n in range(6, 9):
+        await raw.put({"id": f"{n}"})
+    await statepath.mirror(path, beside, once=True)
+    assert await places.keys(beside, "journal/0") == [slot_key(2)]
+    return slot_key(2), await places.read(beside, slot_key(2))
+
+
+async def test_what_a_mirror_that_slept_leaves_below_a_replica_made_meanwhile_is_nothing(
+    path, store, tmp_path, places
+):
+    to = f"memory://{tmp_path}/to"
+    await places.write(to, *await slept(path, store, to, places))
     async with statepath.open(to, readonly=True) as replica:
-        assert replica.damage == ()
-        assert await contents(replica) == await contents(store)
+        assert (replica.seq, replica.damage) == (5, ())
+    await statepath.mirror(path, to, once=True)
+    async with statepath.open(to, readonly=True) as replica:
+        assert replica.seq == 8
+        assert await replica.verify() == []
+
+
+async def test_what_a_mirror_that_slept_leaves_while_a_replica_is_promoted_is_nothing(
+    path, store, tmp_path, places, monkeypatch
+):
+    to = f"memory://{tmp_path}/to"
+    slot, data = await slept(path, store, to, places)
+    async with places.objects(
+        to, readonly=False
+    ) as backend:  # it was being made anew: the snapshot was there
+        floor, etag = await read_floor(backend)
+        await write_floor(backend, replace(floor, floor=1, packed=0), etag)
+
+    async def fails(self, *args):
+        await places.write(to, slot, data)
+        raise UnavailableError("the power failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("statepath.log.PortableCommitLog.append", fails)
+        with pytest.raises(UnavailableError):
+            await statepath.promote(to)
+    await statepath.promote(to)
+    async with statepath.open(to, readonly=True) as promoted:
+        assert promoted.seq == 6
+        assert await promoted.collection("raw").find().count() == 5
 
 
 async def test_a_replica_without_its_snapshot_is_made_anew(path, store, elsewhere, contents, told):
