@@ -480,25 +480,27 @@ class PortableCommitLog:
             return None
 
     async def _settled(self, record: _Record) -> bool | None:
-        """Whether the record stands in the log, where its slot is nothing any more: it was trimmed, or packed.
-        `None`: a slot there counts.
+        """Whether all of the record stands in the log, where its slot is nothing any more: it was trimmed, or packed.
+        `None`: a slot there counts. Of a record that holds the floor, what is above tells of all.
 
         Raises:
             OutcomeUnknownError: the floor has passed it, and nothing in the log tells.
         """
         floor = await self._record() or _Floor()
-        if record.first < floor.floor:
-            async with aclosing(self._read(floor.floor - 1, "")) as commits:
-                following = await anext(commits, None)
-            if following is not None and following.prev == record.ids[-1]:
-                return True
-        elif record.first > floor.packed:
+        if record.first >= floor.floor and record.first > floor.packed:
             return None
-        else:
-            async with aclosing(self._read(record.first - 1, "")) as commits:
-                standing = await anext(commits, None)
-            if standing is not None:
-                return standing.id == record.ids[0]
+        after = max(record.first, floor.floor) - 1
+        wanted = [commit.id for commit in record.commits if commit.last > after]
+        standing: list[Commit] = []
+        async with aclosing(self._read(after, "")) as commits:
+            async for commit in commits:
+                standing.append(commit)
+                if len(standing) >= len(wanted):
+                    break
+        if standing and wanted:
+            return [commit.id for commit in standing] == wanted
+        if standing and standing[0].prev == record.ids[-1]:
+            return True
         raise _unknown(record)
 
     async def _explain_gap(self, missing: int, pieces: Sequence[Piece]) -> None:

@@ -152,9 +152,8 @@ class Founding:
             for key in await self.log.restart(replica.head):  # a native log knows where it ends
                 await self.backend.delete(key)
         finished = replace(floor, snapshots=tuple(self._marks), unfinished="")
-        if (
-            self.replica_of
-        ):  # no slot begins at the floor yet: of what lies below, none counts as the one that holds it
+        if self.replica_of:
+            # No slot begins at the floor yet: of those below, none counts as the one that holds it.
             finished = replace(finished, packed=max(floor.packed, floor.floor - 1))
         await write_floor(self.backend, finished, self._etag)
         documents = replica.cut().documents
