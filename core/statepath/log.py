@@ -208,11 +208,6 @@ class PortableCommitLog:
             begin = slots[0].first  # it holds the floor
         return max(record.packed, await pack(self._backend, slots, begin, upto))
 
-    async def beginning(self, seq: int) -> int:
-        """The first seq of the slot that holds this one: where a floor may stand. In a pack, anywhere."""
-        pieces = [piece for piece in (await self._listing(seq - 1)).pieces if piece.first <= seq]
-        return pieces[-1].first if pieces and not pieces[-1].is_pack else seq
-
     async def packed(self) -> int:
         """Up to which seq commits are packed, where the log's own record is lost."""
         return packed_upto(await self._list(""))

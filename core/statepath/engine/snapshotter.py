@@ -443,9 +443,7 @@ class Snapshotter:
         the floor can be raised to one of them in time."""
         kept = set(keys)
         marks = [mark for mark in self.floor.snapshots if backup_key(mark.time) in kept]
-        bases = (
-            [mark for mark in marks if mark.seq >= self.floor.floor - 1][:1] if self.floor.floor > 1 else []
-        )
+        bases = [mark for mark in marks if mark.seq == self.floor.floor - 1]
         at, size = (bases[0].time, bases[0].journal_bytes) if bases else (self.floor.snapshots[0].time, 0)
         for mark in marks:
             apart = _RUNGS * (mark.time - at) / 1_000_000
@@ -474,7 +472,8 @@ class Snapshotter:
 
     async def _trim(self) -> None:
         """Raise the floor to what two snapshots cover and history need not keep, and right behind one of them, so that
-        there is a way back to all that is left; then delete below it. A slot of several commits stays whole."""
+        there is a way back to all that is left; then delete below it. A slot of several commits in which it stands
+        stays whole; those of them that are below are nothing."""
         marks = self.floor.snapshots
         kept = set(await backup_keys(self._backend))
         self._covered = covered = max(
@@ -493,9 +492,6 @@ class Snapshotter:
                 floor, reason = mark.seq + 1, "age"
             elif self._total - mark.journal_bytes > self._most:
                 floor, reason = mark.seq + 1, "bytes"
-        log = unsealed(self._log)
-        if floor > max(self.floor.floor, self.floor.packed + 1) and isinstance(log, PortableCommitLog):
-            floor = await log.beginning(floor)
         if floor <= self.floor.floor:
             return
         await self.save_floor(floor=floor)

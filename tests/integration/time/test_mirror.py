@@ -273,11 +273,13 @@ async def test_a_replica_whose_log_was_packed_and_trimmed_has_each_commit_that_i
 ):
     monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
     monkeypatch.setattr("statepath.engine.snapshotter._PACK", 1)
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_BODIES", -1)
+    monkeypatch.setattr("statepath.engine.committer.MAX_COMMIT_BYTES", 1000)
     to, raw = places.new(), store.collection("raw")
     settings = statepath.Settings.load(path, history=0 if kept == "little of it" else "90d")
     await statepath.mirror(path, to, once=True)
     for n in range(20):
-        await raw.put({"id": f"{n:02}"})
+        await raw.put({"id": f"{n:02}", "text": "x" * 1000})  # a body of its own
         if n % 5 == 2:
             await store.snapshot()  # in the middle of what is shipped at once
         if n % 5 == 4:
@@ -287,6 +289,14 @@ async def test_a_replica_whose_log_was_packed_and_trimmed_has_each_commit_that_i
         floor = (await replica.stats()).floor
         assert [change.seq for change in await replica.history(since=floor - 1)] == [*range(floor, 21)]
         assert (floor == 1) == (kept == "all of it")
+        for seq in range(floor - 1, 21):
+            assert len(await replica.diff(seq, 20)) == 20 - seq, f"there is no way back to seq {seq}"
+    copy = places.new()
+    await statepath.copy(to, copy, history=True)
+    async with statepath.open(copy, autosave=0) as copied:
+        assert await copied.verify() == []
+        assert await copied.collection("raw").find().count() == 20
+        assert len(await copied.diff(floor - 1, 20)) == 21 - floor
     await places.write(to, "state.json", b"{")
     if kept == "all of it":
         newest = (await places.keys(to, "state.backup."))[-1]
