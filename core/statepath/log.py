@@ -224,7 +224,7 @@ class PortableCommitLog:
         return kept
 
     async def newest(self) -> tuple[int, str]:
-        """The last seq that was given away and its commit's id, as far as a damaged log tells."""
+        """As `SupportsNewest.newest`."""
         pieces = await self._list("")
         if not pieces:
             return 0, ""

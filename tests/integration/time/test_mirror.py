@@ -13,6 +13,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import statepath
@@ -461,6 +462,65 @@ async def test_a_damaged_replica_is_not_made_anew_from_a_store_that_has_less(els
     with pytest.raises(DivergedError, match="the replica has what"):
         await statepath.mirror(path, to, once=True)
     assert await elsewhere.read(to, "state.json") == before
+
+
+async def replica_with_more(to, name):
+    """A replica that is at seq 8, of a store that was put back to seq 6 since."""
+    path = f"memory://{name}"
+    async with statepath.open(path, autosave=0) as store:
+        raw = store.collection("raw")
+        await statepath.mirror(path, to, once=True)
+        for n in range(1, 9):
+            await raw.put({"id": str(n)})
+            if n == 2:
+                await store.snapshot()
+            await statepath.mirror(path, to, once=True)
+            if n == 6:
+                earlier = _stores[name].copy()
+    _stores[name].clear()
+    _stores[name].update(earlier)
+    return path
+
+
+def damage_seq_4(to):
+    """What is in the middle of the journal: what can be read ends with seq 3."""
+    (segment,) = (Path(to) / "journal").glob("0*")
+    journal = segment.read_bytes()
+    segment.write_bytes(journal.replace(b'{"id":"4"}', b'{"id":"X"}'))
+
+
+async def test_a_native_log_that_is_damaged_in_the_middle_tells_how_far_it_had_come(tmp_path):
+    to = str(tmp_path / "to")
+    path = await replica_with_more(to, "less-than-a-native-log")
+    damage_seq_4(to)
+    with pytest.raises(DivergedError, match=r"ends with seq 6, and that with 8.*--reseed"):
+        await statepath.mirror(path, to, once=True)
+
+
+async def test_a_damaged_native_log_that_does_not_tell_how_far_it_had_come_is_not_replaced_unasked(
+    tmp_path, monkeypatch
+):
+    to = str(tmp_path / "to")
+    path = await replica_with_more(to, "less-than-an-unknown-log")
+    damage_seq_4(to)
+    monkeypatch.setattr("statepath.engine.shipping.SupportsNewest", type("Untold", (), {}))
+    with pytest.raises(CorruptionError, match=r"does not tell whether it had more than .*--reseed"):
+        await statepath.mirror(path, to, once=True)
+    await statepath.mirror(path, to, once=True, reseed=True)
+    async with statepath.open(to, readonly=True) as replica:
+        assert (replica.seq, replica.damage) == (6, ())
+
+
+async def test_a_damaged_native_replica_is_made_anew_from_a_store_that_has_all(path, store, tmp_path):
+    to = str(tmp_path / "to")
+    await statepath.mirror(path, to, once=True)
+    for n in range(1, 9):
+        await store.collection("raw").put({"id": str(n)})
+    await statepath.mirror(path, to, once=True)
+    damage_seq_4(to)
+    await statepath.mirror(path, to, once=True)
+    async with statepath.open(to, readonly=True) as replica:
+        assert (replica.seq, replica.damage) == (8, ())
 
 
 async def test_a_replica_that_stays_damaged_is_told(path, store, elsewhere, monkeypatch):
