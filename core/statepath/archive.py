@@ -11,7 +11,7 @@ from statepath.arguments import wrong_kind
 from statepath.engine import archiving
 from statepath.engine.archiving import Archived
 from statepath.engine.engine import Engine
-from statepath.filters import F, Filter
+from statepath.filters import F, Filter, check_depth
 from statepath.naming import check_collection
 from statepath.quantities import duration
 
@@ -48,6 +48,8 @@ async def archive(
     for field, value in equals.items():
         one = F(field) == value
         wanted = one if wanted is None else wanted & one
+    if wanted is not None:
+        check_depth(wanted)
     before = round((datetime.now(UTC) - duration(older_than)).timestamp() * 1_000_000)
     matches = (lambda document: True) if wanted is None else wanted.matches
     chosen = await archiving.choose(engine.replica, check_collection(collection), before, matches)

@@ -91,6 +91,7 @@ __all__ = [
     "SupportsDocuments",
     "SupportsExtend",
     "SupportsLazyWrites",
+    "SupportsNewest",
     "SupportsPlacing",
     "SupportsQueries",
     "SupportsSchema",
@@ -448,6 +449,16 @@ class SupportsPlacing(Protocol):
                 is not what this object met last. Nothing was written.
             OutcomeUnknownError, UnavailableError: as `append`.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsNewest(Protocol):
+    """A commit log that tells how far it had come, also where a damaged commit ends what can be read of it. A damaged
+    replica whose log does not is made anew only where that is asked for: it may have more than its primary."""
+
+    async def newest(self) -> tuple[int, str]:
+        """The last seq that was given away and its commit's id, as far as the log tells: 0, or empty, where not."""
         ...
 
 

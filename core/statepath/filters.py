@@ -45,6 +45,7 @@ __all__ = [
     "Ordered",
     "Path",
     "StartsWith",
+    "check_depth",
     "order_key",
     "parse_path",
     "reader",
@@ -302,6 +303,34 @@ class Not(Filter):
 def _joined(kind: type[And | Or], where: Filter) -> tuple[Filter, ...]:
     """What is joined already, or the filter alone: however many are joined, none lies in another one."""
     return where.filters if isinstance(where, kind) else (where,)
+
+
+_DEEPEST: Final = 100
+
+
+def check_depth(where: Filter) -> None:
+    """
+    Raises:
+        InvalidArgumentError: more filters lie in each other than can be looked through for each document.
+    """
+    level = [where]
+    for _ in range(_DEEPEST):
+        level = [part for outer in level for part in _within(outer)]
+        if not level:
+            return
+    raise InvalidArgumentError(
+        f"the filter has others within it, {_DEEPEST} deep or more: what & and | join by turns, and ~ reverses, lies "
+        "in each other; join all & or all | of a group at once, or use in_ for many values"
+    )
+
+
+def _within(where: Filter) -> Sequence[Filter]:
+    match where:
+        case And(filters) | Or(filters):
+            return filters
+        case Not(inner):
+            return (inner,)
+    return ()
 
 
 def renamed(where: Filter, paths: Mapping[Path, Path]) -> Filter:

@@ -208,11 +208,6 @@ class PortableCommitLog:
             begin = slots[0].first  # it holds the floor
         return max(record.packed, await pack(self._backend, slots, begin, upto))
 
-    async def beginning(self, seq: int) -> int:
-        """The first seq of the slot that holds this one: where a floor may stand. In a pack, anywhere."""
-        pieces = [piece for piece in (await self._listing(seq - 1)).pieces if piece.first <= seq]
-        return pieces[-1].first if pieces and not pieces[-1].is_pack else seq
-
     async def packed(self) -> int:
         """Up to which seq commits are packed, where the log's own record is lost."""
         return packed_upto(await self._list(""))
@@ -229,7 +224,7 @@ class PortableCommitLog:
         return kept
 
     async def newest(self) -> tuple[int, str]:
-        """The last seq that was given away and its commit's id, as far as a damaged log tells."""
+        """As `SupportsNewest.newest`."""
         pieces = await self._list("")
         if not pieces:
             return 0, ""
@@ -480,25 +475,27 @@ class PortableCommitLog:
             return None
 
     async def _settled(self, record: _Record) -> bool | None:
-        """Whether the record stands in the log, where its slot is nothing any more: it was trimmed, or packed.
-        `None`: a slot there counts.
+        """Whether all of the record stands in the log, where its slot is nothing any more: it was trimmed, or packed.
+        `None`: a slot there counts. Of a record that holds the floor, what is above tells of all.
 
         Raises:
             OutcomeUnknownError: the floor has passed it, and nothing in the log tells.
         """
         floor = await self._record() or _Floor()
-        if record.first < floor.floor:
-            async with aclosing(self._read(floor.floor - 1, "")) as commits:
-                following = await anext(commits, None)
-            if following is not None and following.prev == record.ids[-1]:
-                return True
-        elif record.first > floor.packed:
+        if record.first >= floor.floor and record.first > floor.packed:
             return None
-        else:
-            async with aclosing(self._read(record.first - 1, "")) as commits:
-                standing = await anext(commits, None)
-            if standing is not None:
-                return standing.id == record.ids[0]
+        after = max(record.first, floor.floor) - 1
+        wanted = [commit.id for commit in record.commits if commit.last > after]
+        standing: list[Commit] = []
+        async with aclosing(self._read(after, "")) as commits:
+            async for commit in commits:
+                standing.append(commit)
+                if len(standing) >= len(wanted):
+                    break
+        if standing and wanted:
+            return [commit.id for commit in standing] == wanted
+        if standing and standing[0].prev == record.ids[-1]:
+            return True
         raise _unknown(record)
 
     async def _explain_gap(self, missing: int, pieces: Sequence[Piece]) -> None:

@@ -21,7 +21,18 @@ from pydantic import BaseModel
 from statepath.engine.documents import unreadable
 from statepath.engine.schema import stored_path
 from statepath.errors import InvalidArgumentError
-from statepath.filters import And, F, Filter, Getter, Path, order_key, parse_path, reader, renamed
+from statepath.filters import (
+    And,
+    F,
+    Filter,
+    Getter,
+    Path,
+    check_depth,
+    order_key,
+    parse_path,
+    reader,
+    renamed,
+)
 
 __all__ = ["Page", "Query", "Row", "Source"]
 
@@ -307,6 +318,8 @@ class Query(Generic[T]):
             raise InvalidArgumentError(
                 f"find takes a filter such as F('status') == 'done', not {type(where).__name__}"
             )
+        if where is not None:
+            check_depth(where)
         if limit is not None and (type(limit) is not int or limit < 1):
             raise InvalidArgumentError("limit is a whole number from 1, or None")
         filters = [] if where is None else [where]

@@ -484,9 +484,8 @@ class TestSlotsOfSeveral:
                     upto = await log.pack(mark, least=1)
                     assert upto <= max(packed, mark)
                     packed = upto
-                elif mark >= floor:
-                    floor = max(floor, await log.beginning(mark + 1))
-                    assert floor <= mark + 1
+                else:
+                    floor = max(floor, mark + 1)
                 await record(storage, floor=floor, packed=packed)
                 assert await read(log, floor - 1) == behind(writer, floor - 1)
                 await log.trim(floor - 1)
@@ -522,6 +521,42 @@ class TestSlotsOfSeveral:
         await record(storage, floor=7, packed=13)
         await writer.log.trim(6)
         assert await read(writer.log, 6) == behind(writer, 6)
+
+    @pytest.mark.parametrize("floor", [1, 4], ids=["packed", "trimmed"])
+    async def test_a_record_of_which_only_the_beginning_stands_is_not_acknowledged(
+        self, storage: Storage, floor: int
+    ) -> None:
+        writer = await shipped(storage, (1, 1, 1, 1))  # to 6
+        ahead = sleeper(storage, writer, len(writer.commits))
+        for _ in range(3):
+            ahead.commits.append(ahead.make())
+        await writer.log.pack(4, least=1)
+        await record(storage, floor=floor, packed=4)
+        await writer.log.trim(floor - 1)
+        late = PortableCommitLog(storage)
+        with pytest.raises(HeadMoved):
+            await late.extend(0, ahead.commits)
+        assert late.head == writer.head
+        assert await read(writer.log, floor - 1) == behind(writer, floor - 1)
+
+    async def test_a_record_that_stands_is_acknowledged_though_the_floor_is_in_it(
+        self, storage: Storage
+    ) -> None:
+        writer = await shipped(storage, (1,))
+        late = sleeper(storage, writer, 1)
+        for _ in range(3):  # to 4
+            late.commits.append(late.make())
+
+        async def meanwhile() -> None:
+            other = Writer(PortableCommitLog(storage))
+            other.commits = [*late.commits]
+            await other.append()
+            await record(storage, floor=3, packed=0)
+
+        storage.then[FLOOR_KEY] = meanwhile
+        assert isinstance(late.log, PortableCommitLog)
+        await late.log.extend(1, late.commits[1:])
+        assert late.log.head == 4
 
     async def test_what_a_sleeper_commits_below_the_floor_is_nothing_though_it_reaches_above(
         self, storage: Storage

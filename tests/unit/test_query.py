@@ -392,6 +392,27 @@ async def test_fields_are_given_by_name_or_by_alias() -> None:
     assert await tasks.find(model=Task, created_at=5, order_by="-created_at").count() == 1
 
 
+def joined_by_turns(times: int) -> Filter:
+    where = F("n") == 0
+    for n in range(times):
+        where = (where & (F("m") != n)) | (F("n") == n)
+    return where
+
+
+def reversed_again(times: int) -> Filter:
+    where = F("n") == 0
+    for _ in range(times):
+        where = ~where
+    return where
+
+
+@pytest.mark.parametrize("make", [joined_by_turns, reversed_again])
+async def test_filters_that_lie_in_each_other_too_deep_are_refused(make: Callable[[int], Filter]) -> None:
+    with pytest.raises(InvalidArgumentError, match="others within it, 100 deep"):
+        TASKS.find(make(3000))
+    TASKS.find(make(49))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

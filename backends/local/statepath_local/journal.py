@@ -16,7 +16,7 @@ from statepath_local.cursor import Cursor, Found
 from statepath_local.failures import SCHEME, failing
 from statepath_local.lock import WriterLock, durable_limit
 from statepath_local.notices import Notices
-from statepath_local.segments import JOURNAL, list_segments, segment_name
+from statepath_local.segments import JOURNAL, list_segments, newest, segment_name
 from statepath_local.tree import Tree
 from statepath_local.writer import Writer
 
@@ -214,6 +214,10 @@ class LocalCommitLog:
             if not batch:
                 raise damage
             yield batch
+
+    async def newest(self) -> tuple[int, str]:
+        """As `SupportsNewest.newest`."""
+        return await self._worker.run(partial(newest, self._tree))
 
     async def trim(self, upto: int) -> None:
         self._writable()

@@ -6,6 +6,7 @@ commits stand one behind the other from its beginning; the first space or NUL in
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import NamedTuple
 from statepath.backend import Commit, decode_commit
 from statepath.errors import CorruptionError, StateError
 
-from statepath_local.failures import FULL
+from statepath_local.failures import FULL, failing
 from statepath_local.port import Bytes, Port, read_all, write_all
 from statepath_local.tree import Tree
 
@@ -100,6 +101,27 @@ def later_records(port: Port, fd: int, offset: int) -> Iterator[Commit]:
                 continue
         if len(rest) > _LONGEST_LINE or not rest.strip(b" \0"):
             rest = b""
+
+
+def newest(tree: Tree) -> tuple[int, str]:
+    """The last seq of which there is a valid commit, whatever stands before it, and the commit's id."""
+    with failing(JOURNAL):
+        try:
+            journal = tree.folder([JOURNAL])
+        except FileNotFoundError:
+            return 0, ""
+        try:
+            for first in reversed(list_segments(tree.port, journal)):
+                fd = tree.port.open(segment_name(first), os.O_RDONLY, within=journal)
+                try:
+                    found = max(((one.last, one.id) for one in later_records(tree.port, fd, 0)), default=None)
+                finally:
+                    tree.port.close(fd)
+                if found is not None:
+                    return found
+        finally:
+            tree.port.close(journal)
+    return 0, ""
 
 
 @dataclass(slots=True)

@@ -94,6 +94,7 @@ WITH gone AS (DELETE FROM statepath.log WHERE store = $1 AND last <= $2 RETURNIN
 UPDATE statepath.stores SET floor = greatest(floor, (SELECT coalesce(max(last), 0) + 1 FROM gone))
 WHERE id = $1
 """
+_NEWEST: Final = "SELECT head, tip FROM statepath.stores WHERE id = $1"
 _LOCK: Final = "SELECT head FROM statepath.stores WHERE id = $1 FOR UPDATE"
 _SET_ASIDE: Final = """
 WITH gone AS (DELETE FROM statepath.log WHERE store = $1 RETURNING first, record)
@@ -248,6 +249,12 @@ class PostgresCommitLog:
                 raise damage
             if after >= head:
                 await self._listener.wait(news, await self._store())
+
+    async def newest(self) -> tuple[int, str]:
+        """As `SupportsNewest.newest`."""
+        store = await self._store()
+        rows = [] if store is None else await self._connections.fetch(_NEWEST, store)
+        return (rows[0]["head"], rows[0]["tip"]) if rows else (0, "")
 
     async def trim(self, upto: int) -> None:
         """As `CommitLog.trim`."""

@@ -105,10 +105,16 @@ async def _to_be_replaced(source: str, target: str) -> str:
         return f"The replica at {shown(target)} is unfinished, and {anew}."
     if primary is None and not unknown:
         return f"{shown(target)} is no replica, and would be refused."
-    return (
+    plan = (
         f"The replica at {shown(target)}, at seq {seq}, {anew}. Its documents are kept aside there; its session logs, "
         "reports and history are not."
     )
+    if unknown:
+        plan += (
+            f" Its record is damaged, and without that a plain copy of the files of {shown(source)} passes for a "
+            "replica: make sure that it is none."
+        )
+    return plan
 
 
 def _facts(event: Event) -> dict[str, Any]:

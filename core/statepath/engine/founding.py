@@ -152,6 +152,9 @@ class Founding:
             for key in await self.log.restart(replica.head):  # a native log knows where it ends
                 await self.backend.delete(key)
         finished = replace(floor, snapshots=tuple(self._marks), unfinished="")
+        if self.replica_of:
+            # No slot begins at the floor yet: of those below, none counts as the one that holds it.
+            finished = replace(finished, packed=max(floor.packed, floor.floor - 1))
         await write_floor(self.backend, finished, self._etag)
         documents = replica.cut().documents
         return Founded(replica.head, floor.incarnation, documents, self._logs, self._reports, self._commits)

@@ -283,7 +283,11 @@ def _journal(engine: Engine, seen: Seen) -> Check | None:
     if limit is None:
         limit = max(_JOURNAL_LEAST, _JOURNAL_SNAPSHOTS * engine.vitals.snapshot_size)
     summary = f"{size:,} bytes of commits are behind the snapshot"
-    return Check("journal", _level(size, limit), summary, size, limit, "bytes")
+    status = _level(size, limit)
+    if (trouble := engine.vitals.trim_trouble) is not None:
+        status = _worse(status, Status.WARN)
+        summary += f"; what the history need not keep could not be trimmed: {trouble.error}"
+    return Check("journal", status, summary, size, limit, "bytes")
 
 
 def _views(engine: Engine, seen: Seen) -> Check | None:

@@ -68,7 +68,8 @@ async def promote(backend: Backend, settings: Settings) -> Promotion:
             try:
                 if found.floor is not None and found.floor[0].floor <= head and not await _reaches(log, head):
                     # It was being made anew: the snapshot is there, and the log was to begin behind it.
-                    await write_floor(backend, replace(found.floor[0], floor=head + 1), found.floor[1])
+                    anew = replace(found.floor[0], floor=head + 1, packed=max(found.floor[0].packed, head))
+                    await write_floor(backend, anew, found.floor[1])
                     await log.restart(head)
                 await log.append(head, _beginning(found, floor, incarnation))
             except (ConflictError, HeadMoved):

@@ -83,20 +83,31 @@ async def _as(
     ours: Floor, target: Backend, log: CommitLog, settings: Settings, damage: CorruptionError
 ) -> tuple[Floor, ETag]:
     """What stands for a replica's record that is damaged: that it is ours, its state and its log tell. A store that was
-    copied or promoted is of an incarnation of its own.
+    copied by a command or promoted is of an incarnation of its own; a plain copy of the files is not, but where it has
+    the documents' own files, it is no replica.
 
     Raises:
         CorruptionError: they tell something else, or not for sure.
     """
     etag = (await target.read(FLOOR_KEY)).etag
     found = await recover(target, log, limit=settings.max_document, editable=False)
-    if found.broken or (found.store, found.incarnation) != (ours.store, ours.incarnation):
+    other = (found.store, found.incarnation) != (ours.store, ours.incarnation)
+    if found.broken or other or await _has_documents(target, ours.store, settings.max_document):
         raise CorruptionError(
             f"{damage}, and nothing else says that {target.url} is a replica of this store; nothing was written. "
             "Mirror to a place where nothing is",
             key=FLOOR_KEY,
         ) from damage
     return ours, etag
+
+
+async def _has_documents(target: Backend, store: str, limit: int) -> bool:
+    """Whether there are documents' own files: a replica has none."""
+    async for entry in target.list_keys(""):
+        view = is_document(entry.key) and not why_aside(entry.key)
+        if view and await _is_of_store(target, entry.key, store, limit):
+            return True
+    return False
 
 
 async def _is_of_store(target: Backend, key: str, store: str, limit: int) -> bool:

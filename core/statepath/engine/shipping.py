@@ -19,7 +19,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from statepath.backend import Backend as Target
-from statepath.backend import CommitLog, ETag, SupportsExtend
+from statepath.backend import CommitLog, ETag, SupportsExtend, SupportsNewest
 from statepath.commit import (
     PROBES,
     Body,
@@ -66,7 +66,6 @@ from statepath.errors import (
     StateError,
 )
 from statepath.events import Events
-from statepath.log import PortableCommitLog
 from statepath.settings import Settings
 
 logger = logging.getLogger("statepath.mirror")
@@ -182,7 +181,7 @@ class Shipping:
                 f"{target.url} is being promoted: it goes on from seq {position.seq} by itself"
             )
         if damage is not None:
-            await _check_has_all(primary, log, position)
+            await _check_has_all(primary, target, log, position, damage)
             raise ReplicaDamagedError(str(damage)) from damage
         await primary.check(position)
         session = cls(primary, target, settings, floor, position)
@@ -436,19 +435,28 @@ async def _check_is_ours(primary: Primary, target: Target, settings: Settings, f
     )
 
 
-async def _check_has_all(primary: Primary, log: CommitLog, position: Position) -> None:
+async def _check_has_all(
+    primary: Primary, target: Target, log: CommitLog, position: Position, damage: CorruptionError
+) -> None:
     """`position` is how far a damaged log can be read.
 
     Raises:
         DivergedError: the primary has not all that the replica had: it is not made anew from that.
+        CorruptionError: the log does not tell how far it had come.
     """
     with suppress(HistoryTrimmedError):  # then the primary has more
         await primary.check(position)
-    if isinstance(portable := unsealed(log), PortableCommitLog):
-        newest, _ = await portable.newest()
-        here = await primary.head()
-        if newest > here.seq:
-            raise DivergedError(lacks(primary.url, f"ends with seq {here.seq}, and that with {newest}"))
+    inner = unsealed(log)
+    if not isinstance(inner, SupportsNewest):
+        raise CorruptionError(
+            f"{damage}. The log of {target.url} does not tell whether it had more than {primary.url}. If that is the "
+            f"one that counts, {ANEW}",
+            key=damage.key,
+        ) from damage
+    newest, _ = await inner.newest()
+    here = await primary.head()
+    if newest > here.seq:
+        raise DivergedError(lacks(primary.url, f"ends with seq {here.seq}, and that with {newest}"))
 
 
 async def _keep_state(target: Target) -> None:

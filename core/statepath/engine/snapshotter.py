@@ -144,11 +144,13 @@ class Snapshotter:
         self.saved = written.saved
         self.saved_at: float | None = None
         self.trouble: Trouble | None = None
+        self.trim_trouble: Trouble | None = None
         self._size = written.size
         self._since = written.journal_bytes
         self._total = (floor.snapshots[-1].journal_bytes if floor.snapshots else 0) + self._since
         self._oldest_change: float | None = time.monotonic() if self._since else None
         self._covered = 0
+        self._untrimmed = ""  # why the floor was raised, as long as not all below it is deleted
         self._unpacked = _PACK  # commits that may not be packed; how many there were before is not known
 
     @property
@@ -443,9 +445,7 @@ class Snapshotter:
         the floor can be raised to one of them in time."""
         kept = set(keys)
         marks = [mark for mark in self.floor.snapshots if backup_key(mark.time) in kept]
-        bases = (
-            [mark for mark in marks if mark.seq >= self.floor.floor - 1][:1] if self.floor.floor > 1 else []
-        )
+        bases = [mark for mark in marks if mark.seq == self.floor.floor - 1]
         at, size = (bases[0].time, bases[0].journal_bytes) if bases else (self.floor.snapshots[0].time, 0)
         for mark in marks:
             apart = _RUNGS * (mark.time - at) / 1_000_000
@@ -473,8 +473,20 @@ class Snapshotter:
                 await self._trim()
 
     async def _trim(self) -> None:
+        """As `_let_go`; what keeps it from that is a trouble until it succeeds."""
+        try:
+            await self._let_go()
+        except DivergedError:
+            raise
+        except StateError as error:
+            self.trim_trouble = Trouble(error)
+            raise
+        self.trim_trouble = None
+
+    async def _let_go(self) -> None:
         """Raise the floor to what two snapshots cover and history need not keep, and right behind one of them, so that
-        there is a way back to all that is left; then delete below it. A slot of several commits stays whole."""
+        there is a way back to all that is left; then delete below it. A slot of several commits in which it stands
+        stays whole; those of them that are below are nothing."""
         marks = self.floor.snapshots
         kept = set(await backup_keys(self._backend))
         self._covered = covered = max(
@@ -493,16 +505,17 @@ class Snapshotter:
                 floor, reason = mark.seq + 1, "age"
             elif self._total - mark.journal_bytes > self._most:
                 floor, reason = mark.seq + 1, "bytes"
-        log = unsealed(self._log)
-        if floor > max(self.floor.floor, self.floor.packed + 1) and isinstance(log, PortableCommitLog):
-            floor = await log.beginning(floor)
-        if floor <= self.floor.floor:
+        if floor > self.floor.floor:
+            await self.save_floor(floor=floor)
+            self._untrimmed = reason
+        if not self._untrimmed:
             return
-        await self.save_floor(floor=floor)
+        floor, reason = self.floor.floor, self._untrimmed
         await self._log.trim(floor - 1)
+        await self._collect_bodies()
+        self._untrimmed = ""
         logger.debug("trimmed the log, which begins at seq %d now", floor, extra={"reason": reason})
         self._events.emit(HistoryTrimmed(floor, reason))
-        await self._collect_bodies()
 
     async def _aged(self) -> int:
         """Up to which seq commits have been in the log for as long as a writer relies on it. That is told by the

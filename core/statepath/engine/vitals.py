@@ -138,6 +138,11 @@ class Vitals:
         return None if self._snapshotter is None else self._snapshotter.trouble
 
     @property
+    def trim_trouble(self) -> Trouble | None:
+        """Why the log could not be trimmed the last time, if so."""
+        return None if self._snapshotter is None else self._snapshotter.trim_trouble
+
+    @property
     def backup_trouble(self) -> Trouble | None:
         return None if self._snapshotter is None else self._snapshotter.backups.trouble
 

@@ -20,6 +20,7 @@ from statepath.backend import (
     CommitLog,
     SupportsCommitLog,
     SupportsExtend,
+    SupportsNewest,
     SupportsPlacing,
     microseconds,
     moved_behind,
@@ -309,6 +310,17 @@ class CommitLogChecks(Subject):
             for _ in range(5):
                 commit = await writer.append()
                 assert (await _read(log, 0))[-1] == commit
+
+    async def test_the_newest_commit_is_told(self) -> None:
+        async with self.writer_and_reader() as (backend, reader):
+            writer, logs = Writer(commit_log(backend)), (commit_log(backend), commit_log(reader))
+            for transactions in (0, 1, 2, 1):
+                if transactions:
+                    await writer.append(transactions=transactions)
+                newest = (writer.head, writer.commits[-1].id) if writer.commits else (0, "")
+                for log in logs:
+                    if isinstance(log, SupportsNewest):
+                        assert await log.newest() == newest
 
     async def test_a_follower_gets_each_commit(self) -> None:
         async with self.writer_and_reader() as (backend, reader):

@@ -181,6 +181,17 @@ class ReadsOnceOnly(Sound):
     make_log = logs(ReadsOnce)
 
 
+class TellsWhereItBegins(Log):
+    async def newest(self) -> tuple[int, str]:
+        _, id = await super().newest()
+        return 1, id
+
+
+@caught_by("test_the_newest_commit_is_told")
+class TellsTooLittle(Sound):
+    make_log = logs(TellsWhereItBegins)
+
+
 class FromNowOn(Log):
     async def follow(self, after: int, known: Callable[[], int] | None = None) -> AsyncIterator[Commit]:
         async for commit in self.read(after):

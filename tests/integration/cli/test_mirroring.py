@@ -75,6 +75,7 @@ def test_a_replica_whose_record_is_damaged_is_made_anew(cli: Run, filled: str, r
     assert (answer.code, "--reseed" in answer.err) == (6, True)
     answer = cli("mirror", filled, replica, "--reseed", "--dry-run")
     assert "would be made anew" in answer.out
+    assert "a plain copy" in answer.out
     assert cli("mirror", filled, replica, "--reseed", "--once", "--yes").code == 0
     assert cli("status", "--json", "-s", replica).json["replica_of"] == filled
 

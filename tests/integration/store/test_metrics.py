@@ -250,10 +250,11 @@ async def test_what_is_slow_is_always_recorded_and_what_is_quick_once_a_millisec
 
 
 def test_all_that_a_backend_may_declare_beside_is_passed_on(faulty):
-    """A capability that is added is added here, too: `SupportsSchema` is a factory's, two others are a log's."""
+    """A capability that is added is added here, too: `SupportsSchema` is a factory's, three others are a log's."""
     declared = [kind for name, kind in vars(backend).items() if name.startswith("Supports")]
     declared.remove(backend.SupportsSchema)
     declared.remove(backend.SupportsExtend)
+    declared.remove(backend.SupportsNewest)
     declared.remove(backend.SupportsPlacing)
     assert len(declared) >= 8
     members = {name for kind in declared for name in (*vars(kind), *kind.__annotations__) if name[0] != "_"}

@@ -7,6 +7,7 @@ import gzip
 import json
 import sys
 from datetime import timedelta
+from functools import reduce
 
 import pytest
 import statepath
@@ -95,6 +96,10 @@ async def test_only_what_matches_and_is_old_enough_goes(store, tasks):
     assert await ids(tasks) == ["done_0", "live"]
     with pytest.raises(InvalidArgumentError):
         await store.archive("tasks", older_than="soon")
+    with pytest.raises(InvalidArgumentError, match="100 deep"):
+        await store.archive(
+            "tasks", reduce(lambda where, _: ~where, range(3000), F("n") == 1), older_than=NOW
+        )
 
 
 async def test_a_dry_run_and_a_reader_change_nothing(store, tasks, path):

@@ -13,10 +13,14 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import statepath
+from msgspec.structs import replace
+from statepath.backend import slot_key
 from statepath.discovery import connect
+from statepath.engine.floor import read_floor, write_floor
 from statepath.engine.founding import silent
 from statepath.engine.opening import attach
 from statepath.engine.primary import DistantPrimary
@@ -270,11 +274,13 @@ async def test_a_replica_whose_log_was_packed_and_trimmed_has_each_commit_that_i
 ):
     monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
     monkeypatch.setattr("statepath.engine.snapshotter._PACK", 1)
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_BODIES", -1)
+    monkeypatch.setattr("statepath.engine.committer.MAX_COMMIT_BYTES", 1000)
     to, raw = places.new(), store.collection("raw")
     settings = statepath.Settings.load(path, history=0 if kept == "little of it" else "90d")
     await statepath.mirror(path, to, once=True)
     for n in range(20):
-        await raw.put({"id": f"{n:02}"})
+        await raw.put({"id": f"{n:02}", "text": "x" * 1000})  # a body of its own
         if n % 5 == 2:
             await store.snapshot()  # in the middle of what is shipped at once
         if n % 5 == 4:
@@ -284,6 +290,14 @@ async def test_a_replica_whose_log_was_packed_and_trimmed_has_each_commit_that_i
         floor = (await replica.stats()).floor
         assert [change.seq for change in await replica.history(since=floor - 1)] == [*range(floor, 21)]
         assert (floor == 1) == (kept == "all of it")
+        for seq in range(floor - 1, 21):
+            assert len(await replica.diff(seq, 20)) == 20 - seq, f"there is no way back to seq {seq}"
+    copy = places.new()
+    await statepath.copy(to, copy, history=True)
+    async with statepath.open(copy, autosave=0) as copied:
+        assert await copied.verify() == []
+        assert await copied.collection("raw").find().count() == 20
+        assert len(await copied.diff(floor - 1, 20)) == 21 - floor
     await places.write(to, "state.json", b"{")
     if kept == "all of it":
         newest = (await places.keys(to, "state.backup."))[-1]
@@ -448,6 +462,65 @@ async def test_a_damaged_replica_is_not_made_anew_from_a_store_that_has_less(els
     with pytest.raises(DivergedError, match="the replica has what"):
         await statepath.mirror(path, to, once=True)
     assert await elsewhere.read(to, "state.json") == before
+
+
+async def replica_with_more(to, name):
+    """A replica that is at seq 8, of a store that was put back to seq 6 since."""
+    path = f"memory://{name}"
+    async with statepath.open(path, autosave=0) as store:
+        raw = store.collection("raw")
+        await statepath.mirror(path, to, once=True)
+        for n in range(1, 9):
+            await raw.put({"id": str(n)})
+            if n == 2:
+                await store.snapshot()
+            await statepath.mirror(path, to, once=True)
+            if n == 6:
+                earlier = _stores[name].copy()
+    _stores[name].clear()
+    _stores[name].update(earlier)
+    return path
+
+
+def damage_seq_4(to):
+    """What is in the middle of the journal: what can be read ends with seq 3."""
+    (segment,) = (Path(to) / "journal").glob("0*")
+    journal = segment.read_bytes()
+    segment.write_bytes(journal.replace(b'{"id":"4"}', b'{"id":"X"}'))
+
+
+async def test_a_native_log_that_is_damaged_in_the_middle_tells_how_far_it_had_come(tmp_path):
+    to = str(tmp_path / "to")
+    path = await replica_with_more(to, "less-than-a-native-log")
+    damage_seq_4(to)
+    with pytest.raises(DivergedError, match=r"ends with seq 6, and that with 8.*--reseed"):
+        await statepath.mirror(path, to, once=True)
+
+
+async def test_a_damaged_native_log_that_does_not_tell_how_far_it_had_come_is_not_replaced_unasked(
+    tmp_path, monkeypatch
+):
+    to = str(tmp_path / "to")
+    path = await replica_with_more(to, "less-than-an-unknown-log")
+    damage_seq_4(to)
+    monkeypatch.setattr("statepath.engine.shipping.SupportsNewest", type("Untold", (), {}))
+    with pytest.raises(CorruptionError, match=r"does not tell whether it had more than .*--reseed"):
+        await statepath.mirror(path, to, once=True)
+    await statepath.mirror(path, to, once=True, reseed=True)
+    async with statepath.open(to, readonly=True) as replica:
+        assert (replica.seq, replica.damage) == (6, ())
+
+
+async def test_a_damaged_native_replica_is_made_anew_from_a_store_that_has_all(path, store, tmp_path):
+    to = str(tmp_path / "to")
+    await statepath.mirror(path, to, once=True)
+    for n in range(1, 9):
+        await store.collection("raw").put({"id": str(n)})
+    await statepath.mirror(path, to, once=True)
+    damage_seq_4(to)
+    await statepath.mirror(path, to, once=True)
+    async with statepath.open(to, readonly=True) as replica:
+        assert (replica.seq, replica.damage) == (8, ())
 
 
 async def test_a_replica_that_stays_damaged_is_told(path, store, elsewhere, monkeypatch):
@@ -740,20 +813,79 @@ async def test_a_promoted_store_that_lost_its_record_is_still_one_history(path, 
             assert await promoted.collection("raw").find().count() == 2
 
 
+@pytest.mark.parametrize("slot", [2, 3], ids=["in the middle", "in the newest slot"])
 @pytest.mark.parametrize("backend", ["memory", "sqlite"])
-async def test_a_damaged_replica_is_made_anew(path, store, tmp_path, places, contents, backend, told):
+async def test_a_damaged_replica_is_made_anew(path, store, tmp_path, places, contents, backend, told, slot):
     to = f"{backend}://{tmp_path}/to"
     await statepath.mirror(path, to, once=True)
     for n in range(3):
         await store.collection("raw").put({"id": "a", "n": n})
         await statepath.mirror(path, to, once=True)
-    (key,) = [key for key in await places.keys(to, "journal/") if key.endswith("02.jsonl")]
+    key = slot_key(slot)
     await places.write(to, key, (await places.read(to, key)).replace(b"raw", b"rag"))
     await statepath.mirror(path, to, once=True, events=told)
     assert [event.seq for event in of(told, MirrorRebased)] == [3]
+    for _ in range(2):
+        async with statepath.open(to, readonly=True) as replica:
+            assert replica.damage == ()
+            assert await replica.verify() == []
+            assert await contents(replica) == await contents(store)
+        await store.collection("raw").put({"id": "b"})
+        await statepath.mirror(path, to, once=True)  # goes on behind it
+
+
+async def slept(path, store, to, places):
+    """A slot with seqs 2 to 8, as a mirror leaves it that slept: it goes into the replica that is at seq 5."""
+    beside = f"{to}-beside"
+    raw = store.collection("raw")
+    await raw.put({"id": "1"})
+    await statepath.mirror(path, beside, once=True)
+    for n in range(2, 6):
+        await raw.put({"id": f"{n}"})
+    await statepath.mirror(path, to, once=True)
+    for n in range(6, 9):
+        await raw.put({"id": f"{n}"})
+    await statepath.mirror(path, beside, once=True)
+    assert await places.keys(beside, "journal/0") == [slot_key(2)]
+    return slot_key(2), await places.read(beside, slot_key(2))
+
+
+async def test_what_a_mirror_that_slept_leaves_below_a_replica_made_meanwhile_is_nothing(
+    path, store, tmp_path, places
+):
+    to = f"memory://{tmp_path}/to"
+    await places.write(to, *await slept(path, store, to, places))
     async with statepath.open(to, readonly=True) as replica:
-        assert replica.damage == ()
-        assert await contents(replica) == await contents(store)
+        assert (replica.seq, replica.damage) == (5, ())
+    await statepath.mirror(path, to, once=True)
+    async with statepath.open(to, readonly=True) as replica:
+        assert replica.seq == 8
+        assert await replica.verify() == []
+
+
+async def test_what_a_mirror_that_slept_leaves_while_a_replica_is_promoted_is_nothing(
+    path, store, tmp_path, places, monkeypatch
+):
+    to = f"memory://{tmp_path}/to"
+    slot, data = await slept(path, store, to, places)
+    async with places.objects(
+        to, readonly=False
+    ) as backend:  # it was being made anew: the snapshot was there
+        floor, etag = await read_floor(backend)
+        await write_floor(backend, replace(floor, floor=1, packed=0), etag)
+
+    async def fails(self, *args):
+        await places.write(to, slot, data)
+        raise UnavailableError("the power failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("statepath.log.PortableCommitLog.append", fails)
+        with pytest.raises(UnavailableError):
+            await statepath.promote(to)
+    await statepath.promote(to)
+    async with statepath.open(to, readonly=True) as promoted:
+        assert promoted.seq == 6
+        assert await promoted.collection("raw").find().count() == 5
 
 
 async def test_a_replica_without_its_snapshot_is_made_anew(path, store, elsewhere, contents, told):

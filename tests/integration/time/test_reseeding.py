@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import asynccontextmanager, suppress
 from uuid import uuid4
 
@@ -130,6 +131,18 @@ async def test_a_replica_whose_record_is_damaged_is_made_anew_where_that_is_aske
     async with statepath.open(to, readonly=True) as replica:
         assert (replica.damage, replica.replica_of) == ((), store.url)
         assert await contents(replica) == await contents(store)
+
+
+async def test_a_plain_copy_is_no_replica_though_its_record_is_damaged(tmp_path):
+    path, to = (str(tmp_path / name) for name in ("store", "copy"))
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "a"})
+    shutil.copytree(path, to)
+    (tmp_path / "copy" / "journal" / "floor").write_bytes(b"{")
+    before = {file for file in (tmp_path / "copy").rglob("*") if file.is_file()}
+    with pytest.raises(CorruptionError, match="nothing else says that"):
+        await statepath.mirror(path, to, once=True, reseed=True)
+    assert {file for file in (tmp_path / "copy").rglob("*") if file.is_file()} >= before
 
 
 @pytest.mark.parametrize("kind", ["promoted", "copied", "damaged"])
