@@ -17,6 +17,7 @@ from statepath.engine.history import same_value
 from statepath.engine.ids import check_id, is_id
 from statepath.engine.replica import MEMBERS, Cut, Entry
 from statepath.engine.snapshot import is_own_member
+from statepath.engine.validating import UNTOUCHED, Read
 from statepath.errors import InvalidArgumentError
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task
 from statepath.naming import is_collection
@@ -41,7 +42,8 @@ class Part(NamedTuple):
 class Plan:
     """What brings the store from one cut to the state: changes, each with the version that it is based on.
 
-    `saved`, `deleted` and `skipped` are documents, as `tasks/task_1`; `size` is the bytes of those to be put.
+    `saved`, `deleted` and `skipped` are documents, as `tasks/task_1`; `size` is the bytes of those to be put. `reads`
+    is what else must not have changed since the cut.
     """
 
     changes: list[Change] = field(default_factory=list)
@@ -49,6 +51,7 @@ class Plan:
     deleted: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     size: int = 0
+    reads: list[Read] = field(default_factory=list)
 
     def put(self, collection: str, id: str, data: bytes, base: int) -> None:
         self.changes.append(Put(collection, id, Raw(data), base))
@@ -94,15 +97,21 @@ class StateSave:
             else:
                 self._members[_check_member(name)] = decode(encode_value(value, key=name))
 
-    def plan(self, cut: Cut, tally: Tally) -> Plan:
-        """What to change in the store, as it is in the cut; the tally counts the tasks as they will be."""
+    def plan(self, cut: Cut, tally: Tally, *, beside: bool = False) -> Plan:
+        """What to change in the store, as it is in the cut; the tally counts the tasks as they will be.
+
+        Parameters:
+            beside: others change documents all the time. The plan depends, as far as it can, only on those that it
+                changes itself, and the metrics are not among it: they are counted again when they are needed.
+        """
         plan = Plan()
         tasks: dict[str, Entry] = {}
         for part in self._parts:
             after = self._plan_part(plan, part, dict(cut.collections.get(part.collection.name, ())))
             if part.collection.name == "tasks":
                 tasks = after
-        stored = {name: decode(entry.json(), name) for name, entry in cut.collections.get(MEMBERS, ())}
+        members = dict(cut.collections.get(MEMBERS, ()))
+        stored = {name: decode(entry.json(), name) for name, entry in members.items()}
         for part in self._parts:
             # An empty list was saved under the name, before there were documents.
             if part.collection.name in stored:
@@ -111,9 +120,20 @@ class StateSave:
             if name not in stored or not same_value(stored[name], value):
                 plan.put_member(name, value)
         metrics = self._metrics_of(tasks, stored.get(METRICS), tally)
+        loose = beside and not self._replace
+        left = loose and self._leaves_metrics(stored.get(METRICS))
         # Put even if equal: it says that they hold for the tasks as they are now.
-        if plan.saved or plan.deleted or METRICS not in stored or not same_value(stored[METRICS], metrics):
+        if not left and (
+            plan.saved or plan.deleted or METRICS not in stored or not same_value(stored[METRICS], metrics)
+        ):
             plan.put_member(METRICS, metrics)
+            plan.reads.append((MEMBERS, METRICS, _version(members, METRICS)))
+        names = [part.collection.name for part in self._parts]
+        plan.reads += [(MEMBERS, name, _version(members, name)) for name in names]
+        if loose:
+            names = [] if left or self._are_given else ["tasks"]
+        names += filter(is_collection, self._members)
+        plan.reads += [(name, UNTOUCHED, cut.seq) for name in names]
         return plan
 
     def _plan_part(self, plan: Plan, part: Part, stored: dict[str, Entry]) -> dict[str, Entry]:
@@ -142,9 +162,21 @@ class StateSave:
     def _metrics_of(self, tasks: dict[str, Entry], stored: JsonValue, tally: Tally) -> JsonValue:
         counted = tally.count(list(tasks.items()))
         known = stored if isinstance(stored, dict) else {}
-        if any(self._metrics.get(name) for name in _COUNTS):
+        if self._are_given:
             return {**known, **self._metrics}
         return {**known, **self._metrics, **counted}
+
+    @property
+    def _are_given(self) -> bool:
+        return any(self._metrics.get(name) for name in _COUNTS)
+
+    def _leaves_metrics(self, stored: JsonValue) -> bool:
+        """Whether the state says nothing of the metrics but that they are to be counted."""
+        known = stored if isinstance(stored, dict) else {}
+        own = {name: value for name, value in self._metrics.items() if name not in _COUNTS}
+        return not self._are_given and all(
+            name in known and same_value(known[name], value) for name, value in own.items()
+        )
 
 
 def _part(collection: Collection[Any], values: list[Any]) -> Part:
@@ -156,6 +188,10 @@ def _part(collection: Collection[Any], values: list[Any]) -> Part:
             raise InvalidArgumentError(f"{key} is twice in the state; leave one of them out", key=key)
         documents[id] = data
     return Part(collection, documents)
+
+
+def _version(members: Mapping[str, Entry], name: str) -> int:
+    return members[name].version if name in members else 0
 
 
 def _metrics(metrics: StateMetrics) -> dict[str, Any]:
