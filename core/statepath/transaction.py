@@ -77,6 +77,8 @@ class Transaction:
         place = (self._held(collection).name, collection.id_of(value))
         if place in self._own:
             _, _, data, _ = collection.encode_over(self._own[place], value)
+        elif self._engine.elsewhere is None:
+            _, _, data, _ = collection.encode_over(self._appended(place, self._engine.get(*place)), value)
         else:
             _, _, data, _ = collection.encode(value)
         self._own[place] = Entry(data, 0, 0)
@@ -248,6 +250,10 @@ class Transaction:
     def _seen(self, place: tuple[str, str], entry: Entry | None) -> Entry | None:
         """Note what was read, and add what the transaction itself appends."""
         self._reads.setdefault(place, 0 if entry is None else entry.version)
+        return self._appended(place, entry)
+
+    def _appended(self, place: tuple[str, str], entry: Entry | None) -> Entry | None:
+        """The entry, with what the transaction itself appends."""
         for change in self._changes:
             if isinstance(change, Append) and (change.collection, change.id) == place and entry is not None:
                 entry = entry.appended("/".join(place), change.field, bytes(change.value), 0, 0)
