@@ -300,7 +300,9 @@ class Collection(Generic[T]):
         current = conflict.current or 0
         theirs = conflict.theirs if current else None
         if self.on_conflict == "last_write_wins":
-            return ours, current
+            # What the model does not know of the one that is replaced is nobody's to lose.
+            stored = await self._engine.entry(self.name, id) if current else None
+            return ours if stored is None else (*ours[:2], self.keep(ours[2], stored), None), current
         if current and theirs is None:
             raise conflict
         base = await self._ancestor(id, conflict)
