@@ -74,6 +74,7 @@ class StateSave:
     """
 
     def __init__(self, store: Store, state: PersistedState, *, replace: bool) -> None:
+        self._store = store
         self._replace = replace
         self._metrics = _metrics(state.metrics)
         self._members: dict[str, JsonValue] = {}
@@ -81,21 +82,14 @@ class StateSave:
             _part(store.collection("tasks", Task), state.tasks),
             _part(store.collection("sessions", SessionInfo), state.sessions),
         ]
-        held = store.collections()
         for name, given in (state.model_extra or {}).items():
             if name in DERIVED or is_own_member(name):
                 continue
             value = _plain(name, given)
-            if _is_collection(name, value) or (value == [] and name in held):
+            if _is_collection(name, value):
                 self._parts.append(_part(store.collection(name), value))
-            elif name in held:
-                raise InvalidArgumentError(
-                    f"{name!r} is a collection of this store, and the state has something else than a list "
-                    "of documents with ids under that name",
-                    key=name,
-                )
             else:
-                self._members[_check_member(name)] = decode(encode_value(value, key=name))
+                self._members[name] = decode(encode_value(value, key=name))
 
     def plan(self, cut: Cut, tally: Tally, *, beside: bool = False) -> Plan:
         """What to change in the store, as it is in the cut; the tally counts the tasks as they will be.
@@ -103,22 +97,26 @@ class StateSave:
         Parameters:
             beside: others change documents all the time. The plan depends, as far as it can, only on those that it
                 changes itself, and the metrics are not among it: they are counted again when they are needed.
+
+        Raises:
+            InvalidArgumentError: a member of the state has the name of a collection, or one that no member can have.
         """
         plan = Plan()
         tasks: dict[str, Entry] = {}
-        for part in self._parts:
+        parts, given = self._parted(cut)
+        for part in parts:
             after = self._plan_part(plan, part, dict(cut.collections.get(part.collection.name, ())))
             if part.collection.name == "tasks":
                 tasks = after
         members = dict(cut.collections.get(MEMBERS, ()))
         stored = {name: decode(entry.json(), name) for name, entry in members.items()}
-        for part in self._parts:
+        for part in parts:
             # An empty list was saved under the name, before there were documents.
             if part.collection.name in stored:
                 plan.changes.append(Delete(MEMBERS, part.collection.name))
-        for name, value in self._members.items():
+        for name, value in given.items():
             if name not in stored or not same_value(stored[name], value):
-                plan.put_member(name, value)
+                plan.put_member(name if name in stored else _check_member(name), value)
         metrics = self._metrics_of(tasks, stored.get(METRICS), tally)
         loose = beside and not self._replace
         left = loose and self._leaves_metrics(stored.get(METRICS))
@@ -128,13 +126,30 @@ class StateSave:
         ):
             plan.put_member(METRICS, metrics)
             plan.reads.append((MEMBERS, METRICS, _version(members, METRICS)))
-        names = [part.collection.name for part in self._parts]
+        names = [part.collection.name for part in parts]
         plan.reads += [(MEMBERS, name, _version(members, name)) for name in names]
         if loose:
             names = [] if left or self._are_given else ["tasks"]
-        names += filter(is_collection, self._members)
+        names += filter(is_collection, given)
         plan.reads += [(name, UNTOUCHED, cut.seq) for name in names]
         return plan
+
+    def _parted(self, cut: Cut) -> tuple[list[Part], dict[str, JsonValue]]:
+        """The parts of the state and its other members, by the collections that the store has: an empty list may be
+        either."""
+        parts, members = list(self._parts), dict(self._members)
+        for name, value in self._members.items():
+            if not is_collection(name) or name not in cut.collections:
+                continue
+            if value != []:
+                raise InvalidArgumentError(
+                    f"{name!r} is a collection of this store, and the state has something else than a list "
+                    "of documents with ids under that name",
+                    key=name,
+                )
+            parts.append(_part(self._store.collection(name), []))
+            del members[name]
+        return parts, members
 
     def _plan_part(self, plan: Plan, part: Part, stored: dict[str, Entry]) -> dict[str, Entry]:
         """Plan the changes of one collection; its documents afterwards."""
@@ -204,7 +219,7 @@ def _check_member(name: str) -> str:
     try:
         return check_id(name)
     except InvalidArgumentError as error:
-        raise InvalidArgumentError(f"{name!r} cannot name a member of the state: {error}") from None
+        raise InvalidArgumentError(f"{name!r} cannot name a member of the state: {error}", key=name) from None
 
 
 def _plain(name: str, value: object) -> Any:

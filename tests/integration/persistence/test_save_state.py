@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Raw
 from statepath import F
+from statepath.commit import Put
+from statepath.engine.replica import MEMBERS
 from statepath.errors import ConflictError, InvalidArgumentError
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task
 from statepath.persistence import StatePersistence
@@ -225,6 +229,43 @@ async def test_a_member_cannot_take_the_name_of_a_collection(p: StatePersistence
     await p.store.collection("agents").put({"id": "agent_1"})
     with pytest.raises(InvalidArgumentError, match="'agents' is a collection"):
         await p.save_state({"agents": "none"})
+
+
+async def test_a_member_cannot_take_the_name_of_a_collection_that_is_made_right_before_it(
+    p: StatePersistence,
+) -> None:
+    _, refused = await asyncio.gather(
+        p.store.collection("agents").put({"id": "agent_1"}),
+        p.save_state({"agents": "none"}),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, InvalidArgumentError)
+    assert await p.store.members() == {}
+
+
+async def test_a_collection_that_others_make_before_the_commit_is_told(outrun: Any) -> None:
+    async def an_agent(other: Store, number: int) -> None:
+        if not number:
+            await other.collection("agents").put({"id": "agent_1"})
+
+    outrun.by(an_agent)
+    with pytest.raises(InvalidArgumentError, match="'agents' is a collection"):
+        await outrun.p.save_state({"agents": "none"})
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, "a\nb"], ids=["empty", "long", "control"])
+async def test_a_member_that_an_earlier_version_took_is_saved_and_removed_whatever_its_name(
+    p: StatePersistence, name: str
+) -> None:
+    await p.store._engine.commit([Put(MEMBERS, name, Raw(b"1"))])
+    state = await p.load_state()
+    assert state is not None
+    await p.save_state(state)
+    await p.save_state({name: 2})
+    assert (await p.store.members())[name] == 2
+    async with p.store.transaction() as tx:
+        tx.delete_member(name)
+    assert name not in await p.store.members()
 
 
 @pytest.mark.parametrize(

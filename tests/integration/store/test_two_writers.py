@@ -256,6 +256,14 @@ async def test_a_decision_stands_while_what_it_depends_on_does(store, zombie, ou
     assert seqs == [1]
 
 
+async def test_a_member_does_not_get_the_name_of_a_collection_that_is_made_before_the_commit(zombie, outrun):
+    outrun("agents", times=1)
+    with pytest.raises(ConflictError):
+        async with zombie.transaction() as tx:
+            tx.put_member("agents", "none")
+    assert await zombie.get_member("agents") is None
+
+
 async def test_a_decision_that_nobody_waits_for_any_more_is_not_made(store, zombie):
     asked = []
 
