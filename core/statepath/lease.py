@@ -107,7 +107,11 @@ class Lease:
             self._beats.cancel()
             await asyncio.wait([self._beats])
             self._beats = None
-        if hold is None or self.lost.is_set():
+        if hold is None or self._engine.closed:
+            return
+        if self.lost.is_set():
+            # It may be this process's still, which gave no more signs of life: others would wait for all of its time.
+            await see_off(self._engine.leases.drop(hold))
             return
         try:
             # First the epoch: nobody may have the lease while a change of this holder could still get through.

@@ -223,6 +223,20 @@ async def test_a_lease_that_was_lost_can_be_taken_again(store, other):
         pass
 
 
+async def test_a_lease_that_was_lost_to_nobody_is_given_back(store, other, monkeypatch):
+    async def fail(*args, **options):
+        raise RuntimeError("unexpected")
+
+    monkeypatch.setattr(store._engine.leases, "renew", fail)
+    lease = store.lease("leader", ttl=0.3)
+    await lease.acquire()
+    async with asyncio.timeout(30):
+        await lease.lost.wait()
+    await lease.release()
+    async with other.lease("leader", wait=0):
+        pass
+
+
 async def test_who_takes_a_broken_lease_at_once_keeps_it(store, other, monkeypatch):
     held, next_one = store.lease("leader", ttl=60), store.lease("leader", ttl=60)
     remove = other._engine.leases.remove
