@@ -32,6 +32,7 @@ from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id, check_version
 from statepath.engine.replica import Entry
 from statepath.engine.restoring import past_document
+from statepath.engine.scope import scope_of
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -300,7 +301,9 @@ class Collection(Generic[T]):
         current = conflict.current or 0
         theirs = conflict.theirs if current else None
         if self.on_conflict == "last_write_wins":
-            return ours, current
+            # What the model does not know of the one that is replaced is nobody's to lose.
+            stored = await self._engine.entry(self.name, id) if current else None
+            return ours if stored is None else (*ours[:2], self.keep(ours[2], stored), None), current
         if current and theirs is None:
             raise conflict
         base = await self._ancestor(id, conflict)
@@ -403,7 +406,8 @@ class Collection(Generic[T]):
         data = encode_model(cast("BaseModel", value), key=f"{name}/{id}", limit=limit)
         kept = data if stored is None else self.keep(data, stored)
         # What a subclass adds, the model does not know.
-        return name, id, kept, model if kept is data and type(value) is model else None
+        known = type(value) is model and not scope_of(cast("type[BaseModel]", model)).duck_typed
+        return name, id, kept, model if known and kept is data else None
 
     def keep(self, data: bytes, stored: Entry) -> bytes:
         """The encoded document, with what its model does not know of the one that it replaces."""

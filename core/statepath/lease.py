@@ -23,7 +23,7 @@ from statepath.commit import Delete, Put
 from statepath.engine.committer import FENCES, Fence
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
-from statepath.engine.leases import GIVING_BACK, MAINTAINER, Hold, Holder, clock
+from statepath.engine.leases import MAINTAINER, Hold, Holder, clock, finish, see_off
 from statepath.engine.replica import MEMBERS
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.errors import ConflictError, InvalidArgumentError, LeaseHeldError, LeaseLostError, StateError
@@ -99,15 +99,7 @@ class Lease:
 
     async def release(self) -> None:
         """Give the lease back, so that whoever waits gets it at once, also when whoever gives it back is cancelled."""
-        releasing = asyncio.ensure_future(self._release())
-        try:
-            await asyncio.shield(releasing)
-        except asyncio.CancelledError:
-            # Half given back, it would be nobody's until it expires.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(GIVING_BACK):
-                    await releasing
-            raise
+        await finish(self._release())  # half given back, it would be nobody's until it expires
 
     async def _release(self) -> None:
         hold, self._hold = self._hold, None
@@ -115,7 +107,11 @@ class Lease:
             self._beats.cancel()
             await asyncio.wait([self._beats])
             self._beats = None
-        if hold is None or self.lost.is_set():
+        if hold is None or self._engine.closed:
+            return
+        if self.lost.is_set():
+            # It may be this process's still, which gave no more signs of life: others would wait for all of its time.
+            await see_off(self._engine.leases.drop(hold))
             return
         try:
             # First the epoch: nobody may have the lease while a change of this holder could still get through.
@@ -163,12 +159,11 @@ class Lease:
             # Whoever was faster since has committed another epoch: then this one is over before it began.
             self.epoch = await engine.commit([Put(MEMBERS, self._member, Raw(document), base)])
         except ConflictError:
-            await engine.leases.drop(taken)
+            await finish(engine.leases.drop(taken))
             # Who had it before may only have given it back: then it is free.
             return await self._attempt(again=False) if again else taken.holder
         except BaseException:
-            with suppress(StateError):
-                await engine.leases.drop(taken)
+            await see_off(engine.leases.drop(taken))
             raise
         self._hold = taken
         self._beats = asyncio.get_running_loop().create_task(self._beat(taken), name="statepath-lease")

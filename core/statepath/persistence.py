@@ -7,8 +7,10 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any, Final, Self, TypeVar, overload
 
 from msgspec import Raw
@@ -18,13 +20,15 @@ from typing_extensions import Unpack
 from statepath import opening
 from statepath.arguments import wrong_kind
 from statepath.collection import Collection
-from statepath.commit import Put, Transaction
+from statepath.commit import Put
 from statepath.emergency import write_emergency
 from statepath.encryption import Encrypted
+from statepath.engine.committer import Decision
 from statepath.engine.documents import decode, encode_value
 from statepath.engine.replica import MEMBERS, Cut, Entry, Replica
 from statepath.engine.snapshot import VERSION, SnapshotStream, is_own_member
-from statepath.errors import ClosedError, InvalidArgumentError, StateError
+from statepath.engine.validating import UNTOUCHED
+from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, StateError
 from statepath.events import (
     AutosaveTriggered,
     CorruptionDetected,
@@ -48,6 +52,9 @@ logger = logging.getLogger("statepath.persistence")
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
+
+_LOOKS: Final = 4
+"""After so many others that were first, the metrics are left to be counted later."""
 
 _BREATH: Final = 128
 """After so many documents other tasks of the event loop have a turn."""
@@ -76,8 +83,9 @@ class StatePersistence:
     `async with StatePersistence.open(path) as p` opens a store, and closes it at the end.
     `StatePersistence(store)` works on a store that is open, beside its other users, and leaves it open.
 
-    A save is durable when its `await` returns; one that fails raises and emits `state:save-error`. Metrics
-    are counted again at each autosave and at the end.
+    A save is durable when its `await` returns; one that fails raises. Where it was the storage that failed, and not
+    what was to be saved, `state:save-error` is emitted, too. Metrics are counted again at each autosave and at the end;
+    where tasks are saved all the time, not at each.
 
     Parameters:
         handle_signals: at SIGTERM and SIGINT save everything, then let the previous handler run.
@@ -102,6 +110,7 @@ class StatePersistence:
         self._ended_at = -1
         self._ending = asyncio.Lock()
         self._counting = asyncio.Lock()
+        self._saving = asyncio.Lock()
         self._signals = SignalSaver(self._end) if handle_signals else None
         self._engine.events.on(AutosaveTriggered, self._autosave)
 
@@ -156,6 +165,7 @@ class StatePersistence:
 
         Raises:
             InvalidArgumentError: a part of the state cannot be stored; the message names it.
+            ConflictError: others changed what it changes, and were first in each of 32 attempts.
         """
         began = time.monotonic()
         self._check_open()
@@ -335,22 +345,24 @@ class StatePersistence:
             self._engine.events.emit(SaveError(error, METRICS))
 
     async def _update_metrics(self) -> int:
-        """Save the metrics if they are not as they should be; the seq that they are right at."""
+        """Save the metrics if they are not as they should be; the seq that they are right at.
+
+        They hold nobody up: where tasks are saved all the time, they are left to the next one to ask, and it is 0.
+        """
         async with self._counting:
-            cut = self._cut()
-            if not cut.collections.get("tasks") and not _find(cut, MEMBERS, METRICS):
-                return cut.seq
-            if self._count(cut)[1]:
-                return cut.seq
-            at = 0
-
-            def decide(now: Replica) -> Transaction:
-                nonlocal at
-                at = now.head
-                metrics, fresh = self._count(now.cut())
-                return () if fresh else (Put(MEMBERS, METRICS, Raw(encode_value(metrics, key=METRICS))),)
-
-            return await self._engine.decide(decide) or at
+            for _ in range(_LOOKS):
+                cut = self._cut()
+                entry = _find(cut, MEMBERS, METRICS)
+                if not cut.collections.get("tasks") and entry is None:
+                    return cut.seq
+                metrics, fresh = self._count(cut)
+                if fresh:
+                    return cut.seq
+                data = Raw(encode_value(metrics, key=METRICS))
+                change = Put(MEMBERS, METRICS, data, 0 if entry is None else entry.version)
+                with suppress(ConflictError):
+                    return await self._engine.commit([change], [("tasks", UNTOUCHED, cut.seq)])
+            return 0
 
     def _count(self, cut: Cut) -> tuple[dict[str, Any], bool]:
         """The metrics of a cut, and whether they are those that are stored: no task has changed since."""
@@ -375,14 +387,17 @@ class StatePersistence:
 
     async def _commit(self, save: StateSave) -> tuple[Plan, int]:
         plan, at = Plan(), 0
+        looks = count()
 
         # Decided on what it follows: no task comes in between that its metrics would not count, and no newer document.
-        def decide(now: Replica) -> Transaction:
+        def decide(now: Replica) -> Decision:
             nonlocal plan, at
-            plan, at = save.plan(now.cut(), self._tally), now.head
-            return tuple(plan.changes)
+            plan, at = save.plan(now.cut(), self._tally, beside=next(looks) >= _LOOKS), now.head
+            return Decision(tuple(plan.changes), plan.reads)
 
-        seq = await self._engine.decide(decide)
+        # One after the other: what has to be decided again would come behind a later one.
+        async with self._saving:
+            seq = await self._engine.decide(decide)
         return plan, seq or at
 
     def _cut(self) -> Cut:

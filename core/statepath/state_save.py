@@ -17,6 +17,7 @@ from statepath.engine.history import same_value
 from statepath.engine.ids import check_id, is_id
 from statepath.engine.replica import MEMBERS, Cut, Entry
 from statepath.engine.snapshot import is_own_member
+from statepath.engine.validating import UNTOUCHED, Read
 from statepath.errors import InvalidArgumentError
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task
 from statepath.naming import is_collection
@@ -41,7 +42,8 @@ class Part(NamedTuple):
 class Plan:
     """What brings the store from one cut to the state: changes, each with the version that it is based on.
 
-    `saved`, `deleted` and `skipped` are documents, as `tasks/task_1`; `size` is the bytes of those to be put.
+    `saved`, `deleted` and `skipped` are documents, as `tasks/task_1`; `size` is the bytes of those to be put. `reads`
+    is what else must not have changed since the cut.
     """
 
     changes: list[Change] = field(default_factory=list)
@@ -49,6 +51,7 @@ class Plan:
     deleted: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     size: int = 0
+    reads: list[Read] = field(default_factory=list)
 
     def put(self, collection: str, id: str, data: bytes, base: int) -> None:
         self.changes.append(Put(collection, id, Raw(data), base))
@@ -71,6 +74,7 @@ class StateSave:
     """
 
     def __init__(self, store: Store, state: PersistedState, *, replace: bool) -> None:
+        self._store = store
         self._replace = replace
         self._metrics = _metrics(state.metrics)
         self._members: dict[str, JsonValue] = {}
@@ -78,43 +82,74 @@ class StateSave:
             _part(store.collection("tasks", Task), state.tasks),
             _part(store.collection("sessions", SessionInfo), state.sessions),
         ]
-        held = store.collections()
         for name, given in (state.model_extra or {}).items():
             if name in DERIVED or is_own_member(name):
                 continue
             value = _plain(name, given)
-            if _is_collection(name, value) or (value == [] and name in held):
+            if _is_collection(name, value):
                 self._parts.append(_part(store.collection(name), value))
-            elif name in held:
+            else:
+                self._members[name] = decode(encode_value(value, key=name))
+
+    def plan(self, cut: Cut, tally: Tally, *, beside: bool = False) -> Plan:
+        """What to change in the store, as it is in the cut; the tally counts the tasks as they will be.
+
+        Parameters:
+            beside: others change documents all the time. The plan depends, as far as it can, only on those that it
+                changes itself, and the metrics are not among it: they are counted again when they are needed.
+
+        Raises:
+            InvalidArgumentError: a member of the state has the name of a collection, or one that no member can have.
+        """
+        plan = Plan()
+        tasks: dict[str, Entry] = {}
+        parts, given = self._parted(cut)
+        for part in parts:
+            after = self._plan_part(plan, part, dict(cut.collections.get(part.collection.name, ())))
+            if part.collection.name == "tasks":
+                tasks = after
+        members = dict(cut.collections.get(MEMBERS, ()))
+        stored = {name: decode(entry.json(), name) for name, entry in members.items()}
+        for part in parts:
+            # An empty list was saved under the name, before there were documents.
+            if part.collection.name in stored:
+                plan.changes.append(Delete(MEMBERS, part.collection.name))
+        for name, value in given.items():
+            if name not in stored or not same_value(stored[name], value):
+                plan.put_member(name if name in stored else _check_member(name), value)
+        metrics = self._metrics_of(tasks, stored.get(METRICS), tally)
+        loose = beside and not self._replace
+        left = loose and self._leaves_metrics(stored.get(METRICS))
+        # Put even if equal: it says that they hold for the tasks as they are now.
+        if not left and (
+            plan.saved or plan.deleted or METRICS not in stored or not same_value(stored[METRICS], metrics)
+        ):
+            plan.put_member(METRICS, metrics)
+            plan.reads.append((MEMBERS, METRICS, _version(members, METRICS)))
+        names = [part.collection.name for part in parts]
+        plan.reads += [(MEMBERS, name, _version(members, name)) for name in names]
+        if loose:
+            names = [] if left or self._are_given else ["tasks"]
+        names += filter(is_collection, given)
+        plan.reads += [(name, UNTOUCHED, cut.seq) for name in names]
+        return plan
+
+    def _parted(self, cut: Cut) -> tuple[list[Part], dict[str, JsonValue]]:
+        """The parts of the state and its other members, by the collections that the store has: an empty list may be
+        either."""
+        parts, members = list(self._parts), dict(self._members)
+        for name, value in self._members.items():
+            if not is_collection(name) or name not in cut.collections:
+                continue
+            if value != []:
                 raise InvalidArgumentError(
                     f"{name!r} is a collection of this store, and the state has something else than a list "
                     "of documents with ids under that name",
                     key=name,
                 )
-            else:
-                self._members[_check_member(name)] = decode(encode_value(value, key=name))
-
-    def plan(self, cut: Cut, tally: Tally) -> Plan:
-        """What to change in the store, as it is in the cut; the tally counts the tasks as they will be."""
-        plan = Plan()
-        tasks: dict[str, Entry] = {}
-        for part in self._parts:
-            after = self._plan_part(plan, part, dict(cut.collections.get(part.collection.name, ())))
-            if part.collection.name == "tasks":
-                tasks = after
-        stored = {name: decode(entry.json(), name) for name, entry in cut.collections.get(MEMBERS, ())}
-        for part in self._parts:
-            # An empty list was saved under the name, before there were documents.
-            if part.collection.name in stored:
-                plan.changes.append(Delete(MEMBERS, part.collection.name))
-        for name, value in self._members.items():
-            if name not in stored or not same_value(stored[name], value):
-                plan.put_member(name, value)
-        metrics = self._metrics_of(tasks, stored.get(METRICS), tally)
-        # Put even if equal: it says that they hold for the tasks as they are now.
-        if plan.saved or plan.deleted or METRICS not in stored or not same_value(stored[METRICS], metrics):
-            plan.put_member(METRICS, metrics)
-        return plan
+            parts.append(_part(self._store.collection(name), []))
+            del members[name]
+        return parts, members
 
     def _plan_part(self, plan: Plan, part: Part, stored: dict[str, Entry]) -> dict[str, Entry]:
         """Plan the changes of one collection; its documents afterwards."""
@@ -142,9 +177,21 @@ class StateSave:
     def _metrics_of(self, tasks: dict[str, Entry], stored: JsonValue, tally: Tally) -> JsonValue:
         counted = tally.count(list(tasks.items()))
         known = stored if isinstance(stored, dict) else {}
-        if any(self._metrics.get(name) for name in _COUNTS):
+        if self._are_given:
             return {**known, **self._metrics}
         return {**known, **self._metrics, **counted}
+
+    @property
+    def _are_given(self) -> bool:
+        return any(self._metrics.get(name) for name in _COUNTS)
+
+    def _leaves_metrics(self, stored: JsonValue) -> bool:
+        """Whether the state says nothing of the metrics but that they are to be counted."""
+        known = stored if isinstance(stored, dict) else {}
+        own = {name: value for name, value in self._metrics.items() if name not in _COUNTS}
+        return not self._are_given and all(
+            name in known and same_value(known[name], value) for name, value in own.items()
+        )
 
 
 def _part(collection: Collection[Any], values: list[Any]) -> Part:
@@ -158,6 +205,10 @@ def _part(collection: Collection[Any], values: list[Any]) -> Part:
     return Part(collection, documents)
 
 
+def _version(members: Mapping[str, Entry], name: str) -> int:
+    return members[name].version if name in members else 0
+
+
 def _metrics(metrics: StateMetrics) -> dict[str, Any]:
     own = metrics.model_extra or {}
     counted: dict[str, Any] = metrics.model_dump(mode="json", exclude=set(own))
@@ -168,7 +219,7 @@ def _check_member(name: str) -> str:
     try:
         return check_id(name)
     except InvalidArgumentError as error:
-        raise InvalidArgumentError(f"{name!r} cannot name a member of the state: {error}") from None
+        raise InvalidArgumentError(f"{name!r} cannot name a member of the state: {error}", key=name) from None
 
 
 def _plain(name: str, value: object) -> Any:

@@ -20,8 +20,9 @@ from statepath.engine.ids import check_id
 from statepath.engine.replica import MEMBERS, Entry, Stage
 from statepath.engine.snapshot import SNAPSHOT_MEMBERS, is_own_member
 from statepath.engine.unloaded import Elsewhere
-from statepath.engine.validating import Read
+from statepath.engine.validating import UNTOUCHED, Read
 from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, NotFoundError
+from statepath.naming import is_collection
 
 T = TypeVar("T")
 
@@ -45,6 +46,8 @@ class Transaction:
         self._putters: dict[tuple[str, str], Collection[Any]] = {}
         self._puts: dict[int, Collection[Any]] = {}
         self._fences: list[Read] = []
+        self._without: dict[str, int] = {}
+        """Of which names there was no collection, at which seqs."""
         self._ended = False
         self.seq: int | None = None
 
@@ -77,6 +80,8 @@ class Transaction:
         place = (self._held(collection).name, collection.id_of(value))
         if place in self._own:
             _, _, data, _ = collection.encode_over(self._own[place], value)
+        elif self._engine.elsewhere is None:
+            _, _, data, _ = collection.encode_over(self._appended(place, self._engine.get(*place)), value)
         else:
             _, _, data, _ = collection.encode(value)
         self._own[place] = Entry(data, 0, 0)
@@ -129,6 +134,8 @@ class Transaction:
         check_id(name)
         if name in SNAPSHOT_MEMBERS or is_own_member(name) or self._is_collection(name):
             raise _taken(name)
+        if self._engine.elsewhere is None and is_collection(name):
+            self._without.setdefault(name, self._engine.replica.head)
         data = encode_value(value, key=name)
         self._own[MEMBERS, name] = Entry(data, 0, 0)
         self._add(Put(MEMBERS, name, Raw(data)))
@@ -140,7 +147,10 @@ class Transaction:
             InvalidArgumentError: the name is one of `state.json`'s own.
         """
         self._check_open()
-        check_id(name)
+        if (
+            name not in self._engine.replica.members
+        ):  # a state.json that another program wrote may have any name
+            check_id(name)
         if is_own_member(name):
             raise InvalidArgumentError(f"{name!r} is a part of state.json itself")
         self._own[MEMBERS, name] = None
@@ -168,6 +178,7 @@ class Transaction:
             await self._complete(self._engine.elsewhere)
         for attempt in count():
             reads = [(collection, id, seq) for (collection, id), seq in self._reads.items()] + self._fences
+            reads += [(collection, UNTOUCHED, seq) for collection, seq in self._without.items()]
             try:
                 self.seq = await self._engine.commit(self._changes, reads)
             except ConflictError as conflict:
@@ -248,6 +259,10 @@ class Transaction:
     def _seen(self, place: tuple[str, str], entry: Entry | None) -> Entry | None:
         """Note what was read, and add what the transaction itself appends."""
         self._reads.setdefault(place, 0 if entry is None else entry.version)
+        return self._appended(place, entry)
+
+    def _appended(self, place: tuple[str, str], entry: Entry | None) -> Entry | None:
+        """The entry, with what the transaction itself appends."""
         for change in self._changes:
             if isinstance(change, Append) and (change.collection, change.id) == place and entry is not None:
                 entry = entry.appended("/".join(place), change.field, bytes(change.value), 0, 0)

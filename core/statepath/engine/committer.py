@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 import msgspec
 from msgspec import Raw
 
+from statepath.attempts import ATTEMPTS
 from statepath.backend import Backend, CommitLog, SupportsPlacing
 from statepath.commit import (
     MAX_COMMIT_BYTES,
@@ -38,10 +39,11 @@ from statepath.engine.leases import clock
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.trouble import Trouble
 from statepath.engine.unloaded import Elsewhere
-from statepath.engine.validating import Read, decisive, validated
+from statepath.engine.validating import FOLLOWS, Read, decisive, validated
 from statepath.errors import (
     AccessDeniedError,
     ClosedError,
+    ConflictError,
     HeadMoved,
     OutcomeUnknownError,
     StateError,
@@ -64,8 +66,17 @@ KEEP_BODIES: Final = 24 * 3600.0
 """Seconds: no body younger than this is ever collected, so that a commit can be about to name it."""
 
 
-Decide: TypeAlias = Callable[[Replica], Transaction]
-"""Makes a transaction of the state that it is to follow. It is called again where that is not the last one any more."""
+class Decision(msgspec.Struct, frozen=True):
+    """A transaction that was made of a state, and what of that must still hold where it is committed, besides what its
+    changes are based on."""
+
+    changes: Transaction
+    reads: Sequence[Read]
+
+
+Decide: TypeAlias = Callable[[Replica], Transaction | Decision]
+"""Makes a transaction of the state that it is to follow; a bare one depends on all of that state. It is called again
+where that does not hold any more."""
 
 
 Document = tuple[str, str, bytes, type | None]
@@ -89,7 +100,8 @@ class _LookFirst(HeadMoved):
 
 class _Pending(msgspec.Struct, frozen=True, gc=False):
     """One transaction on its way into the log. `put` is the document of one that is a single, unchecked put; `decide`
-    makes the changes of one that begins a commit."""
+    makes the changes of one that begins a commit, `undecided` is what one was before they were made, and `overtaken`
+    how often that was in vain."""
 
     changes: Transaction
     size: int
@@ -98,6 +110,8 @@ class _Pending(msgspec.Struct, frozen=True, gc=False):
     put: Document | None
     span: Any = None
     decide: Decide | None = None
+    undecided: _Pending | None = None
+    overtaken: int = 0
 
 
 _Refused: TypeAlias = tuple[_Pending, Exception | None]
@@ -193,8 +207,11 @@ class Committer:
         return self._queue((Put(collection, id, Raw(data)),), len(data), (), document)
 
     def decide(self, decide: Decide) -> asyncio.Future[int]:
-        """Queue a transaction that depends on all that is stored: it is made when its turn comes, right behind what it
-        is made of. Nothing comes in between, whoever commits. What `decide` raises is its caller's."""
+        """Queue a transaction that depends on what is stored: it is made when its turn comes, and nothing that it
+        depends on comes in between, whoever commits. What `decide` raises is its caller's.
+
+        Where others are first, it is made again, behind what waits then: in 32 attempts, then it is a `ConflictError`.
+        """
         return self._queue((), MAX_COMMIT_BYTES, (), None, decide)
 
     def _queue(
@@ -349,17 +366,21 @@ class Committer:
         if (decide := group[0].decide) is not None:
             if not current:
                 raise _LookFirst
+            if group[0].done.done():
+                return
             try:
-                group[0] = _decided(group[0], decide(replica))
+                group[0] = _decided(group[0], decide(replica), replica.head)
             except Exception as error:  # noqa: BLE001 - the caller gets it, and the handle goes on
-                _decline([(group.pop(0), error)])
-                if not group:
-                    return
+                _decline([(group[0], error)])
+                return
         below = replica if self._elsewhere is None else await self._documents(self._elsewhere, group)
         first = replica.head + 1
         now = max(time.time_ns() // 1000, replica.time + 1)
         stage = Stage(below)
         accepted, transactions, refused = self._stage(group, stage, first, now)
+        if refused and (undecided := refused[0][0].undecided) and isinstance(refused[0][1], ConflictError):
+            del group[0]
+            self._put_behind(undecided, refused.pop(0)[1])
         if not transactions:
             if not current and any(one.changes for one, _ in refused):
                 raise _LookFirst
@@ -418,6 +439,17 @@ class Committer:
         self._telemetry.committed(len(accepted), size, took)
         size += _RECORD + _TRANSACTION * len(accepted)
         self._committed(commit, transactions, stage, size, begun)
+
+    def _put_behind(self, undecided: _Pending, conflict: Exception | None) -> None:
+        """What was decided does not hold any more: it is decided again when what waits by now has had its turn."""
+        again = msgspec.structs.replace(undecided, overtaken=undecided.overtaken + 1)
+        if again.overtaken == ATTEMPTS:
+            _decline([(again, _outrun(conflict))])
+            return
+        if not self._pending:
+            self._waiting_since = time.perf_counter()
+        self._pending.append(again)
+        self._bytes += again.size
 
     async def _append(self, commit: Commit, accepted: list[_Pending], refused: list[_Refused]) -> Commit:
         """Make the commit durable; as it stands in the log, with the replica at what is before it."""
@@ -544,9 +576,22 @@ class Committer:
         self._room.set()
 
 
-def _decided(pending: _Pending, changes: Transaction) -> _Pending:
-    size = sum([size_of(one) for one in changes])
-    return _Pending(changes, size, pending.done, pending.reads, None, pending.span, pending.decide)
+def _decided(pending: _Pending, decision: Transaction | Decision, head: int) -> _Pending:
+    if not isinstance(decision, Decision):
+        decision = Decision(decision, [(*FOLLOWS, head)])
+    size = sum([size_of(one) for one in decision.changes])
+    reads = (*pending.reads, *decision.reads)
+    return _Pending(decision.changes, size, pending.done, reads, None, pending.span, undecided=pending)
+
+
+def _outrun(conflict: Exception | None) -> ConflictError:
+    error = ConflictError(
+        f"others commit all the time, and were first in each of {ATTEMPTS} attempts, so nothing was changed; stop what "
+        "writes to the store, and try again",
+        key=getattr(conflict, "key", None),
+    )
+    error.__cause__ = conflict
+    return error
 
 
 def _depends_on_nothing(pending: _Pending) -> bool:

@@ -255,7 +255,11 @@ class Engine:
         return await committer.submit(tuple(changes), sum(size_of(change) for change in changes), reads)
 
     async def decide(self, decide: Decide) -> int:
-        """Commit one transaction that is made of the very state that it follows; its seq, or 0: it changes nothing."""
+        """Commit one transaction that is made of the state that it follows; its seq, or 0: it changes nothing.
+
+        Raises:
+            ConflictError: others were first in each of 32 attempts.
+        """
         committer = self.committer
         if committer.crowded:
             await committer.room()

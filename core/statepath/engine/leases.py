@@ -15,10 +15,11 @@ import secrets
 import socket
 import sys
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -37,6 +38,9 @@ _UNKNOWN_TTL: Final = 60.0
 _ATTEMPTS: Final = 3
 GIVING_BACK: Final = 2.0
 """For how many seconds at most whoever stops waiting for a lease, or giving it back, is held up."""
+
+_going_on: Final[set[asyncio.Task[None]]] = set()
+"""What nobody may wait for any more, and is not to be forgotten before its end."""
 
 
 _MANY: Final = 1000
@@ -120,11 +124,12 @@ class Leases:
             return await asyncio.shield(taking)
         except asyncio.CancelledError:
             # It may have arrived: then nobody would have it until it expires.
-            with suppress(StateError, TimeoutError):
-                async with asyncio.timeout(GIVING_BACK):
-                    if isinstance(taken := await taking, Hold):
-                        await self.drop(taken)
+            await see_off(self._drop_what_is_taken(taking))
             raise
+
+    async def _drop_what_is_taken(self, taking: asyncio.Future[Hold | Holder]) -> None:
+        if isinstance(taken := await taking, Hold):
+            await self.drop(taken)
 
     async def _take(self, name: str, ttl: float) -> Hold | Holder:
         key = lease_key(name)
@@ -233,6 +238,36 @@ class Leases:
             name = key.removeprefix(LEASES)
             begin = datetime.fromtimestamp(0, UTC)
             return Holder(name=name, pid=0, host="?", program="", since=begin, ttl=_UNKNOWN_TTL), blob.etag
+
+
+async def finish(work: Coroutine[Any, Any, None]) -> None:
+    """Do the work to its end. It holds up whoever is cancelled meanwhile for a moment only, and is never left half
+    done."""
+    working = _start(work)
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait({working}, timeout=GIVING_BACK)
+        raise
+
+
+async def see_off(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for the work for a moment. It goes on to its end whatever becomes of who waits, and may fail."""
+
+    async def work_off() -> None:
+        try:
+            await work
+        except StateError as error:
+            logger.debug("a lease could not be given back, and will expire: %s", error)
+
+    await asyncio.wait({_start(work_off())}, timeout=GIVING_BACK)
+
+
+def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    working = asyncio.get_running_loop().create_task(work, name="statepath-lease")
+    _going_on.add(working)
+    working.add_done_callback(_going_on.discard)
+    return working
 
 
 def lease_key(name: str) -> str:

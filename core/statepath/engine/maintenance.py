@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from statepath.engine.leases import MAINTAINER, Hold, Leases
+from statepath.engine.leases import MAINTAINER, Hold, Leases, finish
 from statepath.errors import StateError
 
 logger = logging.getLogger("statepath.maintenance")
@@ -65,7 +65,10 @@ class Maintenance:
             return not self.elsewhere
 
     async def release(self) -> None:
-        """Let the next one have it at once, and take it no more."""
+        """Let the next one have it at once, and take it no more, also when whoever does that is cancelled."""
+        await finish(self._release())
+
+    async def _release(self) -> None:
         async with self._trying:
             self._released = True
             hold, self._hold = self._hold, None

@@ -164,6 +164,8 @@ class Replica:
         self.logs: dict[str, int] = {}
         self.reports: dict[str, int] = {}
         """The seqs of those reports that were written since this replica is kept."""
+        self.changed: dict[str, int] = {}
+        """By which seq the collections were changed that were since this replica is kept."""
         self.head = 0
         self.commit = ""
         self.time = 0
@@ -222,6 +224,10 @@ class Replica:
     def report_seq(self, id: str) -> int:
         return self.reports.get(id, 0)
 
+    def untouched(self, collection: str, since: int) -> bool:
+        """Whether no document of the collection was put or deleted behind the seq, at which this replica has been."""
+        return self.changed.get(collection, 0) <= since
+
     def cut(self) -> Cut:
         return Cut(
             self.head,
@@ -271,6 +277,11 @@ class Stage:
         """The last seq that wrote the report, as far as it is known."""
         seq = self.reports.get(id)
         return self._below.report_seq(id) if seq is None else seq
+
+    def untouched(self, collection: str, since: int) -> bool:
+        """As `Replica.untouched`, and nothing staged is of it."""
+        staged = any(name == collection for name, _ in self.entries)
+        return not staged and self._below.untouched(collection, since)
 
     def place(self, change: Change) -> Change:
         """The change with what only its place in the log decides: where a piece of a session log goes, and how much
@@ -322,6 +333,8 @@ class Stage:
     def install(self, replica: Replica, head: int, commit: str, time: int) -> None:
         """Show what was staged: the commit is durable."""
         replica.install(self.entries)
+        for collection, _ in self.entries:
+            replica.changed[collection] = head
         for id, size in self.logs.items():
             if size:
                 replica.logs[id] = size

@@ -36,6 +36,7 @@ _CLOSED: Final = _CONTAINERS | {
 _MOST_CONTAINERS: Final = 50
 _OPEN: Final = ("'serialization'", "'allow'")
 """What is in a schema that lets something else be written than the types of the fields say."""
+_DUCK_TYPED: Final = "'serialization': {'type': 'any'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,14 @@ class Scope:
         known: nothing is written but the fields, each by its type: without `open_fields` no document is deep, and none
             has a member of the store's own name.
         writes_constants: NaN and Infinity may be written as such.
+        duck_typed: a field may be written as a subclass of its type would be, with fields that the model does not know.
         omits_unset: what was never given is not written, not even as null (`__omit_unset__`).
     """
 
     open_fields: tuple[str, ...]
     known: bool
     writes_constants: bool
+    duck_typed: bool
     omits_unset: bool
 
 
@@ -73,6 +76,7 @@ def scope_of(model: type[BaseModel]) -> Scope:
         open_fields,
         known=found and depth <= _MOST_CONTAINERS and not any(word in whole for word in (*_OPEN, MARK)),
         writes_constants=any(word in whole for word in ("ser_json_inf_nan", "'any'", *_OPEN)),
+        duck_typed=_DUCK_TYPED in whole,
         omits_unset=bool(getattr(model, "__omit_unset__", False)),
     )
 

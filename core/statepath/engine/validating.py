@@ -20,6 +20,9 @@ Read = tuple[str, str, int]
 FOLLOWS: Final = ("", "")
 """In place of a document: the transaction follows right behind the seq."""
 
+UNTOUCHED: Final = ""
+"""In place of an id: no document of the collection was put or deleted behind the seq."""
+
 
 def validated(
     changes: Transaction, reads: Sequence[Read], stage: Stage, seq: int, now: int, *, limit: int
@@ -61,7 +64,7 @@ def validated(
 def decisive(changes: Transaction, reads: Sequence[Read]) -> Iterator[tuple[str, str]]:
     """The documents on which it depends what becomes of the transaction."""
     for collection, id, _ in reads:
-        if (collection, id) != FOLLOWS and collection != MEMBERS:
+        if id != UNTOUCHED and collection != MEMBERS:
             yield collection, id
     for change in changes:
         if isinstance(change, Put) and change.base is None:
@@ -75,6 +78,11 @@ def _check_reads(reads: Sequence[Read], stage: Stage, seq: int) -> None:
         if (collection, id) == FOLLOWS:
             if seq != version + 1:
                 raise ConflictError(f"it was to follow seq {version}, and would be seq {seq}")
+        elif id == UNTOUCHED:
+            if not stage.untouched(collection, version):
+                raise ConflictError(
+                    f"{collection} has changed since seq {version}; read it again", key=collection
+                )
         elif stage.version(collection, id) != version:
             if collection == MEMBERS and id.startswith(LEASE_MEMBERS):
                 raise _lost(stage, id.removeprefix(LEASE_MEMBERS), version)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+import statepath
 from statepath.models import Task
 from statepath.persistence import StatePersistence
+from statepath.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +26,44 @@ def _emergencies_stay_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 async def p() -> AsyncIterator[StatePersistence]:
     async with StatePersistence.open("memory://", autosave=0) as persistence:
         yield persistence
+
+
+Save = Callable[[Store, int], Awaitable[object]]
+
+
+class Outrun:
+    """A handle, and another one of the same store that saves something right before each commit of the first one."""
+
+    def __init__(self, p: StatePersistence, other: Store) -> None:
+        self.p = p
+        self.other = other
+        self._log = p.store._engine.log
+        self._append = self._log.append
+
+    def by(self, save: Save) -> None:
+        """From now on; the number of the commit goes with it."""
+        numbers = count()
+
+        async def append(after: int, commit: Any) -> None:
+            await save(self.other, next(numbers))
+            await self._append(after, commit)
+
+        self._log.append = append  # type: ignore[method-assign]
+
+    def end(self) -> None:
+        self._log.append = self._append  # type: ignore[method-assign]
+
+
+@pytest.fixture
+async def outrun() -> AsyncIterator[Outrun]:
+    url = f"memory://{uuid4().hex}"
+    async with (
+        StatePersistence.open(url, autosave=0) as p,
+        statepath.open(url, autosave=0) as other,
+    ):
+        outrun = Outrun(p, other)
+        yield outrun
+        outrun.end()
 
 
 @pytest.fixture

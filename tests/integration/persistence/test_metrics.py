@@ -13,6 +13,7 @@ import statepath
 from statepath.events import AutosaveTriggered
 from statepath.models import PersistedState, StateMetrics, Task
 from statepath.persistence import StatePersistence
+from statepath.store import Store
 
 MakeTask = Callable[..., Task]
 SNAPSHOTS = sorted((Path(__file__).parents[2] / "data" / "original-state").glob("state*.json"))
@@ -171,6 +172,26 @@ async def test_of_two_saves_that_wait_the_later_one_stays(p: StatePersistence, t
     )
     assert await p.load_tasks() == [task("a", status="completed")]
     assert (await metrics(p)).completed_tasks == 1
+
+
+async def test_metrics_that_others_overtake_each_time_are_left_to_the_next_autosave(
+    outrun: Any, task: MakeTask
+) -> None:
+    tries: list[int] = []
+
+    async def another_task(other: Store, number: int) -> None:
+        tries.append(number)
+        assert number < 100
+        await other.collection("tasks", Task).put(task(f"late {number}"))
+
+    p = outrun.p
+    await p.save_task(task("a"))
+    outrun.by(another_task)
+    await p._update_metrics()
+    assert await p.store.get_member("metrics") is None
+    outrun.end()
+    await p._update_metrics()
+    assert (await p.store.get_member("metrics"))["total_tasks"] == len(tries) + 1
 
 
 async def test_autosave_of_a_store_without_tasks_commits_nothing(p: StatePersistence) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Raw
 from statepath import F
-from statepath.errors import InvalidArgumentError
+from statepath.commit import Put
+from statepath.engine.replica import MEMBERS
+from statepath.errors import ConflictError, InvalidArgumentError
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task
 from statepath.persistence import StatePersistence
+from statepath.state_save import Plan, StateSave
+from statepath.store import Store
 
 MakeTask = Callable[..., Task]
 EARLY, LATE = "2024-01-01T10:00:00Z", "2024-01-01T11:30:00.000Z"
@@ -225,6 +231,43 @@ async def test_a_member_cannot_take_the_name_of_a_collection(p: StatePersistence
         await p.save_state({"agents": "none"})
 
 
+async def test_a_member_cannot_take_the_name_of_a_collection_that_is_made_right_before_it(
+    p: StatePersistence,
+) -> None:
+    _, refused = await asyncio.gather(
+        p.store.collection("agents").put({"id": "agent_1"}),
+        p.save_state({"agents": "none"}),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, InvalidArgumentError)
+    assert await p.store.members() == {}
+
+
+async def test_a_collection_that_others_make_before_the_commit_is_told(outrun: Any) -> None:
+    async def an_agent(other: Store, number: int) -> None:
+        if not number:
+            await other.collection("agents").put({"id": "agent_1"})
+
+    outrun.by(an_agent)
+    with pytest.raises(InvalidArgumentError, match="'agents' is a collection"):
+        await outrun.p.save_state({"agents": "none"})
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, "a\nb"], ids=["empty", "long", "control"])
+async def test_a_member_that_an_earlier_version_took_is_saved_and_removed_whatever_its_name(
+    p: StatePersistence, name: str
+) -> None:
+    await p.store._engine.commit([Put(MEMBERS, name, Raw(b"1"))])
+    state = await p.load_state()
+    assert state is not None
+    await p.save_state(state)
+    await p.save_state({name: 2})
+    assert (await p.store.members())[name] == 2
+    async with p.store.transaction() as tx:
+        tx.delete_member(name)
+    assert name not in await p.store.members()
+
+
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
@@ -303,3 +346,86 @@ async def test_a_save_that_comes_before_the_decision_is_seen(
     result = await p.save_state(PersistedState(tasks=[task("a", updated_at=middle), task("b")]))
     assert (result.saved, result.skipped) == (("tasks/b",), ("tasks/a",))
     assert [one.status for one in await p.load_tasks()] == ["completed", "pending"]
+
+
+# Beside other programs
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """One for each time that it was planned how to save a state."""
+    plan, planned = StateSave.plan, []
+
+    def noted(*args: Any, **options: Any) -> Plan:
+        planned.append(args)
+        return plan(*args, **options)
+
+    monkeypatch.setattr(StateSave, "plan", noted)
+    return planned
+
+
+async def test_a_state_is_planned_once_while_others_save_other_things(
+    outrun: Any, task: MakeTask, planned: list[object]
+) -> None:
+    async def once_more(other: Store, number: int) -> None:
+        if number < 5:
+            await other.collection("agents").put({"id": f"{number}"})
+
+    outrun.by(once_more)
+    result = await outrun.p.save_state(PersistedState(tasks=[task("a")]))
+    assert (result.seq, len(planned)) == (6, 1)
+
+
+async def test_a_state_gets_through_although_others_save_tasks_all_the_time(
+    outrun: Any, task: MakeTask, planned: list[object]
+) -> None:
+    async def another_task(other: Store, number: int) -> None:
+        if number < 40:
+            await other.collection("tasks", Task).put(task(f"late {number}"))
+
+    p = outrun.p
+    await p.save_task(task("b"))
+    outrun.by(another_task)
+    await p.save_state(PersistedState(tasks=[task("a", status="failed")]))
+    assert len(planned) == 5
+    state = await p.load_state()
+    assert state is not None
+    assert state.metrics.total_tasks == len(state.tasks)
+    assert state.metrics.failed_tasks == 1
+
+
+async def test_metrics_of_ones_own_are_right_where_others_save_tasks(outrun: Any, task: MakeTask) -> None:
+    async def another_task(other: Store, number: int) -> None:
+        if number < 6:
+            await other.collection("tasks", Task).put(task(f"late {number}"))
+
+    outrun.by(another_task)
+    await outrun.p.save_state({"tasks": [task("a")], "metrics": {"uptime": 17}})
+    assert await outrun.p.store.get_member("metrics") == {
+        "total_tasks": 7,
+        "completed_tasks": 0,
+        "failed_tasks": 0,
+        "average_completion_time": 0,
+        "uptime": 17,
+    }
+
+
+async def test_a_replacement_takes_out_what_others_save_before_it(outrun: Any, task: MakeTask) -> None:
+    async def another_task(other: Store, number: int) -> None:
+        if number < 6:
+            await other.collection("tasks", Task).put(task(f"late {number}"))
+
+    outrun.by(another_task)
+    result = await outrun.p.save_state(PersistedState(tasks=[task("a")]), replace=True)
+    assert len(result.deleted) == 6
+    assert [one.id for one in await outrun.p.load_tasks()] == ["a"]
+
+
+async def test_a_task_that_others_change_each_time_is_a_conflict_at_last(outrun: Any, task: MakeTask) -> None:
+    async def changed(other: Store, number: int) -> None:
+        await other.collection("tasks", Task).put(task("a", thought=f"{number}"))
+
+    outrun.by(changed)
+    with pytest.raises(ConflictError, match="in each of 32 attempts") as caught:
+        await outrun.p.save_state(PersistedState(tasks=[task("a", status="failed")]))
+    assert caught.value.key == "tasks/a"

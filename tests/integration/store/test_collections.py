@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 import statepath
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 from statepath import StatePersistence
 from statepath.errors import AlreadyExistsError, ConflictError, InvalidArgumentError
 
@@ -115,6 +115,24 @@ async def test_what_a_subclass_added_survives_a_put_of_its_base(store):
     await tasks.put(Task(id="a", status="done"))
     stored = await store.collection("tasks").get("a")
     assert stored == {"id": "a", "status": "done", "tags": [], "region": "eu"}
+
+
+async def test_what_a_subclass_in_a_field_added_survives_a_put_of_its_base(store):
+    class Place(BaseModel):
+        name: str
+
+    class Region(Place):
+        zone: int
+
+    class Deployment(BaseModel):
+        id: str
+        places: list[SerializeAsAny[Place]]
+
+    deployments = store.collection("deployments", Deployment)
+    await deployments.put(Deployment(id="a", places=[Region(name="eu", zone=1)]))
+    await deployments.put(await deployments.get("a"))
+    stored = await store.collection("deployments").get("a")
+    assert stored == {"id": "a", "places": [{"name": "eu", "zone": 1}]}
 
 
 async def test_a_model_that_allows_extra_fields_decides_itself_what_is_kept(store):

@@ -56,6 +56,15 @@ async def test_the_last_write_wins_where_that_is_asked_for(store, based, other):
     assert await tasks.get("a") == Task(id="a", owner="me", logs=["x"])
 
 
+@pytest.mark.parametrize("version", [0, 1])
+async def test_the_last_write_keeps_what_its_model_does_not_know(store, based, other, version):
+    raw = other.collection("tasks")
+    await raw.put(based.value.model_dump() | {"priority": 9})
+    tasks = store.collection("tasks", Task, on_conflict="last_write_wins")
+    await tasks.put(Task(id="a", owner="me"), if_version=version)
+    assert await store.collection("tasks").get("a") == Task(id="a", owner="me").model_dump() | {"priority": 9}
+
+
 async def test_a_merge_keeps_what_both_sides_did(store, based, other):
     await change(other, status="failed", logs=["x", "theirs"])
     tasks = store.collection("tasks", Task, on_conflict="merge")

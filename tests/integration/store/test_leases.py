@@ -10,6 +10,7 @@ import statepath
 from msgspec import Raw
 from statepath.commit import WriteReport
 from statepath.engine.leases import Hold, Holder, Leases
+from statepath.engine.maintenance import Maintenance
 from statepath.errors import (
     InvalidArgumentError,
     LeaseHeldError,
@@ -222,6 +223,20 @@ async def test_a_lease_that_was_lost_can_be_taken_again(store, other):
         pass
 
 
+async def test_a_lease_that_was_lost_to_nobody_is_given_back(store, other, monkeypatch):
+    async def fail(*args, **options):
+        raise RuntimeError("unexpected")
+
+    monkeypatch.setattr(store._engine.leases, "renew", fail)
+    lease = store.lease("leader", ttl=0.3)
+    await lease.acquire()
+    async with asyncio.timeout(30):
+        await lease.lost.wait()
+    await lease.release()
+    async with other.lease("leader", wait=0):
+        pass
+
+
 async def test_who_takes_a_broken_lease_at_once_keeps_it(store, other, monkeypatch):
     held, next_one = store.lease("leader", ttl=60), store.lease("leader", ttl=60)
     remove = other._engine.leases.remove
@@ -296,7 +311,10 @@ async def test_a_lease_that_is_given_back_while_somebody_tries_to_take_it_is_fre
         assert lease.epoch > held.epoch
 
 
-async def test_a_lease_that_is_no_longer_waited_for_is_nobodys(open_on, faulty, keys, monkeypatch):
+@pytest.mark.parametrize("cancellations", [1, 2])
+async def test_a_lease_that_is_no_longer_waited_for_is_nobodys(
+    open_on, faulty, keys, monkeypatch, cancellations
+):
     write, arrived, answer = faulty.write, asyncio.Event(), asyncio.Event()
 
     async def late(key, data, **options):
@@ -310,12 +328,78 @@ async def test_a_lease_that_is_no_longer_waited_for_is_nobodys(open_on, faulty, 
     monkeypatch.setattr(faulty, "write", late)
     taking = asyncio.ensure_future(store.lease("leader").acquire())
     await arrived.wait()
-    taking.cancel()
-    await asyncio.sleep(0)
+    for _ in range(cancellations):
+        taking.cancel()
+        await asyncio.sleep(0)
     answer.set()
     with pytest.raises(asyncio.CancelledError):
         await taking
-    assert await keys("leases/") == []
+
+    async def are_gone():
+        return await keys("leases/") == []
+
+    await until(are_gone)
+
+
+async def test_a_maintainer_that_is_cancelled_where_it_ends_is_none(faulty):
+    maintenance = Maintenance(Leases(faulty), ttl=600, alone=False)
+    assert await maintenance.attempt()
+    gate = faulty.hold("delete", "leases/")
+    releasing = asyncio.ensure_future(maintenance.release())
+    await gate.reached.wait()
+    for _ in range(2):
+        releasing.cancel()
+        await asyncio.sleep(0)
+    gate.opened.set()
+    await asyncio.wait([releasing])
+    await until(Maintenance(Leases(faulty), ttl=600, alone=False).attempt)
+
+
+async def test_a_lease_that_is_no_longer_waited_for_is_nobodys_however_often_that_is_said(
+    open_on, faulty, other, monkeypatch
+):
+    store = await open_on(faulty)
+    gate = faulty.hold("delete", "leases/")
+    begun = asyncio.Event()
+
+    async def never(*args):
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(store._engine, "commit", never)
+    taking = asyncio.ensure_future(store.lease("leader", ttl=600).acquire())
+    await begun.wait()
+    taking.cancel()
+    await gate.reached.wait()
+    taking.cancel()
+    await asyncio.wait([taking])
+    gate.opened.set()
+    async with asyncio.timeout(60), other.lease("leader"):
+        pass
+
+
+async def test_a_release_that_is_cancelled_twice_gives_the_lease_back(store, other, monkeypatch):
+    lease = store.lease("leader", ttl=600)
+    await lease.acquire()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    commit = store._engine.commit
+
+    async def slowly(*args):
+        begun.set()
+        await go_on.wait()
+        return await commit(*args)
+
+    monkeypatch.setattr(store._engine, "commit", slowly)
+    releasing = asyncio.create_task(lease.release())
+    await begun.wait()
+    for _ in range(2):
+        releasing.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await releasing
+    go_on.set()
+    async with asyncio.timeout(60), other.lease("leader"):
+        pass
 
 
 async def test_a_release_that_is_cancelled_gives_the_lease_back(store, other, monkeypatch):

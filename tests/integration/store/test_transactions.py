@@ -59,6 +59,15 @@ async def test_a_put_keeps_what_the_transaction_itself_has_stored_before(store, 
     assert await raw.get("task_1") == {"id": "task_1", "status": "done", "logs": [], "owner": "ann"}
 
 
+async def test_a_put_keeps_what_the_transaction_itself_has_appended_before(store, tasks):
+    raw = store.collection("tasks")
+    await raw.put({"id": "task_1", "more": [1]})
+    async with store.transaction() as tx:
+        tx.append(raw, "task_1", "more", 2)
+        tx.put(tasks, Task(id="task_1", status="done"))
+    assert (await raw.get("task_1"))["more"] == [1, 2]
+
+
 async def test_a_put_keeps_nothing_of_what_the_transaction_itself_has_deleted(store, tasks):
     raw = store.collection("tasks")
     await raw.put({"id": "task_1", "owner": "ann"})

@@ -11,11 +11,14 @@ from contextlib import aclosing
 
 import pytest
 import statepath
+from msgspec import Raw
 from msgspec.structs import replace
 from pydantic import BaseModel
-from statepath.commit import FLOOR_KEY, encode_commit, slot_key
+from statepath.commit import FLOOR_KEY, MAX_COMMIT_BYTES, Put, encode_commit, slot_key
 from statepath.engine import opening
+from statepath.engine.committer import Decision
 from statepath.engine.opening import open_engine
+from statepath.engine.validating import UNTOUCHED
 from statepath.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -198,16 +201,100 @@ async def test_a_backup_that_another_handle_has_put_in_place_of_a_bad_one_stays(
     assert removed == []
 
 
-async def test_a_restore_that_others_never_let_through_is_told(store, zombie, monkeypatch):
-    async def lose(after, commit):
-        raise HeadMoved
+@pytest.fixture
+def outrun(store, zombie, monkeypatch):
+    """From now on, `store` saves something right before each commit of `zombie`, as often as told."""
+    append = zombie._engine.log.append
 
+    def saving(name, *, times=10**6):
+        left = iter(range(times))
+
+        async def append_late(after, commit):
+            for n in left:
+                await store.collection(name).put({"id": f"late {n}"})
+                break
+            await append(after, commit)
+
+        monkeypatch.setattr(zombie._engine.log, "append", append_late)
+
+    return saving
+
+
+async def test_a_restore_that_others_never_let_through_is_told(store, zombie, outrun, monkeypatch):
     await store.collection("raw").put({"id": "new"})
-    monkeypatch.setattr(zombie._engine.log, "append", lose)
+    outrun("raw")
     with pytest.raises(ConflictError, match="others commit all the time"):
         await zombie.restore(at=1)
     monkeypatch.undo()
-    assert await zombie.collection("raw").put({"id": "z"}) == 3
+    assert await zombie.collection("raw").put({"id": "z"}) == store.seq + 1
+
+
+async def test_a_decision_that_others_overtake_lets_those_go_first_that_wait(zombie, outrun):
+    seqs = []
+    outrun("raw", times=3)
+
+    def decide(now):
+        seqs.append(now.head)
+        return (Put("raw", "d", Raw(b'{"id":"d"}')),)
+
+    deciding = asyncio.ensure_future(zombie._engine.decide(decide))
+    saving = asyncio.ensure_future(zombie.collection("raw").put({"id": "z"}))
+    done, _ = await asyncio.wait({deciding, saving}, return_when=asyncio.FIRST_COMPLETED)
+    assert done == {saving}
+    assert await deciding == seqs[-1] + 1
+
+
+async def test_a_decision_stands_while_what_it_depends_on_does(store, zombie, outrun):
+    seqs = []
+    outrun("raw", times=40)
+
+    def decide(now):
+        seqs.append(now.head)
+        return Decision((Put("tasks", "d", Raw(b'{"id":"d"}'), 0),), [("tasks", UNTOUCHED, now.head)])
+
+    assert await zombie._engine.decide(decide) == store.seq + 1
+    assert seqs == [1]
+
+
+async def test_a_member_does_not_get_the_name_of_a_collection_that_is_made_before_the_commit(zombie, outrun):
+    outrun("agents", times=1)
+    with pytest.raises(ConflictError):
+        async with zombie.transaction() as tx:
+            tx.put_member("agents", "none")
+    assert await zombie.get_member("agents") is None
+
+
+async def test_a_decision_that_nobody_waits_for_any_more_is_not_made(store, zombie):
+    asked = []
+
+    def decide(now):
+        asked.append(now.head)
+        return ()
+
+    deciding = asyncio.ensure_future(zombie._engine.decide(decide))
+    await asyncio.sleep(0)
+    deciding.cancel()
+    await zombie.collection("raw").put({"id": "z"})
+    assert asked == []
+
+
+async def test_no_commit_is_larger_than_commits_are_where_a_later_decision_is(zombie, outrun, monkeypatch):
+    outrun("raw", times=1)
+    append, sizes, large = zombie._engine.log.append, [], "x" * (MAX_COMMIT_BYTES // 4 * 3)
+
+    async def measured(after, commit):
+        sizes.append(len(encode_commit(commit)))
+        await append(after, commit)
+
+    def decide(now):
+        text = large if sizes else ""
+        return (Put("raw", "d", Raw(b'{"id":"d","text":"%s"}' % text.encode())),)
+
+    monkeypatch.setattr(zombie._engine.log, "append", measured)
+    await asyncio.gather(
+        zombie._engine.decide(decide), zombie.collection("raw").put({"id": "z", "text": large})
+    )
+    assert max(sizes) < MAX_COMMIT_BYTES
 
 
 async def test_a_snapshot_does_not_take_the_place_of_a_later_one_that_is_not_marked_yet(faulty, url, open_on):
