@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import stat
 import threading
@@ -33,13 +34,19 @@ from statepath_local.failures import NO_LINKS, SCHEME, failing, state_error
 from statepath_local.names import MAX_FILE, key_part, odd_name
 from statepath_local.port import read_all, write_all
 from statepath_local.recycling import Recycler
+from statepath_local.segments import JOURNAL
 from statepath_local.tree import LOCK, TEMPORARY, Tree, is_name, split_key
+
+logger = logging.getLogger("statepath.local")
 
 BLOCK = 2 * 1024 * 1024
 PAUSE = 0.005
 _MOST_BUFFERS = 512
 _ATTEMPTS = 100
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_FOLDERS = frozenset({JOURNAL, "archive", "bodies", "leases", "logs", "reports"})
+"""Where a store has more than views."""
+
 _RUN = 2000
 """So many names are sorted at once."""
 
@@ -64,6 +71,7 @@ class Objects:
         self._lazily = threading.Lock()
         self._recycler = Recycler(tree)
         self._last_was_new = False
+        self._skipped: set[str] = set()
         self.shared = False
         """Whether other handles may write."""
 
@@ -499,10 +507,32 @@ class Objects:
                     except OSError as error:
                         if error.errno in _NO_FOLDER:  # not any more
                             continue
-                        raise state_error(error, key, key) from error
+                        if not self._is_anothers(error, name, folder, key):
+                            raise state_error(error, key, key) from error
+                        self._skip(key, error)
+                        continue
                     yield from self._entries(below, key, prefix, after)
         finally:
             port.close(folder)
+
+    def _is_anothers(self, error: OSError, name: str, folder: int, key: str) -> bool:
+        """Whether the folder that cannot be opened is another user's, where nothing of the store is missed."""
+        if error.errno not in (errno.EACCES, errno.EPERM) or key.partition("/")[0] in _FOLDERS:
+            return False
+        try:
+            return self._port.stat(name, within=folder).st_uid != os.geteuid()
+        except OSError:
+            return False
+
+    def _skip(self, key: str, error: OSError) -> None:
+        if key not in self._skipped:
+            self._skipped.add(key)
+            logger.warning(
+                "%s is another user's and is left out: %s",
+                key,
+                os.strerror(error.errno or 0),
+                extra={"key": key},
+            )
 
     def _entry(self, name: str, folder: int, key: str) -> Entry | None:
         try:

@@ -303,6 +303,50 @@ async def test_a_listing_leaves_out_no_folder_that_cannot_be_opened(
         await listed(backend)
 
 
+@pytest.fixture
+def _another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there is not this process's."""
+    user = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+
+
+@pytest.mark.usefixtures("_another_user")
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM])
+async def test_a_listing_leaves_out_what_another_user_keeps_there_and_says_so_once(
+    connect: Connect, port: Any, path: Path, caplog: pytest.LogCaptureFixture, error: int
+) -> None:
+    backend = await connect()
+    await backend.write("tasks/a", b"A")
+    (path / "old-backups").mkdir()
+    port.fail("open_folder", error, chosen=lambda name: name == "old-backups")
+    for _ in range(2):
+        assert await listed(backend) == ["tasks/a"]
+    assert [told.key for told in caplog.records] == ["old-backups/"]
+
+
+@pytest.mark.usefixtures("_another_user")
+@pytest.mark.parametrize(
+    ("folder", "error"),
+    [
+        ("archive", errno.EACCES),
+        ("bodies/x", errno.EACCES),
+        ("journal", errno.EPERM),
+        ("leases", errno.EACCES),
+        ("logs", errno.EACCES),
+        ("reports", errno.EACCES),
+        ("old-backups", errno.EMFILE),
+    ],
+)
+async def test_a_listing_leaves_out_nothing_that_may_be_the_stores(
+    connect: Connect, port: Any, path: Path, folder: str, error: int
+) -> None:
+    backend = await connect()
+    (path / folder).mkdir(parents=True)
+    port.fail("open_folder", error, chosen=lambda name: name == folder.rpartition("/")[2])
+    with pytest.raises(StateError, match=f"{folder}/"):
+        await listed(backend)
+
+
 @pytest.mark.parametrize("error", [errno.ENOENT, errno.ENOTDIR, errno.ELOOP])
 async def test_a_listing_goes_on_behind_a_folder_that_is_none_any_more(
     connect: Connect, port: Any, error: int
