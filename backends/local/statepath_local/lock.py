@@ -88,15 +88,15 @@ class WriterLock:
         self._fd = fd
         self._created = created
         self.boot = self._port.boot_id()
-        handle = secrets.token_hex(4)
-        _ours.add(handle)
+        self.handle = secrets.token_hex(4)
+        _ours.add(self.handle)
         self._me = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "program": os.path.basename(sys.argv[0] or sys.executable) if sys.argv else "",
             "boot": self.boot,
-            "handle": handle,
+            "handle": self.handle,
         }
         self.durable = durable
         self.shared = shared
@@ -264,7 +264,7 @@ class WriterLock:
 
     def release(self) -> None:
         """Let go. In a forked child this leaves the parent's lock as it is."""
-        _ours.discard(self._me["handle"])
+        _ours.discard(self.handle)
         if self._fd >= 0:
             self._port.close(self._fd)
             self._fd = -1
@@ -327,7 +327,7 @@ def _attempt(tree: Tree, fd: int, *, created: bool, late: bool) -> WriterLock | 
         if not _read_head(port, fd).is_shared(port.boot_id()):
             return None
         # Nor does it mean anything where all of them were killed; but not every process can be seen from here.
-        if not late and not any(_lives(port, holder) for holder in _read_holders(port, fd)):
+        if not late and not any(_seems_to_live(port, holder) for holder in _read_holders(port, fd)):
             return None
         shared = True
     if not _is_current(tree, fd):
@@ -339,6 +339,7 @@ def _attempt(tree: Tree, fd: int, *, created: bool, late: bool) -> WriterLock | 
         else:
             lock.introduce()
     except BaseException:
+        _ours.discard(lock.handle)
         if created and not shared:  # else it is another's as well
             tree.discard(tree.root, LOCK)
         raise
@@ -431,12 +432,18 @@ def _read_doubt(port: Port, fd: int) -> bytes:
 
 
 def _lives(port: Port, holder: dict[str, Any]) -> bool:
-    """Whether the process may be there still; of another machine that is not known."""
+    """Whether the process may be there still; of another machine that is not known. In another container one may have
+    the number of this one."""
     pid = holder.get("pid")
-    if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
-        return True
-    # A process that was started anew in a container often has the number that the killed one had.
-    return holder.get("handle") in _ours if pid == os.getpid() else port.lives(pid)
+    return holder.get("host") != socket.gethostname() or not isinstance(pid, int) or port.lives(pid)
+
+
+def _seems_to_live(port: Port, holder: dict[str, Any]) -> bool:
+    """As `_lives`, except that a process of this number is this one, where another one can be told from it a moment
+    later: one that was started anew in a container often has the number that the killed one had."""
+    if holder.get("pid") == os.getpid() and holder.get("handle") not in _ours:
+        return holder.get("host") != socket.gethostname()
+    return _lives(port, holder)
 
 
 def _no_locks(error: OSError) -> UnsupportedError:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from statepath.errors import ClosedError, StoreLockedError
+from statepath.errors import ClosedError, StoreLockedError, UnavailableError
 from statepath_local.port import Port
 
 Connect = Callable[..., Any]
@@ -89,15 +89,41 @@ async def test_a_brief_look_does_not_bring_killed_writers_back(
     assert not (await connect()).joined
 
 
+@pytest.mark.parametrize("process", [os.getpid, ended])
 async def test_a_writer_that_cannot_be_seen_is_joined_after_a_while(
-    connect: Connect, path: Path, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, path: Path, monkeypatch: pytest.MonkeyPatch, process: Callable[[], int]
 ) -> None:
     """As in a container with the name of its host, and numbers of its own."""
     monkeypatch.setattr("statepath_local.lock._PATIENCE", 0.05)
     await (await connect()).share()
     lock = (path / "lock").read_text()
-    (path / "lock").write_text(lock.replace(f'"pid": {os.getpid()}', f'"pid": {ended()}'))
+    monkeypatch.setattr("statepath_local.lock._ours", set())
+    (path / "lock").write_text(lock.replace(f'"pid": {os.getpid()}', f'"pid": {process()}'))
     assert (await connect()).joined
+
+
+async def test_a_writer_of_another_container_with_the_same_number_stays_a_holder(
+    connect: Connect, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("statepath_local.lock._PATIENCE", 0.05)
+    await (await connect()).share()
+    holder = (path / "lock").read_text().splitlines()[-1]
+    monkeypatch.setattr("statepath_local.lock._ours", set())
+    second = await connect()
+    assert not await second.is_alone()
+    await second.close()
+    assert holder in (path / "lock").read_text().splitlines()
+
+
+async def test_an_opening_that_failed_is_no_holder(
+    connect: Connect, port: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holders: set[str] = set()
+    monkeypatch.setattr("statepath_local.lock._ours", holders)
+    port.fail("ftruncate")
+    with pytest.raises(UnavailableError):
+        await connect()
+    assert not holders
 
 
 async def test_a_program_that_is_started_does_not_inherit_the_lock(connect: Connect) -> None:
