@@ -123,7 +123,7 @@ class WriterLock:
             try:
                 lock = _attempt(tree, fd, created=created, late=waited >= _PATIENCE)
             except BaseException as error:
-                _give_back(port, fd)
+                give_back(port, fd)
                 if isinstance(error, OSError) and error.errno in _NO_LOCKS:
                     if created:
                         tree.discard(tree.root, LOCK)
@@ -132,7 +132,7 @@ class WriterLock:
             if lock is not None:
                 return lock
             mode, holders = _read_head(port, fd).mode, _read_holders(port, fd)
-            _give_back(port, fd)
+            give_back(port, fd)
             if waited >= (_PATIENCE if mode in (EXCLUSIVE, b"") else _OPENING_PATIENCE):
                 raise _refusal(port, holders)
             time.sleep(_STEP)
@@ -174,7 +174,7 @@ class WriterLock:
             write_all(port, self._fd, text, _HEAD)
             port.ftruncate(self._fd, _HEAD + len(text))
         finally:
-            _give_back(port, folder)
+            give_back(port, folder)
 
     def publish(self, seq: int) -> None:
         """Tell readers how far the log is durable. What was true stays true, so it is synced only if it is lowered:
@@ -266,7 +266,10 @@ class WriterLock:
         """Let go. In a forked child this leaves the parent's lock as it is."""
         _ours.discard(self.handle)
         if self._fd >= 0:
-            self._port.close(self._fd)
+            if os.getpid() == self._me["pid"]:
+                give_back(self._port, self._fd)
+            else:
+                self._port.close(self._fd)
             self._fd = -1
 
     def end(self) -> None:
@@ -297,7 +300,7 @@ def durable_limit(tree: Tree) -> int | None:
             return _read_head(port, fd).durable
         return None
     finally:
-        _give_back(port, fd)
+        give_back(port, fd)
 
 
 def _is_free(port: Port, fd: int) -> bool:
@@ -346,7 +349,7 @@ def _attempt(tree: Tree, fd: int, *, created: bool, late: bool) -> WriterLock | 
     return lock
 
 
-def _give_back(port: Port, fd: int) -> None:
+def give_back(port: Port, fd: int) -> None:
     """Unlock the file, and close it: a child that was forked meanwhile has it open still."""
     with suppress(OSError):
         port.flock(fd, fcntl.LOCK_UN)

@@ -239,6 +239,34 @@ async def test_a_forked_child_does_not_keep_a_lock_that_was_not_wanted(connect: 
     await connect()
 
 
+@pytest.mark.usefixtures("_forking")
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_forked_child_keeps_no_lock_of_a_handle_that_was_closed(
+    connect: Connect, path: Path, shared: bool
+) -> None:
+    backend = await connect()
+    if shared:
+        await backend.share()
+    assert await backend.maintain()
+    await backend.close()
+    assert is_free(path / "lock")
+    assert is_free(path / ".tmp+")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+async def test_the_end_of_a_forked_childs_handle_leaves_the_parents_locks(
+    connect: Connect, path: Path
+) -> None:
+    backend = await connect()
+    assert await backend.maintain()
+    child = os.fork()
+    if child == 0:
+        os._exit(0)  # its handle was disowned before
+    os.waitpid(child, 0)
+    assert not is_free(path / "lock")
+    assert not is_free(path / ".tmp+")
+
+
 async def test_a_lock_on_a_file_that_was_removed_excludes_nobody(
     connect: Connect, port: Any, path: Path
 ) -> None:
