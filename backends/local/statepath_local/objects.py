@@ -130,32 +130,39 @@ class Objects:
                 self._settle(name, folder)
                 if when is not ALWAYS:
                     self._check(name, folder, when, key)
-                within, temporary, fd = self._tree.create_temporary()
-                try:
-                    try:
-                        _write_chunks(self._tree, fd, chunks, pause)
-                        etag = self._stamp(fd)
-                        port.fsync(fd)
-                    finally:
-                        port.close(fd)
-                    for left in reversed(range(_ATTEMPTS)):
-                        try:
-                            self._publish(temporary, within, name, folder, when, key)
-                            break
-                        except FileNotFoundError:
-                            # Whoever deletes the last object of a folder removes it, too.
-                            if not left:
-                                raise
-                            anew = self._tree.folder(folders, create=True)
-                            port.close(folder)
-                            folder = anew
-                except BaseException:
-                    self._tree.discard(within, temporary)
-                    raise
-                self._sync_names(folder, key)
-                return etag
             finally:
                 port.close(folder)
+            within, temporary, fd = self._tree.create_temporary()
+            try:
+                try:
+                    _write_chunks(self._tree, fd, chunks, pause)
+                    etag = self._stamp(fd)
+                    port.fsync(fd)
+                finally:
+                    port.close(fd)
+                self._place(temporary, within, name, folders, when, key)
+            except BaseException:
+                self._tree.discard(within, temporary)
+                raise
+            return etag
+
+    def _place(
+        self, temporary: str, within: int, name: str, folders: list[str], when: When, key: str
+    ) -> None:
+        """Publish the file, durably."""
+        for left in reversed(range(_ATTEMPTS)):
+            folder = self._tree.folder(folders, create=True)
+            try:
+                self._settle(name, folder)
+                self._publish(temporary, within, name, folder, when, key)
+                self._sync_names(folder, key)
+                break
+            except FileNotFoundError:
+                # Whoever deletes the last object of a folder removes it, too.
+                if not left:
+                    raise
+            finally:
+                self._port.close(folder)
 
     def _publish(self, temporary: str, within: int, name: str, folder: int, when: When, key: str) -> None:
         port = self._port
@@ -419,11 +426,13 @@ class Objects:
                 name = self._actual(name, folder)
                 fd = port.open(name, os.O_RDONLY | os.O_NONBLOCK, within=folder)
                 try:
-                    if not stat.S_ISREG(port.fstat(fd).st_mode):
+                    found = port.fstat(fd)
+                    if not stat.S_ISREG(found.st_mode):
                         raise NotFoundError(f"there is no {source}", key=source, backend=SCHEME)
                     port.fsync(fd)
-                    linked = self._link(name, folder, target_name, target_folders, target)
-                    if not linked:
+                    # Whoever gave it another name may write into it.
+                    alone = found.st_nlink == 1
+                    if not alone or not self._link(name, folder, target_name, target_folders, target):
                         self.write(target, _blocks(self._tree, fd), ALWAYS)
                 finally:
                     port.close(fd)
@@ -432,8 +441,6 @@ class Objects:
 
     def _link(self, name: str, folder: int, target: str, target_folders: list[str], key: str) -> bool:
         port = self._port
-        into = self._tree.folder(target_folders, create=True)
-        self._settle(target, into)
         within = self._tree.folder([TEMPORARY], create=True)
         temporary = self._tree.temporary_name()
         try:
@@ -443,15 +450,14 @@ class Objects:
                 if error.errno in NO_LINKS:
                     return False
                 raise
-            with self._deciding(into):
-                port.rename(temporary, target, within=within, into=into)
-            # A rename between two links of one file does nothing, and leaves both.
-            self._tree.discard(within, temporary)
-            self._sync_names(into, key)
+            try:
+                self._place(temporary, within, target, target_folders, ALWAYS, key)
+            finally:
+                # A rename between two links of one file does nothing, and leaves both.
+                self._tree.discard(within, temporary)
             return True
         finally:
             port.close(within)
-            port.close(into)
 
     def _actual(self, name: str, folder: int) -> str:
         """The name of the file: nobody but a person may have given it one that no key has."""

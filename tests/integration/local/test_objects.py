@@ -405,6 +405,27 @@ async def test_a_copy_shares_the_bytes_until_one_of_them_changes(connect: Connec
     assert (await backend.read("logs/b.log")).data == b"one\n"
 
 
+async def test_a_copy_does_not_share_what_has_another_name_elsewhere(
+    connect: Connect, path: Path, tmp_path: Path
+) -> None:
+    backend = await connect()
+    await backend.write("tasks/a.json", b"A")
+    os.link(path / "tasks/a.json", tmp_path / "tree-of-a-backup")
+    await backend.copy("tasks/a.json", "tasks/b.json")
+    (tmp_path / "tree-of-a-backup").write_bytes(b"B")
+    assert (await backend.read("tasks/b.json")).data == b"A"
+
+
+async def test_a_copy_that_fails_leaves_nothing(connect: Connect, path: Path, port: Any) -> None:
+    backend = await connect()
+    await backend.write("a", b"A")
+    port.fail("rename")
+    with pytest.raises(UnavailableError):
+        await backend.copy("a", "b")
+    assert await listed(backend) == ["a"]
+    assert temporaries(path) == []
+
+
 async def test_a_copy_onto_itself_changes_nothing(connect: Connect, path: Path) -> None:
     backend = await connect()
     await backend.write("a", b"A")
@@ -495,6 +516,24 @@ async def test_a_folder_that_is_removed_while_an_object_is_written_there_is_made
     port.fail(call, chosen=remove_once)
     await backend.write("bodies/x/2", b"B", when=when)
     assert await listed(backend) == ["bodies/x/2"]
+
+
+async def test_a_folder_that_is_removed_while_an_object_is_copied_there_is_made_again(
+    connect: Connect, path: Path, port: Any
+) -> None:
+    backend = await connect()
+    await backend.write("a", b"A")
+    (path / "bodies/x").mkdir(parents=True)
+    empty = [path / "bodies/x"]
+
+    def remove_once(*_: Any) -> bool:
+        while empty:
+            empty.pop().rmdir()
+        return False
+
+    port.fail("rename", chosen=remove_once)
+    await backend.copy("a", "bodies/x/1")
+    assert await listed(backend) == ["a", "bodies/x/1"]
 
 
 async def test_a_key_that_continues_another_is_refused(connect: Connect) -> None:
