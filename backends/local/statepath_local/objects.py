@@ -334,6 +334,7 @@ class Objects:
     def _write_lazily(self, items: Iterable[LazyWrite], keep: Keep | None) -> None:
         open_folders: dict[str, int] = {}
         failure: StateError | None = None
+        unwritten: list[str] = []
         try:
             for item in items:
                 try:
@@ -341,10 +342,12 @@ class Objects:
                 except StateError as error:
                     # The others are in nobody's way.
                     failure = failure or error
+                    unwritten.append(item.key)
         finally:
             for folder in open_folders.values():
                 self._port.close(folder)
         if failure is not None:
+            failure.unwritten = tuple(unwritten)
             raise failure
 
     def _write_one_lazily(self, item: LazyWrite, keep: Keep | None, open_folders: dict[str, int]) -> None:

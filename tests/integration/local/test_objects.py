@@ -196,20 +196,40 @@ async def test_what_cannot_be_written_lazily_is_told_and_in_no_others_way(
     port.fail("pwrite", errno.ENOSPC, chosen=lambda _, data, __: data == b"B")
     with pytest.raises(UnavailableError) as caught:
         await backend.write_lazily([LazyWrite(key, key.upper().encode(), 1) for key in "abc"])
-    assert (caught.value.code, caught.value.key) == ("disk_full", "b")
+    assert (caught.value.code, caught.value.key, caught.value.unwritten) == ("disk_full", "b", ("b",))
     assert await listed(backend) == ["a", "c"]
     assert temporaries(path) == []
 
 
-async def test_a_folder_that_is_a_link_is_in_no_other_views_way(tmp_path: Path) -> None:
+@pytest.mark.parametrize("views", [2, 600])
+async def test_a_folder_that_is_a_link_is_in_no_other_views_way(tmp_path: Path, views: int) -> None:
     (tmp_path / "sessions").symlink_to(tmp_path)
     async with statepath.open(tmp_path, view_interval=0) as store:
         await store.collection("sessions").put({"id": "a"})
-        for id in "bc":
-            await store.collection("tasks").put({"id": id})
+        async with store.transaction() as tx:
+            for id in range(views):
+                tx.put(store.collection("tasks"), {"id": f"{id}"})
         with pytest.raises(AccessDeniedError, match="sessions"):
             await store.flush()
-        assert [file.name for file in sorted(tmp_path.glob("tasks/*"))] == ["b.json", "c.json"]
+        assert len(list(tmp_path.glob("tasks/*"))) == views
+
+
+async def test_what_was_written_beside_what_cannot_be_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sessions").symlink_to(tmp_path)
+    async with statepath.open(tmp_path, view_interval=0) as store:
+        await store.collection("sessions").put({"id": "a"})
+        await store.collection("tasks").put({"id": "b"})
+        with pytest.raises(AccessDeniedError):
+            await store.flush()
+        written = (tmp_path / "tasks/b.json").stat().st_ino
+        with pytest.raises(AccessDeniedError):
+            await store.flush()
+        assert (tmp_path / "tasks/b.json").stat().st_ino == written
+        (tmp_path / "sessions").unlink()
+        await store.flush()
+        assert (tmp_path / "sessions/a.json").exists()
 
 
 async def test_what_a_killed_writer_left_is_removed(connect: Connect, path: Path) -> None:
