@@ -151,7 +151,7 @@ class Objects:
     ) -> None:
         """Publish the file, durably."""
         for left in reversed(range(_ATTEMPTS)):
-            folder = self._tree.folder(folders, create=True)
+            folder = self._tree.folder(folders, create=True, lasting=True)
             try:
                 self._settle(name, folder)
                 self._publish(temporary, within, name, folder, when, key)
@@ -253,7 +253,7 @@ class Objects:
     def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:
         folders, name = split_key(key)
         with failing(key, key):
-            folder = self._tree.folder(folders, create=True)
+            folder = self._tree.folder(folders, create=True, lasting=True)
             try:
                 self._settle(name, folder)
                 for _ in range(_ATTEMPTS):

@@ -71,6 +71,40 @@ async def test_a_folder_that_somebody_else_just_made_is_made_durable_as_well(
     assert steps == ["mkdir", "fsync_dir", "rename", "fsync_dir"]
 
 
+@pytest.mark.parametrize("call", ["write", "write_at", "copy"])
+async def test_a_folder_that_was_there_is_made_durable_once_before_the_first_object_is_named(
+    connect: Connect, port: Any, path: Path, call: str
+) -> None:
+    """Who made it may have been killed before."""
+    (path / "bodies/x").mkdir(parents=True)
+    backend = await connect()
+    await backend.write("a", b"A")
+    for key, synced in (("bodies/x/1", 3), ("bodies/x/2", 1)):
+        port.calls.clear()
+        match call:
+            case "write":
+                await backend.write(key, b"A")
+            case "write_at":
+                await backend.write_at(key, 0, b"A")
+            case "copy":
+                await backend.copy("a", key)
+        assert port.names().count("fsync_dir") == synced
+
+
+async def test_the_state_path_is_made_durable_once_before_the_first_object_is_named(
+    connect: Connect, port: Any, path: Path
+) -> None:
+    path.mkdir()
+    synced: list[str] = []
+    port.fail("fsync_dir", chosen=lambda fd: synced.append(os.readlink(f"/dev/fd/{fd}")))
+    port.fail("rename", chosen=lambda *_: synced.append("named"))
+    backend = await connect()
+    assert synced == []
+    for _ in range(2):
+        await backend.write("a", b"A")
+    assert synced == [str(path), str(path.parent), "named", str(path), "named", str(path)]
+
+
 async def test_a_large_folder_is_sorted_a_few_names_at_a_time_and_listed_in_order(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
