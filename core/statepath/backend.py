@@ -540,7 +540,8 @@ class SupportsLazyWrites(Protocol):
     ) -> None:
         """Replace or remove many objects, each all or nothing, soon durable but not on return: for views, which are
         rebuilt from the log. The items are drawn in a worker thread, each right before it is written. What cannot be
-        written is raised once the others are: the first of it, if it is more.
+        written is raised once the others are: the first of it, if it is more. Where the error tells the keys
+        (`unwritten`), only those are tried again.
 
         `keep(key, data)` is asked in that thread about an object whose own time is later than the item's: whether it
         stays. Nobody else replaces it meanwhile."""

@@ -18,10 +18,13 @@ class StateError(Exception):
         key: the document (`tasks/task_1`) or stored object concerned, where there is one.
         backend: the scheme of the backend concerned, where there is one.
         retryable: whether the same call may succeed later without any change by the caller.
+        unwritten: of several objects that were to be written, the keys of those that were not; empty where that is not
+            told.
     """
 
     default_code: ClassVar[str] = "error"
     default_retryable: ClassVar[bool] = False
+    unwritten: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from typing import Final
 from statepath.arguments import wrong_kind
 from statepath.commit import RemoveLog, WriteLog
 from statepath.engine.engine import Engine
-from statepath.engine.ids import check_id, decode_id
+from statepath.engine.ids import check_id, decode_id, log_key, log_place
 from statepath.engine.logfiles import read_log
 from statepath.errors import InvalidArgumentError, NotFoundError
 
@@ -56,6 +56,12 @@ async def names(engine: Engine) -> list[str]:
 async def delete(engine: Engine, id: str) -> bool:
     """Remove a session's log; whether there was one."""
     known = engine.replica.log_size(check_id(id))
-    if not known and id not in await names(engine):
+    if not known and not await _is_stored(engine, log_key(id)):
         return False
     return bool(await engine.commit_file(RemoveLog(id, None if known else 0)))
+
+
+async def _is_stored(engine: Engine, log: str) -> bool:
+    await engine.flush_files()
+    places = [log_place(entry.key) async for entry in engine.backend.list_keys(log)]
+    return any(place is not None and place[0] == log for place in places)

@@ -30,7 +30,7 @@ from statepath.errors import ClosedError, NotFoundError, ReadOnlyError, StoreLoc
 from statepath_local.config import LocalConfig, parse
 from statepath_local.failures import SCHEME, failing
 from statepath_local.journal import LocalCommitLog
-from statepath_local.lock import WriterLock
+from statepath_local.lock import WriterLock, give_back
 from statepath_local.objects import PAUSE, Objects
 from statepath_local.port import Port
 from statepath_local.root import Root
@@ -159,7 +159,7 @@ class LocalBackend:
     def _end_maintenance(self) -> None:
         folder, self._maintains = self._maintains, -1
         if folder >= 0:
-            self._tree.port.close(folder)
+            give_back(self._tree.port, folder)
 
     def commit_log(self) -> LocalCommitLog:
         self.check_open()
@@ -216,7 +216,9 @@ class LocalBackend:
         if self._closed is None:
             self._closed = _FORKED
             self._log.disown()
-            self._end_maintenance()
+            if self._maintains >= 0:
+                self._tree.port.close(self._maintains)
+                self._maintains = -1
             if self._lock is not None:
                 self._lock.release()
 

@@ -88,15 +88,15 @@ class WriterLock:
         self._fd = fd
         self._created = created
         self.boot = self._port.boot_id()
-        handle = secrets.token_hex(4)
-        _ours.add(handle)
+        self.handle = secrets.token_hex(4)
+        _ours.add(self.handle)
         self._me = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "program": os.path.basename(sys.argv[0] or sys.executable) if sys.argv else "",
             "boot": self.boot,
-            "handle": handle,
+            "handle": self.handle,
         }
         self.durable = durable
         self.shared = shared
@@ -123,7 +123,7 @@ class WriterLock:
             try:
                 lock = _attempt(tree, fd, created=created, late=waited >= _PATIENCE)
             except BaseException as error:
-                _give_back(port, fd)
+                give_back(port, fd)
                 if isinstance(error, OSError) and error.errno in _NO_LOCKS:
                     if created:
                         tree.discard(tree.root, LOCK)
@@ -132,7 +132,7 @@ class WriterLock:
             if lock is not None:
                 return lock
             mode, holders = _read_head(port, fd).mode, _read_holders(port, fd)
-            _give_back(port, fd)
+            give_back(port, fd)
             if waited >= (_PATIENCE if mode in (EXCLUSIVE, b"") else _OPENING_PATIENCE):
                 raise _refusal(port, holders)
             time.sleep(_STEP)
@@ -174,7 +174,7 @@ class WriterLock:
             write_all(port, self._fd, text, _HEAD)
             port.ftruncate(self._fd, _HEAD + len(text))
         finally:
-            _give_back(port, folder)
+            give_back(port, folder)
 
     def publish(self, seq: int) -> None:
         """Tell readers how far the log is durable. What was true stays true, so it is synced only if it is lowered:
@@ -264,9 +264,12 @@ class WriterLock:
 
     def release(self) -> None:
         """Let go. In a forked child this leaves the parent's lock as it is."""
-        _ours.discard(self._me["handle"])
+        _ours.discard(self.handle)
         if self._fd >= 0:
-            self._port.close(self._fd)
+            if os.getpid() == self._me["pid"]:
+                give_back(self._port, self._fd)
+            else:
+                self._port.close(self._fd)
             self._fd = -1
 
     def end(self) -> None:
@@ -297,7 +300,7 @@ def durable_limit(tree: Tree) -> int | None:
             return _read_head(port, fd).durable
         return None
     finally:
-        _give_back(port, fd)
+        give_back(port, fd)
 
 
 def _is_free(port: Port, fd: int) -> bool:
@@ -327,7 +330,7 @@ def _attempt(tree: Tree, fd: int, *, created: bool, late: bool) -> WriterLock | 
         if not _read_head(port, fd).is_shared(port.boot_id()):
             return None
         # Nor does it mean anything where all of them were killed; but not every process can be seen from here.
-        if not late and not any(_lives(port, holder) for holder in _read_holders(port, fd)):
+        if not late and not any(_seems_to_live(port, holder) for holder in _read_holders(port, fd)):
             return None
         shared = True
     if not _is_current(tree, fd):
@@ -339,13 +342,14 @@ def _attempt(tree: Tree, fd: int, *, created: bool, late: bool) -> WriterLock | 
         else:
             lock.introduce()
     except BaseException:
+        _ours.discard(lock.handle)
         if created and not shared:  # else it is another's as well
             tree.discard(tree.root, LOCK)
         raise
     return lock
 
 
-def _give_back(port: Port, fd: int) -> None:
+def give_back(port: Port, fd: int) -> None:
     """Unlock the file, and close it: a child that was forked meanwhile has it open still."""
     with suppress(OSError):
         port.flock(fd, fcntl.LOCK_UN)
@@ -431,12 +435,18 @@ def _read_doubt(port: Port, fd: int) -> bytes:
 
 
 def _lives(port: Port, holder: dict[str, Any]) -> bool:
-    """Whether the process may be there still; of another machine that is not known."""
+    """Whether the process may be there still; of another machine that is not known. In another container one may have
+    the number of this one."""
     pid = holder.get("pid")
-    if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
-        return True
-    # A process that was started anew in a container often has the number that the killed one had.
-    return holder.get("handle") in _ours if pid == os.getpid() else port.lives(pid)
+    return holder.get("host") != socket.gethostname() or not isinstance(pid, int) or port.lives(pid)
+
+
+def _seems_to_live(port: Port, holder: dict[str, Any]) -> bool:
+    """As `_lives`, except that a process of this number is this one, where another one can be told from it a moment
+    later: one that was started anew in a container often has the number that the killed one had."""
+    if holder.get("pid") == os.getpid() and holder.get("handle") not in _ours:
+        return holder.get("host") != socket.gethostname()
+    return _lives(port, holder)
 
 
 def _no_locks(error: OSError) -> UnsupportedError:

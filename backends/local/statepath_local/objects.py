@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import stat
 import threading
@@ -33,13 +34,19 @@ from statepath_local.failures import NO_LINKS, SCHEME, failing, state_error
 from statepath_local.names import MAX_FILE, key_part, odd_name
 from statepath_local.port import read_all, write_all
 from statepath_local.recycling import Recycler
+from statepath_local.segments import JOURNAL
 from statepath_local.tree import LOCK, TEMPORARY, Tree, is_name, split_key
+
+logger = logging.getLogger("statepath.local")
 
 BLOCK = 2 * 1024 * 1024
 PAUSE = 0.005
 _MOST_BUFFERS = 512
 _ATTEMPTS = 100
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_FOLDERS = frozenset({JOURNAL, "archive", "bodies", "leases", "logs", "reports"})
+"""Where a store has more than views."""
+
 _RUN = 2000
 """So many names are sorted at once."""
 
@@ -64,6 +71,7 @@ class Objects:
         self._lazily = threading.Lock()
         self._recycler = Recycler(tree)
         self._last_was_new = False
+        self._skipped: set[str] = set()
         self.shared = False
         """Whether other handles may write."""
 
@@ -122,32 +130,39 @@ class Objects:
                 self._settle(name, folder)
                 if when is not ALWAYS:
                     self._check(name, folder, when, key)
-                within, temporary, fd = self._tree.create_temporary()
-                try:
-                    try:
-                        _write_chunks(self._tree, fd, chunks, pause)
-                        etag = self._stamp(fd)
-                        port.fsync(fd)
-                    finally:
-                        port.close(fd)
-                    for left in reversed(range(_ATTEMPTS)):
-                        try:
-                            self._publish(temporary, within, name, folder, when, key)
-                            break
-                        except FileNotFoundError:
-                            # Whoever deletes the last object of a folder removes it, too.
-                            if not left:
-                                raise
-                            anew = self._tree.folder(folders, create=True)
-                            port.close(folder)
-                            folder = anew
-                except BaseException:
-                    self._tree.discard(within, temporary)
-                    raise
-                self._sync_names(folder, key)
-                return etag
             finally:
                 port.close(folder)
+            within, temporary, fd = self._tree.create_temporary()
+            try:
+                try:
+                    _write_chunks(self._tree, fd, chunks, pause)
+                    etag = self._stamp(fd)
+                    port.fsync(fd)
+                finally:
+                    port.close(fd)
+                self._place(temporary, within, name, folders, when, key)
+            except BaseException:
+                self._tree.discard(within, temporary)
+                raise
+            return etag
+
+    def _place(
+        self, temporary: str, within: int, name: str, folders: list[str], when: When, key: str
+    ) -> None:
+        """Publish the file, durably."""
+        for left in reversed(range(_ATTEMPTS)):
+            folder = self._tree.folder(folders, create=True, lasting=True)
+            try:
+                self._settle(name, folder)
+                self._publish(temporary, within, name, folder, when, key)
+                self._sync_names(folder, key)
+                break
+            except FileNotFoundError:
+                # Whoever deletes the last object of a folder removes it, too.
+                if not left:
+                    raise
+            finally:
+                self._port.close(folder)
 
     def _publish(self, temporary: str, within: int, name: str, folder: int, when: When, key: str) -> None:
         port = self._port
@@ -238,7 +253,7 @@ class Objects:
     def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:
         folders, name = split_key(key)
         with failing(key, key):
-            folder = self._tree.folder(folders, create=True)
+            folder = self._tree.folder(folders, create=True, lasting=True)
             try:
                 self._settle(name, folder)
                 for _ in range(_ATTEMPTS):
@@ -319,6 +334,7 @@ class Objects:
     def _write_lazily(self, items: Iterable[LazyWrite], keep: Keep | None) -> None:
         open_folders: dict[str, int] = {}
         failure: StateError | None = None
+        unwritten: list[str] = []
         try:
             for item in items:
                 try:
@@ -326,10 +342,12 @@ class Objects:
                 except StateError as error:
                     # The others are in nobody's way.
                     failure = failure or error
+                    unwritten.append(item.key)
         finally:
             for folder in open_folders.values():
                 self._port.close(folder)
         if failure is not None:
+            failure.unwritten = tuple(unwritten)
             raise failure
 
     def _write_one_lazily(self, item: LazyWrite, keep: Keep | None, open_folders: dict[str, int]) -> None:
@@ -411,11 +429,13 @@ class Objects:
                 name = self._actual(name, folder)
                 fd = port.open(name, os.O_RDONLY | os.O_NONBLOCK, within=folder)
                 try:
-                    if not stat.S_ISREG(port.fstat(fd).st_mode):
+                    found = port.fstat(fd)
+                    if not stat.S_ISREG(found.st_mode):
                         raise NotFoundError(f"there is no {source}", key=source, backend=SCHEME)
                     port.fsync(fd)
-                    linked = self._link(name, folder, target_name, target_folders, target)
-                    if not linked:
+                    # Whoever gave it another name may write into it.
+                    alone = found.st_nlink == 1
+                    if not alone or not self._link(name, folder, target_name, target_folders, target):
                         self.write(target, _blocks(self._tree, fd), ALWAYS)
                 finally:
                     port.close(fd)
@@ -424,8 +444,6 @@ class Objects:
 
     def _link(self, name: str, folder: int, target: str, target_folders: list[str], key: str) -> bool:
         port = self._port
-        into = self._tree.folder(target_folders, create=True)
-        self._settle(target, into)
         within = self._tree.folder([TEMPORARY], create=True)
         temporary = self._tree.temporary_name()
         try:
@@ -435,15 +453,14 @@ class Objects:
                 if error.errno in NO_LINKS:
                     return False
                 raise
-            with self._deciding(into):
-                port.rename(temporary, target, within=within, into=into)
-            # A rename between two links of one file does nothing, and leaves both.
-            self._tree.discard(within, temporary)
-            self._sync_names(into, key)
+            try:
+                self._place(temporary, within, target, target_folders, ALWAYS, key)
+            finally:
+                # A rename between two links of one file does nothing, and leaves both.
+                self._tree.discard(within, temporary)
             return True
         finally:
             port.close(within)
-            port.close(into)
 
     def _actual(self, name: str, folder: int) -> str:
         """The name of the file: nobody but a person may have given it one that no key has."""
@@ -499,10 +516,32 @@ class Objects:
                     except OSError as error:
                         if error.errno in _NO_FOLDER:  # not any more
                             continue
-                        raise state_error(error, key, key) from error
+                        if not self._is_anothers(error, name, folder, key):
+                            raise state_error(error, key, key) from error
+                        self._skip(key, error)
+                        continue
                     yield from self._entries(below, key, prefix, after)
         finally:
             port.close(folder)
+
+    def _is_anothers(self, error: OSError, name: str, folder: int, key: str) -> bool:
+        """Whether the folder that cannot be opened is another user's, where nothing of the store is missed."""
+        if error.errno not in (errno.EACCES, errno.EPERM) or key.partition("/")[0] in _FOLDERS:
+            return False
+        try:
+            return self._port.stat(name, within=folder).st_uid != os.geteuid()
+        except OSError:
+            return False
+
+    def _skip(self, key: str, error: OSError) -> None:
+        if key not in self._skipped:
+            self._skipped.add(key)
+            logger.warning(
+                "%s is another user's and is left out: %s",
+                key,
+                os.strerror(error.errno or 0),
+                extra={"key": key},
+            )
 
     def _entry(self, name: str, folder: int, key: str) -> Entry | None:
         try:

@@ -10,6 +10,7 @@ from statepath.errors import AccessDeniedError, InvalidArgumentError, NotFoundEr
 
 from statepath_local.failures import SCHEME, state_error
 from statepath_local.port import Port
+from statepath_local.tree import sync_name
 
 
 class Root:
@@ -41,6 +42,13 @@ class Root:
         while (fd := self._find(path)) is None:
             missing.append(path)
             path = os.path.split(path)[0]
+        if missing:
+            try:
+                # Who made the one that is there may have been killed before it did.
+                sync_name(self._port, fd)
+            except BaseException:
+                self._port.close(fd)
+                raise
         for path in reversed(missing):
             try:
                 # Where something has the name, and yet cannot be opened, the next attempt says so.

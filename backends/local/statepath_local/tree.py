@@ -60,6 +60,7 @@ class Tree:
         self._root = root
         self._opening = threading.Lock()
         self._temporary: list[int] = []
+        self._durable: set[str] = set()
         self._token = secrets.token_hex(4)
         self._numbers = count()
 
@@ -72,8 +73,9 @@ class Tree:
                     self._root = self.port.open_root(self.path)
         return self._root
 
-    def folder(self, parts: Sequence[str], *, create: bool = False) -> int:
-        """A descriptor of the folder, which the caller closes. With `create`, missing ones are made, durably.
+    def folder(self, parts: Sequence[str], *, create: bool = False, lasting: bool = False) -> int:
+        """A descriptor of the folder, which the caller closes. With `create`, missing ones are made, durably; with
+        `lasting`, the names of those that were there are durable, too: who made one may have been killed before.
 
         Raises:
             FileNotFoundError: it does not exist.
@@ -81,23 +83,39 @@ class Tree:
         """
         port = self.port
         root = fd = self.root
+        way = ""
+        if lasting and way not in self._durable:
+            sync_name(port, root)
+            self._durable.add(way)
         try:
             for part in parts or (".",):
+                way = f"{way}/{part}" if parts else ""
                 try:
                     below = self._enter(part, fd)
                 except (FileNotFoundError, NotADirectoryError) as error:
                     if not create:
                         raise FileNotFoundError(errno.ENOENT, "no such folder", part) from error
                     self._make(part, fd)
+                    self._durable.add(way)
                     below = self._enter(part, fd)
-                if fd != root:
-                    port.close(fd)
-                fd = below
+                above, fd = fd, below
+                try:
+                    if lasting and way not in self._durable:
+                        port.fsync_dir(above)
+                        self._durable.add(way)
+                finally:
+                    if above != root:
+                        port.close(above)
         except BaseException:
             if fd != root:
                 port.close(fd)
             raise
         return fd
+
+    def settle(self, parts: Sequence[str]) -> None:
+        """Make the folder's name durable, unless it is known to be."""
+        if "/".join(("", *parts)) not in self._durable:
+            self.port.close(self.folder(parts, create=True, lasting=True))
 
     def _make(self, name: str, within: int) -> None:
         # Who was first may not have synced it yet.
@@ -164,3 +182,17 @@ class Tree:
         if self._root is not None:
             self.port.close(self._root)
             self._root = -1
+
+
+def sync_name(port: Port, folder: int) -> None:
+    """Make the folder's own name durable, where the one above it can be read. Of a mounted file system there is none to
+    lose."""
+    try:
+        above = port.open_folder("..", within=folder)
+    except OSError:
+        return
+    try:
+        if port.fstat(above).st_dev == port.fstat(folder).st_dev:
+            port.fsync_dir(above)
+    finally:
+        port.close(above)

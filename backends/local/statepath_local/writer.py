@@ -184,15 +184,9 @@ class Writer:
             self._lock.share(self._end())
 
     def _enter(self) -> None:
-        """Have the journal's folder open, under a name that is durable: who made it may have been killed before."""
+        """Have the journal's folder open."""
         if self._journal < 0:
-            journal = self._tree.folder([JOURNAL], create=True)
-            try:
-                self._port.fsync_dir(self._tree.root)
-            except BaseException:
-                self._port.close(journal)
-                raise
-            self._journal = journal
+            self._journal = self._tree.folder([JOURNAL], create=True)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -226,6 +220,8 @@ class Writer:
 
     def _begin_change(self) -> None:
         """Tell whoever comes next, should this handle not live to say where the journal ends."""
+        with failing(JOURNAL):
+            self._tree.settle([JOURNAL])
         if self._lock.shared and not self._changing:
             try:
                 self._lock.begin()

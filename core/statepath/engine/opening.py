@@ -27,7 +27,7 @@ from statepath.backend import (
     SupportsQueries,
     SupportsSharing,
 )
-from statepath.commit import FLOOR_KEY, Note, Put
+from statepath.commit import FLOOR_KEY, Note, Put, WriteLog
 from statepath.encryption import Encrypted, check_founded_plain, unlock, unsealed
 from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
@@ -36,7 +36,7 @@ from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine, is_replica
 from statepath.engine.floor import Floor, write_floor
 from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
-from statepath.engine.ids import document_key
+from statepath.engine.ids import document_key, log_key, long_logs
 from statepath.engine.migrating import migrate
 from statepath.engine.original import Original, read_original
 from statepath.engine.recovering import Outrun, begin_anew, cover, restore_replaced, take_next_place
@@ -494,8 +494,12 @@ class _TakeOver:
             views.mark(collection, id)
         await engine.flush()
         misnamed = original.misnamed if views.documents else ()  # else nothing would take their place
-        for key in (*misnamed, *[old for old, new in original.renamed if await self._renamed(old, new)]):
+        for key in misnamed:
             await engine.backend.delete(key)
+        for old, new, id in original.renamed:
+            if await self._renamed(old, new):
+                await self._know_log(new, id)
+                await engine.backend.delete(old)
         await engine.snapshot()
         if original.documents:
             engine.events.emit(StoreUpgraded(original.source, original.documents, PRE_MIGRATION_KEY))
@@ -514,6 +518,11 @@ class _TakeOver:
             return True
         logger.warning("%s stays as it is: %s has something else", old, new, extra={"key": old})
         return False
+
+    async def _know_log(self, key: str, id: str) -> None:
+        """Have the state tell the id of a session log, where its file does not."""
+        if key == log_key(id) and long_logs([id]) and (size := await self.engine.log_offset(id)):
+            await self.engine.commit([WriteLog(id, size, "")])
 
     async def _adopt(self, examined: Examined, views: ViewWriter) -> None:
         """Take over what people did to the documents' files."""

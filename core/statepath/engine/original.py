@@ -52,7 +52,7 @@ class Original:
         source: the file that most of it was read from.
         changes: the documents, as the changes of one transaction.
         misnamed: files whose document gets a file of another name.
-        renamed: files of session logs and reports, and the names that they get.
+        renamed: files of session logs and reports, the names that they get, and their ids.
         conflicts: files that say something else than the state, and do not say that it is newer; with the reason.
         state: the bytes of the `state.json` that was used, where it was whole.
     """
@@ -61,7 +61,7 @@ class Original:
     changes: list[Change] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
     misnamed: list[str] = field(default_factory=list)
-    renamed: list[tuple[str, str]] = field(default_factory=list)
+    renamed: list[tuple[str, str, str]] = field(default_factory=list)
     conflicts: list[tuple[str, str]] = field(default_factory=list)
     state: bytes | None = None
     documents: int = 0
@@ -308,7 +308,7 @@ async def _beside(backend: Backend, original: Original) -> None:
                 continue
             id = _named(match[1])
             if is_id(id) and key_of(id) != entry.key:
-                original.renamed.append((entry.key, key_of(id)))
+                original.renamed.append((entry.key, key_of(id), id))
 
 
 def _named(name: str) -> str:

@@ -40,7 +40,7 @@ class SharedViewFiles(ViewFiles):
         await self._catch_up()
         backend = self._backend
         if not backend.capabilities.lazy_writes or not isinstance(backend, SupportsLazyWrites):
-            await in_parts(self._show, documents)
+            await in_parts(self._show, {document_key(*document): document for document in documents})
             return
         entries, head = self._entries(documents), self._replica.head
         versions = {key: head if entry is None else entry.version for key, entry in entries.items()}
@@ -50,8 +50,7 @@ class SharedViewFiles(ViewFiles):
 
         await backend.write_lazily(self._items(entries, self._replica.time), keep=is_later)
 
-    async def _show(self, document: tuple[str, str]) -> None:
-        key = document_key(*document)
+    async def _show(self, key: str, document: tuple[str, str]) -> None:
         while True:
             when, stored = await self._stored(key)
             entry = self._replica.get(*document)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -15,6 +15,7 @@ from statepath.engine.ids import document_key, report_key
 from statepath.engine.logfiles import remove_log, write_log
 from statepath.engine.replica import Entry, Replica
 from statepath.engine.views import render_view
+from statepath.errors import StateError
 
 logger = logging.getLogger("statepath.views")
 
@@ -38,11 +39,10 @@ class ViewFiles:
     async def show(self, documents: Sequence[tuple[str, str]]) -> None:
         """Write the files of documents, each named by its collection and id, as they are now."""
         backend, entries = self._backend, self._entries(documents)
-        items = self._items(entries, self._replica.time)
         if backend.capabilities.lazy_writes and isinstance(backend, SupportsLazyWrites):
-            await backend.write_lazily(items, keep=None)
+            await backend.write_lazily(self._items(entries, self._replica.time), keep=None)
         else:
-            await in_parts(self._write_document, items)
+            await in_parts(self._write_document, entries)
 
     def _entries(self, documents: Sequence[tuple[str, str]]) -> dict[str, Entry | None]:
         """The documents, by the keys of their files."""
@@ -60,11 +60,11 @@ class ViewFiles:
             else:
                 yield LazyWrite(key, render_view(entry.json(), self._store, entry.version), entry.modified)
 
-    async def _write_document(self, item: LazyWrite) -> None:
-        if item.data is None:
-            await self._backend.delete(item.key)
+    async def _write_document(self, key: str, entry: Entry | None) -> None:
+        if entry is None:
+            await self._backend.delete(key)
         else:
-            await self._backend.write(item.key, item.data)
+            await self._backend.write(key, render_view(entry.json(), self._store, entry.version))
 
     async def write(self, changes: Sequence[FileChange]) -> None:
         """Write logs and reports, in the order of the log; neighbouring pieces of one log in one write. What was
@@ -119,11 +119,26 @@ class ViewFiles:
         return {change.id for change in self._pending() if isinstance(change, RemoveLog)}
 
 
-async def in_parts(write: Callable[[T], Awaitable[None]], items: Iterable[T]) -> None:
-    """Write so many at once."""
-    waiting = iter(items)
+async def in_parts(write: Callable[[str, T], Awaitable[None]], items: Mapping[str, T]) -> None:
+    """Write so many at once, by their keys. Where nothing of them can be written, the rest is not tried.
+
+    Raises:
+        StateError: the first that there was; `unwritten` begins with what was not tried.
+    """
+    failure: StateError | None = None
+    unwritten: list[str] = []
+    waiting = iter(items.items())
     while part := list(islice(waiting, _PARALLEL)):
-        results = await asyncio.gather(*map(write, part), return_exceptions=True)
+        results = await asyncio.gather(*(write(*item) for item in part), return_exceptions=True)
         # Only when all have ended: one that still went on could replace what the next attempt writes.
-        for failure in filter(None, results):
-            raise failure
+        failed = [(key, result) for (key, _), result in zip(part, results, strict=True) if result is not None]
+        for key, error in failed:
+            if not isinstance(error, StateError):
+                raise error
+            failure = failure or error
+            unwritten.append(key)
+        if len(failed) == len(part):
+            break
+    if failure is not None:
+        failure.unwritten = (*(key for key, _ in waiting), *unwritten)
+        raise failure

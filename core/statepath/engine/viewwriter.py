@@ -17,6 +17,7 @@ from typing import Final
 
 from statepath.backend import Backend
 from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog, WriteReport
+from statepath.engine.ids import document_key
 from statepath.engine.replica import MEMBERS, Replica, Stage
 from statepath.engine.sharedviewfiles import SharedViewFiles
 from statepath.engine.trouble import Trouble
@@ -36,10 +37,11 @@ _LEFT_BYTES: Final = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """Why an attempt failed, and how often `flush` had been called when it began."""
+    """Why an attempt failed, and how often `flush` had been called when it began. `whole`: nothing was written."""
 
     flushes: int
     error: StateError
+    whole: bool = True
 
 
 class ViewWriter:
@@ -76,6 +78,9 @@ class ViewWriter:
         # Each with how often `flush` had been called when it was marked first, in that order.
         self._dirty: dict[tuple[str, str], int] = {}
         self._showing: dict[tuple[str, str], int] = {}
+        # What could not be written, so that it is in no others' way; what was tried last comes last.
+        self._unwritten: dict[tuple[str, str], int] = {}
+        self._again = 0.0
         self._resting: dict[tuple[str, str], float] = {}
         self._files: list[FileChange] = []
         self._view_files = (
@@ -97,12 +102,12 @@ class ViewWriter:
     @property
     def lag(self) -> int:
         """How many documents, logs and reports are ahead of their files."""
-        return len(self._dirty) + len(self._files)
+        return len(self._dirty) + len(self._unwritten) + len(self._files)
 
     def mark(self, collection: str, id: str) -> None:
         """The document's view is out of date."""
         if self.documents and collection != MEMBERS:
-            self._dirty.setdefault((collection, id), self._flushes)
+            self._mark((collection, id))
             if not self._work.is_set():
                 self._work.set()
 
@@ -111,11 +116,15 @@ class ViewWriter:
         if self.documents:
             for key in stage.entries:
                 if key[0] != MEMBERS:
-                    self._dirty.setdefault(key, self._flushes)
+                    self._mark(key)
             if not self._work.is_set():
                 self._work.set()
         for change in stage.files:
             self.mark_file(change)
+
+    def _mark(self, key: tuple[str, str]) -> None:
+        if key not in self._unwritten:
+            self._dirty.setdefault(key, self._flushes)
 
     def leave(self, stage: Stage, seq: int) -> None:
         """What was staged is visible now, up to the seq, and another handle committed it: it writes the files, too."""
@@ -188,7 +197,10 @@ class ViewWriter:
         call, files = self._flushes, self._begun + len(self._files)
 
         def failure() -> StateError | None:
-            failures = (self._file_failure, None if files_only else self._document_failure)
+            document = self._document_failure
+            if files_only or (document is not None and not document.whole and self._waits(call)):
+                document = None
+            failures = (self._file_failure, document)
             # One that had begun before the call says nothing about the attempts from here on.
             told = (one.error for one in failures if one is not None and one.flushes >= call)
             return self._ended or next(told, None)
@@ -220,7 +232,13 @@ class ViewWriter:
 
     def _shows(self, call: int) -> bool:
         """Whether the documents' files show what was marked before that call of `flush`."""
-        return all(next(iter(marks.values()), call) >= call for marks in (self._showing, self._dirty))
+        return not self._waits(call) and min(self._unwritten.values(), default=call) >= call
+
+    def _waits(self, call: int) -> bool:
+        """Whether something of it is still to be tried."""
+        return (
+            min(self._showing.values(), default=call) < call or next(iter(self._dirty.values()), call) < call
+        )
 
     async def _run(self) -> None:
         while True:
@@ -229,13 +247,18 @@ class ViewWriter:
                 await self._rest(self._interval)
             began = time.monotonic()
             file_error = await self._next_files()
-            document_error = await self._next_documents()
-            if file_error is None and document_error is None:
+            again = bool(self._unwritten) and (bool(self._urgent) or time.monotonic() >= self._again)
+            stuck = await self._next_documents(self._dirty)
+            if again and not stuck:
+                await self._next_documents(self._unwritten)
+            if file_error is None and not self._unwritten:
                 self.trouble = None
-            if not self._dirty and not self._files:
+            if not self.lag:
                 self._work.clear()
-            elif file_error is not None or document_error is not None:
+            elif file_error is not None or stuck:
                 await self._rest(_RETRY)
+            elif not self._dirty and not self._files:
+                await self._rest(max(0.0, self._again - time.monotonic()))
             elif self._engine_busy() and not self._urgent:
                 await self._rest((time.monotonic() - began) * _REST)
 
@@ -260,18 +283,26 @@ class ViewWriter:
         await self._tell()
         return error
 
-    async def _next_documents(self) -> StateError | None:
-        self._showing = batch = self._batch()
+    async def _next_documents(self, marks: dict[tuple[str, str], int]) -> bool:
+        """Write files of some of those documents; whether none that was due could be."""
+        again = marks is self._unwritten
+        self._showing = batch = self._batch(marks, at_once=again or bool(self._urgent))
         flushes = self._flushes
         error = await self._attempt(self._show(list(batch)))
+        whole = False
         if error is not None:
-            for key, marked in self._dirty.items():
-                batch.setdefault(key, marked)
-            self._dirty = batch
-            self._document_failure = _Failure(flushes, error)
+            keys = {document_key(*document): document for document in batch}
+            # Whoever does not say which may have written none.
+            failed = [keys[key] for key in error.unwritten if key in keys] or list(batch)
+            for document in failed:
+                self._dirty.pop(document, None)
+                self._unwritten[document] = batch[document]
+            whole = not again and len(failed) == len(batch)
+            self._document_failure = _Failure(flushes, error, whole)
+            self._again = time.monotonic() + _RETRY
         self._showing = {}
         await self._tell()
-        return error
+        return whole
 
     async def _tell(self) -> None:
         """Let those who wait for the files see how far they are, before anything else begins."""
@@ -302,13 +333,13 @@ class ViewWriter:
                 async with asyncio.timeout(seconds):
                     await self._turn.wait_for(lambda: bool(self._urgent))
 
-    def _batch(self) -> dict[tuple[str, str], int]:
+    def _batch(self, marks: dict[tuple[str, str], int], *, at_once: bool) -> dict[tuple[str, str], int]:
         """The next documents, the longest waiting first; a large one waits in proportion to its size."""
         now = time.monotonic()
         batch: list[tuple[str, str]] = []
         size = 0
-        for key in self._dirty:
-            if self._resting and not self._urgent and self._resting.get(key, 0.0) > now:
+        for key in marks:
+            if self._resting and not at_once and self._resting.get(key, 0.0) > now:
                 continue
             batch.append(key)
             entry = self._replica.get(*key)
@@ -322,7 +353,7 @@ class ViewWriter:
                     self._resting.pop(key, None)
             if len(batch) == _BATCH or size > _BATCH_BYTES:
                 break
-        return {key: self._dirty.pop(key) for key in batch}
+        return {key: marks.pop(key) for key in batch}
 
     async def _show(self, batch: list[tuple[str, str]]) -> None:
         if batch:

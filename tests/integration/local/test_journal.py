@@ -84,6 +84,13 @@ async def test_a_folder_of_the_journal_that_was_there_is_durable_before_the_firs
     assert synced < port.names().index("fdatasync")
 
 
+async def test_a_writer_that_only_reads_syncs_no_folder(connect: Connect, commits: Any, port: Any) -> None:
+    await (await connect()).share()
+    port.calls.clear()
+    assert await commits((await connect()).commit_log()) == []
+    assert "fsync_dir" not in port.names()
+
+
 async def test_an_open_segment_and_a_closed_one_are_lines_of_json(
     connect: Connect, chain: Any, path: Path
 ) -> None:

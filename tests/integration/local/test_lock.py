@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from statepath.errors import ClosedError, StoreLockedError
+from statepath.errors import ClosedError, StoreLockedError, UnavailableError
 from statepath_local.port import Port
 
 Connect = Callable[..., Any]
@@ -89,15 +89,41 @@ async def test_a_brief_look_does_not_bring_killed_writers_back(
     assert not (await connect()).joined
 
 
+@pytest.mark.parametrize("process", [os.getpid, ended])
 async def test_a_writer_that_cannot_be_seen_is_joined_after_a_while(
-    connect: Connect, path: Path, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, path: Path, monkeypatch: pytest.MonkeyPatch, process: Callable[[], int]
 ) -> None:
     """As in a container with the name of its host, and numbers of its own."""
     monkeypatch.setattr("statepath_local.lock._PATIENCE", 0.05)
     await (await connect()).share()
     lock = (path / "lock").read_text()
-    (path / "lock").write_text(lock.replace(f'"pid": {os.getpid()}', f'"pid": {ended()}'))
+    monkeypatch.setattr("statepath_local.lock._ours", set())
+    (path / "lock").write_text(lock.replace(f'"pid": {os.getpid()}', f'"pid": {process()}'))
     assert (await connect()).joined
+
+
+async def test_a_writer_of_another_container_with_the_same_number_stays_a_holder(
+    connect: Connect, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("statepath_local.lock._PATIENCE", 0.05)
+    await (await connect()).share()
+    holder = (path / "lock").read_text().splitlines()[-1]
+    monkeypatch.setattr("statepath_local.lock._ours", set())
+    second = await connect()
+    assert not await second.is_alone()
+    await second.close()
+    assert holder in (path / "lock").read_text().splitlines()
+
+
+async def test_an_opening_that_failed_is_no_holder(
+    connect: Connect, port: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holders: set[str] = set()
+    monkeypatch.setattr("statepath_local.lock._ours", holders)
+    port.fail("ftruncate")
+    with pytest.raises(UnavailableError):
+        await connect()
+    assert not holders
 
 
 async def test_a_program_that_is_started_does_not_inherit_the_lock(connect: Connect) -> None:
@@ -211,6 +237,34 @@ async def test_a_forked_child_does_not_keep_what_its_parent_looked_at(
 async def test_a_forked_child_does_not_keep_a_lock_that_was_not_wanted(connect: Connect, port: Any) -> None:
     port.fail("flock", errno.EAGAIN, chosen=lambda _, kind: kind == fcntl.LOCK_EX | fcntl.LOCK_NB, times=1)
     await connect()
+
+
+@pytest.mark.usefixtures("_forking")
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_forked_child_keeps_no_lock_of_a_handle_that_was_closed(
+    connect: Connect, path: Path, shared: bool
+) -> None:
+    backend = await connect()
+    if shared:
+        await backend.share()
+    assert await backend.maintain()
+    await backend.close()
+    assert is_free(path / "lock")
+    assert is_free(path / ".tmp+")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+async def test_the_end_of_a_forked_childs_handle_leaves_the_parents_locks(
+    connect: Connect, path: Path
+) -> None:
+    backend = await connect()
+    assert await backend.maintain()
+    child = os.fork()
+    if child == 0:
+        os._exit(0)  # its handle was disowned before
+    os.waitpid(child, 0)
+    assert not is_free(path / "lock")
+    assert not is_free(path / ".tmp+")
 
 
 async def test_a_lock_on_a_file_that_was_removed_excludes_nobody(

@@ -71,6 +71,40 @@ async def test_a_folder_that_somebody_else_just_made_is_made_durable_as_well(
     assert steps == ["mkdir", "fsync_dir", "rename", "fsync_dir"]
 
 
+@pytest.mark.parametrize("call", ["write", "write_at", "copy"])
+async def test_a_folder_that_was_there_is_made_durable_once_before_the_first_object_is_named(
+    connect: Connect, port: Any, path: Path, call: str
+) -> None:
+    """Who made it may have been killed before."""
+    (path / "bodies/x").mkdir(parents=True)
+    backend = await connect()
+    await backend.write("a", b"A")
+    for key, synced in (("bodies/x/1", 3), ("bodies/x/2", 1)):
+        port.calls.clear()
+        match call:
+            case "write":
+                await backend.write(key, b"A")
+            case "write_at":
+                await backend.write_at(key, 0, b"A")
+            case "copy":
+                await backend.copy("a", key)
+        assert port.names().count("fsync_dir") == synced
+
+
+async def test_the_state_path_is_made_durable_once_before_the_first_object_is_named(
+    connect: Connect, port: Any, path: Path
+) -> None:
+    path.mkdir()
+    synced: list[str] = []
+    port.fail("fsync_dir", chosen=lambda fd: synced.append(os.readlink(f"/dev/fd/{fd}")))
+    port.fail("rename", chosen=lambda *_: synced.append("named"))
+    backend = await connect()
+    assert synced == []
+    for _ in range(2):
+        await backend.write("a", b"A")
+    assert synced == [str(path), str(path.parent), "named", str(path), "named", str(path)]
+
+
 async def test_a_large_folder_is_sorted_a_few_names_at_a_time_and_listed_in_order(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,20 +230,40 @@ async def test_what_cannot_be_written_lazily_is_told_and_in_no_others_way(
     port.fail("pwrite", errno.ENOSPC, chosen=lambda _, data, __: data == b"B")
     with pytest.raises(UnavailableError) as caught:
         await backend.write_lazily([LazyWrite(key, key.upper().encode(), 1) for key in "abc"])
-    assert (caught.value.code, caught.value.key) == ("disk_full", "b")
+    assert (caught.value.code, caught.value.key, caught.value.unwritten) == ("disk_full", "b", ("b",))
     assert await listed(backend) == ["a", "c"]
     assert temporaries(path) == []
 
 
-async def test_a_folder_that_is_a_link_is_in_no_other_views_way(tmp_path: Path) -> None:
+@pytest.mark.parametrize("views", [2, 600])
+async def test_a_folder_that_is_a_link_is_in_no_other_views_way(tmp_path: Path, views: int) -> None:
     (tmp_path / "sessions").symlink_to(tmp_path)
     async with statepath.open(tmp_path, view_interval=0) as store:
         await store.collection("sessions").put({"id": "a"})
-        for id in "bc":
-            await store.collection("tasks").put({"id": id})
+        async with store.transaction() as tx:
+            for id in range(views):
+                tx.put(store.collection("tasks"), {"id": f"{id}"})
         with pytest.raises(AccessDeniedError, match="sessions"):
             await store.flush()
-        assert [file.name for file in sorted(tmp_path.glob("tasks/*"))] == ["b.json", "c.json"]
+        assert len(list(tmp_path.glob("tasks/*"))) == views
+
+
+async def test_what_was_written_beside_what_cannot_be_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sessions").symlink_to(tmp_path)
+    async with statepath.open(tmp_path, view_interval=0) as store:
+        await store.collection("sessions").put({"id": "a"})
+        await store.collection("tasks").put({"id": "b"})
+        with pytest.raises(AccessDeniedError):
+            await store.flush()
+        written = (tmp_path / "tasks/b.json").stat().st_ino
+        with pytest.raises(AccessDeniedError):
+            await store.flush()
+        assert (tmp_path / "tasks/b.json").stat().st_ino == written
+        (tmp_path / "sessions").unlink()
+        await store.flush()
+        assert (tmp_path / "sessions/a.json").exists()
 
 
 async def test_what_a_killed_writer_left_is_removed(connect: Connect, path: Path) -> None:
@@ -303,6 +357,50 @@ async def test_a_listing_leaves_out_no_folder_that_cannot_be_opened(
         await listed(backend)
 
 
+@pytest.fixture
+def _another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there is not this process's."""
+    user = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+
+
+@pytest.mark.usefixtures("_another_user")
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM])
+async def test_a_listing_leaves_out_what_another_user_keeps_there_and_says_so_once(
+    connect: Connect, port: Any, path: Path, caplog: pytest.LogCaptureFixture, error: int
+) -> None:
+    backend = await connect()
+    await backend.write("tasks/a", b"A")
+    (path / "old-backups").mkdir()
+    port.fail("open_folder", error, chosen=lambda name: name == "old-backups")
+    for _ in range(2):
+        assert await listed(backend) == ["tasks/a"]
+    assert [told.key for told in caplog.records] == ["old-backups/"]
+
+
+@pytest.mark.usefixtures("_another_user")
+@pytest.mark.parametrize(
+    ("folder", "error"),
+    [
+        ("archive", errno.EACCES),
+        ("bodies/x", errno.EACCES),
+        ("journal", errno.EPERM),
+        ("leases", errno.EACCES),
+        ("logs", errno.EACCES),
+        ("reports", errno.EACCES),
+        ("old-backups", errno.EMFILE),
+    ],
+)
+async def test_a_listing_leaves_out_nothing_that_may_be_the_stores(
+    connect: Connect, port: Any, path: Path, folder: str, error: int
+) -> None:
+    backend = await connect()
+    (path / folder).mkdir(parents=True)
+    port.fail("open_folder", error, chosen=lambda name: name == folder.rpartition("/")[2])
+    with pytest.raises(StateError, match=f"{folder}/"):
+        await listed(backend)
+
+
 @pytest.mark.parametrize("error", [errno.ENOENT, errno.ENOTDIR, errno.ELOOP])
 async def test_a_listing_goes_on_behind_a_folder_that_is_none_any_more(
     connect: Connect, port: Any, error: int
@@ -359,6 +457,27 @@ async def test_a_copy_shares_the_bytes_until_one_of_them_changes(connect: Connec
     await backend.write_at("logs/a.log", 6, b"two\n")
     assert (await backend.read("logs/a.log")).data == b"one\n\n\ntwo\n"
     assert (await backend.read("logs/b.log")).data == b"one\n"
+
+
+async def test_a_copy_does_not_share_what_has_another_name_elsewhere(
+    connect: Connect, path: Path, tmp_path: Path
+) -> None:
+    backend = await connect()
+    await backend.write("tasks/a.json", b"A")
+    os.link(path / "tasks/a.json", tmp_path / "tree-of-a-backup")
+    await backend.copy("tasks/a.json", "tasks/b.json")
+    (tmp_path / "tree-of-a-backup").write_bytes(b"B")
+    assert (await backend.read("tasks/b.json")).data == b"A"
+
+
+async def test_a_copy_that_fails_leaves_nothing(connect: Connect, path: Path, port: Any) -> None:
+    backend = await connect()
+    await backend.write("a", b"A")
+    port.fail("rename")
+    with pytest.raises(UnavailableError):
+        await backend.copy("a", "b")
+    assert await listed(backend) == ["a"]
+    assert temporaries(path) == []
 
 
 async def test_a_copy_onto_itself_changes_nothing(connect: Connect, path: Path) -> None:
@@ -451,6 +570,24 @@ async def test_a_folder_that_is_removed_while_an_object_is_written_there_is_made
     port.fail(call, chosen=remove_once)
     await backend.write("bodies/x/2", b"B", when=when)
     assert await listed(backend) == ["bodies/x/2"]
+
+
+async def test_a_folder_that_is_removed_while_an_object_is_copied_there_is_made_again(
+    connect: Connect, path: Path, port: Any
+) -> None:
+    backend = await connect()
+    await backend.write("a", b"A")
+    (path / "bodies/x").mkdir(parents=True)
+    empty = [path / "bodies/x"]
+
+    def remove_once(*_: Any) -> bool:
+        while empty:
+            empty.pop().rmdir()
+        return False
+
+    port.fail("rename", chosen=remove_once)
+    await backend.copy("a", "bodies/x/1")
+    assert await listed(backend) == ["a", "bodies/x/1"]
 
 
 async def test_a_key_that_continues_another_is_refused(connect: Connect) -> None:

@@ -24,6 +24,17 @@ async def test_missing_folders_are_made(connect: Connect, tmp_path: Path) -> Non
     assert (tmp_path / "a/b/c/state.json").read_bytes() == b"{}"
 
 
+async def test_the_names_of_missing_folders_and_of_the_one_above_are_durable(
+    connect: Connect, tmp_path: Path, port: Any
+) -> None:
+    """Who made the one above may have been killed before."""
+    (tmp_path / "a").mkdir()
+    synced: list[str] = []
+    port.fail("fsync_dir", chosen=lambda fd: synced.append(os.readlink(f"/dev/fd/{fd}")))
+    await connect(tmp_path / "a/b/c")
+    assert synced == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a/b")]
+
+
 async def test_however_many_folders_are_missing_it_is_said_why_they_cannot_be_made(
     connect: Connect, port: Any, tmp_path: Path
 ) -> None:

@@ -197,6 +197,23 @@ async def test_a_session_log_of_a_shortened_name_is_renamed_once(empty, monkeypa
     assert len(list(empty.path.glob("logs/*"))) == 1
 
 
+async def test_a_session_log_of_a_shortened_name_is_known(empty, tmp_path):
+    id = "S" * 80
+    empty.put("state.json", {"tasks": [{"id": "a"}]})
+    empty.put(f"logs/session_{id}.log", "text\n")
+    async with empty.open() as store:
+        assert await store.logs() == [id]
+        assert await store.verify() == []
+    await statepath.copy(empty.path, to := tmp_path / "copy")
+    async with statepath.open(to, autosave=0) as copied:
+        assert await copied.logs() == [id]
+        assert await copied.read_log(id) == "text\n"
+    async with empty.open(log_bytes=0) as store:
+        assert (await store.clean()).objects
+        assert await store.logs() == []
+    assert list(empty.path.glob("logs/*")) == []
+
+
 async def _fail(*_: object) -> None:
     raise OSError("power failure")
 

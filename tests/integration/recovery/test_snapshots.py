@@ -98,7 +98,7 @@ async def test_snapshots_that_fail_do_not_push_them_out(folder, monkeypatch):
         await put(store, 3)
         for _ in range(12):
             with monkeypatch.context() as patch:
-                patch.setattr(Objects, "_publish", refuse)
+                patch.setattr(Objects, "write", refuse)
                 with pytest.raises(UnavailableError):
                     await store.snapshot()
         assert (await store.backups())[: len(before)] == before
@@ -107,7 +107,7 @@ async def test_snapshots_that_fail_do_not_push_them_out(folder, monkeypatch):
         assert len(await store.backups()) == len(before) + 1
 
 
-def refuse(*_: Any) -> None:
+def refuse(*_: Any, **__: Any) -> None:
     raise UnavailableError("no")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -241,6 +242,35 @@ async def test_a_view_that_cannot_be_written_is_told_and_written_later(open_on, 
     await store.flush()
     assert b'"id": "a"' in (await memory.read("tasks/a.json")).data
     assert told == [SaveError(DISK_FULL)]
+
+
+async def test_more_views_than_are_written_at_once_that_cannot_be_are_in_no_others_way(
+    open_on, faulty, memory, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.viewwriter._RETRY", 0)
+    store = await open_on(faulty, views=True, view_interval=0)
+    faulty.fail("write", "sessions/", DISK_FULL, times=10_000)
+    async with store.transaction() as tx:
+        for id in range(300):
+            tx.put(store.collection("sessions"), {"id": f"{id}"})
+    await store.collection("tasks").put({"id": "a"})
+    while not [entry async for entry in memory.list_keys("tasks/")]:
+        with pytest.raises(UnavailableError):
+            await store.flush()
+
+
+async def test_what_could_not_be_written_is_written_in_the_end(open_on, faulty, memory, monkeypatch):
+    monkeypatch.setattr("statepath.engine.viewwriter._RETRY", 0)
+    store = await open_on(faulty, views=True, view_interval=0)
+    faulty.fail("write", "tasks/", DISK_FULL, times=100)
+    async with store.transaction() as tx:
+        for id in range(600):
+            tx.put(store.collection("tasks"), {"id": f"{id}"})
+    while True:
+        with suppress(UnavailableError):
+            await store.flush()
+            break
+    assert len([entry async for entry in memory.list_keys("tasks/")]) == 600
 
 
 async def test_opening_fails_whole_and_releases_the_storage(open_on, faulty):

@@ -15,6 +15,7 @@ import statepath
 from statepath.commit import RemoveLog, RemoveReport
 from statepath.engine import bounding, verification
 from statepath.engine.files import Files
+from statepath.engine.ids import log_key
 from statepath.engine.restoring import present
 from statepath.errors import (
     ClosedError,
@@ -451,6 +452,18 @@ async def test_a_session_log_with_a_long_id_is_bounded_too(path):
         await store.append_log("S" * 80, "1234\n")
         assert sum(size for _, size in (await store.clean()).objects) == 5
         assert await store.logs() == []
+
+
+async def test_a_session_log_that_only_its_file_has_is_deleted_whatever_its_name(tmp_path):
+    async with statepath.open(tmp_path, autosave=0) as store:
+        for id in ("a", "S" * 80):
+            assert await store.delete_log(id) is False
+            file = tmp_path / log_key(id)
+            file.parent.mkdir(exist_ok=True)
+            file.write_text("text\n")
+            assert await store.delete_log(id) is True
+            await store.flush()
+            assert not file.exists()
 
 
 async def test_bounds_of_one_kind_leave_the_other_alone(path):

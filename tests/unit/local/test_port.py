@@ -14,6 +14,7 @@ HARMLESS = {
     "DirEntry",
     "stat_result",
     "getpid",
+    "geteuid",
     "name",
     "register_at_fork",
     "strerror",
