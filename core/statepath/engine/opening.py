@@ -496,10 +496,11 @@ class _TakeOver:
         misnamed = original.misnamed if views.documents else ()  # else nothing would take their place
         for key in misnamed:
             await engine.backend.delete(key)
-        for old, new, id in original.renamed:
-            if await self._renamed(old, new):
-                await self._know_log(new, id)
-                await engine.backend.delete(old)
+        # The old names go last: as long as they are there, an import that was interrupted is gone through again.
+        renamed = [(old, new, id) for old, new, id in original.renamed if await self._renamed(old, new)]
+        await self._know_logs([id for _, new, id in renamed if new == log_key(id)])
+        for old, _, _ in renamed:
+            await engine.backend.delete(old)
         await engine.snapshot()
         if original.documents:
             engine.events.emit(StoreUpgraded(original.source, original.documents, PRE_MIGRATION_KEY))
@@ -519,10 +520,15 @@ class _TakeOver:
         logger.warning("%s stays as it is: %s has something else", old, new, extra={"key": old})
         return False
 
-    async def _know_log(self, key: str, id: str) -> None:
-        """Have the state tell the id of a session log, where its file does not."""
-        if key == log_key(id) and long_logs([id]) and (size := await self.engine.log_offset(id)):
-            await self.engine.commit([WriteLog(id, size, "")])
+    async def _know_logs(self, ids: list[str]) -> None:
+        """Have the state tell the ids of those session logs whose files do not."""
+        logs = [
+            WriteLog(id, size, "")
+            for id in ids
+            if long_logs([id]) and (size := await self.engine.log_offset(id))
+        ]
+        if logs:
+            await self.engine.commit([*logs, Note("imported", "session logs")])
 
     async def _adopt(self, examined: Examined, views: ViewWriter) -> None:
         """Take over what people did to the documents' files."""

@@ -313,7 +313,8 @@ async def _continue(
     found.reached, found.earlier = incarnation, tuple(earlier)
     if found.floor is None and earlier:
         found.incarnation = incarnation
-    found.imported = base is None and replica.head == 1 and any(_is_import(change) for change in beside)
+    # Each of its commits has one note.
+    found.imported = base is None and 0 < replica.head == sum(map(_is_import, beside))
     found.beside = beside
     found.source = key if base is None or not size else f"{key} and the journal"
     return True

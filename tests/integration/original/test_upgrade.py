@@ -197,6 +197,36 @@ async def test_a_session_log_of_a_shortened_name_is_renamed_once(empty, monkeypa
     assert len(list(empty.path.glob("logs/*"))) == 1
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "statepath_local.backend.LocalBackend.delete",
+        "statepath.engine.engine.Engine.snapshot",
+        "statepath.engine.opening._TakeOver._know_logs",
+    ],
+)
+async def test_an_upgrade_that_ends_between_its_commits_is_finished_by_the_next_opening(
+    empty, monkeypatch, broken
+):
+    ids = ["A" * 80, "B" * 80, "C C"]
+    empty.put("state.json", {"tasks": [{"id": "a"}]})
+    for id in ids:
+        empty.put(f"logs/session_{id}.log", f"{id}\n")
+    empty.put("reports/Run 1.json", {"n": 1})
+    with monkeypatch.context() as patched:
+        patched.setattr(broken, _fail)
+        with pytest.raises(OSError, match="power"):
+            async with empty.open():
+                pass
+    async with empty.open() as store:
+        assert await store.logs() == ids
+        assert [await store.read_log(id) for id in ids] == [f"{id}\n" for id in ids]
+        assert await store.reports() == ["Run 1"]
+        assert await store.verify() == []
+    assert len(list(empty.path.glob("logs/*"))) == 3
+    assert list(empty.path.glob("*.conflict.*")) == []
+
+
 async def test_a_session_log_of_a_shortened_name_is_known(empty, tmp_path):
     id = "S" * 80
     empty.put("state.json", {"tasks": [{"id": "a"}]})
