@@ -11,6 +11,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import stat
 import threading
 import time
@@ -34,7 +35,6 @@ from statepath_local.failures import NO_LINKS, SCHEME, failing, state_error
 from statepath_local.names import MAX_FILE, key_part, odd_name
 from statepath_local.port import read_all, write_all
 from statepath_local.recycling import Recycler
-from statepath_local.segments import JOURNAL
 from statepath_local.tree import LOCK, TEMPORARY, Tree, is_name, split_key
 
 logger = logging.getLogger("statepath.local")
@@ -44,8 +44,8 @@ PAUSE = 0.005
 _MOST_BUFFERS = 512
 _ATTEMPTS = 100
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-_FOLDERS = frozenset({JOURNAL, "archive", "bodies", "leases", "logs", "reports"})
-"""Where a store has more than views."""
+_FOLDER_OF_STORE = re.compile(r"[a-z][a-z0-9_]*")
+"""What a folder of a store is named, that of a collection included."""
 
 _RUN = 2000
 """So many names are sorted at once."""
@@ -526,7 +526,9 @@ class Objects:
 
     def _is_anothers(self, error: OSError, name: str, folder: int, key: str) -> bool:
         """Whether the folder that cannot be opened is another user's, where nothing of the store is missed."""
-        if error.errno not in (errno.EACCES, errno.EPERM) or key.partition("/")[0] in _FOLDERS:
+        if error.errno not in (errno.EACCES, errno.EPERM) or _FOLDER_OF_STORE.fullmatch(
+            key.partition("/")[0]
+        ):
             return False
         try:
             return self._port.stat(name, within=folder).st_uid != os.geteuid()

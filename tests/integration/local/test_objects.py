@@ -388,6 +388,7 @@ async def test_a_listing_leaves_out_what_another_user_keeps_there_and_says_so_on
         ("leases", errno.EACCES),
         ("logs", errno.EACCES),
         ("reports", errno.EACCES),
+        ("tasks", errno.EACCES),
         ("old-backups", errno.EMFILE),
     ],
 )
