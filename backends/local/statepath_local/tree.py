@@ -114,7 +114,7 @@ class Tree:
 
     def settle(self, parts: Sequence[str]) -> None:
         """Make the folder's name durable, unless it is known to be."""
-        if "/".join(("", *parts)) not in self._durable:
+        if not {"", "/".join(("", *parts))} <= self._durable:
             self.port.close(self.folder(parts, create=True, lasting=True))
 
     def _make(self, name: str, within: int) -> None:
