@@ -32,6 +32,7 @@ _LARGE: Final = 64 * 1024
 _LARGE_RATE: Final = 2 * 1024 * 1024
 _REST: Final = 4.0
 _RETRY: Final = 1.0
+_LOOK: Final = 0.1  # so often it is looked for other documents while those that could not be written rest
 _LEFT_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -249,7 +250,7 @@ class ViewWriter:
             file_error = await self._next_files()
             again = bool(self._unwritten) and (bool(self._urgent) or time.monotonic() >= self._again)
             stuck = await self._next_documents(self._dirty)
-            if again and not stuck:
+            if again:
                 await self._next_documents(self._unwritten)
             if file_error is None and not self._unwritten:
                 self.trouble = None
@@ -258,7 +259,7 @@ class ViewWriter:
             elif file_error is not None or stuck:
                 await self._rest(_RETRY)
             elif not self._dirty and not self._files:
-                await self._rest(max(0.0, self._again - time.monotonic()))
+                await self._rest(min(_LOOK, max(0.0, self._again - time.monotonic())))
             elif self._engine_busy() and not self._urgent:
                 await self._rest((time.monotonic() - began) * _REST)
 
