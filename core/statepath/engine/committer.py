@@ -180,6 +180,8 @@ class Committer:
         self.trouble: Trouble | None = None
         self._closing = False
         self._busy = False
+        self._group: list[_Pending] = []
+        """What is being committed."""
         self._task = self._loop.create_task(self._run(), name="statepath-committer")
 
     @property
@@ -253,8 +255,9 @@ class Committer:
 
     async def drain(self) -> None:
         """Wait until everything that was submitted so far is durable, or has failed."""
-        waiting = [pending.done for pending in self._pending]
+        waiting = [pending.done for pending in (*self._group, *self._pending)]
         if self._busy:
+            # Those who wait for it may be gone.
             waiting.append(self.submit((), 0))
         # Each failure reaches the caller that it belongs to; and who waits here may be cancelled, they may not.
         await asyncio.gather(*map(asyncio.shield, waiting), return_exceptions=True)
@@ -278,17 +281,16 @@ class Committer:
         await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        group: list[_Pending] = []
         try:
             while self._pending or not self._closing:
                 if not self._pending:
-                    self._busy = False
+                    self._busy, self._group = False, []
                     self._wake = self._loop.create_future()
                     await self._wake
                     continue
                 self._busy = True
                 began = self._waiting_since
-                group = self._take()
+                self._group = group = self._take()
                 try:
                     await self._commit(group, began)
                 except UnsupportedError as error:
@@ -300,11 +302,11 @@ class Committer:
                     self._refuse(group, error)
         except asyncio.CancelledError:
             if self.busy:
-                self._stop(OutcomeUnknownError("the store was closed in the middle of a commit"), group)
+                self._stop(OutcomeUnknownError("the store was closed in the middle of a commit"), self._group)
             raise
         except Exception as error:
             logger.exception("the commit log failed unexpectedly")
-            self._stop(OutcomeUnknownError(f"the commit log failed unexpectedly: {error!r}"), group)
+            self._stop(OutcomeUnknownError(f"the commit log failed unexpectedly: {error!r}"), self._group)
         self._busy = False
 
     def _take(self) -> list[_Pending]:

@@ -244,6 +244,21 @@ async def test_a_decision_that_others_overtake_lets_those_go_first_that_wait(zom
     assert await deciding == seqs[-1] + 1
 
 
+async def test_a_flush_waits_for_a_decision_that_others_overtake(zombie, outrun):
+    outrun("raw", times=3)
+    begun = asyncio.Event()
+
+    def decide(now):
+        begun.set()
+        return (Put("raw", "d", Raw(b'{"id":"d"}')),)
+
+    deciding = asyncio.ensure_future(zombie._engine.decide(decide))
+    await begun.wait()
+    await zombie.flush()
+    assert deciding.done()
+    assert await zombie.collection("raw").get("d") == {"id": "d"}
+
+
 async def test_a_decision_stands_while_what_it_depends_on_does(store, zombie, outrun):
     seqs = []
     outrun("raw", times=40)
