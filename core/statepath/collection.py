@@ -111,6 +111,7 @@ class Collection(Generic[T]):
             document = await self.encoded(value, new=new)
         if if_version is not None:
             check_version(if_version)
+        bare = document if if_version is None else self.bare(document, value)
         committer = self._engine.committer
         if committer.crowded:
             await committer.room()
@@ -122,7 +123,7 @@ class Collection(Generic[T]):
             except ConflictError as conflict:
                 if attempt == ATTEMPTS - 1:
                     raise
-                document, if_version = await self.resolve(conflict, document)
+                document, if_version = await self.resolve(conflict, document, bare)
                 await back_off(attempt)
         raise AssertionError
 
@@ -288,8 +289,17 @@ class Collection(Generic[T]):
 
     # What transactions share
 
-    async def resolve(self, conflict: ConflictError, ours: PutDocument) -> tuple[PutDocument, int]:
-        """The document to store in place of the refused one, and the version that it is based on.
+    def bare(self, document: PutDocument, value: T) -> PutDocument:
+        """The value without what its model does not know, where a conflict may ask for that; else the document."""
+        if self.on_conflict != "last_write_wins" or self._keeps_all:
+            return document
+        return self.encode_over(None, value)
+
+    async def resolve(
+        self, conflict: ConflictError, ours: PutDocument, bare: PutDocument | None
+    ) -> tuple[PutDocument, int]:
+        """The document to store in place of the refused one, and the version that it is based on; `bare` is what
+        `bare` has told of it.
 
         Raises:
             ConflictError: the collection does not resolve conflicts, or not this one.
@@ -303,7 +313,9 @@ class Collection(Generic[T]):
         if self.on_conflict == "last_write_wins":
             # What the model does not know of the one that is replaced is nobody's to lose.
             stored = await self._engine.entry(self.name, id) if current else None
-            return ours if stored is None else (*ours[:2], self.keep(ours[2], stored), None), current
+            if bare is None or stored is None:
+                return ours, current
+            return (*ours[:2], self.keep(bare[2], stored), None), current
         if current and theirs is None:
             raise conflict
         base = await self._ancestor(id, conflict)

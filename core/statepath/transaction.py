@@ -14,6 +14,7 @@ from statepath.attempts import ATTEMPTS, back_off
 from statepath.collection import Collection, Json
 from statepath.commit import Append, Change, Delete, Put
 from statepath.engine.committer import FENCES
+from statepath.engine.committer import Document as PutDocument
 from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
@@ -43,7 +44,9 @@ class Transaction:
         self._changes: list[Change] = []
         self._reads: dict[tuple[str, str], int] = {}
         self._own: dict[tuple[str, str], Entry | None] = {}
-        self._putters: dict[tuple[str, str], Collection[Any]] = {}
+        self._appends: dict[tuple[str, str], list[Append]] = {}
+        self._putters: dict[tuple[str, str], tuple[Collection[Any], PutDocument]] = {}
+        """Where each document that is put goes, and what it is without what its model does not know."""
         self._puts: dict[int, Collection[Any]] = {}
         self._fences: list[Read] = []
         self._without: dict[str, int] = {}
@@ -85,7 +88,7 @@ class Transaction:
         else:
             _, _, data, _ = collection.encode(value)
         self._own[place] = Entry(data, 0, 0)
-        self._putters[place] = collection
+        self._putters[place] = collection, collection.bare((*place, data, None), value)
         if collection.forgets:
             self._puts[len(self._changes)] = collection
         self._add(Put(*place, Raw(data)))
@@ -107,6 +110,7 @@ class Transaction:
         change, _ = self._held(collection).encode_append(id, field, item)
         place = (collection.name, id)
         if self._engine.elsewhere is not None and place not in self._own:
+            self._appends.setdefault(place, []).append(change)
             self._add(change)
             return
         entry = self._own[place] if place in self._own else self._engine.get(*place)
@@ -116,6 +120,8 @@ class Transaction:
         longer = entry.appended(f"{collection.name}/{id}", field, bytes(change.value), 0, 0)
         if place in self._own:
             self._own[place] = longer
+        else:
+            self._appends.setdefault(place, []).append(change)
         self._add(change)
 
     def get_member(self, name: str) -> JsonValue | None:
@@ -147,9 +153,8 @@ class Transaction:
             InvalidArgumentError: the name is one of `state.json`'s own.
         """
         self._check_open()
-        if (
-            name not in self._engine.replica.members
-        ):  # a state.json that another program wrote may have any name
+        # A state.json that another program wrote may have any name.
+        if name not in [*self._engine.replica.members]:
             check_id(name)
         if is_own_member(name):
             raise InvalidArgumentError(f"{name!r} is a part of state.json itself")
@@ -213,13 +218,13 @@ class Transaction:
         one that this transaction had read and put."""
         collection, _, id = (conflict.key or "").partition("/")
         place = (collection, id)
-        putter = self._putters.get(place)
+        putter, bare = self._putters.get(place, (None, None))
         mine = [change for change in self._changes if _concerns(change, place)]
         if putter is None or place not in self._reads or len(mine) != 1 or not isinstance(mine[0], Put):
             return False
         ours = bytes(mine[0].document)
         conflict.ours = decode(ours)
-        document, version = await putter.resolve(conflict, (collection, id, ours, None))
+        document, version = await putter.resolve(conflict, (collection, id, ours, None), bare)
         at = self._changes.index(mine[0])
         self._changes[at] = Put(collection, id, Raw(document[2]))
         self._reads[place] = version
@@ -263,8 +268,8 @@ class Transaction:
 
     def _appended(self, place: tuple[str, str], entry: Entry | None) -> Entry | None:
         """The entry, with what the transaction itself appends."""
-        for change in self._changes:
-            if isinstance(change, Append) and (change.collection, change.id) == place and entry is not None:
+        for change in self._appends.get(place, ()):
+            if entry is not None:
                 entry = entry.appended("/".join(place), change.field, bytes(change.value), 0, 0)
         return entry
 

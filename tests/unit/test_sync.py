@@ -82,6 +82,7 @@ WITHIN = {
     "encoded",
     "encode_over",
     "keep",
+    "bare",
     "forgets",
     "encode_append",
     "decode",

@@ -65,6 +65,16 @@ async def test_the_last_write_keeps_what_its_model_does_not_know(store, based, o
     assert await store.collection("tasks").get("a") == Task(id="a", owner="me").model_dump() | {"priority": 9}
 
 
+async def test_the_last_write_brings_back_nothing_that_its_model_does_not_know(store, based, other):
+    raw, known = store.collection("tasks"), based.value.model_dump()
+    seen = await raw.put(known | {"priority": 1, "gone": True})
+    await other.sync()
+    await other.collection("tasks").put(known | {"priority": 9})
+    tasks = store.collection("tasks", Task, on_conflict="last_write_wins")
+    await tasks.put(Task(id="a", owner="me"), if_version=seen)
+    assert await raw.get("a") == Task(id="a", owner="me").model_dump() | {"priority": 9}
+
+
 async def test_a_merge_keeps_what_both_sides_did(store, based, other):
     await change(other, status="failed", logs=["x", "theirs"])
     tasks = store.collection("tasks", Task, on_conflict="merge")
