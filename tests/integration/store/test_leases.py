@@ -378,18 +378,29 @@ async def test_a_lease_that_is_no_longer_waited_for_is_nobodys_however_often_tha
         pass
 
 
-async def test_a_release_that_is_cancelled_twice_gives_the_lease_back(store, other, monkeypatch):
+@pytest.fixture
+def slow_commits(store, monkeypatch):
+    """From when it is called on commits wait: the first event tells that one has come, the second lets all go on."""
+
+    def begin():
+        begun, go_on = asyncio.Event(), asyncio.Event()
+        commit = store._engine.commit
+
+        async def slowly(*args):
+            begun.set()
+            await go_on.wait()
+            return await commit(*args)
+
+        monkeypatch.setattr(store._engine, "commit", slowly)
+        return begun, go_on
+
+    return begin
+
+
+async def test_a_release_that_is_cancelled_twice_gives_the_lease_back(store, other, slow_commits):
     lease = store.lease("leader", ttl=600)
     await lease.acquire()
-    begun, go_on = asyncio.Event(), asyncio.Event()
-    commit = store._engine.commit
-
-    async def slowly(*args):
-        begun.set()
-        await go_on.wait()
-        return await commit(*args)
-
-    monkeypatch.setattr(store._engine, "commit", slowly)
+    begun, go_on = slow_commits()
     releasing = asyncio.create_task(lease.release())
     await begun.wait()
     for _ in range(2):
@@ -402,18 +413,10 @@ async def test_a_release_that_is_cancelled_twice_gives_the_lease_back(store, oth
         pass
 
 
-async def test_a_release_that_is_cancelled_gives_the_lease_back(store, other, monkeypatch):
+async def test_a_release_that_is_cancelled_gives_the_lease_back(store, other, slow_commits):
     lease = store.lease("leader", ttl=60)
     await lease.acquire()
-    begun, go_on = asyncio.Event(), asyncio.Event()
-    commit = store._engine.commit
-
-    async def slowly(*args):
-        begun.set()
-        await go_on.wait()
-        return await commit(*args)
-
-    monkeypatch.setattr(store._engine, "commit", slowly)
+    begun, go_on = slow_commits()
     releasing = asyncio.create_task(lease.release())
     await begun.wait()
     releasing.cancel()
