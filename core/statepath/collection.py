@@ -296,10 +296,10 @@ class Collection(Generic[T]):
         return self.encode_over(None, value)
 
     async def resolve(
-        self, conflict: ConflictError, ours: PutDocument, bare: PutDocument | None
+        self, conflict: ConflictError, ours: PutDocument, bare: PutDocument
     ) -> tuple[PutDocument, int]:
-        """The document to store in place of the refused one, and the version that it is based on; `bare` is what
-        `bare` has told of it.
+        """The document to store in place of the refused one, and the version that it is based on. The refused one is
+        given as it was to be stored, and as `bare` gives it.
 
         Raises:
             ConflictError: the collection does not resolve conflicts, or not this one.
@@ -313,7 +313,7 @@ class Collection(Generic[T]):
         if self.on_conflict == "last_write_wins":
             # What the model does not know of the one that is replaced is nobody's to lose.
             stored = await self._engine.entry(self.name, id) if current else None
-            if bare is None or stored is None:
+            if stored is None:
                 return ours, current
             return (*ours[:2], self.keep(bare[2], stored), None), current
         if current and theirs is None:

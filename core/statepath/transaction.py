@@ -218,12 +218,13 @@ class Transaction:
         one that this transaction had read and put."""
         collection, _, id = (conflict.key or "").partition("/")
         place = (collection, id)
-        putter, bare = self._putters.get(place, (None, None))
+        known = self._putters.get(place)
         mine = [change for change in self._changes if _concerns(change, place)]
-        if putter is None or place not in self._reads or len(mine) != 1 or not isinstance(mine[0], Put):
+        if known is None or place not in self._reads or len(mine) != 1 or not isinstance(mine[0], Put):
             return False
         ours = bytes(mine[0].document)
         conflict.ours = decode(ours)
+        putter, bare = known
         document, version = await putter.resolve(conflict, (collection, id, ours, None), bare)
         at = self._changes.index(mine[0])
         self._changes[at] = Put(collection, id, Raw(document[2]))

@@ -42,7 +42,6 @@ GIVING_BACK: Final = 2.0
 _going_on: Final[set[asyncio.Task[None]]] = set()
 """What nobody may wait for any more, and is not to be forgotten before its end."""
 
-
 _MANY: Final = 1000
 _FORGOTTEN: Final = 3600.0
 """Of more than so many leases of others, those are forgotten that nobody asked for in so many seconds: who asks more
