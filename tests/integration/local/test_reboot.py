@@ -23,13 +23,19 @@ async def save(folder: Path) -> Path:
     return folder / "tasks" / "a.json"
 
 
-async def test_a_file_that_lost_its_content_is_written_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = await save(tmp_path)
+async def lost_in_a_restart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, bytes]:
+    """A file that a loss of power took the content of, and what that was."""
+    file = await save(folder)
     whole = file.read_bytes()
     lose_content(file)
     monkeypatch.setattr(Port, "boot_id", lambda self: "another-run")
+    return file, whole
+
+
+async def test_a_file_that_lost_its_content_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, whole = await lost_in_a_restart(tmp_path, monkeypatch)
     async with statepath.open(tmp_path) as store:
         assert await store.collection("tasks").get("a") == {"id": "a", "text": "whole"}
     assert file.read_bytes() == whole
@@ -38,10 +44,7 @@ async def test_a_file_that_lost_its_content_is_written_again(
 async def test_it_is_written_again_though_the_first_one_to_open_the_store_ended_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = await save(tmp_path)
-    whole = file.read_bytes()
-    lose_content(file)
-    monkeypatch.setattr(Port, "boot_id", lambda self: "another-run")
+    file, whole = await lost_in_a_restart(tmp_path, monkeypatch)
     first = await statepath.open(tmp_path, view_interval=3600)
     async with statepath.open(tmp_path):
         await first._engine.release()
@@ -68,10 +71,7 @@ async def test_a_file_that_was_looked_at_once_is_believed_again(
 async def test_a_clock_that_went_back_hides_no_lost_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = await save(tmp_path)
-    whole = file.read_bytes()
-    lose_content(file)
-    monkeypatch.setattr(Port, "boot_id", lambda self: "another-run")
+    file, whole = await lost_in_a_restart(tmp_path, monkeypatch)
     monkeypatch.setattr("time.time", lambda: 0.0)
     async with statepath.open(tmp_path):
         pass

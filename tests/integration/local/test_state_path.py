@@ -24,6 +24,19 @@ async def test_missing_folders_are_made(connect: Connect, tmp_path: Path) -> Non
     assert (tmp_path / "a/b/c/state.json").read_bytes() == b"{}"
 
 
+async def test_the_state_paths_own_name_is_durable_before_a_commit_though_the_journal_is_new(
+    connect: Connect, tmp_path: Path, port: Any, chain: Any
+) -> None:
+    """Who made the state path may have been killed before."""
+    (tmp_path / "a").mkdir()
+    backend = await connect(tmp_path / "a")
+    await backend.share()
+    synced: list[str] = []
+    port.fail("fsync_dir", chosen=lambda fd: synced.append(os.readlink(f"/dev/fd/{fd}")))
+    await chain(backend.commit_log()).append()
+    assert str(tmp_path) in synced
+
+
 async def test_the_names_of_missing_folders_and_of_the_one_above_are_durable(
     connect: Connect, tmp_path: Path, port: Any
 ) -> None:
