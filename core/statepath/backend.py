@@ -174,6 +174,8 @@ class Capabilities:
         sharing: `SupportsSharing` is implemented: `exclusive` ends when the connection says so.
         editable: people open the objects as files: document views are on by default, and edits are adopted.
         remote: each call crosses a network: what can be done twice without harm is repeated when it fails.
+        overlapping: an append to the log is worked on outside of this process, and costs little that does not grow with
+            it: other saves are prepared meanwhile, in two commits instead of one.
         commit_log: `SupportsCommitLog` is implemented.
         streams: `SupportsStreams` is implemented.
         append: `SupportsAppend` is implemented.
@@ -191,6 +193,7 @@ class Capabilities:
     sharing: bool = False
     editable: bool = False
     remote: bool = False
+    overlapping: bool = False
     commit_log: bool = False
     streams: bool = False
     append: bool = False

@@ -47,6 +47,7 @@ class PostgresBackend:
         self.capabilities = Capabilities(
             durable=True,
             shared=True,
+            overlapping=True,
             commit_log=True,
             streams=True,
             copy=True,

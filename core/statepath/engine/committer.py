@@ -35,6 +35,7 @@ from statepath.commit import (
     microseconds,
     size_of,
 )
+from statepath.engine.answering import Answers
 from statepath.engine.leases import clock
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.trouble import Trouble
@@ -173,6 +174,7 @@ class Committer:
         self._bytes = 0
         self._waiting_since = 0.0
         self._loop = asyncio.get_running_loop()
+        self._answers = Answers(self._loop, overlapping=backend.capabilities.overlapping)
         self._wake: asyncio.Future[None] | None = None
         self.crowded = False
         self._room = asyncio.Event()
@@ -283,7 +285,10 @@ class Committer:
     async def _run(self) -> None:
         try:
             while self._pending or not self._closing:
+                if self._answers.halved:
+                    await asyncio.sleep(0)  # those that were told save again, mostly
                 if not self._pending:
+                    self._answers.finish()
                     self._busy, self._group = False, []
                     self._wake = self._loop.create_future()
                     await self._wake
@@ -291,6 +296,7 @@ class Committer:
                 self._busy = True
                 began = self._waiting_since
                 self._group = group = self._take()
+                self._answers.begin()
                 try:
                     await self._commit(group, began)
                 except UnsupportedError as error:
@@ -307,6 +313,8 @@ class Committer:
         except Exception as error:
             logger.exception("the commit log failed unexpectedly")
             self._stop(OutcomeUnknownError(f"the commit log failed unexpectedly: {error!r}"), self._group)
+        finally:
+            self._answers.finish()
         self._busy = False
 
     def _take(self) -> list[_Pending]:
@@ -427,7 +435,7 @@ class Committer:
         stage.install(replica, commit.last, id, now)
         self.trouble = None
         size = sum([one.size for one in accepted])
-        _answer(accepted, first)
+        self._answers.durable([one.done for one in accepted], first, waiting=len(self._pending))
         _decline(refused)
         took = time.perf_counter() - began
         if logger.isEnabledFor(logging.DEBUG):
@@ -607,12 +615,6 @@ def _stage_again(stage: Stage, accepted: list[_Pending], first: int, now: int) -
         if pending.put is not None:
             collection, id, data, complete = pending.put
             stage.entries[collection, id] = Entry(data, seq, now, complete)
-
-
-def _answer(accepted: list[_Pending], first: int) -> None:
-    for seq, pending in enumerate(accepted, first):
-        if not pending.done.done():
-            pending.done.set_result(seq)
 
 
 def _decline(refused: list[_Refused]) -> None:
