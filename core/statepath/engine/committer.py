@@ -575,6 +575,7 @@ class Committer:
         self._failed(error)
 
     def _stop(self, error: StateError, group: list[_Pending]) -> None:
+        self._answers.finish()
         if self._failure is None:
             self._tell(error)
         self._failure = error

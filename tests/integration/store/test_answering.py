@@ -84,3 +84,16 @@ async def test_closing_acknowledges_what_is_durable(store):
     await asyncio.sleep(0)
     await store.aclose()
     assert [done.result() for done in saving] == list(range(1, SAVERS + 1))
+
+
+async def test_stopping_acknowledges_what_is_durable(store):
+    raw = store.collection("raw")
+
+    async def save(n):
+        seq = await raw.put({"id": str(n)})
+        if n == 0:
+            await store._engine._committer.abandon()
+        return seq
+
+    seqs = await asyncio.gather(*map(save, range(SAVERS)))
+    assert seqs == list(range(1, SAVERS + 1))
