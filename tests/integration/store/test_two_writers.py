@@ -57,6 +57,12 @@ async def test_a_cursor_that_another_handle_gave_is_watched_from(store, zombie):
         assert (await anext(changes)).id == "b"
 
 
+async def test_the_history_behind_a_seq_that_another_handle_gave_is_told(store, zombie):
+    seq = await store.collection("raw").put({"id": "a"})
+    await store.collection("raw").put({"id": "b"})
+    assert [change.id for change in await zombie.history(since=seq)] == ["b"]
+
+
 async def test_what_a_transaction_only_read_was_there_all_at_once(store, zombie):
     pair = store.collection("raw"), zombie.collection("raw")
     for id in "pq":
