@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -147,6 +148,9 @@ class LocalBackend:
                 port.close(folder)
                 raise
         self._maintains = folder
+        if self._lock is not None:
+            with suppress(OSError):
+                self._tree.remove_stale_temporaries(self._lock.is_over)
         return True
 
     async def is_alone(self) -> bool:
@@ -310,9 +314,8 @@ def _open(path: str, port: Port, pool: ThreadPoolExecutor, *, readonly: bool) ->
         if not readonly:
             with failing(f"{path}/{LOCK}"):
                 lock = WriterLock.acquire(tree)
-            if not lock.shared:
-                with failing(path):
-                    tree.remove_stale_temporaries()
+            with failing(path):
+                tree.remove_stale_temporaries(lock.is_over if lock.shared else None)
         return LocalBackend(path, tree, lock, pool)
     except BaseException:
         if lock is not None:
