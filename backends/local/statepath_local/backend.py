@@ -31,6 +31,7 @@ from statepath.errors import ClosedError, NotFoundError, ReadOnlyError, StoreLoc
 from statepath_local.config import LocalConfig, parse
 from statepath_local.failures import SCHEME, failing
 from statepath_local.journal import LocalCommitLog
+from statepath_local.listing import Listing
 from statepath_local.lock import WriterLock, give_back
 from statepath_local.objects import PAUSE, Objects
 from statepath_local.port import Port
@@ -68,7 +69,8 @@ class LocalBackend:
         self._lock = lock
         self._pool = pool
         self._closed: str | None = None
-        self._objects = Objects(tree, doubtful=lock is not None and lock.doubtful)
+        self._objects = Objects(tree)
+        self._listing = Listing(tree, doubtful=lock is not None and lock.doubtful)
         self._log = LocalCommitLog(tree, self, lock)
         self._maintains = -1
         self.joined = lock is not None and lock.shared
@@ -85,7 +87,7 @@ class LocalBackend:
         return await self._change(partial(self._objects.delete, key, when), key)
 
     async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
-        pages = _Pages(self._objects.entries(prefix, after))
+        pages = _Pages(self._listing.entries(prefix, after))
         ahead = asyncio.ensure_future(self.run(pages.next))
         try:
             while page := await ahead:
@@ -120,7 +122,7 @@ class LocalBackend:
 
     async def share(self) -> None:
         self.check_open()
-        self._objects.doubtful = False
+        self._listing.doubtful = False
         if not self._objects.shared and self._lock is not None and self._lock.shareable:
             # First, since it holds for those who are let in.
             self._objects.shared = True
