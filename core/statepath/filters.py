@@ -30,6 +30,7 @@ from msgspec import UNSET
 from pydantic import JsonValue
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
+from statepath.arguments import wrong_kind
 from statepath.errors import InvalidArgumentError
 
 __all__ = [
@@ -100,6 +101,8 @@ class F:
         """Whether the field equals one of the values."""
         if isinstance(values, str | bytes):
             raise InvalidArgumentError("in_ takes a list of values; to look into a text use contains")
+        if not isinstance(values, Iterable):
+            raise wrong_kind("what in_ takes", "a list of values", values, "for one value use ==")
         return In(self._path, tuple(_operand(value) for value in values))
 
     def contains(self, value: object) -> Filter:
@@ -349,17 +352,26 @@ def parse_path(path: str | Sequence[str]) -> Path:
     """The names of a path that is written with dots, or as a sequence.
 
     Raises:
-        InvalidArgumentError: it is empty, or one of its names is.
+        InvalidArgumentError: it is empty, or one of its names is, or none that UTF-8 can hold.
     """
     given: Any = path
     names = given.split(".") if isinstance(given, str) else given
-    if not (
-        isinstance(names, list | tuple) and names and all(isinstance(name, str) and name for name in names)
-    ):
+    if not (isinstance(names, list | tuple) and names and all(map(_is_name, names))):
         raise InvalidArgumentError(
             f"{path!r} is no path of a field: write names joined by dots, such as result.score"
         )
     return tuple(names)
+
+
+def _is_name(name: object) -> bool:
+    """Whether a member of a document can have it: no text in JSON holds half a character."""
+    if not isinstance(name, str) or not name:
+        return False
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _written(path: Path) -> str | Path:

@@ -19,6 +19,10 @@ async def history(engine: Engine, key: str | None, *, since: int, limit: int | N
     if limit is not None and (type(limit) is not int or limit < 0):
         raise InvalidArgumentError(f"limit is how many changes to tell, 0 or more, not {limit!r}")
     engine.check_open()
+    if since > engine.replica.head:
+        await engine.catch_up()
+        if since > engine.replica.head:  # a log need not know what has not been committed
+            return []
     found: list[StateChange] = []
     async for commit, seq, transaction in transactions(
         engine.backend, engine.log, max(since, engine.floor - 1)

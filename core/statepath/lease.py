@@ -57,15 +57,17 @@ class Lease:
             raise InvalidArgumentError(
                 f"{name!r} cannot name a lease: at most {_LONGEST_NAME} UTF-8 bytes, and not {MAINTAINER!r}"
             )
-        if not 0 < _seconds(ttl, "a lease's time to live") < math.inf:
+        ttl = _seconds(ttl, "a lease's time to live")
+        if not 0 < ttl < math.inf:
             raise InvalidArgumentError(f"a lease's time to live is a number of seconds above 0, not {ttl!r}")
-        if wait is not None and math.isnan(_seconds(wait, "how long to wait for a lease")):
+        wait = None if wait is None else _seconds(wait, "how long to wait for a lease")
+        if wait is not None and math.isnan(wait):
             raise InvalidArgumentError(
                 "how long to wait for a lease is a number of seconds, or None, not nan"
             )
         self._engine = engine
         self.name = name
-        self.ttl = float(ttl)
+        self.ttl = ttl
         self.epoch = 0
         self.lost = asyncio.Event()
         self._wait = wait
@@ -216,7 +218,10 @@ def _unfenced() -> Iterator[None]:
 def _seconds(value: object, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise wrong_kind(what, "a number of seconds", value)
-    return value
+    try:
+        return float(value)
+    except OverflowError:
+        raise InvalidArgumentError(f"{what} is a number of seconds, and this one is too large") from None
 
 
 def claim_name(task_id: str) -> str:

@@ -315,13 +315,15 @@ class Store:
         closed. Whoever reads slowly misses nothing; each change says how far it `lag`s.
 
         Parameters:
-            since: a change's cursor or a seq: begin behind it. `None`: from now on.
+            since: a change's cursor or a seq: begin behind it. `None`: behind what this handle shows. What others
+                committed since it last looked is told, too; `sync` before brings it up to now.
             collections: tell changes of these only. `ids`: of the documents, logs and reports of these ids only.
             resync: where the log does not reach back to `since`, tell a change of the kind `resync`, then each
                 document as it is, and go on from there.
 
         Raises:
-            HistoryTrimmedError: the log does not reach back to `since`.
+            HistoryTrimmedError: the log does not reach back to `since`, or not to what this handle shows: then open
+                the store again.
             DivergedError: `since` belongs to another history of the store.
         """
         self._engine.check_open()
@@ -388,8 +390,11 @@ class Store:
             HistoryTrimmedError: one of them is too long ago, or before the first commit.
             InvalidArgumentError: a seq or a moment that is not there yet, or a datetime without a time zone.
         """
-        before = await past(self._engine, a)
-        return differences(before, self._engine.replica if b is None else await past(self._engine, b))
+        engine = self._engine
+        engine.check_open()
+        await engine.catch_up()
+        before = await past(engine, a)
+        return differences(before, engine.replica if b is None else await past(engine, b))
 
     async def restore(self, *, at: int | datetime, to: str | os.PathLike[str] | None = None) -> Restored:
         """Make the documents those of an earlier seq, or of a moment by the commits' times. That is a commit, too: it
@@ -501,7 +506,8 @@ class Store:
         """Remove what was kept aside before that (`*.corrupt.*`, `*.conflict.*`, the states of before a rollback),
         what an archive run has written and not finished, and the session logs and reports that the settings
         `log_age`, `log_bytes`, `report_age` and `report_bytes` do not allow, whatever `older_than`; and so is what a
-        probe of the storage left more than a day ago. What any way back needs stays.
+        probe of the storage left more than a day ago, and the leases of holders that gave no sign of life for a day
+        longer than they had to. What any way back needs stays.
 
         Parameters:
             older_than: a `timedelta`, or a text such as "30d" or "12h".

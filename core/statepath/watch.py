@@ -127,7 +127,7 @@ class Place(NamedTuple):
 
 
 def position(engine: Engine, since: int | str | None) -> Place:
-    """Where to go on: behind a cursor, a seq, or the present (`None`).
+    """Where to go on: behind a cursor, a seq, or what the handle shows (`None`).
 
     Raises:
         DivergedError: the cursor is of another history of the store.
@@ -184,13 +184,13 @@ async def watch(engine: Engine, place: Place, wanted: Wanted, *, resync: bool) -
                     place = Place(change.seq)  # the log is trimmed between transactions only
                 return
         except HistoryTrimmedError as error:
+            await engine.catch_up()  # a handle that is itself behind the log has no state to begin anew with
             if not resync:
                 raise HistoryTrimmedError(
                     f"{error}: watch with resync=True to begin from the present state",
                     floor=error.floor,
                     backend=error.backend,
                 ) from error
-        await engine.catch_up()
         async with _cut(engine) as cut, aclosing(_everything(engine, cut, place.after, wanted)) as changes:
             async for change in changes:
                 yield change

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -30,6 +31,7 @@ from statepath.errors import ClosedError, NotFoundError, ReadOnlyError, StoreLoc
 from statepath_local.config import LocalConfig, parse
 from statepath_local.failures import SCHEME, failing
 from statepath_local.journal import LocalCommitLog
+from statepath_local.listing import Listing
 from statepath_local.lock import WriterLock, give_back
 from statepath_local.objects import PAUSE, Objects
 from statepath_local.port import Port
@@ -67,7 +69,8 @@ class LocalBackend:
         self._lock = lock
         self._pool = pool
         self._closed: str | None = None
-        self._objects = Objects(tree, doubtful=lock is not None and lock.doubtful)
+        self._objects = Objects(tree)
+        self._listing = Listing(tree, doubtful=lock is not None and lock.doubtful)
         self._log = LocalCommitLog(tree, self, lock)
         self._maintains = -1
         self.joined = lock is not None and lock.shared
@@ -84,7 +87,7 @@ class LocalBackend:
         return await self._change(partial(self._objects.delete, key, when), key)
 
     async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
-        pages = _Pages(self._objects.entries(prefix, after))
+        pages = _Pages(self._listing.entries(prefix, after))
         ahead = asyncio.ensure_future(self.run(pages.next))
         try:
             while page := await ahead:
@@ -119,7 +122,7 @@ class LocalBackend:
 
     async def share(self) -> None:
         self.check_open()
-        self._objects.doubtful = False
+        self._listing.doubtful = False
         if not self._objects.shared and self._lock is not None and self._lock.shareable:
             # First, since it holds for those who are let in.
             self._objects.shared = True
@@ -147,6 +150,9 @@ class LocalBackend:
                 port.close(folder)
                 raise
         self._maintains = folder
+        if self._lock is not None:
+            with suppress(OSError):
+                self._tree.remove_stale_temporaries(self._lock.is_over)
         return True
 
     async def is_alone(self) -> bool:
@@ -310,9 +316,8 @@ def _open(path: str, port: Port, pool: ThreadPoolExecutor, *, readonly: bool) ->
         if not readonly:
             with failing(f"{path}/{LOCK}"):
                 lock = WriterLock.acquire(tree)
-            if not lock.shared:
-                with failing(path):
-                    tree.remove_stale_temporaries()
+            with failing(path):
+                tree.remove_stale_temporaries(lock.is_over if lock.shared else None)
         return LocalBackend(path, tree, lock, pool)
     except BaseException:
         if lock is not None:

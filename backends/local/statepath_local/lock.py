@@ -12,7 +12,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 import socket
 import sys
 import time
@@ -88,7 +87,7 @@ class WriterLock:
         self._fd = fd
         self._created = created
         self.boot = self._port.boot_id()
-        self.handle = secrets.token_hex(4)
+        self.handle = tree.token
         _ours.add(self.handle)
         self._me = {
             "pid": os.getpid(),
@@ -103,6 +102,7 @@ class WriterLock:
         self.shareable = shared or self._port.filesystem(tree.root) not in _NETWORK
         self.doubtful = False
         self._left = b""
+        tree.known = self.shareable and self._hold_token()
 
     @classmethod
     def acquire(cls, tree: Tree) -> WriterLock:
@@ -136,6 +136,22 @@ class WriterLock:
             if waited >= (_PATIENCE if mode in (EXCLUSIVE, b"") else _OPENING_PATIENCE):
                 raise _refusal(port, holders)
             time.sleep(_STEP)
+
+    def _hold_token(self) -> bool:
+        """Let others find out that this handle is there: a process id tells that to no other container, and is used
+        again."""
+        try:
+            self._port.hold_byte(self._fd, int(self.handle, 16))
+        except OSError:
+            return False
+        return True
+
+    def is_over(self, token: str) -> bool:
+        """Whether the handle that held the token has ended."""
+        try:
+            return token != self.handle and not self._port.is_held(self._fd, int(token, 16))
+        except OSError:
+            return False
 
     def introduce(self) -> None:
         """Say who holds the lock, and for itself."""

@@ -7,21 +7,17 @@ the folder.
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import logging
 import os
-import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from heapq import merge
-from itertools import count, islice
+from itertools import count
 
-from statepath.backend import ALWAYS, Blob, Entry, ETag, IfAbsent, IfMatch, LazyWrite, Span, When
+from statepath.backend import ALWAYS, Blob, ETag, IfAbsent, IfMatch, LazyWrite, Span, When
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -32,38 +28,25 @@ from statepath.errors import (
 )
 
 from statepath_local.failures import NO_LINKS, SCHEME, failing, state_error
-from statepath_local.names import MAX_FILE, key_part, odd_name
+from statepath_local.listing import modified, sortable
+from statepath_local.names import MAX_FILE, odd_name
 from statepath_local.port import read_all, write_all
 from statepath_local.recycling import Recycler
-from statepath_local.tree import LOCK, TEMPORARY, Tree, is_name, split_key
-
-logger = logging.getLogger("statepath.local")
+from statepath_local.tree import TEMPORARY, Tree, split_key
 
 BLOCK = 2 * 1024 * 1024
 PAUSE = 0.005
 _MOST_BUFFERS = 512
 _ATTEMPTS = 100
-_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-_FOLDER_OF_STORE = re.compile(r"[a-z][a-z0-9_]*")
-"""What a folder of a store is named, that of a collection included."""
-
-_RUN = 2000
-"""So many names are sorted at once."""
 
 Keep = Callable[[str, bytes], bool]
 
 
 class Objects:
-    """The objects of one state path.
+    """The objects of one state path."""
 
-    `doubtful`: the machine was started since they were written, and the store is being opened. Then no times are told,
-    as a lazily written file may have kept its time and lost its content, and the clock may have gone back; whoever goes
-    by the time reads such a file.
-    """
-
-    def __init__(self, tree: Tree, *, doubtful: bool = False) -> None:
+    def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self.doubtful = doubtful
         self._port = tree.port
         self._names = threading.Lock()
         self._last_time = 0
@@ -71,7 +54,6 @@ class Objects:
         self._lazily = threading.Lock()
         self._recycler = Recycler(tree)
         self._last_was_new = False
-        self._skipped: set[str] = set()
         self.shared = False
         """Whether other handles may write."""
 
@@ -119,7 +101,7 @@ class Objects:
         # A person may be writing into the file, and a file that was replaced is used again for another object.
         if _etag(port.stat(name, within=folder)) != _etag(found):
             return None
-        return Blob(data, _etag(found), datetime.fromtimestamp(_modified(found), UTC))
+        return Blob(data, _etag(found), datetime.fromtimestamp(modified(found), UTC))
 
     def write(self, key: str, chunks: Iterable[bytes], when: When, *, pause: float = 0.0) -> ETag:
         folders, name = split_key(key)
@@ -471,7 +453,7 @@ class Objects:
         ):
             return odd
         if len(name) > MAX_FILE:  # only a listing tells which file is found under it
-            return _sortable(self._port.scandir(folder), odd=True).get(name, name)
+            return sortable(self._port.scandir(folder), odd=True).get(name, name)
         return name
 
     def _settle(self, name: str, folder: int) -> None:
@@ -484,73 +466,6 @@ class Objects:
             return stat.S_ISREG(self._port.stat(name, within=folder).st_mode)
         except OSError:
             return False
-
-    def entries(self, prefix: str, after: str) -> Generator[Entry, None, None]:
-        folders = prefix.split("/")[:-1]
-        if not all(is_name(part) for part in folders) or folders[:1] == [LOCK]:
-            return
-        try:
-            with failing(prefix, prefix):
-                folder = self._tree.folder(folders)
-        except NotFoundError:
-            return
-        yield from self._entries(folder, "".join(f"{part}/" for part in folders), prefix, after)
-
-    def _entries(self, folder: int, base: str, prefix: str, after: str) -> Iterator[Entry]:
-        port = self._port
-        try:
-            with failing(base, base):
-                names = _sortable(port.scandir(folder), odd=bool(base))
-            for part in _in_order(names):
-                name = names[part]
-                key = base + part
-                is_folder = part.endswith("/")
-                if not key.startswith(prefix) and not (is_folder and prefix.startswith(key)):
-                    continue
-                if not is_folder:
-                    if key > after and key != LOCK and (entry := self._entry(name, folder, key)) is not None:
-                        yield entry
-                elif key > after or after.startswith(key):
-                    try:
-                        below = port.open_folder(name, within=folder)
-                    except OSError as error:
-                        if error.errno in _NO_FOLDER:  # not any more
-                            continue
-                        if not self._is_anothers(error, name, folder, key):
-                            raise state_error(error, key, key) from error
-                        self._skip(key, error)
-                        continue
-                    yield from self._entries(below, key, prefix, after)
-        finally:
-            port.close(folder)
-
-    def _is_anothers(self, error: OSError, name: str, folder: int, key: str) -> bool:
-        """Whether the folder that cannot be opened is another user's, where nothing of the store is missed."""
-        if error.errno not in (errno.EACCES, errno.EPERM) or _FOLDER_OF_STORE.fullmatch(
-            key.partition("/")[0]
-        ):
-            return False
-        try:
-            return self._port.stat(name, within=folder).st_uid != os.geteuid()
-        except OSError:
-            return False
-
-    def _skip(self, key: str, error: OSError) -> None:
-        if key not in self._skipped:
-            self._skipped.add(key)
-            logger.warning(
-                "%s is another user's and is left out: %s",
-                key,
-                os.strerror(error.errno or 0),
-                extra={"key": key},
-            )
-
-    def _entry(self, name: str, folder: int, key: str) -> Entry | None:
-        try:
-            found = self._port.stat(name, within=folder)
-        except FileNotFoundError:
-            return None
-        return Entry(key, found.st_size, 0.0 if self.doubtful else _modified(found))
 
     def close(self) -> None:
         """Remove the temporary files that were kept for use."""
@@ -569,35 +484,6 @@ def _conflict(key: str) -> ConflictError:
 
 def _etag(found: os.stat_result) -> ETag:
     return ETag(f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}")
-
-
-def _modified(found: os.stat_result) -> float:
-    return found.st_mtime_ns // 1000 / 1e6
-
-
-def _sortable(entries: Iterable[os.DirEntry[str]], *, odd: bool) -> dict[str, str]:
-    """The names of a folder's files and folders, by how they stand in the keys of what is there or below. `odd`:
-    with those files whose names no key has."""
-    names: dict[str, str] = {}
-    for entry in entries:
-        name = entry.name
-        if not is_name(name):
-            if odd and entry.is_file(follow_symlinks=False):
-                names.setdefault(key_part(name), name)
-        elif entry.is_file(follow_symlinks=False):
-            names[name] = name
-        elif entry.is_dir(follow_symlinks=False):
-            names[f"{name}/"] = name
-    return names
-
-
-def _in_order(parts: Iterable[str]) -> Iterator[str]:
-    """The parts, sorted a run at a time: to sort those of a large folder at once keeps every other thread waiting."""
-    rest = iter(parts)
-    runs = []
-    while run := sorted(islice(rest, _RUN)):
-        runs.append(run)
-    return merge(*runs)
 
 
 def _write_chunks(tree: Tree, fd: int, chunks: Iterable[bytes], pause: float) -> None:

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import struct
 import sys
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -21,6 +22,9 @@ _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 _IN_MODIFY = 2
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _renameat2 = getattr(_libc, "renameat2", None)
+
+_RANGE = struct.Struct("hhqqi")
+"""`struct flock` of Linux: kind, from where, place, length, process."""
 
 _NEVER_FOLLOW = os.O_CLOEXEC | os.O_NOFOLLOW
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None) if sys.platform == "darwin" else None
@@ -165,6 +169,25 @@ class Port:
 
     def flock(self, fd: int, operation: int) -> None:
         fcntl.flock(fd, operation)
+
+    def hold_byte(self, fd: int, place: int) -> None:
+        """Lock a byte of the file until the descriptor is closed, and those of forked children; `OSError` if somebody
+        else has it, or where there are no such locks."""
+        _range_lock(fd, "F_OFD_SETLK", place)
+
+    def is_held(self, fd: int, place: int) -> bool:
+        """Whether somebody else has locked the byte; `OSError` where that cannot be told."""
+        return _range_lock(fd, "F_OFD_GETLK", place) != fcntl.F_UNLCK
+
+
+def _range_lock(fd: int, command: str, place: int) -> int:
+    """The kind of lock that the system answers with."""
+    if sys.platform != "linux":
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    asked = _RANGE.pack(fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
+    answer = fcntl.fcntl(fd, getattr(fcntl, command), asked)
+    kind: int = _RANGE.unpack_from(answer)[0]
+    return kind
 
 
 def write_all(port: Port, fd: int, data: Bytes, offset: int) -> None:

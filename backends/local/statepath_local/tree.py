@@ -11,7 +11,7 @@ import re
 import secrets
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 
@@ -26,7 +26,11 @@ TEMPORARY = ".tmp+"
 _NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~%-]+")
 _KEY = re.compile(r"[A-Za-z0-9._~%-]+(?:/[A-Za-z0-9._~%-]+)*")
 _MAX_KEY = 512
-_TEMPORARY_NAME = re.compile(r"tmp-[0-9a-f]{8}-[0-9]+")
+_KNOWN = "."
+_UNKNOWN = "-"
+"""How a temporary's name says whether it can be known that its handle has ended."""
+
+_TEMPORARY_NAME = re.compile(r"tmp-(?P<token>[0-9a-f]{8})(?P<sign>[-.])[0-9]+")
 
 
 def is_name(name: str) -> bool:
@@ -51,7 +55,8 @@ def split_key(key: str) -> tuple[list[str], str]:
 class Tree:
     """Descriptors into the state path. Blocking; used from worker threads.
 
-    A reader may be there before the folder is: then it is opened once there is one.
+    A reader may be there before the folder is: then it is opened once there is one. `token` names the handle, and
+    `known` says that others can tell by it whether the handle is there still.
     """
 
     def __init__(self, port: Port, path: str, root: int | None) -> None:
@@ -61,7 +66,8 @@ class Tree:
         self._opening = threading.Lock()
         self._temporary: list[int] = []
         self._durable: set[str] = set()
-        self._token = secrets.token_hex(4)
+        self.token = secrets.token_hex(4)
+        self.known = False
         self._numbers = count()
 
     @property
@@ -153,24 +159,28 @@ class Tree:
         return within, name, self.port.open(name, flags, within=within)
 
     def temporary_name(self) -> str:
-        return f"tmp-{self._token}-{next(self._numbers)}"
+        return f"tmp-{self.token}{_KNOWN if self.known else _UNKNOWN}{next(self._numbers)}"
 
     def discard(self, within: int, name: str) -> None:
-        """Remove a temporary file, if that is possible; the next opener removes it otherwise."""
+        """Remove a temporary file, if that is possible; a later opener removes it otherwise."""
         try:
             self.port.unlink(name, within=within)
         except OSError:
             return
 
-    def remove_stale_temporaries(self) -> None:
-        """What a writer left that was killed. Only the one that holds the lock calls this."""
+    def remove_stale_temporaries(self, is_over: Callable[[str], bool] | None = None) -> None:
+        """What writers left that were killed: all that is there, if this one holds the lock alone. Where others may
+        write, `is_over` tells of a token that its handle has ended; what is of a handle that is not known stays."""
         try:
             within = self.folder([TEMPORARY])
         except FileNotFoundError:
             return
         try:
             for entry in self.port.scandir(within):
-                if _TEMPORARY_NAME.fullmatch(entry.name):
+                named = _TEMPORARY_NAME.fullmatch(entry.name)
+                if named is not None and (
+                    is_over is None or (named["sign"] == _KNOWN and is_over(named["token"]))
+                ):
                     self.discard(within, entry.name)
         finally:
             self.port.close(within)

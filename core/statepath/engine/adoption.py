@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from statepath.backend import Backend, Entry, Span
 from statepath.commit import FLOOR_KEY
 from statepath.engine.documents import MARK, decode, encode_mapping, too_large
+from statepath.engine.history import same_value
 from statepath.engine.ids import decode_id, document_key, encode_id, is_id
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.replica import Entry as Stored
@@ -188,7 +189,7 @@ async def _sound(backend: Backend, collection: str, listed: Entry, store: str, l
 
 def _says(entry: Stored, document: JsonValue) -> bool:
     try:
-        return decode(entry.json()) == document
+        return same_value(decode(entry.json()), document)
     except CorruptionError:
         return False
 

@@ -11,11 +11,13 @@ from typing import Final
 
 from statepath.aside import time_aside, why_aside
 from statepath.backend import ALWAYS, Entry, ETag, IfMatch, Span
-from statepath.commit import PROBES
+from statepath.commit import PROBES, Delete
 from statepath.encryption import Encrypted
 from statepath.engine.archiving import ARCHIVE, named, segments
 from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine
+from statepath.engine.replica import MEMBERS
+from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.errors import ConflictError, NotFoundError
 
 _BEFORE_ROLLBACK: Final = re.compile(r"state\.before-rollback\..+\.json")
@@ -25,6 +27,9 @@ _PROBE: Final = re.compile(rf"{PROBES}[0-9a-f]{{24}}")
 
 _PROBED: Final = 24 * 3600.0
 """Seconds: longer than any probe takes. What is older was left by a process that ended meanwhile."""
+
+_SILENT: Final = 24 * 3600.0
+"""Seconds beyond its time to live: the holder of such a lease is dead, and nobody asks for it."""
 
 _RUN: Final = 3600.0
 """Seconds: longer than an archive run, which names what it wrote at its end, and than two clocks are apart."""
@@ -43,7 +48,8 @@ class Cleaned:
 
 async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Cleaned:
     """Remove what was kept aside before, what an archive run wrote before and did not finish, what a probe of the
-    storage left a day ago, and the session logs and reports that are beyond their bounds.
+    storage left a day ago, leases whose holders are silent for that long, and the session logs and reports that are
+    beyond their bounds.
 
     A segment that any state names to which there is a way back, by the history or by a backup, stays; so does one that
     is less than an hour old, since an archive run may be about to name it.
@@ -91,5 +97,22 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
                         removed.append((key, size))
                 break
         found = removed
+    found += await _silent_leases(engine, dry_run=dry_run)
     found += [each for one in await bound_files(engine, dry_run=dry_run) for each in one.objects]
     return Cleaned(tuple(sorted(found)))
+
+
+async def _silent_leases(engine: Engine, *, dry_run: bool) -> list[tuple[str, int]]:
+    """Give back what killed holders had."""
+    if not dry_run:
+        await engine.catch_up()
+    # Before the leases are looked at: whoever takes one meanwhile has an epoch of its own.
+    epochs = {name: entry.version for name, entry in engine.replica.members.items()}
+    silent = await engine.leases.silent(_SILENT)
+    if not dry_run:
+        for _, hold in silent:
+            if epoch := epochs.get(member := f"{LEASE_MEMBERS}{hold.holder.name}"):
+                with suppress(ConflictError):
+                    await engine.commit([Delete(MEMBERS, member, epoch)])
+            await engine.leases.drop(hold)
+    return [(entry.key, entry.size) for entry, _ in silent]

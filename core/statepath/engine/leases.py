@@ -23,9 +23,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from statepath.backend import IF_ABSENT, Backend, ETag, IfMatch, When
+from statepath.backend import IF_ABSENT, Backend, Entry, ETag, IfMatch, When
 from statepath.commit import seal, unseal
 from statepath.engine.ids import encode_id
+from statepath.engine.snapshot import STATE_KEY
 from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError, StateError
 
 logger = logging.getLogger("statepath.leases")
@@ -208,6 +209,20 @@ class Leases:
         """Who holds what, by name; some may be dead."""
         found = [await self._read(entry.key) async for entry in self._backend.list_keys(LEASES)]
         return sorted((one[0] for one in found if one is not None), key=lambda holder: holder.name)
+
+    async def silent(self, seconds: float) -> list[tuple[Entry, Hold]]:
+        """The leases whose holders gave no sign of life for so long beyond their time to live, to be given back in
+        their place. That goes by the storage's clock, as it was when a lease or the snapshot was written last."""
+        leases = [entry async for entry in self._backend.list_keys(LEASES)]
+        snapshots = [entry async for entry in self._backend.list_keys(STATE_KEY)]
+        now = max((entry.modified for entry in (*leases, *snapshots)), default=0.0)
+        found: list[tuple[Entry, Hold]] = []
+        for entry in leases:
+            if 0 < entry.modified < now - seconds and (read := await self._read(entry.key)) is not None:
+                hold = Hold(*read, 0.0)
+                if hold.key == entry.key and entry.modified < now - seconds - hold.holder.ttl:
+                    found.append((entry, hold))
+        return found
 
     async def remove(self, name: str) -> Holder:
         """Take the lease away from its holder, who finds out at its next sign of life.

@@ -51,7 +51,9 @@ async def past(engine: Engine, at: int | datetime) -> Replica:
 
 async def past_to_take(engine: Engine, at: int | datetime) -> Replica:
     """The documents as they were, as what a present state is made of: it names no segment of the archive that was given
-    up since. Raises: as `past`."""
+    up since. A seq may be one that another process gave. Raises: as `past`."""
+    engine.check_open()
+    await engine.catch_up()
     then = await past(engine, at)
     await leave_out_lost(engine, then)
     return then
@@ -88,8 +90,6 @@ async def restore(engine: Engine, at: int | datetime) -> tuple[int, int]:
         UnsupportedError: a migration lies between then and now (`other_schema`); else as `past`.
         ConflictError: other writers were first in each of 32 attempts.
     """
-    engine.check_open()
-    await engine.catch_up()
     then = await past_to_take(engine, at)
     back = _Back(then)
     # A handle that changes nothing can tell, at least, that there is nothing to change.
@@ -121,8 +121,6 @@ class Undone:
 
 async def undone(engine: Engine, at: int | datetime) -> Undone:
     """What `restore` would undo; changes nothing. Raises: as `restore`."""
-    engine.check_open()
-    await engine.catch_up()
     then = await past_to_take(engine, at)
     back = _Back(then)
     needed = bool(back.changes(engine.replica))

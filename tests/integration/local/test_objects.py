@@ -116,8 +116,8 @@ async def test_a_large_folder_is_sorted_a_few_names_at_a_time_and_listed_in_orde
         most = max(most, len(run))
         return run
 
-    monkeypatch.setattr("statepath_local.objects._RUN", 10)
-    monkeypatch.setattr("statepath_local.objects.sorted", sort, raising=False)
+    monkeypatch.setattr("statepath_local.listing._RUN", 10)
+    monkeypatch.setattr("statepath_local.listing.sorted", sort, raising=False)
     backend = await connect()
     keys = [f"tasks/{n * 7919 % 101:03d}" for n in range(75)]
     await backend.write_lazily([LazyWrite(key, b"A", 1) for key in keys])

@@ -178,6 +178,15 @@ class TestEdits:
         assert folder.told(EditAdopted) == []
         assert folder.tree() == before
 
+    @pytest.mark.parametrize(("stored", "edited"), [(True, 1), (1, True), (1, 1.0), ([False], [0])])
+    async def test_what_only_python_takes_for_the_same_is_an_edit(self, folder, stored, edited):
+        async with folder.open() as store:
+            await store.collection("tasks").put({"id": "task_1", "n": stored})
+        edit(folder, "tasks/task_1.json", n=edited)
+        async with folder.open() as store:
+            assert repr(await n_of(store)) == repr(edited)
+        assert len(folder.told(EditAdopted)) == 1
+
     async def test_after_a_kill_too(self, stopped):
         shown = json.loads(stopped.read("tasks/task_1.json"))["n"]
         edit(stopped, "tasks/task_1.json", n=50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from inspect import isawaitable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import statepath
 from pydantic import BaseModel
-from statepath import Events, StatePersistence
+from statepath import Events, F, StatePersistence
 from statepath.errors import ConfigurationError, InvalidArgumentError
 from statepath.events import StateSaved
 
@@ -27,6 +28,7 @@ class Odd:
 
 NO_TEXTS = (None, 5, b"x", True, Odd(), ["x"])
 NO_SEQS = ("x", b"x", 1.5, True, -1, Odd())
+NO_DURATIONS = ("x", b"x", True, Odd(), math.nan, 10**400)
 NO_FUNCTIONS = (None, 5, "x", Odd())
 NO_PATHS = (5, b"x", Odd())
 
@@ -52,6 +54,10 @@ CALLS: dict[str, tuple[tuple[Any, ...], Callable[[Any, Any], Any]]] = {
     "watch(collections=)": ((None, 5, "tasks", Odd()), lambda store, x: store.watch(collections=x)),
     "watch(collections=a name)": (NO_TEXTS, lambda store, x: store.watch(collections=(x,))),
     "watch(ids=a name)": (NO_TEXTS, lambda store, x: store.watch(ids=(x,))),
+    "lease(ttl=)": ((None, *NO_DURATIONS, 0, math.inf), lambda store, x: store.lease("l", ttl=x)),
+    "lease(wait=)": (NO_DURATIONS, lambda store, x: store.lease("l", wait=x)),
+    "claim(ttl=)": ((None, *NO_DURATIONS, 0, math.inf), lambda store, x: store.claim("t", ttl=x)),
+    "claim(wait=)": (NO_DURATIONS, lambda store, x: store.claim("t", wait=x)),
     "history(key)": (
         (5, b"x", Odd(), "nonsense", "", "raw/", "/a", "Raw/a", "logs/"),
         lambda store, x: store.history(x),
@@ -92,7 +98,11 @@ CALLS: dict[str, tuple[tuple[Any, ...], Callable[[Any, Any], Any]]] = {
     "Collection.update(fn)": (NO_FUNCTIONS, lambda store, x: raw(store).update("a", x)),
     "Collection.update(fn's result)": ((5, "x", Odd()), lambda store, x: raw(store).update("a", lambda _: x)),
     "Collection.find(where)": ((5, "x", Odd()), lambda store, x: raw(store).find(x)),
-    "Collection.find(order_by=)": ((5, b"x", Odd()), lambda store, x: raw(store).find(order_by=x)),
+    "Collection.find(F.in_())": ((None, 5, "x", Odd()), lambda store, x: raw(store).find(F("n").in_(x))),
+    "Collection.find(order_by=)": (
+        (5, b"x", Odd(), "\ud800"),
+        lambda store, x: raw(store).find(order_by=x, limit=1).page(),
+    ),
     "Collection.find(limit=)": (NO_SEQS, lambda store, x: raw(store).find(limit=x)),
     "Collection.find(after=)": ((5, b"x", Odd()), lambda store, x: raw(store).find(after=x).page()),
     "Transaction.get(collection)": (NO_TEXTS, lambda store, x: within(store, lambda tx: tx.get(x, "a"))),

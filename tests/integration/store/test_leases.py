@@ -460,6 +460,44 @@ async def test_a_task_is_claimed_by_one_worker_at_a_time(store, other):
         pass
 
 
+async def test_what_a_killed_worker_left_is_given_back_by_clean_a_day_later(store, other, monkeypatch):
+    killed, alive = store.claim("done", ttl=0.01), store.claim("alive", ttl=60)
+    await killed.acquire()
+    falls_silent(killed)
+    await asyncio.sleep(0.05)
+    await alive.acquire()
+    assert (await other.clean()).objects == ()
+    monkeypatch.setattr("statepath.engine.cleaning._SILENT", 0.0)
+    planned = await other.clean(dry_run=True)
+    assert [key for key, _ in planned.objects] == ["leases/claim%2fdone"]
+    assert len(await store.leases()) == 2
+    assert await other.clean() == planned
+    assert [holder.name for holder in await store.leases()] == ["claim/alive"]
+    assert set(other._engine.replica.members) == {"lease/claim/alive"}
+    assert await store._engine.leases.renew(alive._hold)
+
+
+async def test_who_takes_a_silent_lease_while_it_is_cleaned_has_it(store, other, monkeypatch):
+    first, second = store.claim("task_1", ttl=0.01), store.claim("task_1", ttl=60, wait=None)
+    await first.acquire()
+    falls_silent(first)
+    monkeypatch.setattr("statepath.engine.cleaning._SILENT", 0.0)
+    look = other._engine.leases.silent
+
+    async def taken_meanwhile(seconds):
+        found = await look(seconds)
+        await second.acquire()
+        await other.sync()
+        return found
+
+    monkeypatch.setattr(other._engine.leases, "silent", taken_meanwhile)
+    await asyncio.sleep(0.05)
+    async with other.lease("later"):
+        await other.clean()
+    assert await store._engine.leases.renew(second._hold)
+    assert other._engine.replica.members["lease/claim/task_1"].version == second.epoch
+
+
 async def test_a_task_of_any_id_can_be_claimed(store, other):
     async with store.claim("ü" * 100):
         with pytest.raises(LeaseHeldError):

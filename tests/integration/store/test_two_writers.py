@@ -8,6 +8,7 @@ import asyncio
 import time
 import types
 from contextlib import aclosing
+from uuid import uuid4
 
 import pytest
 import statepath
@@ -55,6 +56,40 @@ async def test_a_cursor_that_another_handle_gave_is_watched_from(store, zombie):
     await store.collection("raw").put({"id": "b"})
     async with aclosing(zombie.watch(since=seq)) as changes:
         assert (await anext(changes)).id == "b"
+
+
+async def test_watching_begins_behind_what_the_handle_shows(store, zombie):
+    await store.collection("raw").put({"id": "a"})
+    async with aclosing(zombie.watch()) as changes:
+        assert (await anext(changes)).id == "a"
+    await store.collection("raw").put({"id": "b"})
+    await zombie.sync()
+    async with aclosing(zombie.watch()) as changes:
+        await store.collection("raw").put({"id": "c"})
+        assert (await anext(changes)).id == "c"
+
+
+@pytest.mark.parametrize("places", [(2, None), (2, 3), (1, 3)])
+async def test_a_diff_takes_seqs_that_another_handle_gave(store, zombie, places):
+    for n in (1, 2):
+        await store.collection("raw").put({"id": "shared", "n": n})
+    (told,) = await zombie.diff(*places)
+    assert (told.before["n"], told.after["n"]) == (places[0] - 1, 2)
+
+
+async def test_a_restore_elsewhere_takes_a_seq_that_another_handle_gave(store, zombie):
+    seq = await store.collection("raw").put({"id": "shared", "n": 1})
+    await store.collection("raw").put({"id": "shared", "n": 2})
+    elsewhere = f"memory://{uuid4().hex}"
+    await zombie.restore(at=seq, to=elsewhere)
+    async with statepath.open(elsewhere, autosave=0) as restored:
+        assert await contents(restored) == {"shared": {"id": "shared", "n": 1}}
+
+
+async def test_the_history_behind_a_seq_that_another_handle_gave_is_told(store, zombie):
+    seq = await store.collection("raw").put({"id": "a"})
+    await store.collection("raw").put({"id": "b"})
+    assert [change.id for change in await zombie.history(since=seq)] == ["b"]
 
 
 async def test_what_a_transaction_only_read_was_there_all_at_once(store, zombie):

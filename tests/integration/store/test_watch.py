@@ -304,8 +304,9 @@ async def test_two_handles_are_told_of_each_others_changes_without_changing_anyt
         assert await other.collection("raw").get("a") == {"id": "a"}
 
 
+@pytest.mark.parametrize("options", [{}, {"since": 0}, {"since": 0, "resync": True}])
 async def test_a_handle_that_is_itself_behind_the_log_has_no_state_to_begin_anew_with(
-    store, raw, url, monkeypatch
+    store, raw, url, monkeypatch, options
 ):
     monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
     monkeypatch.setattr("statepath.engine.opening.KEEP_SECONDS", 0)
@@ -316,7 +317,7 @@ async def test_a_handle_that_is_itself_behind_the_log_has_no_state_to_begin_anew
             await raw.put({"id": "a", "n": n})
             await store.snapshot()
         with pytest.raises(HistoryTrimmedError, match=r"this handle shows seq 1, .* open the store again"):
-            await anext(behind.watch(since=0, resync=True))
+            await anext(behind.watch(**options))
 
 
 async def test_watching_goes_on_when_the_storage_did_not_answer_for_a_while(faulty, open_on, url):

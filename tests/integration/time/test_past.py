@@ -57,6 +57,12 @@ async def test_one_as_a_number_and_as_a_truth_are_not_the_same(store, raw, then,
     assert repr((await raw.get("a"))["x"]) == repr(then)
 
 
+async def test_behind_the_head_there_is_no_history_yet(store, raw):
+    seq = await raw.put({"id": "a"})
+    assert await store.history(since=seq) == await store.history(since=seq + 1) == []
+    assert await store.history("raw/a", since=seq + 99, limit=1) == []
+
+
 async def test_a_difference_names_its_fields(store, raw):
     await raw.put({"id": "a", "kept": 1, "result": {"passed": None, "n": [1]}, "gone": None})
     await raw.put({"id": "a", "kept": 1, "result": {"passed": True, "n": [1, 2]}, "new": {}})
