@@ -129,9 +129,16 @@ class SealedBackend(PassesSharing):
             blob, packed = await self._read_span(key, span.start, span.stop)
             return self._shown(key, await self._of_packed(key, blob, span) if packed else blob)
         blob = await self._backend.read(key)
-        sealing = await self._sealing(key, blob.data[:HEADER])
-        data = await _beside(len(blob.data), lambda: _checked(key, lambda: _opened(sealing, blob.data)))
-        return self._shown(key, Blob(data, blob.etag, blob.modified))
+        return self._shown(key, replace(blob, data=await self._content(key, blob.data)))
+
+    async def look(self, key: str) -> tuple[bytes | None, ETag]:
+        """As `Encrypted.look`."""
+        blob = await self._backend.read(key)
+        shown = self._shown(key, blob).etag
+        try:
+            return (await self._content(key, blob.data) if is_sealed_key(key) else blob.data), shown
+        except CorruptionError:
+            return None, shown
 
     async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
         if not is_sealed_key(key):
@@ -318,6 +325,11 @@ class SealedBackend(PassesSharing):
         offset = number * SEGMENT
         content = content[start - offset : None if stop is None else max(stop, start) - offset]
         return Blob(content, blob.etag, blob.modified), sealing.packed
+
+    async def _content(self, key: str, stored: bytes) -> bytes:
+        """What a whole object holds."""
+        sealing = await self._sealing(key, stored[:HEADER])
+        return await _beside(len(stored), lambda: _checked(key, lambda: _opened(sealing, stored)))
 
     async def _recent_sealing(self, key: str) -> tuple[ETag, Sealing]:
         """A version of the object, and its sealing: mostly of what was read last; else its header is read first."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statepath.aside import aside_key
 from statepath.backend import Backend
 from statepath.commit import FLOOR_KEY, JOURNAL, FileChange, RemoveLog, WriteLog
-from statepath.encryption import Encrypted
+from statepath.encryption import storage_of
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import ARCHIVE, Segment, rebuild
 from statepath.engine.backups import is_kept, reached
@@ -135,7 +135,7 @@ async def _keep_log(backend: Backend, id: str) -> list[str]:
     try:
         log = await read_log(backend, id)
     except CorruptionError:
-        stored = backend.inner if isinstance(backend, Encrypted) else backend
+        stored = storage_of(backend)
         parts = [(await stored.read(one.key)).data async for one in stored.list_keys(f"{key}/")]
     else:
         stored, parts = backend, [log]
