@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statepath.events import CorruptionDetected, Events
+
 
 async def test_a_damaged_report_is_replaced_and_holds_nothing_up(memory):
     async with memory.open() as store:
@@ -37,3 +39,19 @@ async def test_the_damaged_file_of_a_document_is_replaced_or_removed_with_it(mem
         await store.flush()
         assert await store.verify() == []
     assert "tasks/b.json" not in await memory.everything()
+
+
+async def test_a_snapshot_that_was_damaged_since_is_kept_aside_and_replaced(memory):
+    told, events = [], Events()
+    events.on(CorruptionDetected, told.append)
+    async with memory.open(events=events) as store:
+        await store.collection("raw").put({"id": "a", "n": 1})
+        await store.snapshot()
+        await memory.flip("state.json")
+        await store.collection("raw").put({"id": "a", "n": 2})
+        await store.snapshot()
+        assert await store.verify() == []
+        (event,) = told
+        assert event.key == "state.json"
+        assert event.kept_as.startswith("state.json.corrupt.")
+        assert event.kept_as in await memory.everything()
