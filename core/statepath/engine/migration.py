@@ -6,11 +6,12 @@ The versions are a member of `state.json`, and change in the same commit as the 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Raw
@@ -29,6 +30,8 @@ from statepath.errors import (
     UnsupportedError,
 )
 from statepath.migrations import Migrations, Step
+
+_LOG: Final = re.compile(r"state\.migration-v\d+-to-v\d+\.log")
 
 _versions = msgspec.json.Decoder(dict[str, int])
 
@@ -197,6 +200,11 @@ def _failed(step: Step, key: str, reason: str) -> MigrationError:
 def log_key(before: int, after: int) -> str:
     """The log of what was done: `state.migration-v1-to-v2.log`."""
     return f"state.migration-v{before}-to-v{after}.log"
+
+
+def is_migration_log(key: str) -> bool:
+    """Whether the key is that of such a log."""
+    return _LOG.fullmatch(key) is not None
 
 
 async def announce(backend: Backend, plan: Plan, head: int) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+
+import pytest
+import statepath
 from statepath.events import CorruptionDetected, Events
+from statepath.settings import Settings
 
 
 async def test_a_damaged_report_is_replaced_and_holds_nothing_up(memory):
@@ -55,3 +60,45 @@ async def test_a_snapshot_that_was_damaged_since_is_kept_aside_and_replaced(memo
         assert event.key == "state.json"
         assert event.kept_as.startswith("state.json.corrupt.")
         assert event.kept_as in await memory.everything()
+
+
+@pytest.fixture
+async def lost(memory):
+    """A lease that nobody gave back, whose object was damaged."""
+    async with memory.open() as store:
+        await store.collection("raw").put({"id": "a"})
+        await store._engine.leases.take("leader", 3600)
+    await memory.flip("leases/leader")
+    return memory
+
+
+async def test_a_damaged_lease_is_held_by_somebody_unknown_until_it_is_broken(lost):
+    async with lost.open() as store:
+        assert [(one.name, one.host) for one in await store.leases()] == [("leader", "?")]
+        await store.break_lease("leader")
+        async with store.lease("leader", wait=0):
+            assert [one.host for one in await store.leases()] == [socket.gethostname()]
+
+
+async def test_a_damaged_lease_is_taken_over_as_one_whose_holder_died(lost, monkeypatch):
+    monkeypatch.setattr("statepath.engine.leases._UNKNOWN_TTL", 0.0)
+    async with lost.open() as store, store.lease("leader"):
+        assert [one.host for one in await store.leases()] == [socket.gethostname()]
+
+
+async def test_a_damaged_lease_is_removed_by_a_repair(lost):
+    settings = Settings(encryption_key=lost.key)
+    planned = await statepath.repair(lost.url, settings=settings, dry_run=True)
+    assert planned.remedies == ("is removed: it does not say any more who has the lease",)
+    assert (await statepath.repair(lost.url, settings=settings)).left == ()
+    assert "leases/leader" not in await lost.everything()
+
+
+async def test_what_was_kept_aside_and_is_damaged_is_kept_aside_by_a_repair(memory):
+    async with memory.open() as store:
+        await store.collection("raw").put({"id": "a"})
+        await store._engine.backend.write("state.json.conflict.20260102T030405.000000Z", b"{}")
+    await memory.flip("state.json.conflict.20260102T030405.000000Z")
+    settings = Settings(encryption_key=memory.key)
+    done = await statepath.repair(memory.url, settings=settings)
+    assert (done.remedies, done.left, len(done.kept)) == (("is kept aside",), (), 1)
