@@ -18,6 +18,7 @@ from msgspec import Raw
 
 from statepath.backend import IF_ABSENT, Backend, IfMatch, When
 from statepath.commit import Change, Note, Put
+from statepath.encryption import look
 from statepath.engine.documents import decode, encode_mapping
 from statepath.engine.replica import MEMBERS, Replica, Stage
 from statepath.engine.snapshot import SCHEMA_MEMBER
@@ -228,13 +229,13 @@ async def write_logs(backend: Backend, plan: Plan, seq: int, backup: str) -> lis
 
 
 async def _tell(backend: Backend, key: str, text: str) -> None:
-    """Add a line to a log, behind those of others who migrate, too."""
+    """Add a line to a log, behind those of others who migrate, too; one that cannot be opened begins anew."""
     line = f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n".encode()
     while True:
         earlier, when = b"", cast("When", IF_ABSENT)
         with suppress(NotFoundError):
-            blob = await backend.read(key)
-            earlier, when = blob.data, IfMatch(blob.etag)
+            stored, etag = await look(backend, key)
+            earlier, when = stored or b"", IfMatch(etag)
         with suppress(AlreadyExistsError, ConflictError):
             await backend.write(key, earlier + line, when=when)
             return

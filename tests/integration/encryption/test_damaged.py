@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import socket
+import sys
+from types import ModuleType
 
 import pytest
 import statepath
+from statepath.aside import why_aside
 from statepath.events import CorruptionDetected, Events
+from statepath.migrations import migration
 from statepath.settings import Settings
 
 
@@ -102,3 +106,45 @@ async def test_what_was_kept_aside_and_is_damaged_is_kept_aside_by_a_repair(memo
     settings = Settings(encryption_key=memory.key)
     done = await statepath.repair(memory.url, settings=settings)
     assert (done.remedies, done.left, len(done.kept)) == (("is kept aside",), (), 1)
+
+
+@pytest.fixture
+def migrating(monkeypatch):
+    """Makes the name of a module that brings these collections from version 1 to 2."""
+
+    def migrating(*collections):
+        module = ModuleType(f"migrations_{'_'.join(collections)}")
+        for name in collections:
+            setattr(module, name, migration(name, 1, 2)(lambda document: document | {"version": 2}))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        return module.__name__
+
+    return migrating
+
+
+async def test_a_damaged_backup_or_log_of_a_migration_bars_no_later_one(memory, migrating):
+    async with memory.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+        await store.collection("raw").put({"id": "a"})
+    async with memory.open(migrations=migrating("tasks")):
+        pass
+    await memory.flip("state.pre-migration.backup.json")
+    await memory.flip("state.migration-v1-to-v2.log")
+    async with memory.open(migrations=migrating("tasks", "raw")) as store:
+        assert store.schema_versions == {"raw": 2, "tasks": 2}
+        assert await store.verify() == []
+        told = await store._engine.backend.read("state.migration-v1-to-v2.log")
+    assert b"raw: schema version 1 to 2" in told.data
+    kept = [key for key in await memory.everything() if key.startswith("state.pre-migration.backup.json.")]
+    assert [why_aside(key) for key in kept] == ["corrupt"]
+
+
+async def test_a_damaged_log_of_a_migration_is_kept_aside_by_a_repair(memory, migrating):
+    async with memory.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+    async with memory.open(migrations=migrating("tasks")):
+        pass
+    await memory.flip("state.migration-v1-to-v2.log")
+    done = await statepath.repair(memory.url, settings=Settings(encryption_key=memory.key))
+    assert (done.remedies, done.left) == (("is kept aside",), ())
+    assert [why_aside(key) for key in done.kept] == ["corrupt"]
