@@ -148,3 +148,44 @@ async def test_a_damaged_log_of_a_migration_is_kept_aside_by_a_repair(memory, mi
     done = await statepath.repair(memory.url, settings=Settings(encryption_key=memory.key))
     assert (done.remedies, done.left) == (("is kept aside",), ())
     assert [why_aside(key) for key in done.kept] == ["corrupt"]
+
+
+@pytest.fixture
+async def replicated(folder, memory):
+    """A store with a replica of which an object was damaged."""
+    memory.key = folder.key
+    async with folder.open() as store:
+        await store.collection("raw").put({"id": "a"})
+        await store.save_report("1", {"n": 1})
+        await store.append_log("s", "one\n")
+        await store.snapshot()
+        await store.save_report("2", {"n": 2})
+    await statepath.mirror(folder.url, memory.url, once=True, settings=Settings(encryption_key=folder.key))
+    return folder, memory
+
+
+async def test_a_replica_with_a_damaged_object_is_made_anew_where_that_is_asked_for(replicated, contents):
+    folder, replica = replicated
+    damaged = [key for key in await replica.everything() if key.startswith(("reports/", "logs/", "state."))]
+    for key in damaged:
+        await replica.flip(key)
+    await statepath.mirror(
+        folder.url, replica.url, once=True, reseed=True, settings=Settings(encryption_key=folder.key)
+    )
+    async with folder.open(readonly=True) as store, replica.open(readonly=True) as made:
+        assert await contents(made) == await contents(store)
+        assert await made.verify() == []
+
+
+async def test_a_replica_whose_snapshot_is_missing_is_made_anew_though_another_object_is_damaged(
+    replicated, contents
+):
+    folder, replica = replicated
+    await replica.flip("reports/1.json")
+    backend = await replica.raw()
+    await backend.delete("state.json")
+    await backend.close()
+    await statepath.mirror(folder.url, replica.url, once=True, settings=Settings(encryption_key=folder.key))
+    async with folder.open(readonly=True) as store, replica.open(readonly=True) as made:
+        assert await contents(made) == await contents(store)
+        assert await made.verify() == []
