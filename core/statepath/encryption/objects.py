@@ -1,7 +1,7 @@
 """A backend whose objects are sealed: a wrapper over any backend.
 
 All but two kinds of objects are: the key ring, whose keys are wrapped already, and the slots of the journal, whose
-records are sealed by `SealedCommitLog`. What a storage could do with the content itself (find documents, append to a
+records are sealed by `seal_log`. What a storage could do with the content itself (find documents, append to a
 file, let people edit one) it cannot do with what is sealed, and the wrapper does not offer it.
 """
 
@@ -33,7 +33,7 @@ from statepath.backend import (
 from statepath.commit import FLOOR_KEY, JOURNAL
 from statepath.compression import pack, pack_all, unpack
 from statepath.encryption import RING_KEY
-from statepath.encryption.journal import SealedCommitLog
+from statepath.encryption.journal import seal_log
 from statepath.encryption.keyring import Keys
 from statepath.encryption.sealing import (
     HEADER,
@@ -266,7 +266,7 @@ class SealedBackend(PassesSharing):
 
     def seal_log(self, log: CommitLog) -> CommitLog:
         """As `Encrypted.seal_log`."""
-        return SealedCommitLog(log, self.keys, packs=self._packs)
+        return seal_log(log, self.keys, packs=self._packs)
 
     def seal_beside(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """As `Encrypted.seal_beside`: with the primary key as it was known last, since the storage may be gone."""
