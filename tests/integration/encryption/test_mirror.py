@@ -64,3 +64,14 @@ async def test_many_commits_are_shipped_as_one_object_of_a_line_each(folder, mem
         async with memory.open(readonly=True) as replica:
             assert await replica.history() == (await store.history())[1:]
             assert await replica.verify() == []
+
+
+async def test_the_age_of_a_replica_s_key_which_nobody_can_exchange_is_not_checked(folder, memory):
+    memory.key = folder.key
+    async with folder.open() as store:
+        await store.collection("raw").put({"id": "a"})
+    await statepath.mirror(folder.url, memory.url, once=True, settings=Settings(encryption_key=folder.key))
+    for place, checked in ((folder, True), (memory, False)):
+        async with place.open(readonly=True, key_age="1d") as store:
+            names = [check.name for check in (await store.health()).checks]
+            assert ("key" in names) is checked
