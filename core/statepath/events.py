@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Self, TypeVar, overload
 
@@ -465,7 +466,10 @@ class Events:
     def _schedule(self, result: Awaitable[object], event: Event) -> None:
         waiting = _finish(result, event)
         try:
-            task = asyncio.get_running_loop().create_task(waiting, name=f"a listener of {event.name}")
+            # In a context of its own: it is no part of a lease's block that it may outlast.
+            task = asyncio.get_running_loop().create_task(
+                waiting, name=f"a listener of {event.name}", context=Context()
+            )
         except RuntimeError:
             waiting.close()
             if inspect.iscoroutine(result):

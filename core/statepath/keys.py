@@ -7,13 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from statepath.backend import Backend
+from statepath.backend import Backend, CommitLog
 from statepath.discovery import connect
 from statepath.encryption import Converted, KeyInfo, check_new, load_keys, make_keys, master_key, unlock
 from statepath.engine.founding import silent
 from statepath.engine.opening import check_alone, commit_log
-from statepath.errors import AlreadyExistsError, ConfigurationError, ConflictError, NotFoundError
+from statepath.errors import (
+    AlreadyExistsError,
+    ConfigurationError,
+    ConflictError,
+    CorruptionError,
+    NotFoundError,
+)
 from statepath.events import Events
+from statepath.log import PortableCommitLog
 from statepath.opening import open as open_store
 from statepath.retry import retrying
 from statepath.settings import Settings
@@ -201,7 +208,21 @@ async def read_keys(path: Path | None = None, *, settings: Settings | None = Non
         if found is None:
             raise NotFoundError(f"the store at {backend.url} is not encrypted", key=backend.url)
         ring = found[0]
-        infos = await describe(backend, commit_log(backend, used), ring, used.history)
-        return KeyRing(tuple(infos), ring.rotating, ring.converting)
+        log = commit_log(backend, used)
+        begin = await _begin(log)
+        while True:
+            try:
+                infos = await describe(backend, log, ring, used.history, begin)
+            except CorruptionError:
+                before, begin = begin, await _begin(log)
+                if begin == before:  # else it was trimmed meanwhile
+                    raise
+            else:
+                return KeyRing(tuple(infos), ring.rotating, ring.converting)
     finally:
         await backend.close()
+
+
+async def _begin(log: CommitLog) -> int:
+    """Where the journal begins: the record that a portable log has of that is sealed."""
+    return await log.begin() if isinstance(log, PortableCommitLog) else 1

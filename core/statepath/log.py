@@ -208,6 +208,12 @@ class PortableCommitLog:
             begin = slots[0].first  # it holds the floor
         return max(record.packed, await pack(self._backend, slots, begin, upto))
 
+    async def begin(self) -> int:
+        """Where the log begins, as the names of its objects have it: for who cannot open the log's own record."""
+        listed = await self._list("")
+        pieces = current(listed, 0, packed_upto(listed))
+        return pieces[0].first if pieces else 1
+
     async def packed(self) -> int:
         """Up to which seq commits are packed, where the log's own record is lost."""
         return packed_upto(await self._list(""))

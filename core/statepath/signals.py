@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterable
+from contextvars import Context
 from types import FrameType
 from typing import Any, Final
 
@@ -22,8 +23,8 @@ class SignalSaver:
     """While installed, the first signal awaits `save(number)` on the running loop; then the previous handlers
     are put back, and the one of the signal runs. A second signal does not wait for the save.
 
-    A handler that was set by `loop.add_signal_handler` cannot be held back: the loop calls it at once, beside
-    the save, and it is not called again.
+    A signal that is ignored stays ignored. A handler that was set by `loop.add_signal_handler` cannot be held
+    back: the loop calls it at once, beside the save, and it is not called again.
 
     Raises:
         UnsupportedError: this is not the main thread, which alone may handle signals, or a handler is in
@@ -43,7 +44,11 @@ class SignalSaver:
         self._task: asyncio.Task[None] | None = None
         self._begun = False
         self._process = os.getpid()
-        self._previous: dict[int, Any] = {number: signal.getsignal(number) for number in signals}
+        found = {number: signal.getsignal(number) for number in signals}
+        # One that is ignored ends nothing, as SIGINT in what a script runs in the background.
+        self._previous: dict[int, Any] = {
+            number: previous for number, previous in found.items() if previous != signal.SIG_IGN
+        }
         for number, previous in self._previous.items():
             if previous is None:
                 name = signal.Signals(number).name
@@ -64,8 +69,9 @@ class SignalSaver:
         # A forked child inherits the handler, and has nothing to save.
         if not self._begun and os.getpid() == self._process:
             try:
-                # This runs between any two instructions of the program, so it only leaves word.
-                self._loop.call_soon_threadsafe(self._begin, number)
+                # This runs between any two instructions of the program, so it only leaves word; and the save is
+                # no part of what was interrupted, as of a lease that may be lost.
+                self._loop.call_soon_threadsafe(self._begin, number, context=Context())
             except RuntimeError:
                 logger.warning("%s came when the event loop had ended", signal.Signals(number).name)
             else:

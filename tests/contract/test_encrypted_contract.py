@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from statepath.backend import BackendFactory, CommitLog, StateURL
 from statepath.encryption import make_keys
-from statepath.encryption.journal import SealedCommitLog
+from statepath.encryption.journal import seal_log
 from statepath.encryption.keyring import Keys
 from statepath.encryption.objects import SealedBackend
 from statepath.engine.opening import commit_log
@@ -28,9 +28,7 @@ class Encrypted(SealedBackend):
 
     def __init__(self, backend: Any, keys: Keys) -> None:
         super().__init__(backend, keys)
-        self._log = (
-            SealedCommitLog(commit_log(backend, _settings), keys) if self.capabilities.commit_log else None
-        )
+        self._log = seal_log(commit_log(backend, _settings), keys) if self.capabilities.commit_log else None
 
     def commit_log(self) -> CommitLog:
         return super().commit_log() if self._log is None else self._log

@@ -123,6 +123,10 @@ class Encrypted(Protocol):
     @property
     def keys(self) -> Keys: ...
 
+    async def look(self, key: str) -> tuple[bytes | None, ETag]:
+        """As the function `look`."""
+        ...
+
     def seal_log(self, log: CommitLog) -> CommitLog:
         """The log with its records sealed as the objects are."""
         ...
@@ -145,6 +149,23 @@ class _SealedLog(Protocol):
 def unsealed(log: CommitLog) -> CommitLog:
     """The log that keeps the records, sealed or not."""
     return log.inner if isinstance(log, _SealedLog) else log
+
+
+def storage_of(backend: Backend) -> Backend:
+    """The backend that keeps the objects, sealed or not: it has the version even of one that cannot be opened."""
+    return backend.inner if isinstance(backend, Encrypted) else backend
+
+
+async def look(backend: Backend, key: str) -> tuple[bytes | None, ETag]:
+    """What stands under the key, for who may replace it, and its version. `None`: it is sealed, and cannot be opened.
+
+    Raises:
+        NotFoundError: nothing does.
+    """
+    if isinstance(backend, Encrypted):
+        return await backend.look(key)
+    blob = await backend.read(key)
+    return blob.data, blob.etag
 
 
 async def unlock(backend: Backend, settings: Settings, *, readonly: bool) -> Keys | None:

@@ -7,10 +7,10 @@ and counts its records: a torn tail that is written anew after a crash is anothe
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import lru_cache
 from secrets import token_bytes
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from statepath.backend import CommitLog
+from statepath.backend import CommitLog, SupportsExtend
 from statepath.commit import Body, Commit, Sealed, Transaction, slot_key
 from statepath.compression import pack, unpack
 from statepath.encryption.keyring import Keys
@@ -97,6 +97,13 @@ def _altered(commit: Commit, reason: str) -> CorruptionError:
     return CorruptionError(f"the record of seq {commit.first} cannot be opened: {reason}", key=key)
 
 
+def seal_log(log: CommitLog, keys: Keys, *, packs: bool = False) -> SealedCommitLog:
+    """The log with its records sealed; it takes several commits at once if the log does."""
+    if isinstance(log, SupportsExtend):
+        return _ExtensibleLog(log, keys, packs=packs)
+    return SealedCommitLog(log, keys, packs=packs)
+
+
 class SealedCommitLog:
     """The log with its records sealed.
 
@@ -111,7 +118,7 @@ class SealedCommitLog:
         self._log = log
         self._keys = keys
         self._sealer: RecordSealer | None = None
-        self._last: tuple[str, Commit] | None = None
+        self._sent: dict[str, Commit] = {}
 
     @property
     def inner(self) -> CommitLog:
@@ -120,20 +127,24 @@ class SealedCommitLog:
 
     async def append(self, after: int, commit: Commit) -> None:
         """As `CommitLog.append`. The same commit again is the same record again."""
+        (sealed,) = await self._sealed((commit,))
+        await self._settled(self._log.append(after, sealed))
+
+    async def _sealed(self, commits: Sequence[Commit]) -> list[Commit]:
+        """The records of the commits; of one that was sent last and did not arrive, the same again."""
         key = await self._keys.primary()
-        if self._last is not None and self._last[0] == commit.id:
-            sealed = self._last[1]
-        else:
-            if self._sealer is None or self._sealer.key.id != key.id:
-                self._sealer = RecordSealer(key, self._keys.store, packs=self._packs)
-            sealed = self._sealer.seal(commit)
-            self._last = commit.id, sealed
+        if self._sealer is None or self._sealer.key.id != key.id:
+            self._sealer = RecordSealer(key, self._keys.store, packs=self._packs)
+        self._sent = {one.id: self._sent.get(one.id) or self._sealer.seal(one) for one in commits}
+        return list(self._sent.values())
+
+    async def _settled(self, sending: Awaitable[None]) -> None:
         try:
-            await self._log.append(after, sealed)
+            await sending
         except HeadMoved as moved:
             commits = [await self._opened(one) for one in moved.commits]
             raise HeadMoved(commits, kept=moved.kept) from None
-        self._last = None
+        self._sent = {}
 
     async def read(self, after: int) -> AsyncIterator[Commit]:
         """As `CommitLog.read`.
@@ -153,7 +164,7 @@ class SealedCommitLog:
         await self._log.trim(upto)
 
     async def restart(self, after: int) -> list[str]:
-        self._last = None
+        self._sent = {}
         return await self._log.restart(after)
 
     async def _opened(self, commit: Commit) -> Commit:
@@ -161,3 +172,12 @@ class SealedCommitLog:
             raise _altered(commit, "it is plain, and this store is encrypted: something else put it there")
         key = await self._keys.find(commit.sealed.key, slot_key(commit.first))
         return open_record(commit, commit.sealed, key, self._keys.store)
+
+
+class _ExtensibleLog(SealedCommitLog):
+    """Over a log that takes several commits for the price of one."""
+
+    async def extend(self, after: int, commits: Sequence[Commit]) -> None:
+        """As `SupportsExtend.extend`."""
+        sealed = await self._sealed(commits)
+        await self._settled(cast("SupportsExtend", self.inner).extend(after, sealed))

@@ -1,7 +1,7 @@
 """A backend whose objects are sealed: a wrapper over any backend.
 
 All but two kinds of objects are: the key ring, whose keys are wrapped already, and the slots of the journal, whose
-records are sealed by `SealedCommitLog`. What a storage could do with the content itself (find documents, append to a
+records are sealed by `seal_log`. What a storage could do with the content itself (find documents, append to a
 file, let people edit one) it cannot do with what is sealed, and the wrapper does not offer it.
 """
 
@@ -33,7 +33,7 @@ from statepath.backend import (
 from statepath.commit import FLOOR_KEY, JOURNAL
 from statepath.compression import pack, pack_all, unpack
 from statepath.encryption import RING_KEY
-from statepath.encryption.journal import SealedCommitLog
+from statepath.encryption.journal import seal_log
 from statepath.encryption.keyring import Keys
 from statepath.encryption.sealing import (
     HEADER,
@@ -129,9 +129,16 @@ class SealedBackend(PassesSharing):
             blob, packed = await self._read_span(key, span.start, span.stop)
             return self._shown(key, await self._of_packed(key, blob, span) if packed else blob)
         blob = await self._backend.read(key)
-        sealing = await self._sealing(key, blob.data[:HEADER])
-        data = await _beside(len(blob.data), lambda: _checked(key, lambda: _opened(sealing, blob.data)))
-        return self._shown(key, Blob(data, blob.etag, blob.modified))
+        return self._shown(key, replace(blob, data=await self._content(key, blob.data)))
+
+    async def look(self, key: str) -> tuple[bytes | None, ETag]:
+        """As `Encrypted.look`."""
+        blob = await self._backend.read(key)
+        shown = self._shown(key, blob).etag
+        try:
+            return (await self._content(key, blob.data) if is_sealed_key(key) else blob.data), shown
+        except CorruptionError:
+            return None, shown
 
     async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
         if not is_sealed_key(key):
@@ -259,7 +266,7 @@ class SealedBackend(PassesSharing):
 
     def seal_log(self, log: CommitLog) -> CommitLog:
         """As `Encrypted.seal_log`."""
-        return SealedCommitLog(log, self.keys, packs=self._packs)
+        return seal_log(log, self.keys, packs=self._packs)
 
     def seal_beside(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """As `Encrypted.seal_beside`: with the primary key as it was known last, since the storage may be gone."""
@@ -318,6 +325,11 @@ class SealedBackend(PassesSharing):
         offset = number * SEGMENT
         content = content[start - offset : None if stop is None else max(stop, start) - offset]
         return Blob(content, blob.etag, blob.modified), sealing.packed
+
+    async def _content(self, key: str, stored: bytes) -> bytes:
+        """What a whole object holds."""
+        sealing = await self._sealing(key, stored[:HEADER])
+        return await _beside(len(stored), lambda: _checked(key, lambda: _opened(sealing, stored)))
 
     async def _recent_sealing(self, key: str) -> tuple[ETag, Sealing]:
         """A version of the object, and its sealing: mostly of what was read last; else its header is read first."""

@@ -12,7 +12,7 @@ from typing import Final
 from statepath.aside import time_aside, why_aside
 from statepath.backend import ALWAYS, Entry, ETag, IfMatch, Span
 from statepath.commit import PROBES, Delete
-from statepath.encryption import Encrypted
+from statepath.encryption import storage_of
 from statepath.engine.archiving import ARCHIVE, named, segments
 from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine
@@ -67,7 +67,7 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
 
     backend = engine.backend
     # What is sealed and cannot be opened can be removed, too.
-    stored = backend.inner if isinstance(backend, Encrypted) else backend
+    stored = storage_of(backend)
     live = {key for segment in segments(engine.replica) for key in (segment.key, segment.index_key)}
     found: list[tuple[str, int]] = []
     unnamed: list[tuple[str, int]] = []

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from statepath.backend import IF_ABSENT, Backend, CommitLog, ETag, IfMatch, Span, SupportsAppend, When
 from statepath.commit import FLOOR_KEY, FORMAT, PROBES, Body, Commit
-from statepath.encryption import check_founded_plain
+from statepath.encryption import check_founded_plain, look, storage_of
 from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.files import LogPiece, Report
@@ -304,7 +304,7 @@ class Founding:
 
     async def _has(self, key: str, data: bytes) -> bool:
         try:
-            return (await self.backend.read(key)).data == data
+            return (await look(self.backend, key))[0] == data
         except NotFoundError:
             return False
 
@@ -318,7 +318,7 @@ class Founding:
         when: When = IF_ABSENT
         if key in self._sizes:
             with suppress(NotFoundError):
-                when = IfMatch((await self.backend.read(key, span=Span(0, 1))).etag)
+                when = IfMatch((await storage_of(self.backend).read(key, span=Span(0, 1))).etag)
         await check_ours(self.backend, self._etag)
         return when
 

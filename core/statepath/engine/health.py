@@ -316,8 +316,8 @@ def _mirror(engine: Engine, seen: Seen) -> Check | None:
 
 def _key(engine: Engine, seen: Seen) -> Check | None:
     age = engine.settings.key_age
-    if not isinstance(engine.backend, Encrypted):
-        return None
+    if not isinstance(engine.backend, Encrypted) or engine.replica_of:
+        return None  # a replica's key cannot be exchanged
     limit = None if age is None else age.total_seconds()
     seconds = max(0.0, time.time() - engine.backend.keys.ring.keys[-1].created)
     status = Status.OK if limit is None else _level(seconds, limit)

@@ -25,6 +25,7 @@ import msgspec
 
 from statepath.backend import IF_ABSENT, Backend, Entry, ETag, IfMatch, When
 from statepath.commit import seal, unseal
+from statepath.encryption import look
 from statepath.engine.ids import encode_id
 from statepath.engine.snapshot import STATE_KEY
 from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError, StateError
@@ -241,17 +242,17 @@ class Leases:
 
     async def _read(self, key: str) -> tuple[Holder, ETag] | None:
         try:
-            blob = await self._backend.read(key)
+            stored, etag = await look(self._backend, key)
         except NotFoundError:
             return None
         try:
-            return _decode(unseal(blob.data, "lease")), blob.etag
+            return _decode(unseal(stored or b"", "lease")), etag
         except (CorruptionError, msgspec.MsgspecError):
             # Whoever wrote that gives no sign of life that could be understood.
             logger.warning("the object is no lease", extra={"key": key})
             name = key.removeprefix(LEASES)
             begin = datetime.fromtimestamp(0, UTC)
-            return Holder(name=name, pid=0, host="?", program="", since=begin, ttl=_UNKNOWN_TTL), blob.etag
+            return Holder(name=name, pid=0, host="?", program="", since=begin, ttl=_UNKNOWN_TTL), etag
 
 
 async def finish(work: Coroutine[Any, Any, None]) -> None:

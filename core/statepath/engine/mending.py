@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from statepath.aside import aside_key
-from statepath.backend import Backend
+from statepath.aside import aside_key, why_aside
+from statepath.backend import Backend, IfMatch
 from statepath.commit import FLOOR_KEY, JOURNAL, FileChange, RemoveLog, WriteLog
-from statepath.encryption import Encrypted
+from statepath.encryption import look, storage_of
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import ARCHIVE, Segment, rebuild
 from statepath.engine.backups import is_kept, reached
@@ -21,11 +21,13 @@ from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
 from statepath.engine.ids import log_key, report_key
 from statepath.engine.lagging import find_wrong
+from statepath.engine.leases import LEASES
 from statepath.engine.logfiles import read_log
+from statepath.engine.migration import is_migration_log
 from statepath.engine.opening import put_aside
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.verification import Finding
-from statepath.errors import CorruptionError, NotFoundError
+from statepath.errors import ConflictError, CorruptionError, NotFoundError
 
 _BODIES = "bodies/"
 
@@ -43,8 +45,10 @@ def remedy(key: str) -> str:
     """What is done about damage of the key, in words."""
     if key == STATE_KEY:
         return "is kept aside, and written again from the newest backup and the journal"
-    if is_kept(key):
+    if is_kept(key) or is_migration_log(key) or why_aside(key):
         return "is kept aside"
+    if key.startswith(LEASES):
+        return "is removed: it does not say any more who has the lease"
     if key == FLOOR_KEY:
         return "is kept aside, and written again"
     if key.startswith((JOURNAL, _BODIES)):
@@ -75,8 +79,11 @@ async def mend(engine: Engine, findings: Sequence[Finding]) -> Mended:
     kept = [
         await put_aside(engine.backend, key, "corrupt")
         for key in damaged
-        if is_kept(key) or key.startswith(("reports/", ARCHIVE))
+        if is_kept(key) or is_migration_log(key) or why_aside(key) or key.startswith(("reports/", ARCHIVE))
     ]
+    for key in damaged:
+        if key.startswith(LEASES):
+            await _remove_lease(engine.backend, key)
     lost: tuple[Segment, ...] = ()
     if any(key.startswith(ARCHIVE) for key in damaged):
         lost = await rebuild(engine, frozenset(damaged))
@@ -102,6 +109,14 @@ async def mend(engine: Engine, findings: Sequence[Finding]) -> Mended:
     if engine.replica.head and not await reached(engine.backend, engine.record):
         await engine.backup()
     return Mended(tuple(key for key in kept if key), tuple(segment.key for segment in lost))
+
+
+async def _remove_lease(backend: Backend, key: str) -> None:
+    """Remove what cannot be opened in the place of a lease: kept aside it would be one of another name."""
+    with suppress(NotFoundError, ConflictError):
+        stored, etag = await look(backend, key)
+        if stored is None:
+            await backend.delete(key, when=IfMatch(etag))
 
 
 async def _files(engine: Engine, damaged: frozenset[str]) -> list[str]:
@@ -135,7 +150,7 @@ async def _keep_log(backend: Backend, id: str) -> list[str]:
     try:
         log = await read_log(backend, id)
     except CorruptionError:
-        stored = backend.inner if isinstance(backend, Encrypted) else backend
+        stored = storage_of(backend)
         parts = [(await stored.read(one.key)).data async for one in stored.list_keys(f"{key}/")]
     else:
         stored, parts = backend, [log]

@@ -9,6 +9,7 @@ from typing import Final
 from statepath.aside import aside_key, utc_now
 from statepath.backend import IF_ABSENT, Backend, IfMatch, When
 from statepath.commit import Note
+from statepath.encryption import look, storage_of
 from statepath.engine.archiving import leave_out_lost
 from statepath.engine.backups import PRE_MIGRATION_KEY
 from statepath.engine.checking import check_snapshot, keep_snapshot
@@ -128,9 +129,12 @@ async def _keep_before(engine: Engine) -> str:
 
 
 async def _move(backend: Backend, key: str) -> IfMatch:
-    """Keep the object under another name; the condition for replacing just what was kept."""
-    blob = await backend.read(key)
-    await backend.write(aside_key(key, "earlier"), blob.data)
+    """Keep the object under another name, as it is stored: it may be what cannot be opened. The condition for replacing
+    just what was kept."""
+    content, _ = await look(backend, key)
+    stored = storage_of(backend)
+    blob = await stored.read(key)
+    await stored.write(aside_key(key, "corrupt" if content is None else "earlier"), blob.data)
     return IfMatch(blob.etag)
 
 

@@ -6,17 +6,19 @@ The versions are a member of `state.json`, and change in the same commit as the 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Raw
 
 from statepath.backend import IF_ABSENT, Backend, IfMatch, When
 from statepath.commit import Change, Note, Put
+from statepath.encryption import look
 from statepath.engine.documents import decode, encode_mapping
 from statepath.engine.replica import MEMBERS, Replica, Stage
 from statepath.engine.snapshot import SCHEMA_MEMBER
@@ -29,6 +31,8 @@ from statepath.errors import (
     UnsupportedError,
 )
 from statepath.migrations import Migrations, Step
+
+_LOG: Final = re.compile(r"state\.migration-v\d+-to-v\d+\.log")
 
 _versions = msgspec.json.Decoder(dict[str, int])
 
@@ -199,6 +203,11 @@ def log_key(before: int, after: int) -> str:
     return f"state.migration-v{before}-to-v{after}.log"
 
 
+def is_migration_log(key: str) -> bool:
+    """Whether the key is that of such a log."""
+    return _LOG.fullmatch(key) is not None
+
+
 async def announce(backend: Backend, plan: Plan, head: int) -> None:
     """Tell what is about to be done, behind that seq: a process that ends right after the commit has said so much."""
     for collection, (before, after) in plan.reached.items():
@@ -220,13 +229,13 @@ async def write_logs(backend: Backend, plan: Plan, seq: int, backup: str) -> lis
 
 
 async def _tell(backend: Backend, key: str, text: str) -> None:
-    """Add a line to a log, behind those of others who migrate, too."""
+    """Add a line to a log, behind those of others who migrate, too; one that cannot be opened begins anew."""
     line = f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n".encode()
     while True:
         earlier, when = b"", cast("When", IF_ABSENT)
         with suppress(NotFoundError):
-            blob = await backend.read(key)
-            earlier, when = blob.data, IfMatch(blob.etag)
+            stored, etag = await look(backend, key)
+            earlier, when = stored or b"", IfMatch(etag)
         with suppress(AlreadyExistsError, ConflictError):
             await backend.write(key, earlier + line, when=when)
             return

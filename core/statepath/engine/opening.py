@@ -28,7 +28,7 @@ from statepath.backend import (
     SupportsSharing,
 )
 from statepath.commit import FLOOR_KEY, Note, Put, WriteLog
-from statepath.encryption import Encrypted, check_founded_plain, unlock, unsealed
+from statepath.encryption import Encrypted, check_founded_plain, storage_of, unlock, unsealed
 from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
 from statepath.engine.backups import PRE_MIGRATION_KEY
@@ -169,7 +169,7 @@ def commit_log(backend: Backend, settings: Settings) -> CommitLog:
     if backend.capabilities.commit_log and isinstance(backend, SupportsCommitLog):
         log = backend.commit_log()
     else:
-        below = backend.inner if isinstance(backend, Encrypted) else backend
+        below = storage_of(backend)
         once = below.once if isinstance(below, RetryingBackend) else None
         log = PortableCommitLog(backend, deadline=settings.deadline, window=KEEP_SECONDS, once=once)
     return backend.seal_log(log) if isinstance(backend, Encrypted) else log
@@ -317,7 +317,7 @@ async def put_aside(backend: Backend, key: str, why: str) -> str:
     file can have the name)."""
     kept = aside_key(key, why)
     # What is sealed is kept as it is: it may be what cannot be opened.
-    stored = backend.inner if isinstance(backend, Encrypted) else backend
+    stored = storage_of(backend)
     try:
         if stored.capabilities.copy and isinstance(stored, SupportsCopy):
             blob = await stored.read(key, span=Span(0, 1))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 
 from statepath.backend import Backend, ETag, IfMatch
-from statepath.encryption import Encrypted
+from statepath.encryption import look
 from statepath.engine.ids import log_key
-from statepath.errors import ConflictError, CorruptionError, NotFoundError
+from statepath.errors import ConflictError, NotFoundError
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,10 @@ async def remove_beside_others(
     seen: list[_Seen] = []
     for name in (key, *[entry.key async for entry in backend.list_keys(f"{key}/")]):
         with suppress(NotFoundError):
-            try:
-                blob = await backend.read(name)
-            except CorruptionError:  # what nobody can open is nobody's text
-                stored = backend.inner if isinstance(backend, Encrypted) else backend
-                blob = replace(await stored.read(name), data=b"")
+            stored, etag = await look(backend, name)
+            data = stored or b""  # what nobody can open is nobody's text
             offset = 0 if name == key else int(name.rpartition("/")[2])
-            seen.append(_Seen(name, blob.etag, offset, len(blob.data), sha256(blob.data).digest()))
+            seen.append(_Seen(name, etag, offset, len(data), sha256(data).digest()))
     # What somebody wrote into them was committed before; what is written from here on has another token.
     await catch_up()
     text = text_since()

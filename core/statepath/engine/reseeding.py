@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from statepath.aside import aside_key, why_aside
 from statepath.backend import Backend, CommitLog, ETag, IfMatch, Span
 from statepath.commit import FLOOR_KEY, JOURNAL
-from statepath.encryption import RING_KEY
+from statepath.encryption import RING_KEY, look, storage_of
 from statepath.engine.archiving import named_by
 from statepath.engine.checking import keep_snapshot
 from statepath.engine.floor import Floor, check_ours, read_floor, write_floor
@@ -68,7 +68,7 @@ async def empty(target: Backend, settings: Settings, *, store: str, incarnation:
         kept = key in (FLOOR_KEY, RING_KEY, *states) or key in archived or key.startswith(LEASES)
         if not native and not kept and await _is_of_store(target, key, store, settings.max_document):
             with suppress(NotFoundError):
-                found = (await target.read(key, span=Span(0, 1))).etag
+                found = (await storage_of(target).read(key, span=Span(0, 1))).etag
                 await check_ours(target, etag)  # another may have made it anew where this one stalled
                 await target.delete(key, when=IfMatch(found))
     if not isinstance(log, PortableCommitLog):
@@ -89,7 +89,7 @@ async def _as(
     Raises:
         CorruptionError: they tell something else, or not for sure.
     """
-    etag = (await target.read(FLOOR_KEY)).etag
+    _, etag = await look(target, FLOOR_KEY)
     found = await recover(target, log, limit=settings.max_document, editable=False)
     other = (found.store, found.incarnation) != (ours.store, ours.incarnation)
     if found.broken or other or await _has_documents(target, ours.store, settings.max_document):

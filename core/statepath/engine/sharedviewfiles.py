@@ -12,6 +12,7 @@ from typing import cast
 
 from statepath.backend import IF_ABSENT, Backend, IfAbsent, IfMatch, SupportsAppend, SupportsLazyWrites
 from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog, WriteReport
+from statepath.encryption import look
 from statepath.engine.documents import pretty
 from statepath.engine.ids import document_key, log_key, report_key
 from statepath.engine.removing import remove_beside_others
@@ -57,7 +58,7 @@ class SharedViewFiles(ViewFiles):
             version = self._replica.head if entry is None else entry.version
             if stored is not None and shows_later(stored, key, self._store, version):
                 return
-            if entry is None and stored is None:
+            if entry is None and when is IF_ABSENT:
                 return
             with suppress(AlreadyExistsError, ConflictError):
                 if entry is None:
@@ -76,14 +77,14 @@ class SharedViewFiles(ViewFiles):
         """
         key = report_key(report.id)
         while True:
-            when, stored = await self._stored(key)
+            when, _ = await self._stored(key)
             await self._catch_up()
             for one in self._pending():
                 if isinstance(one, WriteReport | RemoveReport) and one.id == report.id:
                     report = one
             data = pretty(bytes(report.document)) if isinstance(report, WriteReport) else None
             # The same content is written, too: when a report was last written is what its file tells.
-            if stored is data is None:
+            if data is None and when is IF_ABSENT:
                 return
             with suppress(AlreadyExistsError, ConflictError):
                 if data is None:
@@ -137,8 +138,10 @@ class SharedViewFiles(ViewFiles):
                 return
 
     async def _stored(self, key: str) -> tuple[IfAbsent | IfMatch, bytes | None]:
+        """The condition for replacing what is there, and its content; `None` where there is none, or none that can be
+        opened: then nothing is newer."""
         try:
-            blob = await self._backend.read(key)
+            stored, etag = await look(self._backend, key)
         except NotFoundError:
             return IF_ABSENT, None
-        return IfMatch(blob.etag), blob.data
+        return IfMatch(etag), stored

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -27,7 +27,7 @@ from statepath.backend import (
     When,
 )
 from statepath.commit import FLOOR_KEY, Body
-from statepath.encryption import unsealed
+from statepath.encryption import Encrypted, storage_of, unsealed
 from statepath.engine.backing_up import Backups
 from statepath.engine.backups import backup_key, backup_keys
 from statepath.engine.checking import check_snapshot
@@ -46,7 +46,7 @@ from statepath.errors import (
     NotFoundError,
     StateError,
 )
-from statepath.events import EditConflict, Events, HistoryTrimmed, StateSaved
+from statepath.events import CorruptionDetected, EditConflict, Events, HistoryTrimmed, StateSaved
 from statepath.log import PortableCommitLog
 from statepath.settings import Settings
 from statepath.telemetry import SILENT, Telemetry
@@ -313,10 +313,14 @@ class Snapshotter:
             DivergedError: it is of the incarnation that another handle began.
         """
         meta: SnapshotFacts | None = None
+        altered = ""
         try:
-            etag = (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag
-            with suppress(CorruptionError):
+            etag = (await storage_of(self._backend).read(STATE_KEY, span=Span(0, 1))).etag
+            try:
                 meta = await check_snapshot(self._backend, STATE_KEY)
+            except CorruptionError as error:
+                # What is sealed nobody edits.
+                altered = str(error) if isinstance(self._backend, Encrypted) else ""
         except NotFoundError:
             self._state_etag = None
             return
@@ -329,8 +333,11 @@ class Snapshotter:
             await self._news()
         # An attempt of ours whose outcome stayed open shows a later state than the last one that is marked.
         marked = floor.snapshots[-1].seq if floor.snapshots else 0
-        if (meta is None or meta.seq < marked) and (kept := await self._put_aside(STATE_KEY, "conflict")):
-            self._events.emit(EditConflict(STATE_KEY, kept))
+        why = "corrupt" if altered else "conflict"
+        if (meta is None or meta.seq < marked) and (kept := await self._put_aside(STATE_KEY, why)):
+            self._events.emit(
+                CorruptionDetected(STATE_KEY, altered, kept) if altered else EditConflict(STATE_KEY, kept)
+            )
         self._state_etag = etag
 
     async def _mark(self, mark: SnapshotMark) -> None:

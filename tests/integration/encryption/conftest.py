@@ -73,6 +73,12 @@ class Place:
         finally:
             await backend.close()
 
+    async def flip(self, key: str) -> None:
+        """Flip a bit of what is stored."""
+        data = bytearray(await self.read(key))
+        data[-1] ^= 1
+        await self.write(key, bytes(data))
+
 
 async def _objects(url: str) -> dict[str, bytes]:
     backend = await connect(url, readonly=True)

@@ -316,12 +316,6 @@ async def test_a_damaged_object_that_only_looks_like_one_kept_aside_is_told_and_
     assert await memory.read("reports/a.corrupt.b.json") == data
 
 
-async def flip(place, key):
-    data = bytearray(await place.read(key))
-    data[-1] ^= 1
-    await place.write(key, bytes(data))
-
-
 async def backup_of(place):
     backend = await place.raw()
     try:
@@ -335,7 +329,7 @@ async def test_what_is_damaged_is_told_while_it_can_be_repaired_still(place, fil
     async with place.open() as store:
         await fill(store)
         held = await contents(store)
-    await flip(place, await backup_of(place))
+    await place.flip(await backup_of(place))
     with pytest.raises(CorruptionError, match=r"Nothing was converted.*statepath repair"):
         await decrypt(place.url, settings=settings)
     async with place.open() as store:
@@ -361,7 +355,7 @@ async def test_a_kept_state_that_is_damaged_does_not_keep_an_interrupted_run_fro
         patched.setattr(Conversion, "run", failing)
         with pytest.raises(UnavailableError):
             await decrypt(memory.url, settings=settings)
-    await flip(memory, await backup_of(memory))
+    await memory.flip(await backup_of(memory))
     await decrypt(memory.url, settings=settings)
     async with statepath.open(memory.url, autosave=0) as store:
         assert await contents(store) == held

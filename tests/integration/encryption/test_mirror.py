@@ -45,3 +45,33 @@ async def test_nothing_is_shipped_in_the_clear(folder, tmp_path, canary):
     async with folder.open(mirror=plain) as store:
         await store.collection("tasks").put({"id": "a", "text": canary})
     assert before == {path: path.read_bytes() for path in before}
+
+
+async def test_many_commits_are_shipped_as_one_object_of_a_line_each(folder, memory, canary):
+    memory.key = folder.key
+    settings = Settings(encryption_key=folder.key)
+    async with folder.open() as store:
+        await store.collection("raw").put({"id": "a"})
+        await statepath.mirror(folder.url, memory.url, once=True, settings=settings)
+        before = {key for key in await memory.everything() if key.startswith("journal/0")}
+        for n in range(20):
+            await store.collection("raw").put({"id": canary, "n": n})
+        await statepath.mirror(folder.url, memory.url, once=True, settings=settings)
+        (shipped,) = {key for key in await memory.everything() if key.startswith("journal/0")} - before
+        data = await memory.read(shipped)
+        assert len(data.splitlines()) == 20
+        assert canary.encode() not in data
+        async with memory.open(readonly=True) as replica:
+            assert await replica.history() == (await store.history())[1:]
+            assert await replica.verify() == []
+
+
+async def test_the_age_of_a_replica_s_key_which_nobody_can_exchange_is_not_checked(folder, memory):
+    memory.key = folder.key
+    async with folder.open() as store:
+        await store.collection("raw").put({"id": "a"})
+    await statepath.mirror(folder.url, memory.url, once=True, settings=Settings(encryption_key=folder.key))
+    for place, checked in ((folder, True), (memory, False)):
+        async with place.open(readonly=True, key_age="1d") as store:
+            names = [check.name for check in (await store.health()).checks]
+            assert ("key" in names) is checked

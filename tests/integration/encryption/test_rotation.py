@@ -25,6 +25,7 @@ from statepath.errors import (
     UnsupportedError,
 )
 from statepath.events import Events
+from statepath.keys import encrypt, read_keys
 from statepath.settings import Settings
 from statepath.store import Store
 
@@ -146,6 +147,23 @@ async def test_only_a_known_key_that_is_not_the_primary_is_forgotten(folder):
             await store.retire_keys(key.id)
         with pytest.raises(NotFoundError, match="no key 00ff"):
             await store.retire_keys("00ff")
+
+
+async def test_the_keys_are_listed_without_the_master_key_though_the_journal_begins_later(
+    memory, fill, key, monkeypatch
+):
+    async with statepath.open(memory.url, autosave=0) as store:
+        await fill(store)
+    await encrypt(memory.url, settings=Settings(encryption_key=key))
+    assert [one.primary for one in (await read_keys(memory.url, settings=Settings())).keys] == [True]
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1.0)
+    async with memory.open(history=0) as store:
+        for n in range(3):
+            await store.collection("tasks").put({"id": "later", "n": n})
+            await store.snapshot()
+        await store.append_log("1", "later\n")
+    async with memory.open(readonly=True) as store:
+        assert (await read_keys(memory.url, settings=Settings())).keys == tuple(await store.data_keys())
 
 
 async def test_a_plain_store_has_no_keys(tmp_path):

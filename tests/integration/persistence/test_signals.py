@@ -108,6 +108,39 @@ async def test_shutdown_puts_the_previous_handlers_back(p: StatePersistence) -> 
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
+async def test_an_ignored_signal_stays_ignored_and_the_next_one_saves(tmp_path: Path, task: MakeTask) -> None:
+    """A shell starts so what a script runs in the background."""
+    told: asyncio.Queue[object] = asyncio.Queue()
+    with (
+        handling(signal.SIGINT, signal.SIG_IGN),
+        handling(signal.SIGTERM, lambda number, frame: told.put_nowait(number)),
+    ):
+        async with StatePersistence.open(str(tmp_path), autosave=0, handle_signals=True) as p:
+            p.on("shutdown:save", lambda event: told.put_nowait(event.signal))
+            await p.save_task(task("a"))
+            signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            signal.raise_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                assert [await told.get(), await told.get()] == [signal.SIGTERM, signal.SIGTERM]
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+async def test_the_save_is_no_part_of_the_lease_s_block_that_the_signal_interrupts(
+    tmp_path: Path, task: MakeTask, caplog: pytest.LogCaptureFixture
+) -> None:
+    over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    with handling(signal.SIGTERM, lambda number, frame: over.set_result(number)):
+        async with StatePersistence.open(str(tmp_path), autosave=0, handle_signals=True) as p:
+            await p.save_task(task("a"))
+            async with p.store.lease("leader"):
+                await p.store.break_lease("leader")
+                signal.raise_signal(signal.SIGTERM)
+                async with asyncio.timeout(10):
+                    assert await over == signal.SIGTERM
+    assert [one.message for one in caplog.records if "the save because of" in one.message] == []
+
+
 async def test_shutdown_leaves_a_handler_alone_that_came_later(p: StatePersistence) -> None:
     with handling(signal.SIGTERM, signal.SIG_DFL):
         persistence = StatePersistence(p.store, handle_signals=True)
@@ -191,22 +224,6 @@ def test_a_forked_child_dies_of_a_signal_as_ever(tmp_path: Path) -> None:
     )
     out, _ = server.communicate(timeout=30)
     assert out == "child died of 15\nsaved because of None\nleft\n"
-
-
-@pytest.mark.slow
-def test_an_ignored_signal_saves_and_the_server_goes_on(tmp_path: Path) -> None:
-    server = serve(
-        tmp_path,
-        before="signal.signal(signal.SIGTERM, signal.SIG_IGN)",
-        wait="await asyncio.to_thread(input); await p.save_task({'id': 'b'})",
-    )
-    assert server.stdout is not None
-    server.terminate()
-    assert server.stdout.readline() == "saved because of 15\n"
-    assert saved(tmp_path) == ["a"]
-    out, err = server.communicate("go on\n", timeout=30)
-    assert (out, err) == ("saved because of None\nleft\n", "")
-    assert saved(tmp_path) == ["a", "b"]
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from statepath.errors import (
     NotFoundError,
     ReadOnlyError,
 )
-from statepath.events import LeaseLost
+from statepath.events import LeaseLost, StateSaved
 
 
 @pytest.fixture
@@ -794,3 +794,22 @@ async def test_what_a_writer_left_when_it_died_is_in_the_next_snapshot_of_anothe
     await other.snapshot()
     async with statepath.open(url, readonly=True) as reader:
         assert await reader.read_log("s") == "only in the log\n"
+
+
+async def test_a_listener_of_what_is_done_under_a_lease_is_no_part_of_that(store):
+    over, outcome = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+    async def listener(event):
+        await over.wait()
+        try:
+            outcome.set_result(await store.collection("raw").put({"id": "heard"}))
+        except LeaseLostError as error:
+            outcome.set_result(error)
+
+    store.events.on(StateSaved, listener)
+    async with store.lease("leader"):
+        await store.collection("raw").put({"id": "a"})
+        await store.snapshot()
+    over.set()
+    async with asyncio.timeout(30):
+        assert not isinstance(await outcome, LeaseLostError)

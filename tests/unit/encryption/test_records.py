@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import random
+from base64 import b64encode
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from secrets import token_bytes
+from secrets import token_bytes, token_hex
+from typing import cast
 
 import msgspec
 import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
+from statepath.backend import CommitLog, SupportsExtend
 from statepath.commit import Commit, Put, decode_commit, encode_commit, seal
-from statepath.encryption.journal import RecordSealer, open_record
+from statepath.discovery import connect
+from statepath.encryption import make_keys
+from statepath.encryption.journal import RecordSealer, open_record, seal_log
+from statepath.encryption.keyring import Keys
 from statepath.encryption.sealing import DataKey
-from statepath.errors import CorruptionError, UnsupportedError
+from statepath.errors import CorruptionError, UnavailableError, UnsupportedError
+from statepath.settings import Settings
 
 KEY = DataKey.new()
 STORE = token_bytes(16)
@@ -121,3 +129,44 @@ def test_a_record_that_was_not_written_uses_up_its_nonce() -> None:
     assert first is not UNSET
     assert second is not UNSET
     assert (first.salt, first.count) != (second.salt, second.count)
+
+
+class Down:
+    """A log that does not answer the first time. It takes several commits at once."""
+
+    def __init__(self) -> None:
+        self.sent: list[list[Commit]] = []
+
+    async def extend(self, after: int, commits: Sequence[Commit]) -> None:
+        self.sent.append([*commits])
+        if len(self.sent) == 1:
+            raise UnavailableError("it is down")
+
+
+@pytest.fixture
+async def keys() -> AsyncIterator[Keys]:
+    settings = Settings(encryption_key=b64encode(token_bytes(32)).decode())
+    backend = await connect(f"memory://{token_hex(8)}")
+    keys = await make_keys(backend, settings)
+    yield keys
+    await keys.close()
+    await backend.close()
+
+
+async def test_several_commits_that_are_sent_again_are_the_same_records_again(keys: Keys) -> None:
+    below, commits = Down(), [make(5), make(6)]
+    log = cast("SupportsExtend", seal_log(cast("CommitLog", below), keys))
+    with pytest.raises(UnavailableError):
+        await log.extend(4, commits)
+    await log.extend(4, commits)
+    first, again = below.sent
+    assert first == again
+    assert [unseal(one, keys.newest, keys.store) for one in again] == commits
+    await log.extend(4, commits)
+    assert below.sent[2] != again
+
+
+@pytest.mark.parametrize("log", [Down(), object()])
+def test_several_commits_are_taken_at_once_if_the_log_below_takes_them(log: object, keys: Keys) -> None:
+    sealed = seal_log(cast("CommitLog", log), keys)
+    assert isinstance(sealed, SupportsExtend) is isinstance(log, Down)
