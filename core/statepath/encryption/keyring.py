@@ -236,7 +236,8 @@ class Keys:
             self._known.pop(id, None)
 
     async def rewrap(self, provider: KeyProvider) -> None:
-        """Have all keys wrapped by another master key, and a new primary, which the former one never saw."""
+        """Have all keys wrapped by another master key, and a new primary, which the former one never saw. If an earlier
+        call had that done and did not learn of it, there is nothing left to do but to use that master key."""
 
         async def by_another(ring: Ring) -> Ring:
             keys = [await self._wrapped(self._known[key.id], key.created) for key in ring.keys]
@@ -245,7 +246,8 @@ class Keys:
         await self.refresh()  # what others added meanwhile the former one has to unwrap
         former, self._provider = self._provider, provider
         try:
-            await self._replace(by_another)
+            if not self.wrapped_by(provider):
+                await self._replace(by_another)
         except BaseException:
             self._provider = former
             raise
@@ -293,6 +295,9 @@ class Keys:
 
     async def _write(self, ring: Ring) -> None:
         begun = _clock()
+        for key in ring.keys:
+            if key.by != self._provider.name:
+                await self._unwrapped(ring, key)  # no ring is written that no master key opens as a whole
         ring = replace(ring, version=token_hex(8))
         ring = replace(ring, mac=_mac(ring, self._known[ring.keys[-1].id]))
         when = IF_ABSENT if self._etag is None else IfMatch(self._etag)
