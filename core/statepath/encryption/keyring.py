@@ -320,12 +320,16 @@ class Keys:
 
     async def _wrapped(self, key: DataKey, created: float, store: str = "") -> RingKey:
         context = _context(store or self.ring.store, key.id)
-        wrapped = await self._provider.wrap(key.secret, context)
+        wrapped: object = await self._provider.wrap(key.secret, context)
+        if not isinstance(wrapped, bytes):
+            raise _unfit(self._provider, f"wraps a data key as {type(wrapped).__name__}, and not as bytes")
+        if await self._secret(wrapped, context) != key.secret:
+            raise _unfit(self._provider, "does not unwrap what it has wrapped itself")
         return RingKey(key.id, wrapped, self._provider.name, created)
 
     async def _unwrapped(self, ring: Ring, key: RingKey) -> DataKey:
         try:
-            secret = await self._provider.unwrap(key.wrapped, _context(ring.store, key.id))
+            secret = await self._secret(key.wrapped, _context(ring.store, key.id))
         except StateError as error:
             if error.code != "wrong_key":
                 raise
@@ -338,6 +342,21 @@ class Keys:
                 code="wrong_key",
             ) from error
         return DataKey(key.id, secret)
+
+    async def _secret(self, wrapped: bytes, context: bytes) -> bytes:
+        secret: object = await self._provider.unwrap(wrapped, context)
+        if not isinstance(secret, bytes) or len(secret) != KEY_BYTES:
+            raise _unfit(
+                self._provider, f"unwraps something other than a data key, which is {KEY_BYTES} bytes"
+            )
+        return secret
+
+
+def _unfit(provider: KeyProvider, fault: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the key provider {provider.name!r} cannot be used: it {fault}; nothing was written: update its package",
+        code="bad_key",
+    )
 
 
 def _context(store: str, id: str) -> bytes:
