@@ -162,13 +162,13 @@ def _load(text: str) -> KeyProvider:
     ((target, point),) = points.items()
     try:
         provider = point.load()(reference)
-    except StateError:
-        raise
     except Exception as error:
+        if isinstance(error, StateError):
+            raise
         raise _bad(
             f"the key provider {name!r} cannot be made by {target}: {type(error).__name__}; check what "
             f"{_PROVIDER} says behind {name}:, or reinstall its package"
-        ) from error
+        ) from None  # it may quote what the provider is told
     if not isinstance(provider, KeyProvider):
         raise _bad(
             f"{target} makes no key provider: it lacks a part of statepath.encryption.KeyProvider; update its package"
@@ -189,14 +189,18 @@ class _Guarded:
             async with asyncio.timeout(_PATIENCE):
                 return await self._provider.wrap(data_key, context)
         except Exception as error:
-            raise self._told(error) from error
+            if isinstance(error, StateError):
+                raise
+            raise self._silent(error) from None
 
     async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         try:
             async with asyncio.timeout(_PATIENCE):
                 return await self._provider.unwrap(wrapped, context)
         except Exception as error:
-            raise self._told(error) from error
+            if isinstance(error, StateError):
+                raise
+            raise self._silent(error) from None
 
     async def close(self) -> None:
         try:
@@ -205,9 +209,8 @@ class _Guarded:
         except Exception as error:  # noqa: BLE001 - it must not keep the storage
             logger.warning("the key provider %r could not be closed: %s", self._kind, type(error).__name__)
 
-    def _told(self, error: Exception) -> StateError:
-        if isinstance(error, StateError):
-            return error
+    def _silent(self, error: Exception) -> UnavailableError:
+        """What the error says may quote what the provider was told, so it is named alone."""
         return UnavailableError(
             f"the key provider {self._kind!r} did not answer: {type(error).__name__}; nothing was read or written: "
             "check that its service can be reached and lets this program in, then try again"
