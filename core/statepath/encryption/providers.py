@@ -99,10 +99,14 @@ def read_key_file(path: str) -> bytes:
                 raise _bad(f"{path} is no regular file; name the file that holds the master key")
             check_private(f"the key file {path}", path, found)
             text = file.read(4096)
+    except ConfigurationError:  # is a ValueError
+        raise
     except FileNotFoundError:
         raise _bad(f"there is no key file {path}: check {_FILE}, or {MAKE_ONE}") from None
     except OSError as error:
         raise _bad(f"the key file {path} cannot be read: {error.strerror or type(error).__name__}") from None
+    except ValueError:
+        raise _unnameable(path) from None
     if not text.strip():
         raise _bad(f"the key file {path} is empty: put the master key back, or {MAKE_ONE}")
     return parse_master_key(text.decode("ascii", errors="replace"), path)
@@ -130,6 +134,8 @@ def create_key_file(path: str) -> None:
         ) from None
     except OSError as error:
         raise _bad(f"the key file {path} cannot be made: {error.strerror}") from None
+    except ValueError:
+        raise _unnameable(path) from None
     try:
         with open(fd, "wb") as file:
             file.write(base64.b64encode(token_bytes(MASTER_BYTES)) + b"\n")
@@ -215,6 +221,10 @@ class _Guarded:
             f"the key provider {self._kind!r} did not answer: {type(error).__name__}; nothing was read or written: "
             "check that its service can be reached and lets this program in, then try again"
         )
+
+
+def _unnameable(path: str) -> ConfigurationError:
+    return _bad(f"no file can be named {path!r}: name the key file with characters that a path may have")
 
 
 def _bad(message: str) -> ConfigurationError:

@@ -398,6 +398,15 @@ async def test_what_is_sealed_from_then_on_is_sealed_with_a_key_that_the_former_
         assert await tasks_of(store) == 1
 
 
+async def test_a_master_key_is_named_by_the_path_of_its_file(memory):
+    async with memory.open() as store:
+        with pytest.raises(InvalidArgumentError, match="file of the master key must be a str"):
+            await store.rotate_key(master=5)
+        with pytest.raises(ConfigurationError, match="no file can be named"):
+            await store.rotate_key(master="a\0b")
+        assert len(await store.data_keys()) == 1
+
+
 @pytest.fixture
 def unanswered(monkeypatch):
     """Writes the key ring once without learning of it."""

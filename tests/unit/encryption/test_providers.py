@@ -111,6 +111,15 @@ def test_a_device_is_refused() -> None:
     assert "is no regular file" in refused(Path(os.devnull))
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"], ids=["NUL", "surrogate"])
+def test_a_path_that_no_file_can_have(name: str) -> None:
+    for call in (read_key_file, create_key_file):
+        with pytest.raises(ConfigurationError, match="no file can be named '") as caught:
+            call(name)
+        assert caught.value.code == "bad_key"
+        assert name not in str(caught.value)
+
+
 def test_a_new_file_is_its_owner_s_alone_and_replaces_none(tmp_path: Path) -> None:
     path = tmp_path / "key"
     mask = os.umask(0)
