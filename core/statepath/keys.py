@@ -126,7 +126,9 @@ async def _convert(
     begun = await _begun(state_path, command, used)
     if not begun:
         tell("bringing the snapshot up to now")
-        before = used.quiet if command == DECRYPT else used.quiet.plain
+        # Without a mirror: of a plain store, it would make a plain replica.
+        alone = used.quiet.model_copy(update={"mirror": None})
+        before = alone if command == DECRYPT else alone.plain
         async with open_store(state_path, settings=before, events=events) as store:
             await store.flush()
             await store.snapshot()

@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Final, TypeVar
 
+from statepath.arguments import wrong_kind
 from statepath.errors import ConfigurationError, InvalidArgumentError
 from statepath.installed import points_of
+from statepath.naming import check_collection
 
 __all__ = ["Migrations", "Step", "load_migrations", "migration"]
 
@@ -50,8 +52,12 @@ def migration(collection: str, before: int, after: int) -> Callable[[F], F]:
     `after`, with the same id. It may be called again for the same document, so it should do nothing else.
 
     Raises:
-        InvalidArgumentError: the versions do not rise.
+        InvalidArgumentError: the versions are no integers that rise, or there can be no such collection.
     """
+    check_collection(collection)
+    for version in (before, after):
+        if type(version) is not int:
+            raise wrong_kind("a version that a migration leads from or to", "an int", version)
     if not 1 <= before < after:
         raise InvalidArgumentError(f"a migration leads to a later version, not from {before} to {after}")
 

@@ -27,7 +27,7 @@ def to_seconds(value: object) -> float:
         ValueError: it is no duration. Never quotes it.
     """
     if isinstance(value, timedelta):
-        return value.total_seconds()
+        value = value.total_seconds()
     if isinstance(value, str) and (match := _QUANTITY.fullmatch(value)) and match[2].lower() in _UNITS:
         value = float(match[1]) * _UNITS[match[2].lower()]
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -601,13 +601,14 @@ class Store:
             progress: is told in words how far it is.
 
         Raises:
+            InvalidArgumentError: `master` is no path.
             UnsupportedError: the store is not encrypted (`not_encrypted`).
             ConfigurationError: the file cannot be used (`bad_key`).
         """
         from statepath.encryption.rotation import rotate
 
         backend, log = self._sealed()
-        file = None if master is None else os.fspath(master)
+        file = None if master is None else path_text(master, "the file of the master key")
         engine = self._engine
         return await rotate(
             backend,

@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from statepath.discovery import backends, resolve
 from statepath.errors import ConfigurationError, InvalidArgumentError, StateError, UnknownSchemeError
+from statepath.quantities import duration
 from statepath.settings import Settings, SettingsArgs, setting_names, sources
 from statepath.settings.describing import describe
 from statepath_azure import config as azure
@@ -289,6 +290,20 @@ def test_each_value_tells_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -
     assert origin("snapshot_age") == ("15m", "default", None)
     assert origin("path", path="memory://x") == ("memory://x", "argument", None)
     assert [setting.name for setting in describe()] == list(setting_names())
+
+
+@pytest.mark.parametrize("value", [timedelta(days=-1), timedelta(days=36501), timedelta.max, "36501d", -1])
+@pytest.mark.parametrize("name", ["log_age", "deadline"])
+def test_a_duration_is_bounded_whatever_it_is_given_as(name: str, value: object) -> None:
+    with refused(f"{name} (argument): a duration is from 0 seconds to 100 years"):
+        Settings.load(**{name: value})
+    with pytest.raises(InvalidArgumentError, match="a duration is from 0 seconds to 100 years"):
+        duration(value)  # type: ignore[arg-type]  # callers without types may give a number
+
+
+def test_the_longest_duration_is_one() -> None:
+    for value in (timedelta(days=36500), "36500d"):
+        assert Settings.load(log_age=value).log_age == timedelta(days=36500)
 
 
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

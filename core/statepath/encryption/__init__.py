@@ -42,7 +42,7 @@ class KeyProvider(Protocol):
     wrapped, and is no secret. `context` has to be the same in both calls, and is no secret either.
 
     Errors are `AccessDeniedError`, where the key may not be used, and `UnavailableError`, where its keeper does not
-    answer. Whatever else is raised becomes the latter.
+    answer. Whatever else is raised becomes the latter. What is wrapped is unwrapped once before it is stored.
     """
 
     name: str

@@ -236,7 +236,8 @@ class Keys:
             self._known.pop(id, None)
 
     async def rewrap(self, provider: KeyProvider) -> None:
-        """Have all keys wrapped by another master key, and a new primary, which the former one never saw."""
+        """Have all keys wrapped by another master key, and a new primary, which the former one never saw. If an earlier
+        call had that done and did not learn of it, there is nothing left to do but to use that master key."""
 
         async def by_another(ring: Ring) -> Ring:
             keys = [await self._wrapped(self._known[key.id], key.created) for key in ring.keys]
@@ -245,7 +246,8 @@ class Keys:
         await self.refresh()  # what others added meanwhile the former one has to unwrap
         former, self._provider = self._provider, provider
         try:
-            await self._replace(by_another)
+            if not self.wrapped_by(provider):
+                await self._replace(by_another)
         except BaseException:
             self._provider = former
             raise
@@ -293,6 +295,9 @@ class Keys:
 
     async def _write(self, ring: Ring) -> None:
         begun = _clock()
+        for key in ring.keys:
+            if key.by != self._provider.name:
+                await self._unwrapped(ring, key)  # no ring is written that no master key opens as a whole
         ring = replace(ring, version=token_hex(8))
         ring = replace(ring, mac=_mac(ring, self._known[ring.keys[-1].id]))
         when = IF_ABSENT if self._etag is None else IfMatch(self._etag)
@@ -315,12 +320,16 @@ class Keys:
 
     async def _wrapped(self, key: DataKey, created: float, store: str = "") -> RingKey:
         context = _context(store or self.ring.store, key.id)
-        wrapped = await self._provider.wrap(key.secret, context)
+        wrapped: object = await self._provider.wrap(key.secret, context)
+        if not isinstance(wrapped, bytes):
+            raise _unfit(self._provider, f"wraps a data key as {type(wrapped).__name__}, and not as bytes")
+        if await self._secret(wrapped, context) != key.secret:
+            raise _unfit(self._provider, "does not unwrap what it has wrapped itself")
         return RingKey(key.id, wrapped, self._provider.name, created)
 
     async def _unwrapped(self, ring: Ring, key: RingKey) -> DataKey:
         try:
-            secret = await self._provider.unwrap(key.wrapped, _context(ring.store, key.id))
+            secret = await self._secret(key.wrapped, _context(ring.store, key.id))
         except StateError as error:
             if error.code != "wrong_key":
                 raise
@@ -333,6 +342,21 @@ class Keys:
                 code="wrong_key",
             ) from error
         return DataKey(key.id, secret)
+
+    async def _secret(self, wrapped: bytes, context: bytes) -> bytes:
+        secret: object = await self._provider.unwrap(wrapped, context)
+        if not isinstance(secret, bytes) or len(secret) != KEY_BYTES:
+            raise _unfit(
+                self._provider, f"unwraps something other than a data key, which is {KEY_BYTES} bytes"
+            )
+        return secret
+
+
+def _unfit(provider: KeyProvider, fault: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the key provider {provider.name!r} cannot be used: it {fault}; nothing was written: update its package",
+        code="bad_key",
+    )
 
 
 def _context(store: str, id: str) -> bytes:

@@ -99,10 +99,14 @@ def read_key_file(path: str) -> bytes:
                 raise _bad(f"{path} is no regular file; name the file that holds the master key")
             check_private(f"the key file {path}", path, found)
             text = file.read(4096)
+    except ConfigurationError:  # is a ValueError
+        raise
     except FileNotFoundError:
         raise _bad(f"there is no key file {path}: check {_FILE}, or {MAKE_ONE}") from None
     except OSError as error:
         raise _bad(f"the key file {path} cannot be read: {error.strerror or type(error).__name__}") from None
+    except ValueError:
+        raise _unnameable(path) from None
     if not text.strip():
         raise _bad(f"the key file {path} is empty: put the master key back, or {MAKE_ONE}")
     return parse_master_key(text.decode("ascii", errors="replace"), path)
@@ -130,6 +134,8 @@ def create_key_file(path: str) -> None:
         ) from None
     except OSError as error:
         raise _bad(f"the key file {path} cannot be made: {error.strerror}") from None
+    except ValueError:
+        raise _unnameable(path) from None
     try:
         with open(fd, "wb") as file:
             file.write(base64.b64encode(token_bytes(MASTER_BYTES)) + b"\n")
@@ -162,13 +168,13 @@ def _load(text: str) -> KeyProvider:
     ((target, point),) = points.items()
     try:
         provider = point.load()(reference)
-    except StateError:
-        raise
     except Exception as error:
+        if isinstance(error, StateError):
+            raise
         raise _bad(
             f"the key provider {name!r} cannot be made by {target}: {type(error).__name__}; check what "
             f"{_PROVIDER} says behind {name}:, or reinstall its package"
-        ) from error
+        ) from None  # it may quote what the provider is told
     if not isinstance(provider, KeyProvider):
         raise _bad(
             f"{target} makes no key provider: it lacks a part of statepath.encryption.KeyProvider; update its package"
@@ -189,14 +195,18 @@ class _Guarded:
             async with asyncio.timeout(_PATIENCE):
                 return await self._provider.wrap(data_key, context)
         except Exception as error:
-            raise self._told(error) from error
+            if isinstance(error, StateError):
+                raise
+            raise self._silent(error) from None
 
     async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         try:
             async with asyncio.timeout(_PATIENCE):
                 return await self._provider.unwrap(wrapped, context)
         except Exception as error:
-            raise self._told(error) from error
+            if isinstance(error, StateError):
+                raise
+            raise self._silent(error) from None
 
     async def close(self) -> None:
         try:
@@ -205,13 +215,16 @@ class _Guarded:
         except Exception as error:  # noqa: BLE001 - it must not keep the storage
             logger.warning("the key provider %r could not be closed: %s", self._kind, type(error).__name__)
 
-    def _told(self, error: Exception) -> StateError:
-        if isinstance(error, StateError):
-            return error
+    def _silent(self, error: Exception) -> UnavailableError:
+        """What the error says may quote what the provider was told, so it is named alone."""
         return UnavailableError(
             f"the key provider {self._kind!r} did not answer: {type(error).__name__}; nothing was read or written: "
             "check that its service can be reached and lets this program in, then try again"
         )
+
+
+def _unnameable(path: str) -> ConfigurationError:
+    return _bad(f"no file can be named {path!r}: name the key file with characters that a path may have")
 
 
 def _bad(message: str) -> ConfigurationError:

@@ -67,9 +67,7 @@ async def rotate(
         if master is not None:
             with suppress(AlreadyExistsError):
                 create_key_file(master)
-            another = MasterKey(read_key_file(master), master)
-            if not keys.wrapped_by(another):
-                await keys.rewrap(another)
+            await keys.rewrap(MasterKey(read_key_file(master), master))
             rewrapped(master)
         if not (begun or keys.ring.rotating) and keys.newest.id == before:
             await keys.rotate()

@@ -21,10 +21,11 @@ from statepath.commit import Change, Note, Put
 from statepath.encryption import look
 from statepath.engine.documents import decode, encode_mapping
 from statepath.engine.replica import MEMBERS, Replica, Stage
-from statepath.engine.snapshot import SCHEMA_MEMBER
+from statepath.engine.snapshot import SCHEMA_MEMBER, STATE_KEY
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,
+    CorruptionError,
     MigrationError,
     NotFoundError,
     StateError,
@@ -38,8 +39,19 @@ _versions = msgspec.json.Decoder(dict[str, int])
 
 
 def decode_versions(data: bytes) -> dict[str, int]:
-    """The versions that the member of a state tells."""
-    return _versions.decode(data)
+    """The versions that the member of a state tells.
+
+    Raises:
+        CorruptionError: it tells none.
+    """
+    try:
+        return _versions.decode(data)
+    except msgspec.MsgspecError as error:
+        raise CorruptionError(
+            f"the member {SCHEMA_MEMBER} of {STATE_KEY} is not what a store has there: {error}; put the newest backup "
+            f"that has it right in the place of {STATE_KEY}",
+            key=STATE_KEY,
+        ) from error
 
 
 def versions(replica: Replica) -> dict[str, int]:

@@ -423,7 +423,7 @@ class Portable:
                 decode_versions(data)
                 return
             strange = [one.key for one in decode_segments(data) if not _SEGMENT.fullmatch(one.key)]
-        except msgspec.MsgspecError as error:
+        except (CorruptionError, msgspec.MsgspecError) as error:
             raise _bad(self.path, f"{what}: {member} is not what a store has there: {error}") from error
         if strange:
             raise _bad(self.path, f"{what}: {member} names {strange[0]!r}")

@@ -16,6 +16,7 @@ from functools import partial
 from hashlib import sha256
 from typing import Final
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from statepath.backend import Backend as Target
@@ -64,6 +65,7 @@ from statepath.errors import (
     HistoryTrimmedError,
     NotFoundError,
     StateError,
+    UnsupportedError,
 )
 from statepath.events import Events
 from statepath.settings import Settings
@@ -218,6 +220,7 @@ class Shipping:
 
         Raises:
             DivergedError: they do not follow what the replica has.
+            UnsupportedError: they are sealed, and this process has no keys (`encrypted`).
             ConflictError: somebody else wrote to the replica; begin again.
         """
         record: list[_Examined] = []
@@ -236,6 +239,13 @@ class Shipping:
 
     def _following(self, last: Position, commit: Commit) -> Position:
         """Where the log ends with the commit."""
+        if commit.sealed is not UNSET:
+            raise UnsupportedError(
+                f"{self._primary.url} was encrypted while it was mirrored, at seq {commit.first}: its replica at "
+                f"{self._target.url} keeps what it has up to seq {last.seq}; begin again with the master key, and "
+                "mirror to a place where nothing is",
+                code="encrypted",
+            )
         if commit.incarnation != last.incarnation:
             raise DivergedError(
                 f"{self._primary.url} is in another incarnation since seq {commit.first}, and the replica at "

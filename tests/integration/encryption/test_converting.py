@@ -67,6 +67,14 @@ async def test_an_encrypted_store_is_made_of_a_plain_one(plain, settings, canary
         assert await store.verify() == []
 
 
+async def test_nothing_is_mirrored_while_a_store_is_encrypted(memory, settings, tmp_path):
+    async with statepath.open(memory.url, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a"})
+    mirrored = settings.model_copy(update={"mirror": str(tmp_path / "replica")})
+    await encrypt(memory.url, settings=mirrored)
+    assert not (tmp_path / "replica").exists()
+
+
 async def test_what_an_encrypted_store_is_made_of_is_kept_twice(place, settings):
     """Its log begins behind the one snapshot, which the backups of before do not reach."""
     for n in range(4):

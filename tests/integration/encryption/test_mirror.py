@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
 import statepath
 from statepath.engine.spool import Spool
+from statepath.errors import UnsupportedError
+from statepath.events import Events, MirrorCaughtUp
+from statepath.keys import encrypt
 from statepath.mirroring import promote
 from statepath.settings import Settings
 
@@ -75,3 +81,22 @@ async def test_the_age_of_a_replica_s_key_which_nobody_can_exchange_is_not_check
         async with place.open(readonly=True, key_age="1d") as store:
             names = [check.name for check in (await store.health()).checks]
             assert ("key" in names) is checked
+
+
+async def test_a_plain_replica_of_a_store_that_is_encrypted_meanwhile_stays_what_it_was(memory, tmp_path):
+    replica = tmp_path / "replica"
+    async with statepath.open(memory.url, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a"})
+    events, caught_up = Events(), asyncio.Event()
+    events.on(MirrorCaughtUp, lambda event: caught_up.set())
+    mirroring = asyncio.create_task(statepath.mirror(memory.url, replica, events=events))
+    await caught_up.wait()
+    await encrypt(memory.url, settings=Settings(encryption_key=memory.key))
+    async with memory.open() as store:
+        await store.collection("tasks").put({"id": "b"})
+        with pytest.raises(UnsupportedError, match="was encrypted while it was mirrored, at seq 2") as caught:
+            await mirroring
+    assert caught.value.code == "encrypted"
+    await promote(replica)
+    async with statepath.open(replica, autosave=0) as store:
+        assert [task["id"] async for task in store.collection("tasks")] == ["a"]

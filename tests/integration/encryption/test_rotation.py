@@ -12,7 +12,7 @@ import time
 import pytest
 import statepath
 from statepath.discovery import connect
-from statepath.encryption import rotation
+from statepath.encryption import RING_KEY, rotation
 from statepath.encryption.objects import SealedBackend
 from statepath.encryption.rotation import reseal_all
 from statepath.engine.opening import open_engine
@@ -26,6 +26,7 @@ from statepath.errors import (
 )
 from statepath.events import Events
 from statepath.keys import encrypt, read_keys
+from statepath.memory import MemoryBackend
 from statepath.settings import Settings
 from statepath.store import Store
 
@@ -412,6 +413,74 @@ async def test_what_is_sealed_from_then_on_is_sealed_with_a_key_that_the_former_
         again = await store.rotate_key(master=tmp_path / "new-master")
         assert len(await store.data_keys()) == len(before) + 2
         assert again.key not in {*before, done.key}
+        assert await tasks_of(store) == 1
+
+
+async def test_a_master_key_is_named_by_the_path_of_its_file(memory):
+    async with memory.open() as store:
+        with pytest.raises(InvalidArgumentError, match="file of the master key must be a str"):
+            await store.rotate_key(master=5)
+        with pytest.raises(ConfigurationError, match="no file can be named"):
+            await store.rotate_key(master="a\0b")
+        assert len(await store.data_keys()) == 1
+
+
+@pytest.fixture
+def unanswered(monkeypatch):
+    """Writes the key ring once without learning of it."""
+
+    def unanswered(error):
+        write = MemoryBackend.write
+
+        async def without_answer(backend, key, data, **options):
+            etag = await write(backend, key, data, **options)
+            if key == RING_KEY:
+                monkeypatch.setattr(MemoryBackend, "write", write)
+                raise error
+            return etag
+
+        monkeypatch.setattr(MemoryBackend, "write", without_answer)
+
+    return unanswered
+
+
+@pytest.mark.parametrize("noticed", [True, False], ids=["the ring was read since", "at once"])
+@pytest.mark.parametrize(
+    "error", [UnavailableError("gone"), asyncio.CancelledError()], ids=["lost", "cancelled"]
+)
+async def test_an_exchange_of_the_master_key_that_ended_half_way_is_finished_by_the_same_call(
+    memory, tmp_path, unanswered, error, noticed
+):
+    new = tmp_path / "new-master"
+    async with memory.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+        unanswered(error)
+        with pytest.raises(type(error)):
+            await store.rotate_key(master=new)
+        if noticed:
+            await store.data_keys()
+        await store.rotate_key(master=new)
+        assert len(await store.data_keys()) == 2
+        await store.rotate_key()
+        assert len({key.wrapped_by for key in await store.data_keys()}) == 1
+    async with statepath.open(memory.url, encryption_key_file=new) as store:
+        assert await tasks_of(store) == 1
+
+
+async def test_no_key_is_wrapped_by_the_former_master_key_beside_those_of_the_new_one(
+    memory, tmp_path, unanswered
+):
+    async with memory.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+        unanswered(UnavailableError("gone"))
+        with pytest.raises(UnavailableError):
+            await store.rotate_key(master=tmp_path / "new-master")
+        before = await memory.read(RING_KEY)
+        with pytest.raises(ConfigurationError, match="is encrypted with key ") as caught:
+            await store.rotate_key()
+        assert caught.value.code == "wrong_key"
+        assert await memory.read(RING_KEY) == before
+    async with statepath.open(memory.url, encryption_key_file=tmp_path / "new-master") as store:
         assert await tasks_of(store) == 1
 
 

@@ -14,6 +14,7 @@ import statepath
 from statepath.commit import Note
 from statepath.engine import migrating
 from statepath.engine.engine import Engine
+from statepath.engine.migration import decode_versions
 from statepath.errors import (
     ConfigurationError,
     ConflictError,
@@ -545,6 +546,24 @@ def test_versions_have_to_rise():
         statepath.migration("tasks", 2, 2)
     with pytest.raises(InvalidArgumentError):
         statepath.migration("tasks", 0, 1)
+
+
+@pytest.mark.parametrize("versions", [(1, 1.1), (1.0, 2), ("1", 2), (True, 2)], ids=str)
+def test_versions_are_integers(versions):
+    with pytest.raises(InvalidArgumentError, match="must be an int, not "):
+        statepath.migration("tasks", *versions)
+
+
+@pytest.mark.parametrize("name", ["Tasks", "", "schema_versions", None])
+def test_a_migration_is_one_of_a_collection_that_there_can_be(name):
+    with pytest.raises(InvalidArgumentError, match="collection"):
+        statepath.migration(name, 1, 2)
+
+
+def test_versions_that_are_none_are_told_with_the_member_that_has_them():
+    with pytest.raises(CorruptionError, match=r"the member schema_versions of state\.json") as caught:
+        decode_versions(b'{"tasks": 1.1}')
+    assert caught.value.key == "state.json"
 
 
 @pytest.fixture

@@ -7,7 +7,10 @@ import errno
 import os
 import stat
 import sys
+import traceback
 from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from secrets import token_bytes
@@ -15,7 +18,7 @@ from secrets import token_bytes
 import pytest
 from statepath.encryption import KeyProvider, providers
 from statepath.encryption.providers import MasterKey, _Guarded, create_key_file, provider_of, read_key_file
-from statepath.errors import AlreadyExistsError, ConfigurationError, UnavailableError
+from statepath.errors import AlreadyExistsError, ConfigurationError, StateError, UnavailableError
 from statepath.settings import Settings
 
 SECRET = token_bytes(32)
@@ -108,6 +111,15 @@ def test_a_device_is_refused() -> None:
     assert "is no regular file" in refused(Path(os.devnull))
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"], ids=["NUL", "surrogate"])
+def test_a_path_that_no_file_can_have(name: str) -> None:
+    for call in (read_key_file, create_key_file):
+        with pytest.raises(ConfigurationError, match="no file can be named '") as caught:
+            call(name)
+        assert caught.value.code == "bad_key"
+        assert name not in str(caught.value)
+
+
 def test_a_new_file_is_its_owner_s_alone_and_replaces_none(tmp_path: Path) -> None:
     path = tmp_path / "key"
     mask = os.umask(0)
@@ -164,6 +176,45 @@ def test_a_provider_that_cannot_be_made_is_told_with_what_to_do(
         provider_of(Settings(encryption_provider="kms:hunter2"))
     assert caught.value.code == "bad_key"
     assert "hunter2" not in str(caught.value)
+
+
+REFERENCE = "https://agents:hunter2@vault"
+
+
+class Talkative:
+    """A provider whose errors quote what it was told."""
+
+    name = "one"
+
+    async def wrap(self, data_key: bytes, context: bytes) -> bytes:
+        raise RuntimeError(REFERENCE)
+
+    unwrap = wrap
+
+    async def close(self) -> None: ...
+
+
+async def shown(call: Callable[[], Awaitable[object]]) -> str:
+    """All that a traceback of what was raised has."""
+    with pytest.raises(StateError) as caught:
+        await call()
+    return "".join(traceback.format_exception(caught.value))
+
+
+async def test_what_a_provider_is_told_is_in_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "keys_of_this_test", sys.modules[__name__])
+    announced = [EntryPoint("kms", "keys_of_this_test:broken", providers.GROUP)]
+    monkeypatch.setattr(providers, "points_of", lambda group: announced)
+    settings = Settings(encryption_provider=f"kms:{REFERENCE}")
+
+    async def make() -> object:
+        return provider_of(settings)
+
+    provider = _Guarded(Talkative(), "kms")
+    for call in (make, partial(provider.wrap, SECRET, b""), partial(provider.unwrap, SECRET, b"")):
+        told = await shown(call)
+        assert "RuntimeError" in told
+        assert REFERENCE not in told
 
 
 async def test_what_was_wrapped_is_unwrapped_by_the_same_key_in_the_same_context() -> None:

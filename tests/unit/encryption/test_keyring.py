@@ -1,0 +1,67 @@
+"""The key ring is written with what can be unwrapped again, and with nothing else."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from typing import Any
+
+import pytest
+from statepath.encryption import RING_KEY
+from statepath.encryption.keyring import Keys
+from statepath.errors import ConfigurationError, NotFoundError
+from statepath.memory import MemoryBackend, MemoryConfig
+
+
+class Provider:
+    """Of another hand: gives what it was made with."""
+
+    name = "kms alias/agents"
+
+    def __init__(self, wrapped: Any = None, unwrapped: Any = None) -> None:
+        self.wrapped = wrapped or bytes
+        self.unwrapped = unwrapped or bytes
+
+    async def wrap(self, data_key: bytes, context: bytes) -> Any:
+        return self.wrapped(data_key)
+
+    async def unwrap(self, wrapped: Any, context: bytes) -> Any:
+        return self.unwrapped(wrapped)
+
+    async def close(self) -> None: ...
+
+
+def as_text(data: bytes) -> str:
+    return f"vault:v1:{b64encode(data).decode()}"
+
+
+def of_text(text: str) -> bytes:
+    return b64decode(text.removeprefix("vault:v1:"))
+
+
+@pytest.mark.parametrize(
+    ("provider", "told"),
+    [
+        (Provider(as_text, of_text), "wraps a data key as str"),
+        (Provider(unwrapped=as_text), "unwraps something other than a data key"),
+        (Provider(unwrapped=lambda wrapped: wrapped[:16]), "unwraps something other than a data key"),
+        (Provider(unwrapped=lambda wrapped: b"0" * 32), "does not unwrap what it has wrapped itself"),
+    ],
+    ids=["wraps text", "unwraps text", "unwraps half", "unwraps another"],
+)
+async def test_no_ring_is_written_by_a_provider_that_does_not_unwrap_what_it_wraps(
+    provider: Provider, told: str
+) -> None:
+    backend = MemoryBackend(MemoryConfig())
+    with pytest.raises(ConfigurationError, match=f"the key provider 'kms alias/agents' .* {told}") as caught:
+        await Keys.create(backend, provider)
+    assert caught.value.code == "bad_key"
+    with pytest.raises(NotFoundError):
+        await backend.read(RING_KEY)
+
+
+@pytest.mark.parametrize("unwrapped", [as_text, lambda wrapped: wrapped[:16]], ids=["text", "half"])
+async def test_a_provider_that_unwraps_no_data_key_is_named(unwrapped: Any) -> None:
+    backend = MemoryBackend(MemoryConfig())
+    await Keys.create(backend, Provider())
+    with pytest.raises(ConfigurationError, match="the key provider 'kms alias/agents' cannot be used"):
+        await Keys.load(backend, Provider(unwrapped=unwrapped))
