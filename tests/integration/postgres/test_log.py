@@ -22,6 +22,7 @@ from statepath.errors import (
 from statepath.events import CorruptionDetected
 from statepath.testing.commits import Writer
 from statepath_postgres.connections import Connections
+from statepath_postgres.objects import PIECE
 
 REMOVE = (
     "DELETE FROM statepath.log WHERE store = (SELECT id FROM statepath.stores WHERE name = $1) AND first = $2"
@@ -49,6 +50,11 @@ FORGET = "UPDATE statepath.stores SET head = 0, tip = '' WHERE name = $1"
 LEFT_OVER = """
 SELECT count(*) FROM statepath.pieces p
 WHERE NOT EXISTS (SELECT FROM statepath.objects o WHERE o.version = p.version)
+"""
+
+LOSE_A_PIECE = """
+DELETE FROM statepath.pieces p USING statepath.objects o, statepath.stores s
+WHERE o.version = p.version AND o.key = 'a' AND o.store = s.id AND s.name = $1 AND p.place = $2
 """
 
 
@@ -263,6 +269,34 @@ async def test_a_large_object_is_copied_a_part_at_a_time(path, connect, monkeypa
         "INSERT 0 4",
         "INSERT 0 2",
     ]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_an_object_that_has_lost_a_piece_is_told_as_damage(path, connect, around, name, place):
+    backend = await connect(path)
+    await backend.write("a", bytes(PIECE * 2 + 10))
+    await around.execute(LOSE_A_PIECE, name, place)
+    async with asyncio.timeout(30):
+        with pytest.raises(CorruptionError, match="lost a piece") as damage:
+            await backend.read("a")
+    assert damage.value.key == "a"
+
+
+async def test_an_object_that_is_replaced_while_it_is_read_is_read_anew(path, connect, monkeypatch):
+    backend = await connect(path)
+    await backend.write("a", bytes(PIECE + 1))
+    connections = backend._connections
+    fetch, new = connections.fetch, b"x" * (PIECE + 2)
+
+    async def meanwhile(statement, *arguments, **limits):
+        rows = await fetch(statement, *arguments, **limits)
+        if "modified" in statement:
+            monkeypatch.setattr(connections, "fetch", fetch)
+            await backend.write("a", new)
+        return rows
+
+    monkeypatch.setattr(connections, "fetch", meanwhile)
+    assert (await backend.read("a")).data == new
 
 
 async def test_a_store_that_was_copied_here_without_its_history_goes_on(path, postgres):
