@@ -33,11 +33,14 @@ from statepath_postgres.conditions import condition
 from statepath_postgres.connections import Connection, Connections
 from statepath_postgres.exact import keeps
 from statepath_postgres.failures import took_too_long, worth_repeating
-from statepath_postgres.rows import Rows
+from statepath_postgres.rows import STATEMENT_BYTES, Rows, parts
 
 _log = logging.getLogger("statepath.postgres")
 
-_BATCH_BYTES: Final = 2 * 1024 * 1024
+_BATCH_BYTES: Final = STATEMENT_BYTES
+_CHANGE_BYTES: Final = 100
+"""What a change costs beside what it brings: a batch of deletions has an end, too."""
+
 _KEPT_BYTES: Final = 32 * 1024 * 1024
 """How much of what was committed here is kept until the view shows it; more is read from the log again."""
 
@@ -286,10 +289,9 @@ class Documents:
         newest: Commit | None = None
         size = 0
         with suppress(HistoryTrimmedError):
-            async for commit, length in self._commits(shown):
-                await self._fold(batch, commit)
+            async for commit in self._commits(shown):
+                size += await self._fold(batch, commit)
                 newest = commit
-                size += length
                 if size >= _BATCH_BYTES:
                     break
         if newest is None:
@@ -303,33 +305,40 @@ class Documents:
         while self._recent and self._recent[0][0].last <= shown:
             self._recent_bytes -= self._recent.popleft()[1]
 
-    async def _commits(self, shown: int) -> AsyncIterator[tuple[Commit, int]]:
+    async def _commits(self, shown: int) -> AsyncIterator[Commit]:
         """What follows, from memory where it is there."""
         if self._recent and self._recent[0][0].first == shown + 1:
-            for commit, size in list(self._recent):
+            for commit, _ in list(self._recent):
                 if commit.first != shown + 1:
                     return
-                yield commit, size
+                yield commit
                 shown = commit.last
             return
         async for commit in self._read(shown):
-            yield commit, _BATCH_BYTES // 64
+            yield commit
 
-    async def _fold(self, batch: Batch, commit: Commit) -> None:
-        """Add what a commit does to what those before it did."""
+    async def _fold(self, batch: Batch, commit: Commit) -> int:
+        """Add what a commit does to what those before it did; how many bytes that takes."""
         modified = microseconds(commit.time)
+        size = 0
         for version, transaction in enumerate(commit.transactions, commit.first):
             if isinstance(transaction, Body):
                 transaction = decode_changes(await self._body(transaction.key))  # noqa: PLW2901 - its changes
             for change in transaction:
+                size += _CHANGE_BYTES
                 if isinstance(change, Put):
-                    batch[change.collection, change.id] = _Change(version, modified, bytes(change.document))
+                    document = bytes(change.document)
+                    size += len(document)
+                    batch[change.collection, change.id] = _Change(version, modified, document)
                 elif isinstance(change, Delete):
                     batch[change.collection, change.id] = _Change(version, modified, deleted=True)
                 elif isinstance(change, Append):
-                    document = batch.setdefault((change.collection, change.id), _Change(version, modified))
-                    document.version, document.modified = version, modified
-                    document.appended.setdefault(change.field, []).append(bytes(change.value))
+                    value = bytes(change.value)
+                    size += len(value)
+                    entry = batch.setdefault((change.collection, change.id), _Change(version, modified))
+                    entry.version, entry.modified = version, modified
+                    entry.appended.setdefault(change.field, []).append(value)
+        return size
 
     async def _write(self, store: int, shown: int, newest: Commit, batch: Batch) -> None:
         """Show the batch, which ends with that commit, unless somebody else has shown it meanwhile."""
@@ -405,28 +414,27 @@ async def _take_in(connection: Connection, store: int, batch: Batch, *, all_exac
             batch[collection, id].absorb(document)
 
 
-def _statements(batch: Batch, *, blank: bool = False) -> list[tuple[str, list[Any]]]:
+def _statements(batch: Batch, *, blank: bool = False) -> Iterator[tuple[str, list[Any]]]:
     """The statements that bring the rows up to date, in order."""
     gone = [key for key, change in batch.items() if change.deleted]
     put = Rows()
     for (collection, id), change in batch.items():
         if change.put is not None:
             put.add(collection, id, change.version, change.modified, change.put, blank=blank)
-    found: list[tuple[str, list[Any]]] = []
     if gone:
-        found.append((_DELETE, [[collection for collection, _ in gone], [id for _, id in gone]]))
-    found += put.statements()
+        yield _DELETE, [[collection for collection, _ in gone], [id for _, id in gone]]
+    yield from put.statements()
     place = 0
     while more := [
         (collection, id, change.version, change.modified, *list(change.appended.items())[place])
         for (collection, id), change in batch.items()
         if len(change.appended) > place
     ]:
-        columns = _columns(more)
-        columns[5] = [f"[{b','.join(items).decode()}]" for items in columns[5]]
-        found.append((_APPEND, columns))
+        for part in parts(more, lambda row: sum(map(len, row[5]))):
+            columns = _columns(part)
+            columns[5] = [f"[{b','.join(items).decode()}]" for items in columns[5]]
+            yield _APPEND, columns
         place += 1
-    return found
 
 
 def _draw(items: Iterator[Shown]) -> Rows | None:
