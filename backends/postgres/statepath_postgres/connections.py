@@ -200,14 +200,13 @@ class Connections:
             tls = {name: value for name, value in tls.items() if name == "sslnegotiation"}
         else:
             context = None
-        several = len(config.hosts) > 1
         statement_timeout = config.statement_timeout or STATEMENT_TIMEOUT
         lock_timeout = config.lock_timeout or LOCK_TIMEOUT
         if patience is not None:
             lock_timeout = min(lock_timeout, _ANSWERED * patience)
         arguments: dict[str, Any] = {
             "hosts": config.hosts,
-            "session": config.session or ("read-write" if several and not self._readonly else "any"),
+            "session": self._session(config),
             "url": self.url,
             "dsn": f"{SCHEME}://?{urlencode(tls, quote_via=quote)}" if tls else None,
             "ssl": context,
@@ -230,6 +229,12 @@ class Connections:
         if self._readonly:
             settings["default_transaction_read_only"] = "on"
         return arguments | {"server_settings": settings}
+
+    def _session(self, config: PostgresConfig) -> str:
+        if not self._readonly:
+            return config.session or ("read-write" if len(config.hosts) > 1 else "any")
+        # No session of ours takes writes, so asyncpg would find no server that does.
+        return "primary" if config.session == "read-write" else config.session or "any"
 
 
 def _check_files(config: PostgresConfig) -> None:
