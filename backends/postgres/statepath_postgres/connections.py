@@ -111,13 +111,17 @@ class Connections:
         try:
             with translated(self.url, key):
                 yield connection
-        except StateError:
+        except StateError as error:
+            if isinstance(error.__cause__, TimeoutError):
+                # Nobody is there, for the pool's other connections either.
+                connection.terminate()
+                await pool.expire_connections()
             self.check_open(key)
             raise
         finally:
             # One that broke is dropped by the pool, and the caller has its error already.
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                await pool.release(connection)
+                await pool.release(connection, timeout=_CLOSING)
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[Connection]:
@@ -171,6 +175,11 @@ class Connections:
     def check_open(self, key: str | None = None) -> None:
         if self._closed:
             raise ClosedError(f"the connection to {self.url} is closed", key=key, backend=SCHEME)
+
+    def cut_off(self) -> None:
+        """Lose every connection of the pool, whoever uses it."""
+        if self._pool is not None:
+            self._pool.terminate()
 
     async def close(self) -> None:
         """Give every connection back; what is still under way is cut off after a while."""

@@ -46,6 +46,7 @@ _KEPT_BYTES: Final = 32 * 1024 * 1024
 
 _PACE: Final = 0.2  # seconds that the view may be behind while nobody asks
 _PAUSE: Final = 1.0  # seconds, after a failure
+_CLOSING: Final = 5.0  # seconds
 PATIENCE: Final = 10.0
 """For how many seconds the view is waited for."""
 
@@ -216,9 +217,14 @@ class Documents:
     async def close(self) -> None:
         """Stop. What the view does not show yet, it will show when the store is opened again."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        if task is None:
+            return
+        task.cancel()
+        try:
+            await asyncio.wait([task], timeout=_CLOSING)
+        finally:
+            if not task.done():
+                self._connections.cut_off()  # it waits for a server that is silent
 
     def _want(self, seq: int) -> None:
         self._wanted = max(self._wanted, seq)
@@ -230,24 +236,28 @@ class Documents:
             self._urgent.clear()
             try:
                 await self._catch_up(store)
-            except StateError as error:
-                slow = took_too_long(error) and not self._slow
-                self._slow |= slow
-                level = logging.DEBUG if worth_repeating(error) and not slow else logging.WARNING
-                _log.log(
-                    level, "the documents in %s are behind the log for now: %s", self._connections.url, error
-                )
-                self._more.set()
-                await asyncio.sleep(_PAUSE)
-            except Exception:  # noqa: BLE001 - whoever waits for the view is told that it does not come
-                _log.exception("the documents in %s cannot be shown", self._connections.url)
-                self._all = None
-                await self._tell(self._known, stuck=True)
+            except Exception as error:  # noqa: BLE001 - each is told, and whoever waits for the view as well
+                if self._task is None:
+                    return  # `close` ended it, and what it rolled back then failed
+                await self._fail(error)
             await self._more.wait()
             # Many commits at once are cheaper to show than each, and delay the next ones less.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PACE):
                     await self._urgent.wait()
+
+    async def _fail(self, error: Exception) -> None:
+        if not isinstance(error, StateError):
+            _log.error("the documents in %s cannot be shown", self._connections.url, exc_info=error)
+            self._all = None
+            await self._tell(self._known, stuck=True)
+            return
+        slow = took_too_long(error) and not self._slow
+        self._slow |= slow
+        level = logging.DEBUG if worth_repeating(error) and not slow else logging.WARNING
+        _log.log(level, "the documents in %s are behind the log for now: %s", self._connections.url, error)
+        self._more.set()
+        await asyncio.sleep(_PAUSE)
 
     async def _catch_up(self, store: int) -> None:
         """Show everything that is wanted now."""

@@ -275,8 +275,10 @@ class PostgresCommitLog:
         return sorted(row["key"] for row in kept)
 
     async def close(self) -> None:
-        await self._listener.close()
-        await self._held.close()
+        try:
+            await self._listener.close()
+        finally:
+            await self._held.close()
 
     async def _writable(self) -> int:
         self._connections.check_open()
