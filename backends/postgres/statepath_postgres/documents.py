@@ -27,7 +27,7 @@ from statepath.backend import (
     decode_changes,
     microseconds,
 )
-from statepath.errors import HistoryTrimmedError, InvalidArgumentError, StateError
+from statepath.errors import HistoryTrimmedError, InvalidArgumentError, StateError, UnavailableError
 
 from statepath_postgres.conditions import condition
 from statepath_postgres.connections import Connection, Connections
@@ -148,6 +148,9 @@ class Documents:
         self._urgent = asyncio.Event()
         self._shown = asyncio.Condition()
         self._slow = False  # and that was told
+        self._refusals = 0
+        """Of the server, in a row. Behind the first one, which may be passing, whoever waits does so in vain."""
+
         self._task: asyncio.Task[None] | None = None
         self._all: tuple[int, Iterable[Shown]] | None = None
 
@@ -170,10 +173,11 @@ class Documents:
         """What the documents are as of a seq, in case the log does not reach back to what the view shows."""
         self._all = (seq, documents)
         self.stuck = False
+        self._refusals = 0
         self._want(seq)
 
     async def settle(self, seq: int) -> bool:
-        """Whether the view shows the seq, perhaps after a while."""
+        """Whether the view shows the seq, perhaps after a while; not while it cannot be written."""
         if self._known >= seq:
             return True
         if self._task is None:
@@ -184,7 +188,7 @@ class Documents:
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE), self._shown:
-                    await self._shown.wait_for(lambda: self._known >= seq or self.stuck)
+                    await self._shown.wait_for(lambda: self._known >= seq or self.stuck or self._refusals > 1)
         finally:
             self._waiting -= 1
         return self._known >= seq
@@ -240,6 +244,8 @@ class Documents:
                 if self._task is None:
                     return  # `close` ended it, and what it rolled back then failed
                 await self._fail(error)
+            else:
+                self._refusals = 0
             await self._more.wait()
             # Many commits at once are cheaper to show than each, and delay the next ones less.
             with suppress(TimeoutError):
@@ -256,6 +262,9 @@ class Documents:
         self._slow |= slow
         level = logging.DEBUG if worth_repeating(error) and not slow else logging.WARNING
         _log.log(level, "the documents in %s are behind the log for now: %s", self._connections.url, error)
+        if not isinstance(error, UnavailableError) or not worth_repeating(error):
+            self._refusals += 1
+            await self._wake()
         self._more.set()
         await asyncio.sleep(_PAUSE)
 
@@ -393,6 +402,9 @@ class Documents:
 
     async def _tell(self, shown: int, *, stuck: bool = False) -> None:
         self._known, self.stuck = shown, stuck
+        await self._wake()
+
+    async def _wake(self) -> None:
         async with self._shown:
             self._shown.notify_all()
 

@@ -1,11 +1,14 @@
 """How the view of the documents is brought up to date: a part of the log at a time, and of that a part a statement."""
 
+import asyncio
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from msgspec import Raw
 from statepath.backend import Append, Body, Commit, Delete, Put
 from statepath.commit import encode_changes
+from statepath.errors import AccessDeniedError, ThrottledError, UnavailableError
 from statepath_postgres import documents
 from statepath_postgres.documents import Documents
 
@@ -41,7 +44,7 @@ def view(monkeypatch):
         log, bodies, batches = [], {}, []
 
     monkeypatch.setattr(Documents, "_write", write)
-    view = View(None, read=read, body=body)
+    view = View(SimpleNamespace(url="postgresql://db/agents"), read=read, body=body)
     return view
 
 
@@ -102,3 +105,34 @@ async def test_many_values_are_appended_a_part_at_a_time(view):
     value = Raw(b'"%s"' % (b"x" * LARGE))
     statements = await folded(view, *[Append("tasks", str(n), "list", value) for n in range(6)])
     assert [arguments[1] for arguments in statements] == [["0", "1", "2", "3"], ["4", "5"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [
+        (AccessDeniedError("permission denied"), False),
+        (ThrottledError("canceling statement due to statement timeout"), False),
+        (UnavailableError("the connection was lost"), True),
+    ],
+    ids=["forbidden", "too slow", "away"],
+)
+async def test_a_server_that_refuses_twice_is_not_waited_for_and_one_that_is_away_is(
+    view, monkeypatch, error, waits
+):
+    attempts = []
+
+    async def catch_up(store):
+        attempts.append(store)
+        if len(attempts) < 5:
+            raise error
+        await view._tell(1)
+
+    monkeypatch.setattr(documents, "_PAUSE", 0)
+    monkeypatch.setattr(view, "_catch_up", catch_up)
+    view.start(1)
+    assert await view.settle(1) == waits
+    assert len(attempts) == (5 if waits else 2)
+    async with asyncio.timeout(60), view._shown:
+        await view._shown.wait_for(lambda: view._known == 1)
+    assert await view.settle(1)
+    await view.close()
