@@ -223,7 +223,7 @@ class Connections:
             "password": config.password,
             "passfile": config.passfile,
             "database": config.database or None,
-            "timeout": config.connect_timeout or CONNECT_TIMEOUT,
+            "timeout": CONNECT_TIMEOUT if config.connect_timeout is None else config.connect_timeout or None,
             "command_timeout": statement_timeout + 5,
         }
         if config.pgbouncer:

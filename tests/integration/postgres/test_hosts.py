@@ -82,3 +82,8 @@ async def test_a_host_that_failed_is_told_rather_than_one_that_is_no_standby(pat
 @pytest.mark.parametrize("session", ["read-write", "primary", "read-only", "any"])
 async def test_a_reader_finds_the_server_that_was_asked_for(path, session):
     assert await answers(f"{path}&target_session_attrs={session}", readonly=True)
+
+
+async def test_a_port_without_a_host_is_that_of_the_local_server(postgres):
+    url = f"postgresql://statepath:{postgres.password}@/postgres?port={postgres.port}"
+    assert await answers(url)
