@@ -40,6 +40,9 @@ SET_ASIDE = """
 SELECT key FROM statepath.objects
 WHERE store = (SELECT id FROM statepath.stores WHERE name = $1) AND key LIKE 'journal/%corrupt%'
 """
+RECORDS = """
+SELECT record FROM statepath.log WHERE store = (SELECT id FROM statepath.stores WHERE name = $1) ORDER BY first
+"""
 LOSE_THE_LAST = """
 UPDATE statepath.stores s SET head = head - 1, tip = (
     SELECT id FROM statepath.log l WHERE l.store = s.id AND l.first = s.head - 1
@@ -211,6 +214,57 @@ async def test_a_store_that_is_deleted_while_it_is_open_is_told(path, name, arou
         await around.execute("DELETE FROM statepath.stores WHERE name = $1", name)
         with pytest.raises(DivergedError, match="was deleted"):
             await store.collection("raw").put({"id": "b"})
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+async def test_a_store_that_is_deleted_while_it_is_followed_is_told(
+    filled, path, name, around, connect, readonly
+):
+    backend = await connect(path, readonly=readonly)
+    following = aiter(backend.commit_log().follow(9))
+    assert (await anext(following)).first == 10
+    await around.execute("DELETE FROM statepath.stores WHERE name = $1", name)
+    async with asyncio.timeout(60):
+        with pytest.raises(DivergedError, match="was deleted"):
+            await anext(following)
+
+
+async def test_a_store_that_is_deleted_is_told_to_who_goes_on_from_a_snapshot(
+    filled, path, name, around, connect
+):
+    backend = await connect(path, readonly=True)
+    assert await read(backend, after=10) == []
+    await around.execute("DELETE FROM statepath.stores WHERE name = $1", name)
+    with pytest.raises(DivergedError, match="was deleted"):
+        await read(backend, after=10)
+
+
+async def test_a_log_is_set_aside_a_part_at_a_time(filled, path, connect, around, name, monkeypatch):
+    monkeypatch.setattr("statepath_postgres.log._ASIDE", 4)
+    backend = await connect(path)
+    commits = await read(backend)
+    records = await around.fetch(RECORDS, name)
+    parts = []
+    fetch = asyncpg.connection.Connection.fetch
+
+    async def noted(self, statement, *arguments):
+        rows = await fetch(self, statement, *arguments)
+        if "corrupt" in statement:
+            parts.append([row["first"] for row in rows])
+        return rows
+
+    monkeypatch.setattr(asyncpg.connection.Connection, "fetch", noted)
+    kept = await backend.commit_log().restart(20)
+    assert parts == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10], []]
+    assert [(await backend.read(key)).data for key in kept] == [row["record"] for row in records]
+    assert [key[8:28] for key in kept] == [f"{commit.first:020}" for commit in commits]
+    assert await around.fetch(RECORDS, name) == []
+
+
+async def test_a_large_log_is_set_aside_a_part_at_a_time(filled, path, connect, monkeypatch):
+    monkeypatch.setattr("statepath_postgres.log._ASIDE_BYTES", 1)
+    backend = await connect(path)
+    assert len(await backend.commit_log().restart(20)) == 10
 
 
 async def test_a_log_of_many_pages_is_read_without_a_gap(path, connect):
