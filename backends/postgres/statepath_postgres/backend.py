@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -139,9 +139,11 @@ class PostgresBackend:
         return self._log
 
     async def close(self) -> None:
-        await self._documents.close()
-        await self._log.close()
-        await self._connections.close()
+        # From the last to the first, and each whatever becomes of the others.
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._connections.close)
+            stack.push_async_callback(self._log.close)
+            stack.push_async_callback(self._documents.close)
 
     def _read_log(self, after: int) -> AsyncIterator[Commit]:
         return self._log.read(after)

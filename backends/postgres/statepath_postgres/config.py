@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 from urllib.parse import quote, unquote
@@ -14,6 +14,8 @@ from statepath.errors import InvalidArgumentError
 from statepath_postgres.tls import SYSTEM
 
 T = TypeVar("T")
+
+Hosts = tuple[tuple[str, int | None], ...]
 
 SCHEME: Final = "postgresql"
 
@@ -47,6 +49,7 @@ _ENVIRONMENT: Final = {
 }
 _SSLMODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SESSIONS: Final = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
+_PORT: Final = 5432
 _HOST: Final = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>\d+))?")
 
 
@@ -55,19 +58,20 @@ class PostgresConfig:
     """Where the database is, and how it is used. `None` and empty: neither the URL nor the environment says.
 
     Attributes:
-        hosts: names, addresses, or folders of a Unix socket, each with its port; tried in this order.
+        hosts: names, addresses, or folders of a Unix socket, each with its port; tried in this order. The name is empty
+            where only a port was said.
         store: which of the stores in the database.
         tls: libpq's `ssl…` parameters, by name.
         session: which of the hosts will do: libpq's `target_session_attrs`.
         pool: how many connections at most, beside the one that commits and the one that listens.
         timeout: for how many seconds what gets no clear answer is tried again.
-        connect_timeout, statement_timeout, lock_timeout: in seconds.
+        connect_timeout, statement_timeout, lock_timeout: in seconds; a `connect_timeout` of 0 has no end.
         pgbouncer: whether the hosts are a pooler that gives each transaction another session.
         listen_dsn: the database past the pooler, for notifications.
         listener: the same as a configuration.
     """
 
-    hosts: tuple[tuple[str, int], ...] = ()
+    hosts: Hosts = ()
     database: str = ""
     user: str = ""
     password: str | None = field(default=None, repr=False)
@@ -88,7 +92,7 @@ class PostgresConfig:
     @property
     def url(self) -> str:
         """The state path as a person may see it."""
-        hosts = ",".join(f"{_shown(host)}:{port}" for host, port in self.hosts)
+        hosts = ",".join(f"{_shown(host)}:{port or _PORT}" for host, port in self.hosts)
         return f"{SCHEME}://{hosts}/{self.database}?store={quote(self.store)}"
 
 
@@ -124,7 +128,7 @@ def parse(url: StateURL) -> PostgresConfig:
         application=query.get("application_name", ""),
         pool=_given(query, "pool", _count),
         timeout=_given(query, "timeout", _seconds),
-        connect_timeout=_given(query, "connect_timeout", _seconds),
+        connect_timeout=_given(query, "connect_timeout", _limit),
         statement_timeout=_given(query, "statement_timeout", _seconds),
         lock_timeout=_given(query, "lock_timeout", _seconds),
         pgbouncer=_given(query, "pgbouncer", _boolean),
@@ -137,7 +141,7 @@ def complete(config: PostgresConfig, env: Mapping[str, str]) -> PostgresConfig:
     """The configuration completed with the variables that libpq knows, and our own."""
     config = replace(
         config,
-        hosts=config.hosts or _hosts("", env.get("PGHOST", ""), env.get("PGPORT", "")),
+        hosts=_complete_hosts(config.hosts, env),
         database=config.database or env.get("PGDATABASE", ""),
         user=config.user or env.get("PGUSER", ""),
         password=env.get("PGPASSWORD") if config.password is None else config.password,
@@ -146,13 +150,15 @@ def complete(config: PostgresConfig, env: Mapping[str, str]) -> PostgresConfig:
         application=config.application or env.get("PGAPPNAME", ""),
     )
     said = dict(config.tls)
-    tls = {name: _tls(variable, env[variable]) for variable, name in _ENVIRONMENT.items() if variable in env}
+    tls = {
+        name: _tls(variable, env[variable]) for variable, name in _ENVIRONMENT.items() if env.get(variable)
+    }
     listen_dsn = _or_env(config.listen_dsn, env, "STATE_POSTGRES_LISTEN_DSN", _dsn)
     return replace(
         config,
         database=config.database or config.user,
         tls=_together(tls | said),
-        connect_timeout=_or_env(config.connect_timeout, env, "PGCONNECT_TIMEOUT", _seconds),
+        connect_timeout=_or_env(config.connect_timeout, env, "PGCONNECT_TIMEOUT", _limit),
         pool=_or_env(config.pool, env, "STATE_POSTGRES_POOL", _count),
         timeout=_or_env(config.timeout, env, "STATE_POSTGRES_TIMEOUT", _seconds),
         statement_timeout=_or_env(
@@ -185,30 +191,59 @@ def _authority(url: StateURL) -> str:
     return url.netloc.rpartition("@")[2]
 
 
-def _hosts(authority: str, hosts: str, ports: str) -> tuple[tuple[str, int], ...]:
+def _hosts(authority: str, hosts: str, ports: str) -> Hosts:
     """Hosts with their ports, from `one:5432,two:5433` or from libpq's two lists."""
     if authority and (hosts or ports):
         raise InvalidArgumentError(
             "the URL names its hosts twice: before the path and as a parameter", backend=SCHEME
         )
-    named = [unquote(part) for part in (authority or hosts).split(",") if part]
-    listed = [part for part in ports.split(",") if part]
-    if len(listed) not in (0, 1, len(named)):
-        raise InvalidArgumentError("give one port for all hosts, or one for each", backend=SCHEME)
-    if len(listed) < 2:
-        listed = (listed or ["5432"]) * len(named)
-    return tuple(_host(name, port) for name, port in zip(named, listed, strict=True))
+    return _paired([unquote(part) for part in _listed(authority or hosts)], ports)
 
 
-def _host(name: str, port: str) -> tuple[str, int]:
-    if name.startswith("/") or (name.count(":") > 1 and "[" not in name):
-        return name, _port(port)
+def _complete_hosts(said: Hosts, env: Mapping[str, str]) -> Hosts:
+    """Where the URL says no host, those of the environment; where it says no port, the ports."""
+    names = [name for name, _ in said if name]
+    ports = ",".join([str(port) for _, port in said if port])
+    if names and ports:
+        return said
+    found = _paired(names or _listed(env.get("PGHOST", "")), ports or env.get("PGPORT", ""))
+    if len(found) > 1 and not found[0][0]:
+        raise _mismatched()
+    return tuple([(name, port or _PORT) for name, port in found])
+
+
+def _listed(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]
+
+
+def _paired(names: Sequence[str], ports: str) -> Hosts:
+    """Each with its own port, or its one of the ports. Ports alone are those of hosts that are not named yet."""
+    listed = _listed(ports)
+    names = names or [""] * len(listed)
+    if len(listed) not in (0, 1, len(names)):
+        raise _mismatched()
+    if len(listed) == 1:
+        listed *= len(names)
+    found = [_host(name) for name in names]
+    if listed or any(port for _, port in found):
+        listed = listed or [str(_PORT)] * len(names)
+        return tuple([(name, own or _port(port)) for (name, own), port in zip(found, listed, strict=True)])
+    return tuple(found)
+
+
+def _mismatched() -> InvalidArgumentError:
+    return InvalidArgumentError("give one port for all hosts, or one for each", backend=SCHEME)
+
+
+def _host(name: str) -> tuple[str, int | None]:
+    if not name or name.startswith("/") or (name.count(":") > 1 and "[" not in name):
+        return name, None
     match = _HOST.fullmatch(name)
     if match is None:
         raise InvalidArgumentError(
             f"{name!r} is no host: write name:port, and brackets around an IPv6 address", backend=SCHEME
         )
-    return match["six"] or match["name"], _port(match["port"] or port)
+    return match["six"] or match["name"], _port(match["port"]) if match["port"] else None
 
 
 def _shown(host: str) -> str:
@@ -247,7 +282,10 @@ def _listener(dsn: str | None, env: Mapping[str, str] | None = None) -> Postgres
         return None
     # What is ours in the environment is about the state path.
     known = {name: value for name, value in (env or {}).items() if name.startswith("PG")}
-    return complete(parse(StateURL.parse(dsn)), known)
+    said = parse(StateURL.parse(dsn))
+    if said.hosts:
+        known.pop("PGPORT", None)  # that is the pooler's
+    return complete(said, known)
 
 
 def _session(name: str, text: str) -> str:
@@ -261,7 +299,7 @@ def _given(query: Mapping[str, str], name: str, read: Callable[[str, str], T]) -
 
 
 def _or_env(said: T | None, env: Mapping[str, str], name: str, read: Callable[[str, str], T]) -> T | None:
-    return read(name, env[name]) if said is None and name in env else said
+    return read(name, env[name]) if said is None and env.get(name) else said
 
 
 def _count(name: str, text: str) -> int:
@@ -278,6 +316,11 @@ def _seconds(name: str, text: str) -> float:
     if not 0 < seconds <= 86400:
         raise InvalidArgumentError(f"{name} is {text!r}; give seconds, more than 0", backend=SCHEME)
     return seconds
+
+
+def _limit(name: str, text: str) -> float:
+    """Seconds, and 0 for no limit, as libpq has it."""
+    return 0.0 if text.strip() == "0" else _seconds(name, text)
 
 
 def _boolean(name: str, text: str) -> bool:

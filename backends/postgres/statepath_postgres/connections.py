@@ -111,13 +111,17 @@ class Connections:
         try:
             with translated(self.url, key):
                 yield connection
-        except StateError:
+        except StateError as error:
+            if isinstance(error.__cause__, TimeoutError):
+                # Nobody is there, for the pool's other connections either.
+                connection.terminate()
+                await pool.expire_connections()
             self.check_open(key)
             raise
         finally:
             # One that broke is dropped by the pool, and the caller has its error already.
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                await pool.release(connection)
+                await pool.release(connection, timeout=_CLOSING)
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[Connection]:
@@ -172,6 +176,11 @@ class Connections:
         if self._closed:
             raise ClosedError(f"the connection to {self.url} is closed", key=key, backend=SCHEME)
 
+    def cut_off(self) -> None:
+        """Lose every connection of the pool, whoever uses it."""
+        if self._pool is not None:
+            self._pool.terminate()
+
     async def close(self) -> None:
         """Give every connection back; what is still under way is cut off after a while."""
         self._closed = True
@@ -200,14 +209,13 @@ class Connections:
             tls = {name: value for name, value in tls.items() if name == "sslnegotiation"}
         else:
             context = None
-        several = len(config.hosts) > 1
         statement_timeout = config.statement_timeout or STATEMENT_TIMEOUT
         lock_timeout = config.lock_timeout or LOCK_TIMEOUT
         if patience is not None:
             lock_timeout = min(lock_timeout, _ANSWERED * patience)
         arguments: dict[str, Any] = {
             "hosts": config.hosts,
-            "session": config.session or ("read-write" if several and not self._readonly else "any"),
+            "session": self._session(config),
             "url": self.url,
             "dsn": f"{SCHEME}://?{urlencode(tls, quote_via=quote)}" if tls else None,
             "ssl": context,
@@ -215,7 +223,7 @@ class Connections:
             "password": config.password,
             "passfile": config.passfile,
             "database": config.database or None,
-            "timeout": config.connect_timeout or CONNECT_TIMEOUT,
+            "timeout": CONNECT_TIMEOUT if config.connect_timeout is None else config.connect_timeout or None,
             "command_timeout": statement_timeout + 5,
         }
         if config.pgbouncer:
@@ -230,6 +238,12 @@ class Connections:
         if self._readonly:
             settings["default_transaction_read_only"] = "on"
         return arguments | {"server_settings": settings}
+
+    def _session(self, config: PostgresConfig) -> str:
+        if not self._readonly:
+            return config.session or ("read-write" if len(config.hosts) > 1 else "any")
+        # No session of ours takes writes, so asyncpg would find no server that does.
+        return "primary" if config.session == "read-write" else config.session or "any"
 
 
 def _check_files(config: PostgresConfig) -> None:

@@ -27,22 +27,26 @@ from statepath.backend import (
     decode_changes,
     microseconds,
 )
-from statepath.errors import HistoryTrimmedError, InvalidArgumentError, StateError
+from statepath.errors import HistoryTrimmedError, InvalidArgumentError, StateError, UnavailableError
 
 from statepath_postgres.conditions import condition
 from statepath_postgres.connections import Connection, Connections
 from statepath_postgres.exact import keeps
 from statepath_postgres.failures import took_too_long, worth_repeating
-from statepath_postgres.rows import Rows
+from statepath_postgres.rows import STATEMENT_BYTES, Rows, parts
 
 _log = logging.getLogger("statepath.postgres")
 
-_BATCH_BYTES: Final = 2 * 1024 * 1024
+_BATCH_BYTES: Final = STATEMENT_BYTES
+_CHANGE_BYTES: Final = 100
+"""What a change costs beside what it brings: a batch of deletions has an end, too."""
+
 _KEPT_BYTES: Final = 32 * 1024 * 1024
 """How much of what was committed here is kept until the view shows it; more is read from the log again."""
 
 _PACE: Final = 0.2  # seconds that the view may be behind while nobody asks
 _PAUSE: Final = 1.0  # seconds, after a failure
+_CLOSING: Final = 5.0  # seconds
 PATIENCE: Final = 10.0
 """For how many seconds the view is waited for."""
 
@@ -144,6 +148,9 @@ class Documents:
         self._urgent = asyncio.Event()
         self._shown = asyncio.Condition()
         self._slow = False  # and that was told
+        self._refusals = 0
+        """Of the server, in a row. Behind the first one, which may be passing, whoever waits does so in vain."""
+
         self._task: asyncio.Task[None] | None = None
         self._all: tuple[int, Iterable[Shown]] | None = None
 
@@ -166,10 +173,11 @@ class Documents:
         """What the documents are as of a seq, in case the log does not reach back to what the view shows."""
         self._all = (seq, documents)
         self.stuck = False
+        self._refusals = 0
         self._want(seq)
 
     async def settle(self, seq: int) -> bool:
-        """Whether the view shows the seq, perhaps after a while."""
+        """Whether the view shows the seq, perhaps after a while; not while it cannot be written."""
         if self._known >= seq:
             return True
         if self._task is None:
@@ -180,7 +188,7 @@ class Documents:
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE), self._shown:
-                    await self._shown.wait_for(lambda: self._known >= seq or self.stuck)
+                    await self._shown.wait_for(lambda: self._known >= seq or self.stuck or self._refusals > 1)
         finally:
             self._waiting -= 1
         return self._known >= seq
@@ -213,9 +221,14 @@ class Documents:
     async def close(self) -> None:
         """Stop. What the view does not show yet, it will show when the store is opened again."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        if task is None:
+            return
+        task.cancel()
+        try:
+            await asyncio.wait([task], timeout=_CLOSING)
+        finally:
+            if not task.done():
+                self._connections.cut_off()  # it waits for a server that is silent
 
     def _want(self, seq: int) -> None:
         self._wanted = max(self._wanted, seq)
@@ -227,24 +240,33 @@ class Documents:
             self._urgent.clear()
             try:
                 await self._catch_up(store)
-            except StateError as error:
-                slow = took_too_long(error) and not self._slow
-                self._slow |= slow
-                level = logging.DEBUG if worth_repeating(error) and not slow else logging.WARNING
-                _log.log(
-                    level, "the documents in %s are behind the log for now: %s", self._connections.url, error
-                )
-                self._more.set()
-                await asyncio.sleep(_PAUSE)
-            except Exception:  # noqa: BLE001 - whoever waits for the view is told that it does not come
-                _log.exception("the documents in %s cannot be shown", self._connections.url)
-                self._all = None
-                await self._tell(self._known, stuck=True)
+            except Exception as error:  # noqa: BLE001 - each is told, and whoever waits for the view as well
+                if self._task is None:
+                    return  # `close` ended it, and what it rolled back then failed
+                await self._fail(error)
+            else:
+                self._refusals = 0
             await self._more.wait()
             # Many commits at once are cheaper to show than each, and delay the next ones less.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PACE):
                     await self._urgent.wait()
+
+    async def _fail(self, error: Exception) -> None:
+        if not isinstance(error, StateError):
+            _log.error("the documents in %s cannot be shown", self._connections.url, exc_info=error)
+            self._all = None
+            await self._tell(self._known, stuck=True)
+            return
+        slow = took_too_long(error) and not self._slow
+        self._slow |= slow
+        level = logging.DEBUG if worth_repeating(error) and not slow else logging.WARNING
+        _log.log(level, "the documents in %s are behind the log for now: %s", self._connections.url, error)
+        if not isinstance(error, UnavailableError) or not worth_repeating(error):
+            self._refusals += 1
+            await self._wake()
+        self._more.set()
+        await asyncio.sleep(_PAUSE)
 
     async def _catch_up(self, store: int) -> None:
         """Show everything that is wanted now."""
@@ -286,10 +308,9 @@ class Documents:
         newest: Commit | None = None
         size = 0
         with suppress(HistoryTrimmedError):
-            async for commit, length in self._commits(shown):
-                await self._fold(batch, commit)
+            async for commit in self._commits(shown):
+                size += await self._fold(batch, commit)
                 newest = commit
-                size += length
                 if size >= _BATCH_BYTES:
                     break
         if newest is None:
@@ -303,33 +324,40 @@ class Documents:
         while self._recent and self._recent[0][0].last <= shown:
             self._recent_bytes -= self._recent.popleft()[1]
 
-    async def _commits(self, shown: int) -> AsyncIterator[tuple[Commit, int]]:
+    async def _commits(self, shown: int) -> AsyncIterator[Commit]:
         """What follows, from memory where it is there."""
         if self._recent and self._recent[0][0].first == shown + 1:
-            for commit, size in list(self._recent):
+            for commit, _ in list(self._recent):
                 if commit.first != shown + 1:
                     return
-                yield commit, size
+                yield commit
                 shown = commit.last
             return
         async for commit in self._read(shown):
-            yield commit, _BATCH_BYTES // 64
+            yield commit
 
-    async def _fold(self, batch: Batch, commit: Commit) -> None:
-        """Add what a commit does to what those before it did."""
+    async def _fold(self, batch: Batch, commit: Commit) -> int:
+        """Add what a commit does to what those before it did; how many bytes that takes."""
         modified = microseconds(commit.time)
+        size = 0
         for version, transaction in enumerate(commit.transactions, commit.first):
             if isinstance(transaction, Body):
                 transaction = decode_changes(await self._body(transaction.key))  # noqa: PLW2901 - its changes
             for change in transaction:
+                size += _CHANGE_BYTES
                 if isinstance(change, Put):
-                    batch[change.collection, change.id] = _Change(version, modified, bytes(change.document))
+                    document = bytes(change.document)
+                    size += len(document)
+                    batch[change.collection, change.id] = _Change(version, modified, document)
                 elif isinstance(change, Delete):
                     batch[change.collection, change.id] = _Change(version, modified, deleted=True)
                 elif isinstance(change, Append):
-                    document = batch.setdefault((change.collection, change.id), _Change(version, modified))
-                    document.version, document.modified = version, modified
-                    document.appended.setdefault(change.field, []).append(bytes(change.value))
+                    value = bytes(change.value)
+                    size += len(value)
+                    entry = batch.setdefault((change.collection, change.id), _Change(version, modified))
+                    entry.version, entry.modified = version, modified
+                    entry.appended.setdefault(change.field, []).append(value)
+        return size
 
     async def _write(self, store: int, shown: int, newest: Commit, batch: Batch) -> None:
         """Show the batch, which ends with that commit, unless somebody else has shown it meanwhile."""
@@ -374,6 +402,9 @@ class Documents:
 
     async def _tell(self, shown: int, *, stuck: bool = False) -> None:
         self._known, self.stuck = shown, stuck
+        await self._wake()
+
+    async def _wake(self) -> None:
         async with self._shown:
             self._shown.notify_all()
 
@@ -405,28 +436,27 @@ async def _take_in(connection: Connection, store: int, batch: Batch, *, all_exac
             batch[collection, id].absorb(document)
 
 
-def _statements(batch: Batch, *, blank: bool = False) -> list[tuple[str, list[Any]]]:
+def _statements(batch: Batch, *, blank: bool = False) -> Iterator[tuple[str, list[Any]]]:
     """The statements that bring the rows up to date, in order."""
     gone = [key for key, change in batch.items() if change.deleted]
     put = Rows()
     for (collection, id), change in batch.items():
         if change.put is not None:
             put.add(collection, id, change.version, change.modified, change.put, blank=blank)
-    found: list[tuple[str, list[Any]]] = []
     if gone:
-        found.append((_DELETE, [[collection for collection, _ in gone], [id for _, id in gone]]))
-    found += put.statements()
+        yield _DELETE, [[collection for collection, _ in gone], [id for _, id in gone]]
+    yield from put.statements()
     place = 0
     while more := [
         (collection, id, change.version, change.modified, *list(change.appended.items())[place])
         for (collection, id), change in batch.items()
         if len(change.appended) > place
     ]:
-        columns = _columns(more)
-        columns[5] = [f"[{b','.join(items).decode()}]" for items in columns[5]]
-        found.append((_APPEND, columns))
+        for part in parts(more, lambda row: sum(map(len, row[5]))):
+            columns = _columns(part)
+            columns[5] = [f"[{b','.join(items).decode()}]" for items in columns[5]]
+            yield _APPEND, columns
         place += 1
-    return found
 
 
 def _draw(items: Iterator[Shown]) -> Rows | None:

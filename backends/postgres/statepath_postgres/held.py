@@ -63,12 +63,14 @@ class Held:
     async def close(self) -> None:
         """Let what was begun end, for a while, so that whoever comes next finds it done or not done. What waits for a
         connection even then is not sent any more."""
-        if self._running:
-            _, late = await asyncio.wait(self._running, timeout=_CLOSING)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-        self._drop()
+        try:
+            if self._running:
+                _, late = await asyncio.wait(self._running, timeout=_CLOSING)
+                for task in late:
+                    task.cancel()
+                await asyncio.gather(*late, return_exceptions=True)
+        finally:
+            self._drop()
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

@@ -17,14 +17,14 @@ _ROUNDS: Final = {"prefer-standby": ("standby", "any")}
 async def connect_to_one(
     dsn: str | None, *, hosts: Sequence[tuple[str, int]], session: str, url: str, **arguments: Any
 ) -> asyncpg.Connection:
-    """A connection to one of the hosts; of none to the local server. Each has the whole `timeout`: asyncpg, given
-    several, has one for them all.
+    """A connection to one of the hosts; of none, or of one without a name, to the local server. Each has the whole
+    `timeout`: asyncpg, given several, has one for them all.
 
     Raises:
         StateError: none of them would do; why the last one that should have would not. A host that does not know the
             user or the database is not passed over.
     """
-    choices: list[dict[str, Any]] = [{"host": [host], "port": [port]} for host, port in hosts] or [{}]
+    choices: list[dict[str, Any]] = [_address(*each) for each in hosts] or [{}]
     failure: StateError | None = None
     for wanted in _ROUNDS.get(session, (session,)):
         unlike: list[dict[str, Any]] = []
@@ -41,3 +41,7 @@ async def connect_to_one(
         choices = unlike
     assert failure is not None  # noqa: S101 - there is a host
     raise failure
+
+
+def _address(host: str, port: int) -> dict[str, Any]:
+    return {"host": [host], "port": [port]} if host else {"port": port}

@@ -97,13 +97,25 @@ WHERE id = $1
 _NEWEST: Final = "SELECT head, tip FROM statepath.stores WHERE id = $1"
 _LOCK: Final = "SELECT head FROM statepath.stores WHERE id = $1 FOR UPDATE"
 _SET_ASIDE: Final = """
-WITH gone AS (DELETE FROM statepath.log WHERE store = $1 RETURNING first, record)
-INSERT INTO statepath.objects (store, key, version, size, data)
-SELECT $1, 'journal/' || lpad(first::text, 20, '0') || '.jsonl.corrupt.' || $2::text,
-    nextval('statepath.versions'), octet_length(record), record
-FROM gone
-RETURNING key
+WITH part AS (
+    SELECT first, 'journal/' || lpad(first::text, 20, '0') || '.jsonl.corrupt.' || $2::text AS key FROM (
+        SELECT first, sum(octet_length(record)) OVER (ORDER BY first) - octet_length(record) AS before
+        FROM (
+            SELECT first, record FROM statepath.log WHERE store = $1 AND first > $3 ORDER BY first LIMIT $4
+        ) page
+    ) sized WHERE before < $5
+), gone AS (
+    DELETE FROM statepath.log l USING part WHERE l.store = $1 AND l.first = part.first RETURNING part.key, l.record
+), kept AS (
+    INSERT INTO statepath.objects (store, key, version, size, data)
+    SELECT $1, key, nextval('statepath.versions'), octet_length(record), record FROM gone
+)
+SELECT first, key FROM part ORDER BY first
 """
+_ASIDE: Final = 20_000
+_ASIDE_BYTES: Final = 64 * 1024 * 1024
+"""How much of the log one statement sets aside: `statement_timeout` is for each."""
+
 _RESTART: Final = "UPDATE statepath.stores SET head = $2, tip = '', floor = $2::bigint + 1 WHERE id = $1"
 _SHOW_NOTHING: Final = "UPDATE statepath.views SET shown = -1 WHERE store = $1"
 
@@ -267,16 +279,22 @@ class PostgresCommitLog:
         moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         async with self._connections.use() as connection, connection.transaction():
             await connection.fetchrow(_LOCK, store)
-            kept = await connection.fetch(_SET_ASIDE, store, moment)
+            kept: list[str] = []
+            last = -1
+            while rows := await connection.fetch(_SET_ASIDE, store, moment, last, _ASIDE, _ASIDE_BYTES):
+                kept += [row["key"] for row in rows]
+                last = rows[-1]["first"]
             await connection.execute(_RESTART, store, after)
             await connection.execute(_SHOW_NOTHING, store)
         self._unresolved = None
         self._seen = _End(after)
-        return sorted(row["key"] for row in kept)
+        return kept
 
     async def close(self) -> None:
-        await self._listener.close()
-        await self._held.close()
+        try:
+            await self._listener.close()
+        finally:
+            await self._held.close()
 
     async def _writable(self) -> int:
         self._connections.check_open()
@@ -340,9 +358,7 @@ class PostgresCommitLog:
         newest, after = group.newest, group.first - 1
         rows = await self._connections.fetch(_STANDING, store, after, _PAGE, _PAGE_BYTES, newest.id)
         if not rows:
-            raise DivergedError(
-                f"the store was deleted from {self._connections.url} while it was open", backend=SCHEME
-            )
+            raise self._was_deleted()
         row = rows[0]
         # Of several that were never sent a part may stand there, by another call.
         if row["ours"] and (sent_before or len(group.commits) == 1):
@@ -367,7 +383,7 @@ class PostgresCommitLog:
 
         Raises:
             HistoryTrimmedError: the log begins later.
-            DivergedError: it does not have what this handle, which writes, saw of it.
+            DivergedError: it does not have what this handle, which writes, saw of it, or the store is gone.
         """
         store = await self._store()
         if store is None:
@@ -375,6 +391,9 @@ class PostgresCommitLog:
         seen = self._seen  # what is seen meanwhile may be newer than the answer
         rows = await self._connections.fetch(_READ, store, after, _PAGE, _PAGE_BYTES)
         if not rows:
+            # A standby that is behind may not have it yet, but who asks has seen something of it.
+            if after or seen != _NOTHING:
+                raise self._was_deleted()
             return 0, [], None
         head, tip, floor = rows[0]["head"], rows[0]["tip"], rows[0]["floor"]
         # A reader may be on a standby, and that one behind the last.
@@ -394,6 +413,11 @@ class PostgresCommitLog:
         """They are in the log."""
         if commits and commits[-1].last > self._seen.seq:
             self._seen = _End(commits[-1].last, commits[-1].id)
+
+    def _was_deleted(self) -> DivergedError:
+        return DivergedError(
+            f"the store was deleted from {self._connections.url} while it was open", backend=SCHEME
+        )
 
     def _has_lost(self, seq: int) -> DivergedError:
         return DivergedError(

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Final
 
 from statepath.backend import Always, Blob, Entry, ETag, IfAbsent, IfMatch, Span, When
-from statepath.errors import AlreadyExistsError, ConflictError, NotFoundError
+from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError
 
 from statepath_postgres.config import SCHEME
 from statepath_postgres.connections import Connections
@@ -24,8 +24,11 @@ _READ: Final = """
 SELECT version, modified, size, substring(data FROM $3 FOR $4) AS data
 FROM statepath.objects WHERE store = $1 AND key = $2
 """
+# With the object itself, as of the same moment: pieces that are missing then were not replaced, but lost.
 _PIECES: Final = """
-SELECT data FROM statepath.pieces WHERE version = $1 AND place >= $2 AND place < $3 ORDER BY place
+SELECT p.data FROM statepath.objects o
+LEFT JOIN statepath.pieces p ON p.version = o.version AND p.place >= $4 AND p.place < $5
+WHERE o.store = $1 AND o.key = $2 AND o.version = $3 ORDER BY p.place
 """
 _LIST: Final = """
 SELECT key, size, modified FROM statepath.objects
@@ -92,17 +95,28 @@ class Objects:
             data = row["data"]
             if data is None:
                 end = row["size"] if stop is None else min(stop, row["size"])
-                data = await self._joined(row["version"], min(start, end), end, key)
+                data = await self._joined(store, key, row["version"], min(start, end), end)
             if data is not None:
                 return Blob(data, ETag(str(row["version"])), row["modified"])
 
-    async def _joined(self, version: int, start: int, end: int, key: str) -> bytes | None:
-        """The bytes of a version that is cut into pieces; `None`: it was replaced meanwhile."""
+    async def _joined(self, store: int, key: str, version: int, start: int, end: int) -> bytes | None:
+        """The bytes of a version that is cut into pieces; `None`: it was replaced meanwhile.
+
+        Raises:
+            CorruptionError: a piece is missing, or not whole.
+        """
         begin = start // PIECE
-        rows = await self._connections.fetch(_PIECES, version, begin, -(-end // PIECE), key=key)
-        data = b"".join([row["data"] for row in rows])
+        place = begin, -(-end // PIECE)
+        rows = await self._connections.fetch(_PIECES, store, key, version, *place, key=key)
+        if not rows:
+            return None
+        data = b"".join([row["data"] for row in rows if row["data"] is not None])
         data = data[start - begin * PIECE : end - begin * PIECE]
-        return data if len(data) == end - start else None
+        if len(data) != end - start:
+            raise CorruptionError(
+                f"{key} is damaged: the database has lost a piece of it", key=key, backend=SCHEME
+            )
+        return data
 
     async def write(self, store: int, key: str, chunks: Iterable[bytes], when: When) -> ETag:
         """The chunks are drawn in a worker thread, unless they are at hand."""

@@ -76,46 +76,55 @@ class Reading:
             raise self._needs_filling()
         if not self._readonly:
             self._documents.start(store)
-        await self._reach(store, seq)
+        await self._reach(store, seq, _until())
 
     async def read(self, store: int, keys: Sequence[tuple[str, str]], at_least: int) -> Part:
         collections, ids = [collection for collection, _ in keys], [id for _, id in keys]
+        until = _until()
         while True:
             rows = await self._connections.fetch(_READ, store, collections, ids)
-            if rows[0]["shown"] >= at_least:
-                return Part(rows[0]["shown"], [_document(row) for row in rows if row["id"] is not None])
-            self._documents.doubt(rows[0]["shown"])
-            await self._reach(store, at_least)
+            shown = rows[0]["shown"]
+            if shown >= at_least:
+                return Part(shown, [_document(row) for row in rows if row["id"] is not None])
+            await self._reach(store, at_least, until, shown)
 
     @asynccontextmanager
     async def moment(self, store: int, at_least: int) -> AsyncIterator[Moment]:
+        until = _until()
+        await self._reach(store, at_least, until)
         while True:
-            await self._reach(store, at_least)
             async with self._connections.borrow() as connection, _unchanging(connection):
                 shown = await connection.fetchval(_SHOWN, store)
                 if shown >= at_least:
                     yield _Moment(connection, store, shown)
                     return
-            self._documents.doubt(shown)
+            await self._reach(store, at_least, until, shown)
 
-    async def _reach(self, store: int, seq: int) -> None:
-        """Wait until the view shows the seq.
+    async def _reach(self, store: int, seq: int, until: float, shown: int | None = None) -> None:
+        """Wait until the view shows the seq. `shown`: what it was seen to show, which is less; of several servers that
+        are read, one may be behind the others.
 
         Raises:
             UnavailableError: it does not soon.
             UnsupportedError: it never will, as it is.
         """
+        if shown is not None:
+            self._documents.doubt(shown)
+            if time.monotonic() > until:
+                raise self._is_behind(shown, seq)
         if not self._readonly:
             if not await self._documents.settle(seq):
                 if self._documents.stuck:
                     raise self._needs_filling()
                 raise self._is_behind(await self._shown(store), seq)
             return
-        until = time.monotonic() + PATIENCE
-        while (shown := await self._shown(store)) < seq:
+        if shown is None:
+            shown = await self._shown(store)
+        while shown < seq:
             if time.monotonic() > until:
                 raise self._is_behind(shown, seq)
             await asyncio.sleep(_LOOK)
+            shown = await self._shown(store)
 
     async def _shown(self, store: int) -> int:
         return int((await self._connections.fetch(_SHOWN, store))[0][0])
@@ -138,6 +147,10 @@ class Reading:
             f"the documents in {self._connections.url} show seq {shown}, and seq {seq} is needed; {cause}",
             backend=SCHEME,
         )
+
+
+def _until() -> float:
+    return time.monotonic() + PATIENCE
 
 
 class _Moment:

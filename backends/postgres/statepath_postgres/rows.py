@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from statepath_postgres.exact import forms
+
+T = TypeVar("T")
+
+STATEMENT_BYTES: Final = 2 * 1024 * 1024
+"""About how much one statement brings: `statement_timeout` is for each."""
 
 # Lists of numbers are written as texts, and collections as places in a list: asyncpg takes its time for each element.
 _PUT: Final = """
@@ -52,11 +57,29 @@ class Rows:
 
     def statements(self) -> Iterator[tuple[str, list[Any]]]:
         """What puts them there, and its arguments behind the number of the store."""
-        if self.plain:
-            yield _PUT_PLAIN, _arguments(self.plain)
-        if self.exact:
-            rows, exact = zip(*self.exact, strict=True)
+        for part in parts(self.plain, _size):
+            yield _PUT_PLAIN, _arguments(part)
+        for pairs in parts(self.exact, lambda pair: _size(pair[0]) + len(pair[1])):
+            rows, exact = zip(*pairs, strict=True)
             yield _PUT_EXACTLY, [*_arguments(rows), exact]
+
+
+def parts(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """The items in their order, as many together as one statement brings."""
+    part: list[T] = []
+    total = 0
+    for item in items:
+        part.append(item)
+        total += size(item)
+        if total >= STATEMENT_BYTES:
+            yield part
+            part, total = [], 0
+    if part:
+        yield part
+
+
+def _size(row: _Row) -> int:
+    return len(row.data or "")
 
 
 def _arguments(rows: Sequence[_Row]) -> list[Any]:

@@ -35,8 +35,8 @@ async def full():
 
 
 @asynccontextmanager
-async def connections(path):
-    made = Connections(factory.with_env(factory.parse(StateURL.parse(path)), {}), readonly=False)
+async def connections(path, *, readonly=False):
+    made = Connections(factory.with_env(factory.parse(StateURL.parse(path)), {}), readonly=readonly)
     try:
         await made.open()
         yield made
@@ -44,9 +44,9 @@ async def connections(path):
         await made.close()
 
 
-async def answers(path):
+async def answers(path, *, readonly=False):
     """From a connection of the pool, and from one of its own."""
-    async with connections(f"{path}&{PATIENT}") as made:
+    async with connections(f"{path}&{PATIENT}", readonly=readonly) as made:
         assert [row[0] for row in await made.fetch("SELECT 1")] == [1]
         alone = await made.connect()
         assert await alone.fetchval("SELECT 2") == 2
@@ -77,3 +77,13 @@ async def test_a_host_that_failed_is_told_rather_than_one_that_is_no_standby(pat
     several = path.replace("@127.0.0.1", f"@127.0.0.1:{unused_tcp_port},127.0.0.1")
     with pytest.raises(UnavailableError, match="cannot be reached"):
         await answers(f"{several}&target_session_attrs=standby")
+
+
+@pytest.mark.parametrize("session", ["read-write", "primary", "read-only", "any"])
+async def test_a_reader_finds_the_server_that_was_asked_for(path, session):
+    assert await answers(f"{path}&target_session_attrs={session}", readonly=True)
+
+
+async def test_a_port_without_a_host_is_that_of_the_local_server(postgres):
+    url = f"postgresql://statepath:{postgres.password}@/postgres?port={postgres.port}"
+    assert await answers(url)

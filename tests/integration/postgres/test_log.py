@@ -22,6 +22,7 @@ from statepath.errors import (
 from statepath.events import CorruptionDetected
 from statepath.testing.commits import Writer
 from statepath_postgres.connections import Connections
+from statepath_postgres.objects import PIECE
 
 REMOVE = (
     "DELETE FROM statepath.log WHERE store = (SELECT id FROM statepath.stores WHERE name = $1) AND first = $2"
@@ -39,6 +40,9 @@ SET_ASIDE = """
 SELECT key FROM statepath.objects
 WHERE store = (SELECT id FROM statepath.stores WHERE name = $1) AND key LIKE 'journal/%corrupt%'
 """
+RECORDS = """
+SELECT record FROM statepath.log WHERE store = (SELECT id FROM statepath.stores WHERE name = $1) ORDER BY first
+"""
 LOSE_THE_LAST = """
 UPDATE statepath.stores s SET head = head - 1, tip = (
     SELECT id FROM statepath.log l WHERE l.store = s.id AND l.first = s.head - 1
@@ -49,6 +53,11 @@ FORGET = "UPDATE statepath.stores SET head = 0, tip = '' WHERE name = $1"
 LEFT_OVER = """
 SELECT count(*) FROM statepath.pieces p
 WHERE NOT EXISTS (SELECT FROM statepath.objects o WHERE o.version = p.version)
+"""
+
+LOSE_A_PIECE = """
+DELETE FROM statepath.pieces p USING statepath.objects o, statepath.stores s
+WHERE o.version = p.version AND o.key = 'a' AND o.store = s.id AND s.name = $1 AND p.place = $2
 """
 
 
@@ -207,6 +216,57 @@ async def test_a_store_that_is_deleted_while_it_is_open_is_told(path, name, arou
             await store.collection("raw").put({"id": "b"})
 
 
+@pytest.mark.parametrize("readonly", [False, True])
+async def test_a_store_that_is_deleted_while_it_is_followed_is_told(
+    filled, path, name, around, connect, readonly
+):
+    backend = await connect(path, readonly=readonly)
+    following = aiter(backend.commit_log().follow(9))
+    assert (await anext(following)).first == 10
+    await around.execute("DELETE FROM statepath.stores WHERE name = $1", name)
+    async with asyncio.timeout(60):
+        with pytest.raises(DivergedError, match="was deleted"):
+            await anext(following)
+
+
+async def test_a_store_that_is_deleted_is_told_to_who_goes_on_from_a_snapshot(
+    filled, path, name, around, connect
+):
+    backend = await connect(path, readonly=True)
+    assert await read(backend, after=10) == []
+    await around.execute("DELETE FROM statepath.stores WHERE name = $1", name)
+    with pytest.raises(DivergedError, match="was deleted"):
+        await read(backend, after=10)
+
+
+async def test_a_log_is_set_aside_a_part_at_a_time(filled, path, connect, around, name, monkeypatch):
+    monkeypatch.setattr("statepath_postgres.log._ASIDE", 4)
+    backend = await connect(path)
+    commits = await read(backend)
+    records = await around.fetch(RECORDS, name)
+    parts = []
+    fetch = asyncpg.connection.Connection.fetch
+
+    async def noted(self, statement, *arguments):
+        rows = await fetch(self, statement, *arguments)
+        if "corrupt" in statement:
+            parts.append([row["first"] for row in rows])
+        return rows
+
+    monkeypatch.setattr(asyncpg.connection.Connection, "fetch", noted)
+    kept = await backend.commit_log().restart(20)
+    assert parts == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10], []]
+    assert [(await backend.read(key)).data for key in kept] == [row["record"] for row in records]
+    assert [key[8:28] for key in kept] == [f"{commit.first:020}" for commit in commits]
+    assert await around.fetch(RECORDS, name) == []
+
+
+async def test_a_large_log_is_set_aside_a_part_at_a_time(filled, path, connect, monkeypatch):
+    monkeypatch.setattr("statepath_postgres.log._ASIDE_BYTES", 1)
+    backend = await connect(path)
+    assert len(await backend.commit_log().restart(20)) == 10
+
+
 async def test_a_log_of_many_pages_is_read_without_a_gap(path, connect):
     async with statepath.open(path, autosave=0) as store:
         raw = store.collection("raw")
@@ -263,6 +323,34 @@ async def test_a_large_object_is_copied_a_part_at_a_time(path, connect, monkeypa
         "INSERT 0 4",
         "INSERT 0 2",
     ]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_an_object_that_has_lost_a_piece_is_told_as_damage(path, connect, around, name, place):
+    backend = await connect(path)
+    await backend.write("a", bytes(PIECE * 2 + 10))
+    await around.execute(LOSE_A_PIECE, name, place)
+    async with asyncio.timeout(30):
+        with pytest.raises(CorruptionError, match="lost a piece") as damage:
+            await backend.read("a")
+    assert damage.value.key == "a"
+
+
+async def test_an_object_that_is_replaced_while_it_is_read_is_read_anew(path, connect, monkeypatch):
+    backend = await connect(path)
+    await backend.write("a", bytes(PIECE + 1))
+    connections = backend._connections
+    fetch, new = connections.fetch, b"x" * (PIECE + 2)
+
+    async def meanwhile(statement, *arguments, **limits):
+        rows = await fetch(statement, *arguments, **limits)
+        if "modified" in statement:
+            monkeypatch.setattr(connections, "fetch", fetch)
+            await backend.write("a", new)
+        return rows
+
+    monkeypatch.setattr(connections, "fetch", meanwhile)
+    assert (await backend.read("a")).data == new
 
 
 async def test_a_store_that_was_copied_here_without_its_history_goes_on(path, postgres):

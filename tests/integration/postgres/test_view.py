@@ -10,6 +10,11 @@ from statepath.backend import Shown
 from statepath.testing.commits import Writer, commit_log
 
 IS_A = F("text") == "a"
+FORBID = """
+CREATE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'permission denied' USING ERRCODE = 'insufficient_privilege'; END $$;
+CREATE TRIGGER forbid BEFORE UPDATE ON statepath.views FOR EACH ROW WHEN (OLD.store = $1) EXECUTE FUNCTION forbid();
+"""
 
 
 @pytest.fixture
@@ -26,6 +31,12 @@ def shown():
 
 async def begun_anew(backend, after):
     await commit_log(backend).restart(after)
+
+
+async def is_shown(backend, seq):
+    view = backend._documents
+    async with asyncio.timeout(60), view._shown:
+        await view._shown.wait_for(lambda: view._known >= seq)
 
 
 async def test_a_view_that_waited_in_vain_is_filled_from_what_is_shown_later(backend):
@@ -162,7 +173,22 @@ async def test_a_view_that_takes_too_long_is_told_of_once(backend, monkeypatch, 
     monkeypatch.setattr(backend._documents, "_refill", slow)
     await begun_anew(backend, 10)
     await backend.show(10, shown())
-    assert await backend.find("tasks", IS_A, 10) == {"one"}
+    await is_shown(backend, 10)
     told = [record for record in caplog.records if "behind the log for now" in record.message]
     assert [record.levelname for record in told] == ["WARNING", "DEBUG", "DEBUG"]
     assert "raise statement_timeout=" in told[0].message
+
+
+async def test_nobody_waits_for_a_view_that_cannot_be_written_until_it_can(backend, monkeypatch, around):
+    monkeypatch.setattr("statepath_postgres.documents.PATIENCE", 3600)
+    store = await backend.store()
+    await around.execute(FORBID.replace("$1", str(store)))
+    try:
+        async with asyncio.timeout(60):
+            await Writer(commit_log(backend)).append()
+            assert not await backend.settle(1)
+            assert await backend.find("tasks", IS_A, 1) is None
+    finally:
+        await around.execute("DROP TRIGGER forbid ON statepath.views; DROP FUNCTION forbid()")
+    await is_shown(backend, 1)
+    assert await backend.find("tasks", IS_A, 1) is not None

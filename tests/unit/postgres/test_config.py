@@ -4,6 +4,7 @@ import pytest
 from statepath.backend import StateURL
 from statepath.errors import InvalidArgumentError
 from statepath_postgres import PostgresConfig, factory
+from statepath_postgres.connections import CONNECT_TIMEOUT, Connections
 
 
 def parse(text: str) -> PostgresConfig:
@@ -13,18 +14,21 @@ def parse(text: str) -> PostgresConfig:
 @pytest.mark.parametrize(
     ("url", "config"),
     [
-        ("postgresql://localhost/my%40db", PostgresConfig((("localhost", 5432),), "my@db")),
-        ("postgresql:///my%40db?host=/run", PostgresConfig((("/run", 5432),), "my@db")),
-        ("postgresql://db/agents", PostgresConfig((("db", 5432),), "agents")),
+        ("postgresql://localhost/my%40db", PostgresConfig((("localhost", None),), "my@db")),
+        ("postgresql:///my%40db?host=/run", PostgresConfig((("/run", None),), "my@db")),
+        ("postgresql://db/agents", PostgresConfig((("db", None),), "agents")),
         ("postgres://db:6543/agents?store=a", PostgresConfig((("db", 6543),), "agents", store="a")),
         ("postgresql://", PostgresConfig()),
         ("postgresql:///agents", PostgresConfig((), "agents")),
-        ("postgresql://me:p%2Fw@db/a%20b", PostgresConfig((("db", 5432),), "a b", "me", "p/w")),
+        ("postgresql://me:p%2Fw@db/a%20b", PostgresConfig((("db", None),), "a b", "me", "p/w")),
         ("postgresql://[::1]:6543/a", PostgresConfig((("::1", 6543),), "a")),
         ("postgresql://one,two:6543/a", PostgresConfig((("one", 5432), ("two", 6543)), "a")),
-        ("postgresql://%2Frun%2Fpg/a", PostgresConfig((("/run/pg", 5432),), "a")),
+        ("postgresql://%2Frun%2Fpg/a", PostgresConfig((("/run/pg", None),), "a")),
         ("postgresql:///a?host=/run/pg&port=6543", PostgresConfig((("/run/pg", 6543),), "a")),
         ("postgresql:///a?host=one,::1&port=1,2", PostgresConfig((("one", 1), ("::1", 2)), "a")),
+        ("postgresql:///a?host=one,two", PostgresConfig((("one", None), ("two", None)), "a")),
+        ("postgresql:///a?port=6543", PostgresConfig((("", 6543),), "a")),
+        ("postgresql:///a?connect_timeout=0", PostgresConfig((), "a", connect_timeout=0)),
         ("postgresql:///a?host=one,two&port=6543", PostgresConfig((("one", 6543), ("two", 6543)), "a")),
         ("postgresql:///a?pgbouncer=yes&pool=3", PostgresConfig((), "a", pgbouncer=True, pool=3)),
         ("postgresql:///a?sslmode=require", PostgresConfig((), "a", tls=(("sslmode", "require"),))),
@@ -49,6 +53,8 @@ def test_a_url_names_a_store_of_a_database(url: str, config: PostgresConfig) -> 
         ("postgresql://db/a?pool=0", "pool is '0'"),
         ("postgresql://db/a?timeout=-1", "give seconds"),
         ("postgresql://db/a?timeout=nan", "give seconds"),
+        ("postgresql://db/a?timeout=0", "give seconds"),
+        ("postgresql://db/a?connect_timeout=-1", "give seconds"),
         ("postgresql://db/a?pgbouncer=perhaps", "write true or false"),
         ("postgresql://db/a?sslmode=perhaps", "one of disable, allow"),
         ("postgresql://db/a?target_session_attrs=best", "one of any, primary"),
@@ -103,7 +109,9 @@ def test_what_the_url_says_wins_over_the_environment() -> None:
         "STATE_POSTGRES_POOL": "7",
         "STATE_POSTGRES_TIMEOUT": "8",
     }
-    said = parse("postgresql://me:mine@db/a?sslmode=require&target_session_attrs=primary&pool=2&timeout=3")
+    said = parse(
+        "postgresql://me:mine@db:5432/a?sslmode=require&target_session_attrs=primary&pool=2&timeout=3"
+    )
     completed = factory.with_env(said, env)
     assert completed.hosts == (("db", 5432),)
     assert (completed.user, completed.password, completed.database) == ("me", "mine", "a")
@@ -126,6 +134,72 @@ def test_the_environment_says_what_the_url_leaves_open() -> None:
     assert (completed.user, completed.password, completed.database) == ("me", "mine", "me")
     assert (completed.connect_timeout, completed.pgbouncer) == (4, True)
     assert completed.listen_dsn == env["STATE_POSTGRES_LISTEN_DSN"]
+    assert completed.listener is not None
+    assert completed.listener.hosts == (("direct", 5432),), "the ports are those of the pooler"
+
+
+@pytest.mark.parametrize(
+    ("url", "env", "hosts"),
+    [
+        ("postgresql://db/a", {}, (("db", 5432),)),
+        ("postgresql://db/a", {"PGPORT": "5433"}, (("db", 5433),)),
+        ("postgresql://db:1/a", {"PGPORT": "5433"}, (("db", 1),)),
+        ("postgresql://one,two/a", {"PGPORT": "1,2"}, (("one", 1), ("two", 2))),
+        ("postgresql://one,two:7/a", {"PGPORT": "1,2"}, (("one", 5432), ("two", 7))),
+        ("postgresql:///a?port=5433", {}, (("", 5433),)),
+        ("postgresql:///a?port=5433", {"PGHOST": "db", "PGPORT": "1"}, (("db", 5433),)),
+        ("postgresql:///a?port=1,2", {"PGHOST": "one,two"}, (("one", 1), ("two", 2))),
+        ("postgresql:///a", {"PGPORT": "5433"}, (("", 5433),)),
+        ("postgresql:///a", {"PGHOST": "db"}, (("db", 5432),)),
+        ("postgresql:///a", {}, ()),
+    ],
+)
+def test_hosts_and_ports_complete_each_other_as_libpq_has_it(
+    url: str, env: dict[str, str], hosts: tuple[tuple[str, int], ...]
+) -> None:
+    completed = factory.with_env(parse(url), env)
+    assert completed.hosts == hosts
+    assert factory.with_env(completed, {}).hosts == hosts
+
+
+@pytest.mark.parametrize(
+    ("url", "env"),
+    [
+        ("postgresql://db/a", {"PGPORT": "1,2"}),
+        ("postgresql:///a?port=1,2", {}),
+        ("postgresql:///a?port=1,2", {"PGHOST": "db"}),
+    ],
+)
+def test_ports_of_other_hosts_than_there_are_are_refused(url: str, env: dict[str, str]) -> None:
+    with pytest.raises(InvalidArgumentError, match="one port for all hosts"):
+        factory.with_env(parse(url), env)
+
+
+def test_a_time_to_connect_of_zero_has_no_end() -> None:
+    def limit(url: str, **env: str) -> object:
+        config = factory.with_env(parse(url), env)
+        return Connections(config, readonly=False)._arguments(config)["timeout"]
+
+    assert limit("postgresql://db/a", PGCONNECT_TIMEOUT="0") is None
+    assert limit("postgresql://db/a?connect_timeout=0", PGCONNECT_TIMEOUT="4") is None
+    assert limit("postgresql://db/a", PGCONNECT_TIMEOUT="4") == 4
+    assert limit("postgresql://db/a") == CONNECT_TIMEOUT
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "PGCONNECT_TIMEOUT",
+        "PGSSLMODE",
+        "STATE_POSTGRES_POOL",
+        "STATE_POSTGRES_TIMEOUT",
+        "STATE_POSTGRES_PGBOUNCER",
+        "STATE_POSTGRES_LISTEN_DSN",
+    ],
+)
+def test_an_empty_variable_says_nothing(variable: str) -> None:
+    said = parse("postgresql://db/a")
+    assert factory.with_env(said, {variable: ""}) == factory.with_env(said, {})
 
 
 def test_trusting_whom_the_system_trusts_takes_the_strictest_check() -> None:

@@ -1,0 +1,138 @@
+"""How the view of the documents is brought up to date: a part of the log at a time, and of that a part a statement."""
+
+import asyncio
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
+from msgspec import Raw
+from statepath.backend import Append, Body, Commit, Delete, Put
+from statepath.commit import encode_changes
+from statepath.errors import AccessDeniedError, ThrottledError, UnavailableError
+from statepath_postgres import documents
+from statepath_postgres.documents import Documents
+
+LARGE = 600 * 1024
+"""Four of these are more than one statement brings."""
+
+
+def put(id, size=LARGE):
+    return Put("tasks", id, Raw(b'{"id":"%s","text":"%s"}' % (id.encode(), b"x" * size)))
+
+
+def commit(seq, *transactions):
+    return Commit(first=seq, last=seq + len(transactions) - 1, id=f"c{seq}", prev="", writer="w", store="s",
+                  incarnation="i", time=datetime.now(UTC), durable=0, transactions=transactions)  # fmt: skip
+
+
+@pytest.fixture
+def view(monkeypatch):
+    """A view of `view.log` and `view.bodies`; what it would write is in `view.batches`, by its last seq."""
+
+    async def read(after):
+        for each in view.log:
+            if each.first > after:
+                yield each
+
+    async def body(key):
+        return view.bodies[key]
+
+    async def write(self, store, shown, newest, batch):
+        view.batches.append((newest.last, list(batch)))
+
+    class View(Documents):
+        log, bodies, batches = [], {}, []
+
+    monkeypatch.setattr(Documents, "_write", write)
+    view = View(SimpleNamespace(url="postgresql://db/agents"), read=read, body=body)
+    return view
+
+
+async def test_a_batch_from_the_log_ends_by_what_its_documents_hold(view):
+    view.log = [commit(seq, (put(str(seq)),)) for seq in range(1, 10)]
+    await view._step(1, 0)
+    assert [last for last, _ in view.batches] == [4]
+
+
+async def test_many_small_commits_of_the_log_are_one_batch(view):
+    view.log = [commit(seq, (put(str(seq), 10),)) for seq in range(1, 1001)]
+    await view._step(1, 0)
+    assert [last for last, _ in view.batches] == [1000]
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+async def test_a_batch_ends_by_what_its_bodies_hold(view, remembered):
+    for seq in range(1, 10):
+        changes = encode_changes(tuple(put(f"{seq}.{n}") for n in range(4)))
+        view.bodies[f"body/{seq}"] = changes
+        one = commit(seq, Body(f"body/{seq}", len(changes), ""))
+        view.log.append(one)
+        if remembered:
+            view.committed(one, 400)
+    await view._step(1, 0)
+    assert [last for last, _ in view.batches] == [1]
+
+
+async def test_a_batch_of_deletes_has_an_end(view, monkeypatch):
+    monkeypatch.setattr(documents, "_BATCH_BYTES", 1000)
+    view.log = [commit(seq, (Delete("tasks", str(seq)),)) for seq in range(1, 100)]
+    await view._step(1, 0)
+    assert [last for last, _ in view.batches] == [10]
+
+
+async def folded(view, *changes):
+    batch = {}
+    await view._fold(batch, commit(1, changes))
+    return [arguments for _, arguments in documents._statements(batch)]
+
+
+async def test_a_large_batch_is_put_a_part_at_a_time(view):
+    statements = await folded(view, *[put(str(n)) for n in range(10)])
+    assert [arguments[2] for arguments in statements] == [
+        ("0", "1", "2", "3"),
+        ("4", "5", "6", "7"),
+        ("8", "9"),
+    ]
+
+
+async def test_what_jsonb_does_not_give_back_is_put_a_part_at_a_time(view):
+    text = b'{"id":"%d","n":1e5,"text":"' + b"x" * LARGE + b'"}'
+    statements = await folded(view, *[Put("tasks", str(n), Raw(text % n)) for n in range(4)])
+    assert [arguments[2] for arguments in statements] == [("0", "1"), ("2", "3")]
+
+
+async def test_many_values_are_appended_a_part_at_a_time(view):
+    value = Raw(b'"%s"' % (b"x" * LARGE))
+    statements = await folded(view, *[Append("tasks", str(n), "list", value) for n in range(6)])
+    assert [arguments[1] for arguments in statements] == [["0", "1", "2", "3"], ["4", "5"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [
+        (AccessDeniedError("permission denied"), False),
+        (ThrottledError("canceling statement due to statement timeout"), False),
+        (UnavailableError("the connection was lost"), True),
+    ],
+    ids=["forbidden", "too slow", "away"],
+)
+async def test_a_server_that_refuses_twice_is_not_waited_for_and_one_that_is_away_is(
+    view, monkeypatch, error, waits
+):
+    attempts = []
+
+    async def catch_up(store):
+        attempts.append(store)
+        if len(attempts) < 5:
+            raise error
+        await view._tell(1)
+
+    monkeypatch.setattr(documents, "_PAUSE", 0)
+    monkeypatch.setattr(view, "_catch_up", catch_up)
+    view.start(1)
+    assert await view.settle(1) == waits
+    assert len(attempts) == (5 if waits else 2)
+    async with asyncio.timeout(60), view._shown:
+        await view._shown.wait_for(lambda: view._known == 1)
+    assert await view.settle(1)
+    await view.close()
