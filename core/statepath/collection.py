@@ -96,8 +96,8 @@ class Collection(Generic[T]):
         """Store the document, whatever is stored under its id; its seq, when it is durable.
 
         With `if_version` only if that is the stored version (0: only if there is none). Stored fields that the model
-        does not know are kept as this handle sees them, unless the model allows extra fields and so holds them itself.
-        Without `if_version`, those that another process added since this handle last looked are lost.
+        does not know are kept, unless the model allows extra fields and so holds them itself: with `if_version` those
+        of that version, else as this handle sees them, so that those are lost that another process has just added.
 
         Raises:
             InvalidArgumentError: not one of this collection's documents, or not JSON, too deep or too large.
@@ -105,12 +105,12 @@ class Collection(Generic[T]):
                 nothing was changed.
         """
         new = if_version == 0
+        if if_version is not None and check_version(if_version) > self._engine.seq and not self._keeps_all:
+            await self._engine.catch_up()  # what the model does not know is kept of that version
         if self._engine.elsewhere is None and not new:
             document = self.encode(value)
         else:
             document = await self.encoded(value, new=new)
-        if if_version is not None:
-            check_version(if_version)
         bare: PutDocument | None = document if if_version is None else self.bare(document, value)
         committer = self._engine.committer
         if committer.crowded:

@@ -270,6 +270,14 @@ async def test_a_merge_counts_as_ours_only_what_the_model_knows(path):
         assert await raw.get("a") == {"id": "a", "history": ["x", "y"], "owner": "me"}
 
 
+async def test_a_checked_put_keeps_what_its_model_does_not_know_of_that_version(path):
+    async with unloaded(path) as store, statepath.open(path) as other:
+        await store.collection("raw").put({"id": "a", "gone": True})
+        told = await other.collection("raw").put({"id": "a", "priority": 9})
+        await store.collection("raw", Known).put(Known(id="a", owner="me"), if_version=told)
+        assert await store.collection("raw").get("a") == {"id": "a", "priority": 9, "owner": "me"}
+
+
 async def test_a_transaction_that_meets_another_version_is_resolved(path):
     seen = []
 

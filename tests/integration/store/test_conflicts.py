@@ -76,6 +76,16 @@ async def test_the_last_write_brings_back_nothing_that_its_model_does_not_know(s
     assert await raw.get("a") == Task(id="a", owner="me").model_dump() | {"priority": 9}
 
 
+async def test_a_checked_put_keeps_what_its_model_does_not_know_of_that_version(store, based, other):
+    raw, known = other.collection("tasks"), based.value.model_dump()
+    await raw.put(known | {"gone": True})
+    await store.sync()
+    told = await raw.put(known | {"priority": 9})
+    await store.collection("tasks", Task).put(Task(id="a", owner="me"), if_version=told)
+    await other.sync()
+    assert await raw.get("a") == Task(id="a", owner="me").model_dump() | {"priority": 9}
+
+
 async def test_a_merge_keeps_what_both_sides_did(store, based, other):
     await change(other, status="failed", logs=["x", "theirs"])
     tasks = store.collection("tasks", Task, on_conflict="merge")
