@@ -313,7 +313,7 @@ class Collection(Generic[T]):
         if self.on_conflict == "last_write_wins":
             # What the model does not know of the one that is replaced is nobody's to lose.
             stored = await self._engine.entry(self.name, id) if current else None
-            data = ours[2] if stored is None else self.keep(held, stored)
+            data = held if stored is None else self.keep(held, stored)
             return (self.name, id, data, None), bare, current
         if current and theirs is None:
             raise conflict

@@ -76,6 +76,14 @@ async def test_the_last_write_brings_back_nothing_that_its_model_does_not_know(s
     assert await raw.get("a") == Task(id="a", owner="me").model_dump() | {"priority": 9}
 
 
+async def test_the_last_write_has_nothing_of_a_document_that_was_deleted_meanwhile(store, based, other):
+    seen = await store.collection("tasks").put(based.value.model_dump() | {"secret": "old"})
+    await other.collection("tasks").delete("a")
+    tasks = store.collection("tasks", Task, on_conflict="last_write_wins")
+    await tasks.put(Task(id="a", owner="me"), if_version=seen)
+    assert await store.collection("tasks").get("a") == Task(id="a", owner="me").model_dump()
+
+
 async def test_a_checked_put_keeps_what_its_model_does_not_know_of_that_version(store, based, other):
     raw, known = other.collection("tasks"), based.value.model_dump()
     await raw.put(known | {"gone": True})
