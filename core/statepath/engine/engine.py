@@ -398,8 +398,9 @@ class Engine:
         return True
 
     async def look_beside(self) -> None:
-        """Where nobody can take over from this handle, which does nothing itself: know what the others do."""
-        if self.sharing is not None and self._maintenance.ours:
+        """Where the storage itself tells who saves by time: if it is this handle, though it does nothing itself, or the
+        one before has ended, know what the others do."""
+        if self.sharing is not None and (self._maintenance.ours or await self._maintenance.attempt()):
             await self.catch_up()
 
     async def mark_lagging(self, views: ViewWriter) -> None:
@@ -689,6 +690,8 @@ class Engine:
         await self._committer.close()
         if self.backend.capabilities.queries and self._committer.failure is None:
             await cast("SupportsQueries", self.backend).settle(self.replica.head)
+        with suppress(StateError):  # the log has it
+            await self.look_beside()
         try:
             await self._show(self._views)
             while self._views.removing:  # what ours may have brought back, if others removed it meanwhile
@@ -696,8 +699,6 @@ class Engine:
         except StateError as error:
             self.events.emit(SaveError(error, error.key))
         snapshotter = self._snapshotter
-        with suppress(StateError):  # the log has it
-            await self.look_beside()
         if self.sharing is not None and snapshotter is not None and snapshotter.changed:
             await self._maintenance.attempt()
         if snapshotter is not None and snapshotter.changed and not self._maintenance.elsewhere:
