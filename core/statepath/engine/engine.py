@@ -410,9 +410,9 @@ class Engine:
             views.mark(collection, id)
 
     async def share(self) -> None:
-        """The store is whole: let other writers in. The first one is the maintainer."""
+        """The store is whole: let other writers in. The first one that saves by time is the maintainer."""
         if self.sharing is not None:
-            if not self.sharing.joined:
+            if self.settings.autosave and not self.sharing.joined:
                 self._took_over = await self._maintenance.attempt()
             await self.sharing.share()
 

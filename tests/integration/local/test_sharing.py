@@ -335,6 +335,12 @@ async def test_a_handle_that_saves_nothing_itself_saves_at_its_end_what_a_dead_m
     assert (path / "tasks" / "a.json").exists()
 
 
+async def test_who_saves_nothing_by_time_leaves_that_to_others_though_it_came_first(path: Path) -> None:
+    async with statepath.open(path, autosave=0), statepath.open(path, autosave=0.05) as server:
+        await server.collection("tasks").put({"id": "a"})
+        await saved(server, 1)
+
+
 async def test_who_lost_hears_what_was_first(share: Connect, chain: Any) -> None:
     one, two = await share(), await share()
     log, other = chain(one.commit_log()), chain(two.commit_log())
