@@ -32,7 +32,7 @@ from statepath.engine.companion import Companion
 from statepath.engine.floor import Floor
 from statepath.engine.ids import check_seq, log_key
 from statepath.engine.lagging import find_lagging
-from statepath.engine.leases import Holder, Leases, clock
+from statepath.engine.leases import Holder, Leases, clock, has_taken
 from statepath.engine.maintenance import Maintenance
 from statepath.engine.migration import Migrated, check_known, check_reached
 from statepath.engine.replay import Beside, Damage, apply_commit, changes_of
@@ -598,8 +598,13 @@ class Engine:
         await self.catch_up()
         before = self.get(MEMBERS, member)
         holder = await self.leases.remove(name)
-        # One that has given no sign of life yet does not tell its epoch.
-        epoch = holder.epoch or (0 if before is None else before.version)
+        epoch = holder.epoch
+        if not epoch:
+            # One that has given no sign of life yet does not tell its epoch, and may have committed it just now.
+            await self.catch_up()
+            entry = self.get(MEMBERS, member)
+            if entry is not None and (entry is before or has_taken(holder, entry.json())):
+                epoch = entry.version
         if epoch:
             # Whoever has taken it since it was free has an epoch of its own.
             with suppress(ConflictError):
