@@ -96,8 +96,8 @@ class Collection(Generic[T]):
         """Store the document, whatever is stored under its id; its seq, when it is durable.
 
         With `if_version` only if that is the stored version (0: only if there is none). Stored fields that the model
-        does not know are kept as this handle sees them, unless the model allows extra fields and so holds them itself.
-        Without `if_version`, those that another process added since this handle last looked are lost.
+        does not know are kept, unless the model allows extra fields and so holds them itself: with `if_version` those
+        of that version, else as this handle sees them, so that those are lost that another process has just added.
 
         Raises:
             InvalidArgumentError: not one of this collection's documents, or not JSON, too deep or too large.
@@ -105,13 +105,13 @@ class Collection(Generic[T]):
                 nothing was changed.
         """
         new = if_version == 0
+        if if_version is not None and check_version(if_version) > self._engine.seq and not self._keeps_all:
+            await self._engine.catch_up()  # what the model does not know is kept of that version
         if self._engine.elsewhere is None and not new:
             document = self.encode(value)
         else:
             document = await self.encoded(value, new=new)
-        if if_version is not None:
-            check_version(if_version)
-        bare = document if if_version is None else self.bare(document, value)
+        bare: PutDocument | None = document if if_version is None else self.bare(document, value)
         committer = self._engine.committer
         if committer.crowded:
             await committer.room()
@@ -123,7 +123,7 @@ class Collection(Generic[T]):
             except ConflictError as conflict:
                 if attempt == ATTEMPTS - 1:
                     raise
-                document, if_version = await self.resolve(conflict, document, bare)
+                document, bare, if_version = await self.resolve(conflict, document, bare)
                 await back_off(attempt)
         raise AssertionError
 
@@ -291,15 +291,15 @@ class Collection(Generic[T]):
 
     def bare(self, document: PutDocument, value: T) -> PutDocument:
         """The value without what its model does not know, where a conflict may ask for that; else the document."""
-        if self.on_conflict != "last_write_wins" or self._keeps_all:
+        if self.on_conflict == "raise" or self._keeps_all:
             return document
         return self.encode_over(None, value)
 
     async def resolve(
-        self, conflict: ConflictError, ours: PutDocument, bare: PutDocument
-    ) -> tuple[PutDocument, int]:
-        """The document to store in place of the refused one, and the version that it is based on. The refused one is
-        given as it was to be stored, and as `bare` gives it.
+        self, conflict: ConflictError, ours: PutDocument, bare: PutDocument | None
+    ) -> tuple[PutDocument, PutDocument | None, int]:
+        """The document to store in place of the refused one, in the same two forms, and the version that it is based
+        on. The refused one is given as it was to be stored, and as `bare` gives it; `None`: a merge has made it whole.
 
         Raises:
             ConflictError: the collection does not resolve conflicts, or not this one.
@@ -307,20 +307,22 @@ class Collection(Generic[T]):
         resolve = resolver(self.on_conflict)
         if resolve is None:
             raise conflict
-        id = ours[1]
+        id, held = ours[1], (bare or ours)[2]
         current = conflict.current or 0
         theirs = conflict.theirs if current else None
         if self.on_conflict == "last_write_wins":
             # What the model does not know of the one that is replaced is nobody's to lose.
             stored = await self._engine.entry(self.name, id) if current else None
-            if stored is None:
-                return ours, current
-            return (*ours[:2], self.keep(bare[2], stored), None), current
+            data = held if stored is None else self.keep(held, stored)
+            return (self.name, id, data, None), bare, current
         if current and theirs is None:
             raise conflict
-        base = await self._ancestor(id, conflict)
+        before = await self._ancestor(id, conflict)
+        base = None if before is None else cast("Json", decode(before.json(), f"{self.name}/{id}"))
+        # What the model does not know, ours has not changed, whatever this handle saw of it meanwhile.
+        mine = cast("Json", decode(held if bare is None or before is None else self.keep(held, before)))
         try:
-            merged: object = resolve(base, theirs, cast("Json", decode(ours[2])))
+            merged: object = resolve(base, theirs, mine)
         except Clash as clash:
             raise ConflictError(
                 f"{conflict.key} cannot be merged: {clash}; read it again and repeat the change",
@@ -328,7 +330,7 @@ class Collection(Generic[T]):
                 base=conflict.base,
                 current=conflict.current,
                 theirs=conflict.theirs,
-                ours=decode(ours[2]),
+                ours=mine,
                 ancestor=base,
             ) from None
         limit = self._engine.settings.max_document
@@ -343,9 +345,9 @@ class Collection(Generic[T]):
         # Only the model knows under which name its id is stored.
         if id != (value.get(self.id_field) if self.model is None else getattr(value, self.id_field)):
             raise other
-        return (self.name, id, data, None), current
+        return (self.name, id, data, None), None, current
 
-    async def _ancestor(self, id: str, conflict: ConflictError) -> Json | None:
+    async def _ancestor(self, id: str, conflict: ConflictError) -> Entry | None:
         """The document that the refused change was based on.
 
         Raises:
@@ -361,7 +363,7 @@ class Collection(Generic[T]):
             raise conflict from None
         if entry is None or entry.version != conflict.base:
             raise conflict
-        return cast("Json", decode(entry.json(), f"{self.name}/{id}"))
+        return entry
 
     def id_of(self, value: T) -> str:
         """The document's id.

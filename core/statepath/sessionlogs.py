@@ -56,6 +56,9 @@ async def names(engine: Engine) -> list[str]:
 async def delete(engine: Engine, id: str) -> bool:
     """Remove a session's log; whether there was one."""
     known = engine.replica.log_size(check_id(id))
+    if not known:
+        await engine.catch_up()  # another handle may have begun it
+        known = engine.replica.log_size(id)
     if not known and not await _is_stored(engine, log_key(id)):
         return False
     return bool(await engine.commit_file(RemoveLog(id, None if known else 0)))

@@ -45,7 +45,7 @@ class Transaction:
         self._reads: dict[tuple[str, str], int] = {}
         self._own: dict[tuple[str, str], Entry | None] = {}
         self._appends: dict[tuple[str, str], list[Append]] = {}
-        self._putters: dict[tuple[str, str], tuple[Collection[Any], PutDocument]] = {}
+        self._putters: dict[tuple[str, str], tuple[Collection[Any], PutDocument | None]] = {}
         """Where each document that is put goes, and what it is without what its model does not know."""
         self._puts: dict[int, Collection[Any]] = {}
         self._fences: list[Read] = []
@@ -225,7 +225,8 @@ class Transaction:
         ours = bytes(mine[0].document)
         conflict.ours = decode(ours)
         putter, bare = known
-        document, version = await putter.resolve(conflict, (collection, id, ours, None), bare)
+        document, bare, version = await putter.resolve(conflict, (collection, id, ours, None), bare)
+        self._putters[place] = putter, bare
         at = self._changes.index(mine[0])
         self._changes[at] = Put(collection, id, Raw(document[2]))
         self._reads[place] = version

@@ -32,7 +32,7 @@ from statepath.engine.companion import Companion
 from statepath.engine.floor import Floor
 from statepath.engine.ids import check_seq, log_key
 from statepath.engine.lagging import find_lagging
-from statepath.engine.leases import Holder, Leases, clock
+from statepath.engine.leases import Holder, Leases, clock, has_taken
 from statepath.engine.maintenance import Maintenance
 from statepath.engine.migration import Migrated, check_known, check_reached
 from statepath.engine.replay import Beside, Damage, apply_commit, changes_of
@@ -398,8 +398,9 @@ class Engine:
         return True
 
     async def look_beside(self) -> None:
-        """Where nobody can take over from this handle, which does nothing itself: know what the others do."""
-        if self.sharing is not None and self._maintenance.ours:
+        """Where the storage itself tells who saves by time: if it is this handle, though it does nothing itself, or the
+        one before has ended, know what the others do."""
+        if self.sharing is not None and (self._maintenance.ours or await self._maintenance.attempt()):
             await self.catch_up()
 
     async def mark_lagging(self, views: ViewWriter) -> None:
@@ -409,9 +410,9 @@ class Engine:
             views.mark(collection, id)
 
     async def share(self) -> None:
-        """The store is whole: let other writers in. The first one is the maintainer."""
+        """The store is whole: let other writers in. The first one that saves by time is the maintainer."""
         if self.sharing is not None:
-            if not self.sharing.joined:
+            if self.settings.autosave and not self.sharing.joined:
                 self._took_over = await self._maintenance.attempt()
             await self.sharing.share()
 
@@ -597,8 +598,13 @@ class Engine:
         await self.catch_up()
         before = self.get(MEMBERS, member)
         holder = await self.leases.remove(name)
-        # One that has given no sign of life yet does not tell its epoch.
-        epoch = holder.epoch or (0 if before is None else before.version)
+        epoch = holder.epoch
+        if not epoch:
+            # One that has given no sign of life yet does not tell its epoch, and may have committed it just now.
+            await self.catch_up()
+            entry = self.get(MEMBERS, member)
+            if entry is not None and (entry is before or has_taken(holder, entry.json())):
+                epoch = entry.version
         if epoch:
             # Whoever has taken it since it was free has an epoch of its own.
             with suppress(ConflictError):
@@ -689,6 +695,8 @@ class Engine:
         await self._committer.close()
         if self.backend.capabilities.queries and self._committer.failure is None:
             await cast("SupportsQueries", self.backend).settle(self.replica.head)
+        with suppress(StateError):  # the log has it
+            await self.look_beside()
         try:
             await self._show(self._views)
             while self._views.removing:  # what ours may have brought back, if others removed it meanwhile
@@ -696,8 +704,6 @@ class Engine:
         except StateError as error:
             self.events.emit(SaveError(error, error.key))
         snapshotter = self._snapshotter
-        with suppress(StateError):  # the log has it
-            await self.look_beside()
         if self.sharing is not None and snapshotter is not None and snapshotter.changed:
             await self._maintenance.attempt()
         if snapshotter is not None and snapshotter.changed and not self._maintenance.elsewhere:

@@ -285,6 +285,12 @@ def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     return working
 
 
+def has_taken(holder: Holder, facts: bytes) -> bool:
+    """Whether it is that holder of whom the log has these facts, since it committed its epoch."""
+    told, known = msgspec.json.decode(facts), msgspec.to_builtins(holder)
+    return all(told.get(name) == known[name] for name in ("pid", "host", "since"))
+
+
 def lease_key(name: str) -> str:
     """Where the heartbeats of a lease are: `leases/leader`."""
     return f"{LEASES}{encode_id(name)}"

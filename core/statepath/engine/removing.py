@@ -9,27 +9,24 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
+from typing import Final
 
-from statepath.backend import Backend, ETag, IfMatch
-from statepath.encryption import look
+from statepath.backend import Backend, ETag, IfMatch, Span
+from statepath.encryption import storage_of
 from statepath.engine.ids import log_key
-from statepath.errors import ConflictError, NotFoundError
+from statepath.errors import ConflictError, CorruptionError, NotFoundError
+
+_ATTEMPTS: Final = 5
+"""So often it is looked again where somebody else wrote meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """An object of the session log, as it was looked at."""
+    """An object of the session log, as it was looked at, and where its text begins."""
 
     key: str
     etag: ETag
     offset: int
-    size: int
-    digest: bytes
-
-    def is_of(self, text: bytes) -> bool:
-        part = text[self.offset : self.offset + self.size]
-        return self.size > 0 and len(part) == self.size and sha256(part).digest() == self.digest
 
 
 async def remove_beside_others(
@@ -41,19 +38,42 @@ async def remove_beside_others(
         catch_up: learns what others have committed up to now.
         text_since: that text, as far as it is known.
     """
-    key = log_key(id)
-    seen: list[_Seen] = []
-    for name in (key, *[entry.key async for entry in backend.list_keys(f"{key}/")]):
-        with suppress(NotFoundError):
-            stored, etag = await look(backend, name)
-            data = stored or b""  # what nobody can open is nobody's text
-            offset = 0 if name == key else int(name.rpartition("/")[2])
-            seen.append(_Seen(name, etag, offset, len(data), sha256(data).digest()))
-    # What somebody wrote into them was committed before; what is written from here on has another token.
-    await catch_up()
-    text = text_since()
-    # The last first: what is left of an interrupted attempt is a log without a gap.
-    for one in reversed(seen):
-        if not one.is_of(text):
-            with suppress(ConflictError):
+    for _ in range(_ATTEMPTS):
+        seen = await _look(backend, log_key(id))
+        # What somebody wrote into them was committed before; what is written from here on has another token.
+        await catch_up()
+        text = text_since()
+        changed = False
+        # The last first: what is left of an interrupted attempt is a log without a gap.
+        for one in reversed(seen):
+            if await _is_of(backend, one, text):
+                continue
+            try:
                 await backend.delete(one.key, when=IfMatch(one.etag))
+            except ConflictError:
+                changed = True
+        if not changed:
+            return
+
+
+async def _look(backend: Backend, log: str) -> list[_Seen]:
+    seen: list[_Seen] = []
+    for key in (log, *[entry.key async for entry in backend.list_keys(f"{log}/")]):
+        offset = 0 if key == log else int(key.rpartition("/")[2])
+        with suppress(NotFoundError):
+            blob = await storage_of(backend).read(key, span=Span(0, 1))
+            seen.append(_Seen(key, blob.etag, offset))
+    return seen
+
+
+async def _is_of(backend: Backend, seen: _Seen, text: bytes) -> bool:
+    """Whether the object holds a part of the text, at its place."""
+    rest = text[seen.offset :]
+    if not rest:
+        return False
+    try:
+        # A byte more tells whether it is longer.
+        blob = await backend.read(seen.key, span=Span(0, len(rest) + 1))
+    except (NotFoundError, CorruptionError):  # what nobody can open is nobody's text
+        return False
+    return bool(blob.data) and rest.startswith(blob.data)

@@ -94,11 +94,8 @@ class SharedViewFiles(ViewFiles):
                 return
 
     async def _remove_log(self, id: str, changes: Sequence[FileChange]) -> None:
-        if self._backend.capabilities.append:
-            await super()._remove_log(id, changes)
-        else:
-            since = partial(self._text_since, id, changes)
-            await remove_beside_others(self._backend, id, self._catch_up, since)
+        since = partial(self._text_since, id, changes)
+        await remove_beside_others(self._backend, id, self._catch_up, since)
 
     def _text_since(self, id: str, changes: Sequence[FileChange]) -> bytes:
         """What was appended to the session log since it was removed last."""

@@ -50,6 +50,39 @@ async def test_a_log_that_is_begun_anew_outlives_the_removal_of_the_one_before(
     assert await slow.read_log("x") == "new\n"
 
 
+async def test_a_log_that_is_begun_anew_outlives_a_handle_that_dies_in_the_removal_of_the_one_before(
+    handles: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maintainer, dying = handles
+    await dying.append_log("x", "old\n")
+    await dying.flush()
+    backend = dying._engine.backend
+    delete, begun, free, died = backend.delete, asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def held(key: str, **options: Any) -> bool:
+        begun.set()
+        await free.wait()
+        return await delete(key, **options)
+
+    async def dead(*_: Any, **__: Any) -> None:
+        died.set()
+        raise UnavailableError("it writes nothing any more")
+
+    monkeypatch.setattr(backend, "delete", held)
+    monkeypatch.setattr(backend, "write_at", dead)
+    removing = asyncio.ensure_future(dying.delete_log("x"))
+    await begun.wait()
+    await maintainer.sync()
+    await maintainer.append_log("x", "new\n")
+    await maintainer.flush()
+    free.set()
+    await died.wait()
+    await maintainer.snapshot()
+    assert (tmp_path / "state" / "logs" / "session_x.log").read_text() == "new\n"
+    with pytest.raises(UnavailableError):
+        await removing
+
+
 async def test_what_is_written_after_another_handle_removed_the_log_does_not_stay(
     handles: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -387,6 +387,54 @@ async def test_a_handle_that_saves_nothing_itself_maintains_what_others_save(pat
         await busy.aclose()
     async with statepath.open(path, readonly=True) as store:
         assert (await store.health()).snapshot_seq == 2
+
+
+async def saved(store: Any, seq: int) -> None:
+    """Wait until a snapshot of the handle shows the seq."""
+    async with asyncio.timeout(60):
+        while store._engine.vitals.saved[0] < seq:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def died(path: Path) -> AsyncIterator[Any]:
+    """The maintainer, which dies after it has saved something that it knows alone."""
+    maintainer = await statepath.open(path, autosave=600, views=False)
+
+    async def dies() -> None:
+        await maintainer.collection("tasks").put({"id": "a"})
+        await maintainer.append_log("s", "x")
+        await maintainer._engine.release()  # its storage is given back, and nothing else is done
+
+    yield dies
+    await maintainer.aclose()
+
+
+async def test_a_handle_that_saves_nothing_itself_takes_over_from_a_maintainer_that_died(
+    path: Path, died: Any
+) -> None:
+    async with statepath.open(path, autosave=0.05) as idle:
+        await died()
+        await saved(idle, 2)
+        await idle.flush()
+        assert (path / "tasks" / "a.json").exists()
+        assert (path / "logs" / "session_s.log").read_text() == "x"
+
+
+async def test_a_handle_that_saves_nothing_itself_saves_at_its_end_what_a_dead_maintainer_left(
+    path: Path, died: Any
+) -> None:
+    async with statepath.open(path, autosave=600):
+        await died()
+    async with statepath.open(path, readonly=True) as store:
+        assert (await store.health()).snapshot_seq == 2
+    assert (path / "tasks" / "a.json").exists()
+
+
+async def test_who_saves_nothing_by_time_leaves_that_to_others_though_it_came_first(path: Path) -> None:
+    async with statepath.open(path, autosave=0), statepath.open(path, autosave=0.05) as server:
+        await server.collection("tasks").put({"id": "a"})
+        await saved(server, 1)
 
 
 async def test_who_lost_hears_what_was_first(share: Connect, chain: Any) -> None:

@@ -252,6 +252,32 @@ async def test_a_conflict_is_resolved_from_what_the_log_tells_of_the_base(path, 
         assert await raw.get("a") == {"id": "a", "list": [1, 2, 3], "theirs": 1}
 
 
+class Known(BaseModel):
+    id: str
+    owner: str = ""
+
+
+async def test_a_merge_counts_as_ours_only_what_the_model_knows(path):
+    async with unloaded(path) as store, statepath.open(path) as other:
+        raw = store.collection("raw")
+        base = await raw.put({"id": "a", "history": ["x"]})
+        known = store.collection("raw", Known, on_conflict="merge")
+        async with store.transaction() as tx:
+            read = await tx.get(known, "a")
+            await other.collection("raw").append("a", "history", "y")
+            tx.put(known, read.model_copy(update={"owner": "me"}))
+        await known.put(Known(id="a", owner="me"), if_version=base)
+        assert await raw.get("a") == {"id": "a", "history": ["x", "y"], "owner": "me"}
+
+
+async def test_a_checked_put_keeps_what_its_model_does_not_know_of_that_version(path):
+    async with unloaded(path) as store, statepath.open(path) as other:
+        await store.collection("raw").put({"id": "a", "gone": True})
+        told = await other.collection("raw").put({"id": "a", "priority": 9})
+        await store.collection("raw", Known).put(Known(id="a", owner="me"), if_version=told)
+        assert await store.collection("raw").get("a") == {"id": "a", "priority": 9, "owner": "me"}
+
+
 async def test_a_transaction_that_meets_another_version_is_resolved(path):
     seen = []
 

@@ -6,6 +6,7 @@ import time
 import pytest
 import statepath
 from pydantic import BaseModel, Field
+from statepath.collection import Collection
 from statepath.errors import ConflictError, InvalidArgumentError
 
 
@@ -75,12 +76,88 @@ async def test_the_last_write_brings_back_nothing_that_its_model_does_not_know(s
     assert await raw.get("a") == Task(id="a", owner="me").model_dump() | {"priority": 9}
 
 
+async def test_the_last_write_has_nothing_of_a_document_that_was_deleted_meanwhile(store, based, other):
+    seen = await store.collection("tasks").put(based.value.model_dump() | {"secret": "old"})
+    await other.collection("tasks").delete("a")
+    tasks = store.collection("tasks", Task, on_conflict="last_write_wins")
+    await tasks.put(Task(id="a", owner="me"), if_version=seen)
+    assert await store.collection("tasks").get("a") == Task(id="a", owner="me").model_dump()
+
+
+async def test_a_checked_put_keeps_what_its_model_does_not_know_of_that_version(store, based, other):
+    raw, known = other.collection("tasks"), based.value.model_dump()
+    await raw.put(known | {"gone": True})
+    await store.sync()
+    told = await raw.put(known | {"priority": 9})
+    await store.collection("tasks", Task).put(Task(id="a", owner="me"), if_version=told)
+    await other.sync()
+    assert await raw.get("a") == Task(id="a", owner="me").model_dump() | {"priority": 9}
+
+
 async def test_a_merge_keeps_what_both_sides_did(store, based, other):
     await change(other, status="failed", logs=["x", "theirs"])
     tasks = store.collection("tasks", Task, on_conflict="merge")
     ours = based.value.model_copy(update={"owner": "me", "logs": ["x", "ours"]})
     await tasks.put(ours, if_version=based.version)
     assert await tasks.get("a") == Task(id="a", status="failed", owner="me", logs=["x", "theirs", "ours"])
+
+
+@pytest.fixture
+async def unknown(store):
+    """The document as it was read with fields that its model does not know, and changed in them behind that."""
+    raw = store.collection("tasks")
+    seen = await raw.put({"id": "a", "history": ["x"], "priority": 1})
+    await raw.append("a", "history", "y")
+    await raw.update("a", lambda document: document | {"priority": 2})
+    return raw, seen
+
+
+async def test_a_merge_counts_as_ours_only_what_the_model_knows(store, unknown):
+    raw, seen = unknown
+    tasks = store.collection("tasks", Task, on_conflict="merge")
+    await tasks.put(Task(id="a", owner="me"), if_version=seen)
+    kept = {"history": ["x", "y"], "priority": 2}
+    assert await raw.get("a") == Task(id="a", owner="me").model_dump() | kept
+
+
+async def test_a_merge_that_meets_one_more_version_counts_nothing_twice(store, unknown, monkeypatch):
+    raw, seen = unknown
+    resolve, late = Collection.resolve, iter("z")
+
+    async def overtaken(self, *refused):
+        resolved = await resolve(self, *refused)
+        for item in late:
+            await raw.append("a", "history", item)
+        return resolved
+
+    monkeypatch.setattr(Collection, "resolve", overtaken)
+    tasks = store.collection("tasks", Task, on_conflict="merge")
+    await tasks.put(Task(id="a", logs=["mine"]), if_version=seen)
+    kept = {"history": ["x", "y", "z"], "priority": 2}
+    assert await raw.get("a") == Task(id="a", logs=["mine"]).model_dump() | kept
+
+
+async def test_a_function_is_given_ours_with_what_the_model_does_not_know_of_the_base(store, unknown):
+    _, seen = unknown
+    asked = []
+
+    def decide(base, theirs, ours):
+        asked.append([side["priority"] for side in (base, theirs, ours)])
+        return theirs
+
+    await store.collection("tasks", Task, on_conflict=decide).put(Task(id="a"), if_version=seen)
+    assert asked == [[1, 2, 1]]
+
+
+async def test_a_transactions_merge_counts_as_its_own_only_what_the_model_knows(store, unknown):
+    raw, _ = unknown
+    tasks = store.collection("tasks", Task, on_conflict="merge")
+    async with store.transaction() as tx:
+        task = await tx.get(tasks, "a")
+        await raw.append("a", "history", "z")
+        tx.put(tasks, task.model_copy(update={"owner": "me"}))
+    kept = {"history": ["x", "y", "z"], "priority": 2}
+    assert await raw.get("a") == Task(id="a", owner="me").model_dump() | kept
 
 
 async def test_a_real_clash_is_raised_and_says_where(store, based, other):

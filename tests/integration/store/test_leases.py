@@ -646,6 +646,50 @@ async def test_who_is_broken_after_another_has_taken_it_loses_its_epoch(store, o
         await other.collection("raw").put({"id": "a"})
 
 
+async def test_who_is_broken_right_after_it_has_taken_it_loses_its_epoch(store, other, monkeypatch):
+    """Its epoch was committed between the look and the breaking, and no sign of life has told it."""
+
+    async def silent(*_, **__):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(other._engine.leases, "renew", silent)
+    lease = other.lease("leader", ttl=60)
+    remove = store._engine.leases.remove
+
+    async def when_taken(name):
+        await lease.acquire()
+        return await remove(name)
+
+    monkeypatch.setattr(store._engine.leases, "remove", when_taken)
+    await store.break_lease("leader")
+    lease.raise_fence()
+    with pytest.raises(LeaseLostError):
+        await other.collection("raw").put({"id": "a"})
+
+
+async def test_who_takes_a_lease_that_was_broken_before_it_told_its_epoch_keeps_it(store, other, monkeypatch):
+    async def silent(*_, **__):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(other._engine.leases, "renew", silent)
+    held, next_one = other.lease("leader", ttl=60), other.lease("leader", ttl=60)
+    await held.acquire()
+    remove = store._engine.leases.remove
+
+    async def remove_and_wait(name):
+        holder = await remove(name)
+        await next_one.acquire()
+        return holder
+
+    monkeypatch.setattr(store._engine.leases, "remove", remove_and_wait)
+    await store.break_lease("leader")
+    next_one.raise_fence()
+    await other.collection("raw").put({"id": "a"})
+    held.raise_fence()
+    with pytest.raises(LeaseLostError):
+        await other.collection("raw").put({"id": "b"})
+
+
 @pytest.mark.parametrize("name", ["maintainer", "", "x" * 181, "a\0b"])
 async def test_a_name_that_cannot_be_used_is_refused(store, name):
     with pytest.raises(InvalidArgumentError):

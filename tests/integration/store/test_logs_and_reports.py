@@ -156,6 +156,16 @@ async def test_a_log_that_is_begun_anew_with_the_same_text_outlives_the_removal_
     assert await store.read_log("s1") == "started\n"
 
 
+async def test_a_log_that_another_handle_has_begun_is_removed_though_this_one_has_not_seen_it(store, url):
+    async with statepath.open(url, autosave=0) as other:
+        await store.append_log("s1", "one\n")
+        assert await other.delete_log("s1") is True
+        await store.sync()
+        await store.flush()
+        with pytest.raises(NotFoundError):
+            await store.read_log("s1")
+
+
 async def test_a_report_that_was_damaged_is_named_with_the_next_step(store, memory):
     await store.save_report("r1", {"ok": True})
     await store.flush()
