@@ -79,7 +79,7 @@ class Client:
             return False
         try:
             told = Path(f"/proc/{self.process.pid}/stat").read_text()
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # it ended, or ends just now
             return False
         return told.rpartition(")")[2].split()[0] == "T"
 

@@ -144,13 +144,17 @@ async def crowd(
                 if file.exists():
                     done = max((int(begun["n"]) + 1 for begun, _ in paired(file)), default=done)
 
-        disturbing = asyncio.create_task(_disturb(clients, folder, draw, outcome))
-        waking = asyncio.create_task(_wake(clients, draw))
         try:
-            await asyncio.gather(*(occupy(number) for number in range(processes)))
+            # Without who wakes the stopped ones nothing would ever end: one that fails ends the rest.
+            async with asyncio.TaskGroup() as group:
+                beside = [
+                    group.create_task(_disturb(clients, folder, draw, outcome)),
+                    group.create_task(_wake(clients, draw)),
+                ]
+                await asyncio.gather(*(occupy(number) for number in range(processes)))
+                for task in beside:
+                    task.cancel()
         finally:
-            for task in (disturbing, waking):
-                task.cancel()
             for client in clients.values():
                 client.send(signal.SIGKILL)
         outcome.faults = sum(event.is_set() for event in met)
