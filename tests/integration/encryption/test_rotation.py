@@ -233,7 +233,9 @@ async def test_a_snapshot_that_was_sealed_anew_is_still_kept_as_a_backup(folder)
         assert (await store.restore(at=first)).to == first
 
 
+@pytest.mark.parametrize("place", ["folder", "memory"], indirect=True)
 async def test_of_logs_and_reports_the_longest_untouched_is_so_after_a_rotation_too(place):
+    """Where the storage's clock tells them apart: that of S3 has seconds."""
     async with place.open(log_bytes=12, report_bytes=12, view_interval=0) as store:
         removed = []
         store.events.on(LogsRemoved, lambda event: removed.append(event.ids))
