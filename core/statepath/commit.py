@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Annotated, Final
 from zlib import crc32
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from statepath.errors import CorruptionError, InvalidArgumentError, UnsupportedError
 
@@ -157,7 +157,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     writer: str
     store: str
     incarnation: str
-    time: datetime
+    time: Annotated[datetime, Meta(tz=True)]
     durable: int
     min_reader: int = FORMAT
     min_writer: int = FORMAT
@@ -175,6 +175,9 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Commit)
 _changes = msgspec.json.Decoder(Transaction)
 _needs = msgspec.json.Decoder(_Needs)
+
+_UNFIT: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What comes of bytes that are not what is decoded."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CRC = b',"crc":"'
@@ -216,7 +219,7 @@ def decode_commit(line: bytes | bytearray | memoryview) -> Commit:
     line = unseal(line, "commit record")
     try:
         commit = _decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except _UNFIT as error:
         _check_format(line)
         raise CorruptionError(f"the commit record is not one of format {FORMAT}: {error}") from error
     if commit.min_reader > FORMAT:
@@ -257,7 +260,7 @@ def unseal(line: bytes | bytearray | memoryview, what: str) -> memoryview:
 def _check_format(line: memoryview) -> None:
     try:
         needed = _needs.decode(line).min_reader
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except _UNFIT:
         return
     if needed > FORMAT:
         raise UnsupportedError(
@@ -279,7 +282,7 @@ def decode_changes(data: bytes) -> Transaction:
     """
     try:
         return _changes.decode(data)
-    except msgspec.MsgspecError as error:
+    except _UNFIT as error:
         raise CorruptionError(f"the body does not hold changes: {error}") from error
 
 

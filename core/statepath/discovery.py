@@ -79,27 +79,49 @@ def check_apart(source: str | os.PathLike[str], target: str | os.PathLike[str]) 
         InvalidArgumentError: both are one place, or the target lies within the store, which would take it for its own.
     """
     (from_factory, from_config, from_url), (to_factory, to_config, to_url) = resolve(source), resolve(target)
-    linked = from_url.scheme == to_url.scheme == "file" and _location(from_url) == _location(to_url)
-    if from_factory is to_factory and (from_config == to_config or linked):
+    if from_factory is not to_factory or _elsewhere(from_config, to_config):
+        return
+    folder = _folder(from_config, from_url)
+    if from_config == to_config or (folder is not None and folder == _folder(to_config, to_url)):
         raise InvalidArgumentError("the store cannot be copied onto itself: name another place")
-    check_not_within(from_url, to_url)
+    check_not_within(source, target)
 
 
-def check_not_within(store: StateURL, place: StateURL) -> None:
+def check_not_within(store: str | os.PathLike[str], place: str | os.PathLike[str]) -> None:
     """
     Raises:
-        InvalidArgumentError: the place lies within the store, which would take it for its own.
+        InvalidArgumentError: the place lies within the store, which would take it for its own. The services are taken
+            for one, since what a backend says of itself does not name them.
     """
-    if store.scheme == place.scheme and _location(place).startswith(f"{_location(store)}/"):
+    (factory, *outer), (another, *inner) = resolve(store), resolve(place)
+    begins, within = _beginning(*outer), _beginning(*inner)
+    if factory is another and within != begins and within.startswith(begins):
         raise InvalidArgumentError(
             "the new store would lie within the one that it is made of: name another place"
         )
 
 
-def _location(url: StateURL) -> str:
+def _elsewhere(one: Any, other: Any) -> bool:
+    """Whether the configurations are of two services, or of two accounts of one."""
+    if getattr(one, "endpoint_url", None) != getattr(other, "endpoint_url", None):
+        return True
+    accounts = {getattr(config, "account_name", None) for config in (one, other)} - {None}
+    return len(accounts) > 1
+
+
+def _beginning(config: Any, url: StateURL) -> str:
+    folder = _folder(config, url)
+    return f"{url.netloc}/{url.path.strip('/')}".rstrip("/") + "/" if folder is None else folder
+
+
+def _folder(config: Any, url: StateURL) -> str | None:
+    """What the names of a store's objects begin with, where that alone says which store it is."""
+    from statepath.objectstore import Place  # only here, and loaded already where it is one
+
     if url.scheme == "file":
-        return os.path.realpath(os.path.expanduser(url.path))
-    return f"{url.netloc}/{url.path.strip('/')}".rstrip("/")
+        return os.path.realpath(os.path.expanduser(url.path)).rstrip("/") + "/"
+    place = getattr(config, "place", None)
+    return f"{place.container}/{place.prefix}" if isinstance(place, Place) else None
 
 
 async def connect(

@@ -8,6 +8,7 @@ answer was lost, the log finds out.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from time import monotonic
 from typing import Final, TypeVar, cast
 
 from statepath.backend import (
@@ -28,13 +29,15 @@ from statepath.backend import (
     SupportsStreams,
     When,
 )
-from statepath.errors import ThrottledError, UnavailableError
+from statepath.errors import StateError, ThrottledError, UnavailableError
 from statepath.sharing import PassesSharing
 
 T = TypeVar("T")
 
 _SOONEST: Final = 0.05
 _LATEST: Final = 5.0
+_LASTING: Final = frozenset({"disk_full", "archived"})
+"""What is so until somebody does something about it."""
 
 
 class RetryingBackend(PassesSharing):
@@ -125,25 +128,28 @@ async def until_served(call: Callable[[], Awaitable[T]], *, deadline: float) -> 
 async def _repeated(
     call: Callable[[], Awaitable[T]], worth_it: Callable[[BaseException], bool], deadline: float
 ) -> T:
+    began = monotonic()
     try:
         return await call()
     except (ThrottledError, UnavailableError) as error:
         if not worth_it(error):
             raise
+        failed: list[StateError] = [error]
     import tenacity  # only for those whose calls cross a network
+
+    async def attempt() -> T:
+        if failed:  # the first attempt, which was made already
+            raise failed.pop()
+        return await call()
 
     retrying = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(worth_it),
-        stop=tenacity.stop_after_delay(deadline),
+        stop=tenacity.stop_before_delay(deadline - (monotonic() - began)),
         wait=tenacity.wait_random_exponential(_SOONEST, _LATEST),
         reraise=True,
     )
-    answer: T = await retrying(_made, call)
+    answer: T = await retrying(attempt)
     return answer
-
-
-async def _made(call: Callable[[], Awaitable[T]]) -> T:
-    return await call()
 
 
 def _refused(error: BaseException) -> bool:
@@ -151,7 +157,7 @@ def _refused(error: BaseException) -> bool:
 
 
 def _idempotent(error: BaseException) -> bool:
-    return _refused(error) or (isinstance(error, UnavailableError) and error.code != "disk_full")
+    return _refused(error) or (isinstance(error, UnavailableError) and error.code not in _LASTING)
 
 
 def _answered(error: BaseException) -> bool:

@@ -55,7 +55,6 @@ from statepath.quantities import duration
 from statepath.settings import Settings
 from statepath.stats import Stats, stats
 from statepath.transaction import Transaction
-from statepath.url import StateURL
 from statepath.watch import StateChange, Wanted, position, watch
 
 if TYPE_CHECKING:
@@ -416,7 +415,7 @@ class Store:
         if to is None:
             return Restored(*await restore(self._engine, at))
         engine = self._engine
-        check_not_within(StateURL.parse(engine.backend.url), StateURL.parse(path_text(to, "to=")))
+        check_not_within(engine.backend.url, path_text(to, "to="))
         then, now = await restoring.past_to_take(engine, at), await restoring.present(engine)
         then.logs = now.logs
         backend = await connect(to, deadline=engine.settings.deadline)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from statepath import discovery, installed
 from statepath.backend import Backend
-from statepath.discovery import BackendInfo, backends, connect, resolve
+from statepath.discovery import BackendInfo, backends, check_apart, check_not_within, connect, resolve
 from statepath.errors import (
     AccessDeniedError,
     BackendNotInstalledError,
@@ -309,3 +309,53 @@ async def test_the_backend_s_own_errors_reach_the_caller(install: Install) -> No
     install("statepath-zoo", {"zoo": "zoo_backend:factory"}, source)
     with pytest.raises(AccessDeniedError, match="no entry"):
         await connect("zoo:///a")
+
+
+@pytest.mark.parametrize(
+    ("store", "place"),
+    [
+        ("s3://b/p", "s3://b/p/sub"),
+        ("s3://b", "s3://b/sub"),
+        ("gs://b/p", "gcs://b/p/sub"),
+        ("az://ccc/p", "abfs://ccc/p/sub"),
+        ("az://ccc/p?account_name=one", "abfs://ccc@one.dfs.core.windows.net/p/sub"),
+        ("az://ccc/p", "azblob://ccc/p/sub?account_name=one"),
+        ("s3://b/p?endpoint_url=http://host", "s3://b/p/sub?endpoint_url=http://host/"),
+    ],
+)
+def test_a_place_within_the_store_is_refused_however_it_is_written(store: str, place: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="within the one"):
+        check_apart(store, place)
+    check_apart(place, store)
+
+
+@pytest.mark.parametrize(
+    ("store", "place"),
+    [
+        ("gs://b/p", "gcs://b/p/"),
+        ("s3://b/p", "s3://b/p?timeout=5"),
+        ("az://ccc/p?account_name=one", "abfs://ccc@one.dfs.core.windows.net/p"),
+    ],
+)
+def test_a_store_is_itself_however_it_is_written(store: str, place: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="onto itself"):
+        check_apart(store, place)
+
+
+@pytest.mark.parametrize(
+    ("store", "place"),
+    [
+        ("s3://b/p", "s3://b/p/sub?endpoint_url=http://other"),
+        ("s3://b/p", "s3://b/pp"),
+        ("s3://b/p", "gs://b/p/sub"),
+        ("az://ccc/p?account_name=one", "az://ccc/p/sub?account_name=two"),
+    ],
+)
+def test_another_place_is_none_within_the_store(store: str, place: str) -> None:
+    check_apart(store, place)
+
+
+def test_of_what_a_backend_says_of_itself_the_services_are_taken_for_one() -> None:
+    with pytest.raises(InvalidArgumentError, match="within the one"):
+        check_not_within("s3://b/p", "s3://b/p/sub?endpoint_url=http://host")
+    check_not_within("s3://b/p", "s3://b/p")

@@ -118,7 +118,14 @@ async def test_a_listing_goes_on_behind_what_it_has_told(flaky, backend):
 
 
 @pytest.mark.parametrize(
-    "failure", [NotFoundError("missing"), AccessDeniedError("no"), FULL], ids=["missing", "refused", "full"]
+    "failure",
+    [
+        NotFoundError("missing"),
+        AccessDeniedError("no"),
+        FULL,
+        UnavailableError("in Glacier", code="archived"),
+    ],
+    ids=["missing", "refused", "full", "archived"],
 )
 async def test_what_a_repetition_cannot_help_is_told_at_once(flaky, backend, failure):
     flaky.failures = [failure]
@@ -132,6 +139,28 @@ async def test_past_the_deadline_the_last_error_is_raised(flaky):
     with pytest.raises(UnavailableError, match="no answer"):
         await RetryingBackend(flaky, deadline=0.05).read("a")
     assert flaky.calls > 2
+
+
+async def test_a_first_attempt_that_took_until_the_deadline_is_the_last(flaky, backend, monkeypatch):
+    times = iter([0.0, 6.0])
+    monkeypatch.setattr("statepath.retry.monotonic", lambda: next(times))
+    flaky.failures = [LOST]
+    with pytest.raises(UnavailableError, match="no answer"):
+        await backend.read("a")
+    assert flaky.calls == 1
+
+
+async def test_there_is_a_pause_before_each_repetition(flaky, backend, monkeypatch):
+    pauses = []
+
+    async def sleep(seconds):
+        pauses.append(seconds)
+
+    await flaky.write("a", b"A")
+    flaky.failures = [THROTTLED, LOST]
+    monkeypatch.setattr("asyncio.sleep", sleep)
+    await backend.read("a")
+    assert len(pauses) == 2
 
 
 def test_what_crosses_no_network_is_left_as_it_is(flaky):

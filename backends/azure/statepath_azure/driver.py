@@ -123,12 +123,13 @@ class AzureDriver:
         return driver
 
     def _check(self, config: AzureConfig) -> None:
-        """A connection string names an account, too: not another one than the state path."""
+        """A connection string names an account, too: not another one than the state path. One with a SAS token and an
+        endpoint of its own names none."""
         for name, given, used in (
             ("account_name", config.account_name, self._client.account_name),
             ("endpoint_url", config.endpoint_url, self.endpoint),
         ):
-            if given is not None and self._found.connection_string is not None and given != used:
+            if self._found.connection_string is not None and None not in (given, used) and given != used:
                 raise InvalidArgumentError(
                     f"AZURE_STORAGE_CONNECTION_STRING has another {name} than the state path, or"
                     f" STATE_AZURE_{name.upper()}, says; leave out one of them",
@@ -195,11 +196,18 @@ class AzureDriver:
         asked, made = self._asked(source), self._blobs.get_blob_client(target)
         with translated(asked):
             status: object = (await made.start_copy_from_url(url))["copy_status"]
-            while status == _PENDING:
-                await asyncio.sleep(_LOOK_SECONDS)
-                status = (await made.get_blob_properties()).copy.status
+            copied = 0
+            with suppress(TimeoutError):
+                async with Patience(self._seconds) as patience:
+                    while status == _PENDING:
+                        await asyncio.sleep(_LOOK_SECONDS)
+                        copying = (await made.get_blob_properties()).copy
+                        status, before = copying.status, copied
+                        copied = int((copying.progress or "0").partition("/")[0])
+                        patience.received(copied - before)
         if status != _SUCCESS:
-            raise UnavailableError(f"{asked}: the service gave up copying it", key=source, backend=SCHEME)
+            what = "does not get on with" if status == _PENDING else "gave up"
+            raise UnavailableError(f"{asked}: the service {what} copying it", key=source, backend=SCHEME)
 
     async def page(self, prefix: str, after: str, following: str) -> Page:
         """As `Driver.page`. Azure begins each listing at the beginning: the caller leaves out what is not wanted."""

@@ -240,10 +240,17 @@ def _host(name: str) -> tuple[str, int | None]:
         return name, None
     match = _HOST.fullmatch(name)
     if match is None:
-        raise InvalidArgumentError(
-            f"{name!r} is no host: write name:port, and brackets around an IPv6 address", backend=SCHEME
-        )
-    return match["six"] or match["name"], _port(match["port"]) if match["port"] else None
+        raise _no_host(name, "write name:port, and brackets around an IPv6 address")
+    host = match["six"] or match["name"]
+    try:
+        host.encode("idna")  # as the resolver will
+    except UnicodeError as error:
+        raise _no_host(name, "each part of a name, between dots, has 1 to 63 letters") from error
+    return host, _port(match["port"]) if match["port"] else None
+
+
+def _no_host(name: str, why: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{name!r} is no host: {why}", backend=SCHEME)
 
 
 def _shown(host: str) -> str:

@@ -14,11 +14,11 @@ import aiohttp
 import botocore
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import Loader, create_loader
 from s3fs import S3FileSystem
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
-from statepath.errors import UnavailableError
+from statepath.errors import InvalidArgumentError, UnavailableError
 from statepath.objectstore import (
     BLOCK,
     Asked,
@@ -153,7 +153,16 @@ class S3Driver:
                 skip_instance_cache=True,
                 use_listings_cache=False,
             )
-            client = await fs.set_session()
+            try:
+                client = await fs.set_session()
+            except BotoCoreError:
+                raise
+            except ValueError as error:
+                raise InvalidArgumentError(
+                    "the host in endpoint_url, or AWS_ENDPOINT_URL, is not a host name: S3's client takes letters,"
+                    " digits, dots and hyphens, and no underscore; give the service another name, or write its address",
+                    backend=SCHEME,
+                ) from error
         client.meta.events.register_last("before-call.s3", _send_at_once)
         driver = cls(client, config)
         try:

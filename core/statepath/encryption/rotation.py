@@ -20,7 +20,7 @@ from typing import Final
 from msgspec import UNSET
 
 from statepath.aside import why_aside
-from statepath.backend import Backend, CommitLog, Span
+from statepath.backend import Backend, CommitLog, Entry, Span
 from statepath.encryption import RING_KEY, KeyInfo, Retired, Rotated
 from statepath.encryption.keyring import REFRESH, Ring
 from statepath.encryption.objects import SealedBackend, is_of_store, is_sealed_key
@@ -41,6 +41,7 @@ Cover = Callable[[str], Awaitable[object]]
 
 _STEP: Final = 100
 _LONGEST_PAUSE: Final = 0.1
+_BOUNDED: Final = ("logs/", "reports/")
 
 
 def settled(deadline: float) -> float:
@@ -197,8 +198,7 @@ async def _sealed(backend: Backend, ring: Ring) -> AsyncIterator[tuple[str, str]
     """Every sealed object of the store, and the key that it is sealed with. What is kept aside because nobody can open
     it is not one."""
     ids = ring.ids
-    async for entry in backend.list_keys(""):
-        key = entry.key
+    async for key in _keys(backend):
         if is_sealed_key(key) and why_aside(key) != "corrupt":
             try:
                 id = key_of((await backend.read(key, span=Span(0, HEADER))).data)
@@ -206,6 +206,20 @@ async def _sealed(backend: Backend, ring: Ring) -> AsyncIterator[tuple[str, str]
                 continue
             if id is not None and is_of_store(key, id, ids):
                 yield key, id
+
+
+async def _keys(backend: Backend) -> AsyncIterator[str]:
+    """Every object's key: those of session logs and reports at last, and in the order in which they were written, so
+    that the bounds for them find it again in the times at which they are sealed anew."""
+    bounded: list[Entry] = []
+    async for entry in backend.list_keys(""):
+        if entry.key.startswith(_BOUNDED):
+            bounded.append(entry)
+        else:
+            yield entry.key
+    # A time that the storage does not know counts as now.
+    for entry in sorted(bounded, key=lambda entry: (not entry.modified, entry.modified)):
+        yield entry.key
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,7 +303,7 @@ def decode_index(data: bytes, key: str) -> tuple[Place, ...]:
     """
     try:
         places = _index.decode(unseal(data, "index")).documents
-    except (CorruptionError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (CorruptionError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptionError(f"{key} is damaged: {error}", key=key) from error
     end = 0
     for place in places:

@@ -692,15 +692,21 @@ class Engine:
     async def _finish(self) -> None:
         if self._committer is None or self._views is None:
             return
-        await self._committer.close()
-        if self.backend.capabilities.queries and self._committer.failure is None:
+        async with AsyncExitStack() as ending:  # what others wait for, though the rest failed
+            ending.push_async_callback(self._maintenance.release)
+            ending.push_async_exit(self._let_companion_finish)
+            await self._write_at_last(self._committer, self._views)
+
+    async def _write_at_last(self, committer: Committer, views: ViewWriter) -> None:
+        await committer.close()
+        if self.backend.capabilities.queries and committer.failure is None:
             await cast("SupportsQueries", self.backend).settle(self.replica.head)
         with suppress(StateError):  # the log has it
             await self.look_beside()
         try:
-            await self._show(self._views)
-            while self._views.removing:  # what ours may have brought back, if others removed it meanwhile
-                await self._views.flush()
+            await self._show(views)
+            while views.removing:  # what ours may have brought back, if others removed it meanwhile
+                await views.flush()
         except StateError as error:
             self.events.emit(SaveError(error, error.key))
         snapshotter = self._snapshotter
@@ -709,10 +715,12 @@ class Engine:
         if snapshotter is not None and snapshotter.changed and not self._maintenance.elsewhere:
             snapshotter.ending = True
             await try_snapshot(partial(self._snapshot_at_last, snapshotter), self.events)
-        if self._companion is not None:
+
+    async def _let_companion_finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Who is cancelled does not wait for it."""
+        if self._companion is not None and (kind is None or issubclass(kind, Exception)):
             self.stream.wake()
             await self._companion.finish()
-        await self._maintenance.release()
 
     async def _snapshot_at_last(self, snapshotter: Snapshotter) -> None:
         """A snapshot of what the log goes on from."""

@@ -13,10 +13,10 @@ import re
 import stat
 import time
 import zipfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from typing import IO, Final
+from typing import IO, Final, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -67,6 +67,8 @@ from statepath.errors import (
 )
 from statepath.naming import check_collection
 
+T = TypeVar("T")
+
 MAX_BYTES: Final = 4 * 1024**3
 """What a portable backup may hold, unless the one who imports it says otherwise."""
 
@@ -83,6 +85,9 @@ _UNFIT: Final = (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError)
 
 _AHEAD: Final = 86_400.0
 """By how many seconds the clock of whoever wrote it may have been ahead."""
+
+_SEQS: Final = 2**62
+"""No log has as many: a longer number would fit into no name of a slot, and into no column of a database."""
 
 _LINE: Final = 64 * 1024 * 1024
 _BODY: Final = re.compile(r"bodies/[0-9a-f]{1,64}/[0-9]{1,9}")
@@ -191,7 +196,7 @@ def _read_manifest(path: str, file: zipfile.ZipFile, size: int, limit: int) -> M
                 code="newer_format",
             )
         manifest = _manifest.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _bad(path, f"its {MANIFEST} cannot be read: {error}") from error
     named = {member.name: member.size for member in manifest.members}
     if len(named) < len(manifest.members) or set(named) != set(names) - {MANIFEST}:
@@ -203,6 +208,8 @@ def _read_manifest(path: str, file: zipfile.ZipFile, size: int, limit: int) -> M
             raise _bad(path, f"{name} has not the size that its {MANIFEST} says")
     if STATE_KEY not in named:
         raise _bad(path, f"it has no {STATE_KEY}")
+    if manifest.seq >= _SEQS:
+        raise _bad(path, f"no log is as long as its seq {manifest.seq} says")
     if not 1 <= manifest.floor <= manifest.seq + 1:
         raise _bad(path, f"its log cannot begin at {manifest.floor}, where it shows seq {manifest.seq}")
     if manifest.floor <= manifest.seq and COMMITS not in named:
@@ -374,7 +381,7 @@ class Portable:
         data = self._whole(body.key)
         if sha256(data).hexdigest() != body.sha256:
             raise _bad(self.path, f"{body.key} is not what its commit names")
-        return self._checked(decode_changes(data))
+        return self._checked(self._decoded(decode_changes, data, body.key))
 
     def _report(self, name: str) -> bytes:
         data = self._whole(name)
@@ -442,7 +449,7 @@ class Portable:
             if len(rest) > _LINE:
                 raise _bad(self.path, f"{COMMITS} has a line of more than {_LINE:,} bytes")
             for line in lines:
-                commit = decode_commit(line)
+                commit = self._decoded(decode_commit, line, COMMITS)
                 self._check_time(microseconds(commit.time), f"commit {commit.first}")
                 transactions = tuple(
                     one if isinstance(one, Body) else self._checked(one) for one in commit.transactions
@@ -450,6 +457,12 @@ class Portable:
                 yield replace(commit, transactions=transactions)
         if rest:
             raise _bad(self.path, f"{COMMITS} ends in the middle of a line")
+
+    def _decoded(self, decode: Callable[[bytes], T], data: bytes, name: str) -> T:
+        try:
+            return decode(data)
+        except CorruptionError as error:
+            raise _bad(self.path, f"{name}: {error}") from error
 
     def _checked(self, changes: Transaction) -> Transaction:
         try:

@@ -284,7 +284,7 @@ def _as_damage(key: str) -> Iterator[None]:
     """A last member that has its checksum is not always one of ours: whoever made it may have summed anything."""
     try:
         yield
-    except (msgspec.MsgspecError, KeyError, ValueError) as error:
+    except (msgspec.MsgspecError, KeyError, ValueError, RecursionError) as error:
         raise CorruptionError(
             f"{key} is damaged: its last member is not what a snapshot has there: {error}", key=key
         ) from error

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from statepath.backend import ALWAYS, Blob, Capabilities, Entry, ETag, Span, When
-from statepath.errors import ClosedError, InvalidArgumentError, ReadOnlyError, StateError, UnsupportedError
+from statepath.errors import (
+    ClosedError,
+    InvalidArgumentError,
+    ReadOnlyError,
+    StateError,
+    UnavailableError,
+    UnsupportedError,
+)
 from statepath.objectstore.driver import Content, Driver, Listed, Page
 from statepath.objectstore.place import Place
 
 T = TypeVar("T")
 
 _IN_MEMORY: Final = 8 * 1024 * 1024
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class ObjectStoreBackend:
@@ -49,10 +59,14 @@ class ObjectStoreBackend:
 
     async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
         """As `SupportsStreams.write_stream`: the chunks go to a temporary file, and that in one request, since no
-        service holds a condition on an upload in parts for every client at once."""
+        service holds a condition on an upload in parts for every client at once.
+
+        Raises:
+            UnavailableError: the temporary file cannot be written; `disk_full` if there is no space for it.
+        """
         self._check_writable(key)
         with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as spool:
-            size = await asyncio.to_thread(_spool, chunks, spool)
+            size = await asyncio.to_thread(_spool, key, chunks, spool)
             if size <= _IN_MEMORY:
                 return await self._put(key, spool.read(), size, when)
             return await self._put(key, spool, size, when)  # type: ignore[arg-type]  # a BinaryIO, by another name
@@ -143,9 +157,20 @@ def _name_of(listed: Listed) -> str:
     return listed.name
 
 
-def _spool(chunks: Iterable[bytes], spool: tempfile.SpooledTemporaryFile[bytes]) -> int:
-    for chunk in chunks:
-        spool.write(chunk)
-    size = spool.tell()
-    spool.seek(0)
+def _spool(key: str, chunks: Iterable[bytes], spool: tempfile.SpooledTemporaryFile[bytes]) -> int:
+    try:
+        for chunk in chunks:
+            spool.write(chunk)
+        size = spool.tell()
+        spool.seek(0)
+    except OSError as error:
+        with suppress(OSError):  # closing it later would try once more to write what is left
+            spool.close()
+        raise UnavailableError(
+            f"{key} is too large to be sent from memory, and its temporary file cannot be written in"
+            f" {tempfile.tempdir or 'any folder for it'} ({error.strerror or error}); make room there, or name another"
+            " folder in TMPDIR",
+            key=key,
+            code="disk_full" if error.errno in _FULL else None,
+        ) from error
     return size

@@ -69,7 +69,9 @@ def endpoint(name: str, text: str, *, form: str, secrets: str) -> str:
     """
     try:
         parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        # As the resolver will: each part of a name has 1 to 63 letters.
+        host = (parts.hostname or "").encode("idna")
+        usable = parts.scheme in ("http", "https") and bool(host) and parts.port != 0
     except ValueError:
         usable = False
         parts = urlsplit("")

@@ -24,7 +24,7 @@ from statepath.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from statepath.events import Events
+from statepath.events import Events, LogsRemoved, ReportsRemoved
 from statepath.keys import encrypt, read_keys
 from statepath.memory import MemoryBackend
 from statepath.settings import Settings
@@ -250,6 +250,25 @@ async def test_a_snapshot_that_was_sealed_anew_is_still_kept_as_a_backup(folder)
         assert len(await store.backups()) == 2
         assert await store.verify() == []
         assert (await store.restore(at=first)).to == first
+
+
+@pytest.mark.parametrize("place", ["folder", "memory"], indirect=True)
+async def test_of_logs_and_reports_the_longest_untouched_is_so_after_a_rotation_too(place):
+    """Where the storage's clock tells them apart: that of S3 has seconds."""
+    async with place.open(log_bytes=12, report_bytes=12, view_interval=0) as store:
+        removed = []
+        store.events.on(LogsRemoved, lambda event: removed.append(event.ids))
+        store.events.on(ReportsRemoved, lambda event: removed.append(event.ids))
+        for id in ("c", "b", "a"):
+            await store.append_log(id, "6bytes")
+            await store.save_report(id, "6bytes")
+            await store.flush()
+        await store.append_log("b", "6bytes")
+        await store.save_report("b", "6others")
+        await store.flush()
+        await store.rotate_key()
+        await store.clean()
+    assert removed == [("c", "a"), ("c", "a")]
 
 
 async def test_a_large_object_is_sealed_anew_in_pieces(folder, memory):

@@ -186,6 +186,33 @@ async def test_a_replica_that_does_not_answer_holds_closing_up_for_a_moment_only
     assert faulty.closed
 
 
+async def test_closing_that_fails_unexpectedly_ships_what_is_left_and_gives_the_lease_back(
+    mirrored, faulty, monkeypatch
+):
+    released = []
+
+    async def release():
+        released.append(True)
+
+    async def fail():
+        raise OSError("no such luck")
+
+    shipping = faulty.hold("write", "journal/0")
+    monkeypatch.setattr(mirrored._engine._maintenance, "release", release)
+    monkeypatch.setattr(mirrored._engine._snapshotter, "snapshot", fail)
+    monkeypatch.setattr("statepath.engine.mirror._GRACE", 60)
+    await mirrored.collection("raw").put({"id": "a"})
+    await shipping.reached.wait()
+    closing = asyncio.ensure_future(mirrored.aclose())
+    async with asyncio.timeout(20):
+        await mirrored._engine._companion._finishing.wait()
+    shipping.open()
+    with pytest.raises(OSError, match="no such luck"):
+        await closing
+    assert released == [True]
+    assert await stored(faulty.url) == ["a"]
+
+
 async def test_closing_that_cuts_a_mirrors_end_off_closes_its_connection(mirrored, faulty, monkeypatch):
     monkeypatch.setattr("statepath.engine.mirror._RELEASE", 60)
     giving_back = faulty.hold("delete", "leases/")

@@ -263,6 +263,10 @@ async def test_the_file_is_its_owners_and_any_zip_program_reads_it(store, file, 
         assert members.read("logs/session_s%2f1.log") == b"first\nsecond\nthird\n"
 
 
+NESTED = b"[" * 200_000 + b"]" * 200_000
+"""More than any reader of JSON goes down."""
+
+
 class TestStrangers:
     """Files that nobody should import. Nothing is written for any of them."""
 
@@ -607,6 +611,54 @@ class TestStrangers:
                 assert tracemalloc.get_traced_memory()[1] < size / 4
             finally:
                 tracemalloc.stop()
+
+    @pytest.mark.parametrize(
+        ("old", "new", "reason"),
+        [
+            (b'"format":1', b'"format":%s' % (b"9" * 5000), "cannot be read"),
+            (b'"format":1', b'"format":%s' % NESTED, "cannot be read"),
+            (b'"seq":21', b'"seq":%d' % (10**20 - 1), "no log is as long"),
+            (b'"seq":21', b'"seq":%d' % 2**62, "no log is as long"),
+        ],
+        ids=["digits", "nested", "a seq of no slot", "a seq of no column"],
+    )
+    async def test_a_manifest_that_no_program_wrote(self, good, file, refused, old, new, reason):
+        self.pack(file, good)
+        with zipfile.ZipFile(file) as packed:
+            manifest = packed.read("manifest.json")
+        altered = self.forge_commits(manifest, old, new)
+        self.pack(file, good | {"manifest.json": altered}, signed=False)
+        await refused(CorruptionError, reason)
+
+    @pytest.mark.parametrize(
+        "new",
+        [
+            b'"time":"0001-01-01T00:00:00","more":"',
+            b'"time":"2026-01-01T00:00:00","more":"',
+            b'"x":%s,"time":"' % NESTED,
+        ],
+        ids=["before all years", "a time without a zone", "nested"],
+    )
+    async def test_a_commit_that_no_program_wrote(self, good, file, refused, new):
+        self.pack(file, good | {COMMITS: self.forge_commits(good[COMMITS], b'"time":"', new)})
+        await refused(CorruptionError, r"cannot be imported: journal/commits\.jsonl: ")
+
+    @pytest.mark.parametrize(
+        ("id", "document"), [(b"\xff", b"{}"), (b"a", NESTED)], ids=["no UTF-8", "nested"]
+    )
+    async def test_a_body_that_no_program_wrote(self, tmp_path, file, refused, id, document):
+        path = tmp_path / "large.zip"
+        async with statepath.open("memory://", autosave=0) as store:
+            await store.collection("raw").put({"id": "a", "text": "x" * 9_000_000})
+            await store.export(path, history=True)
+        with zipfile.ZipFile(path) as packed:
+            members = {name: packed.read(name) for name in packed.namelist()}
+        (key,) = [name for name in members if name.startswith("bodies/")]
+        body = b'[{"op":"put","collection":"raw","id":"%s","document":%s}]' % (id, document)
+        named = sha256(members[key]).hexdigest().encode(), sha256(body).hexdigest().encode()
+        commits = self.forge_commits(members[COMMITS], *named)
+        self.pack(file, members | {key: body, COMMITS: commits})
+        await refused(CorruptionError, f"cannot be imported: {key}: the body does not hold changes")
 
     async def test_one_of_a_newer_program(self, good, file, refused):
         self.pack(file, good, manifest={"format": 2, "new": True})

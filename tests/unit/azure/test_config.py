@@ -61,6 +61,8 @@ def test_the_url_wins_over_the_environment():
         ("az://con?account_name=secret/", "account_name"),
         ("az://con?account_name=SECRET", "account_name"),
         ("az://con?endpoint_url=host:9000", "endpoint_url"),
+        ("az://con?endpoint_url=http://a..b:9", "endpoint_url"),
+        (f"az://con?endpoint_url=http://{'x' * 64}.org", "endpoint_url"),
         ("az://con?endpoint_url=http://name:secret@host", "SAS tokens"),
         ("az://con?endpoint_url=https://host/?sig%3Dsecret", "SAS tokens"),
         ("az://con?sas_token=sig%3Dsecret", "sas_token"),

@@ -75,6 +75,8 @@ def test_the_variable_for_emulators_is_understood_as_google_does(variable, endpo
         ("gs://b?timeout=0", "timeout"),
         ("gs://b?anonymous=yes", "true or false"),
         ("gs://b?endpoint_url=host:9000", "endpoint_url"),
+        ("gs://b?endpoint_url=http://a..b:9", "endpoint_url"),
+        (f"gs://b?endpoint_url=http://{'x' * 64}.org", "endpoint_url"),
         ("gs://b?endpoint_url=http://host/%3Fx=1%23", "endpoint_url"),
         ("gs://b?endpoint_url=http://key:secret@host", "credentials"),
         ("gs://b?token=secret", "'token'"),

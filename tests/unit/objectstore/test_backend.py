@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import tempfile
 from datetime import UTC, datetime
 from itertools import count
 
@@ -13,6 +16,7 @@ from statepath.errors import (
     ConflictError,
     InvalidArgumentError,
     NotFoundError,
+    UnavailableError,
     UnsupportedError,
 )
 from statepath.objectstore import Asked, Listed, ObjectStoreBackend, Page, Place, Served, open_backend, unmet
@@ -130,6 +134,38 @@ async def test_a_large_stream_is_a_file_and_a_small_one_is_bytes(monkeypatch):
     assert small is bytes
     assert large is not bytes
     assert driver.objects["p/large"][0] == b"12345678901"
+
+
+class Full(io.BytesIO):
+    """A file on a disk that has no space; what is left to be written is tried again when it is closed."""
+
+    def write(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def close(self):
+        if not self.closed:
+            super().close()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def no_folder(*args, **options):
+    raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "says"),
+    [(lambda *args, **options: Full(), "disk_full", "/temp "), (no_folder, "unavailable", "No usable")],
+    ids=["full", "readonly"],
+)
+async def test_a_temporary_file_that_cannot_be_written_is_told(monkeypatch, file, code, says):
+    monkeypatch.setattr("statepath.objectstore.backend._IN_MEMORY", 10)
+    monkeypatch.setattr(tempfile, "TemporaryFile", file)
+    monkeypatch.setattr(tempfile, "tempdir", "/temp")
+    driver = Driver()
+    with pytest.raises(UnavailableError, match="TMPDIR") as caught:
+        await backend(driver).write_stream("large", [b"12345", b"67890", b"1"])
+    assert (caught.value.key, caught.value.code, says in str(caught.value)) == ("large", code, True)
+    assert driver.objects == {}
 
 
 async def test_more_than_one_request_takes_is_refused():

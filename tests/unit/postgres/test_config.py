@@ -48,6 +48,8 @@ def test_a_url_names_a_store_of_a_database(url: str, config: PostgresConfig) -> 
         ("postgresql://db/a?store=" + "x" * 201, "store is a name"),
         ("postgresql://one:x,two/a", "is no host"),
         ("postgresql://one,two:99999/a", "is no port"),
+        ("postgresql://a..b/a", "is no host"),
+        (f"postgresql://{'x' * 64}.example.org/a", "is no host"),
         ("postgresql:///a?host=one,two&port=1,2,3", "one port for all hosts"),
         ("postgresql://db/a?host=other", "names its hosts twice"),
         ("postgresql://db/a?pool=0", "pool is '0'"),

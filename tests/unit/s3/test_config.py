@@ -60,6 +60,8 @@ def test_the_url_wins_over_the_environment():
         ("s3://b?timeout=soon", "timeout"),
         ("s3://b?anonymous=yes", "true or false"),
         ("s3://b?endpoint_url=host:9000", "endpoint_url"),
+        ("s3://b?endpoint_url=http://a..b:9", "endpoint_url"),
+        (f"s3://b?endpoint_url=http://{'x' * 64}.org", "endpoint_url"),
         ("s3://b?endpoint_url=http://key:secret@host", "credentials"),
         ("s3://b?endpoint_url=http://host/%3Fx=1", "more than an address"),
         ("s3://b?acl=public", "acl"),

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 from botocore.exceptions import ClientError
 from statepath.backend import ALWAYS, ETag, IfMatch
-from statepath.errors import ConfigurationError, ConflictError, UnavailableError
+from statepath.discovery import connect
+from statepath.errors import ConfigurationError, ConflictError, InvalidArgumentError, UnavailableError
 from statepath.objectstore import Place
 from statepath_s3.config import S3Config
 from statepath_s3.driver import S3Driver
@@ -79,3 +80,8 @@ async def test_a_service_that_refuses_each_deletion_is_told_and_not_asked_for_ev
     with pytest.raises(UnavailableError, match="s3://bucket/a/b") as caught:
         await driver(Changing(refusals=ENOUGH)).remove("a/b", ALWAYS)
     assert caught.value.key == "a/b"
+
+
+async def test_a_host_that_the_client_does_not_take_is_told():
+    with pytest.raises(InvalidArgumentError, match="no underscore"):
+        await connect("s3://bucket/p?endpoint_url=http://my_minio:9", env={})

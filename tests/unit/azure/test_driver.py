@@ -1,0 +1,34 @@
+"""What the driver makes of a connection string, before anything is sent."""
+
+from __future__ import annotations
+
+import pytest
+from azure.storage.blob.aio import BlobServiceClient
+from statepath.backend import StateURL
+from statepath.errors import InvalidArgumentError
+from statepath_azure.config import complete, parse
+from statepath_azure.credentials import Found
+from statepath_azure.driver import AzureDriver
+
+ELSEWHERE = "BlobEndpoint=https://blobs.example.org;SharedAccessSignature=sv=1&sig=x"
+"""It names no account."""
+OF_ONE = "AccountName=one;AccountKey=a2V5;EndpointSuffix=core.windows.net"
+
+
+async def check(connection_string: str, **env: str) -> None:
+    config = complete(parse(StateURL.parse("az://con/x")), env)
+    client = BlobServiceClient.from_connection_string(connection_string)
+    async with client:
+        AzureDriver(client, Found(connection_string=connection_string), config)._check(config)
+
+
+async def test_a_connection_string_that_names_no_account_contradicts_none():
+    await check(ELSEWHERE, STATE_AZURE_ACCOUNT_NAME="one")
+
+
+async def test_one_that_names_another_account_or_endpoint_is_refused():
+    await check(OF_ONE, STATE_AZURE_ACCOUNT_NAME="one")
+    with pytest.raises(InvalidArgumentError, match="another account_name"):
+        await check(OF_ONE, STATE_AZURE_ACCOUNT_NAME="two")
+    with pytest.raises(InvalidArgumentError, match="another endpoint_url"):
+        await check(ELSEWHERE, STATE_AZURE_ENDPOINT_URL="https://other.example.org")
