@@ -44,7 +44,8 @@ class RetryingBackend(PassesSharing):
     """The backend with its calls repeated, with growing random pauses, until they succeed or the deadline has passed.
 
     Parameters:
-        deadline: seconds from the first attempt after which none is begun; the last one's error is raised.
+        deadline: seconds from the first attempt after which none is begun but the second; the last one's error is
+            raised.
     """
 
     def __init__(self, backend: Backend, *, deadline: float) -> None:
@@ -144,7 +145,10 @@ async def _repeated(
 
     retrying = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(worth_it),
-        stop=tenacity.stop_before_delay(deadline - (monotonic() - began)),
+        # Once at least: a connection that died in silence looks like a service that does not answer.
+        stop=tenacity.stop_all(
+            tenacity.stop_after_attempt(2), tenacity.stop_before_delay(deadline - (monotonic() - began))
+        ),
         wait=tenacity.wait_random_exponential(_SOONEST, _LATEST),
         reraise=True,
     )
