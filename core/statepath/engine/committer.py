@@ -289,6 +289,8 @@ class Committer:
                     await asyncio.sleep(0)  # those that were told save again, mostly
                 if not self._pending:
                     self._answers.finish()
+                    if self._closing:
+                        break
                     self._busy, self._group = False, []
                     self._wake = self._loop.create_future()
                     await self._wake

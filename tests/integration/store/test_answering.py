@@ -86,6 +86,20 @@ async def test_closing_acknowledges_what_is_durable(store):
     assert [done.result() for done in saving] == list(range(1, SAVERS + 1))
 
 
+async def test_who_is_told_first_may_close(store):
+    raw = store.collection("raw")
+
+    async def save(n):
+        seq = await raw.put({"id": str(n)})
+        if n == 0:
+            await store.aclose()
+        return seq
+
+    async with asyncio.timeout(30):
+        seqs = await asyncio.gather(*map(save, range(SAVERS)))
+    assert seqs == list(range(1, SAVERS + 1))
+
+
 async def test_stopping_acknowledges_what_is_durable(store):
     raw = store.collection("raw")
 
