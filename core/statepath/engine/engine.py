@@ -594,11 +594,17 @@ class Engine:
         Raises:
             NotFoundError: nobody holds it.
         """
-        committer, member = self.committer, f"{LEASE_MEMBERS}{name}"
+        self.committer  # noqa: B018 - a handle that cannot write breaks nothing
         await self.catch_up()
-        before = self.get(MEMBERS, member)
+        before = self.get(MEMBERS, f"{LEASE_MEMBERS}{name}")
         holder = await self.leases.remove(name)
-        epoch = holder.epoch
+        await self.end_epoch(holder, before)
+        return holder
+
+    async def end_epoch(self, holder: Holder, before: Entry | None) -> None:
+        """Have the log refuse what a holder changes from now on whose lease was taken away. `before`: what the log had
+        of the lease when that began."""
+        member, epoch = f"{LEASE_MEMBERS}{holder.name}", holder.epoch
         if not epoch:
             # One that has given no sign of life yet does not tell its epoch, and may have committed it just now.
             await self.catch_up()
@@ -608,8 +614,7 @@ class Engine:
         if epoch:
             # Whoever has taken it since it was free has an epoch of its own.
             with suppress(ConflictError):
-                await committer.submit((Delete(MEMBERS, member, epoch),), 0)
-        return holder
+                await self.committer.submit((Delete(MEMBERS, member, epoch),), 0)
 
     @asynccontextmanager
     async def _cut(self) -> AsyncIterator[Cut]:

@@ -240,6 +240,14 @@ class Leases:
                 return holder
         raise NotFoundError(f"nobody holds the lease {name!r}", key=key)
 
+    async def remove_as_seen(self, hold: Hold) -> bool:
+        """Take the lease away if there was no sign of life since it was looked at; whether it is gone."""
+        try:
+            await self._backend.delete(hold.key, when=IfMatch(hold.etag))
+        except ConflictError:
+            return False
+        return True
+
     async def _read(self, key: str) -> tuple[Holder, ETag] | None:
         try:
             stored, etag = await look(self._backend, key)

@@ -498,6 +498,25 @@ async def test_who_takes_a_silent_lease_while_it_is_cleaned_has_it(store, other,
     assert other._engine.replica.members["lease/claim/task_1"].version == second.epoch
 
 
+async def test_a_holder_that_gives_a_sign_of_life_while_it_is_cleaned_keeps_its_lease(
+    store, other, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.cleaning._SILENT", -3600.0)
+    look = other._engine.leases.silent
+    async with store.lease("leader", ttl=60) as lease:
+        falls_silent(lease)
+
+        async def gives_a_sign_meanwhile(seconds):
+            found = await look(seconds)
+            assert await store._engine.leases.renew(lease._hold)
+            return found
+
+        monkeypatch.setattr(other._engine.leases, "silent", gives_a_sign_meanwhile)
+        assert (await other.clean()).objects == ()
+        await store.collection("raw").put({"id": "a"})
+        assert await store._engine.leases.renew(lease._hold)
+
+
 async def test_a_task_of_any_id_can_be_claimed(store, other):
     async with store.claim("ü" * 100):
         with pytest.raises(LeaseHeldError):
