@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from contextlib import suppress
@@ -31,6 +32,9 @@ _PROBED: Final = 24 * 3600.0
 
 _SILENT: Final = 24 * 3600.0
 """Seconds beyond its time to live: the holder of such a lease is dead, and nobody asks for it."""
+
+_SHOWS_ITSELF: Final = 6.0
+"""Seconds: within them a holder gives a sign of life whose lease has the usual time to live, or a shorter one."""
 
 _RUN: Final = 3600.0
 """Seconds: longer than an archive run, which names what it wrote at its end, and than two clocks are apart."""
@@ -110,7 +114,9 @@ async def _silent_leases(engine: Engine, *, dry_run: bool) -> list[tuple[str, in
     # Before the leases are looked at: whoever takes one meanwhile has an epoch of its own.
     epochs = dict(engine.replica.members)
     silent = await engine.leases.silent(_SILENT)
-    if not dry_run:
+    if silent and not dry_run:
+        # Clocks may be wrong: who lives after all replaces its lease meanwhile.
+        await asyncio.sleep(max(min(hold.holder.ttl, _SHOWS_ITSELF) for _, hold in silent))
         silent = [
             (entry, hold)
             for entry, hold in silent

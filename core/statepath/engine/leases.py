@@ -213,10 +213,12 @@ class Leases:
 
     async def silent(self, seconds: float) -> list[tuple[Entry, Hold]]:
         """The leases whose holders gave no sign of life for so long beyond their time to live, to be given back in
-        their place. That goes by the storage's clock, as it was when a lease or the snapshot was written last."""
+        their place. That goes by the storage's clock, as it was when a lease or the snapshot was written last, and by
+        this machine's where that is behind."""
         leases = [entry async for entry in self._backend.list_keys(LEASES)]
         snapshots = [entry async for entry in self._backend.list_keys(STATE_KEY)]
-        now = max((entry.modified for entry in (*leases, *snapshots)), default=0.0)
+        # A time to come says nothing of now: all who live would look silent.
+        now = min(max((entry.modified for entry in (*leases, *snapshots)), default=0.0), time.time())
         found: list[tuple[Entry, Hold]] = []
         for entry in leases:
             if 0 < entry.modified < now - seconds and (read := await self._read(entry.key)) is not None:

@@ -2,7 +2,10 @@
 
 import asyncio
 import dataclasses
+import os
+import time
 from contextlib import aclosing
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -515,6 +518,32 @@ async def test_a_holder_that_gives_a_sign_of_life_while_it_is_cleaned_keeps_its_
         assert (await other.clean()).objects == ()
         await store.collection("raw").put({"id": "a"})
         assert await store._engine.leases.renew(lease._hold)
+
+
+async def test_clean_waits_for_a_sign_of_life_where_clocks_say_that_there_was_none(store, other, monkeypatch):
+    monkeypatch.setattr("statepath.engine.cleaning._SILENT", -3600.0)
+    async with store.lease("leader", ttl=0.9) as lease:
+        falls_silent(lease)
+
+        async def gives_a_sign_meanwhile(seconds):
+            assert seconds == 0.9
+            assert await store._engine.leases.renew(lease._hold)
+
+        clock = SimpleNamespace(sleep=gives_a_sign_meanwhile)
+        monkeypatch.setattr("statepath.engine.cleaning.asyncio", clock)
+        assert (await other.clean()).objects == ()
+        assert await store._engine.leases.renew(lease._hold)
+
+
+async def test_a_time_to_come_makes_no_holder_silent(tmp_path, monkeypatch):
+    """As that of a snapshot that was written, or copied, while the clock was ahead."""
+    monkeypatch.setattr("statepath.engine.cleaning._SHOWS_ITSELF", 0.0)
+    async with statepath.open(tmp_path) as store, store.lease("leader", ttl=60):
+        await store.snapshot()
+        ahead = time.time() + 3 * 24 * 3600
+        os.utime(tmp_path / "state.json", (ahead, ahead))
+        assert (await store.clean()).objects == ()
+        await store.collection("raw").put({"id": "a"})
 
 
 async def test_a_task_of_any_id_can_be_claimed(store, other):
