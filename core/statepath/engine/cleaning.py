@@ -17,7 +17,7 @@ from statepath.encryption import storage_of
 from statepath.engine.archiving import ARCHIVE, named, segments
 from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine
-from statepath.engine.leases import Hold
+from statepath.engine.leases import Hold, finish
 from statepath.engine.replica import Entry as Member
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.errors import ConflictError, NotFoundError
@@ -120,7 +120,7 @@ async def _silent_leases(engine: Engine, *, dry_run: bool) -> list[tuple[str, in
         silent = [
             (entry, hold)
             for entry, hold in silent
-            if await _give_back(engine, hold, epochs.get(f"{LEASE_MEMBERS}{hold.holder.name}"))
+            if await finish(_give_back(engine, hold, epochs.get(f"{LEASE_MEMBERS}{hold.holder.name}")))
         ]
     return [(entry.key, entry.size) for entry, _ in silent]
 

@@ -20,6 +20,7 @@ from statepath.errors import (
     LeaseLostError,
     NotFoundError,
     ReadOnlyError,
+    UnavailableError,
 )
 from statepath.events import LeaseLost, StateSaved
 
@@ -713,6 +714,60 @@ async def test_who_is_broken_right_after_it_has_taken_it_loses_its_epoch(store, 
     lease.raise_fence()
     with pytest.raises(LeaseLostError):
         await other.collection("raw").put({"id": "a"})
+
+
+async def test_a_lease_is_broken_to_the_end_though_the_log_cannot_be_read_then(store, other, monkeypatch):
+    async def silent(*_, **__):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(other._engine.leases, "renew", silent)
+    remove = store._engine.leases.remove
+
+    async def cannot_be_read():
+        raise UnavailableError("the storage does not answer")
+
+    async def remove_at_last(name):
+        monkeypatch.setattr(store._engine, "catch_up", cannot_be_read)
+        return await remove(name)
+
+    monkeypatch.setattr(store._engine.leases, "remove", remove_at_last)
+    async with other.lease("leader", ttl=60):
+        await store.break_lease("leader")
+        with pytest.raises(LeaseLostError):
+            await other.collection("raw").put({"id": "a"})
+
+
+async def test_a_lease_is_broken_to_the_end_though_that_is_cancelled(store, other, monkeypatch):
+    removed, goes_on = asyncio.Event(), asyncio.Event()
+    remove = store._engine.leases.remove
+
+    async def remove_and_wait(name):
+        holder = await remove(name)
+        removed.set()
+        await goes_on.wait()
+        return holder
+
+    monkeypatch.setattr(store._engine.leases, "remove", remove_and_wait)
+    async with other.lease("leader", ttl=60) as lease:
+        falls_silent(lease)
+        breaking = asyncio.ensure_future(store.break_lease("leader"))
+        await removed.wait()
+        breaking.cancel()
+        goes_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await breaking
+        with pytest.raises(LeaseLostError):
+            await other.collection("raw").put({"id": "a"})
+
+
+async def test_breaking_a_lease_again_ends_what_was_left_half_done(store, other):
+    async with other.lease("leader", ttl=60) as lease:
+        falls_silent(lease)
+        await store._engine.leases.remove("leader")
+        with pytest.raises(NotFoundError):
+            await store.break_lease("leader")
+        with pytest.raises(LeaseLostError):
+            await other.collection("raw").put({"id": "a"})
 
 
 async def test_who_takes_a_lease_that_was_broken_before_it_told_its_epoch_keeps_it(store, other, monkeypatch):
