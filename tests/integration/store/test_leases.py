@@ -716,6 +716,33 @@ async def test_who_is_broken_right_after_it_has_taken_it_loses_its_epoch(store, 
         await other.collection("raw").put({"id": "a"})
 
 
+async def test_who_is_broken_before_its_epoch_is_committed_ends_that_itself(store, other, monkeypatch):
+    take = other._engine.leases.take
+
+    async def take_in_vain(name, ttl):
+        taken = await take(name, ttl)
+        await store.break_lease(name)
+        return taken
+
+    monkeypatch.setattr(other._engine.leases, "take", take_in_vain)
+    async with other.lease("leader", ttl=60) as lease:
+        await lease.lost.wait()
+        await asyncio.wait([lease._beats])
+        with pytest.raises(LeaseLostError):
+            await other.collection("raw").put({"id": "a"})
+
+
+async def test_who_finds_out_that_it_has_lost_its_lease_ends_no_epoch_but_its_own(store, other):
+    async with store.lease("leader", ttl=60) as lease:
+        await other.break_lease("leader")
+        async with other.lease("leader", ttl=60):
+            assert not await store._engine.leases.renew(lease._hold)
+            falls_silent(lease)
+            await asyncio.wait([lease._beats])
+            await lease._beat(lease._hold)
+            await other.collection("raw").put({"id": "a"})
+
+
 async def test_a_lease_is_broken_to_the_end_though_the_log_cannot_be_read_then(store, other, monkeypatch):
     async def silent(*_, **__):
         await asyncio.Event().wait()
