@@ -319,8 +319,13 @@ class Collection(Generic[T]):
             raise conflict
         before = await self._ancestor(id, conflict)
         base = None if before is None else cast("Json", decode(before.json(), f"{self.name}/{id}"))
-        # What the model does not know, ours has not changed, whatever this handle saw of it meanwhile.
-        mine = cast("Json", decode(held if bare is None or before is None else self.keep(held, before)))
+        if not current and bare is None:
+            # What an earlier resolving kept of the stored document was deleted with it.
+            held = self.encode_over(None, self.decode(id, Entry(held, 0, 0)))[2]
+        elif current and bare is not None and before is not None:
+            # What the model does not know, ours has not changed, whatever this handle saw of it meanwhile.
+            held = self.keep(held, before)
+        mine = cast("Json", decode(held))
         try:
             merged: object = resolve(base, theirs, mine)
         except Clash as clash:

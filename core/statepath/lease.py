@@ -117,11 +117,14 @@ class Lease:
             return
         try:
             # First the epoch: nobody may have the lease while a change of this holder could still get through.
-            with suppress(ConflictError), _unfenced():
-                await self._engine.commit([Delete(MEMBERS, self._member, self.epoch)])
+            await self._end_epoch(self.epoch)
             await self._engine.leases.drop(hold)
         except StateError as error:
             logger.warning("the lease %s could not be given back, and will expire: %s", self.name, error)
+
+    async def _end_epoch(self, epoch: int) -> None:
+        with suppress(ConflictError), _unfenced():
+            await self._engine.commit([Delete(MEMBERS, self._member, epoch)])
 
     def raise_fence(self) -> None:
         """From here on, what this task (or thread) changes is made under the lease."""
@@ -175,8 +178,9 @@ class Lease:
 
     async def _beat(self, hold: Hold) -> None:
         """Give signs of life until the lease is given back or lost."""
+        epoch, taken_away = self.epoch, False
         try:
-            await self._give_signs(hold)
+            taken_away = await self._give_signs(hold)
         except asyncio.CancelledError:
             if self._hold is not None:  # the store is closed, and the lease not given back
                 self.lost.set()
@@ -185,22 +189,26 @@ class Lease:
             logger.exception("the lease %s has no signs of life any more", self.name)
         self.lost.set()
         logger.warning("the lease %s was lost", self.name)
-        self._engine.events.emit(LeaseLost(self.name, self.epoch))
+        self._engine.events.emit(LeaseLost(self.name, epoch))
+        if taken_away:
+            # Whoever broke it may have done that before the epoch was there: nobody else would end it.
+            await see_off(self._end_epoch(epoch))
 
-    async def _give_signs(self, hold: Hold) -> None:
+    async def _give_signs(self, hold: Hold) -> bool:
+        """Do that until there is no more use; whether the lease was taken away."""
         epoch, pause = self.epoch, self.ttl / _BEATS
         while True:
             try:
                 # Whoever slept past the time to live finds out whether somebody has taken it: that needs a moment, too.
                 async with asyncio.timeout(max(hold.left, pause)):
                     if not await self._engine.leases.renew(hold, epoch=epoch):
-                        break
+                        return True
                 epoch = self.epoch
             except TimeoutError:
-                break
+                return False
             except StateError as error:
                 if not error.retryable or not hold.valid:
-                    break
+                    return False
                 logger.warning("no sign of life of the lease %s for now: %s", self.name, error)
             await asyncio.sleep(min(pause, max(hold.left, 0)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from contextlib import suppress
@@ -11,12 +12,13 @@ from typing import Final
 
 from statepath.aside import time_aside, why_aside
 from statepath.backend import ALWAYS, Entry, ETag, IfMatch, Span
-from statepath.commit import PROBES, Delete
+from statepath.commit import PROBES
 from statepath.encryption import storage_of
 from statepath.engine.archiving import ARCHIVE, named, segments
 from statepath.engine.bounding import bound_files
 from statepath.engine.engine import Engine
-from statepath.engine.replica import MEMBERS
+from statepath.engine.leases import Hold, finish
+from statepath.engine.replica import Entry as Member
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.errors import ConflictError, NotFoundError
 
@@ -30,6 +32,9 @@ _PROBED: Final = 24 * 3600.0
 
 _SILENT: Final = 24 * 3600.0
 """Seconds beyond its time to live: the holder of such a lease is dead, and nobody asks for it."""
+
+_SHOWS_ITSELF: Final = 6.0
+"""Seconds: within them a holder gives a sign of life whose lease has the usual time to live, or a shorter one."""
 
 _RUN: Final = 3600.0
 """Seconds: longer than an archive run, which names what it wrote at its end, and than two clocks are apart."""
@@ -107,12 +112,23 @@ async def _silent_leases(engine: Engine, *, dry_run: bool) -> list[tuple[str, in
     if not dry_run:
         await engine.catch_up()
     # Before the leases are looked at: whoever takes one meanwhile has an epoch of its own.
-    epochs = {name: entry.version for name, entry in engine.replica.members.items()}
+    epochs = dict(engine.replica.members)
     silent = await engine.leases.silent(_SILENT)
-    if not dry_run:
-        for _, hold in silent:
-            if epoch := epochs.get(member := f"{LEASE_MEMBERS}{hold.holder.name}"):
-                with suppress(ConflictError):
-                    await engine.commit([Delete(MEMBERS, member, epoch)])
-            await engine.leases.drop(hold)
+    if silent and not dry_run:
+        # Clocks may be wrong: who lives after all replaces its lease meanwhile.
+        await asyncio.sleep(max(min(hold.holder.ttl, _SHOWS_ITSELF) for _, hold in silent))
+        silent = [
+            (entry, hold)
+            for entry, hold in silent
+            if await finish(_give_back(engine, hold, epochs.get(f"{LEASE_MEMBERS}{hold.holder.name}")))
+        ]
     return [(entry.key, entry.size) for entry, _ in silent]
+
+
+async def _give_back(engine: Engine, hold: Hold, before: Member | None) -> bool:
+    """Take the lease away if there was no sign of life since; whether that was so."""
+    # First the lease: a holder that lives after all keeps its epoch with it.
+    if not await engine.leases.remove_as_seen(hold):
+        return False
+    await engine.end_epoch(hold.holder, before)
+    return True

@@ -15,11 +15,11 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -36,12 +36,14 @@ LEASES: Final = "leases/"
 MAINTAINER: Final = "maintainer"
 """The lease of the one handle that saves by time, and trims."""
 
+T = TypeVar("T")
+
 _UNKNOWN_TTL: Final = 60.0
 _ATTEMPTS: Final = 3
 GIVING_BACK: Final = 2.0
 """For how many seconds at most whoever stops waiting for a lease, or giving it back, is held up."""
 
-_going_on: Final[set[asyncio.Task[None]]] = set()
+_going_on: Final[set[asyncio.Task[Any]]] = set()
 """What nobody may wait for any more, and is not to be forgotten before its end."""
 
 _MANY: Final = 1000
@@ -213,10 +215,12 @@ class Leases:
 
     async def silent(self, seconds: float) -> list[tuple[Entry, Hold]]:
         """The leases whose holders gave no sign of life for so long beyond their time to live, to be given back in
-        their place. That goes by the storage's clock, as it was when a lease or the snapshot was written last."""
+        their place. That goes by the storage's clock, as it was when a lease or the snapshot was written last, and by
+        this machine's where that is behind."""
         leases = [entry async for entry in self._backend.list_keys(LEASES)]
         snapshots = [entry async for entry in self._backend.list_keys(STATE_KEY)]
-        now = max((entry.modified for entry in (*leases, *snapshots)), default=0.0)
+        # A time to come says nothing of now: all who live would look silent.
+        now = min(max((entry.modified for entry in (*leases, *snapshots)), default=0.0), time.time())
         found: list[tuple[Entry, Hold]] = []
         for entry in leases:
             if 0 < entry.modified < now - seconds and (read := await self._read(entry.key)) is not None:
@@ -240,6 +244,14 @@ class Leases:
                 return holder
         raise NotFoundError(f"nobody holds the lease {name!r}", key=key)
 
+    async def remove_as_seen(self, hold: Hold) -> bool:
+        """Take the lease away if there was no sign of life since it was looked at; whether it is gone."""
+        try:
+            await self._backend.delete(hold.key, when=IfMatch(hold.etag))
+        except ConflictError:
+            return False
+        return True
+
     async def _read(self, key: str) -> tuple[Holder, ETag] | None:
         try:
             stored, etag = await look(self._backend, key)
@@ -255,30 +267,30 @@ class Leases:
             return Holder(name=name, pid=0, host="?", program="", since=begin, ttl=_UNKNOWN_TTL), etag
 
 
-async def finish(work: Coroutine[Any, Any, None]) -> None:
+async def finish(work: Coroutine[Any, Any, T]) -> T:
     """Do the work to its end. It holds up whoever is cancelled meanwhile for a moment only, and is never left half
     done."""
     working = _start(work)
     try:
-        await asyncio.shield(working)
+        return await asyncio.shield(working)
     except asyncio.CancelledError:
-        await asyncio.wait({working}, timeout=GIVING_BACK)
+        await see_off(working)
         raise
 
 
-async def see_off(work: Coroutine[Any, Any, None]) -> None:
+async def see_off(work: Awaitable[object]) -> None:
     """Wait for the work for a moment. It goes on to its end whatever becomes of who waits, and may fail."""
 
     async def work_off() -> None:
         try:
             await work
         except StateError as error:
-            logger.debug("a lease could not be given back, and will expire: %s", error)
+            logger.debug("what was to be done about a lease failed: %s", error)
 
     await asyncio.wait({_start(work_off())}, timeout=GIVING_BACK)
 
 
-def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+def _start(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     working = asyncio.get_running_loop().create_task(work, name="statepath-lease")
     _going_on.add(working)
     working.add_done_callback(_going_on.discard)

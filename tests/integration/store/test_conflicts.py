@@ -149,6 +149,32 @@ async def test_a_function_is_given_ours_with_what_the_model_does_not_know_of_the
     assert asked == [[1, 2, 1]]
 
 
+async def test_a_function_is_given_nothing_of_a_document_that_was_deleted_meanwhile(store, unknown):
+    raw, seen = unknown
+    await raw.delete("a")
+    tasks = store.collection("tasks", Task, on_conflict=lambda base, theirs, ours: ours)
+    await tasks.put(Task(id="a", owner="me"), if_version=seen)
+    assert await raw.get("a") == Task(id="a", owner="me").model_dump()
+
+
+async def test_a_function_is_given_nothing_of_a_document_that_was_deleted_after_it_had_decided(
+    store, unknown, monkeypatch
+):
+    raw, seen = unknown
+    resolve, late = Collection.resolve, iter("a")
+
+    async def overtaken(self, *refused):
+        resolved = await resolve(self, *refused)
+        for id in late:
+            await raw.delete(id)
+        return resolved
+
+    monkeypatch.setattr(Collection, "resolve", overtaken)
+    tasks = store.collection("tasks", Task, on_conflict=lambda base, theirs, ours: ours)
+    await tasks.put(Task(id="a", owner="me"), if_version=seen)
+    assert await raw.get("a") == Task(id="a", owner="me").model_dump()
+
+
 async def test_a_transactions_merge_counts_as_its_own_only_what_the_model_knows(store, unknown):
     raw, _ = unknown
     tasks = store.collection("tasks", Task, on_conflict="merge")

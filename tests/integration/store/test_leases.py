@@ -2,7 +2,10 @@
 
 import asyncio
 import dataclasses
+import os
+import time
 from contextlib import aclosing
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -17,6 +20,7 @@ from statepath.errors import (
     LeaseLostError,
     NotFoundError,
     ReadOnlyError,
+    UnavailableError,
 )
 from statepath.events import LeaseLost, StateSaved
 
@@ -498,6 +502,51 @@ async def test_who_takes_a_silent_lease_while_it_is_cleaned_has_it(store, other,
     assert other._engine.replica.members["lease/claim/task_1"].version == second.epoch
 
 
+async def test_a_holder_that_gives_a_sign_of_life_while_it_is_cleaned_keeps_its_lease(
+    store, other, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.cleaning._SILENT", -3600.0)
+    look = other._engine.leases.silent
+    async with store.lease("leader", ttl=60) as lease:
+        falls_silent(lease)
+
+        async def gives_a_sign_meanwhile(seconds):
+            found = await look(seconds)
+            assert await store._engine.leases.renew(lease._hold)
+            return found
+
+        monkeypatch.setattr(other._engine.leases, "silent", gives_a_sign_meanwhile)
+        assert (await other.clean()).objects == ()
+        await store.collection("raw").put({"id": "a"})
+        assert await store._engine.leases.renew(lease._hold)
+
+
+async def test_clean_waits_for_a_sign_of_life_where_clocks_say_that_there_was_none(store, other, monkeypatch):
+    monkeypatch.setattr("statepath.engine.cleaning._SILENT", -3600.0)
+    async with store.lease("leader", ttl=0.9) as lease:
+        falls_silent(lease)
+
+        async def gives_a_sign_meanwhile(seconds):
+            assert seconds == 0.9
+            assert await store._engine.leases.renew(lease._hold)
+
+        clock = SimpleNamespace(sleep=gives_a_sign_meanwhile)
+        monkeypatch.setattr("statepath.engine.cleaning.asyncio", clock)
+        assert (await other.clean()).objects == ()
+        assert await store._engine.leases.renew(lease._hold)
+
+
+async def test_a_time_to_come_makes_no_holder_silent(tmp_path, monkeypatch):
+    """As that of a snapshot that was written, or copied, while the clock was ahead."""
+    monkeypatch.setattr("statepath.engine.cleaning._SHOWS_ITSELF", 0.0)
+    async with statepath.open(tmp_path) as store, store.lease("leader", ttl=60):
+        await store.snapshot()
+        ahead = time.time() + 3 * 24 * 3600
+        os.utime(tmp_path / "state.json", (ahead, ahead))
+        assert (await store.clean()).objects == ()
+        await store.collection("raw").put({"id": "a"})
+
+
 async def test_a_task_of_any_id_can_be_claimed(store, other):
     async with store.claim("ü" * 100):
         with pytest.raises(LeaseHeldError):
@@ -665,6 +714,87 @@ async def test_who_is_broken_right_after_it_has_taken_it_loses_its_epoch(store, 
     lease.raise_fence()
     with pytest.raises(LeaseLostError):
         await other.collection("raw").put({"id": "a"})
+
+
+async def test_who_is_broken_before_its_epoch_is_committed_ends_that_itself(store, other, monkeypatch):
+    take = other._engine.leases.take
+
+    async def take_in_vain(name, ttl):
+        taken = await take(name, ttl)
+        await store.break_lease(name)
+        return taken
+
+    monkeypatch.setattr(other._engine.leases, "take", take_in_vain)
+    async with other.lease("leader", ttl=60) as lease:
+        await lease.lost.wait()
+        await asyncio.wait([lease._beats])
+        with pytest.raises(LeaseLostError):
+            await other.collection("raw").put({"id": "a"})
+
+
+async def test_who_finds_out_that_it_has_lost_its_lease_ends_no_epoch_but_its_own(store, other):
+    async with store.lease("leader", ttl=60) as lease:
+        await other.break_lease("leader")
+        async with other.lease("leader", ttl=60):
+            assert not await store._engine.leases.renew(lease._hold)
+            falls_silent(lease)
+            await asyncio.wait([lease._beats])
+            await lease._beat(lease._hold)
+            await other.collection("raw").put({"id": "a"})
+
+
+async def test_a_lease_is_broken_to_the_end_though_the_log_cannot_be_read_then(store, other, monkeypatch):
+    async def silent(*_, **__):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(other._engine.leases, "renew", silent)
+    remove = store._engine.leases.remove
+
+    async def cannot_be_read():
+        raise UnavailableError("the storage does not answer")
+
+    async def remove_at_last(name):
+        monkeypatch.setattr(store._engine, "catch_up", cannot_be_read)
+        return await remove(name)
+
+    monkeypatch.setattr(store._engine.leases, "remove", remove_at_last)
+    async with other.lease("leader", ttl=60):
+        await store.break_lease("leader")
+        with pytest.raises(LeaseLostError):
+            await other.collection("raw").put({"id": "a"})
+
+
+async def test_a_lease_is_broken_to_the_end_though_that_is_cancelled(store, other, monkeypatch):
+    removed, goes_on = asyncio.Event(), asyncio.Event()
+    remove = store._engine.leases.remove
+
+    async def remove_and_wait(name):
+        holder = await remove(name)
+        removed.set()
+        await goes_on.wait()
+        return holder
+
+    monkeypatch.setattr(store._engine.leases, "remove", remove_and_wait)
+    async with other.lease("leader", ttl=60) as lease:
+        falls_silent(lease)
+        breaking = asyncio.ensure_future(store.break_lease("leader"))
+        await removed.wait()
+        breaking.cancel()
+        goes_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await breaking
+        with pytest.raises(LeaseLostError):
+            await other.collection("raw").put({"id": "a"})
+
+
+async def test_breaking_a_lease_again_ends_what_was_left_half_done(store, other):
+    async with other.lease("leader", ttl=60) as lease:
+        falls_silent(lease)
+        await store._engine.leases.remove("leader")
+        with pytest.raises(NotFoundError):
+            await store.break_lease("leader")
+        with pytest.raises(LeaseLostError):
+            await other.collection("raw").put({"id": "a"})
 
 
 async def test_who_takes_a_lease_that_was_broken_before_it_told_its_epoch_keeps_it(store, other, monkeypatch):
