@@ -397,6 +397,44 @@ async def test_a_missing_ring_is_told_as_such(place):
     assert (await place.everything()).keys() == stored.keys()
 
 
+@pytest.fixture
+async def without_ring(memory):
+    """A handle that does not know the newest key, and cannot learn it while the ring is missing; and that ring."""
+    store = await memory.open()
+    await store.collection("tasks").put({"id": "a"})
+    await store.snapshot()
+    await store.collection("tasks").put({"id": "b"})
+    async with memory.open() as other:
+        await other.rotate_key()
+        await other.snapshot()
+        await other._engine.leases.take("leader", 3600)
+    ring = await memory.read("keyring.json")
+    backend = await memory.raw()
+    await backend.delete("keyring.json")
+    await backend.close()
+    yield store, ring
+    await store.aclose()
+
+
+async def test_a_snapshot_is_not_put_aside_by_who_lacks_the_ring_to_open_it(memory, without_ring):
+    store, ring = without_ring
+    before = await memory.read("state.json")
+    await store.aclose()
+    assert await memory.read("state.json") == before
+    await memory.write("keyring.json", ring)
+    async with memory.open() as store:
+        assert [task["id"] async for task in store.collection("tasks")] == ["a", "b"]
+        assert store.damage == ()
+
+
+async def test_a_lease_is_not_nobody_s_for_who_lacks_the_ring_to_open_it(memory, without_ring):
+    store, ring = without_ring
+    with pytest.raises(CorruptionError, match=r"keyring\.json is missing"):
+        await store.leases()
+    await memory.write("keyring.json", ring)
+    assert [holder.ttl for holder in await store.leases()] == [3600]
+
+
 async def test_a_master_key_is_exchanged_with_the_data_key(folder, tmp_path):
     new = tmp_path / "new-master"
     async with folder.open() as store:
