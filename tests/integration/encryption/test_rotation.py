@@ -11,10 +11,13 @@ import time
 
 import pytest
 import statepath
+from msgspec.structs import replace
+from statepath.commit import slot_key
 from statepath.discovery import connect
 from statepath.encryption import RING_KEY, rotation
 from statepath.encryption.objects import SealedBackend
 from statepath.encryption.rotation import reseal_all
+from statepath.engine.floor import read_floor, write_floor
 from statepath.engine.opening import open_engine
 from statepath.errors import (
     ConfigurationError,
@@ -165,6 +168,26 @@ async def test_the_keys_are_listed_without_the_master_key_though_the_journal_beg
         await store.append_log("1", "later\n")
     async with memory.open(readonly=True) as store:
         assert (await read_keys(memory.url, settings=Settings())).keys == tuple(await store.data_keys())
+
+
+async def test_the_keys_are_listed_though_a_trim_that_was_cut_off_left_commits_before_those_it_took(memory):
+    async with memory.open() as store:
+        for n in range(12):
+            await store.collection("tasks").put({"id": "a", "n": n})
+            if n % 4 == 3:
+                await store.snapshot()
+        backend = store._engine.backend
+        floor, etag = await read_floor(backend)
+        await write_floor(backend, replace(floor, floor=9), etag)
+    backend = await memory.raw()
+    for seq in (2, 3, 5, 6, 7, 8):
+        await backend.delete(slot_key(seq))
+    assert [one.records for one in (await read_keys(memory.url, settings=Settings())).keys] == [4]
+    await backend.delete(slot_key(10))
+    await memory.write(slot_key(11), b"damaged")
+    with pytest.raises(CorruptionError, match="11"):
+        await read_keys(memory.url, settings=Settings())
+    await backend.close()
 
 
 async def test_a_plain_store_has_no_keys(tmp_path):
