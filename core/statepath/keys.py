@@ -215,10 +215,11 @@ async def read_keys(path: Path | None = None, *, settings: Settings | None = Non
         while True:
             try:
                 infos = await describe(backend, log, ring, used.history, begin)
-            except CorruptionError:
-                before, begin = begin, await _begin(log)
-                if begin == before:  # else it was trimmed meanwhile
+            except CorruptionError as error:
+                behind = await _begin_behind(log, error)
+                if behind is None or behind <= begin:
                     raise
+                begin = behind
             else:
                 return KeyRing(tuple(infos), ring.rotating, ring.converting)
     finally:
@@ -228,3 +229,8 @@ async def read_keys(path: Path | None = None, *, settings: Settings | None = Non
 async def _begin(log: CommitLog) -> int:
     """Where the journal begins: the record that a portable log has of that is sealed."""
     return await log.begin() if isinstance(log, PortableCommitLog) else 1
+
+
+async def _begin_behind(log: CommitLog, error: CorruptionError) -> int | None:
+    """Where the journal begins behind the commit that is missing; `None`: none is, or it ends there."""
+    return await log.begin_behind(error.key or "") if isinstance(log, PortableCommitLog) else None

@@ -210,9 +210,21 @@ class PortableCommitLog:
 
     async def begin(self) -> int:
         """Where the log begins, as the names of its objects have it: for who cannot open the log's own record."""
-        listed = await self._list("")
-        pieces = current(listed, 0, packed_upto(listed))
+        pieces = await self._by_name()
         return pieces[0].first if pieces else 1
+
+    async def begin_behind(self, key: str) -> int | None:
+        """As `begin`, where the slot of that key is missing: a trim that was cut off leaves slots before those that it
+        has taken. `None`: it is there, or nothing is behind it."""
+        gap = Piece.of(key)
+        pieces = await self._by_name()
+        if gap is None or gap in pieces:
+            return None
+        return next((piece.first for piece in pieces if piece.first > gap.first), None)
+
+    async def _by_name(self) -> list[Piece]:
+        listed = await self._list("")
+        return current(listed, 0, packed_upto(listed))
 
     async def packed(self) -> int:
         """Up to which seq commits are packed, where the log's own record is lost."""

@@ -157,10 +157,13 @@ def storage_of(backend: Backend) -> Backend:
 
 
 async def look(backend: Backend, key: str) -> tuple[bytes | None, ETag]:
-    """What stands under the key, for who may replace it, and its version. `None`: it is sealed, and cannot be opened.
+    """What stands under the key, for who may replace it, and its version. `None`: in an encrypted store, it is not
+    what was sealed there, or not sealed at all.
 
     Raises:
         NotFoundError: nothing does.
+        CorruptionError: the key ring is missing, or damaged: what stands there may be sound.
+        ConfigurationError: the store is being encrypted or decrypted (`converting`).
     """
     if isinstance(backend, Encrypted):
         return await backend.look(key)
@@ -200,13 +203,7 @@ async def _unlocked(backend: Backend, readonly: bool, provider: KeyProvider) -> 
         keys = await Keys.create(backend, provider)
         await _check_still_new(backend, keys)
         return keys
-    if keys.ring.converting:
-        raise ConfigurationError(
-            f"the store at {backend.url} is half converted: statepath keys {keys.ring.converting} is under way, or was "
-            "interrupted; wait for it, or run it again to finish it",
-            key=RING_KEY,
-            code="converting",
-        )
+    keys.check_whole()
     return keys
 
 

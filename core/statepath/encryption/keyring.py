@@ -198,7 +198,29 @@ class Keys:
         """Look at the ring again."""
         async with self._reading:
             if not await self._read():
-                raise _damaged("it is missing")
+                raise self._missing()
+
+    def check_whole(self) -> None:
+        """
+        Raises:
+            ConfigurationError: the store is being encrypted or decrypted (`converting`).
+        """
+        if self.ring.converting:
+            raise ConfigurationError(
+                f"the store at {self._backend.url} is half converted: statepath keys {self.ring.converting} is under "
+                "way, or was interrupted; wait for it, or run it again to finish it",
+                key=RING_KEY,
+                code="converting",
+            )
+
+    async def check_ours(self) -> None:
+        """That these are the store's keys still: else what they do not open may be sound.
+
+        Raises:
+            CorruptionError: the ring is missing, or damaged. ConfigurationError: as `check_whole`.
+        """
+        await self.refresh()
+        self.check_whole()
 
     def wrapped_by(self, provider: KeyProvider) -> bool:
         """Whether that master key wraps all keys."""
@@ -273,8 +295,15 @@ class Keys:
     async def _replace(self, change: _Change) -> None:
         async with self._reading:
             if not await self._read():
-                raise _damaged("it is missing")
+                raise self._missing()
             await self._write(await change(self.ring))
+
+    def _missing(self) -> CorruptionError:
+        return CorruptionError(
+            f"{RING_KEY} is missing: {self._backend.url} was decrypted or deleted meanwhile, or the file is lost; open "
+            "the store again without the master key, or put a copy of the file back",
+            key=RING_KEY,
+        )
 
     async def _read(self) -> bool:
         begun = _clock()

@@ -138,6 +138,7 @@ class SealedBackend(PassesSharing):
         try:
             return (await self._content(key, blob.data) if is_sealed_key(key) else blob.data), shown
         except CorruptionError:
+            await self.keys.check_ours()
             return None, shown
 
     async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:

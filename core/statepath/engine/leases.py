@@ -26,7 +26,7 @@ import msgspec
 from statepath.backend import IF_ABSENT, Backend, Entry, ETag, IfMatch, When
 from statepath.commit import seal, unseal
 from statepath.encryption import look
-from statepath.engine.ids import encode_id
+from statepath.engine.ids import decode_id, encode_id
 from statepath.engine.snapshot import STATE_KEY
 from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError, StateError
 
@@ -262,7 +262,8 @@ class Leases:
         except (CorruptionError, msgspec.MsgspecError):
             # Whoever wrote that gives no sign of life that could be understood.
             logger.warning("the object is no lease", extra={"key": key})
-            name = key.removeprefix(LEASES)
+            stored_as = key.removeprefix(LEASES)
+            name = decode_id(stored_as) or stored_as
             begin = datetime.fromtimestamp(0, UTC)
             return Holder(name=name, pid=0, host="?", program="", since=begin, ttl=_UNKNOWN_TTL), etag
 

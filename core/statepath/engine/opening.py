@@ -233,7 +233,10 @@ async def _open(engine: Engine, *, anew: bool, closed: bool) -> str:
     else:
         if found.floor is not None and found.floor[0].replica_of:
             raise is_replica(engine.backend.url, found.floor[0].replica_of)
-        engine.check_writable(found.replica)
+        # What an operator put in the place of the state may be there because that is not to be written to.
+        then = found.replica if found.restore is None else found.restore[1]
+        then.needs = max(then.needs, found.replica.needs)
+        engine.check_writable(then)
         await _TakeOver(engine, found, original, closed=closed).run(document_views=document_views)
         await _bring_up(engine)
     return original.source if original and original.source else found.source

@@ -227,6 +227,10 @@ class Shipping:
         size = 0
         last = self.position
         for commit in commits:
+            if commit.sealed is not UNSET:
+                if record:
+                    yield await self._write(record, size)
+                raise self._encrypted(commit)
             last = self._following(last, commit)
             one = await self._examine(commit)
             if record and size + one.size > _RECORD_BYTES:
@@ -239,13 +243,6 @@ class Shipping:
 
     def _following(self, last: Position, commit: Commit) -> Position:
         """Where the log ends with the commit."""
-        if commit.sealed is not UNSET:
-            raise UnsupportedError(
-                f"{self._primary.url} was encrypted while it was mirrored, at seq {commit.first}: its replica at "
-                f"{self._target.url} keeps what it has up to seq {last.seq}; begin again with the master key, and "
-                "mirror to a place where nothing is",
-                code="encrypted",
-            )
         if commit.incarnation != last.incarnation:
             raise DivergedError(
                 f"{self._primary.url} is in another incarnation since seq {commit.first}, and the replica at "
@@ -257,6 +254,14 @@ class Shipping:
                 f"{self._target.url}: they are two histories; {ANEW}"
             )
         return Position(commit.incarnation, commit.last, commit.id, microseconds(commit.time))
+
+    def _encrypted(self, commit: Commit) -> UnsupportedError:
+        return UnsupportedError(
+            f"{self._primary.url} was encrypted while it was mirrored, at seq {commit.first}: its replica at "
+            f"{self._target.url} keeps what it has up to seq {self.position.seq}; begin again with the master key, and "
+            "mirror to a place where nothing is",
+            code="encrypted",
+        )
 
     async def _examine(self, commit: Commit) -> _Examined:
         one = _Examined(commit)

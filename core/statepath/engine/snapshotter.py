@@ -311,6 +311,8 @@ class Snapshotter:
         Raises:
             ConflictError: it shows a later state.
             DivergedError: it is of the incarnation that another handle began.
+            CorruptionError, ConfigurationError: it cannot be opened, nor can the store: it was decrypted, or its key
+                ring is missing.
         """
         meta: SnapshotFacts | None = None
         altered = ""
@@ -319,8 +321,11 @@ class Snapshotter:
             try:
                 meta = await check_snapshot(self._backend, STATE_KEY)
             except CorruptionError as error:
-                # What is sealed nobody edits.
-                altered = str(error) if isinstance(self._backend, Encrypted) else ""
+                # What is sealed nobody edits. But it may be sound, of a store that is not ours any more.
+                if isinstance(self._backend, Encrypted):
+                    await self._backend.keys.check_ours()
+                    await self._news()
+                    altered = str(error)
         except NotFoundError:
             self._state_etag = None
             return

@@ -587,3 +587,43 @@ async def test_a_handle_that_was_open_all_the_while_does_not_mistake_it(memory, 
         with pytest.raises(StateError) as caught:
             await reader.sync()
         assert caught.value.code == "encrypted"
+
+
+@pytest.fixture
+async def forgotten(memory):
+    """A handle that nobody thought of, with something to save in a snapshot still."""
+    store = await memory.open()
+    for id in "ab":
+        await store.collection("tasks").put({"id": id})
+        if id == "a":
+            await store.snapshot()
+    yield store
+    await store.aclose()
+
+
+async def test_a_handle_that_was_forgotten_leaves_the_plain_state_where_it_is(memory, settings, forgotten):
+    await decrypt(memory.url, settings=settings)
+    before = await memory.everything()
+    await forgotten.aclose()
+    assert await memory.everything() == before
+    async with statepath.open(memory.url, autosave=0) as store:
+        assert [task["id"] async for task in store.collection("tasks")] == ["a", "b"]
+
+
+async def test_a_handle_that_was_forgotten_leaves_a_half_decrypted_state_where_it_is(
+    memory, settings, forgotten, monkeypatch
+):
+    async def cut_off(*_: Any) -> None:
+        raise UnavailableError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Conversion, "_put_floor", cut_off)
+        with pytest.raises(UnavailableError):
+            await decrypt(memory.url, settings=settings)
+    before = await memory.everything()
+    assert before["state.json"].startswith(b"{")
+    await forgotten.aclose()
+    assert await memory.everything() == before
+    await decrypt(memory.url, settings=settings)
+    async with statepath.open(memory.url, autosave=0) as store:
+        assert [task["id"] async for task in store.collection("tasks")] == ["a", "b"]

@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 import statepath
 from statepath.aside import why_aside
+from statepath.engine.leases import lease_key
 from statepath.events import CorruptionDetected, Events
 from statepath.migrations import migration
 from statepath.settings import Settings
@@ -82,6 +83,17 @@ async def test_a_damaged_lease_is_held_by_somebody_unknown_until_it_is_broken(lo
         await store.break_lease("leader")
         async with store.lease("leader", wait=0):
             assert [one.host for one in await store.leases()] == [socket.gethostname()]
+
+
+async def test_a_damaged_lease_is_told_by_the_name_that_breaks_it(memory):
+    async with memory.open() as store:
+        await store.collection("raw").put({"id": "a"})
+        await store._engine.leases.take("Job A/ü", 3600)
+        await memory.flip(lease_key("Job A/ü"))
+        (damaged,) = await store.leases()
+        assert damaged.name == "Job A/ü"
+        await store.break_lease(damaged.name)
+        assert await store.leases() == []
 
 
 async def test_a_damaged_lease_is_taken_over_as_one_whose_holder_died(lost, monkeypatch):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 import statepath
+from statepath.discovery import connect
+from statepath.engine.primary import DistantPrimary
+from statepath.engine.shipping import Shipping
 from statepath.engine.spool import Spool
 from statepath.errors import UnsupportedError
 from statepath.events import Events, MirrorCaughtUp
@@ -100,3 +104,26 @@ async def test_a_plain_replica_of_a_store_that_is_encrypted_meanwhile_stays_what
     await promote(replica)
     async with statepath.open(replica, autosave=0) as store:
         assert [task["id"] async for task in store.collection("tasks")] == ["a"]
+
+
+async def test_a_plain_replica_keeps_also_what_came_together_with_what_is_sealed(memory, tmp_path):
+    async with statepath.open(memory.url, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a"})
+    plain = Settings()
+    primary = await DistantPrimary.open(partial(connect, memory.url, readonly=True), plain)
+    replica = await connect(tmp_path / "replica")
+    session = await Shipping.begin(primary, replica, plain, lambda _: None)
+    async with statepath.open(memory.url, autosave=0) as store:
+        for n in range(3):
+            await store.collection("tasks").put({"id": f"b{n}"})
+        commits = [commit async for commit in primary._log.read(1)]
+    await encrypt(memory.url, settings=Settings(encryption_key=memory.key))
+    commits += [commit async for commit in primary._log.read(4)]
+    with pytest.raises(UnsupportedError, match=r"at seq 5: .* keeps what it has up to seq 4"):
+        await anext(size async for size in session.ship(commits) if session.position.seq > 4)
+    await session.close()
+    await replica.close()
+    await primary.close()
+    await promote(tmp_path / "replica")
+    async with statepath.open(tmp_path / "replica", autosave=0) as store:
+        assert [task["id"] async for task in store.collection("tasks")] == ["a", "b0", "b1", "b2"]

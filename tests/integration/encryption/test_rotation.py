@@ -11,10 +11,13 @@ import time
 
 import pytest
 import statepath
+from msgspec.structs import replace
+from statepath.commit import slot_key
 from statepath.discovery import connect
 from statepath.encryption import RING_KEY, rotation
 from statepath.encryption.objects import SealedBackend
 from statepath.encryption.rotation import reseal_all
+from statepath.engine.floor import read_floor, write_floor
 from statepath.engine.opening import open_engine
 from statepath.errors import (
     ConfigurationError,
@@ -165,6 +168,26 @@ async def test_the_keys_are_listed_without_the_master_key_though_the_journal_beg
         await store.append_log("1", "later\n")
     async with memory.open(readonly=True) as store:
         assert (await read_keys(memory.url, settings=Settings())).keys == tuple(await store.data_keys())
+
+
+async def test_the_keys_are_listed_though_a_trim_that_was_cut_off_left_commits_before_those_it_took(memory):
+    async with memory.open() as store:
+        for n in range(12):
+            await store.collection("tasks").put({"id": "a", "n": n})
+            if n % 4 == 3:
+                await store.snapshot()
+        backend = store._engine.backend
+        floor, etag = await read_floor(backend)
+        await write_floor(backend, replace(floor, floor=9), etag)
+    backend = await memory.raw()
+    for seq in (2, 3, 5, 6, 7, 8):
+        await backend.delete(slot_key(seq))
+    assert [one.records for one in (await read_keys(memory.url, settings=Settings())).keys] == [4]
+    await backend.delete(slot_key(10))
+    await memory.write(slot_key(11), b"damaged")
+    with pytest.raises(CorruptionError, match="11"):
+        await read_keys(memory.url, settings=Settings())
+    await backend.close()
 
 
 async def test_a_plain_store_has_no_keys(tmp_path):
@@ -395,6 +418,44 @@ async def test_a_missing_ring_is_told_as_such(place):
         await statepath.open(place.url)
     assert caught.value.code == "encrypted"
     assert (await place.everything()).keys() == stored.keys()
+
+
+@pytest.fixture
+async def without_ring(memory):
+    """A handle that does not know the newest key, and cannot learn it while the ring is missing; and that ring."""
+    store = await memory.open()
+    await store.collection("tasks").put({"id": "a"})
+    await store.snapshot()
+    await store.collection("tasks").put({"id": "b"})
+    async with memory.open() as other:
+        await other.rotate_key()
+        await other.snapshot()
+        await other._engine.leases.take("leader", 3600)
+    ring = await memory.read("keyring.json")
+    backend = await memory.raw()
+    await backend.delete("keyring.json")
+    await backend.close()
+    yield store, ring
+    await store.aclose()
+
+
+async def test_a_snapshot_is_not_put_aside_by_who_lacks_the_ring_to_open_it(memory, without_ring):
+    store, ring = without_ring
+    before = await memory.read("state.json")
+    await store.aclose()
+    assert await memory.read("state.json") == before
+    await memory.write("keyring.json", ring)
+    async with memory.open() as store:
+        assert [task["id"] async for task in store.collection("tasks")] == ["a", "b"]
+        assert store.damage == ()
+
+
+async def test_a_lease_is_not_nobody_s_for_who_lacks_the_ring_to_open_it(memory, without_ring):
+    store, ring = without_ring
+    with pytest.raises(CorruptionError, match=r"keyring\.json is missing"):
+        await store.leases()
+    await memory.write("keyring.json", ring)
+    assert [holder.ttl for holder in await store.leases()] == [3600]
 
 
 async def test_a_master_key_is_exchanged_with_the_data_key(folder, tmp_path):

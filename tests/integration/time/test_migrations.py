@@ -11,10 +11,13 @@ from uuid import uuid4
 
 import pytest
 import statepath
-from statepath.commit import Note
+from msgspec import Raw
+from statepath.commit import Note, Put
 from statepath.engine import migrating
 from statepath.engine.engine import Engine
 from statepath.engine.migration import decode_versions
+from statepath.engine.replica import MEMBERS
+from statepath.engine.snapshot import SCHEMA_MEMBER
 from statepath.errors import (
     ConfigurationError,
     ConflictError,
@@ -755,3 +758,17 @@ async def test_a_conflict_of_a_migration_is_no_conflict_of_others(shared, to_2):
         with pytest.raises(ConflictError, match="was to follow seq"):
             await store._engine.commit([Note("migrated", "")], [("", "", store.seq - 1)])
         assert await store.collection("other").put({"id": "a"})
+
+
+async def test_a_backup_in_the_place_of_the_state_mends_versions_that_are_damaged(tmp_path):
+    async with statepath.open(tmp_path, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a"})
+        backup = await store.backup()
+        await store._engine.commit([Put(MEMBERS, SCHEMA_MEMBER, Raw(b'{"tasks":2.5}'))])
+        await store.snapshot()
+    with pytest.raises(CorruptionError, match=r"put the newest backup .* in the place of state\.json"):
+        await statepath.open(tmp_path, autosave=0)
+    (tmp_path / "state.json").write_bytes((tmp_path / backup).read_bytes())
+    async with statepath.open(tmp_path, autosave=0) as store:
+        assert await documents(store) == {"a": {"id": "a"}}
+        assert store.schema_versions == {}
