@@ -43,8 +43,14 @@ async def names(engine: Engine) -> list[str]:
 async def delete(engine: Engine, id: str) -> bool:
     """Remove a report; whether there was one."""
     key = report_key(check_id(id))
-    await engine.flush_files()
-    if key not in [entry.key async for entry in engine.backend.list_keys(key)]:
-        return False
+    if not await _is_stored(engine, key):
+        await engine.catch_up()  # another handle may have just saved it
+        if not await _is_stored(engine, key):
+            return False
     await engine.commit_file(RemoveReport(id))
     return True
+
+
+async def _is_stored(engine: Engine, key: str) -> bool:
+    await engine.flush_files()
+    return key in [entry.key async for entry in engine.backend.list_keys(key)]

@@ -303,6 +303,7 @@ class Engine:
                 self._views.mark_all(stage)
             else:
                 self._views.leave(stage, commit.last)
+                self._took_over = False  # whoever committed it may leave the documents' files behind
         self.last_commit_at = time.time()
         self.vitals.committed(size)
         self.stream.tell(commit, transactions, size)
@@ -383,25 +384,32 @@ class Engine:
 
     async def maintain(self) -> bool:
         """Whether this handle is the one that saves by time. It knows what the others did, then."""
-        snapshotter, views = self._writing_snapshotter(), self._views
+        snapshotter = self._writing_snapshotter()
         self._took_over = self._took_over and self._maintenance.ours
         if not await self._maintenance.attempt():
             await snapshotter.refresh()
             return False
-        await self.catch_up()
-        if not self._took_over and views is not None:
-            await snapshotter.refresh()
-            views.take_left()
-            if views.documents:
-                await self.mark_lagging(views)
-            self._took_over = True  # only now: what fails is done at the next turn
+        await self._take_over()
         return True
 
     async def look_beside(self) -> None:
         """Where the storage itself tells who saves by time: if it is this handle, though it does nothing itself, or the
         one before has ended, know what the others do."""
         if self.sharing is not None and (self._maintenance.ours or await self._maintenance.attempt()):
-            await self.catch_up()
+            await self._take_over()
+
+    async def _take_over(self) -> None:
+        """Know what the others did, and have the files written that they may have left before this handle was the one
+        that saves by time."""
+        await self.catch_up()
+        views, snapshotter = self._views, self._snapshotter
+        if self._took_over or views is None or snapshotter is None:
+            return
+        await snapshotter.refresh()
+        views.take_left()
+        if views.documents:
+            await self.mark_lagging(views)
+        self._took_over = True  # only now: what fails is done at the next turn
 
     async def mark_lagging(self, views: ViewWriter) -> None:
         """Have the documents' files written that do not show them as they are."""
@@ -412,8 +420,9 @@ class Engine:
     async def share(self) -> None:
         """The store is whole: let other writers in. The first one that saves by time is the maintainer."""
         if self.sharing is not None:
+            self._took_over = not self.sharing.joined  # who comes first has looked at all files
             if self.settings.autosave and not self.sharing.joined:
-                self._took_over = await self._maintenance.attempt()
+                await self._maintenance.attempt()
             await self.sharing.share()
 
     @property

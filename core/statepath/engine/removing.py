@@ -7,14 +7,13 @@ writer may be killed at any moment of it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from statepath.backend import Backend, ETag, IfMatch, Span
+from statepath.backend import ALWAYS, Always, Backend, IfMatch, Span
 from statepath.encryption import storage_of
-from statepath.engine.ids import log_key
-from statepath.errors import ConflictError, CorruptionError, NotFoundError
+from statepath.engine.ids import log_key, log_place
+from statepath.errors import AccessDeniedError, ConflictError, CorruptionError, NotFoundError
 
 _ATTEMPTS: Final = 5
 """So often it is looked again where somebody else wrote meanwhile."""
@@ -22,10 +21,10 @@ _ATTEMPTS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """An object of the session log, as it was looked at, and where its text begins."""
+    """An object of the session log, as it was looked at: when it may be removed, and where its text begins."""
 
     key: str
-    etag: ETag
+    when: Always | IfMatch
     offset: int
 
 
@@ -49,7 +48,7 @@ async def remove_beside_others(
             if await _is_of(backend, one, text):
                 continue
             try:
-                await backend.delete(one.key, when=IfMatch(one.etag))
+                await backend.delete(one.key, when=one.when)
             except ConflictError:
                 changed = True
         if not changed:
@@ -57,12 +56,25 @@ async def remove_beside_others(
 
 
 async def _look(backend: Backend, log: str) -> list[_Seen]:
+    appends = backend.capabilities.append
+    places = {log: 0}
+    if not appends:  # else it has no pieces: what is in a folder of its name is a person's
+        async for entry in backend.list_keys(f"{log}/"):
+            if (place := log_place(entry.key)) is not None:
+                places[entry.key] = place[1]
     seen: list[_Seen] = []
-    for key in (log, *[entry.key async for entry in backend.list_keys(f"{log}/")]):
-        offset = 0 if key == log else int(key.rpartition("/")[2])
-        with suppress(NotFoundError):
+    for key, offset in places.items():
+        try:
             blob = await storage_of(backend).read(key, span=Span(0, 1))
-            seen.append(_Seen(key, blob.etag, offset))
+        except NotFoundError:
+            continue
+        except AccessDeniedError:
+            if not appends:
+                raise
+            # A link, or a file that may not be read: whoever may change the folder may remove it.
+            seen.append(_Seen(key, ALWAYS, offset))
+        else:
+            seen.append(_Seen(key, IfMatch(blob.etag), offset))
     return seen
 
 
@@ -75,5 +87,9 @@ async def _is_of(backend: Backend, seen: _Seen, text: bytes) -> bool:
         # A byte more tells whether it is longer.
         blob = await backend.read(seen.key, span=Span(0, len(rest) + 1))
     except (NotFoundError, CorruptionError):  # what nobody can open is nobody's text
+        return False
+    except AccessDeniedError:
+        if seen.when is not ALWAYS:
+            raise
         return False
     return bool(blob.data) and rest.startswith(blob.data)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import statepath
-from statepath.errors import UnavailableError
+from statepath.errors import AccessDeniedError, UnavailableError
 from statepath_local.port import read_all
 
 
@@ -125,6 +125,52 @@ async def test_a_log_that_is_begun_anew_begins_with_its_text(handles: list[Any])
 
 async def _never(key: str, **_: Any) -> bool:
     raise UnavailableError("later")
+
+
+def _link(log: Path) -> None:
+    log.rename(log.with_name("moved"))
+    log.symlink_to("moved")
+
+
+def _folder(log: Path) -> None:
+    log.unlink()
+    log.mkdir()
+    (log / "notes.txt").write_text("mine")
+
+
+@pytest.mark.parametrize("replaced", [_link, _folder])
+async def test_what_a_person_put_in_the_place_of_a_log_is_in_nobodys_way_when_that_is_removed(
+    handles: list[Any], tmp_path: Path, replaced: Callable[[Path], None]
+) -> None:
+    one, _ = handles
+    log = tmp_path / "state" / "logs" / "session_x.log"
+    await one.append_log("x", "old\n")
+    await one.flush()
+    replaced(log)
+    assert await one.delete_log("x")
+    assert not log.is_symlink()
+    assert {path.name for path in log.parent.rglob("*")} & {"moved", "notes.txt"}
+    await one.append_log("y", "new\n")
+    assert await one.read_log("y") == "new\n"
+    assert await one.snapshot() == 3
+
+
+async def test_a_log_that_may_not_be_read_can_be_removed(
+    handles: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = handles
+    await one.append_log("x", "old\n")
+    await one.flush()
+
+    async def denied(*_: Any, **__: Any) -> None:
+        raise AccessDeniedError("not yours to read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(one._engine.backend, "read", denied)
+        assert await one.delete_log("x")
+    assert not (tmp_path / "state" / "logs" / "session_x.log").exists()
+    await one.append_log("x", "new\n")
+    assert await one.read_log("x") == "new\n"
 
 
 async def test_text_goes_behind_a_file_that_the_log_does_not_know_and_that_is_not_read_for_it(

@@ -166,6 +166,19 @@ async def test_a_log_that_another_handle_has_begun_is_removed_though_this_one_ha
             await store.read_log("s1")
 
 
+async def test_a_report_is_removed_though_who_saved_it_has_not_written_its_file_yet(
+    store, open_on, faulty, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.viewwriter._RETRY", 600)  # but who waits for it tries at once
+    other = await open_on(faulty)
+    faulty.fail("write", "reports/", UnavailableError("no space", code="disk_full"))
+    with pytest.raises(UnavailableError):
+        await other.save_report("r1", {"ok": True})
+    assert await store.delete_report("r1") is True
+    await other.sync()
+    assert await other.reports() == await store.reports() == []
+
+
 async def test_a_report_that_was_damaged_is_named_with_the_next_step(store, memory):
     await store.save_report("r1", {"ok": True})
     await store.flush()
