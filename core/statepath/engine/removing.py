@@ -61,7 +61,7 @@ async def _look(backend: Backend, log: str) -> list[_Seen]:
     for key in (log, *[entry.key async for entry in backend.list_keys(f"{log}/")]):
         offset = 0 if key == log else int(key.rpartition("/")[2])
         with suppress(NotFoundError):
-            blob = await storage_of(backend).read(key, span=Span(0, 1))
+            blob = await storage_of(backend).read(key, span=Span(0, 0))
             seen.append(_Seen(key, blob.etag, offset))
     return seen
 

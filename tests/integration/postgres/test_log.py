@@ -336,6 +336,17 @@ async def test_an_object_that_has_lost_a_piece_is_told_as_damage(path, connect, 
     assert damage.value.key == "a"
 
 
+@pytest.mark.parametrize("place", [0, 1])
+async def test_a_store_whose_snapshot_has_lost_a_piece_is_recovered(path, around, name, monkeypatch, place):
+    monkeypatch.setattr("statepath_postgres.objects.PIECE", 100)
+    async with statepath.open(path) as store:
+        await store.collection("tasks").put({"id": "a", "text": "x" * 200})
+    await around.execute(LOSE_A_PIECE.replace("'a'", "'state.json'"), name, place)
+    async with statepath.open(path) as store:
+        assert [damage.key for damage in store.damage] == ["state.json"]
+        assert await store.collection("tasks").get("a")
+
+
 async def test_an_object_that_is_replaced_while_it_is_read_is_read_anew(path, connect, monkeypatch):
     backend = await connect(path)
     await backend.write("a", bytes(PIECE + 1))
