@@ -27,7 +27,7 @@ from statepath.backend import (
     decode_changes,
     microseconds,
 )
-from statepath.errors import HistoryTrimmedError, InvalidArgumentError, StateError, UnavailableError
+from statepath.errors import HistoryTrimmedError, InvalidArgumentError, StateError
 
 from statepath_postgres.conditions import condition
 from statepath_postgres.connections import Connection, Connections
@@ -149,7 +149,7 @@ class Documents:
         self._shown = asyncio.Condition()
         self._slow = False  # and that was told
         self._refusals = 0
-        """Of the server, in a row. Behind the first one, which may be passing, whoever waits does so in vain."""
+        """In a row, of what the server would refuse again. Behind the first one whoever waits does so in vain."""
 
         self._task: asyncio.Task[None] | None = None
         self._all: tuple[int, Iterable[Shown]] | None = None
@@ -262,7 +262,7 @@ class Documents:
         self._slow |= slow
         level = logging.DEBUG if worth_repeating(error) and not slow else logging.WARNING
         _log.log(level, "the documents in %s are behind the log for now: %s", self._connections.url, error)
-        if not isinstance(error, UnavailableError) or not worth_repeating(error):
+        if took_too_long(error) or not worth_repeating(error):
             self._refusals += 1
             await self._wake()
         self._more.set()
@@ -401,6 +401,8 @@ class Documents:
             await connection.execute(_SHOW, store, seq)
 
     async def _tell(self, shown: int, *, stuck: bool = False) -> None:
+        if shown > self._known:
+            self._refusals = 0
         self._known, self.stuck = shown, stuck
         await self._wake()
 

@@ -4,13 +4,14 @@ import asyncio
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
+import asyncpg
 import pytest
 from msgspec import Raw
 from statepath.backend import Append, Body, Commit, Delete, Put
 from statepath.commit import encode_changes
-from statepath.errors import AccessDeniedError, ThrottledError, UnavailableError
 from statepath_postgres import documents
 from statepath_postgres.documents import Documents
+from statepath_postgres.failures import translated
 
 LARGE = 600 * 1024
 """Four of these are more than one statement brings."""
@@ -110,11 +111,14 @@ async def test_many_values_are_appended_a_part_at_a_time(view):
 @pytest.mark.parametrize(
     ("error", "waits"),
     [
-        (AccessDeniedError("permission denied"), False),
-        (ThrottledError("canceling statement due to statement timeout"), False),
-        (UnavailableError("the connection was lost"), True),
+        (asyncpg.InsufficientPrivilegeError("permission denied"), False),
+        (asyncpg.QueryCanceledError("canceling statement due to statement timeout"), False),
+        (asyncpg.ReadOnlySQLTransactionError("cannot execute UPDATE in a read-only transaction"), True),
+        (asyncpg.LockNotAvailableError("canceling statement due to lock timeout"), True),
+        (asyncpg.TooManyConnectionsError("too many clients already"), True),
+        (ConnectionResetError("the connection was lost"), True),
     ],
-    ids=["forbidden", "too slow", "away"],
+    ids=["forbidden", "too slow", "not yet the primary", "locked", "crowded", "away"],
 )
 async def test_a_server_that_refuses_twice_is_not_waited_for_and_one_that_is_away_is(
     view, monkeypatch, error, waits
@@ -124,7 +128,8 @@ async def test_a_server_that_refuses_twice_is_not_waited_for_and_one_that_is_awa
     async def catch_up(store):
         attempts.append(store)
         if len(attempts) < 5:
-            raise error
+            with translated(view._connections.url):
+                raise error
         await view._tell(1)
 
     monkeypatch.setattr(documents, "_PAUSE", 0)
@@ -135,4 +140,21 @@ async def test_a_server_that_refuses_twice_is_not_waited_for_and_one_that_is_awa
     async with asyncio.timeout(60), view._shown:
         await view._shown.wait_for(lambda: view._known == 1)
     assert await view.settle(1)
+    await view.close()
+
+
+async def test_a_view_that_goes_on_between_two_refusals_is_waited_for(view, monkeypatch):
+    attempts = []
+
+    async def catch_up(store):
+        attempts.append(store)
+        await view._tell(len(attempts))
+        if len(attempts) < 5:
+            with translated(view._connections.url):
+                raise asyncpg.QueryCanceledError("canceling statement due to statement timeout")
+
+    monkeypatch.setattr(documents, "_PAUSE", 0)
+    monkeypatch.setattr(view, "_catch_up", catch_up)
+    view.start(1)
+    assert await view.settle(5)
     await view.close()
