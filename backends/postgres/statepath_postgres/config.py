@@ -144,9 +144,9 @@ def complete(config: PostgresConfig, env: Mapping[str, str]) -> PostgresConfig:
         hosts=_complete_hosts(config.hosts, env),
         database=config.database or env.get("PGDATABASE", ""),
         user=config.user or env.get("PGUSER", ""),
-        password=env.get("PGPASSWORD") if config.password is None else config.password,
+        password=(env.get("PGPASSWORD") or None) if config.password is None else config.password,
         session=config.session or _session("PGTARGETSESSIONATTRS", env.get("PGTARGETSESSIONATTRS", "")),
-        passfile=env.get("PGPASSFILE") if config.passfile is None else config.passfile,
+        passfile=(env.get("PGPASSFILE") or None) if config.passfile is None else config.passfile,
         application=config.application or env.get("PGAPPNAME", ""),
     )
     said = dict(config.tls)

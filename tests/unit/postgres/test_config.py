@@ -192,6 +192,8 @@ def test_a_time_to_connect_of_zero_has_no_end() -> None:
     "variable",
     [
         "PGCONNECT_TIMEOUT",
+        "PGPASSFILE",
+        "PGPASSWORD",
         "PGSSLMODE",
         "STATE_POSTGRES_POOL",
         "STATE_POSTGRES_TIMEOUT",
