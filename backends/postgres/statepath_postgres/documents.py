@@ -151,6 +151,9 @@ class Documents:
         self._refusals = 0
         """In a row, of what the server would refuse again. Behind the first one whoever waits does so in vain."""
 
+        self.failure: StateError | None = None
+        """Why the last attempt to bring the view up to date failed."""
+
         self._task: asyncio.Task[None] | None = None
         self._all: tuple[int, Iterable[Shown]] | None = None
 
@@ -246,6 +249,7 @@ class Documents:
                 await self._fail(error)
             else:
                 self._refusals = 0
+                self.failure = None
             await self._more.wait()
             # Many commits at once are cheaper to show than each, and delay the next ones less.
             with suppress(TimeoutError):
@@ -258,6 +262,7 @@ class Documents:
             self._all = None
             await self._tell(self._known, stuck=True)
             return
+        self.failure = error
         slow = took_too_long(error) and not self._slow
         self._slow |= slow
         level = logging.DEBUG if worth_repeating(error) and not slow else logging.WARNING
