@@ -137,6 +137,9 @@ class Documents:
         self._body = body
         self._recent: deque[tuple[Commit, int]] = deque()
         self._recent_bytes = 0
+        self._rest: dict[int, AsyncIterator[Commit]] = {}
+        """What follows a seq: the log is read in larger parts than are shown at once."""
+
         self._known = -1
         self.stuck = False
         """Whether what follows has to be told by somebody who has the documents: the log does not have it."""
@@ -250,6 +253,7 @@ class Documents:
             else:
                 self._refusals = 0
                 self.failure = None
+            self._rest = {}
             await self._more.wait()
             # Many commits at once are cheaper to show than each, and delay the next ones less.
             with suppress(TimeoutError):
@@ -310,19 +314,27 @@ class Documents:
         """Show the next batch of commits; whether the log has them."""
         self._forget(shown)
         batch: Batch = {}
-        newest: Commit | None = None
-        size = 0
-        with suppress(HistoryTrimmedError):
-            async for commit in self._commits(shown):
-                size += await self._fold(batch, commit)
-                newest = commit
-                if size >= _BATCH_BYTES:
-                    break
+        rest, self._rest = self._rest.get(shown), {}
+        newest = None if rest is None else await self._gather(batch, rest)
+        newest = newest or await self._gather(batch, self._commits(shown))
         if newest is None:
             return False
         await self._write(store, shown, newest, batch)
         self._seen = newest.last
         return True
+
+    async def _gather(self, batch: Batch, commits: AsyncIterator[Commit]) -> Commit | None:
+        """Fold as many of the commits as make a batch; the last of them."""
+        newest: Commit | None = None
+        size = 0
+        with suppress(HistoryTrimmedError):
+            async for commit in commits:
+                size += await self._fold(batch, commit)
+                newest = commit
+                if size >= _BATCH_BYTES:
+                    self._rest = {commit.last: commits}
+                    break
+        return newest
 
     def _forget(self, shown: int) -> None:
         """What the view shows need not be kept."""

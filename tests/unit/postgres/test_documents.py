@@ -31,6 +31,7 @@ def view(monkeypatch):
     """A view of `view.log` and `view.bodies`; what it would write is in `view.batches`, by its last seq."""
 
     async def read(after):
+        view.reads.append(after)
         for each in view.log:
             if each.first > after:
                 yield each
@@ -42,7 +43,7 @@ def view(monkeypatch):
         view.batches.append((newest.last, list(batch)))
 
     class View(Documents):
-        log, bodies, batches = [], {}, []
+        log, bodies, batches, reads = [], {}, [], []
 
     monkeypatch.setattr(Documents, "_write", write)
     view = View(SimpleNamespace(url="postgresql://db/agents"), read=read, body=body)
@@ -53,6 +54,26 @@ async def test_a_batch_from_the_log_ends_by_what_its_documents_hold(view):
     view.log = [commit(seq, (put(str(seq)),)) for seq in range(1, 10)]
     await view._step(1, 0)
     assert [last for last, _ in view.batches] == [4]
+
+
+async def test_what_is_read_beyond_a_batch_is_for_the_next_one(view):
+    view.log = [commit(seq, (put(str(seq)),)) for seq in range(1, 9)]
+    await view._step(1, 0)
+    await view._step(1, 4)
+    assert [last for last, _ in view.batches] == [4, 8]
+    assert view.reads == [0]
+    # Nothing was beyond this one, and now there is.
+    view.log = [*view.log[:8], commit(9, (put("9"),))]
+    view.reads.clear()
+    assert await view._step(1, 8)
+    assert view.reads == [8]
+
+
+async def test_what_was_read_beyond_a_batch_that_was_not_shown_is_read_again(view):
+    view.log = [commit(seq, (put(str(seq)),)) for seq in range(1, 9)]
+    await view._step(1, 0)
+    await view._step(1, 2)
+    assert [last for last, _ in view.batches] == [4, 6]
 
 
 async def test_many_small_commits_of_the_log_are_one_batch(view):
