@@ -33,14 +33,11 @@ from statepath_postgres.conditions import condition
 from statepath_postgres.connections import Connection, Connections
 from statepath_postgres.exact import keeps
 from statepath_postgres.failures import took_too_long, worth_repeating
-from statepath_postgres.rows import STATEMENT_BYTES, Rows, parts
+from statepath_postgres.rows import CHANGE_BYTES, STATEMENT_BYTES, Rows, parts
 
 _log = logging.getLogger("statepath.postgres")
 
 _BATCH_BYTES: Final = STATEMENT_BYTES
-_CHANGE_BYTES: Final = 100
-"""What a change costs beside what it brings: a batch of deletions has an end, too."""
-
 _KEPT_BYTES: Final = 32 * 1024 * 1024
 """How much of what was committed here is kept until the view shows it; more is read from the log again."""
 
@@ -361,7 +358,7 @@ class Documents:
             if isinstance(transaction, Body):
                 transaction = decode_changes(await self._body(transaction.key))  # noqa: PLW2901 - its changes
             for change in transaction:
-                size += _CHANGE_BYTES
+                size += CHANGE_BYTES
                 if isinstance(change, Put):
                     document = bytes(change.document)
                     size += len(document)
@@ -462,8 +459,8 @@ def _statements(batch: Batch, *, blank: bool = False) -> Iterator[tuple[str, lis
     for (collection, id), change in batch.items():
         if change.put is not None:
             put.add(collection, id, change.version, change.modified, change.put, blank=blank)
-    if gone:
-        yield _DELETE, [[collection for collection, _ in gone], [id for _, id in gone]]
+    for keys in parts(gone, lambda _: CHANGE_BYTES):
+        yield _DELETE, _columns(keys)
     yield from put.statements()
     place = 0
     while more := [
@@ -471,7 +468,7 @@ def _statements(batch: Batch, *, blank: bool = False) -> Iterator[tuple[str, lis
         for (collection, id), change in batch.items()
         if len(change.appended) > place
     ]:
-        for part in parts(more, lambda row: sum(map(len, row[5]))):
+        for part in parts(more, lambda row: CHANGE_BYTES + sum(map(len, row[5]))):
             columns = _columns(part)
             columns[5] = [f"[{b','.join(items).decode()}]" for items in columns[5]]
             yield _APPEND, columns
@@ -484,7 +481,7 @@ def _draw(items: Iterator[Shown]) -> Rows | None:
     size = 0
     for item in items:
         drawn.add(*item)
-        size += len(item.document)
+        size += CHANGE_BYTES + len(item.document)
         if size >= _BATCH_BYTES:
             break
     return drawn if size else None

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import asyncpg
 import pytest
 from msgspec import Raw
-from statepath.backend import Append, Body, Commit, Delete, Put
+from statepath.backend import Append, Body, Commit, Delete, Put, Shown
 from statepath.commit import encode_changes
-from statepath_postgres import documents
+from statepath_postgres import documents, rows
 from statepath_postgres.documents import Documents
 from statepath_postgres.failures import translated
 
@@ -115,6 +115,27 @@ async def test_a_large_batch_is_put_a_part_at_a_time(view):
         ("4", "5", "6", "7"),
         ("8", "9"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "ids"),
+    [
+        (lambda id: Delete("tasks", id), 1),
+        (lambda id: Put("tasks", id, Raw(b"{}")), 2),
+        (lambda id: Append("tasks", id, "list", Raw(b"1")), 1),
+    ],
+    ids=["delete", "put", "append"],
+)
+async def test_many_small_changes_of_one_commit_are_shown_a_part_at_a_time(view, monkeypatch, change, ids):
+    monkeypatch.setattr(rows, "STATEMENT_BYTES", 1000)
+    statements = await folded(view, *[change(str(n)) for n in range(25)])
+    assert [len(arguments[ids]) for arguments in statements] == [10, 10, 5]
+
+
+def test_many_small_documents_are_drawn_a_part_at_a_time(monkeypatch):
+    monkeypatch.setattr(documents, "_BATCH_BYTES", 1000)
+    items = iter([Shown("tasks", str(n), 1, 0, b"{}") for n in range(25)])
+    assert [len(documents._draw(items).plain) for _ in range(3)] == [10, 10, 5]
 
 
 async def test_what_jsonb_does_not_give_back_is_put_a_part_at_a_time(view):
