@@ -51,6 +51,7 @@ _SSLMODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verif
 _SESSIONS: Final = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 _PORT: Final = 5432
 _HOST: Final = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>\d+))?")
+_PORTS: Final = re.compile(r":\d+(?:,:\d+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,8 @@ def _hosts(authority: str, hosts: str, ports: str) -> Hosts:
         raise InvalidArgumentError(
             "the URL names its hosts twice: before the path and as a parameter", backend=SCHEME
         )
+    if _PORTS.fullmatch(authority):
+        return _paired([], authority.replace(":", ""))
     return _paired([unquote(part) for part in _listed(authority or hosts)], ports)
 
 
@@ -218,7 +221,8 @@ def _listed(text: str) -> list[str]:
 
 def _paired(names: Sequence[str], ports: str) -> Hosts:
     """Each with its own port, or its one of the ports. Ports alone are those of hosts that are not named yet."""
-    listed = _listed(ports)
+    # One that is left out is the usual one, as libpq has it.
+    listed = [port or str(_PORT) for port in ports.split(",")] if ports else []
     names = names or [""] * len(listed)
     if len(listed) not in (0, 1, len(names)):
         raise _mismatched()
