@@ -51,6 +51,7 @@ _SSLMODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verif
 _SESSIONS: Final = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 _PORT: Final = 5432
 _HOST: Final = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>\d+))?")
+_PORTS: Final = re.compile(r":\d+(?:,:\d+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +145,9 @@ def complete(config: PostgresConfig, env: Mapping[str, str]) -> PostgresConfig:
         hosts=_complete_hosts(config.hosts, env),
         database=config.database or env.get("PGDATABASE", ""),
         user=config.user or env.get("PGUSER", ""),
-        password=env.get("PGPASSWORD") if config.password is None else config.password,
+        password=(env.get("PGPASSWORD") or None) if config.password is None else config.password,
         session=config.session or _session("PGTARGETSESSIONATTRS", env.get("PGTARGETSESSIONATTRS", "")),
-        passfile=env.get("PGPASSFILE") if config.passfile is None else config.passfile,
+        passfile=(env.get("PGPASSFILE") or None) if config.passfile is None else config.passfile,
         application=config.application or env.get("PGAPPNAME", ""),
     )
     said = dict(config.tls)
@@ -197,6 +198,8 @@ def _hosts(authority: str, hosts: str, ports: str) -> Hosts:
         raise InvalidArgumentError(
             "the URL names its hosts twice: before the path and as a parameter", backend=SCHEME
         )
+    if _PORTS.fullmatch(authority):
+        return _paired([], authority.replace(":", ""))
     return _paired([unquote(part) for part in _listed(authority or hosts)], ports)
 
 
@@ -218,7 +221,8 @@ def _listed(text: str) -> list[str]:
 
 def _paired(names: Sequence[str], ports: str) -> Hosts:
     """Each with its own port, or its one of the ports. Ports alone are those of hosts that are not named yet."""
-    listed = _listed(ports)
+    # One that is left out is the usual one, as libpq has it.
+    listed = [port or str(_PORT) for port in ports.split(",")] if ports else []
     names = names or [""] * len(listed)
     if len(listed) not in (0, 1, len(names)):
         raise _mismatched()

@@ -27,20 +27,17 @@ from statepath.backend import (
     decode_changes,
     microseconds,
 )
-from statepath.errors import HistoryTrimmedError, InvalidArgumentError, StateError, UnavailableError
+from statepath.errors import HistoryTrimmedError, InvalidArgumentError, StateError
 
 from statepath_postgres.conditions import condition
 from statepath_postgres.connections import Connection, Connections
 from statepath_postgres.exact import keeps
 from statepath_postgres.failures import took_too_long, worth_repeating
-from statepath_postgres.rows import STATEMENT_BYTES, Rows, parts
+from statepath_postgres.rows import CHANGE_BYTES, STATEMENT_BYTES, Rows, parts
 
 _log = logging.getLogger("statepath.postgres")
 
 _BATCH_BYTES: Final = STATEMENT_BYTES
-_CHANGE_BYTES: Final = 100
-"""What a change costs beside what it brings: a batch of deletions has an end, too."""
-
 _KEPT_BYTES: Final = 32 * 1024 * 1024
 """How much of what was committed here is kept until the view shows it; more is read from the log again."""
 
@@ -137,6 +134,9 @@ class Documents:
         self._body = body
         self._recent: deque[tuple[Commit, int]] = deque()
         self._recent_bytes = 0
+        self._rest: dict[int, AsyncIterator[Commit]] = {}
+        """What follows a seq: the log is read in larger parts than are shown at once."""
+
         self._known = -1
         self.stuck = False
         """Whether what follows has to be told by somebody who has the documents: the log does not have it."""
@@ -149,7 +149,10 @@ class Documents:
         self._shown = asyncio.Condition()
         self._slow = False  # and that was told
         self._refusals = 0
-        """Of the server, in a row. Behind the first one, which may be passing, whoever waits does so in vain."""
+        """In a row, of what the server would refuse again. Behind the first one whoever waits does so in vain."""
+
+        self.failure: StateError | None = None
+        """Why the last attempt to bring the view up to date failed."""
 
         self._task: asyncio.Task[None] | None = None
         self._all: tuple[int, Iterable[Shown]] | None = None
@@ -246,6 +249,8 @@ class Documents:
                 await self._fail(error)
             else:
                 self._refusals = 0
+                self.failure = None
+            self._rest = {}
             await self._more.wait()
             # Many commits at once are cheaper to show than each, and delay the next ones less.
             with suppress(TimeoutError):
@@ -258,11 +263,12 @@ class Documents:
             self._all = None
             await self._tell(self._known, stuck=True)
             return
+        self.failure = error
         slow = took_too_long(error) and not self._slow
         self._slow |= slow
         level = logging.DEBUG if worth_repeating(error) and not slow else logging.WARNING
         _log.log(level, "the documents in %s are behind the log for now: %s", self._connections.url, error)
-        if not isinstance(error, UnavailableError) or not worth_repeating(error):
+        if took_too_long(error) or not worth_repeating(error):
             self._refusals += 1
             await self._wake()
         self._more.set()
@@ -305,19 +311,27 @@ class Documents:
         """Show the next batch of commits; whether the log has them."""
         self._forget(shown)
         batch: Batch = {}
-        newest: Commit | None = None
-        size = 0
-        with suppress(HistoryTrimmedError):
-            async for commit in self._commits(shown):
-                size += await self._fold(batch, commit)
-                newest = commit
-                if size >= _BATCH_BYTES:
-                    break
+        rest, self._rest = self._rest.get(shown), {}
+        newest = None if rest is None else await self._gather(batch, rest)
+        newest = newest or await self._gather(batch, self._commits(shown))
         if newest is None:
             return False
         await self._write(store, shown, newest, batch)
         self._seen = newest.last
         return True
+
+    async def _gather(self, batch: Batch, commits: AsyncIterator[Commit]) -> Commit | None:
+        """Fold as many of the commits as make a batch; the last of them."""
+        newest: Commit | None = None
+        size = 0
+        with suppress(HistoryTrimmedError):
+            async for commit in commits:
+                size += await self._fold(batch, commit)
+                newest = commit
+                if size >= _BATCH_BYTES:
+                    self._rest = {commit.last: commits}
+                    break
+        return newest
 
     def _forget(self, shown: int) -> None:
         """What the view shows need not be kept."""
@@ -344,7 +358,7 @@ class Documents:
             if isinstance(transaction, Body):
                 transaction = decode_changes(await self._body(transaction.key))  # noqa: PLW2901 - its changes
             for change in transaction:
-                size += _CHANGE_BYTES
+                size += CHANGE_BYTES
                 if isinstance(change, Put):
                     document = bytes(change.document)
                     size += len(document)
@@ -401,6 +415,8 @@ class Documents:
             await connection.execute(_SHOW, store, seq)
 
     async def _tell(self, shown: int, *, stuck: bool = False) -> None:
+        if shown > self._known:
+            self._refusals = 0
         self._known, self.stuck = shown, stuck
         await self._wake()
 
@@ -443,8 +459,8 @@ def _statements(batch: Batch, *, blank: bool = False) -> Iterator[tuple[str, lis
     for (collection, id), change in batch.items():
         if change.put is not None:
             put.add(collection, id, change.version, change.modified, change.put, blank=blank)
-    if gone:
-        yield _DELETE, [[collection for collection, _ in gone], [id for _, id in gone]]
+    for keys in parts(gone, lambda _: CHANGE_BYTES):
+        yield _DELETE, _columns(keys)
     yield from put.statements()
     place = 0
     while more := [
@@ -452,7 +468,7 @@ def _statements(batch: Batch, *, blank: bool = False) -> Iterator[tuple[str, lis
         for (collection, id), change in batch.items()
         if len(change.appended) > place
     ]:
-        for part in parts(more, lambda row: sum(map(len, row[5]))):
+        for part in parts(more, lambda row: CHANGE_BYTES + sum(map(len, row[5]))):
             columns = _columns(part)
             columns[5] = [f"[{b','.join(items).decode()}]" for items in columns[5]]
             yield _APPEND, columns
@@ -465,7 +481,7 @@ def _draw(items: Iterator[Shown]) -> Rows | None:
     size = 0
     for item in items:
         drawn.add(*item)
-        size += len(item.document)
+        size += CHANGE_BYTES + len(item.document)
         if size >= _BATCH_BYTES:
             break
     return drawn if size else None

@@ -33,6 +33,7 @@ from statepath_postgres.held import Held
 from statepath_postgres.listener import Listener, channel
 
 _ATTEMPTS: Final = 3  # how many attempts that get no answer fit into the time there is
+_PAUSE: Final = 2.0  # seconds, before a second look for a store that is not there
 _PAGE: Final = 256
 _PAGE_BYTES: Final = 8 * 1024 * 1024
 
@@ -391,10 +392,14 @@ class PostgresCommitLog:
         seen = self._seen  # what is seen meanwhile may be newer than the answer
         rows = await self._connections.fetch(_READ, store, after, _PAGE, _PAGE_BYTES)
         if not rows:
-            # A standby that is behind may not have it yet, but who asks has seen something of it.
-            if after or seen != _NOTHING:
+            if not after and seen == _NOTHING:
+                return 0, [], None
+            if self._readonly:
+                # Who asks has seen something of it, but perhaps on another standby than this one, which is behind.
+                await asyncio.sleep(_PAUSE)
+                rows = await self._connections.fetch(_READ, store, after, _PAGE, _PAGE_BYTES)
+            if not rows:
                 raise self._was_deleted()
-            return 0, [], None
         head, tip, floor = rows[0]["head"], rows[0]["tip"], rows[0]["floor"]
         # A reader may be on a standby, and that one behind the last.
         if not self._readonly and seen.is_missing(head, tip):

@@ -15,6 +15,9 @@ from statepath_postgres.connections import Connections
 PIECE: Final = 4 * 1024 * 1024
 """How many bytes of an object stand in one value."""
 
+_MOST: Final = 2**31 - 1
+"""The largest number that `substring` takes, for the end of a part, too."""
+
 _PAGE: Final = 1000
 _COPIED: Final = 16
 """How many pieces one statement copies: `statement_timeout` is for each."""
@@ -84,9 +87,10 @@ class Objects:
 
     async def read(self, store: int, key: str, span: Span | None) -> Blob:
         start, stop = (0, None) if span is None else (span.start, span.stop)
-        # Of a value that is not cut into pieces. What reaches past its end is no error.
-        first = min(start, PIECE) + 1
-        length = PIECE if stop is None else min(max(stop - start, 0), PIECE)
+        # Of a value that is not cut into pieces: also of a record that was set aside, and is longer than one. What
+        # reaches past its end is no error.
+        first = min(start, _MOST - 1) + 1
+        length = _MOST - first if stop is None else min(max(stop - start, 0), _MOST - first)
         while True:
             rows = await self._connections.fetch(_READ, store, key, first, length, key=key)
             if not rows:

@@ -138,11 +138,12 @@ class Reading:
         )
 
     def _is_behind(self, shown: int, seq: int) -> UnavailableError:
-        cause = (
-            "is a writer running? one that opens the store brings them up to date"
-            if self._readonly
-            else ("the log says why: look for warnings of statepath.postgres")
-        )
+        if self._readonly:
+            cause = "is a writer running? one that opens the store brings them up to date"
+        elif failure := self._documents.failure:
+            cause = f"the last attempt to write them failed: {failure}"
+        else:
+            cause = "they are being written: try again"
         return UnavailableError(
             f"the documents in {self._connections.url} show seq {shown}, and seq {seq} is needed; {cause}",
             backend=SCHEME,

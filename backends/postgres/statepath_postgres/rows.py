@@ -13,6 +13,9 @@ T = TypeVar("T")
 STATEMENT_BYTES: Final = 2 * 1024 * 1024
 """About how much one statement brings: `statement_timeout` is for each."""
 
+CHANGE_BYTES: Final = 100
+"""What a change costs beside what it brings: many deletions, or small documents, have an end, too."""
+
 # Lists of numbers are written as texts, and collections as places in a list: asyncpg takes its time for each element.
 _PUT: Final = """
 INSERT INTO statepath.documents (store, collection, id, version, modified, data, exact)
@@ -79,7 +82,7 @@ def parts(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
 
 
 def _size(row: _Row) -> int:
-    return len(row.data or "")
+    return CHANGE_BYTES + len(row.data or "")
 
 
 def _arguments(rows: Sequence[_Row]) -> list[Any]:

@@ -67,7 +67,7 @@ class Backups:
             kept = await backup_keys(self._backend)
             if key in kept or (ending and kept and not self._is_old(kept[-1])):
                 return etag
-            present = (await self._backend.read(STATE_KEY, span=Span(0, 1))).etag
+            present = (await self._backend.read(STATE_KEY, span=Span(0, 0))).etag
             if present != etag:
                 # Another program that exchanges the key seals the same snapshot anew.
                 if (await check_snapshot(self._backend, STATE_KEY)).digest != state.digest:

@@ -86,7 +86,7 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
     versions: dict[str, ETag] = {}
     for key, _ in unnamed:
         with suppress(NotFoundError):
-            versions[key] = (await stored.read(key, span=Span(0, 1))).etag
+            versions[key] = (await stored.read(key, span=Span(0, 0))).etag
     if unnamed:
         kept = {key for segment in await named(engine) for key in (segment.key, segment.index_key)}
         found += [(key, size) for key, size in unnamed if key in versions and key not in kept]

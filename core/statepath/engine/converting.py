@@ -8,6 +8,7 @@ should be by the next one.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import secrets
@@ -47,8 +48,11 @@ from statepath.layout import is_document, is_ours
 from statepath.log import PortableCommitLog
 from statepath.packs import Piece
 
-_PATIENCE: Final = 30
-"""How often a storage is asked whether it has let go of the documents; each time it waits for a while."""
+_PATIENCE: Final = 300.0
+"""For how many seconds a storage is asked whether it has let go of the documents."""
+
+_PAUSE: Final = 1.0
+"""How many seconds it is left alone in between."""
 
 _BODIES: Final = "bodies/"
 _BETWEEN: Final = ".earlier.00000000T000000.000000Z"
@@ -283,15 +287,16 @@ class Conversion:
         self.tell("taking the documents out of the index for queries")
         storage = cast("SupportsQueries", self.backend)
         await storage.show(seq, ())
-        for _ in range(_PATIENCE):
-            if await storage.settle(seq):
-                return
-        raise UnavailableError(
-            f"{self.backend.url} still holds plain documents for queries, and has not let go of them; the store stays "
-            "closed until that is done. Run the command again; if the log tells that it took too long, raise "
-            "statement_timeout= in the state path before",
-            key=self.backend.url,
-        )
+        until = time.monotonic() + _PATIENCE
+        while not await storage.settle(seq):
+            if time.monotonic() > until:
+                raise UnavailableError(
+                    f"{self.backend.url} still holds plain documents for queries, and has not let go of them; the "
+                    "store stays closed until that is done. Run the command again; if the log tells that it took too "
+                    "long, raise statement_timeout= in the state path before",
+                    key=self.backend.url,
+                )
+            await asyncio.sleep(_PAUSE)  # what is refused for now may be told at once
 
     async def _object(self, key: str, floor: Floor) -> None:
         if key.startswith(_BODIES):

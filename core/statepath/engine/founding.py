@@ -318,7 +318,7 @@ class Founding:
         when: When = IF_ABSENT
         if key in self._sizes:
             with suppress(NotFoundError):
-                when = IfMatch((await storage_of(self.backend).read(key, span=Span(0, 1))).etag)
+                when = IfMatch((await storage_of(self.backend).read(key, span=Span(0, 0))).etag)
         await check_ours(self.backend, self._etag)
         return when
 

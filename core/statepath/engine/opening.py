@@ -323,7 +323,7 @@ async def put_aside(backend: Backend, key: str, why: str) -> str:
     stored = storage_of(backend)
     try:
         if stored.capabilities.copy and isinstance(stored, SupportsCopy):
-            blob = await stored.read(key, span=Span(0, 1))
+            blob = await stored.read(key, span=Span(0, 0))
             await stored.copy(key, kept)
         else:
             blob = await stored.read(key)

@@ -65,7 +65,7 @@ async def _look(backend: Backend, log: str) -> list[_Seen]:
     seen: list[_Seen] = []
     for key, offset in places.items():
         try:
-            blob = await storage_of(backend).read(key, span=Span(0, 1))
+            blob = await storage_of(backend).read(key, span=Span(0, 0))
         except NotFoundError:
             continue
         except AccessDeniedError:

@@ -68,7 +68,7 @@ async def empty(target: Backend, settings: Settings, *, store: str, incarnation:
         kept = key in (FLOOR_KEY, RING_KEY, *states) or key in archived or key.startswith(LEASES)
         if not native and not kept and await _is_of_store(target, key, store, settings.max_document):
             with suppress(NotFoundError):
-                found = (await storage_of(target).read(key, span=Span(0, 1))).etag
+                found = (await storage_of(target).read(key, span=Span(0, 0))).etag
                 await check_ours(target, etag)  # another may have made it anew where this one stalled
                 await target.delete(key, when=IfMatch(found))
     if not isinstance(log, PortableCommitLog):

@@ -317,7 +317,7 @@ class Snapshotter:
         meta: SnapshotFacts | None = None
         altered = ""
         try:
-            etag = (await storage_of(self._backend).read(STATE_KEY, span=Span(0, 1))).etag
+            etag = (await storage_of(self._backend).read(STATE_KEY, span=Span(0, 0))).etag
             try:
                 meta = await check_snapshot(self._backend, STATE_KEY)
             except CorruptionError as error:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import statepath
 from servers.postgres import session
-from statepath.backend import ALWAYS
+from statepath.backend import ALWAYS, Capabilities
 from statepath.discovery import connect
 from statepath.engine.converting import Conversion
 from statepath.errors import (
@@ -255,6 +256,7 @@ async def test_it_is_not_done_while_plain_documents_are_left_for_queries(
         with monkeypatch.context() as patched:
             patched.setattr("statepath_postgres.documents.PATIENCE", 0.1)
             patched.setattr("statepath.engine.converting._PATIENCE", 2)
+            patched.setattr("statepath.engine.converting._PAUSE", 0.1)
             with pytest.raises(UnavailableError, match=r"Run the command again.*statement_timeout="):
                 await encrypt(postgresql.url, settings=settings)
         assert "documents" in await plain_text(postgresql, canary)
@@ -263,6 +265,24 @@ async def test_it_is_not_done_while_plain_documents_are_left_for_queries(
     assert await plain_text(postgresql, canary) == []
     async with postgresql.open() as store:
         assert await store.collection("tasks").get("a") == {"id": "a", "text": canary}
+
+
+async def test_an_index_that_says_at_once_that_it_cannot_let_go_yet_is_waited_for(monkeypatch):
+    class Index:
+        capabilities = Capabilities(durable=True, shared=True, queries=True)
+        asked = 0
+
+        async def show(self, seq, documents):
+            pass
+
+        async def settle(self, seq):
+            self.asked += 1
+            return self.asked == 100
+
+    monkeypatch.setattr("statepath.engine.converting._PAUSE", 0)
+    index = Index()
+    await Conversion._queries(SimpleNamespace(encrypts=True, backend=index, tell=print), 1)
+    assert index.asked == 100
 
 
 @pytest.mark.parametrize(

@@ -336,6 +336,31 @@ async def test_an_object_that_has_lost_a_piece_is_told_as_damage(path, connect, 
     assert damage.value.key == "a"
 
 
+async def test_a_record_that_is_longer_than_a_piece_is_set_aside_whole(
+    filled, path, connect, around, name, monkeypatch
+):
+    monkeypatch.setattr("statepath_postgres.objects.PIECE", 10)
+    records = [row["record"] for row in await around.fetch(RECORDS, name)]
+    backend = await connect(path)
+    kept = await backend.commit_log().restart(20)
+    assert [(await backend.read(key)).data for key in kept] == records
+    assert [(await backend.read(key, span=Span(15))).data for key in kept] == [one[15:] for one in records]
+    assert [(await backend.read(key, span=Span(15, 40))).data for key in kept] == [
+        one[15:40] for one in records
+    ]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+async def test_a_store_whose_snapshot_has_lost_a_piece_is_recovered(path, around, name, monkeypatch, place):
+    monkeypatch.setattr("statepath_postgres.objects.PIECE", 100)
+    async with statepath.open(path) as store:
+        await store.collection("tasks").put({"id": "a", "text": "x" * 200})
+    await around.execute(LOSE_A_PIECE.replace("'a'", "'state.json'"), name, place)
+    async with statepath.open(path) as store:
+        assert [damage.key for damage in store.damage] == ["state.json"]
+        assert await store.collection("tasks").get("a")
+
+
 async def test_an_object_that_is_replaced_while_it_is_read_is_read_anew(path, connect, monkeypatch):
     backend = await connect(path)
     await backend.write("a", bytes(PIECE + 1))

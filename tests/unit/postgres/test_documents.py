@@ -4,13 +4,14 @@ import asyncio
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
+import asyncpg
 import pytest
 from msgspec import Raw
-from statepath.backend import Append, Body, Commit, Delete, Put
+from statepath.backend import Append, Body, Commit, Delete, Put, Shown
 from statepath.commit import encode_changes
-from statepath.errors import AccessDeniedError, ThrottledError, UnavailableError
-from statepath_postgres import documents
+from statepath_postgres import documents, rows
 from statepath_postgres.documents import Documents
+from statepath_postgres.failures import translated
 
 LARGE = 600 * 1024
 """Four of these are more than one statement brings."""
@@ -30,6 +31,7 @@ def view(monkeypatch):
     """A view of `view.log` and `view.bodies`; what it would write is in `view.batches`, by its last seq."""
 
     async def read(after):
+        view.reads.append(after)
         for each in view.log:
             if each.first > after:
                 yield each
@@ -41,7 +43,7 @@ def view(monkeypatch):
         view.batches.append((newest.last, list(batch)))
 
     class View(Documents):
-        log, bodies, batches = [], {}, []
+        log, bodies, batches, reads = [], {}, [], []
 
     monkeypatch.setattr(Documents, "_write", write)
     view = View(SimpleNamespace(url="postgresql://db/agents"), read=read, body=body)
@@ -52,6 +54,26 @@ async def test_a_batch_from_the_log_ends_by_what_its_documents_hold(view):
     view.log = [commit(seq, (put(str(seq)),)) for seq in range(1, 10)]
     await view._step(1, 0)
     assert [last for last, _ in view.batches] == [4]
+
+
+async def test_what_is_read_beyond_a_batch_is_for_the_next_one(view):
+    view.log = [commit(seq, (put(str(seq)),)) for seq in range(1, 9)]
+    await view._step(1, 0)
+    await view._step(1, 4)
+    assert [last for last, _ in view.batches] == [4, 8]
+    assert view.reads == [0]
+    # Nothing was beyond this one, and now there is.
+    view.log = [*view.log[:8], commit(9, (put("9"),))]
+    view.reads.clear()
+    assert await view._step(1, 8)
+    assert view.reads == [8]
+
+
+async def test_what_was_read_beyond_a_batch_that_was_not_shown_is_read_again(view):
+    view.log = [commit(seq, (put(str(seq)),)) for seq in range(1, 9)]
+    await view._step(1, 0)
+    await view._step(1, 2)
+    assert [last for last, _ in view.batches] == [4, 6]
 
 
 async def test_many_small_commits_of_the_log_are_one_batch(view):
@@ -95,6 +117,27 @@ async def test_a_large_batch_is_put_a_part_at_a_time(view):
     ]
 
 
+@pytest.mark.parametrize(
+    ("change", "ids"),
+    [
+        (lambda id: Delete("tasks", id), 1),
+        (lambda id: Put("tasks", id, Raw(b"{}")), 2),
+        (lambda id: Append("tasks", id, "list", Raw(b"1")), 1),
+    ],
+    ids=["delete", "put", "append"],
+)
+async def test_many_small_changes_of_one_commit_are_shown_a_part_at_a_time(view, monkeypatch, change, ids):
+    monkeypatch.setattr(rows, "STATEMENT_BYTES", 1000)
+    statements = await folded(view, *[change(str(n)) for n in range(25)])
+    assert [len(arguments[ids]) for arguments in statements] == [10, 10, 5]
+
+
+def test_many_small_documents_are_drawn_a_part_at_a_time(monkeypatch):
+    monkeypatch.setattr(documents, "_BATCH_BYTES", 1000)
+    items = iter([Shown("tasks", str(n), 1, 0, b"{}") for n in range(25)])
+    assert [len(documents._draw(items).plain) for _ in range(3)] == [10, 10, 5]
+
+
 async def test_what_jsonb_does_not_give_back_is_put_a_part_at_a_time(view):
     text = b'{"id":"%d","n":1e5,"text":"' + b"x" * LARGE + b'"}'
     statements = await folded(view, *[Put("tasks", str(n), Raw(text % n)) for n in range(4)])
@@ -110,11 +153,14 @@ async def test_many_values_are_appended_a_part_at_a_time(view):
 @pytest.mark.parametrize(
     ("error", "waits"),
     [
-        (AccessDeniedError("permission denied"), False),
-        (ThrottledError("canceling statement due to statement timeout"), False),
-        (UnavailableError("the connection was lost"), True),
+        (asyncpg.InsufficientPrivilegeError("permission denied"), False),
+        (asyncpg.QueryCanceledError("canceling statement due to statement timeout"), False),
+        (asyncpg.ReadOnlySQLTransactionError("cannot execute UPDATE in a read-only transaction"), True),
+        (asyncpg.LockNotAvailableError("canceling statement due to lock timeout"), True),
+        (asyncpg.TooManyConnectionsError("too many clients already"), True),
+        (ConnectionResetError("the connection was lost"), True),
     ],
-    ids=["forbidden", "too slow", "away"],
+    ids=["forbidden", "too slow", "not yet the primary", "locked", "crowded", "away"],
 )
 async def test_a_server_that_refuses_twice_is_not_waited_for_and_one_that_is_away_is(
     view, monkeypatch, error, waits
@@ -124,7 +170,8 @@ async def test_a_server_that_refuses_twice_is_not_waited_for_and_one_that_is_awa
     async def catch_up(store):
         attempts.append(store)
         if len(attempts) < 5:
-            raise error
+            with translated(view._connections.url):
+                raise error
         await view._tell(1)
 
     monkeypatch.setattr(documents, "_PAUSE", 0)
@@ -135,4 +182,21 @@ async def test_a_server_that_refuses_twice_is_not_waited_for_and_one_that_is_awa
     async with asyncio.timeout(60), view._shown:
         await view._shown.wait_for(lambda: view._known == 1)
     assert await view.settle(1)
+    await view.close()
+
+
+async def test_a_view_that_goes_on_between_two_refusals_is_waited_for(view, monkeypatch):
+    attempts = []
+
+    async def catch_up(store):
+        attempts.append(store)
+        await view._tell(len(attempts))
+        if len(attempts) < 5:
+            with translated(view._connections.url):
+                raise asyncpg.QueryCanceledError("canceling statement due to statement timeout")
+
+    monkeypatch.setattr(documents, "_PAUSE", 0)
+    monkeypatch.setattr(view, "_catch_up", catch_up)
+    view.start(1)
+    assert await view.settle(5)
     await view.close()

@@ -1,8 +1,11 @@
 """A commit is sent until a server has answered, on servers that are made up."""
 
+from typing import Any
+
 import asyncpg
 import pytest
 from statepath.backend import StateURL
+from statepath.errors import DivergedError
 from statepath.testing.commits import Writer
 from statepath_postgres import factory
 from statepath_postgres.connections import Connections
@@ -55,3 +58,46 @@ async def test_a_commit_waits_for_a_server_that_restarts_with_its_socket_gone(
     assert attempts == []
     assert committed == [commit]
     await log.close()
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+    """What each look at a log finds, one after another."""
+    looks: list[list[Any]] = []
+
+    async def fetch(self: Connections, *arguments: object, **limits: object) -> list[Any]:
+        return looks.pop(0)
+
+    monkeypatch.setattr(Connections, "fetch", fetch)
+    monkeypatch.setattr("statepath_postgres.log._PAUSE", 0)
+    return looks
+
+
+async def following(*, readonly: bool) -> list[Any]:
+    async def store() -> int:
+        return 1
+
+    config = factory.parse(StateURL.parse("postgresql://one,two/agents"))
+    connections = Connections(config, readonly=readonly)
+    log = PostgresCommitLog(connections, store, readonly=readonly, committed=lambda commit, size: None)
+    return [commit async for commit in log.read(5)]
+
+
+async def test_a_reader_whose_next_server_has_not_come_to_the_store_yet_looks_again(
+    looks: list[list[Any]],
+) -> None:
+    looks += [[], [{"head": 5, "tip": "c5", "floor": 1, "first": None}]]
+    assert await following(readonly=True) == []
+    assert looks == []
+
+
+async def test_a_reader_that_finds_no_store_twice_is_told(looks: list[list[Any]]) -> None:
+    looks += [[], []]
+    with pytest.raises(DivergedError, match="was deleted"):
+        await following(readonly=True)
+
+
+async def test_a_writer_that_finds_no_store_is_told_at_once(looks: list[list[Any]]) -> None:
+    looks += [[]]
+    with pytest.raises(DivergedError, match="was deleted"):
+        await following(readonly=False)

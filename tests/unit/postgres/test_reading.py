@@ -3,10 +3,12 @@
 import asyncio
 from contextlib import asynccontextmanager
 
+import asyncpg
 import pytest
 from statepath.errors import UnavailableError
 from statepath_postgres import reading
 from statepath_postgres.documents import Documents
+from statepath_postgres.failures import translated
 from statepath_postgres.reading import Reading
 
 CURRENT = 5
@@ -70,3 +72,19 @@ async def test_a_server_that_goes_on_lagging_is_told_and_is_not_asked_all_the_ti
 async def test_a_server_that_lags_is_waited_for(monkeypatch, ask):
     monkeypatch.setattr(reading, "_LOOK", 0)
     assert await ask(Servers(lags=3)) == CURRENT
+
+
+async def test_a_writer_whose_view_cannot_be_written_is_told_why(monkeypatch):
+    monkeypatch.setattr("statepath_postgres.documents.PATIENCE", 0.5)
+    servers = Servers(lags=0)
+    documents = Documents(servers, read=None, body=None)
+
+    async def catch_up(store):
+        with translated(servers.url):
+            raise asyncpg.LockNotAvailableError("canceling statement due to lock timeout")
+
+    monkeypatch.setattr(documents, "_catch_up", catch_up)
+    documents.start(1)
+    with pytest.raises(UnavailableError, match=r"show seq 5, and seq 6 is needed; .* failed: .*lock timeout"):
+        await Reading(servers, documents, readonly=False).read(1, [("tasks", "a")], CURRENT + 1)
+    await documents.close()
