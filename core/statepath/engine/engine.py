@@ -740,7 +740,8 @@ class Engine:
             self.events.emit(SaveError(error, error.key))
         snapshotter = self._snapshotter
         if self.sharing is not None and snapshotter is not None and snapshotter.changed:
-            await self._maintenance.attempt()
+            with suppress(StateError):  # where nobody can be the one who does it, the snapshot tells why
+                await self._maintenance.attempt()
         if snapshotter is not None and snapshotter.changed and not self._maintenance.elsewhere:
             snapshotter.ending = True
             await try_snapshot(partial(self._snapshot_at_last, snapshotter), self.events)
