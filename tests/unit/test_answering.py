@@ -84,6 +84,12 @@ async def test_few_are_told_at_once(answers, loop):
     assert told(these) == list(range(17, 33))
 
 
+async def test_how_long_preparing_takes_is_not_told_by_a_commit_that_others_waited_behind(answers, loop):
+    await commit(answers, loop, 10, 1, prepared=0.0, took=0.001, waiting=10)
+    these = await commit(answers, loop, 64, 11, prepared=1.0, took=0.003)
+    assert told(these) == list(range(11, 75))
+
+
 async def test_the_other_half_is_told_when_the_next_commit_is_on_its_way(answers, loop, prepared):
     these = await commit(answers, loop, 64, 65, prepared=0.004, took=0.003)
     answers.begin()

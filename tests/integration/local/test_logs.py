@@ -20,21 +20,26 @@ async def handles(tmp_path: Path) -> AsyncIterator[list[Any]]:
         yield [one, other]
 
 
+def hold(monkeypatch: pytest.MonkeyPatch, store: Any, method: str) -> tuple[asyncio.Event, asyncio.Event]:
+    """Let the storage's calls of the method wait: told when one has begun, and when they may go on."""
+    call, begun, free = getattr(store._engine.backend, method), asyncio.Event(), asyncio.Event()
+
+    async def held(*args: Any, **options: Any) -> Any:
+        begun.set()
+        await free.wait()
+        return await call(*args, **options)
+
+    monkeypatch.setattr(store._engine.backend, method, held)
+    return begun, free
+
+
 async def test_a_log_that_is_begun_anew_outlives_the_removal_of_the_one_before(
     handles: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maintainer, slow = handles
     await slow.append_log("x", "old\n")
     await slow.flush()
-    backend = slow._engine.backend
-    delete, begun, free = backend.delete, asyncio.Event(), asyncio.Event()
-
-    async def held(key: str, **options: Any) -> bool:
-        begun.set()
-        await free.wait()
-        return await delete(key, **options)
-
-    monkeypatch.setattr(backend, "delete", held)
+    begun, free = hold(monkeypatch, slow, "delete")
     removing = asyncio.ensure_future(slow.delete_log("x"))
     await begun.wait()
     await maintainer.sync()
@@ -56,20 +61,14 @@ async def test_a_log_that_is_begun_anew_outlives_a_handle_that_dies_in_the_remov
     maintainer, dying = handles
     await dying.append_log("x", "old\n")
     await dying.flush()
-    backend = dying._engine.backend
-    delete, begun, free, died = backend.delete, asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    async def held(key: str, **options: Any) -> bool:
-        begun.set()
-        await free.wait()
-        return await delete(key, **options)
+    begun, free = hold(monkeypatch, dying, "delete")
+    died = asyncio.Event()
 
     async def dead(*_: Any, **__: Any) -> None:
         died.set()
         raise UnavailableError("it writes nothing any more")
 
-    monkeypatch.setattr(backend, "delete", held)
-    monkeypatch.setattr(backend, "write_at", dead)
+    monkeypatch.setattr(dying._engine.backend, "write_at", dead)
     removing = asyncio.ensure_future(dying.delete_log("x"))
     await begun.wait()
     await maintainer.sync()
@@ -87,15 +86,7 @@ async def test_what_is_written_after_another_handle_removed_the_log_does_not_sta
     handles: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maintainer, slow = handles
-    backend = slow._engine.backend
-    write_at, begun, free = backend.write_at, asyncio.Event(), asyncio.Event()
-
-    async def held(*args: Any, **options: Any) -> None:
-        begun.set()
-        await free.wait()
-        await write_at(*args, **options)
-
-    monkeypatch.setattr(backend, "write_at", held)
+    begun, free = hold(monkeypatch, slow, "write_at")
     await slow.collection("raw").put({"id": "a"})
     await slow.append_log("x", "old\n")
     closing = asyncio.ensure_future(slow.aclose())
