@@ -20,7 +20,7 @@ from statepath.collection import Collection, Json
 from statepath.diff import Difference, differences
 from statepath.discovery import check_not_within, connect
 from statepath.encryption import Encrypted, KeyInfo, Retired, Rotated
-from statepath.engine import restoring
+from statepath.engine import breaking, restoring
 from statepath.engine.archiving import Archived, bring_back, find
 from statepath.engine.backups import backup_keys
 from statepath.engine.cleaning import Cleaned, clean
@@ -366,7 +366,7 @@ class Store:
         Raises:
             NotFoundError: nobody holds it.
         """
-        return await self._engine.break_lease(check_id(name))
+        return await breaking.break_lease(self._engine, check_id(name))
 
     async def history(
         self, key: str | None = None, *, since: int = 0, limit: int | None = None

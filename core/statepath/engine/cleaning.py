@@ -16,6 +16,7 @@ from statepath.commit import PROBES
 from statepath.encryption import storage_of
 from statepath.engine.archiving import ARCHIVE, named, segments
 from statepath.engine.bounding import bound_files
+from statepath.engine.breaking import end_epoch
 from statepath.engine.engine import Engine
 from statepath.engine.leases import Hold, finish
 from statepath.engine.replica import Entry as Member
@@ -130,5 +131,5 @@ async def _give_back(engine: Engine, hold: Hold, before: Member | None) -> bool:
     # First the lease: a holder that lives after all keeps its epoch with it.
     if not await engine.leases.remove_as_seen(hold):
         return False
-    await engine.end_epoch(hold.holder, before)
+    await end_epoch(engine, hold.holder, before)
     return True

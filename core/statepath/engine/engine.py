@@ -19,7 +19,6 @@ from statepath.commit import (
     Body,
     Change,
     Commit,
-    Delete,
     FileChange,
     Note,
     Transaction,
@@ -32,12 +31,11 @@ from statepath.engine.companion import Companion
 from statepath.engine.floor import Floor
 from statepath.engine.ids import check_seq, log_key
 from statepath.engine.lagging import find_lagging
-from statepath.engine.leases import Holder, Leases, clock, finish, has_taken
+from statepath.engine.leases import Leases, clock
 from statepath.engine.maintenance import Maintenance
 from statepath.engine.migration import Migrated, check_known, check_reached
 from statepath.engine.replay import Beside, Damage, apply_commit, changes_of
-from statepath.engine.replica import MEMBERS, Cut, Entry, Replica, Stage
-from statepath.engine.snapshot import LEASE_MEMBERS
+from statepath.engine.replica import Cut, Entry, Replica, Stage
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
 from statepath.engine.stream import Stream
 from statepath.engine.unloaded import Elsewhere, needs_documents
@@ -596,49 +594,6 @@ class Engine:
         if self._snapshotter is None or self.closed or self._disowned:
             raise self._cannot_write()
         return self._snapshotter
-
-    async def break_lease(self, name: str) -> Holder:
-        """Take a lease away from its holder: the log refuses what it changes from then on.
-
-        Raises:
-            NotFoundError: nobody holds it.
-        """
-        self.committer  # noqa: B018 - a handle that cannot write breaks nothing
-        await self.catch_up()
-        # Half done, it would leave a holder without a lease whose changes go through.
-        return await finish(self._break_lease(name, self.get(MEMBERS, f"{LEASE_MEMBERS}{name}")))
-
-    async def _break_lease(self, name: str, before: Entry | None) -> Holder:
-        try:
-            holder = await self.leases.remove(name)
-        except NotFoundError:
-            if before is not None:  # who took it away before did not come to that
-                await self._delete_epoch(name, before.version)
-            raise
-        await self.end_epoch(holder, before)
-        return holder
-
-    async def end_epoch(self, holder: Holder, before: Entry | None) -> None:
-        """Have the log refuse what a holder changes from now on whose lease was taken away. `before`: what the log had
-        of the lease when that began."""
-        epoch = holder.epoch
-        if not epoch:
-            # One that has given no sign of life yet does not tell its epoch, and may have committed it just now.
-            entry = before
-            try:
-                await self.catch_up()
-                entry = self.get(MEMBERS, f"{LEASE_MEMBERS}{holder.name}")
-            except StateError as error:
-                logger.debug("the epoch of the lease %s is the last one known: %s", holder.name, error)
-            if entry is not None and (entry is before or has_taken(holder, entry.json())):
-                epoch = entry.version
-        if epoch:
-            await self._delete_epoch(holder.name, epoch)
-
-    async def _delete_epoch(self, name: str, epoch: int) -> None:
-        # Whoever has taken it since it was free has an epoch of its own.
-        with suppress(ConflictError):
-            await self.committer.submit((Delete(MEMBERS, f"{LEASE_MEMBERS}{name}", epoch),), 0)
 
     @asynccontextmanager
     async def _cut(self) -> AsyncIterator[Cut]:

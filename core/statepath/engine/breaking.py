@@ -1,0 +1,62 @@
+"""A lease is taken away from its holder, and what that one changes from then on is refused by the log."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+from statepath.commit import Delete
+from statepath.engine.engine import Engine
+from statepath.engine.leases import Holder, finish, has_taken
+from statepath.engine.replica import MEMBERS, Entry
+from statepath.engine.snapshot import LEASE_MEMBERS
+from statepath.errors import ConflictError, NotFoundError, StateError
+
+logger = logging.getLogger("statepath.engine")
+
+
+async def break_lease(engine: Engine, name: str) -> Holder:
+    """Take a lease away from its holder: the log refuses what it changes from then on.
+
+    Raises:
+        NotFoundError: nobody holds it.
+    """
+    engine.committer  # noqa: B018 - a handle that cannot write breaks nothing
+    await engine.catch_up()
+    # Half done, it would leave a holder without a lease whose changes go through.
+    return await finish(_break(engine, name, engine.get(MEMBERS, f"{LEASE_MEMBERS}{name}")))
+
+
+async def _break(engine: Engine, name: str, before: Entry | None) -> Holder:
+    try:
+        holder = await engine.leases.remove(name)
+    except NotFoundError:
+        if before is not None:  # who took it away before did not come to that
+            await _delete_epoch(engine, name, before.version)
+        raise
+    await end_epoch(engine, holder, before)
+    return holder
+
+
+async def end_epoch(engine: Engine, holder: Holder, before: Entry | None) -> None:
+    """Have the log refuse what a holder changes from now on whose lease was taken away. `before`: what the log had of
+    the lease when that began."""
+    epoch = holder.epoch
+    if not epoch:
+        # One that has given no sign of life yet does not tell its epoch, and may have committed it just now.
+        entry = before
+        try:
+            await engine.catch_up()
+            entry = engine.get(MEMBERS, f"{LEASE_MEMBERS}{holder.name}")
+        except StateError as error:
+            logger.debug("the epoch of the lease %s is the last one known: %s", holder.name, error)
+        if entry is not None and (entry is before or has_taken(holder, entry.json())):
+            epoch = entry.version
+    if epoch:
+        await _delete_epoch(engine, holder.name, epoch)
+
+
+async def _delete_epoch(engine: Engine, name: str, epoch: int) -> None:
+    # Whoever has taken it since it was free has an epoch of its own.
+    with suppress(ConflictError):
+        await engine.committer.submit((Delete(MEMBERS, f"{LEASE_MEMBERS}{name}", epoch),), 0)
