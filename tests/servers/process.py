@@ -9,14 +9,16 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
 from typing import Final
 
 HOST = "127.0.0.1"
-_PORTS: Final = range(10_240, 22_000)
+_PORTS: Final = range(10_240, 20_240)
+_STARTS: Final = 3
+_given: Final[set[int]] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,38 +32,43 @@ class Command:
 
 @contextmanager
 def running(command: Callable[[Path], Command], *, within: float = 60.0) -> Iterator[int]:
-    """Start the server, wait until it is ready, and stop it at the end; its port.
+    """Start the server, wait until it is ready, and stop it at the end; its port. One that ends at once is started
+    anew on other ports: until it listens, they are anybody's.
 
     Parameters:
         command: says how, given the server's own folder.
         within: seconds for it to be ready.
     """
-    folder = Path(tempfile.mkdtemp(prefix="statepath-server-"))
-    try:
-        told = folder / "output"
-        how = command(folder)
-        with told.open("wb") as output:
-            process = subprocess.Popen(
-                how.arguments, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
-        try:
-            _wait(process, how, told, time.monotonic() + within)
-            yield how.port
-        finally:
-            _stop(process)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    for left in reversed(range(_STARTS)):
+        with ExitStack() as stack:
+            folder = Path(tempfile.mkdtemp(prefix="statepath-server-"))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            how = command(folder)
+            told = folder / "output"
+            with told.open("wb") as output:
+                process = subprocess.Popen(
+                    how.arguments, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                )
+            stack.callback(_stop, process)
+            if _ready(process, how, told, time.monotonic() + within):
+                yield how.port
+                return
+            if not left:
+                raise RuntimeError(f"{how.arguments[0]} ended:\n{_end_of(told)}")
 
 
 def free_port(*, also: int = 0) -> int:
-    """A port that nobody listens on; with `also`, neither on the one so many higher. It is none that an outgoing
-    connection could be given before the server takes it, and drawn beside the seeds that tests set."""
+    """A port that nobody listens on, and that this process was not given before; with `also`, nobody listens on the
+    one so many higher either. It is none that an outgoing connection could be given before the server takes it, and
+    drawn beside the seeds that tests set."""
     while True:
         port = SystemRandom().choice(_PORTS)
         with socket.socket() as first, socket.socket() as second, suppress(OSError):
             first.bind((HOST, port))
             second.bind((HOST, port + also if also else 0))
-            return port
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 def answers(port: int) -> bool:
@@ -79,13 +86,15 @@ def script(name: str) -> str:
     return str(path)
 
 
-def _wait(process: subprocess.Popen[bytes], how: Command, told: Path, deadline: float) -> None:
-    while not (answers(how.port) and how.ready()):
-        if process.poll() is not None:
-            raise RuntimeError(f"{how.arguments[0]} ended:\n{_end_of(told)}")
+def _ready(process: subprocess.Popen[bytes], how: Command, told: Path, deadline: float) -> bool:
+    """Whether it got ready; if not, it has ended."""
+    while process.poll() is None:
+        if answers(how.port) and how.ready():
+            return True
         if time.monotonic() > deadline:
             raise TimeoutError(f"{how.arguments[0]} is not ready:\n{_end_of(told)}")
         time.sleep(0.05)
+    return False
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

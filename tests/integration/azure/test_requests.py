@@ -150,7 +150,7 @@ async def test_a_copy_that_does_not_get_on_is_told(az, proxy):
         answer = await forward(data, **options)
         return answer.replace(b"x-ms-copy-status: success", b"x-ms-copy-status: pending")
 
-    backend = await connect(az.at(proxy.url).path(uuid4().hex, timeout="1"))
+    backend = await connect(az.at(proxy.url).path(uuid4().hex, timeout="3"))
     await backend.write("a", b"1")
     proxy._forward = pending
     with pytest.raises(UnavailableError, match="does not get on"):
