@@ -133,7 +133,7 @@ class Connections:
                 with translated(self.url):
                     yield connection
             finally:
-                await _close(connection)
+                await give_up(connection)
             return
         self._lent += 1
         try:
@@ -260,7 +260,7 @@ def _check_files(config: PostgresConfig) -> None:
             )
 
 
-async def _close(connection: Connection) -> None:
+async def give_up(connection: Connection) -> None:
     """Give up a connection of one's own; one that broke is gone already."""
     try:
         await connection.close(timeout=_CLOSING)

@@ -17,6 +17,7 @@ from statepath.errors import (
     HeadMoved,
     HistoryTrimmedError,
     InvalidArgumentError,
+    OutcomeUnknownError,
     StateError,
 )
 from statepath.events import CorruptionDetected
@@ -60,6 +61,9 @@ DELETE FROM statepath.pieces p USING statepath.objects o, statepath.stores s
 WHERE o.version = p.version AND o.key = 'a' AND o.store = s.id AND s.name = $1 AND p.place = $2
 """
 
+LOCK = "SELECT FROM statepath.stores WHERE name = $1 FOR UPDATE"
+WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+
 
 @pytest.fixture
 def name(path):
@@ -76,6 +80,13 @@ async def filled(path):
 
 async def read(backend, after=0):
     return [commit async for commit in backend.commit_log().read(after)]
+
+
+async def blocked(connection):
+    """Wait until somebody waits for what the connection has locked."""
+    async with asyncio.timeout(60):
+        while not await connection.fetchval(f"{WAITING} AND pg_sleep(0.01) IS NOT NULL"):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -470,14 +481,48 @@ async def test_what_still_waits_for_a_connection_when_it_is_closed_is_never_sent
     monkeypatch.setattr(Connections, "connect", slowly)
     appending = asyncio.ensure_future(Writer(log).append())
     await connecting.wait()
-    (sending,) = log._held._running
     if cancelled:
         appending.cancel()
         await asyncio.wait([appending])
     await log.close()
     connected.set()
-    await asyncio.wait([sending, appending])
+    await asyncio.wait([appending])
     assert await read(await connect(path, readonly=True)) == []
     if not cancelled:
         with pytest.raises(ClosedError):
             await appending
+
+
+async def test_a_cancelled_append_that_the_server_has_not_done_is_not_done_later(path, connect, around, name):
+    log = (await connect(path)).commit_log()
+    writer = Writer(log)
+    await writer.append()
+    async with around.transaction():
+        await around.execute(LOCK, name)
+        appending = asyncio.ensure_future(writer.append())
+        await blocked(around)
+        appending.cancel()
+        await asyncio.wait([appending])
+        await log.close()
+        assert not await around.fetchval(WAITING)
+    assert await read(await connect(path, readonly=True)) == writer.commits[:1]
+
+
+async def test_behind_a_cancelled_append_the_same_commit_is_taken_on_another_connection(
+    path, connect, around, name
+):
+    log = (await connect(path)).commit_log()
+    writer = Writer(log)
+    await writer.append()
+    commit = writer.make()
+    async with around.transaction():
+        await around.execute(LOCK, name)
+        appending = asyncio.ensure_future(log.append(1, commit))
+        await blocked(around)
+        appending.cancel()
+        await asyncio.wait([appending])
+    with pytest.raises(OutcomeUnknownError):
+        await log.append(1, writer.make())
+    await log.append(1, commit)
+    await log.close()
+    assert await read(await connect(path, readonly=True)) == [*writer.commits, commit]
