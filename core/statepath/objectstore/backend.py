@@ -137,6 +137,15 @@ class ObjectStoreBackend:
         except StateError as error:
             error.key = key
             raise
+        except Exception as error:
+            if not self._closed:
+                raise
+            # The client libraries are not made for it that their session ends beneath a request.
+            raise UnavailableError(
+                f"the connection to {self.url} was closed while {key or 'a listing'} was asked for or written",
+                key=key,
+                backend=self._driver.scheme,
+            ) from error
 
     def _name(self, key: str) -> str:
         return self._prefix + key

@@ -1,8 +1,10 @@
-"""The API is specified on `memory://`, on PostgreSQL, and on a backend that fails where it is told to."""
+"""The API is specified on `memory://`, on PostgreSQL and the object stores, and on a backend that fails where it is
+told to."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -12,7 +14,8 @@ from uuid import uuid4
 
 import pytest
 import statepath
-from servers.postgres import PostgresServer
+from servers.fixtures import *  # noqa: F403 - fixtures are found by name where they are
+from servers.services import path_at
 from statepath.backend import Backend, Blob, Entry
 from statepath.commit import decode_commit
 from statepath.engine.opening import open_engine
@@ -111,20 +114,33 @@ IN_MEMORY = {"memory", "commits", "faulty"}
 """Fixtures that look below the store, or break what is there: their tests are about the portable log."""
 
 
+FAR = ("postgres", "seaweed", "gcs", "azurite")
+"""The fixtures that start the other backends' servers."""
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "url" in metafunc.fixturenames:
         portable = IN_MEMORY.intersection(metafunc.fixturenames)
-        far = [] if portable else [pytest.param("postgresql", marks=pytest.mark.slow)]
+        far = [] if portable else [pytest.param(name, marks=pytest.mark.slow) for name in FAR]
         metafunc.parametrize("url", ["memory", *far], indirect=True)
 
 
 @pytest.fixture
-def url(request: pytest.FixtureRequest) -> str:
+def url(request: pytest.FixtureRequest, aws: None, azure_account: None) -> str:
     """A state path that no other test uses."""
-    if request.param == "memory":
-        return f"memory://{uuid4().hex}"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.url(store=uuid4().hex)
+    kind, name = request.param, uuid4().hex
+    if kind == "memory":
+        return f"memory://{name}"
+    server = request.getfixturevalue(kind)
+    if kind == "postgres":
+        return str(server.url(store=name))
+    return path_at(kind, server, name)
+
+
+@pytest.fixture
+def other_url(url: str) -> str:
+    """The state path of another store in the same place."""
+    return re.sub(r"[0-9a-f]{32}", uuid4().hex, url)
 
 
 @pytest.fixture

@@ -425,18 +425,18 @@ async def test_a_storage_that_hangs_keeps_back_nothing_that_is_known_without_it(
     assert names(told, AlertRaised) == ["reachable", "writable"]
 
 
-async def test_of_two_stores_that_share_a_bus_each_has_its_own_alerts(opened, told, events, url):
+async def test_of_two_stores_that_share_a_bus_each_has_its_own_alerts(opened, told, events, other_url):
     store = await opened()
-    async with statepath.open(f"{url}2", events=events, autosave=0, alert_interval=INTERVAL) as other:
+    async with statepath.open(other_url, events=events, autosave=0, alert_interval=INTERVAL) as other:
         other._engine.events.emit(CorruptionDetected("reports/r1.json", "reports/r1.json is no JSON"))
         await until(lambda: told)
         assert [len(one.damage) for one in (store, other)] == [0, 1]
         assert names(told, AlertRaised) == ["damage"]
 
 
-async def test_a_bus_of_a_store_carries_another_one_s_events_and_no_alerts_follow(opened, told, url):
+async def test_a_bus_of_a_store_carries_another_one_s_events_and_no_alerts_follow(opened, told, other_url):
     store = await opened()
-    async with statepath.open(f"{url}2", events=store.events, autosave=0) as other:
+    async with statepath.open(other_url, events=store.events, autosave=0) as other:
         other._engine.events.emit(CorruptionDetected("reports/r1.json", "reports/r1.json is no JSON"))
         await until(lambda: told)
     assert (store.damage, names(told, AlertRaised)) == ((), ["damage"])

@@ -164,7 +164,7 @@ async def test_little_space_is_told_before_the_disk_is_full_and_once(open_on, me
 
 
 async def test_the_url_shows_no_credentials_and_names_the_store(store, url):
-    assert store.url == re.sub(r"//\S+@", "//", url)
+    assert store.url == re.sub(r"//\S+@", "//", url).partition("?endpoint_url")[0]
 
 
 async def test_a_state_path_of_an_unknown_scheme_lists_what_there_is():

@@ -472,7 +472,11 @@ async def test_what_a_killed_worker_left_is_given_back_by_clean_a_day_later(stor
     await alive.acquire()
     assert (await other.clean()).objects == ()
     monkeypatch.setattr("statepath.engine.cleaning._SILENT", 0.0)
-    planned = await other.clean(dry_run=True)
+    for _ in range(600):
+        planned = await other.clean(dry_run=True)
+        if planned.objects:
+            break
+        await asyncio.sleep(0.05)  # some storages tell times in whole seconds
     assert [key for key, _ in planned.objects] == ["leases/claim%2fdone"]
     assert len(await store.leases()) == 2
     assert await other.clean() == planned

@@ -298,17 +298,17 @@ async def test_a_store_that_is_closed_is_looked_at_no_more(read, opened):
     assert read.points("statepath.documents") == []
 
 
-async def test_two_stores_are_told_apart(read, url):
-    async with statepath.open(url) as one, statepath.open(f"{url}2") as other:
+async def test_two_stores_are_told_apart(read, url, other_url):
+    async with statepath.open(url) as one, statepath.open(other_url) as other:
         await other.collection("raw").put({"id": "a"})
         found = {point.attributes["db.namespace"]: point.value for point in read.points("statepath.seq")}
     assert found == {one.url: 0, other.url: 1}
 
 
-async def test_of_two_stores_that_share_a_bus_each_has_its_own_failures(read, opened, faulty, url):
+async def test_of_two_stores_that_share_a_bus_each_has_its_own_failures(read, opened, faulty, other_url):
     events = statepath.Events()
     store = await opened(events=events)
-    async with statepath.open(f"{url}2", events=events):
+    async with statepath.open(other_url, events=events):
         faulty.fail("write", "journal/0", DENIED)
         with pytest.raises(AccessDeniedError):
             await store.collection("raw").put({"id": "a"})

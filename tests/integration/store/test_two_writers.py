@@ -774,8 +774,8 @@ async def test_a_store_that_is_founded_while_a_reader_opens_it_is_no_original_di
     made = []
 
     async def reading(*args, **options):
-        monkeypatch.undo()
         if not made:
+            monkeypatch.setattr(opening, "read_original", read)
             made.append(await statepath.open(url, autosave=0))
             await made[0].collection("raw").put({"id": "a"})
             await made[0].snapshot()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import tempfile
@@ -116,6 +117,32 @@ async def test_an_error_names_the_key_and_not_the_object():
     with pytest.raises(NotFoundError) as caught:
         await backend(Driver()).read("a/b")
     assert caught.value.key == "a/b"
+
+
+class EndsBeneath(Driver):
+    """Its session ends while a request is on its way, and its library is not made for that."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.closed = asyncio.Event(), asyncio.Event()
+
+    async def get(self, name, span):
+        self.asked.set()
+        await self.closed.wait()
+        raise AssertionError
+
+    async def close(self):
+        self.closed.set()
+
+
+async def test_what_is_under_way_when_it_is_closed_ends_with_an_error_of_ours():
+    driver = EndsBeneath()
+    store = backend(driver)
+    reading = asyncio.ensure_future(store.read("a"))
+    await driver.asked.wait()
+    await store.close()
+    with pytest.raises(UnavailableError, match="closed while a was asked for"):
+        await reading
 
 
 async def test_a_part_that_is_empty_has_the_version_of_the_object():
