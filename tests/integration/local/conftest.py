@@ -154,3 +154,15 @@ def commits() -> Callable[..., Any]:
         return [commit async for commit in log.read(after)]
 
     return commits
+
+
+@pytest.fixture
+async def share(connect: Callable[..., Any]) -> Callable[..., Any]:
+    """Opens the store beside others."""
+
+    async def share(**options: Any) -> Any:
+        backend = await connect(**options)
+        await backend.share()
+        return backend
+
+    return share

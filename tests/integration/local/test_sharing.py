@@ -7,10 +7,8 @@ import errno
 import fcntl
 import os
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,6 @@ from statepath_local.journal import LocalCommitLog
 from statepath_local.port import Port
 
 Connect = Callable[..., Any]
-linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing tells that a handle has ended")
 CHANGES = ("flock", "pwrite", "fdatasync", "fsync", "fsync_dir", "rename", "ftruncate", "unlink", "mkdir")
 
 
@@ -47,18 +44,6 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     for module in ("engine", "committer"):
         monkeypatch.setattr(f"statepath.engine.{module}.clock", lambda: now)
     return later
-
-
-@pytest.fixture
-async def share(connect: Connect) -> Connect:
-    """Opens the store beside others."""
-
-    async def share(**options: Any) -> Any:
-        backend = await connect(**options)
-        await backend.share()
-        return backend
-
-    return share
 
 
 async def catch_up(log: Any) -> None:
@@ -87,99 +72,6 @@ async def append(log: Any, size: int = 10) -> Any:
             return await log.append(size)
         except HeadMoved:
             await catch_up(log)
-
-
-LEAVE = """
-import asyncio, sys
-from statepath.url import StateURL
-from statepath_local import factory
-
-async def main():
-    backend = await factory.connect(factory.parse(StateURL.parse(sys.argv[1])))
-    await backend.share()
-    print(backend._tree.create_temporary()[1], flush=True)
-    sys.stdin.read()
-
-asyncio.run(main())
-"""
-
-
-def under_way(backend: Any, path: Path) -> Path:
-    """A file that the writer is about to put in its place."""
-    _, name, fd = backend._tree.create_temporary()
-    os.close(fd)
-    return path / ".tmp+" / name
-
-
-@pytest.fixture
-async def left(share: Connect, path: Path) -> tuple[Path, Path]:
-    """What a writer is about to put in its place, and what one left that was killed beside it."""
-    ours = under_way(await share(), path)
-    with subprocess.Popen(
-        [sys.executable, "-c", LEAVE, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as killed:
-        assert killed.stdout is not None
-        told = await asyncio.to_thread(killed.stdout.readline)
-        killed.kill()
-    return ours, path / ".tmp+" / told.decode().strip()
-
-
-@linux
-async def test_what_a_killed_writer_left_is_removed_by_the_next_one_that_comes(
-    share: Connect, connect: Connect, left: tuple[Path, Path]
-) -> None:
-    ours, stale = left
-    await connect(readonly=True)
-    assert stale.exists()
-    await share()
-    assert (ours.exists(), stale.exists()) == (True, False)
-
-
-@linux
-async def test_what_a_killed_writer_left_is_removed_by_the_maintainer(
-    share: Connect, connect: Connect, left: tuple[Path, Path]
-) -> None:
-    ours, stale = left
-    another = await connect()
-    stale.touch()
-    await another.maintain()
-    assert (ours.exists(), stale.exists()) == (True, False)
-
-
-async def test_a_writer_that_no_process_id_tells_of_keeps_what_it_has_under_way(
-    share: Connect, path: Path
-) -> None:
-    """As in a container with the name of its host, and numbers of its own."""
-    ours = under_way(await share(), path)
-    lock = path / "lock"
-    lines = lock.read_bytes().splitlines(keepends=True)
-    lock.write_bytes(b"".join(line for line in lines if b"handle" not in line))
-    backend = await share()
-    await backend.maintain()
-    assert ours.exists()
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-async def test_the_end_of_a_forked_child_takes_nothing_from_its_parent(share: Connect, path: Path) -> None:
-    ours = under_way(await share(), path)
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
-    await share()
-    assert ours.exists()
-
-
-async def test_what_does_not_tell_of_whom_it_is_stays_while_others_write(
-    share: Connect, connect: Connect, port: Any, path: Path
-) -> None:
-    """An older program's, or one's that could not lock its token."""
-    port.fail("hold_byte", errno.ENOLCK, times=1)
-    ours = under_way(await share(), path)
-    (path / ".tmp+/tmp-01234567-8").touch()
-    (path / ".tmp+/notes").touch()
-    await (await connect()).maintain()
-    assert {one.name for one in (path / ".tmp+").iterdir()} == {ours.name, "tmp-01234567-8", "notes"}
 
 
 async def test_a_store_that_is_not_shared_stays_with_its_opener(connect: Connect) -> None:
@@ -373,120 +265,6 @@ async def test_what_others_commit_is_met_by_the_next_save_before_the_follower_lo
         await two.collection("tasks").put({"id": "theirs"})
         await one.collection("tasks").put({"id": "own-3"})
         assert [(await anext(changes)).id for _ in range(2)] == ["theirs", "own-3"]
-
-
-async def test_a_handle_that_saves_nothing_itself_maintains_what_others_save(path: Path) -> None:
-    async with (
-        statepath.open(path, autosave=0.05) as idle,
-        statepath.open(path, autosave=0.05) as busy,
-    ):
-        await busy.collection("tasks").put({"id": "a"})
-        while not idle._engine.vitals.saved[0]:  # noqa: ASYNC110 - nothing tells
-            await asyncio.sleep(0.01)
-        await busy.collection("tasks").put({"id": "b"})
-        await busy.aclose()
-    async with statepath.open(path, readonly=True) as store:
-        assert (await store.health()).snapshot_seq == 2
-
-
-async def saved(store: Any, seq: int) -> None:
-    """Wait until a snapshot of the handle shows the seq."""
-    async with asyncio.timeout(60):
-        while store._engine.vitals.saved[0] < seq:  # noqa: ASYNC110 - nothing tells
-            await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-async def died(path: Path) -> AsyncIterator[Any]:
-    """The maintainer, which dies after it has saved something that it knows alone."""
-    maintainer = await statepath.open(path, autosave=600, views=False)
-
-    async def dies() -> None:
-        await maintainer.collection("tasks").put({"id": "a"})
-        await maintainer.append_log("s", "x")
-        await maintainer._engine.release()  # its storage is given back, and nothing else is done
-
-    yield dies
-    await maintainer.aclose()
-
-
-async def test_a_handle_that_saves_nothing_itself_takes_over_from_a_maintainer_that_died(
-    path: Path, died: Any
-) -> None:
-    async with statepath.open(path, autosave=0.05) as idle:
-        await died()
-        await saved(idle, 2)
-        await idle.flush()
-        assert (path / "tasks" / "a.json").exists()
-        assert (path / "logs" / "session_s.log").read_text() == "x"
-
-
-async def test_a_handle_that_saves_nothing_itself_saves_at_its_end_what_a_dead_maintainer_left(
-    path: Path, died: Any
-) -> None:
-    async with statepath.open(path, autosave=600):
-        await died()
-    async with statepath.open(path, readonly=True) as store:
-        assert (await store.health()).snapshot_seq == 2
-    assert (path / "tasks" / "a.json").exists()
-
-
-@pytest.fixture
-async def shown(path: Path) -> AsyncIterator[Any]:
-    """A maintainer that dies after it has saved and made a snapshot, which others know, and before it wrote a file."""
-    maintainer = await statepath.open(path, autosave=600, views=False)
-    await maintainer.collection("tasks").put({"id": "a"})
-    await maintainer.snapshot()
-    yield maintainer._engine.release
-    await maintainer.aclose()
-
-
-async def test_an_idle_handle_writes_the_files_that_a_dead_maintainer_left_though_it_left_a_snapshot(
-    path: Path, shown: Any
-) -> None:
-    async with statepath.open(path, autosave=0.05):
-        await shown()
-        async with asyncio.timeout(60):
-            while not (path / "tasks" / "a.json").exists():  # noqa: ASYNC110 - nothing tells
-                await asyncio.sleep(0.01)
-
-
-@pytest.mark.parametrize("autosave", [0, 600])
-async def test_a_handle_writes_at_its_end_the_files_that_a_dead_maintainer_left_though_it_knew_the_documents(
-    path: Path, shown: Any, autosave: float
-) -> None:
-    async with statepath.open(path, autosave=autosave) as survivor:
-        assert await survivor.collection("tasks").get("a")
-        await shown()
-    assert (path / "tasks" / "a.json").exists()
-
-
-async def test_who_came_first_and_left_the_work_to_others_writes_at_its_end_what_they_left(
-    path: Path,
-) -> None:
-    async with statepath.open(path, autosave=0) as first:
-        async with statepath.open(path, autosave=0, views=False) as other:
-            await other.collection("tasks").put({"id": "a"})
-        await first.sync()
-    assert (path / "tasks" / "a.json").exists()
-
-
-async def test_who_was_never_beside_others_does_not_look_for_their_files_at_its_end(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with statepath.open(path, autosave=0) as store:
-        await store.collection("tasks").put({"id": "a"})
-
-        async def looked(_: Any) -> None:
-            raise AssertionError("all of them are listed for it")
-
-        monkeypatch.setattr(store._engine, "mark_lagging", looked)
-
-
-async def test_who_saves_nothing_by_time_leaves_that_to_others_though_it_came_first(path: Path) -> None:
-    async with statepath.open(path, autosave=0), statepath.open(path, autosave=0.05) as server:
-        await server.collection("tasks").put({"id": "a"})
-        await saved(server, 1)
 
 
 async def test_who_lost_hears_what_was_first(share: Connect, chain: Any) -> None:
