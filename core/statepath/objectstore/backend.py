@@ -24,6 +24,9 @@ from statepath.objectstore.place import Place
 T = TypeVar("T")
 
 _IN_MEMORY: Final = 8 * 1024 * 1024
+_REQUESTS: Final = 64
+"""At once: no more than a driver has connections. What waited for one there would look like a silent service."""
+
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -45,6 +48,7 @@ class ObjectStoreBackend:
         self._limit = max_object_bytes
         self._readonly = readonly
         self._closed = False
+        self._turns = asyncio.Semaphore(_REQUESTS)
 
     async def read(self, key: str, *, span: Span | None = None) -> Blob:
         empty = span is not None and span.stop is not None and span.stop <= span.start
@@ -128,12 +132,9 @@ class ObjectStoreBackend:
 
     async def _call(self, key: str, call: Coroutine[Any, Any, T]) -> T:
         try:
-            self._check_open(key)
-        except ClosedError:
-            call.close()
-            raise
-        try:
-            return await call
+            async with self._turns:
+                self._check_open(key)
+                return await call
         except StateError as error:
             error.key = key
             raise
@@ -146,6 +147,8 @@ class ObjectStoreBackend:
                 key=key,
                 backend=self._driver.scheme,
             ) from error
+        finally:
+            call.close()  # whoever gave up waiting for its turn never began it
 
     def _name(self, key: str) -> str:
         return self._prefix + key

@@ -42,7 +42,8 @@ class Page:
 
 class Driver(Protocol):
     """How one service does it. Each method is one logical request, which is sent once: a client library's own
-    resending is off, since of a conditional request it makes a conflict out of a success.
+    resending is off, since of a conditional request it makes a conflict out of a success. Up to 64 are under way at
+    once, and a driver has a connection for each.
 
     Errors are those of `statepath.errors`, as `refusal` and `unanswered` make them.
     """

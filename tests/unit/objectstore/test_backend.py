@@ -145,6 +145,30 @@ async def test_what_is_under_way_when_it_is_closed_ends_with_an_error_of_ours():
         await reading
 
 
+class Busy(Driver):
+    """Answers when it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun, self.answering = 0, asyncio.Event()
+
+    async def get(self, name, span):
+        self.begun += 1
+        await self.answering.wait()
+        return Served(b"", ETag("0"), NOW)
+
+
+async def test_no_more_requests_are_begun_than_there_are_connections():
+    driver = Busy()
+    store = backend(driver)
+    reading = [asyncio.ensure_future(store.read("a")) for _ in range(100)]
+    await asyncio.sleep(0)
+    assert driver.begun == 64
+    reading.pop().cancel()
+    driver.answering.set()
+    assert len(await asyncio.gather(*reading)) == 99
+
+
 async def test_a_part_that_is_empty_has_the_version_of_the_object():
     driver = Driver()
     etag = await backend(driver).write("a", b"content")
