@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from collections import OrderedDict, UserDict
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -674,3 +675,12 @@ def test_a_field_that_may_hold_several_models_is_left_alone() -> None:
         one: Step | IdStep
 
     assert kept({"one": {"name": "a"}}, {"one": {"name": "a", "x": 1}}, Either) == {"one": {"name": "a"}}
+
+
+def test_a_document_takes_no_more_memory_than_it_has_bytes() -> None:
+    tracemalloc.start()
+    try:
+        data = encode_mapping({"id": "a", "text": "x" * 100_000}, key="raw/a")
+        assert tracemalloc.get_traced_memory()[0] < 1.1 * len(data)
+    finally:
+        tracemalloc.stop()

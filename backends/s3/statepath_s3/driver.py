@@ -81,8 +81,17 @@ def _send_at_once(params: Any, **others: Any) -> None:
     """The SDK lets each PUT wait for the service's leave to send its body. For a small one that is a round trip more; a
     large one that is refused half-way would end as a connection that is reset, and nobody would know why."""
     body = params.get("body")
-    if isinstance(body, io.BytesIO) and body.getbuffer().nbytes <= _AT_ONCE:
+    if isinstance(body, io.BytesIO) and _size(body) <= _AT_ONCE:
         params["headers"].pop("Expect", None)
+
+
+def _size(body: io.BytesIO) -> int:
+    """Its `getbuffer` would copy the bytes that it was made of."""
+    place = body.tell()
+    try:
+        return body.seek(0, io.SEEK_END)
+    finally:
+        body.seek(place)
 
 
 def _session(profile: str | None) -> AioSession:

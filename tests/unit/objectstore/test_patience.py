@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 
 import pytest
 from statepath.objectstore import Patience
@@ -41,6 +42,22 @@ async def test_what_arrives_renews_it_once_it_is_enough():
 async def test_what_has_arrived_is_given_as_a_whole():
     async with Patience(60) as patience:
         assert await patience.receiving(given(b"a", b"", b"bc")) == b"abc"
+
+
+async def test_what_arrives_is_in_memory_once():
+    size, count = 64 * 1024, 200
+
+    async def blocks():
+        for _ in range(count):
+            yield bytes(size)
+
+    tracemalloc.start()
+    try:
+        async with Patience(60) as patience:
+            whole = await patience.receiving(blocks())
+        assert tracemalloc.get_traced_memory()[1] < 1.3 * len(whole)
+    finally:
+        tracemalloc.stop()
 
 
 async def test_a_body_may_go_on_when_the_request_is_over():
