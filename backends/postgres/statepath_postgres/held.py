@@ -76,11 +76,11 @@ class Held:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSING), self._turn:
                     pass
-            if self._connecting is not None:
-                self._connecting.reschedule(asyncio.get_running_loop().time())
             if self._left:
                 await asyncio.wait(self._left)
         finally:
+            if self._connecting is not None:
+                self._connecting.reschedule(asyncio.get_running_loop().time())
             for end in self._left:
                 end.cancel()
             self._drop()
