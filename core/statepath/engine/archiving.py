@@ -138,7 +138,7 @@ async def named_by(backend: Backend, keys: Iterable[str]) -> set[Segment]:
 async def committed(engine: Engine) -> set[Segment]:
     """The segments that the commits of the log name."""
     held: set[Segment] = set()
-    async for _, _, changes in transactions(engine.backend, engine.log, engine.floor - 1):
+    async for _, _, changes in transactions(engine.backend, engine.log, await engine.look_back() - 1):
         for change in changes:
             if isinstance(change, Put) and (change.collection, change.id) == (MEMBERS, ARCHIVE_MEMBER):
                 held.update(decode_segments(bytes(change.document)))
@@ -446,9 +446,9 @@ async def rebuild(engine: Engine, damaged: frozenset[str]) -> tuple[Segment, ...
         for segment in segments(engine.replica)
         if damaged & {segment.key, segment.index_key}
     }
-    marks = engine.record.snapshots
-    past = Past(engine.backend, engine.log, engine.store, engine.continues, engine.floor, marks)
-    async for _, seq, changes in transactions(engine.backend, engine.log, engine.floor - 1):
+    floor, marks = await engine.look_back(), engine.record.snapshots
+    past = Past(engine.backend, engine.log, engine.store, engine.continues, floor, marks)
+    async for _, seq, changes in transactions(engine.backend, engine.log, floor - 1):
         for change in changes:
             segment = wanted.get(change.text) if isinstance(change, Note) else None
             if segment is None:
@@ -488,9 +488,10 @@ async def leave_out_lost(engine: Engine, then: Replica) -> None:
     named = segments(then)
     if entry is None or not named:
         return
+    after = max(then.head, await engine.look_back() - 1)
     given_up = {
         change.text
-        async for _, _, changes in transactions(engine.backend, engine.log, max(then.head, engine.floor - 1))
+        async for _, _, changes in transactions(engine.backend, engine.log, after)
         for change in changes
         if isinstance(change, Note) and change.kind == _LOST
     }

@@ -43,10 +43,8 @@ async def past(engine: Engine, at: int | datetime) -> Replica:
             raise InvalidArgumentError(
                 f"{at.isoformat()} is not there yet: give a seq, or a moment that has been"
             )
-    snapshots = engine.record.snapshots
-    return await Past(engine.backend, engine.log, engine.store, engine.continues, engine.floor, snapshots).at(
-        at
-    )
+    floor, snapshots = await engine.look_back(), engine.record.snapshots
+    return await Past(engine.backend, engine.log, engine.store, engine.continues, floor, snapshots).at(at)
 
 
 async def past_to_take(engine: Engine, at: int | datetime) -> Replica:
@@ -70,7 +68,7 @@ async def past_document(engine: Engine, collection: str, id: str, seq: int) -> E
     engine.check_open()
     if seq > engine.replica.head:
         return None
-    return await left_by(engine.backend, engine.log, (collection, id), seq, engine.floor)
+    return await left_by(engine.backend, engine.log, (collection, id), seq, await engine.look_back())
 
 
 async def present(engine: Engine) -> Replica:
@@ -127,7 +125,8 @@ async def undone(engine: Engine, at: int | datetime) -> Undone:
     if back.refusal is not None:
         raise back.refusal
     count, keys = 0, set[tuple[str, str]]()
-    async for _, _, changes in transactions(engine.backend, engine.log, max(then.head, engine.floor - 1)):
+    after = max(then.head, await engine.look_back() - 1)
+    async for _, _, changes in transactions(engine.backend, engine.log, after):
         for change in changes:
             if isinstance(change, Put | Delete | Append) and change.collection != MEMBERS:
                 count += 1
