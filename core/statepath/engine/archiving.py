@@ -417,6 +417,7 @@ async def bring_back(engine: Engine, collection: str, id: str) -> int:
         NotFoundError: the archive has none of that name.
         AlreadyExistsError: there is a live one.
     """
+    await engine.catch_up()  # another handle may have archived it, or deleted the live one
     segment, document = await find(engine, collection, id)
     now = versions(engine.replica).get(collection, 1)
     if segment.version != now:

@@ -122,6 +122,12 @@ async def test_one_comes_back_and_the_archive_keeps_it(store, tasks):
         await store.unarchive("tasks", "live")
 
 
+async def test_what_another_handle_has_archived_comes_back(store, tasks, path):
+    async with statepath.open(path, autosave=0) as other:
+        await store.archive("tasks", older_than=NOW, status="completed")
+        assert await other.unarchive("tasks", "done_1") == 6
+
+
 async def test_what_is_archived_again_is_shown_as_it_was_last(store, tasks):
     await store.archive("tasks", older_than=NOW, status="completed")
     await store.unarchive("tasks", "done_1")
