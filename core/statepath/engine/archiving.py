@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Raw
@@ -41,6 +41,7 @@ from statepath.errors import (
     UnsupportedError,
 )
 from statepath.events import DocumentsArchived
+from statepath.filters import And, F, reader
 
 ARCHIVE: Final = "archive/"
 
@@ -188,7 +189,8 @@ async def archive_by_rules(engine: Engine, *, dry_run: bool = False) -> list[Arc
     done: list[Archived] = []
     for rule in engine.settings.archive_rules:
         before = round((datetime.now(UTC) - rule.older_than).timestamp() * 1_000_000)
-        chosen = await choose(engine.replica, rule.collection, before, field_equals(rule.fields))
+        matches = And(tuple(F(name) == value for name, value in rule.fields)).compile(reader)
+        chosen = await choose(engine.replica, rule.collection, before, matches)
         size = sum(entry.size for _, entry in chosen)
         done.append(
             Archived(len(chosen), size, (), 0) if dry_run else await archive(engine, rule.collection, chosen)
@@ -517,19 +519,3 @@ async def check(engine: Engine) -> AsyncIterator[tuple[str, str]]:
             await read_segment(engine.backend, segment)
         except CorruptionError as error:
             yield error.key or segment.key, str(error)
-
-
-def field_equals(fields: Sequence[tuple[str, Any]]) -> Callable[[JsonValue], bool]:
-    """Whether a document has these values; a field can lie deeper (`result.passed`)."""
-
-    def matches(document: JsonValue) -> bool:
-        return all(_value(document, path) == value for path, value in fields)
-
-    return matches
-
-
-def _value(document: JsonValue, path: str) -> JsonValue:
-    value = document
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
