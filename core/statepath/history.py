@@ -25,7 +25,7 @@ async def history(engine: Engine, key: str | None, *, since: int, limit: int | N
             return []
     found: list[StateChange] = []
     async for commit, seq, transaction in transactions(
-        engine.backend, engine.log, max(since, engine.floor - 1)
+        engine.backend, engine.log, max(since, await engine.look_back() - 1)
     ):
         found += [
             change for change in changes_in(commit, seq, transaction) if key is None or change.key == key

@@ -43,5 +43,5 @@ async def stats(engine: Engine) -> Stats:
         bytes={name: tally.bytes for name, tally in held.items()},
         logs=len(replica.logs),
         seq=replica.head,
-        floor=engine.floor,
+        floor=await engine.look_back(),
     )

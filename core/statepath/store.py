@@ -408,7 +408,7 @@ class Store:
             HistoryTrimmedError: it is too long ago, or before the first commit. The seq 0 is the empty store.
             InvalidArgumentError: a seq or a moment that is not there yet, a datetime without a time zone, or a place
                 within the store.
-            UnsupportedError: a migration lies between then and now (`other_schema`).
+            UnsupportedError: what was there then was migrated since (`other_schema`).
             ConflictError: other writers commit all the time, and were first in each of 32 attempts.
             AlreadyExistsError: there is something at `to`.
         """

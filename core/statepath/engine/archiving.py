@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Raw
@@ -41,6 +41,7 @@ from statepath.errors import (
     UnsupportedError,
 )
 from statepath.events import DocumentsArchived
+from statepath.filters import And, F, reader
 
 ARCHIVE: Final = "archive/"
 
@@ -138,7 +139,7 @@ async def named_by(backend: Backend, keys: Iterable[str]) -> set[Segment]:
 async def committed(engine: Engine) -> set[Segment]:
     """The segments that the commits of the log name."""
     held: set[Segment] = set()
-    async for _, _, changes in transactions(engine.backend, engine.log, engine.floor - 1):
+    async for _, _, changes in transactions(engine.backend, engine.log, await engine.look_back() - 1):
         for change in changes:
             if isinstance(change, Put) and (change.collection, change.id) == (MEMBERS, ARCHIVE_MEMBER):
                 held.update(decode_segments(bytes(change.document)))
@@ -188,7 +189,8 @@ async def archive_by_rules(engine: Engine, *, dry_run: bool = False) -> list[Arc
     done: list[Archived] = []
     for rule in engine.settings.archive_rules:
         before = round((datetime.now(UTC) - rule.older_than).timestamp() * 1_000_000)
-        chosen = await choose(engine.replica, rule.collection, before, field_equals(rule.fields))
+        matches = And(tuple(F(name) == value for name, value in rule.fields)).compile(reader)
+        chosen = await choose(engine.replica, rule.collection, before, matches)
         size = sum(entry.size for _, entry in chosen)
         done.append(
             Archived(len(chosen), size, (), 0) if dry_run else await archive(engine, rule.collection, chosen)
@@ -417,6 +419,7 @@ async def bring_back(engine: Engine, collection: str, id: str) -> int:
         NotFoundError: the archive has none of that name.
         AlreadyExistsError: there is a live one.
     """
+    await engine.catch_up()  # another handle may have archived it, or deleted the live one
     segment, document = await find(engine, collection, id)
     now = versions(engine.replica).get(collection, 1)
     if segment.version != now:
@@ -446,9 +449,9 @@ async def rebuild(engine: Engine, damaged: frozenset[str]) -> tuple[Segment, ...
         for segment in segments(engine.replica)
         if damaged & {segment.key, segment.index_key}
     }
-    marks = engine.record.snapshots
-    past = Past(engine.backend, engine.log, engine.store, engine.continues, engine.floor, marks)
-    async for _, seq, changes in transactions(engine.backend, engine.log, engine.floor - 1):
+    floor, marks = await engine.look_back(), engine.record.snapshots
+    past = Past(engine.backend, engine.log, engine.store, engine.continues, floor, marks)
+    async for _, seq, changes in transactions(engine.backend, engine.log, floor - 1):
         for change in changes:
             segment = wanted.get(change.text) if isinstance(change, Note) else None
             if segment is None:
@@ -488,9 +491,10 @@ async def leave_out_lost(engine: Engine, then: Replica) -> None:
     named = segments(then)
     if entry is None or not named:
         return
+    after = max(then.head, await engine.look_back() - 1)
     given_up = {
         change.text
-        async for _, _, changes in transactions(engine.backend, engine.log, max(then.head, engine.floor - 1))
+        async for _, _, changes in transactions(engine.backend, engine.log, after)
         for change in changes
         if isinstance(change, Note) and change.kind == _LOST
     }
@@ -515,19 +519,3 @@ async def check(engine: Engine) -> AsyncIterator[tuple[str, str]]:
             await read_segment(engine.backend, segment)
         except CorruptionError as error:
             yield error.key or segment.key, str(error)
-
-
-def field_equals(fields: Sequence[tuple[str, Any]]) -> Callable[[JsonValue], bool]:
-    """Whether a document has these values; a field can lie deeper (`result.passed`)."""
-
-    def matches(document: JsonValue) -> bool:
-        return all(_value(document, path) == value for path, value in fields)
-
-    return matches
-
-
-def _value(document: JsonValue, path: str) -> JsonValue:
-    value = document
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value

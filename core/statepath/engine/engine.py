@@ -28,7 +28,7 @@ from statepath.encryption import unsealed
 from statepath.engine.autosave import Autosave, try_snapshot
 from statepath.engine.committer import Committer, Decide
 from statepath.engine.companion import Companion
-from statepath.engine.floor import Floor
+from statepath.engine.floor import Floor, read_floor
 from statepath.engine.ids import check_seq, log_key
 from statepath.engine.lagging import find_lagging
 from statepath.engine.leases import Leases, clock
@@ -646,8 +646,19 @@ class Engine:
 
     @property
     def floor(self) -> int:
-        """The lowest seq that the log still has."""
+        """The lowest seq that the log still had when this handle learnt of it last."""
         return self.record.floor
+
+    async def look_back(self) -> int:
+        """The lowest seq that the log still has: other handles may have saved and trimmed it since this one looked."""
+        stored = None
+        if not self._alone:
+            with suppress(CorruptionError):  # whoever opens the store next mends it
+                stored = await read_floor(self.backend)
+        if stored is None or stored[0].incarnation != self.incarnation:
+            return self.floor
+        self.vitals.learn(stored[0])
+        return max(self.floor, stored[0].floor)
 
     @property
     def failure(self) -> StateError | None:

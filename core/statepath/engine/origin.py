@@ -18,13 +18,13 @@ from statepath.errors import CorruptionError, NotFoundError
 
 @dataclass(frozen=True, slots=True)
 class StoreOrigin:
-    """The documents of `replica`, and the logs and reports of `now`, the present state. With `history` the commits and
-    the backups go with them: then both are the present state."""
+    """The documents of `replica`, and the logs and reports of `now`, the present state. With `begin` the commits
+    from that seq on, and the backups, go with them: then both are the present state."""
 
     engine: Engine
     replica: Replica
     now: Replica
-    history: bool = False
+    begin: int | None = None
 
     @property
     def name(self) -> str:
@@ -36,7 +36,7 @@ class StoreOrigin:
 
     @property
     def floor(self) -> int:
-        return self.engine.floor if self.history else self.replica.head + 1
+        return self.replica.head + 1 if self.begin is None else self.begin
 
     def files(self) -> AsyncIterator[LogPiece | Report]:
         engine, now = self.engine, self.now
@@ -49,7 +49,7 @@ class StoreOrigin:
         for segment in live:
             for key, data in await read_whole(backend, segment):
                 yield key, data
-        if not self.history:
+        if self.begin is None:
             return
         earlier = await committed(self.engine)
         async for replica in self.backups():
@@ -63,7 +63,7 @@ class StoreOrigin:
                 yield key, data
 
     async def backups(self) -> AsyncIterator[Replica]:
-        if not self.history:
+        if self.begin is None:
             return
         engine, shown = self.engine, set[int]()
         for key in (*await backup_keys(engine.backend), STATE_KEY):
@@ -88,5 +88,5 @@ class StoreOrigin:
 
 async def present(engine: Engine, *, history: bool) -> StoreOrigin:
     """The store as it is now."""
-    now = await restoring.present(engine)
-    return StoreOrigin(engine, now, now, history=history)
+    now, floor = await restoring.present(engine), await engine.look_back()
+    return StoreOrigin(engine, now, now, floor if history else None)

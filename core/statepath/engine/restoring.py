@@ -15,6 +15,7 @@ from statepath.engine.history import Past, left_by, moment, transactions, way_ba
 from statepath.engine.ids import check_seq
 from statepath.engine.migration import versions
 from statepath.engine.replica import MEMBERS, Entry, Replica
+from statepath.engine.snapshot import SCHEMA_MEMBER
 from statepath.errors import InvalidArgumentError, StateError, UnsupportedError
 from statepath.events import StateRestored
 
@@ -43,10 +44,8 @@ async def past(engine: Engine, at: int | datetime) -> Replica:
             raise InvalidArgumentError(
                 f"{at.isoformat()} is not there yet: give a seq, or a moment that has been"
             )
-    snapshots = engine.record.snapshots
-    return await Past(engine.backend, engine.log, engine.store, engine.continues, engine.floor, snapshots).at(
-        at
-    )
+    floor, snapshots = await engine.look_back(), engine.record.snapshots
+    return await Past(engine.backend, engine.log, engine.store, engine.continues, floor, snapshots).at(at)
 
 
 async def past_to_take(engine: Engine, at: int | datetime) -> Replica:
@@ -70,7 +69,7 @@ async def past_document(engine: Engine, collection: str, id: str, seq: int) -> E
     engine.check_open()
     if seq > engine.replica.head:
         return None
-    return await left_by(engine.backend, engine.log, (collection, id), seq, engine.floor)
+    return await left_by(engine.backend, engine.log, (collection, id), seq, await engine.look_back())
 
 
 async def present(engine: Engine) -> Replica:
@@ -87,7 +86,7 @@ async def restore(engine: Engine, at: int | datetime) -> tuple[int, int]:
     meanwhile, by whomever, comes before it and is taken back, too, or behind it.
 
     Raises:
-        UnsupportedError: a migration lies between then and now (`other_schema`); else as `past`.
+        UnsupportedError: what was there then was migrated since (`other_schema`); else as `past`.
         ConflictError: other writers were first in each of 32 attempts.
     """
     then = await past_to_take(engine, at)
@@ -127,7 +126,8 @@ async def undone(engine: Engine, at: int | datetime) -> Undone:
     if back.refusal is not None:
         raise back.refusal
     count, keys = 0, set[tuple[str, str]]()
-    async for _, _, changes in transactions(engine.backend, engine.log, max(then.head, engine.floor - 1)):
+    after = max(then.head, await engine.look_back() - 1)
+    async for _, _, changes in transactions(engine.backend, engine.log, after):
         for change in changes:
             if isinstance(change, Put | Delete | Append) and change.collection != MEMBERS:
                 count += 1
@@ -150,10 +150,13 @@ class _Back:
         self.refusal = self._objection(now)
         if self.refusal is not None:
             return ()
+        self._then.set(MEMBERS, SCHEMA_MEMBER, now.get(MEMBERS, SCHEMA_MEMBER))  # of which its documents are
         return way_back(now, self._then, Note("restored", f"to seq {self._then.head}"))
 
     def _objection(self, now: Replica) -> StateError | None:
-        if versions(self._then) != versions(now):
+        then, present = versions(self._then), versions(now)
+        held = [name for name, documents in self._then.collections.items() if documents]
+        if any(then.get(name, 1) != present.get(name, 1) for name in held):
             return UnsupportedError(
                 f"between seq {self._then.head} and now there was a migration: take it back with statepath migrate "
                 "rollback, or restore to another place with --to",

@@ -33,7 +33,7 @@ class Vitals:
         loads: bool = True,
     ) -> None:
         self._replica = replica
-        self._floor = Floor(store="", incarnation="") if floor is None else floor
+        self._found = self._record = Floor(store="", incarnation="") if floor is None else floor
         self._journal, self._size = journal_bytes, snapshot_size
         self._loads = loads
         self._committer: Committer | None = None
@@ -68,7 +68,11 @@ class Vitals:
     @property
     def record(self) -> Floor:
         """The log's own record, as this handle knows it."""
-        return self._floor if self._snapshotter is None else self._snapshotter.floor
+        return self._record if self._snapshotter is None else self._snapshotter.floor
+
+    def learn(self, record: Floor) -> None:
+        """That is the log's own record by now. A handle that writes learns of it where it saves."""
+        self._record = record
 
     @property
     def saved(self) -> tuple[int, float | None]:
@@ -76,7 +80,7 @@ class Vitals:
         time of its last commit."""
         if self._snapshotter is not None:
             return self._snapshotter.saved, self._snapshotter.saved_at
-        marks = self._floor.snapshots
+        marks = self._record.snapshots
         return (marks[-1].seq, marks[-1].time / 1_000_000) if marks else (0, None)
 
     @property
@@ -99,7 +103,7 @@ class Vitals:
         as it is now: it says which snapshots were written meanwhile."""
         if self._snapshotter is not None:
             return self._snapshotter.since
-        then, now = self._floor.snapshots, floor.snapshots if floor is not None else ()
+        then, now = self._found.snapshots, floor.snapshots if floor is not None else ()
         written = now[-1].journal_bytes - (then[-1].journal_bytes if then else 0) if now else 0
         return max(0, self._journal - written)
 

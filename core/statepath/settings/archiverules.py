@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+
+import msgspec
 
 from statepath.quantities import to_duration
 
@@ -27,7 +28,7 @@ class ArchiveRule:
         fields: list[tuple[str, Any]] = []
         for condition in conditions:
             name, equals, value = condition.partition("=")
-            if not equals or not name:
+            if not equals or not all(name.split(".")):
                 raise ValueError(
                     'a rule is a collection, older_than=…, and field=value: "tasks older_than=30d"'
                 )
@@ -35,8 +36,8 @@ class ArchiveRule:
                 older_than = to_duration(value)
                 continue
             try:
-                fields.append((name, json.loads(value)))
-            except ValueError:
+                fields.append((name, msgspec.json.decode(value)))
+            except msgspec.MsgspecError:
                 fields.append((name, value))
         if older_than is None:
             raise ValueError('a rule needs older_than: "tasks older_than=30d status=completed"')

@@ -49,6 +49,7 @@ def test_restore_takes_a_time(on: Run, filled: str) -> None:
     ("at", "reason"),
     [
         ("2024-05-01T12:00:00", "write 2024-05-01T12:00:00Z for UTC"),
+        ("2024-05-01", "write 2024-05-01T00:00:00Z for UTC"),
         ("yesterday", "a seq such as 42"),
         ("8", "not there yet"),
         ("9" * 5000, "a seq such as 42"),

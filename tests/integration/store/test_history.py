@@ -7,6 +7,7 @@ import pytest
 import statepath
 from statepath.errors import HistoryTrimmedError, InvalidArgumentError
 from statepath.events import StateRestored
+from statepath.undoing import undone_by
 
 
 @pytest.fixture
@@ -61,6 +62,40 @@ async def test_history_begins_at_the_floor(trimmed):
     floor = (await trimmed.stats()).floor
     assert floor > 1
     assert [change.seq for change in await trimmed.history()] == list(range(floor, 5))
+
+
+@pytest.fixture(params=[True, False], ids=["reader", "writer"])
+async def beside(store, raw, url, monkeypatch, request):
+    """A handle that has been open since before another one trimmed the log, and kept up with it."""
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    store._engine._snapshotter._history = timedelta(seconds=-1)
+    await store.append_log("s", "one\n")
+    async with statepath.open(url, readonly=request.param, autosave=0) as handle:
+        for n in range(4):
+            await raw.put({"id": "a", "n": n})
+            await store.snapshot()
+            await handle.sync()
+        yield handle
+
+
+async def test_a_handle_tells_the_history_that_another_one_left(store, beside):
+    assert (floor := (await store.stats()).floor) > 1
+    assert (await beside.stats()).floor == floor
+    assert await beside.history() == await store.history()
+
+
+async def test_a_handle_exports_and_makes_another_store_of_what_another_one_left(beside, tmp_path):
+    await beside.export(tmp_path / "whole.zip", history=True)
+    await beside.export(tmp_path / "state.zip")
+    other = f"memory://{tmp_path.name}"
+    await beside.restore(at=3, to=other)
+    async with statepath.open(other, readonly=True) as made:
+        assert (await made.collection("raw").get("a"))["n"] == 1
+        assert await made.read_log("s") == "one\n"
+
+
+async def test_a_handle_tells_what_a_restore_would_undo_of_what_another_one_left(beside):
+    assert (await undone_by(beside, 3)).needed
 
 
 async def test_history_names_the_writer(store, raw, url):

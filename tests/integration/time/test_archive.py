@@ -122,6 +122,12 @@ async def test_one_comes_back_and_the_archive_keeps_it(store, tasks):
         await store.unarchive("tasks", "live")
 
 
+async def test_what_another_handle_has_archived_comes_back(store, tasks, path):
+    async with statepath.open(path, autosave=0) as other:
+        await store.archive("tasks", older_than=NOW, status="completed")
+        assert await other.unarchive("tasks", "done_1") == 6
+
+
 async def test_what_is_archived_again_is_shown_as_it_was_last(store, tasks):
     await store.archive("tasks", older_than=NOW, status="completed")
     await store.unarchive("tasks", "done_1")
@@ -260,8 +266,27 @@ async def test_rules_archive_by_themselves(path):
         assert await ids(store.collection("other")) == ["a"]
 
 
+@pytest.mark.parametrize("value", ["1", "true", "0", "false", "null", '"1"', "NaN", "[1]"])
+async def test_a_rule_means_what_a_query_means(path, value):
+    async with statepath.open(path, autosave=0, archive=f"raw older_than=0s n={value}") as store:
+        raw = store.collection("raw")
+        for id, n in enumerate((1, 1.0, True, 0, False, None, "1", "NaN", [1], [True])):
+            await raw.put({"id": str(id), "n": n})
+        await asyncio.sleep(0.001)
+        found = await raw.find(n=value if value == "NaN" else json.loads(value)).all()
+        await store.archive_by_rules()
+        assert await archived(store) == [f"raw/{document['id']}" for document in found] != []
+
+
 @pytest.mark.parametrize(
-    "rule", ["tasks", "tasks status=completed", "tasks older_than=soon", "tasks older_than"]
+    "rule",
+    [
+        "tasks",
+        "tasks status=completed",
+        "tasks older_than=soon",
+        "tasks older_than",
+        "tasks older_than=1d result..passed=true",
+    ],
 )
 async def test_a_rule_that_says_nothing_is_refused(path, rule):
     with pytest.raises(ConfigurationError, match="archive"):

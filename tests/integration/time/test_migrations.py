@@ -31,6 +31,7 @@ from statepath.errors import (
 from statepath.events import Events, StoreMigrated
 from statepath.memory import MemoryBackend
 from statepath.testing.meanwhile import meanwhile
+from statepath.undoing import undone_by
 
 BACKUP = "state.pre-migration.backup.json"
 LOG = "state.migration-v1-to-v2.log"
@@ -464,6 +465,20 @@ async def test_a_restore_does_not_cross_a_migration_in_place(old, to_2, elsewher
         assert [one.key for one in await store.diff(4)] == ["tasks/a", "tasks/b"]
     async with statepath.open(to, autosave=0, migrations=to_2) as other:
         assert (await documents(other))["b"] == {"id": "b", "status": "done"}
+
+
+async def test_a_restore_crosses_a_migration_of_what_was_empty_then(path, to_2, to_3):
+    async with statepath.open(path, autosave=0, migrations=to_2) as store:
+        await store.collection("other").put({"id": "a"})
+        assert store.seq == 2
+    async with statepath.open(path, autosave=0, migrations=to_3) as store:
+        await store.collection("tasks").put({"id": "b", "result": {}})
+        full = store.seq
+        assert (await undone_by(store, 0)).needed
+        for seq, there in ((0, []), (2, ["other/a"]), (full, ["other/a", "tasks/b"])):
+            await store.restore(at=seq)
+            assert [one.key for one in await store.diff(0)] == there
+            assert store.schema_versions == {"tasks": 3}
 
 
 async def test_a_dry_run_tells_each_document_and_changes_nothing(old, to_2, places):
