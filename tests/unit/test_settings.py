@@ -617,6 +617,18 @@ def test_a_master_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert origin("encryption_key") == ("(secret)", "environment", "STATE_ENCRYPTION_KEY")
 
 
+@pytest.mark.parametrize("name", ["encryption_key_file", "encryption_provider"])
+def test_a_master_key_in_the_place_of_its_place_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"STATE_{name.upper()}", KEY)
+    with pytest.raises(ConfigurationError, match="it holds a master key itself") as caught:
+        Settings.load()
+    assert caught.value.code == "bad_key"
+    assert origin(name)[0] == "(secret)"
+    assert "hunter2" not in f"{caught.value!r} {caught.value} {Settings()!r} {Settings()} {describe()}"
+
+
 def test_a_key_provider_is_shown_without_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_ENCRYPTION_PROVIDER", "vault:https://user:hunter2@vault/key?token=hunter3")
     settings = Settings.load()
