@@ -460,7 +460,7 @@ class Events:
             result = listener(event)
             if inspect.isawaitable(result):
                 self._schedule(result, event)
-        except Exception:
+        except (Exception, asyncio.CancelledError):  # of a task that it asked: nobody cancels who emits
             logger.exception("a listener of %s failed", event.name)
 
     def _schedule(self, result: Awaitable[object], event: Event) -> None:

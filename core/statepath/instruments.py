@@ -78,7 +78,7 @@ class Instruments:
 
     def __init__(self, provider: MeterProvider) -> None:
         meter = provider.get_meter(_SYSTEM, __version__)
-        self.stores: weakref.WeakSet[OpenTelemetry] = weakref.WeakSet()
+        self.stores: weakref.WeakValueDictionary[int, OpenTelemetry] = weakref.WeakValueDictionary()
         self._counted: dict[tuple[str, ...], Counts] = {}
         self.operations = meter.create_histogram(
             "db.client.operation.duration",
@@ -119,7 +119,7 @@ class Instruments:
 
     def _numbers(self, look: Callable[[Watched], float]) -> Looking:
         return lambda _: [
-            Observation(look(one.store), one.facts) for one in self._open() if one.store is not None
+            Observation(look(store), one.facts) for one in self._open() if (store := one.store) is not None
         ]
 
     def _requests(self, _: CallbackOptions) -> Iterable[Observation]:
@@ -135,8 +135,8 @@ class Instruments:
         return [
             Observation(count, {**one.facts, "db.collection.name": name})
             for one in self._open()
-            if one.store is not None
-            for name, count in one.store.documents.items()
+            if (store := one.store) is not None
+            for name, count in store.documents.items()
         ]
 
     def _alerts(self, _: CallbackOptions) -> Iterable[Observation]:
@@ -147,7 +147,8 @@ class Instruments:
         ]
 
     def _open(self) -> list[OpenTelemetry]:
-        return list(self.stores)
+        # The references at once: others are opened in other threads meanwhile.
+        return [one for found in self.stores.valuerefs() if (one := found()) is not None]
 
 
 _COUNTERS: Final[tuple[tuple[str, str, str, Callable[[Counts], int]], ...]] = (
@@ -329,7 +330,7 @@ class OpenTelemetry(Telemetry):
 
     def watch(self, store: Watched, events: Events) -> None:
         self.store = store
-        self._instruments.stores.add(self)
+        self._instruments.stores[id(self)] = self
         self._stops = [
             events.on(SaveError, lambda event: self._failed("save", event.error)),
             events.on(BackupError, lambda event: self._failed("backup", event.error)),
@@ -338,7 +339,7 @@ class OpenTelemetry(Telemetry):
         ]
 
     def close(self) -> None:
-        self._instruments.stores.discard(self)
+        self._instruments.stores.pop(id(self), None)
         self.store = None
         self.hand_over()
         for stop in self._stops:

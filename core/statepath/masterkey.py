@@ -40,6 +40,15 @@ def parse_master_key(text: str, source: str) -> bytes:
     return secret
 
 
+def is_master_key(text: str) -> bool:
+    """Whether the text is a master key, and so must not be shown."""
+    try:
+        parse_master_key(text, "it")
+    except ConfigurationError:
+        return False
+    return True
+
+
 def check_private(file: str, path: str, found: os.stat_result) -> None:
     """Whether a `file` with a master key in it, at the path, is this program's own.
 

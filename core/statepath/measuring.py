@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from statepath.backend import Backend
 from statepath.errors import ConfigurationError
 from statepath.telemetry import SILENT, Telemetry
+from statepath.threads import in_thread
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -55,10 +58,11 @@ def _records(provider: object) -> bool:
 
 @dataclass(slots=True)
 class _Server:
-    """What serves one port, for so many stores."""
+    """What serves one port, for so many stores. A child that was forked can only `leave` it."""
 
     close: Callable[[], object]
-    users: int
+    leave: Callable[[], object]
+    users: int = 0
 
 
 class MetricsPort:
@@ -68,7 +72,7 @@ class MetricsPort:
         provider: what the stores' metrics go to.
     """
 
-    _lock: Final = threading.Lock()
+    _lock = threading.Lock()
     _servers: Final[dict[tuple[str, int], _Server]] = {}
     _provider: Any = None
 
@@ -77,7 +81,7 @@ class MetricsPort:
         with self._lock:
             server = self._servers.get(self._place)
             if server is None:
-                server = _Server(_serve(host, port), 0)
+                server = _serve(host, port)
                 try:
                     if MetricsPort._provider is None:
                         MetricsPort._provider = _provider()
@@ -91,7 +95,7 @@ class MetricsPort:
     @classmethod
     async def take(cls, host: str, port: int) -> Self:
         """The port, in a thread. Who is cancelled meanwhile has not got it."""
-        taking = asyncio.ensure_future(asyncio.to_thread(cls, host, port))
+        taking = asyncio.ensure_future(in_thread(partial(cls, host, port)))
         try:
             return await asyncio.shield(taking)
         except asyncio.CancelledError:
@@ -100,9 +104,18 @@ class MetricsPort:
                 await taking.result().aclose()
             raise
 
+    @classmethod
+    def leave_to_parent(cls) -> None:
+        """The thread that serves is none of a forked child: its copy of a port would only keep that from being opened
+        again."""
+        for server in cls._servers.values():
+            server.leave()
+        cls._servers.clear()
+        cls._lock = threading.Lock()
+
     async def aclose(self) -> None:
         """Let the port go; the last one closes it."""
-        await asyncio.to_thread(self._close)
+        await in_thread(self._close)
 
     def _close(self) -> None:
         with self._lock:
@@ -117,8 +130,11 @@ class MetricsPort:
                 MetricsPort._provider = None
 
 
-def _serve(host: str, port: int) -> Callable[[], object]:
-    """Open the port; what closes it."""
+os.register_at_fork(after_in_child=MetricsPort.leave_to_parent)
+
+
+def _serve(host: str, port: int) -> _Server:
+    """Open the port."""
     try:
         import opentelemetry.exporter.prometheus  # noqa: F401 - better known now than when it is read
         from prometheus_client import start_http_server
@@ -140,7 +156,7 @@ def _serve(host: str, port: int) -> Callable[[], object]:
         server.server_close()
         thread.join()
 
-    return close
+    return _Server(close, server.socket.close)
 
 
 def _provider() -> MeterProvider:

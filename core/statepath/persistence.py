@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from typing import Any, Final, Self, TypeVar, overload
 
@@ -47,6 +48,7 @@ from statepath.signals import SignalSaver
 from statepath.state_save import DERIVED, METRICS, Plan, StateSave
 from statepath.store import Store
 from statepath.tally import Tally
+from statepath.threads import in_thread
 
 logger = logging.getLogger("statepath.persistence")
 
@@ -310,6 +312,8 @@ class StatePersistence:
                 counted = await self._update_metrics()
                 with self._engine.ending():
                     seq = await self.store.snapshot()
+            except ClosedError:
+                return  # whoever closed the store meanwhile saves
             except StateError as error:
                 self._engine.events.emit(SaveError(error, error.key))
                 await self._write_emergency(error)
@@ -325,7 +329,7 @@ class StatePersistence:
         if isinstance(backend := self._engine.backend, Encrypted):
             stream = backend.seal_beside(stream)
         try:
-            path = await asyncio.to_thread(write_emergency, stream)
+            path = await in_thread(partial(write_emergency, stream))
         except OSError:
             logger.critical("the state could be saved neither to %s nor to a local file", self.store.url)
             return

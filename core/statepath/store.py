@@ -75,7 +75,7 @@ class Restored:
 
 
 class Store:
-    """One store. Get one from `statepath.open`; every method may be called from many tasks at once.
+    """One store. Get one from `statepath.open`; every method may be called from many tasks of its event loop at once.
 
     A change is durable when its `await` returns. Reads come from memory (with `load=False` from the storage) and show
     durable changes only.

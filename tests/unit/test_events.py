@@ -192,6 +192,18 @@ async def test_an_asynchronous_listener_runs_after_emit_and_is_awaited_by_aclose
     assert heard == [LOW]
 
 
+def test_a_listener_that_asks_a_cancelled_task_cancels_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(event: DiskLow) -> None:
+        raise asyncio.CancelledError  # as `task.result()` does
+
+    events = Events()
+    events.on(DiskLow, broken)
+    heard = heard_by(events, DiskLow)
+    events.emit(LOW)
+    assert heard == [LOW]
+    assert "a listener of disk:low failed" in caplog.text
+
+
 async def test_an_asynchronous_listener_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def broken(event: SaveError) -> None:
         raise ValueError("the pager is down")

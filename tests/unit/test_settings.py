@@ -336,6 +336,32 @@ def test_a_misspelt_variable_in_the_env_file_is_an_error(variable: str, meant: s
         describe()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'STATE_ENCRYPTION_KEY_FILE="/etc/hunter2\nOTHER=1\n',
+        "OTHER='open\nSTATE_ENCRYPTION_KEY_FILE=/etc/hunter2\nLAST='end'\n",
+        "STATE_ENCRYPTION_KEY_FILE: /etc/hunter2\n",
+    ],
+    ids=["no end", "within another's", "a colon"],
+)
+def test_a_setting_in_the_env_file_that_cannot_be_read_is_an_error(text: str) -> None:
+    Path(".env").write_text(f"STATE_BACKUPS=3\n{text}")
+    with refused(".env in", "what begins in line 2 holds settings", "close its quotes") as caught:
+        Settings.load()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_what_other_programs_write_into_the_env_file_is_let_alone() -> None:
+    Path(".env").write_text("not a variable\nSTATE_BACKUPS=3\n")
+    assert Settings.load().backups == 3
+
+
+def test_an_env_file_may_begin_with_a_byte_order_mark() -> None:
+    Path(".env").write_bytes(b"\xef\xbb\xbfSTATE_BACKUPS=3\n")
+    assert Settings.load().backups == 3
+
+
 def test_a_misspelt_variable_of_the_environment_may_be_anybody_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_HISTROY", "7d")
     assert Settings.load().history == timedelta(hours=24)
@@ -423,7 +449,13 @@ def test_unknown_arguments_are_errors() -> None:
 
 @pytest.mark.parametrize(
     ("content", "cause"),
-    [(b"backups = \n", "is not valid TOML"), (b"a = '\xff'", "it is not UTF-8")],
+    [
+        (b"backups = \n", "is not valid TOML"),
+        (b"a = '\xff'", "it is not UTF-8"),
+        (b"backups = " + b"9" * 5000, "a number in it is too long"),
+        (b"path = " + b"[" * 5000, "it is nested too deep"),
+    ],
+    ids=["no value", "no text", "too long", "too deep"],
 )
 def test_a_file_that_cannot_be_read_is_named(content: bytes, cause: str) -> None:
     Path("statepath.toml").write_bytes(content)
@@ -583,6 +615,18 @@ def test_a_master_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.encrypted
     assert "hunter2" not in f"{settings!r} {settings} {describe()}"
     assert origin("encryption_key") == ("(secret)", "environment", "STATE_ENCRYPTION_KEY")
+
+
+@pytest.mark.parametrize("name", ["encryption_key_file", "encryption_provider"])
+def test_a_master_key_in_the_place_of_its_place_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"STATE_{name.upper()}", KEY)
+    with pytest.raises(ConfigurationError, match="it holds a master key itself") as caught:
+        Settings.load()
+    assert caught.value.code == "bad_key"
+    assert origin(name)[0] == "(secret)"
+    assert "hunter2" not in f"{caught.value!r} {caught.value} {Settings()!r} {Settings()} {describe()}"
 
 
 def test_a_key_provider_is_shown_without_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,7 @@ class Engine:
         self.damage: list[Damage] = []
         self.verified = False
         self.closed = False
+        self._loop = asyncio.get_running_loop()
         self.migrations = migrations
         self.migrated: Migrated | None = None
         self._brought_up = False
@@ -239,10 +240,12 @@ class Engine:
 
         Raises:
             ReadOnlyError, ClosedError: the handle takes none.
+            UnsupportedError: as `check_loop`.
         """
         committer = self._committer
         if committer is None:
             raise self._cannot_write()
+        self.check_loop()
         return committer
 
     async def commit(self, changes: Sequence[Change], reads: Sequence[Read] = ()) -> int:
@@ -314,6 +317,7 @@ class Engine:
         """
         if self._alone or not self._catches_up:
             return
+        self.check_loop()
         async with self._advancing:
             begun = clock()
             try:
@@ -491,11 +495,29 @@ class Engine:
         """
         Raises:
             ClosedError: the handle is closed, or belongs to the process that this one was forked from.
+            UnsupportedError: as `check_loop`.
         """
         if self._disowned:
             raise _disowned(self.backend.url)
         if self.closed:
             raise ClosedError("the store is closed; open it again")
+        self.check_loop()
+
+    def check_loop(self) -> None:
+        """
+        Raises:
+            UnsupportedError: another event loop runs than the one that the store was opened in (`other_loop`).
+        """
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # nothing is awaited
+        if running is not self._loop and not (self._released or self._disowned):
+            raise UnsupportedError(
+                f"this handle on {self.backend.url} was opened in another event loop: open the store in this one, send "
+                "the call there (asyncio.run_coroutine_threadsafe), or use statepath.open_sync, made for any thread",
+                code="other_loop",
+            )
 
     async def sync(self, at_least: int | None = None) -> int:
         """Bring the replica up to the head of the log, and wait until it shows the seq `at_least`; its seq."""
@@ -593,6 +615,7 @@ class Engine:
     def _writing_snapshotter(self) -> Snapshotter:
         if self._snapshotter is None or self.closed or self._disowned:
             raise self._cannot_write()
+        self.check_loop()
         return self._snapshotter
 
     @asynccontextmanager
@@ -670,6 +693,7 @@ class Engine:
 
         Closing never fails for a view or a snapshot: the journal has everything, and the failure is told by an event.
         """
+        self.check_loop()
         self.closed = True
         if self._disowned:
             return

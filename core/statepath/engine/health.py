@@ -417,6 +417,7 @@ class Health:
 
 async def health(engine: Engine) -> Health:
     """Look at everything, and write nothing."""
+    engine.check_loop()
     seen = Seen() if engine.closed else await look(engine)
     found = checks(engine, seen)
     failing = tuple(check.summary for check in found if check.status is Status.FAIL)

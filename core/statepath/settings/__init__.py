@@ -18,6 +18,7 @@ from statepath.settings.archiverules import ArchiveRule
 from statepath.settings.faults import Fault, of_another_kind, refusal, unfit
 from statepath.settings.kinds import (
     MASTERS,
+    NAMING,
     PATHS,
     BoolOrAuto,
     Compression,
@@ -252,7 +253,7 @@ class Settings(BaseSettings):
 
     def __repr_args__(self) -> Any:
         for name, value in super().__repr_args__():
-            yield name, (shown(name, value) if name in PATHS else value)
+            yield name, (shown(name, value) if name in (*PATHS, *NAMING) else value)
 
 
 def read(

@@ -16,10 +16,10 @@ from pydantic import SecretStr, ValidationError
 
 from statepath import naming
 from statepath.errors import ConfigurationError, StateError
-from statepath.masterkey import check_private, parse_master_key
+from statepath.masterkey import check_private, is_master_key, parse_master_key
 from statepath.schemes import check_scheme
 from statepath.settings.archiverules import rules_of
-from statepath.settings.kinds import MASTERS, PATHS, path_text
+from statepath.settings.kinds import MASTERS, NAMING, PATHS, path_text
 from statepath.settings.sources import Layer
 from statepath.url import StateURL
 
@@ -75,6 +75,11 @@ def unfit(layers: tuple[Layer, ...]) -> list[Fault]:
         with about("encryption_key"):
             parse_master_key(key, "it")
             _check_kept_private(layers)
+    for name in NAMING:
+        told = path_text(values.get(name))
+        if isinstance(told, str) and is_master_key(told):
+            misplaced = "it holds a master key itself, which is for encryption_key to hold"
+            faults.append(Fault((name,), ConfigurationError(misplaced, code="bad_key")))
     rules = rules_of(values.get("archive"))
     collections = (
         [(str(rule).split() or [""])[0] for rule in rules] if isinstance(rules, list | tuple) else []

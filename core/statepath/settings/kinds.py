@@ -22,6 +22,9 @@ PATHS: Final = ("path", "mirror")
 MASTERS: Final = ("encryption_key_file", "encryption_key", "encryption_provider")
 """The settings that tell a master key, of which a store has one."""
 
+NAMING: Final = ("encryption_key_file", "encryption_provider")
+"""Those of them that say where it is kept, and may hold it itself by mistake."""
+
 
 def _auto(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() == "auto" else value

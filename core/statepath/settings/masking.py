@@ -8,8 +8,9 @@ from typing import Any, Final
 from pydantic import SecretStr
 
 from statepath.errors import InvalidArgumentError
+from statepath.masterkey import is_master_key
 from statepath.quantities import duration_text
-from statepath.settings.kinds import PATHS
+from statepath.settings.kinds import NAMING, PATHS
 from statepath.settings.webhookurl import shown_webhook
 from statepath.url import StateURL
 
@@ -32,6 +33,8 @@ def shown(name: str, value: Any) -> Any:
             return StateURL.parse(value).redacted()
         except InvalidArgumentError:
             return "(not a state path)"
+    if name in NAMING and value is not None and is_master_key(value):
+        return "(secret)"
     if name == "encryption_provider" and value is not None:
         kind, colon, _ = value.partition(":")
         return f"{kind}:…" if colon else kind  # what a provider is told may be a URL with a password

@@ -11,9 +11,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from io import StringIO
 from typing import Any, Final, Literal, TypeAlias
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
@@ -123,9 +125,18 @@ def _read_env_file() -> dict[str, str | None]:
     if not os.path.isfile(ENV_FILE):
         return {}
     try:
-        return dotenv_values(ENV_FILE)
+        with open(ENV_FILE, encoding="utf-8-sig") as stream:
+            text = stream.read()
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(f"{ENV_FILE} in {os.getcwd()} cannot be read: {_plain(error)}") from None
+    for statement in parse_stream(StringIO(text)):
+        # Passed over, it would leave a store without its key, or in another place.
+        if statement.error and PREFIX in statement.original.string:
+            raise ConfigurationError(
+                f"{ENV_FILE} in {os.getcwd()} cannot be read: what begins in line {statement.original.line} holds "
+                f"settings and is no {PREFIX}NAME=value; close its quotes"
+            )
+    return dotenv_values(stream=StringIO(text))
 
 
 def _read_toml(file: str, *, required: bool) -> dict[str, Any]:
@@ -142,6 +153,10 @@ def _read_toml(file: str, *, required: bool) -> dict[str, Any]:
         raise ConfigurationError(f"{file} is not valid TOML: {error}") from None
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(f"{file} cannot be read: {_plain(error)}") from None
+    except (ValueError, RecursionError):
+        raise ConfigurationError(
+            f"{file} cannot be read: a number in it is too long, or it is nested too deep"
+        ) from None
 
 
 def _plain(error: OSError | UnicodeError) -> str:

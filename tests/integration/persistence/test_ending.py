@@ -9,6 +9,7 @@ import signal
 import stat
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -228,6 +229,36 @@ async def test_when_the_end_cannot_be_saved_the_state_is_in_a_local_file(
     assert "shutdown:save" not in names(heard)
     assert str(dump) in caplog.text
     assert p.store.closed
+
+
+async def test_the_last_resort_is_there_when_the_main_thread_has_ended(
+    tmp_path: Path, task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    p = await StatePersistence.open("memory://", autosave=0)
+    await p.save_task(task("a"))
+    monkeypatch.setattr(p.store, "snapshot", full)
+    ended = ThreadPoolExecutor()
+    ended.shutdown()  # as Python does then
+    asyncio.get_running_loop().set_default_executor(ended)
+    with pytest.raises(UnavailableError):
+        await p.shutdown()
+    assert len(emergency_files(tmp_path)) == 1
+
+
+async def test_who_closes_the_store_meanwhile_saves_and_nothing_is_told_as_lost(
+    tmp_path: Path, task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    store = await statepath.open(tmp_path / "state", autosave=0)
+    p = StatePersistence(store)
+    heard: list[Event] = []
+    p.on(Event, heard.append)
+    await p.save_task(task("a"))
+    await asyncio.gather(p.shutdown(), store.aclose())
+    assert saved_tasks(tmp_path / "state") == ["a"]
+    assert names(heard) == ["state:saved"]
+    assert emergency_files(tmp_path) == []
 
 
 async def test_the_emergency_file_goes_to_the_working_directory_where_there_is_no_other(

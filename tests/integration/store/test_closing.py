@@ -12,7 +12,7 @@ import statepath
 from statepath.discovery import connect
 from statepath.engine.mirror import Mirror
 from statepath.engine.primary import OpenPrimary
-from statepath.errors import ClosedError, OutcomeUnknownError
+from statepath.errors import ClosedError, OutcomeUnknownError, UnsupportedError
 from statepath.events import MirrorCaughtUp, StateLoaded, StateSaved
 
 
@@ -457,3 +457,32 @@ async def test_a_forked_handle_is_refused_in_the_child(store, raw, url, readonly
     assert await handle.sync() == 2
     await handle.aclose()
     assert await stored(url) == ["a", "b"]
+
+
+USES = {
+    "put": lambda store: store.collection("raw").put({"id": "x"}),
+    "create": lambda store: store.collection("raw").create({"id": "x"}),
+    "append_log": lambda store: store.append_log("s", "x"),
+    "transact": lambda store: store.transact(lambda tx: asyncio.sleep(0)),
+    "get": lambda store: store.collection("raw").get("a", fresh=True),
+    "snapshot": lambda store: store.snapshot(),
+    "backup": lambda store: store.backup(),
+    "flush": lambda store: store.flush(),
+    "sync": lambda store: store.sync(),
+    "read_log": lambda store: store.read_log("s"),
+    "health": lambda store: store.health(),
+    "aclose": lambda store: store.aclose(),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+async def test_another_event_loop_is_refused_and_harms_nobody(store, raw, use):
+    await raw.put({"id": "a"})
+
+    async def elsewhere():
+        with pytest.raises(UnsupportedError, match="open the store in this one") as refused:
+            await use(store)
+        return refused.value.code
+
+    assert await asyncio.to_thread(asyncio.run, elsewhere()) == "other_loop"
+    assert await raw.put({"id": "b"}) == 2

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from statepath import backend, discovery
+from statepath.engine.replica import Replica
+from statepath.engine.vitals import Vitals
 from statepath.errors import AccessDeniedError, NotFoundError, UnavailableError
+from statepath.events import Events
+from statepath.instruments import OpenTelemetry, instruments
 from statepath.metering import MeteredBackend
 from statepath.persistence import StatePersistence
 from statepath.telemetry import SILENT, Telemetry
@@ -296,6 +301,34 @@ async def test_a_store_that_is_closed_is_looked_at_no_more(read, opened):
     await store.aclose()
     assert read.points("statepath.seq") == []
     assert read.points("statepath.documents") == []
+
+
+@pytest.fixture
+def _turns_are_short():
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("_turns_are_short")
+def test_stores_may_come_and_go_in_other_threads_while_the_numbers_are_read(read, caplog):
+    made = instruments(metrics.get_meter_provider())
+
+    def come_and_go():
+        for _ in range(30):
+            several = [OpenTelemetry(made, url="memory://", backend="memory") for _ in range(200)]
+            for one in several:
+                one.watch(Vitals(Replica()), Events())
+            for one in several:
+                one.close()
+
+    others = [threading.Thread(target=come_and_go) for _ in range(2)]
+    for other in others:
+        other.start()
+    while any(other.is_alive() for other in others):
+        read.text()
+    assert "Callback failed" not in caplog.text
 
 
 async def test_two_stores_are_told_apart(read, url, other_url):

@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
@@ -163,6 +165,37 @@ async def test_two_stores_share_a_port_and_the_last_one_closes_it(tmp_path, port
         await asyncio.to_thread(read, port)
     async with statepath.open(tmp_path / "one", metrics_port=port):
         assert value(await asyncio.to_thread(read, port), "statepath_seq") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+async def test_a_forked_child_keeps_no_port_from_being_opened_again(place, port):
+    lives, tell = os.pipe()
+    async with statepath.open(place, metrics_port=port):
+        child = os.fork()
+        if not child:
+            os.write(tell, b".")
+            signal.pause()
+            os._exit(0)
+        os.read(lives, 1)
+    try:
+        async with statepath.open(place, metrics_port=port):
+            assert "statepath" in await asyncio.to_thread(read, port)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(lives)
+        os.close(tell)
+
+
+async def test_the_port_is_let_go_when_the_main_thread_has_ended(place, port):
+    store = await statepath.open(place, metrics_port=port)
+    ended = ThreadPoolExecutor()
+    ended.shutdown()  # as Python does then
+    asyncio.get_running_loop().set_default_executor(ended)
+    await store.aclose()
+    with socket.create_server(("127.0.0.1", port)):
+        pass
 
 
 async def test_a_store_that_cannot_be_opened_lets_the_port_go(place, port):
