@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from broken.sound import Sound, caught_by
-from statepath.backend import Filter, Shown
+from statepath.backend import Body, Filter, Shown
+from statepath.commit import Transaction
 
 
 @caught_by("test_a_query_finds_all_that_match")
@@ -37,3 +38,9 @@ class FindsTheNewest(Sound):
 class LooksIntoTheLogOnly(Sound):
     async def show(self, seq: int, documents: Iterable[Shown]) -> None:
         await super().show(seq, ())
+
+
+@caught_by("test_a_query_finds_all_that_match")
+class OverlooksBodies(Sound):
+    async def changes(self, transaction: Transaction | Body) -> Transaction:
+        return () if isinstance(transaction, Body) else transaction
