@@ -170,6 +170,10 @@ class AcceleratorChecks(Subject):
                 assert (await backend.read("logs/a.log")).data == expected
             await append.write_at("logs/new.log", 2, b"x")
             assert (await backend.read("logs/new.log")).data == b"\n\nx"
+            text = b"a line\n" * 300_000
+            await append.write_at("logs/new.log", 3, text)
+            whole = (await backend.read("logs/new.log")).data == b"\n\nx" + text
+            assert whole, "not all of a long text was written"
 
     async def test_write_at_leaves_what_follows_if_asked_to(self) -> None:
         async with self.connection() as backend:

@@ -20,7 +20,7 @@ Documents = dict[tuple[str, str], tuple[int, Any]]
 
 _NUMBERS = (0, -1, 2**70, 1.0, 0.1, 1e15, 1e16, 1e22, 1e-7, 1e300, 5e-324, -0.0)
 _TEXTS = ("", "ä", "\U0001f600", "a\0b", "\\u0000", '"', "1e5", "-0")
-_MANY = 300  # changes in a transaction, which then stand apart from the commit
+_MANY = 2_023  # changes in a transaction, which then stand apart from the commit
 _IDS = ("a", "B", "b/c", "ä", "\uffff", "\U0001f600", "%", "'")
 
 
@@ -52,7 +52,7 @@ class DocumentChecks(Subject):
                 await _commit(backend, writer, documents, changes)
                 for collection in ("tasks", "other"):
                     ids = sorted(id for name, id in documents if name == collection)
-                    for after in ("", *ids[::3]):
+                    for after in ("", *ids[:: max(3, len(ids) // 20)]):
                         seq, found = await _scan(storage, collection, None, writer.head, after=after)
                         assert seq == writer.head
                         assert [shown.id for shown in found] == [id for id in ids if id > after]
@@ -164,7 +164,7 @@ def _history() -> list[Sequence[Change]]:
             _put("tasks", "brief", {}),
             Delete("tasks", "brief"),
         ],
-        [_put("tasks", f"more{n}", {"text": "x" * 5000}) for n in range(_MANY)],
+        [_put("tasks", f"more{n}", {"text": "x" * 1000}) for n in range(_MANY)],
     ]
 
 

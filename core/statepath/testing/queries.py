@@ -17,7 +17,7 @@ from statepath.testing.subject import Subject
 
 Documents = dict[str, dict[str, Any]]
 
-_MANY = 50  # changes in a transaction, which then stand apart from the commit
+_MANY = 2_023  # changes in a transaction, which then stand apart from the commit
 _TEXTS = ("a", "ä", "\U0001f600", "a\0b", '"', "\\", "", "1", "true", "a" * 5000)
 _FILTERS: tuple[Filter, ...] = (
     *(F("text") == text for text in _TEXTS),

@@ -157,3 +157,9 @@ class OneBatch(Sound):
 class CopiesTheFirstPart(Sound):
     async def copy(self, source: str, target: str) -> None:
         await self.write(target, (await self.read(source)).data[: 16 * 1024 * 1024])
+
+
+@caught_by("test_write_at_cuts_off_and_fills_gaps")
+class OneBuffer(Sound):
+    async def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:
+        await super().write_at(key, offset, data[: 1024 * 1024], cut=cut)

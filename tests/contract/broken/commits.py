@@ -421,3 +421,16 @@ class NewestOnly(Log):
 @caught_by("test_a_follower_gets_each_commit", "test_a_follower_misses_nothing_while_others_commit")
 class FollowsTheNewest(Sound):
     make_log = logs(NewestOnly)
+
+
+class KeepsTheOldest(Log):
+    async def restart(self, after: int) -> list[str]:
+        kept = await super().restart(after)
+        for key in kept[1:]:
+            await self.backend.delete(key)
+        return kept[:1]
+
+
+@caught_by("test_a_restarted_log_begins_anew_and_keeps_the_old")
+class KeepsOneOfAll(Sound):
+    make_log = logs(KeepsTheOldest)

@@ -111,3 +111,23 @@ class DeletesLast(Sound):
         changes = await super().changes(transaction)
         gone = [change for change in changes if isinstance(change, Delete)]
         return (*(change for change in changes if not isinstance(change, Delete)), *gone)
+
+
+@caught_by("test_documents_are_read_as_the_log_has_them")
+class ReadsAThousand(Sound):
+    async def read_documents(self, keys: Sequence[tuple[str, str]], at_least: int) -> Part:
+        return await super().read_documents(keys[:1000], at_least)
+
+
+class FirstPart(Still):
+    async def scan(
+        self, collection: str, where: Filter | None = None, *, after: str = ""
+    ) -> AsyncGenerator[Sequence[Shown]]:
+        async for documents in super().scan(collection, where, after=after):
+            yield documents[:1000]
+
+
+@caught_by("test_a_scan_gives_a_collection_in_the_order_of_ids")
+class ScansAThousand(Sound):
+    def still(self, seq: int, documents: Mapping[tuple[str, str], Shown]) -> Still:
+        return FirstPart(seq, documents)

@@ -44,3 +44,10 @@ class LooksIntoTheLogOnly(Sound):
 class OverlooksBodies(Sound):
     async def changes(self, transaction: Transaction | Body) -> Transaction:
         return () if isinstance(transaction, Body) else transaction
+
+
+@caught_by("test_a_query_finds_all_that_match")
+class FindsAThousand(Sound):
+    async def find(self, collection: str, where: Filter, seq: int) -> frozenset[str] | None:
+        found = await super().find(collection, where, seq)
+        return None if found is None else frozenset(sorted(found)[:1000])
