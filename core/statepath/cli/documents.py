@@ -12,6 +12,7 @@ from pydantic import JsonValue
 import statepath
 from statepath import F, Filter, Store
 from statepath.cli.editor import Draft
+from statepath.cli.interrupts import interruptible
 from statepath.cli.opening import reading, writing
 from statepath.cli.options import DryRun, Json, Reference, StatePath, Yes
 from statepath.cli.output import Output, amount, confirm, moment, preview
@@ -257,11 +258,12 @@ def _identified(value: JsonValue, document: str) -> JsonObject:
 
 
 def _read_file(file: str) -> bytes:
-    if file == "-":
-        return sys.stdin.buffer.read()
     try:
-        with open(file, "rb") as stream:
-            return stream.read()
+        with interruptible():
+            if file == "-":
+                return sys.stdin.buffer.read()
+            with open(file, "rb") as stream:
+                return stream.read()
     except OSError as error:
         raise InvalidArgumentError(f"{file} cannot be read: {error.strerror}", key=file) from None
 

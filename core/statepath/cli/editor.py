@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Self
 
+from statepath.cli.interrupts import uninterrupted
 from statepath.cli.output import Output
 from statepath.cli.running import command_line
 from statepath.engine.ids import encode_id, parse_ref
@@ -41,7 +42,8 @@ class Draft:
         """
         command = next((os.environ[name] for name in VARIABLES if os.environ.get(name)), DEFAULT)
         try:
-            done = subprocess.run([*shlex.split(command), self.path], check=False)  # noqa: S603 - the user's editor
+            with uninterrupted():
+                done = subprocess.run([*shlex.split(command), self.path], check=False)  # noqa: S603 - the user's
         except (OSError, ValueError) as error:
             raise InvalidArgumentError(
                 f"the editor {command!r} cannot be started: {error}; name another one in EDITOR"

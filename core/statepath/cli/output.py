@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from statepath.cli.interrupts import interruptible
 from statepath.engine.documents import pretty
 
 _WIDE: Final = 1_000_000
@@ -101,8 +102,13 @@ def confirm(question: str, *, yes: bool) -> None:
     Raises:
         typer.Abort: the answer is no, or nobody is there to answer.
     """
-    if not yes:
-        typer.confirm(f"{question} Go on?", abort=True, err=True)
+    if yes:
+        return
+    with interruptible():
+        print(f"{question} Go on? [y/N]: ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline()
+    if answer.strip().lower() not in ("y", "yes"):
+        raise typer.Abort
 
 
 def preview(value: Any) -> str:
