@@ -185,6 +185,6 @@ def place(text: str) -> int | datetime:
         ) from None
     if at.tzinfo is None:
         raise InvalidArgumentError(
-            f"the time {text} has no time zone: write {text}Z for UTC, or {text}+02:00"
+            f"the time {text} has no time zone: write {at.isoformat()}Z for UTC, or {at.isoformat()}+02:00"
         )
     return at

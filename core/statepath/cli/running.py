@@ -133,8 +133,10 @@ class Failure:
                 return "statepath config show"
             case StoreLockedError():
                 return self._command("status")
-            case NotFoundError() if key == self.place or not key:
+            case NotFoundError() if key in ("", self.place) or key.startswith("/") or "://" in key:
                 return self._command("config", "show")
+            case NotFoundError() if key.startswith("archive/"):
+                return self._command("archive", "list")
             case NotFoundError() if key.startswith("logs/"):
                 return self._command("logs")
             case NotFoundError() if key.startswith("state.backup."):
@@ -197,10 +199,9 @@ class Misuse(Failure):
 
 
 def command_line(path: str | None, *words: str) -> str:
-    """The command to go on with, for the store that was given; without it, if it has secrets."""
-    return shlex.join(
-        ["statepath", *words, *(["-s", path] if path is not None and shown(path) == path else [])]
-    )
+    """The command to go on with, for the store that was given. What its state path has of secrets is for people to fill
+    in: without it the command would go to another store."""
+    return shlex.join(["statepath", *words, *([] if path is None else ["-s", shown(path)])])
 
 
 def shown(path: str | os.PathLike[str]) -> str:
