@@ -284,6 +284,8 @@ def _operand(text: str) -> JsonValue:
     """The JSON value that the text is, or else the text."""
     try:
         value: JsonValue = msgspec.json.decode(text)
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(f"--where takes text in UTF-8, not {text!r}") from None
     except msgspec.MsgspecError:
         return text
     return value

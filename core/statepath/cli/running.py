@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import logging
 import os
 import shlex
@@ -13,12 +14,12 @@ from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any, ParamSpec
 
-import msgspec
 import typer
 from typer.core import TyperGroup
 
 from statepath.cli.exits import exit_of
 from statepath.cli.options import given
+from statepath.cli.output import escaped
 from statepath.debug import EVERYTHING, LOGGER, enable_debug
 from statepath.errors import (
     AccessDeniedError,
@@ -178,7 +179,7 @@ class Failure:
             "retryable": self.error.retryable,
             "exit": int(exit_of(self.error)),
         }
-        return msgspec.json.encode({"error": facts}).decode()
+        return escaped(json.dumps({"error": facts}, ensure_ascii=False, separators=(",", ":")), sys.stderr)
 
     def _command(self, *words: str) -> str:
         return command_line(self._path, *words)
