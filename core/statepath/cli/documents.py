@@ -192,16 +192,18 @@ async def edit(document: Reference, state_path: StatePath = None, as_json: Json 
         before = await _read(store, document)
     # Whether the store can be written is better known before the work than after it.
     await (await connect(settings.path)).close()
-    with Draft(document, pretty(msgspec.json.encode(before.value))) as draft:
+    with (
+        Draft(document, pretty(msgspec.json.encode(before.value))) as draft,
+        draft.kept_on_failure(output, state_path),
+    ):
         draft.edit()
         if not draft.changed:
             output.result(_stored(document, before.version, changed=False), f"{document} is as it was")
             return
-        with draft.kept_on_failure(output, state_path):
-            text = parse_untrusted(draft.read(), key=document, limit=settings.max_document)
-            value = _identified(text, document)
-            async with writing(state_path) as store:
-                seq = await store.collection(collection).put(value, if_version=before.version)
+        text = parse_untrusted(draft.read(), key=document, limit=settings.max_document)
+        value = _identified(text, document)
+        async with writing(state_path) as store:
+            seq = await store.collection(collection).put(value, if_version=before.version)
     output.result(_stored(document, seq), f"stored {document} as seq {seq}")
 
 

@@ -67,10 +67,12 @@ class Draft:
 
     @contextmanager
     def kept_on_failure(self, output: Output, state_path: str | None) -> Iterator[None]:
-        """Keep the text where it is if it cannot be stored, and say where."""
+        """Keep the text where it is if it was changed and is not stored, and say where."""
         try:
             yield
         except BaseException as error:
+            if not os.path.exists(self.path) or not self.changed:
+                raise
             self._kept = True
             os.chmod(self.path, 0o600)
             output.note(f"your text is kept in {self.path}")
