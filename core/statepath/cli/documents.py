@@ -64,9 +64,11 @@ async def ls(
     """List the collections, or the documents of one."""
     output = Output(as_json=as_json)
     wanted = filter_of(where or [])
+    if collection in (None, "logs", "reports") and (wanted is not None or order_by is not None):
+        raise InvalidArgumentError("--where and --order-by are about documents: name their collection")
     async with reading(state_path) as store:
         if collection is None:
-            await _list_collections(store, output)
+            await _list_collections(store, output, limit)
         elif collection in ("logs", "reports"):
             ids = await (store.logs() if collection == "logs" else store.reports())
             for id in ids[:limit]:
@@ -78,9 +80,9 @@ async def ls(
             )
 
 
-async def _list_collections(store: Store, output: Output) -> None:
+async def _list_collections(store: Store, output: Output, limit: int | None) -> None:
     stats = await store.stats()
-    rows = [(name, count, stats.bytes[name]) for name, count in sorted(stats.documents.items())]
+    rows = [(name, count, stats.bytes[name]) for name, count in sorted(stats.documents.items())][:limit]
     if output.as_json:
         for name, count, size in rows:
             output.json({"collection": name, "documents": count, "bytes": size})
