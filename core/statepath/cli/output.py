@@ -39,7 +39,11 @@ class Output:
 
     def json(self, value: Any) -> None:
         """One JSON object, on a line of its own."""
-        self.text(escaped(msgspec.json.encode(value).decode(), sys.stdout) + "\n")
+        try:
+            text = msgspec.json.encode(value).decode()
+        except UnicodeEncodeError:  # it holds a path that is not UTF-8
+            text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+        self.text(escaped(text, sys.stdout) + "\n")
 
     def result(self, facts: Any, text: str) -> None:
         """What was done: the facts as JSON, or the text."""

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +66,12 @@ def test_a_full_stdout_is_told_without_a_traceback(filled: str, command: str) ->
 def test_a_state_path_that_is_not_utf_8_is_an_error_in_json_too(cli: Run) -> None:
     answer = cli("status", "--json", "-s", "/no\udcff")
     assert (answer.code, answer.error["state_path"]) == (7, "/no\udcff")
+
+
+def test_a_result_about_a_path_that_is_not_utf_8_is_json_too(cli: Run, filled: str, tmp_path: Path) -> None:
+    there = f"{tmp_path}/no\udcff"
+    made = cli("restore", "--at", "2", "--to", there, "-s", filled, "--json").json
+    assert (made["restored"], made["state_path"]) == (True, there)
 
 
 def test_a_condition_that_is_not_utf_8_is_refused(on: Run, filled: str) -> None:
