@@ -466,6 +466,7 @@ class Store:
         Raises:
             AlreadyExistsError: there is such a file.
             CorruptionError: what it was read from, or the file itself, is not what had been written.
+            HistoryTrimmedError: with `history`, the log does not reach back any more to what this handle shows.
         """
         engine, file = self._engine, path_text(path, "the file to export to")
         origin, key = await present(engine, history=history), await new_file_key(engine.settings)

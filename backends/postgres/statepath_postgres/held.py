@@ -58,9 +58,13 @@ class Held:
 
     async def _connect(self) -> Connection:
         try:
-            async with asyncio.timeout(None) as self._connecting:
+            async with asyncio.timeout(None) as limit:
                 if not self._closed:
-                    return await self._connections.connect(patience=self._patience)
+                    self._connecting = limit
+                    connection = await self._connections.connect(patience=self._patience)
+                    if self._connecting is limit:
+                        return connection
+                    connection.terminate()  # it has come when `close` had just ceased to wait
         except TimeoutError:
             if not self._closed:
                 raise
@@ -79,8 +83,9 @@ class Held:
             if self._left:
                 await asyncio.wait(self._left)
         finally:
-            if self._connecting is not None:
-                self._connecting.reschedule(asyncio.get_running_loop().time())
+            connecting, self._connecting = self._connecting, None
+            if connecting is not None:
+                connecting.reschedule(asyncio.get_running_loop().time())
             for end in self._left:
                 end.cancel()
             self._drop()

@@ -334,7 +334,7 @@ class PostgresCommitLog:
                 self._unresolved = group
             raise
         except asyncio.CancelledError:
-            # It is finished all the same, or not even begun.
+            # It was done before it could be cancelled, or is not done, or was not even begun.
             self._unresolved = group
             raise
         if placed is not None:

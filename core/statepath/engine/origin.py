@@ -87,6 +87,15 @@ class StoreOrigin:
 
 
 async def present(engine: Engine, *, history: bool) -> StoreOrigin:
-    """The store as it is now."""
-    now, floor = await restoring.present(engine), await engine.look_back()
-    return StoreOrigin(engine, now, now, floor if history else None)
+    """The store as it is now.
+
+    Raises:
+        HistoryTrimmedError: with `history`, the log does not reach back any more to what this handle shows.
+    """
+    engine.check_open()
+    begin = None
+    if history:
+        begin = await engine.look_back()
+        await engine.catch_up()  # the log may begin behind what this handle has seen
+    now = await restoring.present(engine)
+    return StoreOrigin(engine, now, now, begin)

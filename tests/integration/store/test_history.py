@@ -94,6 +94,20 @@ async def test_a_handle_exports_and_makes_another_store_of_what_another_one_left
         assert await made.read_log("s") == "one\n"
 
 
+async def test_a_handle_that_the_log_does_not_reach_back_to_exports_no_history(
+    store, raw, url, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    store._engine._snapshotter._history = timedelta(seconds=-1)
+    async with statepath.open(url, readonly=True) as behind:
+        for n in range(4):
+            await raw.put({"id": "a", "n": n})
+            await store.snapshot()
+        assert await behind.history() == await store.history()
+        with pytest.raises(HistoryTrimmedError, match="open the store again"):
+            await behind.export(tmp_path / "whole.zip", history=True)
+
+
 async def test_a_handle_tells_what_a_restore_would_undo_of_what_another_one_left(beside):
     assert (await undone_by(beside, 3)).needed
 

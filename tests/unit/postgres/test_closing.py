@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 from statepath.backend import StateURL
-from statepath.errors import UnavailableError
+from statepath.errors import ClosedError, UnavailableError
 from statepath_postgres import PostgresBackend, factory
 from statepath_postgres.connections import Connections
 from statepath_postgres.documents import Documents
+from statepath_postgres.held import Held
 
 
 @pytest.fixture
@@ -141,3 +142,93 @@ async def test_a_connection_is_not_waited_for_without_end_when_it_goes_back(conn
     ((what, timeout),) = pool.done
     assert what == "release"
     assert timeout is not None
+
+
+class Committing(Connection):
+    """One whose server says nothing to a statement, and nothing where that is cancelled."""
+
+    def __init__(self):
+        self.sent = asyncio.Event()
+
+    def is_closed(self):
+        return self.terminated
+
+    async def fetchval(self, *_, **limits):
+        self.sent.set()
+        await asyncio.Event().wait()
+
+    async def close(self, **limits):
+        await asyncio.Event().wait()
+
+
+async def commit(held):
+    await held.fetchval("COMMIT", sending=lambda: None)
+
+
+@pytest.fixture
+def held(connections):
+    """What commits."""
+    return Held(connections, patience=60)
+
+
+async def test_a_cancelled_commit_that_the_server_says_nothing_to_is_not_waited_for_without_end(
+    held, connections, monkeypatch
+):
+    connection = Committing()
+
+    async def connect(**_):
+        return connection
+
+    monkeypatch.setattr("statepath_postgres.connections._CLOSING", 0.01)
+    monkeypatch.setattr(connections, "connect", connect)
+    committing = asyncio.ensure_future(commit(held))
+    await connection.sent.wait()
+    committing.cancel()
+    await asyncio.wait([committing])
+    async with asyncio.timeout(30):
+        await held.close()
+    assert connection.terminated
+
+
+async def test_a_connection_that_comes_when_a_close_ceases_to_wait_is_not_used(
+    held, connections, monkeypatch
+):
+    connection, coming = Committing(), asyncio.Event()
+
+    async def connect(**_):
+        await coming.wait()
+        return connection
+
+    monkeypatch.setattr(connections, "connect", connect)
+    committing = asyncio.ensure_future(commit(held))
+    await asyncio.sleep(0)
+    closing = asyncio.ensure_future(held.close())
+    while not held._closed:  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0)
+    closing.cancel()
+    coming.set()
+    with pytest.raises(ClosedError):
+        async with asyncio.timeout(30):
+            await committing
+    assert connection.terminated
+    assert not connection.sent.is_set()
+
+
+async def test_a_close_may_be_repeated_while_a_connection_is_given_up(held, connections, monkeypatch):
+    given_up = asyncio.Event()
+
+    async def connect(**_):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await given_up.wait()
+
+    monkeypatch.setattr("statepath_postgres.held._CLOSING", 0.01)
+    monkeypatch.setattr(connections, "connect", connect)
+    committing = asyncio.ensure_future(commit(held))
+    await asyncio.sleep(0)
+    await held.close()
+    await held.close()
+    given_up.set()
+    with pytest.raises(ClosedError):
+        await committing
