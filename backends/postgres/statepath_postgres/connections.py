@@ -263,9 +263,8 @@ def _check_files(config: PostgresConfig) -> None:
 async def give_up(connection: Connection) -> None:
     """Give up a connection of one's own; one that broke is gone already."""
     try:
-        async with asyncio.timeout(
-            _CLOSING
-        ):  # its own time-out need not count the wait for a cancelled statement
+        # Its own time-out need not count the wait for a cancelled statement.
+        async with asyncio.timeout(_CLOSING):
             await connection.close(timeout=_CLOSING)
     except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
         connection.terminate()

@@ -121,6 +121,7 @@ def decode_segments(data: bytes) -> tuple[Segment, ...]:
 
 async def named(engine: Engine) -> set[Segment]:
     """The segments of every state to which there is a way back, by the history or by a state that is kept."""
+    await engine.catch_up()  # the log may begin behind what this handle has seen
     kept = await named_by(engine.backend, (STATE_KEY, *await kept_keys(engine.backend)))
     return {*segments(engine.replica), *kept, *await committed(engine)}
 

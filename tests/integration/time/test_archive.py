@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import sys
+from contextlib import suppress
 from datetime import timedelta
 from functools import reduce
 
@@ -15,6 +16,7 @@ from statepath.errors import (
     AlreadyExistsError,
     ConfigurationError,
     CorruptionError,
+    HistoryTrimmedError,
     InvalidArgumentError,
     NotFoundError,
     ReadOnlyError,
@@ -320,6 +322,26 @@ async def test_clean_removes_what_nothing_names_and_keeps_every_way_back(
     assert set(before) - set(after) == {key for key, _ in plan.objects}
     await store.restore(at=5)
     assert (await store.read_archived("tasks", "done_0"))["n"] == 0
+
+
+async def test_clean_of_a_handle_that_others_left_behind_keeps_what_they_archived(
+    store, tasks, places, path, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.cleaning._RUN", 0.0)
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    async with statepath.open(path, autosave=0) as late:
+        store._engine._snapshotter._history = timedelta(seconds=-1)
+        (segment,) = (await store.archive("tasks", older_than=NOW, status="completed")).segments
+        for n in range(3):
+            await tasks.put({"id": "live", "n": n})
+            await store.snapshot()
+        for key in [key for key in await places.keys(path) if key.startswith("state.")]:
+            await places.write(path, key, b"{")  # nothing else tells of it now
+        await asyncio.sleep(0.01)
+        late._engine.log._window = 0  # as if it had slept for longer than commits are kept
+        with suppress(HistoryTrimmedError):
+            await late.clean(older_than=NOW)
+        assert segment in await places.keys(path, "archive/")
 
 
 async def test_clean_removes_what_a_probe_left_a_day_ago(store, monkeypatch):
