@@ -784,3 +784,9 @@ def test_the_arguments_are_the_fields() -> None:
 def test_an_empty_master_key_is_none_that_could_be_used(tmp_path):
     with pytest.raises(ConfigurationError, match="encryption_key"):
         Settings.load(tmp_path, encryption_key="")
+
+
+def test_a_value_in_a_rule_of_the_archive_is_a_text_where_it_is_no_json() -> None:
+    for text in ("done", "[" * 100_000):
+        (rule,) = Settings.load("memory://x", archive=f"tasks older_than=1d field={text}").archive_rules
+        assert rule.fields == (("field", text),)

@@ -37,7 +37,7 @@ class ArchiveRule:
                 continue
             try:
                 fields.append((name, msgspec.json.decode(value)))
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, RecursionError):
                 fields.append((name, value))
         if older_than is None:
             raise ValueError('a rule needs older_than: "tasks older_than=30d status=completed"')
