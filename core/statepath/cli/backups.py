@@ -17,7 +17,7 @@ from statepath.cli.options import DryRun, History, Json, StatePath, Yes
 from statepath.cli.original import described, is_original, restore_original
 from statepath.cli.output import Output, amount, moment
 from statepath.cli.recovery import restore_to
-from statepath.cli.running import asynchronous
+from statepath.cli.running import asynchronous, command_line
 from statepath.discovery import connect
 from statepath.engine.floor import read_floor
 from statepath.engine.opening import attach
@@ -76,7 +76,7 @@ async def list_backups(state_path: StatePath = None, as_json: Json = False) -> N
             ],
         )
     else:
-        output.note("there are no backups; to make one: statepath backup create")
+        output.note(f"there are no backups; to make one: {command_line(state_path, 'backup', 'create')}")
 
 
 @group.command()

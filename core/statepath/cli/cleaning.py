@@ -10,6 +10,7 @@ from statepath.cli.opening import reading, writing
 from statepath.cli.options import DryRun, Json, StatePath, Yes
 from statepath.cli.output import Output, amount, confirm
 from statepath.cli.running import asynchronous
+from statepath.engine.cleaning import Cleaned
 
 group = typer.Typer()
 
@@ -32,17 +33,18 @@ async def clean(
     if not as_json:
         for key, size in plan.objects:
             output.text(f"{key} ({amount(size)})\n")
-    told = f"{len(plan.objects)} objects ({amount(plan.bytes)})"
     if not dry_run and plan.objects:
-        confirm(f"This removes {told}.", yes=yes)
+        confirm(f"This removes {_told(plan)}.", yes=yes)
         async with writing(state_path) as store:
             plan = await store.clean(older_than=older_than)
-    done = not dry_run and bool(plan.objects)
     facts = {
         "dry_run": dry_run,
         "bytes": plan.bytes,
         "objects": [{"key": key, "bytes": size} for key, size in plan.objects],
     }
-    output.result(
-        facts, f"{'removed' if done else 'would free'} {told}" if plan.objects else "nothing to remove"
-    )
+    told = f"{'would free' if dry_run else 'removed'} {_told(plan)}"
+    output.result(facts, told if plan.objects else "nothing to remove")
+
+
+def _told(plan: Cleaned) -> str:
+    return f"{len(plan.objects)} objects ({amount(plan.bytes)})"

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 import statepath
 from statepath import F, Filter, Store
 from statepath.cli.editor import Draft
+from statepath.cli.interrupts import interruptible
 from statepath.cli.opening import reading, writing
 from statepath.cli.options import DryRun, Json, Reference, StatePath, Yes
 from statepath.cli.output import Output, amount, confirm, moment, preview
@@ -63,9 +64,11 @@ async def ls(
     """List the collections, or the documents of one."""
     output = Output(as_json=as_json)
     wanted = filter_of(where or [])
+    if collection in (None, "logs", "reports") and (wanted is not None or order_by is not None):
+        raise InvalidArgumentError("--where and --order-by are about documents: name their collection")
     async with reading(state_path) as store:
         if collection is None:
-            await _list_collections(store, output)
+            await _list_collections(store, output, limit)
         elif collection in ("logs", "reports"):
             ids = await (store.logs() if collection == "logs" else store.reports())
             for id in ids[:limit]:
@@ -77,9 +80,9 @@ async def ls(
             )
 
 
-async def _list_collections(store: Store, output: Output) -> None:
+async def _list_collections(store: Store, output: Output, limit: int | None) -> None:
     stats = await store.stats()
-    rows = [(name, count, stats.bytes[name]) for name, count in sorted(stats.documents.items())]
+    rows = [(name, count, stats.bytes[name]) for name, count in sorted(stats.documents.items())][:limit]
     if output.as_json:
         for name, count, size in rows:
             output.json({"collection": name, "documents": count, "bytes": size})
@@ -191,16 +194,18 @@ async def edit(document: Reference, state_path: StatePath = None, as_json: Json 
         before = await _read(store, document)
     # Whether the store can be written is better known before the work than after it.
     await (await connect(settings.path)).close()
-    with Draft(document, pretty(msgspec.json.encode(before.value))) as draft:
+    with (
+        Draft(document, pretty(msgspec.json.encode(before.value))) as draft,
+        draft.kept_on_failure(output, state_path),
+    ):
         draft.edit()
         if not draft.changed:
             output.result(_stored(document, before.version, changed=False), f"{document} is as it was")
             return
-        with draft.kept_on_failure(output, state_path):
-            text = parse_untrusted(draft.read(), key=document, limit=settings.max_document)
-            value = _identified(text, document)
-            async with writing(state_path) as store:
-                seq = await store.collection(collection).put(value, if_version=before.version)
+        text = parse_untrusted(draft.read(), key=document, limit=settings.max_document)
+        value = _identified(text, document)
+        async with writing(state_path) as store:
+            seq = await store.collection(collection).put(value, if_version=before.version)
     output.result(_stored(document, seq), f"stored {document} as seq {seq}")
 
 
@@ -257,11 +262,12 @@ def _identified(value: JsonValue, document: str) -> JsonObject:
 
 
 def _read_file(file: str) -> bytes:
-    if file == "-":
-        return sys.stdin.buffer.read()
     try:
-        with open(file, "rb") as stream:
-            return stream.read()
+        with interruptible():
+            if file == "-":
+                return sys.stdin.buffer.read()
+            with open(file, "rb") as stream:
+                return stream.read()
     except OSError as error:
         raise InvalidArgumentError(f"{file} cannot be read: {error.strerror}", key=file) from None
 
@@ -282,6 +288,8 @@ def _operand(text: str) -> JsonValue:
     """The JSON value that the text is, or else the text."""
     try:
         value: JsonValue = msgspec.json.decode(text)
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(f"--where takes text in UTF-8, not {text!r}") from None
     except msgspec.MsgspecError:
         return text
     return value

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Self
 
+from statepath.cli.interrupts import uninterrupted
 from statepath.cli.output import Output
 from statepath.cli.running import command_line
 from statepath.engine.ids import encode_id, parse_ref
@@ -41,7 +42,8 @@ class Draft:
         """
         command = next((os.environ[name] for name in VARIABLES if os.environ.get(name)), DEFAULT)
         try:
-            done = subprocess.run([*shlex.split(command), self.path], check=False)  # noqa: S603 - the user's editor
+            with uninterrupted():
+                done = subprocess.run([*shlex.split(command), self.path], check=False)  # noqa: S603 - the user's
         except (OSError, ValueError) as error:
             raise InvalidArgumentError(
                 f"the editor {command!r} cannot be started: {error}; name another one in EDITOR"
@@ -65,10 +67,12 @@ class Draft:
 
     @contextmanager
     def kept_on_failure(self, output: Output, state_path: str | None) -> Iterator[None]:
-        """Keep the text where it is if it cannot be stored, and say where."""
+        """Keep the text where it is if it was changed and is not stored, and say where."""
         try:
             yield
         except BaseException as error:
+            if not os.path.exists(self.path) or not self.changed:
+                raise
             self._kept = True
             os.chmod(self.path, 0o600)
             output.note(f"your text is kept in {self.path}")

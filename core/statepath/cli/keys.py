@@ -66,10 +66,10 @@ async def list_keys(state_path: StatePath = None, as_json: Json = False) -> None
         for key in ring.keys
     ]
     output.table(("key", "use", "created", "objects#", "commits#", "wrapped by"), rows)
-    _remark(ring, output)
+    _remark(ring, output, state_path)
 
 
-def _remark(ring: KeyRing, output: Output) -> None:
+def _remark(ring: KeyRing, output: Output, state_path: str | None) -> None:
     for key in ring.keys[:-1]:
         if key.until is not None:
             until = moment(datetime.fromtimestamp(key.until, UTC))
@@ -77,11 +77,14 @@ def _remark(ring: KeyRing, output: Output) -> None:
                 f"{key.id} is needed for commits that the history keeps until {until} (STATE_HISTORY)"
             )
     if ring.converting:
-        output.note(f"The store is half converted; finish it with: statepath keys {ring.converting}")
+        again = command_line(state_path, "keys", ring.converting)
+        output.note(f"The store is half converted; finish it with: {again}")
     elif ring.rotating:
-        output.note("A rotation is not finished; finish it with: statepath keys rotate")
+        again = command_line(state_path, "keys", "rotate")
+        output.note(f"A rotation is not finished; finish it with: {again}")
     elif len(ring.keys) > 1:
-        output.note("Keys that nothing needs any more are forgotten by: statepath keys retire")
+        forget = command_line(state_path, "keys", "retire")
+        output.note(f"Keys that nothing needs any more are forgotten by: {forget}")
 
 
 @group.command()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +18,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from statepath.cli.interrupts import interruptible
 from statepath.engine.documents import pretty
+from statepath.errors import StateError
 
 _WIDE: Final = 1_000_000
 """Columns of what is not a terminal: nothing is cut or wrapped there."""
@@ -34,7 +39,11 @@ class Output:
 
     def json(self, value: Any) -> None:
         """One JSON object, on a line of its own."""
-        self.text(msgspec.json.encode(value).decode() + "\n")
+        try:
+            text = msgspec.json.encode(value).decode()
+        except UnicodeEncodeError:  # it holds a path that is not UTF-8
+            text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+        self.text(escaped(text, sys.stdout) + "\n")
 
     def result(self, facts: Any, text: str) -> None:
         """What was done: the facts as JSON, or the text."""
@@ -49,16 +58,18 @@ class Output:
         if self._data.is_terminal:
             self._data.print_json(text)
         else:
-            self.text(text)
+            self.text(escaped(text, sys.stdout))
 
     def text(self, text: str) -> None:
         """The text as it is, at once, to whoever reads on."""
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        with _telling():
+            sys.stdout.write(text)
+            sys.stdout.flush()
 
     def show(self, what: RenderableType) -> None:
         """Something for people."""
-        self._data.print(what)
+        with _telling():
+            self._data.print(what)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table; columns whose names end with `#` hold numbers. What does not fit a terminal is cut in the last."""
@@ -89,10 +100,32 @@ class Output:
     def progress(self, what: str) -> Iterator[Callable[[str], None]]:
         """Show on a terminal that something takes its time. What is told meanwhile is shown instead."""
         if self._notes.is_terminal and not self.as_json:
-            with self._notes.status(what) as status:
+            with self._notes.status(escape(what)) as status:
                 yield lambda now: status.update(escape(now))
         else:
             yield lambda now: None
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # nobody reads on, which is no failure of ours
+    except OSError as error:
+        raise StateError(
+            f"what there is to tell cannot be written: {error.strerror}; what was done is done: look before you "
+            "repeat it",
+            code="output",
+        ) from error
+
+
+def escaped(text: str, stream: TextIO) -> str:
+    """The JSON text, with escapes for what the stream cannot hold: it stays JSON, and the same value."""
+    whole = codecs.lookup(stream.encoding).name == "utf-8"
+    return re.sub(
+        "[\ud800-\udfff]" if whole else r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text
+    )
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -101,8 +134,13 @@ def confirm(question: str, *, yes: bool) -> None:
     Raises:
         typer.Abort: the answer is no, or nobody is there to answer.
     """
-    if not yes:
-        typer.confirm(f"{question} Go on?", abort=True, err=True)
+    if yes:
+        return
+    with interruptible():
+        print(f"{question} Go on? [y/N]: ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline()
+    if answer.strip().lower() not in ("y", "yes"):
+        raise typer.Abort
 
 
 def preview(value: Any) -> str:

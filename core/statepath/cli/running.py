@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import logging
 import os
 import shlex
@@ -13,12 +14,12 @@ from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any, ParamSpec
 
-import msgspec
 import typer
 from typer.core import TyperGroup
 
 from statepath.cli.exits import exit_of
 from statepath.cli.options import given
+from statepath.cli.output import escaped
 from statepath.debug import EVERYTHING, LOGGER, enable_debug
 from statepath.errors import (
     AccessDeniedError,
@@ -133,8 +134,10 @@ class Failure:
                 return "statepath config show"
             case StoreLockedError():
                 return self._command("status")
-            case NotFoundError() if key == self.place or not key:
+            case NotFoundError() if key in ("", self.place) or key.startswith("/") or "://" in key:
                 return self._command("config", "show")
+            case NotFoundError() if key.startswith("archive/"):
+                return self._command("archive", "list")
             case NotFoundError() if key.startswith("logs/"):
                 return self._command("logs")
             case NotFoundError() if key.startswith("state.backup."):
@@ -176,7 +179,7 @@ class Failure:
             "retryable": self.error.retryable,
             "exit": int(exit_of(self.error)),
         }
-        return msgspec.json.encode({"error": facts}).decode()
+        return escaped(json.dumps({"error": facts}, ensure_ascii=False, separators=(",", ":")), sys.stderr)
 
     def _command(self, *words: str) -> str:
         return command_line(self._path, *words)
@@ -197,10 +200,9 @@ class Misuse(Failure):
 
 
 def command_line(path: str | None, *words: str) -> str:
-    """The command to go on with, for the store that was given; without it, if it has secrets."""
-    return shlex.join(
-        ["statepath", *words, *(["-s", path] if path is not None and shown(path) == path else [])]
-    )
+    """The command to go on with, for the store that was given. What its state path has of secrets is for people to fill
+    in: without it the command would go to another store."""
+    return shlex.join(["statepath", *words, *([] if path is None else ["-s", shown(path)])])
 
 
 def shown(path: str | os.PathLike[str]) -> str:

@@ -12,7 +12,7 @@ from statepath.cli.exits import Exit
 from statepath.cli.opening import reading
 from statepath.cli.options import Json, StatePath
 from statepath.cli.output import Output, amount, moment
-from statepath.cli.running import asynchronous, shown
+from statepath.cli.running import asynchronous, command_line, shown
 from statepath.engine.health import Status
 from statepath.errors import StateError
 from statepath.mirroring import reached
@@ -122,7 +122,7 @@ async def status(
             ]
         )
     if health.damage:
-        output.note("next: statepath verify")
+        output.note(f"next: {command_line(state_path, 'verify')}")
         raise typer.Exit(Exit.DAMAGED)
     if not health.healthy or (strict and health.status is not Status.OK):
         raise typer.Exit(Exit.UNHEALTHY)

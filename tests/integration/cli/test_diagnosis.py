@@ -37,6 +37,7 @@ def test_status_of_a_damaged_store_exits_with_6(on: Run, filled: str) -> None:
     answer = on("status", "--json")
     assert answer.code == 6
     assert answer.json["damage"]
+    assert f"next: statepath verify -s {filled}" in answer.err
 
 
 def test_status_of_an_unhealthy_store_exits_with_11(on: Run, filled: str) -> None:

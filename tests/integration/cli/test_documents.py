@@ -64,6 +64,19 @@ def test_ls_lists_logs_and_reports(on: Run, filled: str) -> None:
     assert on("ls", "reports", "--json").lines == [{"id": "r1"}]
 
 
+def test_ls_limits_the_collections_too(on: Run, filled: str) -> None:
+    assert [one["collection"] for one in on("ls", "--limit", "1", "--json").lines] == ["counters"]
+
+
+@pytest.mark.parametrize("what", [(), ("logs",), ("reports",)])
+@pytest.mark.parametrize("option", [("--where", "status=failed"), ("--order-by", "n")])
+def test_ls_refuses_a_condition_on_what_is_no_document(
+    on: Run, filled: str, what: tuple[str, ...], option: tuple[str, ...]
+) -> None:
+    answer = on("ls", *what, *option)
+    assert (answer.code, answer.out) == (2, "")
+
+
 def test_ls_of_an_unknown_collection_names_those_that_there_are(on: Run, filled: str) -> None:
     answer = on("ls", "taks")
     assert (answer.code, answer.out) == (0, "")

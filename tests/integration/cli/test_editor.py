@@ -114,6 +114,17 @@ def test_edit_keeps_nothing_when_the_editor_fails(on: Run, filled: str, editor: 
     assert left() == []
 
 
+def test_edit_keeps_what_was_written_by_an_editor_that_fails(
+    on: Run, filled: str, editor: Run, left: Run
+) -> None:
+    editor("write(text.replace('completed', 'edited')); sys.exit(3)")
+    answer = on("edit", "tasks/task_1")
+    (kept,) = left()
+    assert (answer.code, f"your text is kept in {kept}" in answer.err) == (2, True)
+    assert "edited" in kept.read_text()
+    assert status(on) == "completed"
+
+
 def test_edit_names_an_editor_that_does_not_exist(
     on: Run, filled: str, monkeypatch: pytest.MonkeyPatch, left: Run
 ) -> None:

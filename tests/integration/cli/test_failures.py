@@ -142,7 +142,22 @@ def test_a_reference_that_names_no_document_is_a_usage_error(
 def test_a_command_to_go_on_with_is_for_the_same_store_but_has_no_secrets() -> None:
     assert command_line("my folder", "ls", "tasks") == "statepath ls tasks -s 'my folder'"
     assert command_line(None, "ls") == "statepath ls"
-    assert command_line(f"s3://{CANARY}:{CANARY}@bucket/x", "ls") == "statepath ls"
+    url = f"s3://{CANARY}:{CANARY}@bucket/x?endpoint={CANARY}"
+    assert command_line(url, "ls") == "statepath ls -s 's3://…@bucket/x?endpoint=…'"
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (("archive", "show", "tasks/task_9"), "archive list"),
+        (("keys", "list"), "config show"),
+        (("backup", "export", "/no/such/folder/file"), "config show"),
+    ],
+)
+def test_a_command_to_go_on_with_is_one_that_helps(
+    on: Run, filled: str, words: tuple[str, ...], command: str
+) -> None:
+    assert on(*words, "--json").error["next"] == f"statepath {command} -s {filled}"
 
 
 def test_what_looks_like_markup_is_shown_as_it_is(cli: Run, filled: str) -> None:

@@ -7,11 +7,13 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import pytest
+from statepath.cli.recovery import place
 from statepath.engine.snapshot import MARK
 
 Run = Callable[..., Any]
@@ -37,6 +39,12 @@ def test_restore_prints_the_command_that_undoes_it(on: Run, cli: Run, filled: st
     assert undo is not None
     assert cli(*undo[1].split(), "--yes").code == 0
     assert status(on) == "completed"
+
+
+def test_the_time_that_is_advised_for_one_without_a_zone_is_one(on: Run, filled: str) -> None:
+    advised = re.search(r"write (\S+) for UTC", on("restore", "--at", "2024-05-01").err)
+    assert advised is not None
+    assert place(advised[1]) == datetime(2024, 5, 1, tzinfo=UTC)
 
 
 def test_restore_takes_a_time(on: Run, filled: str) -> None:

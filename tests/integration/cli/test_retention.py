@@ -85,3 +85,13 @@ def test_no_store_is_made(on: Run, path: str) -> None:
     assert on("clean").code == 3
     assert on("archive", "restore", "tasks/a").code == 3
     assert not Path(path).exists()
+
+
+def test_clean_tells_what_it_removed_and_not_what_it_had_planned(
+    on: Run, filled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside = Path(filled, "state.json.corrupt.20260101T000000.000000Z")
+    aside.write_bytes(b"12345")
+    later = aside.with_name("state.json.corrupt.20260102T000000.000000Z")
+    monkeypatch.setattr("statepath.cli.cleaning.confirm", lambda *_, **__: later.write_bytes(b"67"))
+    assert on("clean", "--older-than", "0s").out.splitlines()[-1] == "removed 2 objects (7 B)"

@@ -1,0 +1,52 @@
+"""Ctrl-C while a command waits for somebody."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+pytestmark = pytest.mark.slow
+
+
+def test_ctrl_c_at_a_question_ends_the_command(start: Run, on: Run, filled: str) -> None:
+    asking = start("delete", "tasks/task_1", stdin=PIPE)
+    asked = ""
+    while not asked.endswith("[y/N]: "):
+        asked += asking.stderr.read(1)
+    asking.send_signal(signal.SIGINT)
+    assert asking.wait(30) == 130
+    assert on("show", "tasks/task_1").code == 0
+
+
+def test_ctrl_c_ends_a_put_that_waits_for_its_text(start: Run, filled: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    putting = start("put", "tasks/task_1", str(pipe))
+    with pipe.open("wb"):  # open as soon as the command reads
+        putting.send_signal(signal.SIGINT)
+        assert putting.wait(30) == 130
+
+
+def test_ctrl_c_in_the_editor_is_the_editors_own(
+    start: Run, on: Run, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "editor.py"
+    script.write_text(
+        "import os, pathlib, signal, sys\n"
+        "path = pathlib.Path(sys.argv[1])\n"
+        "os.kill(os.getppid(), signal.SIGINT)\n"
+        "path.write_text(path.read_text().replace('completed', 'edited'))\n"
+    )
+    monkeypatch.setenv("EDITOR", shlex.join([sys.executable, str(script)]))
+    assert start("edit", "tasks/task_1").wait(30) == 0
+    assert '"edited"' in on("show", "tasks/task_1").out

@@ -1,0 +1,87 @@
+"""Where a command writes and reads: streams that are closed, full, or not UTF-8."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from statepath.cli.output import Output
+
+Run = Callable[..., Any]
+
+TEXT = "é中😀"
+
+
+def shell(script: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command as `"$@"` of a shell's script."""
+    return subprocess.run(
+        ["sh", "-c", script, "sh", sys.executable, "-m", "statepath.cli", *words],
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_json_stays_the_same_json_where_stdout_is_not_utf_8(
+    on: Run, path: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on("put", "tasks/a", "-", stdin=json.dumps({"text": TEXT}))
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    shown = shell('exec "$@"', "show", "tasks/a", "-s", path).stdout
+    facts = shell('exec "$@"', "show", "tasks/a", "--json", "-s", path).stdout
+    assert json.loads(shown.decode())["text"] == TEXT
+    assert json.loads(facts.decode())["value"]["text"] == TEXT
+
+
+@pytest.mark.slow
+def test_a_closed_stdin_is_an_empty_one(filled: str) -> None:
+    ended = shell('exec "$@" <&-', "put", "tasks/a", "-", "-s", filled)
+    assert (ended.returncode, b"it is not JSON" in ended.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_closed_stdout_is_no_error(on: Run, filled: str) -> None:
+    ended = shell('exec "$@" >&-', "delete", "tasks/task_1", "--yes", "-s", filled)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert on("show", "tasks/task_1").code == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /dev/full")
+@pytest.mark.parametrize("command", ["ls", "config show", "history --json"])
+def test_a_full_stdout_is_told_without_a_traceback(filled: str, command: str) -> None:
+    ended = shell('exec "$@" >/dev/full', *command.split(), "-s", filled)
+    assert ended.returncode == 1
+    assert b"cannot be written: No space left on device" in ended.stderr
+    assert b"Traceback" not in ended.stderr
+
+
+def test_a_state_path_that_is_not_utf_8_is_an_error_in_json_too(cli: Run) -> None:
+    answer = cli("status", "--json", "-s", "/no\udcff")
+    assert (answer.code, answer.error["state_path"]) == (7, "/no\udcff")
+
+
+def test_a_result_about_a_path_that_is_not_utf_8_is_json_too(cli: Run, filled: str, tmp_path: Path) -> None:
+    there = f"{tmp_path}/no\udcff"
+    made = cli("restore", "--at", "2", "--to", there, "-s", filled, "--json").json
+    assert (made["restored"], made["state_path"]) == (True, there)
+
+
+def test_a_condition_that_is_not_utf_8_is_refused(on: Run, filled: str) -> None:
+    assert on("ls", "tasks", "--where", "status=\udcff", "--json").error["exit"] == 2
+
+
+def test_what_looks_like_markup_is_progress_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Output(as_json=False).progress("copying to [/red]/x"):
+        pass
+    assert "[/red]/x" in terminal.getvalue()
