@@ -167,7 +167,9 @@ class _Order:
                 f"order_by is a text such as '-updated_at,id', not {type(text).__name__}"
             )
         names = [name.strip() for name in text.split(",")]
-        return cls(tuple((parse_path(name.removeprefix("-")), name.startswith("-")) for name in names))
+        return cls(
+            tuple((parse_path(name.removeprefix("-").lstrip()), name.startswith("-")) for name in names)
+        )
 
     def place(self, kinds: _Kinds) -> tuple[Any, ...]:
         """What sorts documents so: null and missing last, whichever the direction."""

@@ -119,6 +119,7 @@ async def test_limit_takes_the_first_in_order() -> None:
         ("-status", ["b", "c", "d", "a"]),
         ("status,-n", ["a", "c", "b", "d"]),
         (" -status , n ", ["b", "c", "d", "a"]),
+        ("- n", ["c", "b", "a", "d"]),
         ("result.ok", ["a", "b", "c", "d"]),
         ("no.such.field", ["a", "b", "c", "d"]),
     ],

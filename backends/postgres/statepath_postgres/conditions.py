@@ -31,6 +31,9 @@ _INDEX: Final = re.compile(r"-?[0-9]+")
 _NO_INDEX: Final = re.compile(r"-?[0-9]{10,}")
 """What `#>` takes for an index, and the core for a name."""
 
+_DEEPEST: Final = 100
+"""No document is deeper, and what a longer path would be written as is too deep to be."""
+
 _DATE: Final = re.compile(r"[0-9]{4}-")
 _LOOSE: Final = {"<": "<=", "<=": "<=", ">": ">=", ">=": ">="}
 _SHORT_LIST: Final = 16
@@ -219,7 +222,7 @@ def _any(parts: Sequence[_Part | None]) -> _Part | None:
 
 def _sayable(path: Path) -> bool:
     """Whether SQL takes each name on the path for what it is here: an index only where it looks like one."""
-    return all(
+    return len(path) <= _DEEPEST and all(
         _storable(name) and not name[0].isspace() and name[0] != "+" and not _NO_INDEX.fullmatch(name)
         for name in path
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from statepath.backend import Backend, CommitLog, Filter, Moment, Shown, SupportsDocuments, Tally
 from statepath.commit import microseconds
+from statepath.encryption import Encrypted
 from statepath.engine.documents import compact
 from statepath.engine.replica import MEMBERS, Cut, Entry, Replica
 from statepath.errors import UnsupportedError
@@ -148,9 +149,13 @@ def documents_of(backend: Backend) -> SupportsDocuments:
     """
     if backend.capabilities.documents and isinstance(backend, SupportsDocuments):
         return backend
+    if isinstance(backend, Encrypted):
+        cause, other = "is encrypted, so its storage cannot look into the documents", "decrypt it"
+    else:
+        cause, other = "keeps no documents that could be read one by one", "keep it in PostgreSQL"
     raise UnsupportedError(
-        f"{backend.url} keeps no documents that could be read one by one, so load=False is of no use there: open the "
-        "store without it (STATE_LOAD=true), or keep it in PostgreSQL",
+        f"{backend.url} {cause}, and load=False is of no use there: open the store without it (STATE_LOAD=true), or "
+        f"{other}",
         code="no_documents",
     )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple, cast
 
@@ -30,6 +33,7 @@ from statepath.errors import (
     UnsupportedError,
 )
 from statepath.filters import F
+from statepath.testing.conditions import LARGE
 from statepath.testing.subject import Subject
 
 
@@ -95,7 +99,8 @@ class AcceleratorChecks(Subject):
                 await _check_refused(backend, _STREAMS)
                 return
             streams = cast("SupportsStreams", backend)
-            chunks = [b"x" * 70_000, b"", b"y", b"z" * 300_000]
+            size = min(LARGE, backend.capabilities.max_object_bytes or LARGE)
+            chunks = [b"x" * 70_000, b"", b"y", random.Random(1).randbytes(size - 70_001)]
             etag = await streams.write_stream("a", iter(chunks), when=IF_ABSENT)
             blob = await backend.read("a")
             # Compared outside of `assert`: pytest would take minutes to explain how so many bytes differ.
@@ -111,6 +116,30 @@ class AcceleratorChecks(Subject):
             assert (blob.data, blob.etag) == (b"B", newer)
             await streams.write_stream("a", [])
             assert (await backend.read("a")).data == b""
+
+    async def test_one_of_many_streams_wins(self) -> None:
+        async with self.writers() as handles:
+            if not handles[0].capabilities.streams:
+                await _check_refused(handles[0], _STREAMS)
+                return
+            rest = bytes(min(LARGE, handles[0].capabilities.max_object_bytes or LARGE) - 1)
+            etag = await handles[0].write("a", b"A")
+            for key, when in (("a", IfMatch(etag)), ("new", IF_ABSENT)):
+                outcomes = await asyncio.gather(
+                    *(
+                        cast("SupportsStreams", handles[turn % 2]).write_stream(
+                            key, [b"%d" % turn, rest], when=when
+                        )
+                        for turn in range(3)
+                    ),
+                    return_exceptions=True,
+                )
+                won = [turn for turn, outcome in enumerate(outcomes) if isinstance(outcome, str)]
+                assert len(won) == 1, outcomes
+                blob = await handles[0].read(key)
+                whole = blob.data == b"%d" % won[0] + rest
+                assert whole, "what is stored is not the winner's"
+                assert blob.etag == outcomes[won[0]]
 
     async def test_a_stream_that_breaks_leaves_what_was_there(self) -> None:
         async with self.connection() as backend:
@@ -144,6 +173,10 @@ class AcceleratorChecks(Subject):
                 assert (await backend.read("logs/a.log")).data == expected
             await append.write_at("logs/new.log", 2, b"x")
             assert (await backend.read("logs/new.log")).data == b"\n\nx"
+            text = b"a line\n" * 300_000
+            await append.write_at("logs/new.log", 3, text)
+            whole = (await backend.read("logs/new.log")).data == b"\n\nx" + text
+            assert whole, "not all of a long text was written"
 
     async def test_write_at_leaves_what_follows_if_asked_to(self) -> None:
         async with self.connection() as backend:
@@ -159,6 +192,23 @@ class AcceleratorChecks(Subject):
             ):
                 await append.write_at("logs/a.log", offset, data, cut=False)
                 assert (await backend.read("logs/a.log")).data == expected
+
+    async def test_what_several_write_at_once_is_all_there(self) -> None:
+        async with self.writers() as handles:
+            if not handles[0].capabilities.append:
+                await _check_refused(handles[0], _APPEND)
+                return
+            lines = [b"line %d\n" % number for number in range(8)]
+            places = zip(itertools.accumulate(map(len, lines), initial=0), lines, strict=False)
+            await asyncio.gather(
+                *(
+                    cast("SupportsAppend", handles[number % 2]).write_at(
+                        "logs/a.log", offset, line, cut=False
+                    )
+                    for number, (offset, line) in enumerate(places)
+                )
+            )
+            assert (await handles[0].read("logs/a.log")).data == b"".join(lines)
 
     async def test_write_at_changes_the_etag(self) -> None:
         async with self.connection() as backend:
@@ -193,6 +243,17 @@ class AcceleratorChecks(Subject):
             with pytest.raises(ConflictError):
                 await backend.write("tasks/a", b"C", when=IfMatch(stale))
             await lazy.write_lazily([])
+
+    async def test_many_lazy_writes_are_all_made(self) -> None:
+        async with self.connection() as backend:
+            if not backend.capabilities.lazy_writes:
+                await _check_refused(backend, _LAZY)
+                return
+            lazy = cast("SupportsLazyWrites", backend)
+            names = [f"tasks/{number:04d}" for number in range(2 * self.page + 23)]
+            await lazy.write_lazily(LazyWrite(name, name.encode(), _MOMENT) for name in names)
+            assert [entry.key async for entry in backend.list_keys("")] == names
+            assert (await backend.read(names[-1])).data == names[-1].encode()
 
     async def test_a_lazy_write_has_the_time_it_was_given(self) -> None:
         async with self.connection() as backend:
@@ -235,18 +296,22 @@ class AcceleratorChecks(Subject):
                 await _check_refused(backend, _COPY)
                 return
             copier = cast("SupportsCopy", backend)
-            etag = await backend.write("state.json", b"A" * 10_000)
+            size = min(LARGE, backend.capabilities.max_object_bytes or LARGE)
+            data = random.Random(1).randbytes(size)
+            etag = await backend.write("state.json", data)
             stale = await backend.write("target", b"old")
             await copier.copy("state.json", "target")
             await copier.copy("state.json", "folder/new")
             await backend.write("state.json", b"B", when=IfMatch(etag))
             for key in ("target", "folder/new"):
-                assert (await backend.read(key)).data == b"A" * 10_000
+                whole = (await backend.read(key)).data == data
+                assert whole, "the copy is not what the object was"
             with pytest.raises(ConflictError):
                 await backend.write("target", b"C", when=IfMatch(stale))
             with pytest.raises(NotFoundError):
                 await copier.copy("missing", "target")
-            assert (await backend.read("target")).data == b"A" * 10_000
+            left = (await backend.read("target")).data == data
+            assert left, "a copy of what is missing has changed its target"
 
     async def test_free_space_is_a_number_of_bytes(self) -> None:
         async with self.connection() as backend:

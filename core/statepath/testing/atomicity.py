@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from statepath.backend import ALWAYS, IF_ABSENT, Backend, ETag, IfMatch, When
+from statepath.backend import ALWAYS, IF_ABSENT, Backend, ETag, IfMatch, Span, When
 from statepath.errors import ConflictError, NotFoundError
 from statepath.testing.meanwhile import meanwhile
 from statepath.testing.subject import Subject
@@ -73,6 +73,7 @@ class AtomicityChecks(Subject):
             first = await writer.write("a", b"0" * _LARGE)
             values[first] = b"0" * _LARGE
             seen: list[tuple[ETag, bytes]] = []
+            spans: list[tuple[ETag, bytes]] = []
 
             async def write() -> None:
                 for turn in range(1, _WRITES):
@@ -84,14 +85,17 @@ class AtomicityChecks(Subject):
                 while not writing.done():
                     blob = await backend.read("a")
                     seen.append((blob.etag, blob.data))
+                    blob = await backend.read("a", span=Span(9, 99_999))
+                    spans.append((blob.etag, blob.data))
                     await asyncio.sleep(0)
 
             async with meanwhile(write()) as writing:
                 await asyncio.gather(*(read(backend, writing) for backend in (writer, reader, reader)))
-            for etag, data in seen:
-                assert etag in values, "a reader saw a version that nobody wrote"
-                whole = data == values[etag]
-                assert whole, "a reader saw other bytes than were written as that version"
+            for found, part in ((seen, slice(None)), (spans, slice(9, 99_999))):
+                for etag, data in found:
+                    assert etag in values, "a reader saw a version that nobody wrote"
+                    whole = data == values[etag][part]
+                    assert whole, "a reader saw other bytes than were written as that version"
 
     async def test_a_write_that_is_abandoned_is_whole_or_absent(self) -> None:
         for condition in ("always", "create", "replace"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, TypeVar, cast
 from uuid import uuid4
 
@@ -25,7 +27,23 @@ from statepath.backend import (
     microseconds,
     moved_behind,
 )
-from statepath.commit import FLOOR_KEY, Delete, Put, seal
+from statepath.commit import (
+    FLOOR_KEY,
+    Append,
+    Body,
+    Delete,
+    Note,
+    Put,
+    RemoveLog,
+    RemoveReport,
+    Sealed,
+    Transaction,
+    WriteLog,
+    WriteReport,
+    encode_changes,
+    seal,
+)
+from statepath.encryption import unsealed
 from statepath.errors import (
     ClosedError,
     HeadMoved,
@@ -74,7 +92,8 @@ class Writer:
     def make(self, *, transactions: int = 1, size: int = 10) -> Commit:
         """A commit that fits behind the head, and was not appended."""
         head = self.head
-        document = msgspec.json.encode({"id": "task_1", "text": "x" * size, "writer": self.name})
+        text = secrets.token_hex(size)[:size]  # what keeps less than half of its bytes does not keep it
+        document = msgspec.json.encode({"id": "task_1", "text": text, "writer": self.name})
         changes = (
             Put(collection="tasks", id="task_1", document=msgspec.Raw(document)),
             Delete(collection="tasks", id="ä/%2F", base=head),
@@ -102,6 +121,14 @@ class Writer:
         self.commits += [commit async for commit in self.log.read(self.head)]
 
 
+async def set_apart(backend: Backend, changes: Transaction) -> Body:
+    """What stands in a commit for a large transaction, whose changes are an object."""
+    data = encode_changes(changes)
+    body = Body(f"bodies/{uuid4().hex}/0", len(data), sha256(data).hexdigest())
+    await backend.write(body.key, data)
+    return body
+
+
 class CommitLogChecks(Subject):
     async def test_the_log_is_one_object_a_connection(self) -> None:
         async with self.connection() as backend:
@@ -120,6 +147,36 @@ class CommitLogChecks(Subject):
                 await writer.append(transactions=transactions)
             assert await _read(writer.log, 0) == writer.commits
 
+    async def test_a_commit_keeps_all_that_it_says(self) -> None:
+        async with self.connection() as backend:
+            writer = Writer(commit_log(backend))
+            changes = (
+                Put("tasks", "a", msgspec.Raw(b'{"id":"a","n":1.0,"text":"\\u0000"}'), base=0),
+                Append("tasks", "a", "list", msgspec.Raw(b"1e22"), base=1),
+                Delete("tasks", "a"),
+                WriteLog("s", 7, "a line\n\0 and a half"),
+                RemoveLog("s", base=9),
+                WriteReport("r", msgspec.Raw(b'{"b":1,"a":[]}')),
+                RemoveReport("r", base=0),
+                Note("of a later program", "ä"),
+            )
+            made = writer.make(transactions=3)
+            commit = msgspec.structs.replace(
+                made,
+                min_writer=made.min_writer + 1,
+                transactions=(changes, Body("bodies/x/1", 2**33, "0" * 64), ()),
+            )
+            await writer.log.append(0, commit)
+            assert await _read(writer.log, 0) == [commit]
+
+    async def test_a_sealed_commit_is_kept_as_it_is(self) -> None:
+        async with self.connection() as backend:
+            writer = Writer(unsealed(commit_log(backend)))
+            sealed = Sealed("key", bytes(range(16)), 3, bytes(range(256)), packed=True)
+            commit = msgspec.structs.replace(writer.make(transactions=2), transactions=(), sealed=sealed)
+            await writer.log.append(0, commit)
+            assert await _read(writer.log, 0) == [commit]
+
     async def test_reading_begins_with_the_commit_that_holds_the_next_seq(self) -> None:
         async with self.connection() as backend:
             writer = Writer(commit_log(backend))
@@ -135,6 +192,21 @@ class CommitLogChecks(Subject):
             for number in range(60):
                 await writer.append(size=1_000_000 if number % 20 == 7 else 1)
             assert await _read(writer.log, 0) == writer.commits
+
+    async def test_more_commits_than_a_page_holds_are_read_in_order(self) -> None:
+        async with self.connection() as backend:
+            writer = Writer(commit_log(backend))
+            if not backend.capabilities.commit_log:
+                return  # each commit of the portable log is an object: see the listings
+            for _ in range(2 * self.page + 23):
+                writer.commits.append(writer.make())
+            if isinstance(writer.log, SupportsExtend):
+                await writer.log.extend(0, writer.commits)
+            else:
+                for commit in writer.commits:
+                    await writer.log.append(commit.first - 1, commit)
+            read = await _read(writer.log, 0) == writer.commits
+            assert read, "not all commits are read, one after the other"
 
     async def test_several_commits_at_once_stand_there_as_if_one_by_one(self) -> None:
         async with self.connection() as backend:
@@ -332,9 +404,27 @@ class CommitLogChecks(Subject):
                 async with aclosing(_generator(log.follow(after))) as following:
                     found = [await _soon(anext(following)) for _ in expected]
                     assert found == expected
-                    for _ in range(3):
-                        commit = await writer.append()
-                        assert await _soon(anext(following)) == commit
+                    for count in (1, 3, 1):
+                        expected = [await writer.append() for _ in range(count)]
+                        assert [await _soon(anext(following)) for _ in expected] == expected
+
+    async def test_a_follower_misses_nothing_while_others_commit(self) -> None:
+        async with self.writer_and_reader() as (backend, reader):
+            writer = Writer(commit_log(backend))
+            await writer.append()
+
+            async def write() -> None:
+                for _ in range(20):
+                    await writer.append(transactions=2)
+                    await asyncio.sleep(0)
+
+            for log, after in ((writer.log, 0), (commit_log(reader), writer.head)):
+                async with (
+                    meanwhile(write()),
+                    aclosing(_generator(log.follow(after))) as following,
+                ):
+                    found = [await _soon(anext(following)) for _ in range(20)]
+                assert found == [commit for commit in writer.commits if commit.last > after][:20]
 
     async def test_a_follower_gets_each_commit_that_it_does_not_know(self) -> None:
         async with self.writer_and_reader() as (backend, reader):
@@ -446,12 +536,11 @@ class CommitLogChecks(Subject):
         async with self.connection(path) as backend:
             writer = Writer(commit_log(backend))
             for _ in range(3):
-                await writer.append()
+                await writer.append(size=4_000)
             kept = await writer.log.restart(10)
-            assert kept
-            for key in kept:
-                assert ".corrupt." in key
-                assert (await backend.read(key)).data
+            assert all(".corrupt." in key for key in kept)
+            size = sum([len((await backend.read(key)).data) for key in kept])
+            assert size > 3 * 2_000, "not all that was moved aside is there"
             assert await _read(writer.log, 10) == []
             old = writer.commits.pop()
             writer.commits = [msgspec.structs.replace(old, first=10, last=10)]

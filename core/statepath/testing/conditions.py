@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Awaitable, Iterable, Sequence
 
 import pytest
@@ -11,6 +12,9 @@ import pytest
 from statepath.backend import ALWAYS, IF_ABSENT, Backend, ETag, IfMatch
 from statepath.errors import AlreadyExistsError, ConflictError, NotFoundError, StateError
 from statepath.testing.subject import Subject
+
+LARGE = 17 * 1024 * 1024 + 1
+"""Bytes: more than a part of what services take in parts."""
 
 _CONTENDERS = 12
 _TURNS = 4
@@ -109,6 +113,17 @@ class ConditionChecks(Subject):
                 )
                 etag = await _check_winner(handles[1], "state.json", won, contents)
 
+    async def test_one_of_many_large_writes_wins(self) -> None:
+        async with self.writers() as handles:
+            size = min(LARGE, handles[0].capabilities.max_object_bytes or LARGE)
+            contents = [random.Random(turn).randbytes(size) for turn in range(3)]
+            etag = await handles[0].write("a", b"A")
+            for key, when in (("a", IfMatch(etag)), ("new", IF_ABSENT)):
+                won = await _contend(
+                    handles[turn % 2].write(key, data, when=when) for turn, data in enumerate(contents)
+                )
+                await _check_winner(handles[0], key, won, contents)
+
     async def test_one_of_many_deletions_wins(self) -> None:
         async with self.writers() as handles:
             etag = await handles[0].write("a", b"A")
@@ -183,6 +198,7 @@ async def _check_winner(
     data, etag = await _stored(backend, key)
     won = [turn for turn, outcome in enumerate(outcomes) if isinstance(outcome, str)]
     assert len(won) == 1, f"{len(won)} of {len(outcomes)} at once were told that they had won {key}"
-    assert data == contents[won[0]], "what is stored is not the winner's"
+    whole = data == contents[won[0]]
+    assert whole, "what is stored is not the winner's"
     assert etag == outcomes[won[0]], "the ETag is not the winner's"
     return etag

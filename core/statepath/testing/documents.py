@@ -12,7 +12,7 @@ import msgspec
 from statepath.backend import Append, Backend, Delete, Filter, Put, Shown, SupportsDocuments
 from statepath.commit import Change
 from statepath.filters import F
-from statepath.testing.commits import Writer, commit_log
+from statepath.testing.commits import Writer, commit_log, set_apart
 from statepath.testing.subject import Subject
 
 Documents = dict[tuple[str, str], tuple[int, Any]]
@@ -20,6 +20,7 @@ Documents = dict[tuple[str, str], tuple[int, Any]]
 
 _NUMBERS = (0, -1, 2**70, 1.0, 0.1, 1e15, 1e16, 1e22, 1e-7, 1e300, 5e-324, -0.0)
 _TEXTS = ("", "ä", "\U0001f600", "a\0b", "\\u0000", '"', "1e5", "-0")
+_MANY = 2_023  # changes in a transaction, which then stand apart from the commit
 _IDS = ("a", "B", "b/c", "ä", "\uffff", "\U0001f600", "%", "'")
 
 
@@ -32,7 +33,7 @@ class DocumentChecks(Subject):
             writer = Writer(commit_log(backend))
             documents: Documents = {}
             for changes in _history():
-                await _commit(writer, documents, changes)
+                await _commit(backend, writer, documents, changes)
                 keys = [*documents, ("tasks", "missing"), ("missing", "a")]
                 part = await storage.read_documents(keys, writer.head)
                 assert part.seq == writer.head
@@ -48,10 +49,10 @@ class DocumentChecks(Subject):
             documents: Documents = {}
             assert await _scan(storage, "tasks", None, 0) == (0, [])
             for changes in _history():
-                await _commit(writer, documents, changes)
+                await _commit(backend, writer, documents, changes)
                 for collection in ("tasks", "other"):
                     ids = sorted(id for name, id in documents if name == collection)
-                    for after in ("", *ids[::3]):
+                    for after in ("", *ids[:: max(3, len(ids) // 20)]):
                         seq, found = await _scan(storage, collection, None, writer.head, after=after)
                         assert seq == writer.head
                         assert [shown.id for shown in found] == [id for id in ids if id > after]
@@ -66,7 +67,7 @@ class DocumentChecks(Subject):
             writer = Writer(commit_log(backend))
             documents: Documents = {}
             for changes in _history():
-                await _commit(writer, documents, changes)
+                await _commit(backend, writer, documents, changes)
             filters = [F("value") == value for value in (*_NUMBERS, *_TEXTS)]
             for where in (
                 *filters,
@@ -91,11 +92,11 @@ class DocumentChecks(Subject):
             writer = Writer(commit_log(backend))
             documents: Documents = {}
             first, *rest = _history()
-            await _commit(writer, documents, first)
+            await _commit(backend, writer, documents, first)
             then = _comparable(documents)
             async with storage.moment(1) as moment:
                 for changes in rest:
-                    await _commit(writer, documents, changes)
+                    await _commit(backend, writer, documents, changes)
                 await storage.read_documents([], writer.head)
                 async with aclosing(moment.scan("tasks")) as parts:
                     found = [shown async for part in parts for shown in part]
@@ -112,7 +113,7 @@ class DocumentChecks(Subject):
             documents: Documents = {}
             counts: dict[str, int] = {}
             for changes in _history():
-                await _commit(writer, documents, changes)
+                await _commit(backend, writer, documents, changes)
                 counts = {name: sum(key[0] == name for key in documents) for name, _ in documents}
                 async with storage.moment(writer.head) as moment:
                     tally = await moment.tally()
@@ -157,7 +158,13 @@ def _history() -> list[Sequence[Change]]:
             _append("v5", -0.0),
             _put("tasks", "v1", {"a": 1.5}),
         ],
-        [_put("tasks", f"more{n}", {"text": "x" * 5000}) for n in range(300)],
+        [
+            Delete("tasks", "v6"),
+            _put("tasks", "v6", {"a": 1}),
+            _put("tasks", "brief", {}),
+            Delete("tasks", "brief"),
+        ],
+        [_put("tasks", f"more{n}", {"text": "x" * 1000}) for n in range(_MANY)],
     ]
 
 
@@ -169,9 +176,10 @@ def _append(id: str, value: object) -> Append:
     return Append("tasks", id, "list", msgspec.Raw(msgspec.json.encode(value)))
 
 
-async def _commit(writer: Writer, documents: Documents, changes: Sequence[Change]) -> None:
+async def _commit(backend: Backend, writer: Writer, documents: Documents, changes: Sequence[Change]) -> None:
     """Commit one transaction, and do to the documents what it does."""
-    commit = msgspec.structs.replace(writer.make(), transactions=(tuple(changes),))
+    transaction = tuple(changes) if len(changes) < _MANY else await set_apart(backend, tuple(changes))
+    commit = msgspec.structs.replace(writer.make(), transactions=(transaction,))
     await writer.log.append(writer.head, commit)
     writer.commits.append(commit)
     seq = writer.head

@@ -88,10 +88,21 @@ class ListingChecks(Subject):
 
     async def test_a_listing_goes_on_across_pages(self) -> None:
         async with self.connection() as backend:
-            names = [f"journal/{number:020d}.jsonl" for number in range(self.page + 23)]
+            names = [f"journal/{number:020d}.jsonl" for number in range(2 * self.page + 23)]
             await fill(backend, names)
             assert await keys(backend, "journal/") == names
             assert await keys(backend, "journal/", names[10]) == names[11:]
+
+    async def test_a_listing_goes_on_though_what_it_listed_is_deleted(self) -> None:
+        async with self.connection() as backend:
+            names = [f"journal/{number:020d}.jsonl" for number in range(self.page + 23)]
+            await fill(backend, names)
+            listed = []
+            async for entry in backend.list_keys("journal/"):
+                listed.append(entry.key)
+                if len(listed) % 20 == 0:
+                    await backend.delete(entry.key)
+            assert listed == names
 
     async def test_an_entry_tells_size_and_time(self) -> None:
         async with self.connection() as backend:

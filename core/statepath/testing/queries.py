@@ -12,11 +12,12 @@ from statepath.backend import Backend, Filter, Shown, SupportsQueries
 from statepath.commit import Append, Change, Delete, Put
 from statepath.errors import UnsupportedError
 from statepath.filters import F
-from statepath.testing.commits import Writer, commit_log
+from statepath.testing.commits import Writer, commit_log, set_apart
 from statepath.testing.subject import Subject
 
 Documents = dict[str, dict[str, Any]]
 
+_MANY = 2_023  # changes in a transaction, which then stand apart from the commit
 _TEXTS = ("a", "ä", "\U0001f600", "a\0b", '"', "\\", "", "1", "true", "a" * 5000)
 _FILTERS: tuple[Filter, ...] = (
     *(F("text") == text for text in _TEXTS),
@@ -42,7 +43,7 @@ class QueryChecks(Subject):
             documents: Documents = {}
             answered = False
             for changes in _history():
-                await _append(writer, documents, changes)
+                await _append(backend, writer, documents, changes)
                 answered |= await _check(index, documents, writer.head)
             assert answered, "no query was ever answered, so `queries` should not be declared"
 
@@ -55,7 +56,7 @@ class QueryChecks(Subject):
             past: list[Documents] = []
             documents: Documents = {}
             for changes in _history():
-                await _append(writer, documents, changes)
+                await _append(backend, writer, documents, changes)
                 past.append({id: dict(document) for id, document in documents.items()})
             assert await index.settle(writer.head), "nothing hinders the index, and it says that it is behind"
             for seq, then in enumerate(past, 1):
@@ -93,6 +94,8 @@ def _history() -> list[Sequence[Change]]:
         [_append_to("new", "a\0b"), _append_to("task_1", "x")],
         [Delete("tasks", "task_1"), Delete("tasks", "task_2")],
         [_put({"id": "task_1", "text": "1", "number": 1.0})],
+        [Delete("tasks", "task_3"), _put({"id": "task_3", "text": "a"})],
+        [_put({"id": f"more_{n}", "text": "ä"}) for n in range(_MANY)],
     ]
 
 
@@ -104,9 +107,10 @@ def _append_to(id: str, value: str) -> Append:
     return Append("tasks", id, "list", msgspec.Raw(msgspec.json.encode(value)))
 
 
-async def _append(writer: Writer, documents: Documents, changes: Sequence[Change]) -> None:
+async def _append(backend: Backend, writer: Writer, documents: Documents, changes: Sequence[Change]) -> None:
     """Commit one transaction, and do to the documents what it does."""
-    commit = msgspec.structs.replace(writer.make(), transactions=(tuple(changes),))
+    transaction = tuple(changes) if len(changes) < _MANY else await set_apart(backend, tuple(changes))
+    commit = msgspec.structs.replace(writer.make(), transactions=(transaction,))
     await writer.log.append(writer.head, commit)
     writer.commits.append(commit)
     for change in changes:

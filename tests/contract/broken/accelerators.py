@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 
 from broken.sound import Keep, Sound, caught_by
-from statepath.backend import ALWAYS, ETag, LazyWrite, When
+from statepath.backend import ALWAYS, IF_ABSENT, ETag, IfMatch, LazyWrite, When
+from statepath.errors import AlreadyExistsError, ConflictError
 
 
 @caught_by("test_what_is_declared_is_implemented")
@@ -115,3 +118,48 @@ class CopiesNothing(Sound):
 class FreeShare(Sound):
     async def free_bytes(self) -> int:
         return 0.75  # type: ignore[return-value]
+
+
+@caught_by("test_a_stream_is_written_as_one_object")
+class FirstParts(Sound):
+    async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
+        return await self.write(key, b"".join(chunks)[: 16 * 1024 * 1024], when=when)
+
+
+@caught_by("test_one_of_many_streams_wins")
+class LooksThenStreams(Sound):
+    async def write_stream(self, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
+        stored = self._objects.get(key)
+        if when == IF_ABSENT and stored is not None:
+            raise AlreadyExistsError("it exists", key=key)
+        if isinstance(when, IfMatch) and (stored is None or stored.etag != when.etag):
+            raise ConflictError("it is another version", key=key)
+        await asyncio.sleep(0)
+        return await super().write_stream(key, chunks)
+
+
+@caught_by("test_what_several_write_at_once_is_all_there")
+class ReadsThenWrites(Sound):
+    async def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:
+        stored = self._objects[key].data if key in self._objects else b""
+        await asyncio.sleep(0)
+        behind = b"" if cut else stored[offset + len(data) :]
+        await self.write(key, stored[:offset].ljust(offset, b"\n") + data + behind)
+
+
+@caught_by("test_many_lazy_writes_are_all_made")
+class OneBatch(Sound):
+    async def write_lazily(self, items: Iterable[LazyWrite], *, keep: Keep | None = None) -> None:
+        await super().write_lazily(islice(items, 1000), keep=keep)
+
+
+@caught_by("test_a_copy_is_an_object_of_its_own")
+class CopiesTheFirstPart(Sound):
+    async def copy(self, source: str, target: str) -> None:
+        await self.write(target, (await self.read(source)).data[: 16 * 1024 * 1024])
+
+
+@caught_by("test_write_at_cuts_off_and_fills_gaps")
+class OneBuffer(Sound):
+    async def write_at(self, key: str, offset: int, data: bytes, *, cut: bool = True) -> None:
+        await super().write_at(key, offset, data[: 1024 * 1024], cut=cut)

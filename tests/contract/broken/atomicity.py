@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 
 from broken.sound import Config, Sound, caught_by
 from statepath.backend import ALWAYS, Blob, Entry, ETag, IfMatch, Span, When
@@ -131,3 +132,15 @@ class ListedSoon(Sound):
             async for entry in super().list_keys(prefix, after=after):
                 if self._objects[entry.key].modified != newest:
                     yield entry
+
+
+@caught_by("test_no_reader_sees_a_part_of_a_write")
+class SpanOfAnotherVersion(Sound):
+    """Asks for the version, and then for the bytes."""
+
+    async def read(self, key: str, *, span: Span | None = None) -> Blob:
+        if span is None:
+            return await super().read(key)
+        etag = (await super().read(key)).etag
+        await asyncio.sleep(0)
+        return replace(await super().read(key, span=span), etag=etag)

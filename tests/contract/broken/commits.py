@@ -12,8 +12,12 @@ from broken.sound import Sound, caught_by
 from statepath.backend import (
     ALWAYS,
     IF_ABSENT,
+    Append,
+    Body,
     Commit,
     CommitLog,
+    Delete,
+    Put,
     encode_commit,
     microseconds,
     moved_behind,
@@ -347,3 +351,86 @@ class Around(Log):
 @caught_by("test_a_reading_connection_appends_nothing", "test_a_closed_connection_appends_nothing")
 class LogWithAKeyOfItsOwn(Sound):
     make_log = logs(Around)
+
+
+class ForDocuments(Log):
+    """Keeps what is said of documents."""
+
+    async def append(self, after: int, commit: Commit) -> None:
+        kept = tuple(
+            one
+            if isinstance(one, Body)
+            else tuple(each for each in one if isinstance(each, Put | Append | Delete))
+            for one in commit.transactions
+        )
+        await super().append(after, msgspec.structs.replace(commit, transactions=kept))
+
+
+@caught_by("test_a_commit_keeps_all_that_it_says")
+class LogsDocumentsOnly(Sound):
+    make_log = logs(ForDocuments)
+
+
+class ForThisProgram(Log):
+    async def append(self, after: int, commit: Commit) -> None:
+        await super().append(after, msgspec.structs.replace(commit, min_writer=commit.min_reader))
+
+
+@caught_by("test_a_commit_keeps_all_that_it_says")
+class ForgetsWhatItNeeds(Sound):
+    make_log = logs(ForThisProgram)
+
+
+class Unsealed(Log):
+    async def read(self, after: int) -> AsyncIterator[Commit]:
+        async for commit in super().read(after):
+            yield msgspec.structs.replace(commit, sealed=msgspec.UNSET)
+
+
+@caught_by("test_a_sealed_commit_is_kept_as_it_is")
+class DropsWhatIsSealed(Sound):
+    make_log = logs(Unsealed)
+
+
+class OnePage(Log):
+    async def read(self, after: int) -> AsyncIterator[Commit]:
+        count = 0
+        async for commit in super().read(after):
+            count += 1
+            if count <= 1000:
+                yield commit
+
+
+@caught_by("test_more_commits_than_a_page_holds_are_read_in_order")
+class FirstThousand(Sound):
+    make_log = logs(OnePage)
+
+
+class NewestOnly(Log):
+    async def follow(self, after: int, known: Callable[[], int] | None = None) -> AsyncIterator[Commit]:
+        async for commit in self.read(after):
+            after = commit.last
+            yield commit
+        async for commit in super().follow(after, known):
+            if commit.last > after:
+                *_, newest = [commit, *[later async for later in self.read(commit.last)]]
+                after = newest.last
+                yield newest
+
+
+@caught_by("test_a_follower_gets_each_commit", "test_a_follower_misses_nothing_while_others_commit")
+class FollowsTheNewest(Sound):
+    make_log = logs(NewestOnly)
+
+
+class KeepsTheOldest(Log):
+    async def restart(self, after: int) -> list[str]:
+        kept = await super().restart(after)
+        for key in kept[1:]:
+            await self.backend.delete(key)
+        return kept[:1]
+
+
+@caught_by("test_a_restarted_log_begins_anew_and_keeps_the_old")
+class KeepsOneOfAll(Sound):
+    make_log = logs(KeepsTheOldest)

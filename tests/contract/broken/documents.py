@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 
 import msgspec
 from broken.sound import Sound, Still, caught_by
-from statepath.backend import Append, Filter, Part, Put, Shown, Tally
+from statepath.backend import Append, Body, Delete, Filter, Part, Put, Shown, Tally
+from statepath.commit import Transaction
 
 
 @caught_by("test_documents_are_read_as_the_log_has_them")
@@ -92,3 +93,41 @@ class OfAll(Still):
 class CountsAll(Sound):
     def still(self, seq: int, documents: Mapping[tuple[str, str], Shown]) -> Still:
         return OfAll(seq, documents)
+
+
+@caught_by(
+    "test_documents_are_read_as_the_log_has_them", "test_a_scan_gives_a_collection_in_the_order_of_ids"
+)
+class KnowsNoBodies(Sound):
+    async def changes(self, transaction: Transaction | Body) -> Transaction:
+        return () if isinstance(transaction, Body) else transaction
+
+
+@caught_by("test_documents_are_read_as_the_log_has_them")
+class DeletesLast(Sound):
+    """As a storage does that is given what is put and what is deleted apart."""
+
+    async def changes(self, transaction: Transaction | Body) -> Transaction:
+        changes = await super().changes(transaction)
+        gone = [change for change in changes if isinstance(change, Delete)]
+        return (*(change for change in changes if not isinstance(change, Delete)), *gone)
+
+
+@caught_by("test_documents_are_read_as_the_log_has_them")
+class ReadsAThousand(Sound):
+    async def read_documents(self, keys: Sequence[tuple[str, str]], at_least: int) -> Part:
+        return await super().read_documents(keys[:1000], at_least)
+
+
+class FirstPart(Still):
+    async def scan(
+        self, collection: str, where: Filter | None = None, *, after: str = ""
+    ) -> AsyncGenerator[Sequence[Shown]]:
+        async for documents in super().scan(collection, where, after=after):
+            yield documents[:1000]
+
+
+@caught_by("test_a_scan_gives_a_collection_in_the_order_of_ids")
+class ScansAThousand(Sound):
+    def still(self, seq: int, documents: Mapping[tuple[str, str], Shown]) -> Still:
+        return FirstPart(seq, documents)

@@ -148,3 +148,21 @@ class BusyUntilTheEnd(Listing):
         for entry in self.entries(prefix, after):
             yield entry
         self.listing = False
+
+
+@caught_by("test_a_listing_goes_on_across_pages")
+class TwoPages(Listing):
+    def entries(self, prefix: str, after: str) -> list[Entry]:
+        return super().entries(prefix, after)[:2000]
+
+
+@caught_by("test_a_listing_goes_on_though_what_it_listed_is_deleted")
+class LargePagesByNumber(Listing):
+    """Asks for the thousandth to the two thousandth, and so on."""
+
+    async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
+        start = 0
+        while page := self.entries(prefix, after)[start : start + 1000]:
+            for entry in page:
+                yield entry
+            start += 1000

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from broken.sound import Sound, caught_by
-from statepath.backend import Filter, Shown
+from statepath.backend import Body, Filter, Shown
+from statepath.commit import Transaction
 
 
 @caught_by("test_a_query_finds_all_that_match")
@@ -37,3 +38,16 @@ class FindsTheNewest(Sound):
 class LooksIntoTheLogOnly(Sound):
     async def show(self, seq: int, documents: Iterable[Shown]) -> None:
         await super().show(seq, ())
+
+
+@caught_by("test_a_query_finds_all_that_match")
+class OverlooksBodies(Sound):
+    async def changes(self, transaction: Transaction | Body) -> Transaction:
+        return () if isinstance(transaction, Body) else transaction
+
+
+@caught_by("test_a_query_finds_all_that_match")
+class FindsAThousand(Sound):
+    async def find(self, collection: str, where: Filter, seq: int) -> frozenset[str] | None:
+        found = await super().find(collection, where, seq)
+        return None if found is None else frozenset(sorted(found)[:1000])

@@ -26,13 +26,14 @@ from statepath.backend import (
     Tally,
     When,
     append_items,
+    decode_changes,
 )
 from statepath.commit import Append, Delete, Put, Transaction
 from statepath.errors import InvalidArgumentError
 from statepath.log import PortableCommitLog
 from statepath.memory import MemoryBackend, MemoryConfig
 
-LIMIT = 8 * 1024 * 1024
+LIMIT = 32 * 1024 * 1024
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 K = TypeVar("K", bound=type)
@@ -153,9 +154,9 @@ class Sound(MemoryBackend):
             return None
         found = {(each.collection, each.id): msgspec.json.decode(each.document) for each in shown}
         async for commit in self.log.read(begin):
-            for number, changes in enumerate(commit.transactions, commit.first):
-                if number <= seq and not isinstance(changes, Body):
-                    _apply(found, changes)
+            for number, transaction in enumerate(commit.transactions, commit.first):
+                if number <= seq:
+                    _apply(found, await self.changes(transaction))
         return frozenset(
             id for (name, id), each in found.items() if name == collection and where.matches(each)
         )
@@ -179,9 +180,8 @@ class Sound(MemoryBackend):
         found: dict[tuple[str, str], Shown] = {}
         head = 0
         async for commit in self.log.read(0):
-            for head, changes in enumerate(commit.transactions, commit.first):
-                assert not isinstance(changes, Body)
-                for change in changes:
+            for head, transaction in enumerate(commit.transactions, commit.first):
+                for change in await self.changes(transaction):
                     if isinstance(change, Put):
                         found[change.collection, change.id] = self.row(change, head, bytes(change.document))
                     elif isinstance(change, Delete):
@@ -191,6 +191,11 @@ class Sound(MemoryBackend):
                         document = append_items(before, change.field, [bytes(change.value)])
                         found[change.collection, change.id] = self.row(change, head, document)
         return head, found
+
+    async def changes(self, transaction: Transaction | Body) -> Transaction:
+        if isinstance(transaction, Body):
+            return decode_changes((await self.read(transaction.key)).data)
+        return transaction
 
     def row(self, change: Put | Append, seq: int, document: bytes) -> Shown:
         return Shown(change.collection, change.id, seq, 0, document)

@@ -9,7 +9,7 @@ from statepath.encryption import providers
 from statepath.encryption.keyring import Keys
 from statepath.encryption.providers import MasterKey
 from statepath.engine import opening
-from statepath.errors import ConfigurationError, NotFoundError, StateError
+from statepath.errors import ConfigurationError, NotFoundError, StateError, UnsupportedError
 from statepath.settings import Settings
 
 
@@ -63,6 +63,14 @@ async def test_queries_run_in_memory(postgresql):
         assert await tasks.find(F("n") == 3).count() == 10
         stored = await postgresql.everything()
         assert stored["documents"] == b""
+
+
+async def test_who_does_not_load_it_is_told_that_it_is_encrypted(postgresql):
+    async with postgresql.open():
+        pass
+    with pytest.raises(UnsupportedError, match=r"is encrypted.*STATE_LOAD=true.*decrypt it") as caught:
+        await postgresql.open(load=False)
+    assert caught.value.code == "no_documents"
 
 
 async def test_the_files_of_documents_are_sealed_and_not_adopted(folder):

@@ -261,6 +261,16 @@ async def test_what_would_have_more_arguments_than_can_be_sent_is_left_to_the_co
     assert condition(Or((part,) * 1000), first=1) is None
 
 
+async def test_a_path_that_is_longer_than_any_document_is_deep_is_left_to_the_core(path):
+    where = F(["a"] * 3000) == "x"
+    assert condition(where, first=1) is None
+    async with statepath.open(path, load=False) as store:
+        raw = store.collection("raw")
+        await raw.put({"id": "b", "a": {"a": "x"}})
+        assert await raw.find(where).all() == []
+        assert await raw.find(~where).count() == 1
+
+
 @pytest.mark.parametrize("name", ["0000000001", "-0000000001"])
 async def test_a_name_of_too_many_digits_is_no_index(path, name):
     async with statepath.open(path, load=False) as store:

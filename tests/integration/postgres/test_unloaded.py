@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 import statepath
 from pydantic import BaseModel
+from servers.postgres import session
 from statepath import F
 from statepath.commit import RemoveLog
 from statepath.engine import surveying
@@ -180,6 +181,22 @@ async def test_more_queries_at_once_than_the_pool_has_connections(path):
 
 
 # Changes
+
+
+async def test_a_query_is_gone_through_slower_than_the_server_lets_sessions_idle(postgres, database):
+    async with session(postgres.url()) as admin:
+        await admin.execute(f"ALTER DATABASE {database} SET idle_in_transaction_session_timeout = '50ms'")
+        async with unloaded(postgres.url(database)) as store:
+            tasks = store.collection("tasks")
+            async with store.transaction() as tx:
+                for number in range(10_000):
+                    tx.put(tasks, {"id": f"{number:05d}"})
+            found = []
+            async for task in tasks.find():
+                if not found:
+                    await admin.execute("SELECT pg_sleep(0.5)")
+                found.append(task["id"])
+            assert found == [f"{number:05d}" for number in range(10_000)]
 
 
 async def test_checked_changes_are_checked_against_what_the_database_holds(path):
