@@ -101,6 +101,7 @@ class Lease:
 
     async def release(self) -> None:
         """Give the lease back, so that whoever waits gets it at once, also when whoever gives it back is cancelled."""
+        self._engine.check_loop()
         await finish(self._release())  # half given back, it would be nobody's until it expires
 
     async def _release(self) -> None:

@@ -281,7 +281,9 @@ class StatePersistence:
         Raises:
             StateError: the metrics, the snapshot or a file could not be written. What was saved is in the journal; if
                 it was the metrics or the snapshot, the documents are in an emergency file, too.
+            UnsupportedError: another event loop runs (`other_loop`); nothing has ended.
         """
+        self._engine.check_loop()
         self._closing = True
         try:
             await self._end(None)
@@ -318,7 +320,10 @@ class StatePersistence:
                 self._engine.events.emit(SaveError(error, error.key))
                 await self._write_emergency(error)
                 raise
-            await self.store.flush()
+            try:
+                await self.store.flush()
+            except ClosedError:
+                return
             self._ended_at = counted  # what came later is not saved as it should be at the end
             self._engine.events.emit(ShutdownSave(seq, signal))
 

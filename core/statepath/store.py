@@ -670,7 +670,11 @@ class Store:
         """Commit what is queued, bring files and snapshot up to date, and release the storage. May be called twice.
 
         Streams of `events` end, unless the bus was passed to `open`: then it is the caller's.
+
+        Raises:
+            UnsupportedError: another event loop runs than the one that the store was opened in (`other_loop`).
         """
+        self._engine.check_loop()
         try:
             await self._engine.close()
         finally:

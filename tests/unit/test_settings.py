@@ -353,7 +353,7 @@ def test_a_setting_in_the_env_file_that_cannot_be_read_is_an_error(text: str) ->
 
 
 def test_what_other_programs_write_into_the_env_file_is_let_alone() -> None:
-    Path(".env").write_text("not a variable\nSTATE_BACKUPS=3\n")
+    Path(".env").write_text("not a variable\nAPP_STATE_DIR: /x\nSTATE_BACKUPS=3\n")
     assert Settings.load().backups == 3
 
 

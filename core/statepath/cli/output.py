@@ -122,7 +122,7 @@ def _telling() -> Iterator[None]:
 
 def escaped(text: str, stream: TextIO) -> str:
     """The JSON text, with escapes for what the stream cannot hold: it stays JSON, and the same value."""
-    whole = codecs.lookup(stream.encoding).name == "utf-8"
+    whole = codecs.lookup(stream.encoding or "utf-8").name == "utf-8"  # a StringIO names none
     return re.sub(
         "[\ud800-\udfff]" if whole else r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text
     )

@@ -514,8 +514,13 @@ class Engine:
             return  # nothing is awaited
         if running is not self._loop and not (self._released or self._disowned):
             raise UnsupportedError(
-                f"this handle on {self.backend.url} was opened in another event loop: open the store in this one, send "
-                "the call there (asyncio.run_coroutine_threadsafe), or use statepath.open_sync, made for any thread",
+                f"this handle on {self.backend.url} was opened in "
+                + (
+                    "an event loop that has ended: open the store in this one"
+                    if self._loop.is_closed()
+                    else "another event loop: open the store in this one, send the call there "
+                    "(asyncio.run_coroutine_threadsafe), or use statepath.open_sync, made for any thread"
+                ),
                 code="other_loop",
             )
 

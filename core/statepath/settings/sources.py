@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ def _read_env_file() -> dict[str, str | None]:
         raise ConfigurationError(f"{ENV_FILE} in {os.getcwd()} cannot be read: {_plain(error)}") from None
     for statement in parse_stream(StringIO(text)):
         # Passed over, it would leave a store without its key, or in another place.
-        if statement.error and PREFIX in statement.original.string:
+        if statement.error and re.search(rf"\b{PREFIX}", statement.original.string):
             raise ConfigurationError(
                 f"{ENV_FILE} in {os.getcwd()} cannot be read: what begins in line {statement.original.line} holds "
                 f"settings and is no {PREFIX}NAME=value; close its quotes"

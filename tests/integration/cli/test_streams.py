@@ -78,6 +78,13 @@ def test_a_condition_that_is_not_utf_8_is_refused(on: Run, filled: str) -> None:
     assert on("ls", "tasks", "--where", "status=\udcff", "--json").error["exit"] == 2
 
 
+def test_json_goes_to_a_stream_without_an_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr("sys.stdout", text)
+    Output(as_json=True).json({"text": TEXT})
+    assert text.getvalue() == f'{{"text":"{TEXT}"}}\n'
+
+
 def test_what_looks_like_markup_is_progress_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)

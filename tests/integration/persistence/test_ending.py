@@ -261,6 +261,37 @@ async def test_who_closes_the_store_meanwhile_saves_and_nothing_is_told_as_lost(
     assert emergency_files(tmp_path) == []
 
 
+async def test_the_end_of_who_closes_the_store_behind_the_snapshot_is_no_failure(
+    tmp_path: Path, task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await statepath.open(tmp_path / "state", autosave=0)
+    p = StatePersistence(store)
+    await p.save_task(task("a"))
+    snapshot = store.snapshot
+
+    async def and_closed() -> int:
+        seq = await snapshot()
+        await store.aclose()
+        return seq
+
+    monkeypatch.setattr(store, "snapshot", and_closed)
+    await p.shutdown()
+    assert saved_tasks(tmp_path / "state") == ["a"]
+
+
+async def test_a_shutdown_in_another_event_loop_ends_nothing(
+    tmp_path: Path, task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    async with StatePersistence.open(tmp_path / "state", autosave=0) as p:
+        await p.save_task(task("a"))
+        with pytest.raises(UnsupportedError):
+            await asyncio.to_thread(asyncio.run, p.shutdown())
+        assert emergency_files(tmp_path) == []
+        await p.save_task(task("b"))
+    assert saved_tasks(tmp_path / "state") == ["a", "b"]
+
+
 async def test_the_emergency_file_goes_to_the_working_directory_where_there_is_no_other(
     tmp_path: Path, task: MakeTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -486,3 +486,32 @@ async def test_another_event_loop_is_refused_and_harms_nobody(store, raw, use):
 
     assert await asyncio.to_thread(asyncio.run, elsewhere()) == "other_loop"
     assert await raw.put({"id": "b"}) == 2
+
+
+async def test_closing_in_another_event_loop_leaves_who_listens_alone(store):
+    async with store.events.stream() as events:
+        with pytest.raises(UnsupportedError):
+            await asyncio.to_thread(asyncio.run, store.aclose())
+        await store.collection("raw").put({"id": "a"})
+        await store.snapshot()
+        assert isinstance(await asyncio.wait_for(anext(aiter(events)), 10), StateSaved)
+
+
+async def test_a_lease_that_another_event_loop_gives_back_is_held_on(store):
+    lease = store.lease("l")
+    async with lease:
+        with pytest.raises(UnsupportedError):
+            await asyncio.to_thread(asyncio.run, lease.release())
+        assert [held.name for held in await store.leases()] == ["l"]
+    assert await store.leases() == []
+
+
+def test_a_store_whose_event_loop_has_ended_is_to_be_opened_again(tmp_path):
+    async def opened():
+        return await statepath.open(tmp_path / "state")
+
+    left = asyncio.run(opened())
+    with pytest.raises(
+        UnsupportedError, match=r"in an event loop that has ended: open the store in this one$"
+    ):
+        asyncio.run(left.collection("raw").put({"id": "a"}))
