@@ -16,7 +16,8 @@ class Stats:
     Attributes:
         documents: how many, by collection; `bytes`: of their JSON, with `load=False` those that the storage takes.
         logs: how many session logs.
-        seq: the head. `floor`: the lowest seq that the log still has.
+        seq: the head. `floor`: the lowest seq that the log still had when this handle learnt of it last: where others
+            save, `history` looks anew.
     """
 
     documents: dict[str, int]
@@ -43,5 +44,5 @@ async def stats(engine: Engine) -> Stats:
         bytes={name: tally.bytes for name, tally in held.items()},
         logs=len(replica.logs),
         seq=replica.head,
-        floor=await engine.look_back(),
+        floor=engine.floor,
     )
