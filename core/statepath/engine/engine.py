@@ -659,9 +659,8 @@ class Engine:
         if not self._knows_log(id):
             key = log_key(id)
             with suppress(NotFoundError):
-                await self.backend.read(
-                    key, span=Span(0, 1)
-                )  # most often there is none: listing takes longer
+                # Most often there is none, and listing takes longer.
+                await self.backend.read(key, span=Span(0, 1))
                 return sum([entry.size async for entry in self.backend.list_keys(key) if entry.key == key])
         return 0
 

@@ -121,8 +121,14 @@ class Writer:
         self.commits += [commit async for commit in self.log.read(self.head)]
 
 
-async def set_apart(backend: Backend, changes: Transaction) -> Body:
-    """What stands in a commit for a large transaction, whose changes are an object."""
+MANY = 2_023
+"""Changes in a transaction that stand apart from the commit."""
+
+
+async def as_committed(backend: Backend, changes: Transaction) -> Transaction | Body:
+    """What stands in a commit for the transaction: of a large one, whose changes are an object, where that is."""
+    if len(changes) < MANY:
+        return changes
     data = encode_changes(changes)
     body = Body(f"bodies/{uuid4().hex}/0", len(data), sha256(data).hexdigest())
     await backend.write(body.key, data)

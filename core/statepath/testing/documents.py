@@ -12,7 +12,7 @@ import msgspec
 from statepath.backend import Append, Backend, Delete, Filter, Put, Shown, SupportsDocuments
 from statepath.commit import Change
 from statepath.filters import F
-from statepath.testing.commits import Writer, commit_log, set_apart
+from statepath.testing.commits import MANY, Writer, as_committed, commit_log
 from statepath.testing.subject import Subject
 
 Documents = dict[tuple[str, str], tuple[int, Any]]
@@ -20,7 +20,6 @@ Documents = dict[tuple[str, str], tuple[int, Any]]
 
 _NUMBERS = (0, -1, 2**70, 1.0, 0.1, 1e15, 1e16, 1e22, 1e-7, 1e300, 5e-324, -0.0)
 _TEXTS = ("", "ä", "\U0001f600", "a\0b", "\\u0000", '"', "1e5", "-0")
-_MANY = 2_023  # changes in a transaction, which then stand apart from the commit
 _IDS = ("a", "B", "b/c", "ä", "\uffff", "\U0001f600", "%", "'")
 
 
@@ -164,7 +163,7 @@ def _history() -> list[Sequence[Change]]:
             _put("tasks", "brief", {}),
             Delete("tasks", "brief"),
         ],
-        [_put("tasks", f"more{n}", {"text": "x" * 1000}) for n in range(_MANY)],
+        [_put("tasks", f"more{n}", {"text": "x" * 1000}) for n in range(MANY)],
     ]
 
 
@@ -178,7 +177,7 @@ def _append(id: str, value: object) -> Append:
 
 async def _commit(backend: Backend, writer: Writer, documents: Documents, changes: Sequence[Change]) -> None:
     """Commit one transaction, and do to the documents what it does."""
-    transaction = tuple(changes) if len(changes) < _MANY else await set_apart(backend, tuple(changes))
+    transaction = await as_committed(backend, tuple(changes))
     commit = msgspec.structs.replace(writer.make(), transactions=(transaction,))
     await writer.log.append(writer.head, commit)
     writer.commits.append(commit)

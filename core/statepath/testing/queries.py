@@ -12,12 +12,11 @@ from statepath.backend import Backend, Filter, Shown, SupportsQueries
 from statepath.commit import Append, Change, Delete, Put
 from statepath.errors import UnsupportedError
 from statepath.filters import F
-from statepath.testing.commits import Writer, commit_log, set_apart
+from statepath.testing.commits import MANY, Writer, as_committed, commit_log
 from statepath.testing.subject import Subject
 
 Documents = dict[str, dict[str, Any]]
 
-_MANY = 2_023  # changes in a transaction, which then stand apart from the commit
 _TEXTS = ("a", "ä", "\U0001f600", "a\0b", '"', "\\", "", "1", "true", "a" * 5000)
 _FILTERS: tuple[Filter, ...] = (
     *(F("text") == text for text in _TEXTS),
@@ -95,7 +94,7 @@ def _history() -> list[Sequence[Change]]:
         [Delete("tasks", "task_1"), Delete("tasks", "task_2")],
         [_put({"id": "task_1", "text": "1", "number": 1.0})],
         [Delete("tasks", "task_3"), _put({"id": "task_3", "text": "a"})],
-        [_put({"id": f"more_{n}", "text": "ä"}) for n in range(_MANY)],
+        [_put({"id": f"more_{n}", "text": "ä"}) for n in range(MANY)],
     ]
 
 
@@ -109,7 +108,7 @@ def _append_to(id: str, value: str) -> Append:
 
 async def _append(backend: Backend, writer: Writer, documents: Documents, changes: Sequence[Change]) -> None:
     """Commit one transaction, and do to the documents what it does."""
-    transaction = tuple(changes) if len(changes) < _MANY else await set_apart(backend, tuple(changes))
+    transaction = await as_committed(backend, tuple(changes))
     commit = msgspec.structs.replace(writer.make(), transactions=(transaction,))
     await writer.log.append(writer.head, commit)
     writer.commits.append(commit)

@@ -499,9 +499,13 @@ async def test_closing_in_another_event_loop_leaves_who_listens_alone(store):
 
 async def test_a_lease_that_another_event_loop_gives_back_is_held_on(store):
     lease = store.lease("l")
+
+    async def elsewhere():
+        await asyncio.wait_for(lease.release(), 10)
+
     async with lease:
         with pytest.raises(UnsupportedError):
-            await asyncio.to_thread(asyncio.run, lease.release())
+            await asyncio.to_thread(asyncio.run, elsewhere())
         assert [held.name for held in await store.leases()] == ["l"]
     assert await store.leases() == []
 
