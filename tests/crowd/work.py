@@ -112,20 +112,26 @@ async def everything(
     stops itself now and then while it holds the lease. It ends early where it cannot know what became of a change."""
     draw = random.Random(seed)
     _set_clock_wrong(draw)
-    async with statepath.open(path, autosave=0.5, deadline=10) as store:
-        noted = _Noted(store, file, f"{number}.{seed}", draw)
-        for n in range(begin_at, begin_at + times):
-            key, kind = f"k{draw.randrange(keys)}", draw.random()
-            if kind < 0.15:
-                known = await noted.look(n, key)
-            elif kind < 0.55:
-                known = await noted.swap(n, key)
-            elif kind < 0.97:
-                known = await noted.register(n, key)
-            else:
-                known = await noted.lead(n)
-            if not known:
-                return
+    # A service that is silent for so long may be so at the beginning, and at the end.
+    with _retryable():
+        async with statepath.open(path, autosave=0.5, deadline=10) as store:
+            await _do_everything(_Noted(store, file, f"{number}.{seed}", draw), keys, begin_at, times)
+
+
+async def _do_everything(noted: _Noted, keys: int, begin_at: int, times: int) -> None:
+    draw = noted.draw
+    for n in range(begin_at, begin_at + times):
+        key, kind = f"k{draw.randrange(keys)}", draw.random()
+        if kind < 0.15:
+            known = await noted.look(n, key)
+        elif kind < 0.55:
+            known = await noted.swap(n, key)
+        elif kind < 0.97:
+            known = await noted.register(n, key)
+        else:
+            known = await noted.lead(n)
+        if not known:
+            return
 
 
 class _Noted:

@@ -90,8 +90,8 @@ class Connections:
             )
 
     async def connect(self, *, listening: bool = False, patience: float | None = None) -> Connection:
-        """A connection of one's own; one for notifications goes past a pooler. Who waits no longer than `patience` for
-        an answer hears of a lock before that."""
+        """A connection of one's own; one for notifications goes past a pooler. One with `patience` waits no longer than
+        that for an answer, and hears of a lock before that."""
         self.check_open()
         config = self._config
         if listening and config.listener is not None:
@@ -224,7 +224,7 @@ class Connections:
             "passfile": config.passfile,
             "database": config.database or None,
             "timeout": CONNECT_TIMEOUT if config.connect_timeout is None else config.connect_timeout or None,
-            "command_timeout": statement_timeout + 5,
+            "command_timeout": statement_timeout + 5 if patience is None else patience,
         }
         if config.pgbouncer:
             return arguments | {"statement_cache_size": 0}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 import asyncpg
@@ -72,6 +70,7 @@ _POOLED: Final = _Meaning(
 _ARGUMENTS: Final = "query arguments"
 _LOST: Final = "PostgreSQL cannot be reached, or the connection was lost"
 _UNKNOWN: Final = _Meaning(UnavailableError, retryable=False)
+_THEIRS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 def state_error(error: BaseException, url: str, key: str | None = None) -> StateError:
@@ -140,10 +139,17 @@ def _message(error: asyncpg.PostgresError) -> str:
     return str(error).partition("\n")[0]
 
 
-@contextmanager
-def translated(url: str, key: str | None = None) -> Iterator[None]:
-    """Turn what asyncpg and the system raise inside into `StateError`s."""
-    try:
-        yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-        raise state_error(error, url, key) from error
+class translated:  # noqa: N801 - read as a statement, and a generator would cost a commit some µs
+    """Turns what asyncpg and the system raise inside into `StateError`s."""
+
+    __slots__ = ("_key", "_url")
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        self._url = url
+        self._key = key
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, _THEIRS):
+            raise state_error(error, self._url, self._key) from error

@@ -48,7 +48,7 @@ class Held:
             sending()
             try:
                 with translated(self._connections.url):
-                    return await connection.fetchval(statement, *arguments, timeout=self._patience)
+                    return await connection.fetchval(statement, *arguments)
             except asyncio.CancelledError:
                 self._leave(connection)
                 raise

@@ -33,14 +33,21 @@ class Listener:
         self._task: asyncio.Task[None] | None = None
         self._listening = False
         self._pause = _SOONEST
-        self.news = asyncio.Event()
-        """Set, and replaced, at the next news. To be taken before the look that it follows."""
+        self._news: asyncio.Event | None = None
+
+    @property
+    def news(self) -> asyncio.Event:
+        """Set at the next news. To be taken before the look that it follows."""
+        if self._news is None:
+            self._news = asyncio.Event()
+        return self._news
 
     def tell(self) -> None:
         """Wake everybody who waits."""
         self._pause = _SOONEST
-        self.news.set()
-        self.news = asyncio.Event()
+        news, self._news = self._news, None
+        if news is not None:
+            news.set()
 
     async def wait(self, news: asyncio.Event, store: int | None) -> None:
         """Until there are news, or it is time to look without."""

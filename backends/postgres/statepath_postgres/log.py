@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from statepath.backend import Commit, decode_commit, encode_commit, slot_key
 from statepath.errors import (
@@ -121,8 +120,7 @@ _RESTART: Final = "UPDATE statepath.stores SET head = $2, tip = '', floor = $2::
 _SHOW_NOTHING: Final = "UPDATE statepath.views SET shown = -1 WHERE store = $1"
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
+class _Group(NamedTuple):
     """Commits that follow each other, and their records: what one statement appends."""
 
     commits: tuple[Commit, ...]
@@ -145,14 +143,6 @@ class _Group:
         return cls(tuple(commits), tuple([bytes(encode_commit(commit)) for commit in commits]))
 
     @property
-    def first(self) -> int:
-        return self.commits[0].first
-
-    @property
-    def newest(self) -> Commit:
-        return self.commits[-1]
-
-    @property
     def ids(self) -> tuple[str, ...]:
         return tuple([commit.id for commit in self.commits])
 
@@ -165,8 +155,7 @@ class _Group:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
+class _End(NamedTuple):
     """A place where the log ended: behind the commit of that id, or, if it is empty, where it was begun anew."""
 
     seq: int = 0
@@ -298,8 +287,8 @@ class PostgresCommitLog:
             await self._held.close()
 
     async def _writable(self) -> int:
-        self._connections.check_open()
         if self._readonly:
+            self._connections.check_open()
             raise ReadOnlyError(f"{self._connections.url} was opened for reading only", backend=SCHEME)
         store = await self._store()
         assert store is not None  # noqa: S101 - a writer made it
@@ -313,17 +302,19 @@ class PostgresCommitLog:
             nonlocal sent
             sent = True
 
-        several = len(group.commits) > 1
+        commits, records = group
+        oldest, newest = commits[0], commits[-1]
+        several = len(commits) > 1
         try:
             placed = await self._held.fetchval(
                 _EXTEND if several else _APPEND,
                 store,
-                group.first - 1,
-                group.first,
-                group.newest.last,
-                group.newest.id,
-                group.commits[0].prev,
-                group.records if several else group.records[0],
+                oldest.first - 1,
+                oldest.first,
+                newest.last,
+                newest.id,
+                oldest.prev,
+                records if several else records[0],
                 channel(store),
                 self._seen == _NOTHING,
                 *(group.columns() if several else ()),
@@ -356,7 +347,8 @@ class PostgresCommitLog:
             OutcomeUnknownError: the log was trimmed behind them, and nothing tells.
             DivergedError: the log does not have what this handle saw of it.
         """
-        newest, after = group.newest, group.first - 1
+        oldest, newest = group.commits[0], group.commits[-1]
+        after = oldest.first - 1
         rows = await self._connections.fetch(_STANDING, store, after, _PAGE, _PAGE_BYTES, newest.id)
         if not rows:
             raise self._was_deleted()
@@ -369,12 +361,12 @@ class PostgresCommitLog:
             if following and decode_commit(following[0]["record"]).prev == newest.id:
                 return True
             raise _unknown(group)
-        if row["head"] < group.first:
-            raise self._has_lost(group.first)
-        commits, damage = _commits_of(rows, after, group.commits[0].prev)
+        if row["head"] < oldest.first:
+            raise self._has_lost(oldest.first)
+        commits, damage = _commits_of(rows, after, oldest.prev)
         # Not all of them, or not sound: whoever reads on finds out.
         complete = (
-            damage is None and commits and commits[-1].last == row["head"] and row["floor"] <= group.first
+            damage is None and commits and commits[-1].last == row["head"] and row["floor"] <= oldest.first
         )
         self._winners = commits if complete else []
         return False
@@ -476,9 +468,10 @@ def _had_no_effect(error: StateError) -> bool:
 
 
 def _unknown(group: _Group) -> OutcomeUnknownError:
+    first, last = group.commits[0].first, group.commits[-1].last
     return OutcomeUnknownError(
-        f"it could not be found out whether the commit of seq {group.first} to {group.newest.last} is durable; "
+        f"it could not be found out whether the commit of seq {first} to {last} is durable; "
         "open the store again to see what holds",
-        key=slot_key(group.first),
+        key=slot_key(first),
         backend=SCHEME,
     )

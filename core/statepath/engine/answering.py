@@ -60,8 +60,10 @@ class Answers:
 
     def finish(self) -> None:
         """Tell those that were not told yet."""
-        later, self._later, self.halved = self._later, ((), 0), False
-        tell(*later)
+        self.halved = False
+        if self._later[0]:
+            later, self._later = self._later, ((), 0)
+            tell(*later)
 
     def _count_down(self, turns: int) -> None:
         if turns:

@@ -326,18 +326,20 @@ class Committer:
 
     def _more(self, group: list[_Pending]) -> None:
         """Add what has arrived, as far as one commit can hold it."""
-        before = len(group)
-        size = sum([one.size + _OVERHEAD for one in group])
+        size = 0
+        for one in group:
+            size += one.size + _OVERHEAD
         pending = self._pending
         while pending:
-            size += pending[0].size + _OVERHEAD
+            one = pending[0]
+            size += one.size + _OVERHEAD
             if group and size > MAX_COMMIT_BYTES:
                 break
             group.append(pending.popleft())
+            self._bytes -= one.size
         if pending:
             self._waiting_since = time.perf_counter()
-        self._bytes -= sum([one.size for one in group[before:]])
-        if self._bytes <= _BACKLOG_BYTES:
+        if self.crowded and self._bytes <= _BACKLOG_BYTES:
             self.crowded = False
             self._room.set()
 
@@ -398,8 +400,12 @@ class Committer:
                 raise _LookFirst
             _decline(refused)
             return
-        id = secrets.token_hex(12)
-        stored, since = await self._bodies(id, accepted, transactions)
+        id = os.urandom(12).hex()
+        size = sum([one.size for one in accepted])
+        stored: tuple[Transaction | Body, ...] = tuple(transactions)
+        since = None
+        if size + _OVERHEAD * len(accepted) > MAX_COMMIT_BYTES:
+            stored, since = await self._bodies(id, accepted, transactions)
         commit = Commit(
             first=first,
             last=first + len(transactions) - 1,
@@ -436,9 +442,9 @@ class Committer:
             _stage_again(stage, accepted, first, now)
         stage.install(replica, commit.last, id, now)
         self.trouble = None
-        size = sum([one.size for one in accepted])
         self._answers.durable([one.done for one in accepted], first, waiting=len(self._pending))
-        _decline(refused)
+        if refused:
+            _decline(refused)
         took = time.perf_counter() - began
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug(
@@ -530,9 +536,8 @@ class Committer:
     async def _bodies(
         self, id: str, accepted: list[_Pending], transactions: list[Transaction]
     ) -> tuple[tuple[Transaction | Body, ...], float | None]:
-        """The transactions as the commit has them, and since when bodies of it may be stored, if it has any."""
-        if sum([pending.size for pending in accepted]) + _OVERHEAD * len(accepted) <= MAX_COMMIT_BYTES:
-            return tuple(transactions), None
+        """The transactions as a commit has them that would be too large with all in it, and since when bodies of it may
+        be stored."""
         stored: list[Transaction | Body] = []
         since: float | None = None
         for pending, changes in zip(accepted, transactions, strict=True):

@@ -185,7 +185,7 @@ def _writable(engine: Engine, seen: Seen) -> Check | None:
     trouble = engine.vitals.save_trouble
     if trouble is None:
         return Check("writable", Status.OK, "saves are taken")
-    ago = time.time() - trouble.at
+    ago = max(0.0, time.time() - trouble.at)  # the clock may have been set back since
     status = Status.FAIL if ago < _RECENT else Status.WARN
     return Check("writable", status, f"the last save failed {_ago(ago)} ago: {trouble.error}")
 

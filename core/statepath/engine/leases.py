@@ -38,6 +38,7 @@ MAINTAINER: Final = "maintainer"
 
 T = TypeVar("T")
 
+_BOOTTIME: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 _UNKNOWN_TTL: Final = 60.0
 _ATTEMPTS: Final = 3
 GIVING_BACK: Final = 2.0
@@ -311,8 +312,7 @@ def lease_key(name: str) -> str:
 
 def clock() -> float:
     """Seconds, on a clock that goes on while the machine sleeps, where there is one."""
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
+    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
 
 def _myself(name: str, ttl: float) -> Holder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -136,6 +137,16 @@ async def test_a_failure_that_nobody_has_tried_again_for_a_minute_is_a_warning(w
         await writer.collection("raw").put({"id": "a"})
     monkeypatch.setattr("statepath.engine.health._RECENT", 0)
     assert await status(writer, "writable") is WARN
+
+
+async def test_a_failure_before_the_clock_was_set_back_is_told_as_one_of_now(writer, faulty, monkeypatch):
+    faulty.fail("write", "journal/0", DENIED)
+    with pytest.raises(AccessDeniedError):
+        await writer.collection("raw").put({"id": "a"})
+    set_back = time.time() - 7200
+    monkeypatch.setattr(time, "time", lambda: set_back)
+    found = await check(writer, "writable")
+    assert (found.status, found.summary[:32]) == (FAIL, "the last save failed 0:00:00 ago")
 
 
 async def test_the_body_of_a_large_change_that_cannot_be_written_is_a_save_that_fails(writer, faulty):
