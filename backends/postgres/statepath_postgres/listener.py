@@ -14,6 +14,7 @@ from statepath_postgres.failures import on_standby, translated
 
 _log = logging.getLogger("statepath.postgres")
 
+_AUDIENCE: Final = 0x6865_6172 << 32
 _SOONEST: Final = 0.02  # seconds
 _LATEST: Final = 2.0
 _NET: Final = 5.0
@@ -23,6 +24,12 @@ _NET: Final = 5.0
 def channel(store: int) -> str:
     """Where the commits of a store are announced, by their last seq alone."""
     return f"statepath_{store}"
+
+
+def audience(store: int) -> int:
+    """The advisory lock that all who listen share. Who finds it free announces nothing: an announcement has a lock of
+    the whole server until its commit is on the disk, so the commits of all stores would go one after another."""
+    return _AUDIENCE + store
 
 
 class Listener:
@@ -94,6 +101,8 @@ class Listener:
         connection.add_termination_listener(lambda _: ended.set())
         with translated(self._connections.url):
             await connection.add_listener(channel(store), lambda *_: self.tell())
+            # It waits for the commit that has just found nobody here.
+            await connection.fetchval("SELECT pg_advisory_lock_shared($1)", audience(store))
         self._listening = True
         # What came before we listened was announced to nobody.
         self.tell()

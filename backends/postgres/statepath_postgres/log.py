@@ -29,26 +29,26 @@ from statepath_postgres.config import SCHEME
 from statepath_postgres.connections import Connections
 from statepath_postgres.failures import worth_repeating
 from statepath_postgres.held import Held
-from statepath_postgres.listener import Listener, channel
+from statepath_postgres.listener import Listener, audience, channel
 
 _ATTEMPTS: Final = 3  # how many attempts that get no answer fit into the time there is
 _PAUSE: Final = 2.0  # seconds, before a second look for a store that is not there
 _PAGE: Final = 256
 _PAGE_BYTES: Final = 8 * 1024 * 1024
 
-# The first commit of all may have any place ($9): a store that was copied from another one goes on from a snapshot.
+# The first commit of all may have any place ($10): a store that was copied from another one goes on from a snapshot.
 _APPEND: Final = """
 WITH place AS (
     UPDATE statepath.stores
     SET head = $4, tip = $5, floor = CASE WHEN head = 0 AND tip = '' THEN greatest(floor, $3) ELSE floor END
-    WHERE id = $1 AND (head = $2 AND (tip = $6 OR tip = '') OR $9 AND head = 0 AND tip = '')
+    WHERE id = $1 AND (head = $2 AND (tip = $6 OR tip = '') OR $10 AND head = 0 AND tip = '')
     RETURNING id
 ), entry AS (
     INSERT INTO statepath.log (store, first, last, id, record)
     SELECT id, $3, $4, $5, $7 FROM place
     RETURNING last
 )
-SELECT last, pg_notify($8, last::text) FROM entry
+SELECT last, CASE WHEN NOT pg_try_advisory_xact_lock($9) THEN pg_notify($8, last::text) END FROM entry
 """
 _FOLLOWING: Final = "SELECT record FROM statepath.log WHERE store = $1 AND first = $2"
 # Several that follow each other, in one go.
@@ -56,14 +56,15 @@ _EXTEND: Final = """
 WITH place AS (
     UPDATE statepath.stores
     SET head = $4, tip = $5, floor = CASE WHEN head = 0 AND tip = '' THEN greatest(floor, $3) ELSE floor END
-    WHERE id = $1 AND (head = $2 AND (tip = $6 OR tip = '') OR $9 AND head = 0 AND tip = '')
+    WHERE id = $1 AND (head = $2 AND (tip = $6 OR tip = '') OR $10 AND head = 0 AND tip = '')
     RETURNING id
 ), entries AS (
     INSERT INTO statepath.log (store, first, last, id, record)
-    SELECT place.id, entry.* FROM place, unnest($10::bigint[], $11::bigint[], $12::text[], $7::bytea[]) AS entry
+    SELECT place.id, entry.* FROM place, unnest($11::bigint[], $12::bigint[], $13::text[], $7::bytea[]) AS entry
     RETURNING last
 )
-SELECT max(last), pg_notify($8, max(last)::text) FROM entries HAVING count(*) > 0
+SELECT max(last), CASE WHEN NOT pg_try_advisory_xact_lock($9) THEN pg_notify($8, max(last)::text) END
+FROM entries HAVING count(*) > 0
 """
 # A commit of the server's own is answered only once all before it are confirmed.
 _CONFIRM: Final = "UPDATE statepath.stores SET head = head WHERE id = $1"
@@ -316,6 +317,7 @@ class PostgresCommitLog:
                 oldest.prev,
                 records if several else records[0],
                 channel(store),
+                audience(store),
                 self._seen == _NOTHING,
                 *(group.columns() if several else ()),
                 sending=sending,

@@ -1,0 +1,66 @@
+"""What is announced, and to whom: only where somebody listens, as all stores of a server wait for each announcement."""
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+from statepath.backend import encode_commit
+from statepath.testing.commits import Writer
+from statepath_postgres import listener
+from statepath_postgres.listener import audience, channel
+from statepath_postgres.log import _APPEND
+
+STORE = "SELECT id FROM statepath.stores WHERE name = $1"
+WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+
+
+@pytest.fixture
+def name(path):
+    return path.partition("store=")[2]
+
+
+@pytest.fixture
+def unpolled(monkeypatch):
+    """Nobody looks without having heard something."""
+    for pause in ("_SOONEST", "_LATEST", "_NET"):
+        monkeypatch.setattr(listener, pause, 3600.0)
+
+
+async def test_where_nobody_listens_nothing_is_announced(path, name, connect, around):
+    log = (await connect(path)).commit_log()
+    store = await around.fetchval(STORE, name)
+    heard = []
+    await around.add_listener(channel(store), lambda *news: heard.append(news[-1]))
+    writer = Writer(log)
+    await writer.append()
+    await around.execute("SELECT 1")
+    assert heard == []
+    await around.execute("SELECT pg_advisory_lock_shared($1)", audience(store))
+    await writer.append()
+    await around.execute("SELECT 1")
+    assert heard == ["2"]
+
+
+async def test_who_begins_to_listen_during_a_commit_hears_of_it(path, name, connect, around, unpolled):
+    log = (await connect(path)).commit_log()
+    store = await around.fetchval(STORE, name)
+    commit = Writer(log).make()
+    async with asyncio.timeout(30), aclosing(log.follow(0)) as commits:
+        async with around.transaction():
+            # Nobody listens when the server looks.
+            await around.fetchval(_APPEND, store, 0, 1, 1, commit.id, "", bytes(encode_commit(commit)),
+                                  channel(store), audience(store), True)  # fmt: skip
+            following = asyncio.ensure_future(anext(commits))
+            while not await around.fetchval(WAITING):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+        assert await following == commit
+
+
+async def test_a_follower_is_woken_by_each_commit_of_another(path, connect, unpolled):
+    writer = Writer((await connect(path)).commit_log())
+    follower = (await connect(path, readonly=True)).commit_log()
+    async with asyncio.timeout(30), aclosing(follower.follow(0)) as commits:
+        for _ in range(3):
+            following = asyncio.ensure_future(anext(commits))
+            await asyncio.sleep(0)
+            assert await writer.append() == await following
