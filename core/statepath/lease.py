@@ -23,7 +23,7 @@ from statepath.commit import Delete, Put
 from statepath.engine.committer import FENCES, Fence
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
-from statepath.engine.leases import MAINTAINER, Hold, Holder, clock, finish, see_off
+from statepath.engine.leases import MAINTAINER, Hold, Holder, at_once, clock, finish, see_off
 from statepath.engine.replica import MEMBERS
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.errors import ConflictError, InvalidArgumentError, LeaseHeldError, LeaseLostError, StateError
@@ -197,21 +197,31 @@ class Lease:
 
     async def _give_signs(self, hold: Hold) -> bool:
         """Do that until there is no more use; whether the lease was taken away."""
-        epoch, pause = self.epoch, self.ttl / _BEATS
+        epoch = self.epoch
         while True:
+            left = hold.left
             try:
                 # Whoever slept past the time to live finds out whether somebody has taken it: that needs a moment, too.
-                async with asyncio.timeout(max(hold.left, pause)):
-                    if not await self._engine.leases.renew(hold, epoch=epoch):
+                async with asyncio.timeout(left if left > 0 else self.ttl / _BEATS):
+                    if not await at_once(self._engine.leases.renew(hold, epoch=epoch)):
                         return True
-                epoch = self.epoch
             except TimeoutError:
                 return False
             except StateError as error:
                 if not error.retryable or not hold.valid:
                     return False
                 logger.warning("no sign of life of the lease %s for now: %s", self.name, error)
-            await asyncio.sleep(min(pause, max(hold.left, 0)))
+                await asyncio.sleep(_rest(hold.left))
+                if not hold.valid:
+                    return False
+            else:
+                epoch = self.epoch
+                await asyncio.sleep(_rest(hold.left))
+
+
+def _rest(left: float) -> float:
+    """How long to wait before a sign of life where the lease is valid for so long: others fit in behind it."""
+    return min(max(left / _BEATS, _SHORTEST_LOOK), max(left, 0.0))
 
 
 @contextmanager

@@ -280,6 +280,16 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+async def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """Do the work. Who stops waiting for it is not held up by how it ends."""
+    working = _start(work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        working.cancel()
+        raise
+
+
 async def see_off(work: Awaitable[object]) -> None:
     """Wait for the work for a moment. It goes on to its end whatever becomes of who waits, and may fail."""
 

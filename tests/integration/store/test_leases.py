@@ -651,6 +651,63 @@ async def test_a_sign_of_life_that_hangs_is_a_loss_for_the_holder_too(faulty, op
     assert not lease.held
 
 
+async def test_an_attempt_that_begins_late_is_a_loss_no_later_than_any(store, move, monkeypatch):
+    """Behind one that failed there is less time left than between two signs of life."""
+    attempts = []
+
+    async def fail_and_hang(*_, **__):
+        attempts.append(None)
+        if len(attempts) > 1:
+            await asyncio.Event().wait()
+        move(599.9)
+        raise UnavailableError("no answer")
+
+    monkeypatch.setattr(store._engine.leases, "renew", fail_and_hang)
+    lease = store.lease("leader", ttl=600)
+    await lease.acquire()
+    async with asyncio.timeout(30):
+        await lease.lost.wait()
+    assert len(attempts) == 2
+
+
+async def test_a_sign_of_life_is_tried_again_before_it_is_too_late(store, move, monkeypatch):
+    renew, failed = store._engine.leases.renew, []
+
+    async def fail_once(*args, **options):
+        if not failed:
+            failed.append(move(599.9))
+            raise UnavailableError("no answer")
+        return await renew(*args, **options)
+
+    monkeypatch.setattr(store._engine.leases, "renew", fail_once)
+    async with store.lease("leader", ttl=600) as lease:
+
+        async def has_its_ttl_again():
+            return failed and lease._hold.left > 1
+
+        await until(has_its_ttl_again)
+        assert lease.held
+
+
+async def test_a_sign_of_life_that_takes_long_to_give_up_is_a_loss_in_time(store, monkeypatch):
+    gave_up = asyncio.Event()
+
+    async def lingering(*_, **__):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await gave_up.wait()
+
+    monkeypatch.setattr(store._engine.leases, "renew", lingering)
+    lease = store.lease("leader", ttl=0.2)
+    await lease.acquire()
+    try:
+        async with asyncio.timeout(30):
+            await lease.lost.wait()
+    finally:
+        gave_up.set()
+
+
 async def test_a_sign_of_life_that_fails_unexpectedly_is_a_loss_that_is_told(store, monkeypatch, caplog):
     async def broken(*_, **__):
         raise RuntimeError("it broke")
