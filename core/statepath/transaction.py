@@ -43,6 +43,8 @@ class Transaction:
         self._engine = engine
         self._changes: list[Change] = []
         self._reads: dict[tuple[str, str], int] = {}
+        self._found: dict[tuple[str, str], Entry | None] = {}
+        """What was read: who reads it again is told the same, whatever others have made of it."""
         self._own: dict[tuple[str, str], Entry | None] = {}
         self._appends: dict[tuple[str, str], list[Append]] = {}
         self._putters: dict[tuple[str, str], tuple[Collection[Any], PutDocument | None]] = {}
@@ -56,7 +58,7 @@ class Transaction:
 
     async def get(self, collection: Collection[T], id: str) -> T | None:
         """The document as this transaction sees it, its own changes included; `None` if there is none. From now on it
-        has to stay as it is until the transaction ends, or that is a conflict.
+        has to stay as it is until the transaction ends, or that is a conflict; read again, it is the same.
 
         Raises:
             InvalidArgumentError: as `Collection.get`, or the collection is of another store.
@@ -264,7 +266,8 @@ class Transaction:
         return self._own[place] if place in self._own else self._seen(place, self._engine.get(*place))
 
     def _seen(self, place: tuple[str, str], entry: Entry | None) -> Entry | None:
-        """Note what was read, and add what the transaction itself appends."""
+        """Note what was read first, and add what the transaction itself appends."""
+        entry = self._found.setdefault(place, entry)
         self._reads.setdefault(place, 0 if entry is None else entry.version)
         return self._appended(place, entry)
 

@@ -287,6 +287,17 @@ async def test_a_transaction_merges_what_it_had_read_and_put(store, based, other
     assert await beside.get("b") == {"id": "b"}
 
 
+async def test_a_merge_counts_nothing_twice_of_what_a_transaction_reads_again(store, based, other):
+    tasks = store.collection("tasks", Task, on_conflict="merge")
+    async with store.transaction() as tx:
+        await tx.get(tasks, "a")
+        await change(other, logs=["x", "theirs"])
+        await store.sync()
+        task = await tx.get(tasks, "a")
+        tx.put(tasks, task.model_copy(update={"logs": [*task.logs, "ours"]}))
+    assert (await tasks.get("a")).logs == ["x", "theirs", "ours"]
+
+
 async def test_what_a_transaction_only_read_is_never_merged(store, based, other):
     tasks, beside = store.collection("tasks", Task, on_conflict="merge"), store.collection("beside")
     with pytest.raises(ConflictError):  # noqa: PT012 - raised at the end of the block

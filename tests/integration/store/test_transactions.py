@@ -119,6 +119,18 @@ async def test_what_it_read_must_still_hold_at_the_end(store, tasks, sessions):
     assert (await tasks.get("task_1")).status == "changed by someone else"
 
 
+async def test_what_it_reads_again_is_what_it_had_read(store, tasks):
+    with pytest.raises(ConflictError):  # noqa: PT012 - raised at the end of the block
+        async with store.transaction() as tx:
+            read = [await tx.get(tasks, "task_1"), await tx.get(tasks, "task_2"), tx.get_member("metrics")]
+            async with store.transaction() as other:
+                other.put(tasks, Task(id="task_1", status="changed by someone else"))
+                other.put(tasks, Task(id="task_2"))
+                other.put_member("metrics", 1)
+            again = [await tx.get(tasks, "task_1"), await tx.get(tasks, "task_2"), tx.get_member("metrics")]
+            assert again == read == [Task(id="task_1"), None, None]
+
+
 async def test_what_it_read_as_missing_must_still_be_missing(store, tasks):
     with pytest.raises(ConflictError) as caught:  # noqa: PT012 - raised at the end of the block
         async with store.transaction() as tx:
