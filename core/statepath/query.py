@@ -18,6 +18,7 @@ import msgspec
 from msgspec import UNSET
 from pydantic import BaseModel
 
+from statepath.breath import Breath
 from statepath.engine.documents import unreadable
 from statepath.engine.schema import stored_path
 from statepath.errors import InvalidArgumentError
@@ -42,9 +43,6 @@ DEFAULT_PAGE: Final = 100
 
 MANY: Final = 5_000
 """So many documents are worth asking the storage which of them to look at."""
-
-_PAUSE_ROWS: Final = 256
-_PAUSE_BYTES: Final = 512 * 1024
 
 
 class Row(Protocol):
@@ -263,24 +261,6 @@ def _decoder(names: tuple[str, ...]) -> Callable[[bytes], Any]:
     return msgspec.json.Decoder(struct).decode
 
 
-class _Pause:
-    """Tells when other tasks should run."""
-
-    __slots__ = ("_bytes", "_rows")
-
-    def __init__(self) -> None:
-        self._rows = self._bytes = 0
-
-    def due(self, size: int) -> bool:
-        """Whether enough rows or bytes have passed since the last time, this one of `size` bytes included."""
-        self._rows += 1
-        self._bytes += size
-        if self._rows < _PAUSE_ROWS and self._bytes < _PAUSE_BYTES:
-            return False
-        self._rows = self._bytes = 0
-        return True
-
-
 class Query(Generic[T]):
     """Documents that match. Nothing is read before it is iterated, or one of its methods is awaited; each of
     these sees the documents as of one seq. Long ones let other tasks run meanwhile.
@@ -397,10 +377,10 @@ class Query(Generic[T]):
             found: Iterable[_Hit] = merge(*runs)
         else:
             found = await self._best(look, self._limit)
-        pause = _Pause()
+        breath = Breath()
         for hit in found:
             yield self._decode(hit.id, hit.row)
-            if pause.due(len(hit.row.json())):
+            if breath.due(len(hit.row.json())):
                 await sleep(0)
 
     async def _best(self, look: _Look, limit: int) -> list[_Hit]:
@@ -416,7 +396,7 @@ class Query(Generic[T]):
     async def _hits(self, look: _Look) -> AsyncGenerator[list[_Hit], None]:
         """The documents that match, in parts, between which other tasks run."""
         reads = bool(self._tests or self._keys)
-        pause, hits = _Pause(), []
+        breath, hits = Breath(), []
         async with aclosing(look.parts()) as parts:
             async for rows in parts:
                 for id, row in rows:
@@ -432,7 +412,7 @@ class Query(Generic[T]):
                         place = self._order.place(kinds)
                         if self._after is None or (place, id) > self._after:
                             hits.append(_Hit(place, id, kinds, row))
-                    if pause.due(size):
+                    if breath.due(size):
                         yield hits
                         hits = []
                         await sleep(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import re
@@ -14,6 +15,7 @@ from typing import Final, Literal, NamedTuple
 from pydantic import JsonValue
 
 from statepath.arguments import wrong_kind
+from statepath.breath import Breath
 from statepath.commit import (
     Append,
     Change,
@@ -73,41 +75,62 @@ class StateChange:
         return f"{self.collection}/{self.id}"
 
 
-def changes_in(commit: Commit, seq: int, transaction: Sequence[Change], behind: int = 0) -> list[StateChange]:
-    """The changes of one transaction, as they are told to callers: those behind so many of it."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which changes a watcher wants: of these collections, and of these ids; empty: of all."""
+
+    collections: frozenset[str]
+    ids: frozenset[str]
+
+    def has(self, collection: str, id: str) -> bool:
+        return (not self.collections or collection in self.collections) and (not self.ids or id in self.ids)
+
+
+ALL: Final = Wanted(frozenset(), frozenset())
+
+
+def changes_in(
+    commit: Commit, seq: int, transaction: Sequence[Change], behind: int = 0, wanted: Wanted = ALL
+) -> list[StateChange]:
+    """The changes of one transaction that are wanted, as they are told to callers: those behind so many of it."""
     whole = f"{commit.incarnation}:{seq}"
     told: list[StateChange] = []
     for number, change in enumerate(transaction[behind:], behind + 1):
-        cursor = f"{whole}.{number}"
         kind: Kind
-        collection, field, value, offset = "", None, None, None
+        field, value, offset, stored = None, None, None, None
         if isinstance(change, Put):
-            kind, collection = "put", change.collection
-            value = decode(bytes(change.document), f"{collection}/{change.id}")
+            kind, collection, stored = "put", change.collection, change.document
         elif isinstance(change, Delete):
             kind, collection = "delete", change.collection
         elif isinstance(change, Append):
-            kind, collection, field = "append", change.collection, change.field
-            value = decode(bytes(change.value), f"{collection}/{change.id}")
+            kind, collection, field, stored = "append", change.collection, change.field, change.value
         elif isinstance(change, WriteLog):
             kind, collection, value, offset = "log", "logs", change.text, change.offset
         elif isinstance(change, WriteReport):
-            kind, collection = "report", "reports"
-            value = decode(bytes(change.document), f"{collection}/{change.id}")
+            kind, collection, stored = "report", "reports", change.document
         elif isinstance(change, RemoveLog):
             kind, collection = "delete", "logs"
         elif isinstance(change, RemoveReport):
             kind, collection = "delete", "reports"
         else:
             continue
-        if collection == MEMBERS:
+        if collection == MEMBERS or not wanted.has(collection, change.id):
             continue
         told.append(
             StateChange(
-                seq, kind, collection, change.id, field, value, commit.time, commit.writer, cursor, offset
+                seq,
+                kind,
+                collection,
+                change.id,
+                field,
+                value if stored is None else decode(bytes(stored), f"{collection}/{change.id}"),
+                commit.time,
+                commit.writer,
+                f"{whole}.{number}",
+                offset,
             )
         )
-    if told:
+    if told:  # the rest of the transaction concerns nobody who wants these
         told[-1] = replace(told[-1], cursor=whole)
     return told
 
@@ -151,17 +174,6 @@ def position(engine: Engine, since: int | str | None) -> Place:
         raise wrong_kind("since", "the cursor of a change, a seq or None", since)
     check_seq(since)
     return Place(since, told, of_ours)
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which changes a watcher wants: of these collections, and of these ids; empty: of all."""
-
-    collections: frozenset[str]
-    ids: frozenset[str]
-
-    def has(self, collection: str, id: str) -> bool:
-        return (not self.collections or collection in self.collections) and (not self.ids or id in self.ids)
 
 
 async def watch(engine: Engine, place: Place, wanted: Wanted, *, resync: bool) -> AsyncGenerator[StateChange]:
@@ -219,13 +231,7 @@ async def _changes(engine: Engine, place: Place, wanted: Wanted) -> AsyncGenerat
                 if seq <= place.after:
                     continue
                 behind = place.told if seq == place.after + 1 else 0
-                told = [
-                    change
-                    for change in changes_in(commit, seq, transaction, behind)
-                    if wanted.has(change.collection, change.id)
-                ]
-                if told:  # the rest of the transaction does not concern this watcher
-                    told[-1] = replace(told[-1], cursor=f"{commit.incarnation}:{seq}")
+                told = changes_in(commit, seq, transaction, behind, wanted)
                 for change in told:
                     lag = max(engine.replica.head - seq, 0)
                     yield replace(change, lag=lag) if lag else change
@@ -288,5 +294,8 @@ async def _entries(entries: Entries) -> AsyncGenerator[tuple[str, Entry]]:
                 for held in part:
                     yield held
         return
-    for held in entries:
-        yield held
+    breath = Breath()
+    for id, entry in entries:
+        yield id, entry
+        if breath.due(entry.size):
+            await asyncio.sleep(0)

@@ -6,6 +6,7 @@ import asyncio
 from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from itertools import takewhile
 from typing import Final
 
 from statepath.commit import Commit, Transaction, commit_size
@@ -66,11 +67,25 @@ class Feed:
 
     def behind(self, after: int) -> list[Told]:
         """The commits behind the seq, if the tail reaches back that far."""
+        if not self._recent or self._recent[0][0].first > after + 1:
+            return []
+        # From the end: of many who follow closely each wants the last one or two of thousands.
+        found = [
+            (commit, transactions)
+            for commit, transactions, _ in takewhile(
+                lambda told: told[0].last > after, reversed(self._recent)
+            )
+        ]
+        found.reverse()
+        return found
+
+    def oldest_behind(self, after: int) -> Commit | None:
+        """The first of these commits."""
         recent = tuple(self._recent)  # who reads metrics may ask from another thread
         if not recent or recent[0][0].first > after + 1:
-            return []
-        begin = bisect_right(recent, after, key=_last)
-        return [(commit, transactions) for commit, transactions, _ in recent[begin:]]
+            return None
+        place = bisect_right(recent, after, key=_last)
+        return recent[place][0] if place < len(recent) else None
 
     def wake(self) -> None:
         """Let all who wait for news look again."""

@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import Final
 
 from statepath.backend import Backend, CommitLog
-from statepath.commit import Commit, Transaction
+from statepath.breath import Breath
+from statepath.commit import Commit, Transaction, commit_size
 from statepath.engine.feed import Feed, in_bulk
 from statepath.engine.following import Follower
 from statepath.engine.replay import changes_of
@@ -70,8 +71,8 @@ class Stream:
 
     def oldest_behind(self, after: int) -> datetime | None:
         """The time of the first commit behind the seq, if it was made lately; `None` also if there is none."""
-        recent = self._feed.behind(after)
-        return recent[0][0].time if recent else None
+        oldest = self._feed.oldest_behind(after)
+        return None if oldest is None else oldest.time
 
     async def follow(self, after: int) -> AsyncGenerator[tuple[Commit, Sequence[Transaction]]]:
         """Every commit behind the seq `after`, from the log and then as they become visible to this handle. Where the
@@ -81,7 +82,7 @@ class Stream:
             HistoryTrimmedError: the log begins later.
         """
         self._join()
-        pause = _SOONEST
+        pause, breath = _SOONEST, Breath()
         try:
             while True:
                 recent = self._feed.behind(after)
@@ -89,6 +90,8 @@ class Stream:
                     for commit, transactions in recent:
                         yield commit, transactions
                         after = commit.last
+                        if breath.due(commit_size(commit)):
+                            await asyncio.sleep(0)
                 elif self._head() > after:
                     begun = after
                     try:
@@ -96,6 +99,8 @@ class Stream:
                             async for commit, transactions in read:
                                 yield commit, transactions
                                 after, pause = commit.last, _SOONEST
+                                if breath.due(commit_size(commit)):
+                                    await asyncio.sleep(0)
                     except StateError as error:
                         if not error.retryable:
                             raise

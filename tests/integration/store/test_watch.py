@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 import statepath
+from statepath.engine.documents import decode
 from statepath.errors import DivergedError, HistoryTrimmedError, InvalidArgumentError
 
 
@@ -266,6 +267,55 @@ async def test_only_the_ids_asked_for_are_told(store, raw):
             await raw.put({"id": id})
         await store.append_log("b", "x")
         assert [change.key for change in await take(changes, 2)] == ["raw/b", "logs/b"]
+
+
+async def test_what_is_not_asked_for_is_not_decoded(store, raw, monkeypatch):
+    decoded = []
+
+    def noting(data, key):
+        decoded.append(key)
+        return decode(data, key)
+
+    monkeypatch.setattr("statepath.watch.decode", noting)
+    async with aclosing(store.watch(ids=("b",))) as changes:
+        for id in "aab":
+            await raw.put({"id": id})
+        await anext(changes)
+    assert decoded == ["raw/b"]
+
+
+async def gone_through(changes, count):
+    """How many turns another task had while so many changes were taken one right after the other."""
+    turns = 0
+
+    async def take_turns():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.ensure_future(take_turns())
+    await take(changes, count)
+    beside.cancel()
+    return turns
+
+
+async def test_a_long_feed_lets_other_tasks_run(store, raw):
+    async with aclosing(store.watch()) as changes:
+        await raw.put({"id": "first"})
+        await anext(changes)
+        for n in range(1000):
+            await raw.put({"id": str(n)})
+        assert await gone_through(changes, 1000) >= 3
+
+
+async def test_who_is_told_many_documents_as_they_are_lets_other_tasks_run(trimmed):
+    async with trimmed.transaction() as tx:
+        for n in range(1000):
+            tx.put(trimmed.collection("raw"), {"id": str(n)})
+    async with aclosing(trimmed.watch(since=0, resync=True)) as changes:
+        assert (await anext(changes)).kind == "resync"
+        assert await gone_through(changes, 1001) >= 3
 
 
 async def test_a_change_says_how_far_it_lags(store, raw):
