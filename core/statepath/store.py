@@ -311,7 +311,8 @@ class Store:
         resync: bool = False,
     ) -> AsyncGenerator[StateChange]:
         """Every change of every writer, once, in order, as it becomes durable, until the iterator or the store is
-        closed. Whoever reads slowly misses nothing; each change says how far it `lag`s.
+        closed, or a wait for the next one is cancelled. Whoever reads slowly misses nothing; each change says how far
+        it `lag`s.
 
         Parameters:
             since: a change's cursor or a seq: begin behind it. `None`: behind what this handle shows. What others

@@ -488,6 +488,18 @@ async def test_another_event_loop_is_refused_and_harms_nobody(store, raw, use):
     assert await raw.put({"id": "b"}) == 2
 
 
+async def test_a_watch_that_is_iterated_in_another_event_loop_is_refused(store, raw):
+    changes = store.watch()
+
+    async def elsewhere():
+        await asyncio.wait_for(anext(changes), 10)
+
+    with pytest.raises(UnsupportedError, match="open the store in this one") as refused:
+        await asyncio.to_thread(asyncio.run, elsewhere())
+    assert refused.value.code == "other_loop"
+    assert await raw.put({"id": "a"}) == 1
+
+
 async def test_closing_in_another_event_loop_leaves_who_listens_alone(store):
     async with store.events.stream() as events:
         with pytest.raises(UnsupportedError):
