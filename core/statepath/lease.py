@@ -110,11 +110,11 @@ class Lease:
             self._beats.cancel()
             await asyncio.wait([self._beats])
             self._beats = None
-        if hold is None or self._engine.closed:
+        if hold is None or self._engine.gone:
             return
-        if self.lost.is_set():
-            # It may be this process's still, which gave no more signs of life: others would wait for all of its time.
-            await see_off(self._engine.leases.drop(hold))
+        if self.lost.is_set() or self._engine.closed:
+            # It may be this process's still, which gives no more signs of life: others would wait for all of its time.
+            await see_off(self._let_go(hold))
             return
         try:
             # First the epoch: nobody may have the lease while a change of this holder could still get through.
@@ -122,6 +122,12 @@ class Lease:
             await self._engine.leases.drop(hold)
         except StateError as error:
             logger.warning("the lease %s could not be given back, and will expire: %s", self.name, error)
+
+    async def _let_go(self, hold: Hold) -> None:
+        """End the epoch, too, if that can still be done: whoever takes the lease next commits another one anyway."""
+        with suppress(StateError):
+            await self._end_epoch(self.epoch)
+        await self._engine.leases.drop(hold)
 
     async def _end_epoch(self, epoch: int) -> None:
         with suppress(ConflictError), _unfenced():

@@ -524,6 +524,11 @@ class Engine:
                 code="other_loop",
             )
 
+    @property
+    def gone(self) -> bool:
+        """Whether the storage was given back, or is the parent's: a handle that is closed may still be at work."""
+        return self._released or self._disowned
+
     async def sync(self, at_least: int | None = None) -> int:
         """Bring the replica up to the head of the log, and wait until it shows the seq `at_least`; its seq."""
         if at_least is not None:

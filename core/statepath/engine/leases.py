@@ -47,6 +47,7 @@ GIVING_BACK: Final = 2.0
 _going_on: Final[set[asyncio.Task[Any]]] = set()
 """What nobody may wait for any more, and is not to be forgotten before its end."""
 
+_PARALLEL: Final = 16
 _MANY: Final = 1000
 _FORGOTTEN: Final = 3600.0
 """Of more than so many leases of others, those are forgotten that nobody asked for in so many seconds: who asks more
@@ -211,7 +212,10 @@ class Leases:
 
     async def holders(self) -> list[Holder]:
         """Who holds what, by name; some may be dead."""
-        found = [await self._read(entry.key) async for entry in self._backend.list_keys(LEASES)]
+        keys = [entry.key async for entry in self._backend.list_keys(LEASES)]
+        found: list[tuple[Holder, ETag] | None] = []
+        for at in range(0, len(keys), _PARALLEL):
+            found += await asyncio.gather(*map(self._read, keys[at : at + _PARALLEL]))
         return sorted((one[0] for one in found if one is not None), key=lambda holder: holder.name)
 
     async def silent(self, seconds: float) -> list[tuple[Entry, Hold]]:

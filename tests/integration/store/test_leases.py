@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import os
 import time
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -14,6 +14,8 @@ from msgspec import Raw
 from statepath.commit import WriteReport
 from statepath.engine.leases import Hold, Holder, Leases
 from statepath.engine.maintenance import Maintenance
+from statepath.engine.replica import MEMBERS
+from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.errors import (
     InvalidArgumentError,
     LeaseHeldError,
@@ -227,11 +229,17 @@ async def test_a_lease_that_was_lost_can_be_taken_again(store, other):
         pass
 
 
-async def test_a_lease_that_was_lost_to_nobody_is_given_back(store, other, monkeypatch):
+@pytest.fixture
+def no_signs(store, monkeypatch):
+    """No sign of life can be given."""
+
     async def fail(*args, **options):
         raise RuntimeError("unexpected")
 
     monkeypatch.setattr(store._engine.leases, "renew", fail)
+
+
+async def test_a_lease_that_was_lost_to_nobody_is_given_back(store, other, no_signs):
     lease = store.lease("leader", ttl=0.3)
     await lease.acquire()
     async with asyncio.timeout(30):
@@ -239,6 +247,63 @@ async def test_a_lease_that_was_lost_to_nobody_is_given_back(store, other, monke
     await lease.release()
     async with other.lease("leader", wait=0):
         pass
+
+
+async def test_what_is_changed_behind_a_lease_that_was_lost_to_nobody_is_refused(store, no_signs):
+    async with store.lease("leader", ttl=0.3) as lease:
+        async with asyncio.timeout(30):
+            await lease.lost.wait()
+        outlasts = asyncio.Event()
+
+        async def put():
+            await outlasts.wait()
+            await store.collection("raw").put({"id": "late"})
+
+        late = asyncio.create_task(put())
+    outlasts.set()
+    with pytest.raises(LeaseLostError):
+        await late
+    assert store._engine.get(MEMBERS, f"{LEASE_MEMBERS}leader") is None
+
+
+async def test_who_ends_while_the_store_is_closing_gives_the_lease_back(faulty, open_on, other):
+    store = await open_on(faulty)
+    lease = store.lease("leader", ttl=600)
+    await lease.acquire()
+    await store.collection("raw").put({"id": "a"})
+    gate = faulty.hold("write", "state.json")
+    closing = asyncio.ensure_future(store.aclose())
+    await gate.reached.wait()
+    try:
+        await lease.release()
+        async with asyncio.timeout(10), other.lease("leader"):
+            pass
+    finally:
+        gate.open()
+        await closing
+
+
+async def test_many_leases_are_listed_several_at_a_time(open_on, faulty, monkeypatch):
+    store = await open_on(faulty)
+    async with AsyncExitStack() as leases:
+        for n in range(20):
+            await leases.enter_async_context(store.claim(str(n), ttl=600))
+        read, waiting, all_there = faulty.read, set(), asyncio.Event()
+
+        async def slowly(key, **options):
+            if key.startswith("leases/"):
+                waiting.add(key)
+                if len(waiting) == 16:
+                    all_there.set()
+                await all_there.wait()
+            return await read(key, **options)
+
+        monkeypatch.setattr(faulty, "read", slowly)
+        try:
+            async with asyncio.timeout(10):
+                assert len(await store.leases()) == 20
+        finally:
+            all_there.set()
 
 
 async def test_who_takes_a_broken_lease_at_once_keeps_it(store, other, monkeypatch):
