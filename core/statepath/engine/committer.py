@@ -387,7 +387,15 @@ class Committer:
             except Exception as error:  # noqa: BLE001 - the caller gets it, and the handle goes on
                 _decline([(group[0], error)])
                 return
-        below = replica if self._elsewhere is None else await self._documents(self._elsewhere, group)
+        below: Replica | Stage = replica
+        if self._elsewhere is not None:
+            try:
+                below = await self._documents(self._elsewhere, group)
+            except StateError as error:
+                # A plain save asks for none of them, and is not to fail with those that do.
+                self._telemetry.not_committed(error, time.perf_counter() - began)
+                self._tell(error)
+                self._refuse([one for one in group if any(decisive(one.changes, one.reads))], error)
         first = replica.head + 1
         now = max(time.time_ns() // 1000, replica.time + 1)
         stage = Stage(below)

@@ -220,6 +220,22 @@ async def test_checked_changes_are_checked_against_what_the_database_holds(path)
         assert await raw.create({"id": "a"}) == 3
 
 
+async def test_a_plain_save_does_not_fail_with_who_waits_for_the_documents_in_vain(path, monkeypatch):
+    async def in_vain(keys):
+        raise UnavailableError("the documents are behind")
+
+    async with unloaded(path) as store:
+        raw = store.collection("raw")
+        await raw.put({"id": "a", "list": []})
+        monkeypatch.setattr(store._engine.elsewhere, "read", in_vain)
+        told = await asyncio.gather(
+            raw.append("a", "list", 1), raw.put({"id": "b"}), raw.delete("a"), return_exceptions=True
+        )
+        assert [type(one) for one in told] == [UnavailableError, int, UnavailableError]
+        monkeypatch.undo()
+        assert await raw.append("a", "list", 1) == 3
+
+
 async def test_a_transaction_is_refused_when_what_it_read_has_changed(path):
     async with unloaded(path) as store, statepath.open(path) as other:
         raw = store.collection("raw")
