@@ -751,8 +751,12 @@ class SyncLease:
         self._loop.run(self._lease.release)
 
     def __enter__(self) -> Self:
-        self.acquire()
-        self._lease.raise_fence()
+        try:
+            self.acquire()
+            self._lease.raise_fence()
+        except KeyboardInterrupt:
+            self.__exit__()  # it may have been taken all the same
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -31,6 +31,7 @@ from statepath.errors import (
     UnsupportedError,
 )
 from statepath.events import StateLoaded, StateSaved
+from statepath.lease import Lease
 from statepath.query import Query
 from statepath.store import Store
 from statepath.transaction import Transaction
@@ -775,4 +776,14 @@ def test_a_claim_is_refused_where_another_has_it(store):
         assert [holder.name for holder in store.leases()] == ["claim/task_1"]
         with pytest.raises(LeaseHeldError), store.claim("task_1"):
             pass
+    assert store.leases() == []
+
+
+def test_a_lease_whose_block_ctrl_c_keeps_from_beginning_is_nobodys(store, monkeypatch):
+    def interrupted(lease):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Lease, "raise_fence", interrupted)
+    with pytest.raises(KeyboardInterrupt), store.lease("leader"):
+        pass
     assert store.leases() == []
