@@ -102,25 +102,19 @@ class Transaction:
     def append(self, collection: Collection[Any], id: str, field: str, item: object) -> None:
         """Add an element to the end of a list in a document, when the transaction ends.
 
-        Raises (with `load=False`, at the end):
+        Raises (at the end, where this handle has not seen the document; with `load=False` always):
             NotFoundError: there is no such document.
             InvalidArgumentError: as `Collection.append`, or the collection is of another store.
         """
         self._check_open()
         change, _ = self._held(collection).encode_append(id, field, item)
         place = (collection.name, id)
-        if self._engine.elsewhere is not None and place not in self._own:
-            self._appends.setdefault(place, []).append(change)
-            self._add(change)
-            return
-        entry = self._own[place] if place in self._own else self._engine.get(*place)
-        if entry is None:
-            key = f"{collection.name}/{id}"
-            raise NotFoundError(f"{key} does not exist, so nothing can be appended to it", key=key)
-        longer = entry.appended(f"{collection.name}/{id}", field, bytes(change.value), 0, 0)
         if place in self._own:
-            self._own[place] = longer
+            self._own[place] = _longer(self._own[place], change)
         else:
+            # One that is not seen may just have been created by another handle.
+            if self._engine.elsewhere is None and (seen := self._engine.get(*place)) is not None:
+                _longer(seen, change)
             self._appends.setdefault(place, []).append(change)
         self._add(change)
 
@@ -272,7 +266,7 @@ class Transaction:
         """The entry, with what the transaction itself appends."""
         for change in self._appends.get(place, ()):
             if entry is not None:
-                entry = entry.appended("/".join(place), change.field, bytes(change.value), 0, 0)
+                entry = _longer(entry, change)
         return entry
 
     def _held(self, collection: Collection[T]) -> Collection[T]:
@@ -291,6 +285,17 @@ class Transaction:
     def _check_open(self) -> None:
         if self._ended:
             raise ClosedError("the transaction has ended; begin another one")
+
+
+def _longer(entry: Entry | None, change: Append) -> Entry:
+    """
+    Raises:
+        NotFoundError: there is nothing to append to. InvalidArgumentError: the field holds no list.
+    """
+    key = f"{change.collection}/{change.id}"
+    if entry is None:
+        raise NotFoundError(f"{key} does not exist, so nothing can be appended to it", key=key)
+    return entry.appended(key, change.field, bytes(change.value), 0, 0)
 
 
 def _taken(name: str) -> InvalidArgumentError:

@@ -137,6 +137,14 @@ async def test_nobody_is_refused_by_what_was_read_before_it_came(store, zombie, 
     assert await theirs.get("shared") == {"id": "shared", "n": 3}
 
 
+async def test_a_transaction_appends_to_what_another_handle_has_just_created(store, zombie):
+    await store.collection("raw").put({"id": "new", "logs": []})
+    theirs = zombie.collection("raw")
+    async with zombie.transaction() as tx:
+        tx.append(theirs, "new", "logs", "x")
+    assert await theirs.get("new") == {"id": "new", "logs": ["x"]}
+
+
 async def test_an_unchecked_save_goes_on_behind_the_other_writers_commits(store, zombie):
     await store.collection("raw").put({"id": "a"})
     await store.collection("raw").put({"id": "b"})
