@@ -50,7 +50,7 @@ from statepath.filters import Filter
 from statepath.history import history
 from statepath.lease import Lease, claim_name
 from statepath.merging import OnConflict
-from statepath.naming import check_collection
+from statepath.naming import check_collection, check_told
 from statepath.quantities import duration
 from statepath.settings import Settings
 from statepath.stats import Stats, stats
@@ -316,7 +316,8 @@ class Store:
         Parameters:
             since: a change's cursor or a seq: begin behind it. `None`: behind what this handle shows. What others
                 committed since it last looked is told, too; `sync` before brings it up to now.
-            collections: tell changes of these only. `ids`: of the documents, logs and reports of these ids only.
+            collections: tell changes of these only; `logs` and `reports` tell those of session logs and of reports.
+            ids: of the documents, logs and reports of these ids only.
             resync: where the log does not reach back to `since`, tell a change of the kind `resync`, then each
                 document as it is, and go on from there.
 
@@ -324,9 +325,10 @@ class Store:
             HistoryTrimmedError: the log does not reach back to `since`, or not to what this handle shows: then open
                 the store again.
             DivergedError: `since` belongs to another history of the store.
+            InvalidArgumentError: `since` is no cursor, or nothing can have one of the names.
         """
         self._engine.check_open()
-        wanted = Wanted(_names("collections", collections), _names("ids", ids))
+        wanted = Wanted(_checked("collections", collections, check_told), _checked("ids", ids, check_id))
         return watch(self._engine, position(self._engine, since), wanted, resync=resync)
 
     def lease(self, name: str, *, ttl: float = 15.0, wait: float | None = None) -> Lease:
@@ -690,18 +692,14 @@ class Store:
         await self.aclose()
 
 
-def _names(what: str, given: object) -> frozenset[str]:
+def _checked(what: str, given: object, check: Callable[[object], str]) -> frozenset[str]:
     """
     Raises:
-        InvalidArgumentError: it is no collection of texts.
+        InvalidArgumentError: it is no collection of what passes the check.
     """
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise wrong_kind(what, "a tuple of names", given)
-    names = tuple(given)
-    for name in names:
-        if not isinstance(name, str):
-            raise wrong_kind(f"a name in {what}", "a str", name)
-    return frozenset(names)
+    return frozenset(map(check, given))
 
 
 def _is_model(model: object) -> bool:
