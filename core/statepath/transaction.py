@@ -63,8 +63,14 @@ class Transaction:
         """
         self._check_open()
         place = (self._held(collection).name, check_id(id))
-        own = place in self._own
-        entry = self._own[place] if own else self._seen(place, await self._engine.entry(*place))
+        if place not in self._own:
+            entry = self._seen(place, await self._engine.entry(*place))
+        elif self._lacks(place, collection):
+            stored = await self._engine.entry(*place)
+            self._note(place, stored)
+            entry = self._replayed({place: stored})[0].get(*place)
+        else:
+            entry = self._own[place]
         return None if entry is None else collection.decode(id, entry)
 
     @overload
@@ -240,18 +246,34 @@ class Transaction:
         places = {
             (put.collection, put.id) for place in self._puts if isinstance(put := self._changes[place], Put)
         }
-        stage = Stage(self._engine.replica)
         stored = await elsewhere.read(list(places))
-        stage.entries.update((place, stored.get(place)) for place in places)
+        _, whole = self._replayed({place: stored.get(place) for place in places})
+        for number, put in whole.items():
+            self._changes[number] = put
+
+    def _lacks(self, place: tuple[str, str], collection: Collection[Any]) -> bool:
+        """Whether what the transaction has put there is without what only the collection's model may know of it."""
+        if self._own[place] is None or place not in self._putters:
+            return False
+        putter, _ = self._putters[place]
+        return putter.forgets and putter.model is not collection.model
+
+    def _replayed(self, stored: Mapping[tuple[str, str], Entry | None]) -> tuple[Stage, dict[int, Put]]:
+        """What the transaction makes of the documents of these places; and its puts, by their places among its changes,
+        with what their models do not know."""
+        stage = Stage(self._engine.replica)
+        stage.entries.update(stored)
+        whole: dict[int, Put] = {}
         # As they follow each other: a put replaces what those before it made of the document.
-        for place, change in enumerate(self._changes):
-            if not isinstance(change, Put | Delete | Append) or (change.collection, change.id) not in places:
+        for number, change in enumerate(self._changes):
+            if not isinstance(change, Put | Delete | Append) or (change.collection, change.id) not in stored:
                 continue
             before = stage.get(change.collection, change.id)
-            if isinstance(change, Put) and place in self._puts and before is not None:
-                data = self._puts[place].keep(bytes(change.document), before)
-                self._changes[place] = Put(change.collection, change.id, Raw(data))
-            stage.apply(self._changes[place], 0, 0)
+            if isinstance(change, Put) and number in self._puts and before is not None:
+                data = self._puts[number].keep(bytes(change.document), before)
+                whole[number] = Put(change.collection, change.id, Raw(data))
+            stage.apply(whole.get(number, change), 0, 0)
+        return stage, whole
 
     def _member(self, name: str) -> Entry | None:
         place = (MEMBERS, name)
@@ -259,8 +281,12 @@ class Transaction:
 
     def _seen(self, place: tuple[str, str], entry: Entry | None) -> Entry | None:
         """Note what was read, and add what the transaction itself appends."""
-        self._reads.setdefault(place, 0 if entry is None else entry.version)
+        self._note(place, entry)
         return self._appended(place, entry)
+
+    def _note(self, place: tuple[str, str], entry: Entry | None) -> None:
+        """What was read first has to be so at the end."""
+        self._reads.setdefault(place, 0 if entry is None else entry.version)
 
     def _appended(self, place: tuple[str, str], entry: Entry | None) -> Entry | None:
         """The entry, with what the transaction itself appends."""
