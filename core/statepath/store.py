@@ -18,7 +18,7 @@ from statepath.arguments import check_function, path_text, wrong_kind
 from statepath.attempts import Turns, until_committed
 from statepath.collection import Collection, Json
 from statepath.diff import Difference, differences
-from statepath.discovery import check_not_within, connect
+from statepath.discovery import Location, connect
 from statepath.encryption import Encrypted, KeyInfo, Retired, Rotated
 from statepath.engine import breaking, restoring
 from statepath.engine.archiving import Archived, bring_back, find
@@ -87,8 +87,16 @@ class Store:
         UnsupportedError, DivergedError: a newer program, or another history of the store, has taken over.
     """
 
-    def __init__(self, engine: Engine, *, events: Events | None = None, owns_events: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        events: Events | None = None,
+        owns_events: bool = False,
+        location: Location | None = None,
+    ) -> None:
         self._engine = engine
+        self._location = location
         self._events = engine.events if events is None else events
         self._owns_events = owns_events
         self._turns = Turns()
@@ -417,7 +425,9 @@ class Store:
         if to is None:
             return Restored(*await restore(self._engine, at))
         engine = self._engine
-        check_not_within(engine.backend.url, path_text(to, "to="))
+        place = Location.of(path_text(to, "to="))
+        if self._location is not None:
+            place.check_outside(self._location)
         then, now = await restoring.past_to_take(engine, at), await restoring.present(engine)
         then.logs = now.logs
         backend = await connect(to, deadline=engine.settings.deadline)

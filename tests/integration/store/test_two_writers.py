@@ -28,6 +28,7 @@ from statepath.errors import (
     DivergedError,
     HeadMoved,
     HistoryTrimmedError,
+    InvalidArgumentError,
     OutcomeUnknownError,
 )
 from statepath.events import CorruptionDetected, Events, SaveError
@@ -82,6 +83,17 @@ async def test_a_restore_elsewhere_takes_a_seq_that_another_handle_gave(store, z
     await store.collection("raw").put({"id": "shared", "n": 2})
     elsewhere = f"memory://{uuid4().hex}"
     await zombie.restore(at=seq, to=elsewhere)
+    async with statepath.open(elsewhere, autosave=0) as restored:
+        assert await contents(restored) == {"shared": {"id": "shared", "n": 1}}
+
+
+async def test_a_store_whose_state_path_has_an_escape_is_restored_elsewhere():
+    path, elsewhere = f"memory://{uuid4().hex}/a%23b", f"memory://{uuid4().hex}"
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "shared", "n": 1})
+        with pytest.raises(InvalidArgumentError, match="within the one"):
+            await store.restore(at=1, to=f"{path}/c")
+        await store.restore(at=1, to=elsewhere)
     async with statepath.open(elsewhere, autosave=0) as restored:
         assert await contents(restored) == {"shared": {"id": "shared", "n": 1}}
 
