@@ -683,10 +683,14 @@ class Store:
 
         Streams of `events` end, unless the bus was passed to `open`: then it is the caller's.
 
+        Where the event loop that it was opened in has ended, any other one may release the storage: files and snapshot
+        are brought up to date by whoever opens the store next.
+
         Raises:
             UnsupportedError: another event loop runs than the one that the store was opened in (`other_loop`).
         """
-        self._engine.check_loop()
+        if not self._engine.outlived:
+            self._engine.check_loop()
         try:
             await self._engine.close()
         finally:
