@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -96,6 +97,27 @@ class TestSnapshots:
             assert await n_of(store) == 5
             assert await store.verify() == []
         assert stopped.told(StateRestored, CorruptionDetected) == []
+
+    async def test_the_last_backup_that_is_moved_there_takes_nothing_along_that_came_behind_it(
+        self, folder, monkeypatch
+    ):
+        monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1.0)
+        async with folder.open(history=timedelta(microseconds=1)) as store:
+            for n in range(1, 6):
+                await change(store, n)
+                await store.snapshot()
+            assert (await store.stats()).floor == 5
+        *others, last = folder.names("state.backup.")
+        for key in others:
+            folder.remove(key)
+        (folder.path / last).rename(folder.path / "state.json")
+        async with folder.open() as store:
+            assert await n_of(store) == 4
+            (told,) = folder.told(StateRestored)
+            await store.restore(at=told.seq - 1)
+            assert await n_of(store) == 5
+        async with folder.open() as store:
+            assert await store.verify() == []
 
     async def test_backups_that_were_exchanged_are_told_and_lose_nothing(self, folder):
         async with folder.open() as store:
