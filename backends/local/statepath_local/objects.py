@@ -7,6 +7,7 @@ the folder.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -298,9 +299,10 @@ class Objects:
 
     def _write_in_place(self, fd: int, offset: int, data: bytes, size: int, *, cut: bool) -> None:
         port = self._port
-        gap = b"\n" * max(offset - size, 0)
         try:
-            write_all(port, fd, gap + data, offset - len(gap))
+            for start in range(size, offset, BLOCK):  # somebody may have cut off much
+                write_all(port, fd, b"\n" * min(BLOCK, offset - start), start)
+            write_all(port, fd, data, offset)
         except OSError:
             if offset >= size:
                 with suppress(OSError):
@@ -396,6 +398,9 @@ class Objects:
                 port.stat(name, within=folder)
             if port.exchange(temporary, name, within=within, into=folder):
                 self._last_was_new = False
+                if stat.S_ISDIR(port.stat(temporary, within=within).st_mode):  # a person's
+                    port.exchange(temporary, name, within=within, into=folder)
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
                 return True
         self._last_was_new = True
         port.rename(temporary, name, within=within, into=folder)

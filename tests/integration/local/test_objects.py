@@ -22,6 +22,7 @@ from statepath.errors import (
     StateError,
     UnavailableError,
 )
+from statepath_local.objects import BLOCK
 
 Connect = Callable[..., Any]
 
@@ -191,6 +192,25 @@ async def test_an_append_that_finds_no_space_is_taken_back(connect: Connect, por
         await backend.write_at("logs/a.log", 4, b"two\n")
     assert caught.value.code == "disk_full"
     assert (path / "logs/a.log").read_bytes() == b"one\n"
+
+
+async def test_a_log_that_somebody_cut_off_is_filled_up_a_part_at_a_time(
+    connect: Connect, port: Any, path: Path
+) -> None:
+    backend = await connect()
+    await backend.write_at("logs/a.log", 2 * BLOCK + 5, b"end\n")
+    assert max(len(args[1]) for name, args in port.calls if name == "pwrite") <= BLOCK
+    assert (path / "logs/a.log").read_bytes() == b"\n" * (2 * BLOCK + 5) + b"end\n"
+
+
+async def test_a_folder_in_the_place_of_a_view_stays_there_and_is_told(connect: Connect, path: Path) -> None:
+    backend = await connect()
+    (path / "tasks/a.json/mine").mkdir(parents=True)
+    with pytest.raises(InvalidArgumentError, match="taken") as caught:
+        await backend.write_lazily([LazyWrite("tasks/a.json", b"A", 1)])
+    assert caught.value.unwritten == ("tasks/a.json",)
+    assert (path / "tasks/a.json/mine").is_dir()
+    assert temporaries(path) == []
 
 
 async def test_a_file_that_a_person_made_is_not_used_again(connect: Connect, path: Path) -> None:
