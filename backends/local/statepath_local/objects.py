@@ -173,6 +173,9 @@ class Objects:
             if isinstance(when, IfMatch):
                 raise ConflictError(f"{key} does not exist", key=key, backend=SCHEME) from None
             return
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISLNK(found.st_mode):
+            # It is no object that could be read: who is told that there is one would look for it for ever.
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
         if isinstance(when, IfAbsent):
             raise AlreadyExistsError(f"{key} exists already", key=key, backend=SCHEME)
         if isinstance(when, IfMatch) and when.etag != _etag(found):

@@ -624,6 +624,31 @@ async def test_a_key_that_continues_another_is_refused(connect: Connect) -> None
     assert await listed(backend) == ["a", "b/c"]
 
 
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+@pytest.mark.parametrize("when", [IF_ABSENT, IfMatch(ETag("x"))], ids=["absent", "match"])
+async def test_what_is_no_file_does_not_pass_for_an_object_that_could_be_read(
+    connect: Connect, path: Path, make: Callable[[Path], None], when: Any
+) -> None:
+    backend = await connect()
+    make(path / "a")
+    with pytest.raises(InvalidArgumentError, match="taken"):
+        await backend.write("a", b"A", when=when)
+
+
+@pytest.mark.parametrize("key", ["reports/r.json", "journal/floor"])
+async def test_a_folder_in_the_place_of_a_file_of_the_stores_keeps_nobody_waiting(
+    path: Path, key: str
+) -> None:
+    async with statepath.open(path, autosave=0) as store:
+        await store.save_report("r", {"n": 1})
+    (path / key).unlink()
+    (path / key).mkdir()
+    async with asyncio.timeout(60):
+        with pytest.raises(InvalidArgumentError, match=f"{key} cannot be a file"):
+            async with statepath.open(path, autosave=0) as store:
+                await store.save_report("r", {"n": 2})
+
+
 async def test_a_name_that_the_file_system_cannot_hold_is_refused(connect: Connect, path: Path) -> None:
     backend = await connect()
     await backend.write("a" * 255, b"A")
