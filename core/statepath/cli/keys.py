@@ -11,7 +11,7 @@ import typer
 
 from statepath import Settings
 from statepath.cli.exits import Exit
-from statepath.cli.opening import reading, writing
+from statepath.cli.opening import reading, warn_if_gone, writing
 from statepath.cli.options import Json, StatePath, Yes
 from statepath.cli.output import Output, confirm, moment
 from statepath.cli.running import asynchronous, command_line
@@ -38,6 +38,7 @@ async def init(
     """Make a key ring where nothing is yet: what is saved there is encrypted."""
     output = Output(as_json=as_json)
     ring = await init_keys(state_path, new_key=new_key)
+    await warn_if_gone(Settings.load(state_path).path)
     (key,) = ring.keys
     output.result(asdict(key), f"made the key {key.id}, wrapped by {key.wrapped_by}")
     if new_key:

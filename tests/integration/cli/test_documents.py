@@ -157,6 +157,13 @@ def test_put_refuses_what_is_no_document_and_says_why(on: Run, path: str, text: 
     assert not Path(path).exists()
 
 
+def test_put_into_memory_says_that_it_is_gone_with_the_command(cli: Run, on: Run, path: str) -> None:
+    answer = cli("put", "tasks/a", "-", "-s", "memory://x", stdin="{}")
+    assert (answer.code, "stored tasks/a as seq 1" in answer.out) == (0, True)
+    assert "warning: memory://x is in the memory of this process" in answer.err
+    assert on("put", "tasks/a", "-", stdin="{}").err == ""
+
+
 def test_put_names_a_file_that_cannot_be_read(on: Run, path: str) -> None:
     answer = on("put", "tasks/a", "missing.json")
     assert answer.code == 2
