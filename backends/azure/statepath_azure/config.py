@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from statepath.backend import StateURL
+from statepath.backend import Parameter, StateURL
 from statepath.errors import InvalidArgumentError
 from statepath.objectstore import Place, endpoint, seconds
 
 DEFAULT_TIMEOUT: Final = 60.0
 
 _PARAMETERS: Final = ("account_name", "endpoint_url", "timeout")
+_DEFAULTS: Final = {"timeout": f"{DEFAULT_TIMEOUT:g}"}
 _CONTAINER: Final = re.compile(r"(?=.{3,63}$)[a-z0-9]+(?:-[a-z0-9]+)*")
 _ACCOUNT: Final = re.compile(r"[a-z0-9]{3,24}")
 _AT_ACCOUNT: Final = re.compile(r"([a-z0-9]{3,24})\.(?:blob|dfs)\.core\.windows\.net")
@@ -66,6 +67,17 @@ def complete(config: AzureConfig, env: Mapping[str, str]) -> AzureConfig:
     variables = {name: f"STATE_AZURE_{name.upper()}" for name in _PARAMETERS if getattr(config, name) is None}
     given = {name: env[variable] for name, variable in variables.items() if env.get(variable)}
     return _with(config, given, variables)
+
+
+def parameters(url: StateURL) -> list[Parameter]:
+    """What the URL or the environment may say, for people."""
+    said = dict(url.query)
+    if (account_name := parse(url).account_name) is not None:
+        said["account_name"] = account_name  # which abfs://container@account… says otherwise
+    return [
+        Parameter(name, (f"STATE_AZURE_{name.upper()}",), said.get(name), _DEFAULTS.get(name))
+        for name in _PARAMETERS
+    ]
 
 
 def _with(config: AzureConfig, given: Mapping[str, str], called: Mapping[str, str]) -> AzureConfig:

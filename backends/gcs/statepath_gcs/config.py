@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from statepath.backend import StateURL
+from statepath.backend import Parameter, StateURL
 from statepath.objectstore import Place, endpoint, flag, seconds
 
 DEFAULT_TIMEOUT = 60.0
@@ -15,6 +15,7 @@ _FORM: Final = "http://host:port"
 _SECRETS: Final = "credentials where Google's tools look for them"
 
 _PARAMETERS: Final = ("endpoint_url", "user_project", "anonymous", "timeout")
+_DEFAULTS: Final = {"anonymous": "false", "timeout": f"{DEFAULT_TIMEOUT:g}"}
 _EMULATOR: Final = "STORAGE_EMULATOR_HOST"
 _NO_EMULATOR: Final = "default"
 
@@ -53,6 +54,19 @@ def complete(config: GCSConfig, env: Mapping[str, str]) -> GCSConfig:
         variables["endpoint_url"] = _EMULATOR
         given["endpoint_url"] = emulator if "://" in emulator else f"http://{emulator}"
     return _with(config, given, variables)
+
+
+def parameters(url: StateURL) -> list[Parameter]:
+    """What the URL or the environment may say, for people."""
+    return [
+        Parameter(
+            name,
+            (f"STATE_GCS_{name.upper()}", *((_EMULATOR,) if name == "endpoint_url" else ())),
+            url.query.get(name),
+            _DEFAULTS.get(name),
+        )
+        for name in _PARAMETERS
+    ]
 
 
 def _with(config: GCSConfig, given: Mapping[str, str], called: Mapping[str, str]) -> GCSConfig:

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from statepath.backend import StateURL
+from statepath.backend import Parameter, StateURL
 from statepath.objectstore import Place, endpoint, flag, seconds
 
 DEFAULT_TIMEOUT = 60.0
+
+_PARAMETERS: Final = ("endpoint_url", "region", "profile", "anonymous", "path_style", "timeout")
+_DEFAULTS: Final = {"anonymous": "false", "path_style": "false", "timeout": f"{DEFAULT_TIMEOUT:g}"}
 
 _FORM: Final = "http://host:port"
 _SECRETS: Final = "credentials where the AWS tools look for them"
@@ -39,19 +42,23 @@ class S3Config:
 
 def parse(url: StateURL) -> S3Config:
     """The configuration that a URL `s3://bucket/prefix?region=eu-central-1` says."""
-    url.only("endpoint_url", "region", "profile", "anonymous", "path_style", "timeout")
+    url.only(*_PARAMETERS)
     return _with(S3Config(Place.of(url, called="bucket")), url.query, {name: name for name in url.query})
 
 
 def complete(config: S3Config, env: Mapping[str, str]) -> S3Config:
     """The configuration with `STATE_S3_ENDPOINT_URL`, `STATE_S3_REGION` and so on, where the URL is silent."""
-    variables = {
-        name: f"STATE_S3_{name.upper()}"
-        for name in ("endpoint_url", "region", "profile", "anonymous", "path_style", "timeout")
-        if getattr(config, name) is None
-    }
+    variables = {name: f"STATE_S3_{name.upper()}" for name in _PARAMETERS if getattr(config, name) is None}
     given = {name: env[variable] for name, variable in variables.items() if env.get(variable)}
     return _with(config, given, variables)
+
+
+def parameters(url: StateURL) -> list[Parameter]:
+    """What the URL or the environment may say, for people."""
+    return [
+        Parameter(name, (f"STATE_S3_{name.upper()}",), url.query.get(name), _DEFAULTS.get(name))
+        for name in _PARAMETERS
+    ]
 
 
 def _with(config: S3Config, given: Mapping[str, str], called: Mapping[str, str]) -> S3Config:
