@@ -758,7 +758,7 @@ async def test_a_lease_is_broken_to_the_end_though_the_log_cannot_be_read_then(s
         raise UnavailableError("the storage does not answer")
 
     async def remove_at_last(name):
-        monkeypatch.setattr(store._engine, "catch_up", cannot_be_read)
+        monkeypatch.setattr(store._engine.catching_up, "catch_up", cannot_be_read)
         return await remove(name)
 
     monkeypatch.setattr(store._engine.leases, "remove", remove_at_last)
