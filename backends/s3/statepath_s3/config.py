@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from statepath.backend import StateURL
-from statepath.objectstore import Place, endpoint, flag, seconds
+from statepath.objectstore import Parameters, Place, endpoint, flag, seconds, text
 
 DEFAULT_TIMEOUT = 60.0
 
-_FORM: Final = "http://host:port"
-_SECRETS: Final = "credentials where the AWS tools look for them"
+_PARAMETERS: Final = Parameters(
+    "STATE_S3_",
+    endpoint_url=partial(
+        endpoint, form="http://host:port", secrets="credentials where the AWS tools look for them"
+    ),
+    region=text,
+    profile=text,
+    anonymous=flag,
+    path_style=flag,
+    timeout=seconds,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +49,10 @@ class S3Config:
 
 def parse(url: StateURL) -> S3Config:
     """The configuration that a URL `s3://bucket/prefix?region=eu-central-1` says."""
-    url.only("endpoint_url", "region", "profile", "anonymous", "path_style", "timeout")
-    return _with(S3Config(Place.of(url, called="bucket")), url.query, {name: name for name in url.query})
+    url.only(*_PARAMETERS)
+    return _PARAMETERS.said(S3Config(Place.of(url, called="bucket")), url.query)
 
 
 def complete(config: S3Config, env: Mapping[str, str]) -> S3Config:
     """The configuration with `STATE_S3_ENDPOINT_URL`, `STATE_S3_REGION` and so on, where the URL is silent."""
-    variables = {
-        name: f"STATE_S3_{name.upper()}"
-        for name in ("endpoint_url", "region", "profile", "anonymous", "path_style", "timeout")
-        if getattr(config, name) is None
-    }
-    given = {name: env[variable] for name, variable in variables.items() if env.get(variable)}
-    return _with(config, given, variables)
-
-
-def _with(config: S3Config, given: Mapping[str, str], called: Mapping[str, str]) -> S3Config:
-    values: dict[str, object] = {}
-    for name, text in given.items():
-        if name == "endpoint_url":
-            values[name] = endpoint(called[name], text, form=_FORM, secrets=_SECRETS)
-        elif name in ("anonymous", "path_style"):
-            values[name] = flag(called[name], text)
-        elif name == "timeout":
-            values[name] = seconds(called[name], text)
-        else:
-            values[name] = text
-    return replace(config, **values)  # type: ignore[arg-type]  # each value is of its field's type
+    return _PARAMETERS.completed(config, env)
