@@ -478,7 +478,6 @@ def documents(
     *,
     order_by: str | None = None,
     limit: int | None = None,
-    after: str | None = None,
 ) -> Query[Document[T]]:
     """As `collection.find`, but each result is a `Document`: with its id, its version, and when it was changed."""
     rows = _Rows(collection._engine, collection.name)  # noqa: SLF001 - same module
@@ -492,7 +491,6 @@ def documents(
         where=where,
         order_by=order_by,
         limit=limit,
-        after=after,
     )
 
 
