@@ -8,9 +8,9 @@ from contextlib import aclosing
 from typing import Protocol, cast
 
 from statepath.backend import Backend, CommitLog
+from statepath.clock import clock
 from statepath.commit import JOURNAL, Body, Commit, Transaction
 from statepath.encryption import unsealed
-from statepath.engine.leases import clock
 from statepath.engine.replay import Beside, apply_commit, changes_of
 from statepath.engine.replica import Replica, Stage
 from statepath.errors import CorruptionError, DivergedError, HistoryTrimmedError

@@ -25,6 +25,7 @@ from msgspec import Raw
 
 from statepath.attempts import ATTEMPTS
 from statepath.backend import Backend, CommitLog, SupportsPlacing
+from statepath.clock import clock
 from statepath.commit import (
     MAX_COMMIT_BYTES,
     Body,
@@ -36,7 +37,6 @@ from statepath.commit import (
     size_of,
 )
 from statepath.engine.answering import Answers
-from statepath.engine.leases import clock
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.trouble import Trouble
 from statepath.engine.unloaded import Elsewhere
