@@ -17,7 +17,6 @@ from statepath.arguments import check_function
 from statepath.attempts import ATTEMPTS, Turns, back_off
 from statepath.backend import SupportsQueries
 from statepath.commit import Append, Delete, Put
-from statepath.engine.committer import Document as PutDocument
 from statepath.engine.documents import (
     MARK,
     MAX_DEPTH,
@@ -30,6 +29,7 @@ from statepath.engine.documents import (
 from statepath.engine.elements import stored_list
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id, check_version
+from statepath.engine.pending import Document as PutDocument
 from statepath.engine.replica import Entry
 from statepath.engine.restoring import past_document
 from statepath.engine.scope import scope_of

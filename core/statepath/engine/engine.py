@@ -16,7 +16,7 @@ from statepath.backend import Backend, CommitLog, Span, SupportsQueries, Support
 from statepath.commit import FORMAT, Change, Commit, FileChange, Note, Transaction, size_of
 from statepath.engine.autosave import Autosave, try_snapshot
 from statepath.engine.catching_up import CatchingUp
-from statepath.engine.committer import Committer, Decide
+from statepath.engine.committer import Committer
 from statepath.engine.companion import Companion
 from statepath.engine.floor import Floor, read_floor
 from statepath.engine.ids import check_seq, log_key
@@ -24,6 +24,7 @@ from statepath.engine.lagging import find_lagging
 from statepath.engine.leases import Leases
 from statepath.engine.maintenance import Maintenance
 from statepath.engine.migration import Migrated, check_known, check_reached
+from statepath.engine.pending import Decide
 from statepath.engine.replay import Damage
 from statepath.engine.replica import Cut, Entry, Replica, Stage
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from msgspec import Raw
 from statepath.commit import MAX_COMMIT_BYTES, Put, encode_commit
-from statepath.engine.committer import Decision
+from statepath.engine.pending import Decision
 from statepath.engine.validating import UNTOUCHED
 from statepath.errors import ConflictError
 
