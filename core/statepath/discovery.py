@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
-from typing import Any
+from typing import Any, Self
 
 from statepath.arguments import path_text
 from statepath.backend import Backend, BackendFactory, StateURL
@@ -78,40 +78,61 @@ def check_apart(source: str | os.PathLike[str], target: str | os.PathLike[str]) 
     Raises:
         InvalidArgumentError: both are one place, or the target lies within the store, which would take it for its own.
     """
-    (from_factory, from_config, from_url), (to_factory, to_config, to_url) = resolve(source), resolve(target)
-    if from_factory is not to_factory or _elsewhere(from_config, to_config):
-        return
-    folder = _folder(from_config, from_url)
-    if from_config == to_config or (folder is not None and folder == _folder(to_config, to_url)):
+    store, place = Location.of(source), Location.of(target)
+    if place.is_of(store):
         raise InvalidArgumentError("the store cannot be copied onto itself: name another place")
-    check_not_within(source, target)
+    place.check_outside(store)
 
 
-def check_not_within(store: str | os.PathLike[str], place: str | os.PathLike[str]) -> None:
+@dataclass(frozen=True, slots=True, repr=False)
+class Location:
+    """Where a store is, as its state path was understood: the environment and the working directory may be others
+    later.
+
+    Attributes:
+        begins: what the names of the store's objects begin with; `named` says that this alone says which store it is.
     """
-    Raises:
-        InvalidArgumentError: the place lies within the store, which would take it for its own. The services are taken
-            for one, since what a backend says of itself does not name them.
-    """
-    (factory, *outer), (another, *inner) = resolve(store), resolve(place)
-    begins, within = _beginning(*outer), _beginning(*inner)
-    if factory is another and within != begins and within.startswith(begins):
-        raise InvalidArgumentError(
-            "the new store would lie within the one that it is made of: name another place"
-        )
 
+    factory: BackendFactory
+    config: Any
+    begins: str
+    named: bool
 
-def _elsewhere(one: Any, other: Any) -> bool:
-    """Whether the configurations are of two services, or of two accounts of one."""
-    if getattr(one, "endpoint_url", None) != getattr(other, "endpoint_url", None):
-        return True
-    accounts = {getattr(config, "account_name", None) for config in (one, other)} - {None}
-    return len(accounts) > 1
+    @classmethod
+    def of(cls, state_path: str | os.PathLike[str]) -> Self:
+        """Raises: as `resolve`."""
+        factory, config, url = resolve(state_path)
+        folder = _folder(config, url)
+        if folder is None:
+            return cls(factory, config, f"{url.netloc}/{url.path.strip('/')}".rstrip("/") + "/", named=False)
+        return cls(factory, config, folder, named=True)
 
+    def is_of(self, store: Location) -> bool:
+        """Whether it is that store's own place."""
+        if self._is_elsewhere(store):
+            return False
+        return self.config == store.config or (self.named and self.begins == store.begins)
 
-def _beginning(config: Any, url: StateURL) -> str:
-    folder = _folder(config, url)
-    return f"{url.netloc}/{url.path.strip('/')}".rstrip("/") + "/" if folder is None else folder
+    def check_outside(self, store: Location) -> None:
+        """
+        Raises:
+            InvalidArgumentError: it lies within the store, which would take it for its own.
+        """
+        within = self.begins != store.begins and self.begins.startswith(store.begins)
+        if within and not self._is_elsewhere(store):
+            raise InvalidArgumentError(
+                "the new store would lie within the one that it is made of: name another place"
+            )
+
+    def _is_elsewhere(self, other: Location) -> bool:
+        """Whether they are of two backends, of two services, or of two accounts of one."""
+        if self.factory is not other.factory:
+            return True
+        one, another = self.config, other.config
+        if getattr(one, "endpoint_url", None) != getattr(another, "endpoint_url", None):
+            return True
+        accounts = {getattr(config, "account_name", None) for config in (one, another)} - {None}
+        return len(accounts) > 1
 
 
 def _folder(config: Any, url: StateURL) -> str | None:

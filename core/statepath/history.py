@@ -7,7 +7,7 @@ from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
 from statepath.engine.ids import check_id, check_seq
 from statepath.errors import InvalidArgumentError
-from statepath.naming import check_collection
+from statepath.naming import check_told
 from statepath.watch import StateChange, changes_in
 
 
@@ -47,6 +47,5 @@ def _check_key(key: object) -> None:
         raise InvalidArgumentError(
             f"{key!r} is no document's name: write the collection and the id, such as 'tasks/task_1'"
         )
-    if collection not in ("logs", "reports"):
-        check_collection(collection)
+    check_told(collection)
     check_id(id)

@@ -75,6 +75,8 @@ class MetricsPort:
     _lock = threading.Lock()
     _servers: Final[dict[tuple[str, int], _Server]] = {}
     _provider: Any = None
+    _parents: Final[list[Any]] = []
+    """The providers of the processes that this one was forked from, whose numbers are still read at any port."""
 
     def __init__(self, host: str, port: int) -> None:
         self._place = (host, port)
@@ -83,6 +85,8 @@ class MetricsPort:
             if server is None:
                 server = _serve(host, port)
                 try:
+                    while self._parents:
+                        self._parents.pop().shutdown()
                     if MetricsPort._provider is None:
                         MetricsPort._provider = _provider()
                 except BaseException:
@@ -107,11 +111,15 @@ class MetricsPort:
     @classmethod
     def leave_to_parent(cls) -> None:
         """The thread that serves is none of a forked child: its copy of a port would only keep that from being opened
-        again."""
+        again. Nor are the numbers. What others' locks guard waits until a port is opened: here one may be held for
+        ever."""
         for server in cls._servers.values():
             server.leave()
         cls._servers.clear()
         cls._lock = threading.Lock()
+        if cls._provider is not None:
+            cls._parents.append(cls._provider)
+            cls._provider = None
 
     async def aclose(self) -> None:
         """Let the port go; the last one closes it."""

@@ -48,6 +48,15 @@ def check_collection(name: object) -> str:
     return str.__str__(name)
 
 
+def check_told(name: object) -> str:
+    """What changes are told under, if it is that: the name of a collection, or `logs` or `reports`.
+
+    Raises:
+        InvalidArgumentError: it is not.
+    """
+    return name if isinstance(name, str) and name in ("logs", "reports") else check_collection(name)
+
+
 def fault_of(name: str) -> str | None:
     """Why the name is no collection's, without quoting it; `None`: it is one."""
     if not _COLLECTION.fullmatch(name):

@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 
 from statepath.arguments import wrong_kind
 from statepath.debug import enable_debug
-from statepath.discovery import check_apart, connect
+from statepath.discovery import Location, check_apart, connect
 from statepath.engine.alerting import Alerts
 from statepath.engine.engine import Engine
 from statepath.engine.mirror import Mirror
@@ -147,8 +147,9 @@ def open(
                     mirror = Mirror(OpenPrimary(engine), place, partial(connect, used.mirror), used, own)
                     engine.attach(mirror)
                     mirror.start()
+            location = Location.of(state_path)
             engine.beside.push_async_exit(beside.pop_all())
-        return Store(engine, events=bus, owns_events=events is None)
+        return Store(engine, events=bus, owns_events=events is None, location=location)
 
     return Opening(opened)
 

@@ -281,12 +281,15 @@ class StatePersistence:
         Raises:
             StateError: the metrics, the snapshot or a file could not be written. What was saved is in the journal; if
                 it was the metrics or the snapshot, the documents are in an emergency file, too.
-            UnsupportedError: another event loop runs (`other_loop`); nothing has ended.
+            UnsupportedError: another event loop runs (`other_loop`); nothing has ended. Where the store's own has
+                ended, it is closed as by `Store.aclose`.
         """
-        self._engine.check_loop()
+        if not self._engine.outlived:
+            self._engine.check_loop()
         self._closing = True
         try:
-            await self._end(None)
+            if not self._engine.outlived:
+                await self._end(None)
         finally:
             self._engine.events.off(AutosaveTriggered, self._autosave)
             if self._signals is not None:

@@ -18,7 +18,7 @@ from statepath.arguments import check_function, path_text, wrong_kind
 from statepath.attempts import Turns, until_committed
 from statepath.collection import Collection, Json
 from statepath.diff import Difference, differences
-from statepath.discovery import check_not_within, connect
+from statepath.discovery import Location, connect
 from statepath.encryption import Encrypted, KeyInfo, Retired, Rotated
 from statepath.engine import breaking, restoring
 from statepath.engine.archiving import Archived, bring_back, find
@@ -50,7 +50,7 @@ from statepath.filters import Filter
 from statepath.history import history
 from statepath.lease import Lease, claim_name
 from statepath.merging import OnConflict
-from statepath.naming import check_collection
+from statepath.naming import check_collection, check_told
 from statepath.quantities import duration
 from statepath.settings import Settings
 from statepath.stats import Stats, stats
@@ -87,8 +87,16 @@ class Store:
         UnsupportedError, DivergedError: a newer program, or another history of the store, has taken over.
     """
 
-    def __init__(self, engine: Engine, *, events: Events | None = None, owns_events: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        events: Events | None = None,
+        owns_events: bool = False,
+        location: Location | None = None,
+    ) -> None:
         self._engine = engine
+        self._location = location
         self._events = engine.events if events is None else events
         self._owns_events = owns_events
         self._turns = Turns()
@@ -316,7 +324,8 @@ class Store:
         Parameters:
             since: a change's cursor or a seq: begin behind it. `None`: behind what this handle shows. What others
                 committed since it last looked is told, too; `sync` before brings it up to now.
-            collections: tell changes of these only. `ids`: of the documents, logs and reports of these ids only.
+            collections: tell changes of these only; `logs` and `reports` tell those of session logs and of reports.
+            ids: of the documents, logs and reports of these ids only.
             resync: where the log does not reach back to `since`, tell a change of the kind `resync`, then each
                 document as it is, and go on from there.
 
@@ -324,9 +333,10 @@ class Store:
             HistoryTrimmedError: the log does not reach back to `since`, or not to what this handle shows: then open
                 the store again.
             DivergedError: `since` belongs to another history of the store.
+            InvalidArgumentError: `since` is no cursor, or nothing can have one of the names.
         """
         self._engine.check_open()
-        wanted = Wanted(_names("collections", collections), _names("ids", ids))
+        wanted = Wanted(_checked("collections", collections, check_told), _checked("ids", ids, check_id))
         return watch(self._engine, position(self._engine, since), wanted, resync=resync)
 
     def lease(self, name: str, *, ttl: float = 15.0, wait: float | None = None) -> Lease:
@@ -415,7 +425,9 @@ class Store:
         if to is None:
             return Restored(*await restore(self._engine, at))
         engine = self._engine
-        check_not_within(engine.backend.url, path_text(to, "to="))
+        place = Location.of(path_text(to, "to="))
+        if self._location is not None:
+            place.check_outside(self._location)
         then, now = await restoring.past_to_take(engine, at), await restoring.present(engine)
         then.logs = now.logs
         backend = await connect(to, deadline=engine.settings.deadline)
@@ -671,10 +683,14 @@ class Store:
 
         Streams of `events` end, unless the bus was passed to `open`: then it is the caller's.
 
+        Where the event loop that it was opened in has ended, any other one may release the storage: files and snapshot
+        are brought up to date by whoever opens the store next.
+
         Raises:
             UnsupportedError: another event loop runs than the one that the store was opened in (`other_loop`).
         """
-        self._engine.check_loop()
+        if not self._engine.outlived:
+            self._engine.check_loop()
         try:
             await self._engine.close()
         finally:
@@ -690,18 +706,14 @@ class Store:
         await self.aclose()
 
 
-def _names(what: str, given: object) -> frozenset[str]:
+def _checked(what: str, given: object, check: Callable[[object], str]) -> frozenset[str]:
     """
     Raises:
-        InvalidArgumentError: it is no collection of texts.
+        InvalidArgumentError: it is no collection of what passes the check.
     """
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise wrong_kind(what, "a tuple of names", given)
-    names = tuple(given)
-    for name in names:
-        if not isinstance(name, str):
-            raise wrong_kind(f"a name in {what}", "a str", name)
-    return frozenset(names)
+    return frozenset(map(check, given))
 
 
 def _is_model(model: object) -> bool:

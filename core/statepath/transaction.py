@@ -63,8 +63,14 @@ class Transaction:
         """
         self._check_open()
         place = (self._held(collection).name, check_id(id))
-        own = place in self._own
-        entry = self._own[place] if own else self._seen(place, await self._engine.entry(*place))
+        if place not in self._own:
+            entry = self._seen(place, await self._engine.entry(*place))
+        elif self._lacks(place, collection):
+            stored = await self._engine.entry(*place)
+            self._note(place, stored)
+            entry = self._replayed({place: stored})[0].get(*place)
+        else:
+            entry = self._own[place]
         return None if entry is None else collection.decode(id, entry)
 
     @overload
@@ -102,25 +108,19 @@ class Transaction:
     def append(self, collection: Collection[Any], id: str, field: str, item: object) -> None:
         """Add an element to the end of a list in a document, when the transaction ends.
 
-        Raises (with `load=False`, at the end):
+        Raises (at the end, where this handle has not seen the document; with `load=False` always):
             NotFoundError: there is no such document.
             InvalidArgumentError: as `Collection.append`, or the collection is of another store.
         """
         self._check_open()
         change, _ = self._held(collection).encode_append(id, field, item)
         place = (collection.name, id)
-        if self._engine.elsewhere is not None and place not in self._own:
-            self._appends.setdefault(place, []).append(change)
-            self._add(change)
-            return
-        entry = self._own[place] if place in self._own else self._engine.get(*place)
-        if entry is None:
-            key = f"{collection.name}/{id}"
-            raise NotFoundError(f"{key} does not exist, so nothing can be appended to it", key=key)
-        longer = entry.appended(f"{collection.name}/{id}", field, bytes(change.value), 0, 0)
         if place in self._own:
-            self._own[place] = longer
+            self._own[place] = _longer(self._own[place], change)
         else:
+            # One that is not seen may just have been created by another handle.
+            if self._engine.elsewhere is None and (seen := self._engine.get(*place)) is not None:
+                _longer(seen, change)
             self._appends.setdefault(place, []).append(change)
         self._add(change)
 
@@ -246,18 +246,34 @@ class Transaction:
         places = {
             (put.collection, put.id) for place in self._puts if isinstance(put := self._changes[place], Put)
         }
-        stage = Stage(self._engine.replica)
         stored = await elsewhere.read(list(places))
-        stage.entries.update((place, stored.get(place)) for place in places)
+        _, whole = self._replayed({place: stored.get(place) for place in places})
+        for number, put in whole.items():
+            self._changes[number] = put
+
+    def _lacks(self, place: tuple[str, str], collection: Collection[Any]) -> bool:
+        """Whether what the transaction has put there is without what only the collection's model may know of it."""
+        if self._own[place] is None or place not in self._putters:
+            return False
+        putter, _ = self._putters[place]
+        return putter.forgets and putter.model is not collection.model
+
+    def _replayed(self, stored: Mapping[tuple[str, str], Entry | None]) -> tuple[Stage, dict[int, Put]]:
+        """What the transaction makes of the documents of these places; and its puts, by their places among its changes,
+        with what their models do not know."""
+        stage = Stage(self._engine.replica)
+        stage.entries.update(stored)
+        whole: dict[int, Put] = {}
         # As they follow each other: a put replaces what those before it made of the document.
-        for place, change in enumerate(self._changes):
-            if not isinstance(change, Put | Delete | Append) or (change.collection, change.id) not in places:
+        for number, change in enumerate(self._changes):
+            if not isinstance(change, Put | Delete | Append) or (change.collection, change.id) not in stored:
                 continue
             before = stage.get(change.collection, change.id)
-            if isinstance(change, Put) and place in self._puts and before is not None:
-                data = self._puts[place].keep(bytes(change.document), before)
-                self._changes[place] = Put(change.collection, change.id, Raw(data))
-            stage.apply(self._changes[place], 0, 0)
+            if isinstance(change, Put) and number in self._puts and before is not None:
+                data = self._puts[number].keep(bytes(change.document), before)
+                whole[number] = Put(change.collection, change.id, Raw(data))
+            stage.apply(whole.get(number, change), 0, 0)
+        return stage, whole
 
     def _member(self, name: str) -> Entry | None:
         place = (MEMBERS, name)
@@ -265,14 +281,18 @@ class Transaction:
 
     def _seen(self, place: tuple[str, str], entry: Entry | None) -> Entry | None:
         """Note what was read, and add what the transaction itself appends."""
-        self._reads.setdefault(place, 0 if entry is None else entry.version)
+        self._note(place, entry)
         return self._appended(place, entry)
+
+    def _note(self, place: tuple[str, str], entry: Entry | None) -> None:
+        """What was read first has to be so at the end."""
+        self._reads.setdefault(place, 0 if entry is None else entry.version)
 
     def _appended(self, place: tuple[str, str], entry: Entry | None) -> Entry | None:
         """The entry, with what the transaction itself appends."""
         for change in self._appends.get(place, ()):
             if entry is not None:
-                entry = entry.appended("/".join(place), change.field, bytes(change.value), 0, 0)
+                entry = _longer(entry, change)
         return entry
 
     def _held(self, collection: Collection[T]) -> Collection[T]:
@@ -291,6 +311,17 @@ class Transaction:
     def _check_open(self) -> None:
         if self._ended:
             raise ClosedError("the transaction has ended; begin another one")
+
+
+def _longer(entry: Entry | None, change: Append) -> Entry:
+    """
+    Raises:
+        NotFoundError: there is nothing to append to. InvalidArgumentError: the field holds no list.
+    """
+    key = f"{change.collection}/{change.id}"
+    if entry is None:
+        raise NotFoundError(f"{key} does not exist, so nothing can be appended to it", key=key)
+    return entry.appended(key, change.field, bytes(change.value), 0, 0)
 
 
 def _taken(name: str) -> InvalidArgumentError:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from statepath import discovery, installed
 from statepath.backend import Backend
-from statepath.discovery import BackendInfo, backends, check_apart, check_not_within, connect, resolve
+from statepath.discovery import BackendInfo, Location, backends, check_apart, connect, resolve
 from statepath.errors import (
     AccessDeniedError,
     BackendNotInstalledError,
@@ -355,7 +355,9 @@ def test_another_place_is_none_within_the_store(store: str, place: str) -> None:
     check_apart(store, place)
 
 
-def test_of_what_a_backend_says_of_itself_the_services_are_taken_for_one() -> None:
+def test_a_place_is_within_a_store_of_the_same_service_only() -> None:
+    store, place = Location.of("s3://b/p"), Location.of("s3://b/p/sub")
     with pytest.raises(InvalidArgumentError, match="within the one"):
-        check_not_within("s3://b/p", "s3://b/p/sub?endpoint_url=http://host")
-    check_not_within("s3://b/p", "s3://b/p")
+        place.check_outside(store)
+    Location.of("s3://b/p/sub?endpoint_url=http://host").check_outside(store)
+    store.check_outside(store)

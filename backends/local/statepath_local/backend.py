@@ -174,8 +174,10 @@ class LocalBackend:
     async def close(self) -> None:
         if self._closed is None:
             self._closed = _CLOSED
-            self._log.wake()
-            await in_thread(self.release)
+            try:
+                self._log.wake()
+            finally:  # whose event loop has ended cannot be woken
+                await in_thread(self.release)
 
     def release(self) -> None:
         """Let running calls end, then give everything back, the lock last. Blocking."""

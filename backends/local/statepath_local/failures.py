@@ -17,7 +17,7 @@ from statepath.errors import (
 
 SCHEME = "file"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 

@@ -3,7 +3,7 @@
 One writer has it exclusively, or several share it. The file's first line is the last durable seq, twice, so that a
 reader notices half an update; the second says how the lock is held and where the journal ends; then each holder says
 what it is, behind a line that is there while what was not synced before the machine's end is in doubt. The file is
-never removed: a lock on a removed file would exclude nobody.
+never removed: a lock on a removed file would exclude nobody. Who finds that somebody did so commits nothing more.
 """
 
 from __future__ import annotations
@@ -243,6 +243,10 @@ class WriterLock:
         """That something needs the store for itself, and who has it, too."""
         others = [one for one in _read_holders(self._port, self._fd) if one != self._me]
         return _refusal(self._port, others, why)
+
+    def is_named(self) -> bool:
+        """Whether the file stands under its name still: else others may hold another one, and neither knows."""
+        return self._port.fstat(self._fd).st_nlink > 0 or _is_current(self._tree, self._fd)
 
     def begin(self) -> None:
         """Say that the journal is being changed: who finds this, and its writer gone, has to look for its end."""

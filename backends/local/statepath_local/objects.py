@@ -7,6 +7,7 @@ the folder.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -172,6 +173,9 @@ class Objects:
             if isinstance(when, IfMatch):
                 raise ConflictError(f"{key} does not exist", key=key, backend=SCHEME) from None
             return
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISLNK(found.st_mode):
+            # It is no object that could be read: who is told that there is one would look for it for ever.
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
         if isinstance(when, IfAbsent):
             raise AlreadyExistsError(f"{key} exists already", key=key, backend=SCHEME)
         if isinstance(when, IfMatch) and when.etag != _etag(found):
@@ -298,9 +302,10 @@ class Objects:
 
     def _write_in_place(self, fd: int, offset: int, data: bytes, size: int, *, cut: bool) -> None:
         port = self._port
-        gap = b"\n" * max(offset - size, 0)
         try:
-            write_all(port, fd, gap + data, offset - len(gap))
+            for start in range(size, offset, BLOCK):  # somebody may have cut off much
+                write_all(port, fd, b"\n" * min(BLOCK, offset - start), start)
+            write_all(port, fd, data, offset)
         except OSError:
             if offset >= size:
                 with suppress(OSError):
@@ -396,6 +401,9 @@ class Objects:
                 port.stat(name, within=folder)
             if port.exchange(temporary, name, within=within, into=folder):
                 self._last_was_new = False
+                if stat.S_ISDIR(port.stat(temporary, within=within).st_mode):  # a person's
+                    port.exchange(temporary, name, within=within, into=folder)
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
                 return True
         self._last_was_new = True
         port.rename(temporary, name, within=within, into=folder)

@@ -19,6 +19,9 @@ Bytes: TypeAlias = bytes | bytearray | memoryview
 
 _RENAME_EXCHANGE = 2
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What file systems answer that do not know such a sync: of a folder (VirtualBox), or of the drive (SMB on macOS)."""
+
 _IN_MODIFY = 2
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _renameat2 = getattr(_libc, "renameat2", None)
@@ -96,9 +99,14 @@ class Port:
 
     def fsync(self, fd: int) -> None:
         if _FULL_SYNC is not None:
-            fcntl.fcntl(fd, _FULL_SYNC)
-        else:
-            os.fsync(fd)
+            try:
+                fcntl.fcntl(fd, _FULL_SYNC)
+            except OSError as error:
+                if error.errno not in _NO_SYNC:
+                    raise
+            else:
+                return
+        os.fsync(fd)
 
     def fdatasync(self, fd: int) -> None:
         if sys.platform == "darwin":
@@ -107,7 +115,12 @@ class Port:
             os.fdatasync(fd)
 
     def fsync_dir(self, fd: int) -> None:
-        os.fsync(fd)
+        """Make the names in the folder durable, as far as its file system can do that."""
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise
 
     def utime(self, fd: int, nanoseconds: int) -> None:
         os.utime(fd, ns=(nanoseconds, nanoseconds))

@@ -46,7 +46,7 @@ from statepath_local.segments import (
     seal,
     segment_name,
 )
-from statepath_local.tree import Tree
+from statepath_local.tree import LOCK, Tree
 
 T = TypeVar("T")
 Settle = Callable[[Any, BaseException | None], None]
@@ -220,6 +220,7 @@ class Writer:
 
     def _begin_change(self) -> None:
         """Tell whoever comes next, should this handle not live to say where the journal ends."""
+        self._check_lock()
         with failing(JOURNAL):
             self._tree.settle([JOURNAL])
         if self._lock.shared and not self._changing:
@@ -228,6 +229,18 @@ class Writer:
             except OSError as error:
                 raise state_error(error, JOURNAL) from error
             self._changing = True
+
+    def _check_lock(self) -> None:
+        with failing(LOCK):
+            if self._lock.is_named():
+                return
+        self._refusal = DivergedError(
+            f"the file {LOCK} was removed or replaced while the store was open, so others may write to it as if they "
+            "were alone: nothing was saved; open the store again",
+            key=LOCK,
+            backend=SCHEME,
+        )
+        raise copy.copy(self._refusal)
 
     def _leave(self) -> None:
         """Before the acknowledgement: whoever hears of it may look with another handle at once."""

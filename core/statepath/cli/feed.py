@@ -14,7 +14,7 @@ from statepath.cli.output import Output, moment, preview
 from statepath.cli.running import asynchronous
 from statepath.engine.ids import check_id, parse_ref
 from statepath.errors import NotFoundError
-from statepath.naming import check_collection
+from statepath.naming import check_told
 
 group = typer.Typer()
 
@@ -136,9 +136,7 @@ async def watch(
 ) -> None:
     """Tell every change as it becomes durable, until Ctrl-C."""
     output = Output(as_json=as_json)
-    names = tuple(
-        name if name in ("logs", "reports") else check_collection(name) for name in collection or ()
-    )
+    names = tuple(map(check_told, collection or ()))
     async with reading(state_path) as store:
         # What has more digits than a seq is told to be no cursor.
         position = int(since) if since is not None and since.isdecimal() and len(since) <= 18 else since

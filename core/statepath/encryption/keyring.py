@@ -123,6 +123,8 @@ class Keys:
     def __init__(self, backend: Backend, provider: KeyProvider, *, shared: bool) -> None:
         self._backend = backend
         self._provider = provider
+        self._next: KeyProvider | None = None
+        """The master key of an exchange of which it is not known whether it has taken place, or is still to."""
         self.shared = shared
         self._known: dict[str, DataKey] = {}
         self._reading = asyncio.Lock()
@@ -260,7 +262,8 @@ class Keys:
 
     async def rewrap(self, provider: KeyProvider) -> None:
         """Have all keys wrapped by another master key, and a new primary, which the former one never saw. If an earlier
-        call had that done and did not learn of it, there is nothing left to do but to use that master key."""
+        call had that done and did not learn of it, there is nothing left to do but to use that master key: until then
+        it only unwraps what the former one cannot."""
 
         async def by_another(ring: Ring) -> Ring:
             keys = [await self._wrapped(self._known[key.id], key.created) for key in ring.keys]
@@ -273,8 +276,15 @@ class Keys:
                 await self._replace(by_another)
         except BaseException:
             self._provider = former
+            await self._expect(provider)
             raise
+        await self._expect(None)
         await former.close()
+
+    async def _expect(self, provider: KeyProvider | None) -> None:
+        given_up, self._next = self._next, provider
+        if given_up is not None:
+            await given_up.close()
 
     async def converting(self, command: str) -> None:
         """Note that the command converts the store; empty: that it is encrypted, all of it."""
@@ -291,7 +301,10 @@ class Keys:
         await self._backend.delete(RING_KEY, when=IfMatch(self._etag))
 
     async def close(self) -> None:
-        await self._provider.close()
+        try:
+            await self._expect(None)
+        finally:
+            await self._provider.close()
 
     async def _replace(self, change: _Change) -> None:
         async with self._reading:
@@ -315,7 +328,7 @@ class Keys:
         known = self._known.copy()
         for key in ring.keys:
             if key.id not in known:
-                known[key.id] = await self._unwrapped(ring, key)
+                known[key.id] = await self._unwrapped(ring, key, self._wrapper(key))
         if not hmac.compare_digest(ring.mac.encode(), _mac(ring, known[ring.keys[-1].id]).encode()):
             raise _damaged("it was not signed with its own primary key")
         if self.ring.store not in ("", ring.store):
@@ -327,7 +340,9 @@ class Keys:
         begun = clock()
         for key in ring.keys:
             if key.by != self._provider.name:
-                await self._unwrapped(ring, key)  # no ring is written that no master key opens as a whole
+                await self._unwrapped(
+                    ring, key, self._provider
+                )  # no ring is written that no master key opens as a whole
         ring = replace(ring, version=token_hex(8))
         ring = replace(ring, mac=_mac(ring, self._known[ring.keys[-1].id]))
         when = IF_ABSENT if self._etag is None else IfMatch(self._etag)
@@ -353,33 +368,38 @@ class Keys:
         wrapped: object = await self._provider.wrap(key.secret, context)
         if not isinstance(wrapped, bytes):
             raise _unfit(self._provider, f"wraps a data key as {type(wrapped).__name__}, and not as bytes")
-        if await self._secret(wrapped, context) != key.secret:
+        if await _secret(self._provider, wrapped, context) != key.secret:
             raise _unfit(self._provider, "does not unwrap what it has wrapped itself")
         return RingKey(key.id, wrapped, self._provider.name, created)
 
-    async def _unwrapped(self, ring: Ring, key: RingKey) -> DataKey:
+    def _wrapper(self, key: RingKey) -> KeyProvider:
+        """The master key that the key is to be unwrapped with."""
+        if self._next is not None and key.by == self._next.name:
+            return self._next
+        return self._provider
+
+    async def _unwrapped(self, ring: Ring, key: RingKey, provider: KeyProvider) -> DataKey:
         try:
-            secret = await self._secret(key.wrapped, _context(ring.store, key.id))
+            secret = await _secret(provider, key.wrapped, _context(ring.store, key.id))
         except StateError as error:
             if error.code != "wrong_key":
                 raise
-            if key.by == self._provider.name:
+            if key.by == provider.name:
                 raise _damaged("a wrapped key was altered") from error
             raise ConfigurationError(
                 f"this is the wrong key: the store at {self._backend.url} is encrypted with {key.by}, and "
-                f"{self._provider.name} was given; set the one that it was encrypted with",
+                f"{provider.name} was given; set the one that it was encrypted with",
                 key=RING_KEY,
                 code="wrong_key",
             ) from error
         return DataKey(key.id, secret)
 
-    async def _secret(self, wrapped: bytes, context: bytes) -> bytes:
-        secret: object = await self._provider.unwrap(wrapped, context)
-        if not isinstance(secret, bytes) or len(secret) != KEY_BYTES:
-            raise _unfit(
-                self._provider, f"unwraps something other than a data key, which is {KEY_BYTES} bytes"
-            )
-        return secret
+
+async def _secret(provider: KeyProvider, wrapped: bytes, context: bytes) -> bytes:
+    secret: object = await provider.unwrap(wrapped, context)
+    if not isinstance(secret, bytes) or len(secret) != KEY_BYTES:
+        raise _unfit(provider, f"unwraps something other than a data key, which is {KEY_BYTES} bytes")
+    return secret
 
 
 def _unfit(provider: KeyProvider, fault: str) -> ConfigurationError:

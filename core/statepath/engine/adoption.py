@@ -102,7 +102,11 @@ async def examine(
                     found.altered.append((collection, id))
                 continue
         if (file := await _read(backend, collection, listed, limit)) is not None:
-            _judge(replica, store, id, file, found, limit)
+            try:
+                _judge(replica, store, id, file, found, limit)
+            except InvalidArgumentError as error:  # as it would be written it is too large
+                found.broken.append((file.key, str(error)))
+    _settle_rivals(found)
     if len(seen) < len(replica):
         found.stale += [
             (collection, id)
@@ -235,12 +239,35 @@ def _judge(replica: Replica, store: str, id: str | None, file: File, found: Exam
         found.conflicts.append((key, f"the file holds {collection}/{id}, whose own file is another one"))
     elif not based_here or _is_copy(replica, collection, view):
         found.edits.append(Edit(collection, id, key, _encode(document, key, limit), 0))
+    elif not had(replica, collection, id, view.seq):
+        found.conflicts.append(
+            (key, f"the store had no {collection}/{id}: the file is a copy of another document's")
+        )
     elif view.ours and document_key(collection, id) == key:
         found.orphans.append(key)
     else:
         found.conflicts.append(
             (key, f"{collection}/{id} was deleted after the version that this file is based on")
         )
+
+
+def had(replica: Replica, collection: str, id: str, seq: int) -> bool:
+    """Whether the store seems to have had a document of which nothing but a view of that seq is left. Else a person put
+    a copy of another one's file there: into a folder of their own, or beside the document that has this version."""
+    return collection in replica.collections and all(
+        (entry := documents.get(id)) is None or entry.version != seq
+        for documents in replica.collections.values()
+    )
+
+
+def _settle_rivals(found: Examined) -> None:
+    """Of several files that hold one new document, that of its own name counts, or else the first."""
+    edits: dict[tuple[str, str], Edit] = {}
+    for edit in sorted(found.edits, key=lambda edit: edit.key != document_key(edit.collection, edit.id)):
+        first = edits.setdefault((edit.collection, edit.id), edit)
+        if first is not edit:
+            found.conflicts.append((edit.key, f"{first.key} holds {edit.collection}/{edit.id}, too"))
+    found.edits = list(edits.values())
 
 
 def _is_copy(replica: Replica, collection: str, view: View) -> bool:

@@ -22,6 +22,7 @@ from statepath.engine.leases import Hold, finish
 from statepath.engine.replica import Entry as Member
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.errors import ConflictError, NotFoundError
+from statepath.layout import is_ours
 
 _BEFORE_ROLLBACK: Final = re.compile(r"state\.before-rollback\..+\.json")
 
@@ -82,7 +83,7 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
             continue
         if why_aside(entry.key) or _BEFORE_ROLLBACK.fullmatch(entry.key) or _PROBE.fullmatch(entry.key):
             found.append((entry.key, entry.size))
-        elif entry.key.startswith(ARCHIVE) and entry.key not in live:
+        elif entry.key.startswith(ARCHIVE) and is_ours(entry.key) and entry.key not in live:
             unnamed.append((entry.key, entry.size))
     versions: dict[str, ETag] = {}
     for key, _ in unnamed:

@@ -436,13 +436,18 @@ class Engine:
             raise UnsupportedError(
                 f"this handle on {self.backend.url} was opened in "
                 + (
-                    "an event loop that has ended: open the store in this one"
+                    "an event loop that has ended: close this handle, and open the store in this one"
                     if self._loop.is_closed()
                     else "another event loop: open the store in this one, send the call there "
                     "(asyncio.run_coroutine_threadsafe), or use statepath.open_sync, made for any thread"
                 ),
                 code="other_loop",
             )
+
+    @property
+    def outlived(self) -> bool:
+        """Whether the event loop has ended that the store was opened in: then it can only be closed, in any other."""
+        return self._loop.is_closed() and not self._disowned
 
     async def sync(self, at_least: int | None = None) -> int:
         """Bring the replica up to the head of the log, and wait until it shows the seq `at_least`; its seq."""
@@ -617,6 +622,9 @@ class Engine:
 
         Closing never fails for a view or a snapshot: the journal has everything, and the failure is told by an event.
         """
+        if self.outlived:
+            await self._leave()
+            return
         self.check_loop()
         self.closed = True
         if self._disowned:
@@ -631,6 +639,22 @@ class Engine:
                     finally:
                         await self.beside.aclose()
                 logger.debug("closed %s", self.backend.url, extra={"seq": self.replica.head})
+
+    async def _leave(self) -> None:
+        """Give the storage back where the event loop has ended, and with it all that would write: the journal has
+        everything, as after a crash."""
+        self.closed = True
+        if self._released:
+            return
+        self._released, self._committer = True, None
+        for give_back in (self.backend.close, self.beside.aclose):
+            try:
+                await give_back()
+            except Exception as error:  # noqa: BLE001 - a connection of that loop has ended with it
+                logger.debug(
+                    "not all of %s could be given back in another event loop: %r", self.backend.url, error
+                )
+        logger.warning("%s was closed without a last save: its event loop had ended", self.backend.url)
 
     async def _finish(self) -> None:
         if self._committer is None or self._views is None:

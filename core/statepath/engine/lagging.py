@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from statepath.backend import Backend
-from statepath.engine.adoption import view_id
+from statepath.engine.adoption import had, view_id
 from statepath.engine.ids import document_key
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.views import View, parse_view
@@ -60,7 +60,7 @@ async def find_lagging(
             if entry is not None and _lags(listed.modified * 1_000_000, entry.modified, apart):
                 lagging.append(found)
         elif name.endswith(".json") and is_collection(collection):
-            id = await _left_behind(backend, listed.key, store, limit)
+            id = await _left_behind(backend, replica, listed.key, store, limit)
             if id is not None:
                 lagging.append((collection, id))
     return [*missing.values(), *lagging]
@@ -103,7 +103,7 @@ def _lags(written: float, changed: int, apart: int) -> bool:
     return round(written) < changed + apart and round(written) != changed
 
 
-async def _left_behind(backend: Backend, key: str, store: str, limit: int) -> str | None:
+async def _left_behind(backend: Backend, replica: Replica, key: str, store: str, limit: int) -> str | None:
     """The id of the deleted document whose view this is; `None` for what somebody else put there."""
     try:
         view: View = parse_view((await backend.read(key)).data, key, limit)
@@ -112,7 +112,10 @@ async def _left_behind(backend: Backend, key: str, store: str, limit: int) -> st
     collection = key.partition("/")[0]
     if not view.ours or view.store != store:
         return None
-    return next((id for id in view.texts.values() if _names(collection, id, key)), None)
+    id = next((id for id in view.texts.values() if _names(collection, id, key)), None)
+    if id is not None and backend.capabilities.editable and not had(replica, collection, id, view.seq):
+        return None
+    return id
 
 
 def _names(collection: str, id: str, key: str) -> bool:

@@ -205,7 +205,11 @@ async def _climb_down(backend: Backend, log: CommitLog, found: Recovered, limit:
     if await _continue(log, backend, found, None, "the journal"):
         return 0
     if found.restore is not None:
-        meta, found.replica = found.restore
+        meta, then = found.restore
+        # It may be the last of the backups that was put there: what came behind it is to be had again, too.
+        if await _continue(log, backend, found, (meta, Replica.of(then.cut())), STATE_KEY):
+            return meta.seq
+        found.replica = then
         found.restore, found.broken, found.source = None, True, STATE_KEY
         found.replica.head = max(meta.seq, found.marks[-1].seq)
     else:

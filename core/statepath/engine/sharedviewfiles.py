@@ -73,25 +73,37 @@ class SharedViewFiles(ViewFiles):
         """Write the report, or remove it, as the latest change that is known has it.
 
         The stored version is read first, then what was committed up to now: so whoever commits a later report finds
-        this one, or has replaced what was read.
+        this one, or has replaced what was read. Whoever removes it finds nothing where none was: that is looked for
+        again behind the write.
         """
         key = report_key(report.id)
         while True:
             when, _ = await self._stored(key)
             await self._catch_up()
-            for one in self._pending():
-                if isinstance(one, WriteReport | RemoveReport) and one.id == report.id:
-                    report = one
+            report = self._latest(report)
             data = pretty(bytes(report.document)) if isinstance(report, WriteReport) else None
             # The same content is written, too: when a report was last written is what its file tells.
             if data is None and when is IF_ABSENT:
                 return
-            with suppress(AlreadyExistsError, ConflictError):
+            try:
                 if data is None:
                     await self._backend.delete(key, when=when)
                 else:
                     await self._backend.write(key, data, when=when)
+            except (AlreadyExistsError, ConflictError):
+                continue
+            if when is not IF_ABSENT:
                 return
+            await self._catch_up()
+            if self._latest(report) is report:
+                return
+
+    def _latest(self, report: WriteReport | RemoveReport) -> WriteReport | RemoveReport:
+        """The latest change of the report that is known: this one, or one that came since."""
+        for one in self._pending():
+            if isinstance(one, WriteReport | RemoveReport) and one.id == report.id:
+                report = one
+        return report
 
     async def _remove_log(self, id: str, changes: Sequence[FileChange]) -> None:
         since = partial(self._text_since, id, changes)

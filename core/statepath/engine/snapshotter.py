@@ -508,12 +508,11 @@ class Snapshotter:
         floor, reason = self.floor.floor, ""
         aged = await self._aged()
         for mark in marks:
-            age = now - mark.time / 1_000_000
-            if mark.seq > min(covered, aged) or age < KEEP_SECONDS:
+            if mark.seq > min(covered, aged):
                 break
             if backup_key(mark.time) not in kept:
                 continue
-            if age > self._history.total_seconds():
+            if now - mark.time / 1_000_000 > self._history.total_seconds():
                 floor, reason = mark.seq + 1, "age"
             elif self._total - mark.journal_bytes > self._most:
                 floor, reason = mark.seq + 1, "bytes"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import tempfile
-from collections.abc import AsyncIterator, Coroutine, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from statepath.backend import ALWAYS, Blob, Capabilities, Entry, ETag, Span, When
@@ -170,11 +170,20 @@ def _name_of(listed: Listed) -> str:
 
 
 def _spool(key: str, chunks: Iterable[bytes], spool: tempfile.SpooledTemporaryFile[bytes]) -> int:
-    try:
-        for chunk in chunks:
+    for chunk in chunks:  # what goes wrong in drawing one is not the temporary file's fault
+        with _writing(key, spool):
             spool.write(chunk)
+    with _writing(key, spool):
         size = spool.tell()
         spool.seek(0)
+    return size
+
+
+@contextmanager
+def _writing(key: str, spool: tempfile.SpooledTemporaryFile[bytes]) -> Iterator[None]:
+    """Say of the temporary file why it cannot be written, and what to do."""
+    try:
+        yield
     except OSError as error:
         with suppress(OSError):  # closing it later would try once more to write what is left
             spool.close()
@@ -185,4 +194,3 @@ def _spool(key: str, chunks: Iterable[bytes], spool: tempfile.SpooledTemporaryFi
             key=key,
             code="disk_full" if error.errno in _FULL else None,
         ) from error
-    return size

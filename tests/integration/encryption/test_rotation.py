@@ -547,6 +547,41 @@ async def test_an_exchange_of_the_master_key_that_ended_half_way_is_finished_by_
         assert await tasks_of(store) == 1
 
 
+async def test_an_exchange_of_the_master_key_that_is_cancelled_and_stored_late_ends_no_handle(
+    memory, tmp_path, monkeypatch
+):
+    new, write, asked = tmp_path / "new-master", MemoryBackend.write, asyncio.Event()
+    under_way = []
+
+    async def late(backend, key, data, **options):
+        if key != RING_KEY:
+            return await write(backend, key, data, **options)
+        under_way.append(functools.partial(write, backend, key, data, **options))
+        asked.set()
+        return await asyncio.Future()
+
+    async with memory.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+        with monkeypatch.context() as patched:
+            patched.setattr(MemoryBackend, "write", late)
+            rotating = asyncio.ensure_future(store.rotate_key(master=new))
+            await asked.wait()
+            rotating.cancel()
+            await asyncio.wait([rotating])
+        assert len(await store.data_keys()) == 1  # the ring was read since
+        await under_way[0]()
+        assert len(await store.data_keys()) == 2
+        async with statepath.open(memory.url, encryption_key_file=new, autosave=0) as other:
+            await other.rotate_key()
+            await other.collection("tasks").put({"id": "b"})
+        assert await store.collection("tasks").get("b", fresh=True) == {"id": "b"}
+        await store.rotate_key(master=new)
+        await store.rotate_key()
+        await store.collection("tasks").put({"id": "c"})
+    async with statepath.open(memory.url, encryption_key_file=new) as store:
+        assert await tasks_of(store) == 3
+
+
 async def test_no_key_is_wrapped_by_the_former_master_key_beside_those_of_the_new_one(
     memory, tmp_path, unanswered
 ):

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from statepath.errors import ClosedError, StoreLockedError, UnavailableError
+import statepath
+from statepath.errors import ClosedError, DivergedError, StoreLockedError, UnavailableError
 from statepath_local.port import Port
 
 Connect = Callable[..., Any]
@@ -284,6 +285,41 @@ async def test_a_lock_on_a_file_that_was_removed_excludes_nobody(
     assert removed
     with pytest.raises(StoreLockedError):
         await connect()
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_writer_whose_lock_was_taken_away_commits_nothing_more(
+    connect: Connect, chain: Any, path: Path, how: str, *, shared: bool
+) -> None:
+    backend = await connect()
+    if shared:
+        await backend.share()
+    log = chain(backend.commit_log())
+    await log.append()
+    data = (path / "lock").read_bytes()
+    (path / "lock").unlink()
+    if how == "replaced":
+        (path / "lock").write_bytes(data)
+    for _ in range(2):
+        with pytest.raises(DivergedError, match="the file lock was removed or replaced"):
+            await log.append()
+
+
+async def test_what_was_acknowledged_beside_a_lock_that_was_removed_is_there(tmp_path: Path) -> None:
+    async with statepath.open(tmp_path, autosave=0) as one:
+        await one.collection("raw").put({"id": "before"})
+        (tmp_path / "lock").unlink()
+        async with statepath.open(tmp_path, autosave=0) as other:
+            await other.collection("raw").put({"id": "beside"})
+            with pytest.raises(DivergedError):
+                await one.collection("raw").put({"id": "refused"})
+            await other.collection("raw").put({"id": "behind"})
+    async with statepath.open(tmp_path, autosave=0) as store:
+        found = {document["id"] async for document in store.collection("raw")}
+        assert found == {"before", "beside", "behind"}
+        assert store.damage == ()
+        assert await store.verify() == []
 
 
 async def test_a_failure_to_lock_is_not_taken_for_a_holder(connect: Connect, port: Any) -> None:

@@ -22,6 +22,7 @@ from statepath.errors import (
     StateError,
     UnavailableError,
 )
+from statepath_local.objects import BLOCK
 
 Connect = Callable[..., Any]
 
@@ -191,6 +192,25 @@ async def test_an_append_that_finds_no_space_is_taken_back(connect: Connect, por
         await backend.write_at("logs/a.log", 4, b"two\n")
     assert caught.value.code == "disk_full"
     assert (path / "logs/a.log").read_bytes() == b"one\n"
+
+
+async def test_a_log_that_somebody_cut_off_is_filled_up_a_part_at_a_time(
+    connect: Connect, port: Any, path: Path
+) -> None:
+    backend = await connect()
+    await backend.write_at("logs/a.log", 2 * BLOCK + 5, b"end\n")
+    assert max(len(args[1]) for name, args in port.calls if name == "pwrite") <= BLOCK
+    assert (path / "logs/a.log").read_bytes() == b"\n" * (2 * BLOCK + 5) + b"end\n"
+
+
+async def test_a_folder_in_the_place_of_a_view_stays_there_and_is_told(connect: Connect, path: Path) -> None:
+    backend = await connect()
+    (path / "tasks/a.json/mine").mkdir(parents=True)
+    with pytest.raises(InvalidArgumentError, match="taken") as caught:
+        await backend.write_lazily([LazyWrite("tasks/a.json", b"A", 1)])
+    assert caught.value.unwritten == ("tasks/a.json",)
+    assert (path / "tasks/a.json/mine").is_dir()
+    assert temporaries(path) == []
 
 
 async def test_a_file_that_a_person_made_is_not_used_again(connect: Connect, path: Path) -> None:
@@ -602,6 +622,31 @@ async def test_a_key_that_continues_another_is_refused(connect: Connect) -> None
         with pytest.raises(StateError, match=f"no {key}"):
             await backend.read(key)
     assert await listed(backend) == ["a", "b/c"]
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+@pytest.mark.parametrize("when", [IF_ABSENT, IfMatch(ETag("x"))], ids=["absent", "match"])
+async def test_what_is_no_file_does_not_pass_for_an_object_that_could_be_read(
+    connect: Connect, path: Path, make: Callable[[Path], None], when: Any
+) -> None:
+    backend = await connect()
+    make(path / "a")
+    with pytest.raises(InvalidArgumentError, match="taken"):
+        await backend.write("a", b"A", when=when)
+
+
+@pytest.mark.parametrize("key", ["reports/r.json", "journal/floor"])
+async def test_a_folder_in_the_place_of_a_file_of_the_stores_keeps_nobody_waiting(
+    path: Path, key: str
+) -> None:
+    async with statepath.open(path, autosave=0) as store:
+        await store.save_report("r", {"n": 1})
+    (path / key).unlink()
+    (path / key).mkdir()
+    async with asyncio.timeout(60):
+        with pytest.raises(InvalidArgumentError, match=f"{key} cannot be a file"):
+            async with statepath.open(path, autosave=0) as store:
+                await store.save_report("r", {"n": 2})
 
 
 async def test_a_name_that_the_file_system_cannot_hold_is_refused(connect: Connect, path: Path) -> None:

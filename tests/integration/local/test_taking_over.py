@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,15 @@ async def test_who_saves_nothing_by_time_leaves_that_to_others_though_it_came_fi
     async with statepath.open(path, autosave=0), statepath.open(path, autosave=0.05) as server:
         await server.collection("tasks").put({"id": "a"})
         await saved(server, 1)
+
+
+async def test_who_takes_over_removes_no_copies_that_a_person_made(path: Path) -> None:
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a"})
+        await store.flush()
+        shutil.copytree(path / "tasks", path / "backup")
+        async with statepath.open(path, autosave=0) as other:
+            await store.aclose()
+            assert await other._engine.maintain()
+            await other.flush()
+    assert (path / "backup" / "a.json").exists()

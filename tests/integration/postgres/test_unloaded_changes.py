@@ -198,6 +198,34 @@ async def test_fields_that_the_model_does_not_know_are_kept_from_one_change_of_a
         ]
 
 
+async def test_a_transaction_reads_through_one_model_what_it_has_put_through_another_whole(path):
+    async with unloaded(path) as store:
+        raw, tasks = store.collection("tasks"), store.collection("tasks", Task)
+        await raw.put({"id": "a", "more": [1]})
+        async with store.transaction() as tx:
+            tx.put(tasks, Task(id="a", status="put"))
+            tx.append(raw, "a", "more", 2)
+            document = await tx.get(raw, "a")
+            assert await tx.get(tasks, "a") == Task(id="a", status="put")
+            tx.put(raw, document | {"seen": True})
+        assert document == {"id": "a", "status": "put", "more": [1, 2]}
+        assert await raw.get("a") == document | {"seen": True}
+
+
+async def test_a_transaction_is_refused_when_what_it_read_through_another_model_has_changed(path):
+    async with unloaded(path) as store, statepath.open(path) as other:
+        raw, tasks = store.collection("tasks"), store.collection("tasks", Task)
+        await raw.put({"id": "a", "more": 1})
+        tx = store.transaction()
+        tx.put(tasks, Task(id="a", status="put"))
+        document = await tx.get(raw, "a")
+        await other.collection("tasks").put({"id": "a", "more": 2})
+        tx.put(raw, document)
+        with pytest.raises(ConflictError):
+            await tx.__aexit__(None, None, None)
+        assert await raw.get("a") == {"id": "a", "more": 2}
+
+
 async def test_a_document_is_stored_as_it_was_when_it_was_put(path):
     async with unloaded(path) as store:
         tasks = store.collection("tasks", Task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -96,6 +97,27 @@ class TestSnapshots:
             assert await n_of(store) == 5
             assert await store.verify() == []
         assert stopped.told(StateRestored, CorruptionDetected) == []
+
+    async def test_the_last_backup_that_is_moved_there_takes_nothing_along_that_came_behind_it(
+        self, folder, monkeypatch
+    ):
+        monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1.0)
+        async with folder.open(history=timedelta(microseconds=1)) as store:
+            for n in range(1, 6):
+                await change(store, n)
+                await store.snapshot()
+            assert (await store.stats()).floor == 5
+        *others, last = folder.names("state.backup.")
+        for key in others:
+            folder.remove(key)
+        (folder.path / last).rename(folder.path / "state.json")
+        async with folder.open() as store:
+            assert await n_of(store) == 4
+            (told,) = folder.told(StateRestored)
+            await store.restore(at=told.seq - 1)
+            assert await n_of(store) == 5
+        async with folder.open() as store:
+            assert await store.verify() == []
 
     async def test_backups_that_were_exchanged_are_told_and_lose_nothing(self, folder):
         async with folder.open() as store:
@@ -332,15 +354,16 @@ class TestEdits:
             await store.flush()
         assert json.loads(stopped.read("tasks/task_1.json"))["n"] == 5
 
-    async def test_the_file_of_a_document_that_was_deleted_is_removed(self, folder):
+    @pytest.mark.parametrize("collection", ["tasks", "raw"])
+    async def test_the_file_of_a_document_that_was_deleted_is_removed(self, folder, collection):
         async with folder.open() as store:
-            await change(store, 1)
+            await store.collection(collection).put({"id": "task_1"})
             await store.flush()
-            await store.collection("tasks").delete("task_1")
+            await store.collection(collection).delete("task_1")
             killed = folder.copy("killed")
         async with killed.open() as store:
-            assert await store.collection("tasks").get("task_1") is None
-        assert killed.names("tasks/") == []
+            assert await store.collection(collection).get("task_1") is None
+        assert killed.names(f"{collection}/") == []
 
     async def test_an_edit_of_a_document_that_was_deleted_is_kept_aside(self, folder):
         async with folder.open() as store:
@@ -383,6 +406,38 @@ class TestNewFiles:
             assert await store.collection("tasks").count() == 1
         (told,) = folder.told(EditConflict)
         assert folder.read(told.kept_as) == copied
+
+    @pytest.mark.parametrize("into", ["backup", "raw"], ids=["of_ones_own", "of_another_collection"])
+    async def test_a_plain_copy_in_another_folder_is_not_removed(self, folder, into):
+        async with folder.open() as store:
+            await change(store, 1)
+            await store.collection("raw").put({"id": "a"})
+        (folder.path / into).mkdir(exist_ok=True)
+        folder.write(f"{into}/task_1.json", copied := folder.read("tasks/task_1.json"))
+        async with folder.open() as store:
+            assert store.collections() == ("raw", "tasks")
+            assert await store.collection("raw").count() == 1
+        (told,) = folder.told(EditConflict)
+        assert folder.read(told.kept_as) == copied
+
+    async def test_of_several_files_with_one_new_document_that_of_its_name_is_adopted(self, folder):
+        async with folder.open() as store:
+            await change(store, 1)
+        folder.write("tasks/b.json", b'{"id": "b", "n": 1}')
+        folder.write("tasks/b (copy).json", copied := b'{"id": "b", "n": 2}')
+        async with folder.open() as store:
+            assert await store.collection("tasks").get("b") == {"id": "b", "n": 1}
+        (told,) = folder.told(EditConflict)
+        assert folder.read(told.kept_as) == copied
+
+    async def test_a_file_that_would_be_written_too_large_is_kept_aside(self, folder):
+        async with folder.open() as store:
+            await change(store, 1)
+        folder.write("tasks/b.json", short := b'{"id": "b", "n": [%s]}' % b",".join([b"1e9"] * 220))
+        async with folder.open(max_document=1024) as store:
+            assert await store.collection("tasks").count() == 1
+        (told,) = folder.told(CorruptionDetected)
+        assert folder.read(told.kept_as) == short
 
     async def test_a_name_that_is_not_the_one_of_the_id_becomes_it(self, folder):
         async with folder.open() as store:

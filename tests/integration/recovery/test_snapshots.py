@@ -217,6 +217,20 @@ class TestTrimming:
             assert 1 < (await store.stats()).floor <= 5
         assert {told.reason for told in memory.told(HistoryTrimmed)} == {"bytes"}
 
+    async def test_they_are_though_a_clock_that_was_years_ahead_has_dated_the_commits(
+        self, folder, monkeypatch
+    ):
+        monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", 0.0)
+        async with folder.open(history_bytes=3000) as store:
+            with monkeypatch.context() as ahead:
+                ahead.setattr("time.time_ns", lambda: 4_000_000_000 * 10**9)
+                await put(store, 0)
+            for n in range(1, 6):
+                await put(store, n, text="x" * 2000)
+                await store.snapshot()
+            assert (await store.stats()).floor > 1
+        assert {told.reason for told in folder.told(HistoryTrimmed)} == {"bytes"}
+
     async def test_bodies_that_no_commit_names_any_more_are_collected(
         self, folder, short_memory, monkeypatch
     ):

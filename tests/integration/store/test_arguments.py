@@ -52,8 +52,11 @@ CALLS: dict[str, tuple[tuple[Any, ...], Callable[[Any, Any], Any]]] = {
     "read_report(id)": (NO_TEXTS, lambda store, x: store.read_report(x)),
     "watch(since=)": (NO_SEQS, lambda store, x: store.watch(since=x)),
     "watch(collections=)": ((None, 5, "tasks", Odd()), lambda store, x: store.watch(collections=x)),
-    "watch(collections=a name)": (NO_TEXTS, lambda store, x: store.watch(collections=(x,))),
-    "watch(ids=a name)": (NO_TEXTS, lambda store, x: store.watch(ids=(x,))),
+    "watch(collections=a name)": (
+        (*NO_TEXTS, "", "Tasks", "state", "tasks/task_1"),
+        lambda store, x: store.watch(collections=(x,)),
+    ),
+    "watch(ids=a name)": ((*NO_TEXTS, "", "a\0", "x" * 201), lambda store, x: store.watch(ids=(x,))),
     "lease(ttl=)": ((None, *NO_DURATIONS, 0, math.inf), lambda store, x: store.lease("l", ttl=x)),
     "lease(wait=)": (NO_DURATIONS, lambda store, x: store.lease("l", wait=x)),
     "claim(ttl=)": ((None, *NO_DURATIONS, 0, math.inf), lambda store, x: store.claim("t", ttl=x)),

@@ -11,9 +11,13 @@ import pytest
 import statepath
 from statepath.discovery import connect
 from statepath.engine.mirror import Mirror
+from statepath.engine.opening import open_engine
 from statepath.engine.primary import OpenPrimary
-from statepath.errors import ClosedError, OutcomeUnknownError, UnsupportedError
-from statepath.events import MirrorCaughtUp, StateLoaded, StateSaved
+from statepath.errors import ClosedError, OutcomeUnknownError, StoreLockedError, UnsupportedError
+from statepath.events import Events, MirrorCaughtUp, StateLoaded, StateSaved
+from statepath.persistence import StatePersistence
+from statepath.settings import Settings
+from statepath_local.journal import LocalCommitLog
 
 
 @pytest.fixture
@@ -516,6 +520,52 @@ def test_a_store_whose_event_loop_has_ended_is_to_be_opened_again(tmp_path):
 
     left = asyncio.run(opened())
     with pytest.raises(
-        UnsupportedError, match=r"in an event loop that has ended: open the store in this one$"
+        UnsupportedError,
+        match=r"in an event loop that has ended: close this handle, and open the store in this one$",
     ):
         asyncio.run(left.collection("raw").put({"id": "a"}))
+
+
+async def alone(path):
+    """Open the store for this handle alone, which no other one lets it."""
+    settings = Settings.load(path, autosave=0)
+    engine = await open_engine(await connect(path), settings, Events(), alone=True)
+    try:
+        return [(id, entry.version) for _, id, entry in engine.replica]
+    finally:
+        await engine.close()
+
+
+def of_a_loop_that_has_ended(log):
+    raise RuntimeError("Event loop is closed")
+
+
+@pytest.mark.parametrize("wake", [LocalCommitLog.wake, of_a_loop_that_has_ended], ids=["idle", "followed"])
+def test_a_store_whose_event_loop_has_ended_is_closed_in_another_one(tmp_path, monkeypatch, wake):
+    path = tmp_path / "state"
+
+    async def opened():
+        store = await statepath.open(path)
+        await store.collection("raw").put({"id": "a"})
+        return store
+
+    left = asyncio.run(opened())
+    with pytest.raises(StoreLockedError):
+        asyncio.run(alone(path))
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalCommitLog, "wake", wake)
+        asyncio.run(left.aclose())
+    assert left.closed
+    assert asyncio.run(alone(path)) == [("a", 1)]
+    with pytest.raises(ClosedError):
+        asyncio.run(left.collection("raw").put({"id": "b"}))
+    asyncio.run(left.aclose())
+
+
+def test_the_original_api_is_closed_in_another_event_loop_when_its_own_has_ended(tmp_path):
+    async def opened():
+        return await StatePersistence.open(tmp_path / "state")
+
+    left = asyncio.run(opened())
+    asyncio.run(left.shutdown())
+    assert asyncio.run(alone(tmp_path / "state")) == []

@@ -179,6 +179,19 @@ async def test_a_report_is_removed_though_who_saved_it_has_not_written_its_file_
     assert await other.reports() == await store.reports() == []
 
 
+async def test_a_report_that_is_removed_while_its_first_file_is_written_stays_removed(
+    store, open_on, faulty, keys
+):
+    other = await open_on(faulty)
+    writing = faulty.hold("write", "reports/")
+    saving = asyncio.ensure_future(other.save_report("r1", {"ok": True}))
+    await writing.reached.wait()
+    assert await store.delete_report("r1") is True
+    writing.open()
+    await saving
+    assert await keys("reports/") == []
+
+
 async def test_a_report_that_was_damaged_is_named_with_the_next_step(store, memory):
     await store.save_report("r1", {"ok": True})
     await store.flush()

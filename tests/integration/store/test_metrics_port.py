@@ -188,6 +188,51 @@ async def test_a_forked_child_keeps_no_port_from_being_opened_again(place, port)
         os.close(tell)
 
 
+FORKING = """
+import asyncio, os, sys, urllib.request, statepath
+
+async def count(place, port, documents):
+    async with statepath.open(place, metrics_port=port) as store:
+        for n in range(documents):
+            await store.collection("raw").put({"id": str(n)})
+        if place == "parents" and not os.fork():
+            asyncio.events._set_running_loop(None)
+            code = 1
+            try:
+                print(asyncio.new_event_loop().run_until_complete(count("childs", int(sys.argv[2]), 3)))
+                sys.stdout.flush()
+                code = 0
+            finally:
+                os._exit(code)
+        if place == "parents":
+            assert os.wait()[1] == 0
+        else:
+            return await asyncio.to_thread(read, port)
+
+def read(port):
+    return urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+
+asyncio.run(count("parents", int(sys.argv[1]), 5))
+"""
+
+
+@pytest.mark.slow
+def test_a_forked_child_reports_its_own_numbers_only(port, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        other = server.getsockname()[1]
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, str(port), str(other)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+        timeout=60,
+    )
+    assert value(done.stdout, "statepath_commits_total") == 3
+    assert value(done.stdout, "statepath_seq", db_namespace=str(tmp_path / "childs")) == 3
+    assert "parents" not in done.stdout
+
+
 async def test_the_port_is_let_go_when_the_main_thread_has_ended(place, port):
     store = await statepath.open(place, metrics_port=port)
     ended = ThreadPoolExecutor()

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 import statepath
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, NotFoundError
 
 
@@ -169,13 +169,40 @@ async def test_a_bad_change_is_told_where_it_is_made(store, tasks):
     async with store.transaction() as tx:
         with pytest.raises(InvalidArgumentError):
             tx.put(tasks, Session(id="s"))
-        with pytest.raises(NotFoundError):
-            tx.append(tasks, "nobody", "logs", "x")
         with pytest.raises(InvalidArgumentError):
             tx.append(tasks, "task_1", "status", "x")
         with pytest.raises(InvalidArgumentError):
             tx.delete(tasks, "")
     assert store.seq == 1
+
+
+async def test_an_append_to_what_is_nowhere_refuses_the_whole(store, tasks, sessions):
+    with pytest.raises(NotFoundError, match="tasks/nobody does not exist") as caught:  # noqa: PT012 - at the end
+        async with store.transaction() as tx:
+            tx.put(sessions, Session(id="s"))
+            tx.append(tasks, "nobody", "logs", "x")
+    assert caught.value.key == "tasks/nobody"
+    assert await sessions.count() == 0
+
+
+async def test_an_append_to_what_the_transaction_itself_has_deleted_is_told_where_it_is_made(store, tasks):
+    async with store.transaction() as tx:
+        tx.delete(tasks, "task_1")
+        with pytest.raises(NotFoundError, match="tasks/task_1 does not exist"):
+            tx.append(tasks, "task_1", "logs", "x")
+    assert await tasks.get("task_1") is None
+
+
+async def test_an_append_by_the_model_s_name_of_a_field_is_seen_under_the_stored_one(store):
+    class Named(BaseModel):
+        id: str
+        lines: list[str] = Field(default=[], alias="logs", serialization_alias="logs")
+
+    named = store.collection("tasks", Named)
+    async with store.transaction() as tx:
+        tx.put(named, Named(id="own", logs=["one"]))
+        tx.append(named, "own", "lines", "two")
+        assert (await tx.get(named, "own")).lines == ["one", "two"]
 
 
 async def test_an_append_to_what_is_no_list_names_the_document(store):

@@ -20,6 +20,7 @@ from statepath.errors import (
     DivergedError,
     HeadMoved,
     HistoryTrimmedError,
+    InvalidArgumentError,
     OutcomeUnknownError,
 )
 
@@ -59,6 +60,17 @@ async def test_a_restore_elsewhere_takes_a_seq_that_another_handle_gave(store, z
     await store.collection("raw").put({"id": "shared", "n": 2})
     elsewhere = f"memory://{uuid4().hex}"
     await zombie.restore(at=seq, to=elsewhere)
+    async with statepath.open(elsewhere, autosave=0) as restored:
+        assert await contents(restored) == {"shared": {"id": "shared", "n": 1}}
+
+
+async def test_a_store_whose_state_path_has_an_escape_is_restored_elsewhere(contents):
+    path, elsewhere = f"memory://{uuid4().hex}/a%23b", f"memory://{uuid4().hex}"
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "shared", "n": 1})
+        with pytest.raises(InvalidArgumentError, match="within the one"):
+            await store.restore(at=1, to=f"{path}/c")
+        await store.restore(at=1, to=elsewhere)
     async with statepath.open(elsewhere, autosave=0) as restored:
         assert await contents(restored) == {"shared": {"id": "shared", "n": 1}}
 
@@ -112,6 +124,14 @@ async def test_nobody_is_refused_by_what_was_read_before_it_came(store, zombie, 
         await theirs.put({"id": "shared", "n": 9}, if_version=1)
     await late[0]
     assert await theirs.get("shared") == {"id": "shared", "n": 3}
+
+
+async def test_a_transaction_appends_to_what_another_handle_has_just_created(store, zombie):
+    await store.collection("raw").put({"id": "new", "logs": []})
+    theirs = zombie.collection("raw")
+    async with zombie.transaction() as tx:
+        tx.append(theirs, "new", "logs", "x")
+    assert await theirs.get("new") == {"id": "new", "logs": ["x"]}
 
 
 async def test_an_unchecked_save_goes_on_behind_the_other_writers_commits(store, zombie, contents):

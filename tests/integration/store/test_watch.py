@@ -144,6 +144,22 @@ async def test_only_the_collections_asked_for_are_told(store, raw):
         assert (await anext(changes)).key == "raw/a"
 
 
+async def test_session_logs_and_reports_are_asked_for_like_collections(store, raw):
+    async with aclosing(store.watch(collections=("logs", "reports"))) as changes:
+        await raw.put({"id": "a"})
+        await store.append_log("a", "x")
+        await store.save_report("a", 1)
+        assert [change.key for change in await take(changes, 2)] == ["logs/a", "reports/a"]
+
+
+async def test_a_name_that_no_collection_can_have_is_told_as_by_the_collection(store):
+    with pytest.raises(InvalidArgumentError) as of_collection:
+        store.collection("Tasks")
+    with pytest.raises(InvalidArgumentError) as of_watch:
+        store.watch(collections=("Tasks",))
+    assert str(of_watch.value) == str(of_collection.value)
+
+
 async def test_two_watchers_are_told_the_same(store, raw):
     async with aclosing(store.watch()) as one, aclosing(store.watch()) as two:
         waiting = asyncio.gather(take(one, 3), take(two, 3))

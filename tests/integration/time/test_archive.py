@@ -305,6 +305,7 @@ async def test_clean_removes_what_nothing_names_and_keeps_every_way_back(
     await backend.write(f"archive/{'0' * 64}.jsonl.gz", b"unfinished")
     await backend.write("state.json.corrupt.20260101T000000.000000Z", b"{")
     await backend.write("state.backup.mine.json", b"a person's")
+    await backend.write("archive/2024.json", b"a person's, too")
     await asyncio.sleep(0.01)
     assert (await store.clean(dry_run=True)).objects == ()
     young = await store.clean(older_than=NOW, dry_run=True)

@@ -1,12 +1,16 @@
-"""Nothing passes the port by."""
+"""Nothing passes the port by, and what a file system does not know it does without."""
 
 from __future__ import annotations
 
 import ast
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import statepath_local
+from statepath_local.port import Port
 
 MODULES = sorted(Path(statepath_local.__file__).parent.glob("*.py"))
 HARMLESS = {
@@ -50,3 +54,37 @@ def test_no_other_module_calls_the_system(module: Path) -> None:
 
 def test_the_modules_are_found() -> None:
     assert {"port.py", "objects.py", "writer.py"} <= {module.name for module in MODULES}
+
+
+def refuse(error: int) -> Any:
+    def call(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    return call
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.ENOTSUP])
+def test_a_folder_on_a_file_system_that_syncs_none_is_in_nobodys_way(
+    monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    monkeypatch.setattr(os, "fsync", refuse(error))
+    Port().fsync_dir(7)
+    with pytest.raises(OSError, match=os.strerror(error)):
+        Port().fsync(7)
+
+
+def test_a_folder_that_fails_to_be_synced_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", refuse(errno.EIO))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        Port().fsync_dir(7)
+
+
+def test_where_a_drive_cannot_be_told_to_write_what_it_holds_the_usual_sync_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("statepath_local.port._FULL_SYNC", 51)
+    monkeypatch.setattr("fcntl.fcntl", refuse(errno.ENOTSUP))
+    monkeypatch.setattr(os, "fsync", synced.append)
+    Port().fsync(7)
+    assert synced == [7]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
+import re
 import tempfile
 from datetime import UTC, datetime
 from itertools import count
@@ -216,6 +217,20 @@ async def test_a_temporary_file_that_cannot_be_written_is_told(monkeypatch, file
     with pytest.raises(UnavailableError, match="TMPDIR") as caught:
         await backend(driver).write_stream("large", [b"12345", b"67890", b"1"])
     assert (caught.value.key, caught.value.code, says in str(caught.value)) == ("large", code, True)
+    assert driver.objects == {}
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), TimeoutError("late")], ids=["broken", "late"]
+)
+async def test_what_the_source_of_a_stream_raises_is_not_the_temporary_file_s_fault(error):
+    def broken():
+        yield b"12345"
+        raise error
+
+    driver = Driver()
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        await backend(driver).write_stream("large", broken())
     assert driver.objects == {}
 
 
