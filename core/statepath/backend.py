@@ -78,6 +78,7 @@ __all__ = [
     "Not",
     "Or",
     "Ordered",
+    "Parameter",
     "Part",
     "Path",
     "Put",
@@ -92,6 +93,7 @@ __all__ = [
     "SupportsExtend",
     "SupportsLazyWrites",
     "SupportsNewest",
+    "SupportsParameters",
     "SupportsPlacing",
     "SupportsQueries",
     "SupportsSchema",
@@ -368,6 +370,28 @@ class SupportsDocuments(Protocol):
 
     def moment(self, at_least: int) -> AbstractAsyncContextManager[Moment]:
         """All documents as of one seq, `at_least` or later, however long it takes to read them."""
+        ...
+
+
+class Parameter(NamedTuple):
+    """Something that a state path may say of its backend, and the `variables` that are asked where the URL is silent:
+    the first that is set counts. `said` is what the URL says, `default` what holds where nobody does; `None`: nothing,
+    or what others decide. What is `secret` is shown to nobody."""
+
+    name: str
+    variables: tuple[str, ...] = ()
+    said: str | None = None
+    default: str | None = None
+    secret: bool = False
+
+
+@runtime_checkable
+class SupportsParameters(Protocol):
+    """A factory that tells what its configuration is made of, for people who ask where a value comes from."""
+
+    def parameters(self, url: StateURL) -> Sequence[Parameter]:
+        """Each parameter once. Every variable that `with_env` looks at is among them, and whatever may hold a secret is
+        marked as one. As `parse`, it depends on the URL alone."""
         ...
 
 

@@ -7,13 +7,13 @@ so a broken plugin can break nobody but itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import Any, Self
 
 from statepath.arguments import path_text
-from statepath.backend import Backend, BackendFactory, StateURL
+from statepath.backend import Backend, BackendFactory, Parameter, StateURL, SupportsParameters
 from statepath.errors import (
     ConfigurationError,
     DuplicateSchemeError,
@@ -71,6 +71,23 @@ def resolve(
             raise
         raise _unfit(error, url, info) from None
     return factory, config, url
+
+
+def parameters(state_path: str | os.PathLike[str]) -> Sequence[Parameter]:
+    """What the backend that the state path names tells of its parameters; nothing, where it tells none.
+
+    Raises: as `resolve`.
+    """
+    url = StateURL.parse(path_text(state_path, "the state path"))
+    factory, info = _load(url.scheme)
+    if not isinstance(factory, SupportsParameters):
+        return ()
+    try:
+        return tuple(factory.parameters(url))
+    except Exception as error:
+        if isinstance(error, StateError) and not url.betrayed_by(error):
+            raise
+        raise _unfit(error, url, info) from None
 
 
 def check_apart(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

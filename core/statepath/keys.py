@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from statepath.backend import Backend, CommitLog
 from statepath.discovery import connect
-from statepath.encryption import Converted, KeyInfo, check_new, load_keys, make_keys, master_key, unlock
+from statepath.encryption import Converted, KeyInfo, check_new, has_ring, load_keys, make_keys, unlock
 from statepath.engine.founding import silent
 from statepath.engine.opening import check_alone, commit_log
 from statepath.errors import (
@@ -25,7 +25,7 @@ from statepath.opening import open as open_store
 from statepath.retry import retrying
 from statepath.settings import Settings
 
-__all__ = ["Converted", "KeyRing", "decrypt", "encrypt", "init_keys", "read_keys"]
+__all__ = ["Converted", "KeyRing", "check_convertible", "decrypt", "encrypt", "init_keys", "read_keys"]
 
 ENCRYPT: Final = "encrypt"
 DECRYPT: Final = "decrypt"
@@ -114,6 +114,17 @@ async def decrypt(
     return await _convert(path, DECRYPT, progress, settings, events)
 
 
+async def check_convertible(
+    path: Path | None, command: Literal["encrypt", "decrypt"], *, settings: Settings | None = None
+) -> None:
+    """That there is something for the command to do, and a master key to do it with. Changes nothing.
+
+    Raises: as `encrypt` and `decrypt`.
+    """
+    used = settings if settings is not None else Settings.load(path)
+    await _begun(used.path if path is None else path, command, used)
+
+
 async def _convert(
     path: Path | None,
     command: str,
@@ -159,14 +170,11 @@ async def _begun(path: Path, command: str, settings: Settings) -> bool:
 
     Raises: as `encrypt` and `decrypt`.
     """
-    master = master_key(settings)
-    await master.close()
     backend = retrying(
         await connect(path, readonly=True, deadline=settings.deadline), deadline=settings.deadline
     )
     try:
-        keys = await load_keys(backend, settings)
-        if keys is None:
+        if not await has_ring(backend):
             if command == DECRYPT:
                 raise NotFoundError(f"the store at {backend.url} is not encrypted", key=backend.url)
             if await _is_empty(backend):
@@ -174,6 +182,8 @@ async def _begun(path: Path, command: str, settings: Settings) -> bool:
                     f"there is no store at {backend.url}; a new one is encrypted from the beginning",
                     key=backend.url,
                 )
+        keys = await load_keys(backend, settings)
+        if keys is None:
             return False
         await keys.close()
         if keys.ring.converting not in ("", command):

@@ -95,7 +95,7 @@ class Lease:
         while (holder := await self._attempt()) is not None:
             if until is not None and clock() >= until:
                 raise LeaseHeldError(
-                    f"the lease {self.name!r} is held by {holder}", key=self.name, holder=_facts(holder)
+                    f"the lease {self.name!r} is held by {holder}", key=self.name, holder=holder.facts
                 )
             left = pause if until is None else min(pause, max(until - clock(), 0.0))
             await asyncio.sleep(left * random.uniform(0.5, 1))  # noqa: S311 - no secret
@@ -161,7 +161,7 @@ class Lease:
         taken = await engine.leases.take(self.name, self.ttl)
         if isinstance(taken, Holder):
             return taken
-        document = msgspec.json.encode(_facts(taken.holder))
+        document = msgspec.json.encode(taken.holder.facts)
         try:
             # Whoever was faster since has committed another epoch: then this one is over before it began.
             self.epoch = await engine.commit([Put(MEMBERS, self._member, Raw(document), base)])
@@ -240,11 +240,6 @@ def claim_name(task_id: str) -> str:
     if len(name.encode()) <= _LONGEST_NAME:
         return name
     return f"claim/~{sha256(task_id.encode()).hexdigest()}"
-
-
-def _facts(holder: Holder) -> dict[str, object]:
-    facts = msgspec.to_builtins(holder)
-    return {name: facts[name] for name in ("name", "pid", "host", "program", "since", "ttl")}
 
 
 __all__ = ["Lease", "LeaseHeldError", "LeaseLostError"]

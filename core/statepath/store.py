@@ -370,13 +370,17 @@ class Store:
         self._engine.check_open()
         return await self._engine.leases.holders()
 
-    async def break_lease(self, name: str) -> Holder:
+    async def break_lease(self, name: str, *, holder: Holder | None = None) -> Holder:
         """Take a lease away from its holder, whose changes are refused from then on; who it was.
+
+        Parameters:
+            holder: only from this one, as `leases` named it.
 
         Raises:
             NotFoundError: nobody holds it.
+            LeaseHeldError: another one than `holder` has it by now; names that one.
         """
-        return await breaking.break_lease(self._engine, check_id(name))
+        return await breaking.break_lease(self._engine, check_id(name), holder)
 
     async def history(
         self, key: str | None = None, *, since: int = 0, limit: int | None = None

@@ -412,9 +412,9 @@ class SyncStore:
         """As `Store.leases`."""
         return self._loop.run(self._store.leases)
 
-    def break_lease(self, name: str) -> Holder:
+    def break_lease(self, name: str, *, holder: Holder | None = None) -> Holder:
         """As `Store.break_lease`."""
-        return self._loop.run(self._store.break_lease, name)
+        return self._loop.run(self._store.break_lease, name, holder=holder)
 
     def history(
         self, key: str | None = None, *, since: int = 0, limit: int | None = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from statepath.backend import StateURL
+from statepath.backend import Parameter, StateURL
 from statepath.objectstore import ObjectStoreBackend, open_backend
 
-from statepath_azure.config import AzureConfig, complete, parse
+from statepath_azure.config import AzureConfig, complete, parameters, parse
 
 __all__ = ["AzureConfig", "factory"]
 
@@ -24,6 +24,9 @@ class AzureFactory:
 
     def with_env(self, config: AzureConfig, env: Mapping[str, str]) -> AzureConfig:
         return complete(config, env)
+
+    def parameters(self, url: StateURL) -> list[Parameter]:
+        return parameters(url)
 
     async def connect(self, config: AzureConfig, *, readonly: bool = False) -> ObjectStoreBackend:
         from statepath_azure.driver import AzureDriver  # importing adlfs takes a second

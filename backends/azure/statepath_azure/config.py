@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from statepath.backend import StateURL
+from statepath.backend import Parameter, StateURL
 from statepath.errors import InvalidArgumentError
 from statepath.objectstore import Parameters, Place, endpoint, seconds
 
@@ -42,6 +42,7 @@ _PARAMETERS: Final = Parameters(
     ),
     timeout=seconds,
 )
+_DEFAULTS: Final = {"timeout": f"{DEFAULT_TIMEOUT:g}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +88,11 @@ def parse(url: StateURL) -> AzureConfig:
 def complete(config: AzureConfig, env: Mapping[str, str]) -> AzureConfig:
     """The configuration with `STATE_AZURE_ACCOUNT_NAME` and so on, where the URL is silent."""
     return _PARAMETERS.completed(config, env)
+
+
+def parameters(url: StateURL) -> list[Parameter]:
+    """What the URL or the environment may say, for people."""
+    said = dict(url.query)
+    if (account_name := parse(url).account_name) is not None:
+        said["account_name"] = account_name  # which abfs://container@account… says otherwise
+    return _PARAMETERS.listed(said, _DEFAULTS)

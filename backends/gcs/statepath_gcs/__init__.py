@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from statepath.backend import StateURL
+from statepath.backend import Parameter, StateURL
 from statepath.objectstore import ObjectStoreBackend, open_backend
 
-from statepath_gcs.config import GCSConfig, complete, parse
+from statepath_gcs.config import GCSConfig, complete, parameters, parse
 
 __all__ = ["GCSConfig", "factory"]
 
@@ -24,6 +24,9 @@ class GCSFactory:
 
     def with_env(self, config: GCSConfig, env: Mapping[str, str]) -> GCSConfig:
         return complete(config, env)
+
+    def parameters(self, url: StateURL) -> list[Parameter]:
+        return parameters(url)
 
     async def connect(self, config: GCSConfig, *, readonly: bool = False) -> ObjectStoreBackend:
         from statepath_gcs.driver import GCSDriver  # importing gcsfs takes two seconds

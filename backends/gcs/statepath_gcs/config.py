@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from statepath.backend import StateURL
+from statepath.backend import Parameter, StateURL
 from statepath.objectstore import Parameters, Place, endpoint, flag, seconds, text
 
 DEFAULT_TIMEOUT = 60.0
@@ -20,6 +20,7 @@ _PARAMETERS: Final = Parameters(
 )
 _EMULATOR: Final = "STORAGE_EMULATOR_HOST"
 _NO_EMULATOR: Final = "default"
+_DEFAULTS: Final = {"anonymous": "false", "timeout": f"{DEFAULT_TIMEOUT:g}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +56,11 @@ def complete(config: GCSConfig, env: Mapping[str, str]) -> GCSConfig:
         return config
     url = emulator if "://" in emulator else f"http://{emulator}"
     return replace(config, endpoint_url=_endpoint(_EMULATOR, url))
+
+
+def parameters(url: StateURL) -> list[Parameter]:
+    """What the URL or the environment may say, for people."""
+    return [
+        one._replace(variables=(*one.variables, _EMULATOR)) if one.name == "endpoint_url" else one
+        for one in _PARAMETERS.listed(url.query, _DEFAULTS)
+    ]

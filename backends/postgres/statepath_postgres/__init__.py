@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from statepath.backend import StateURL
+from statepath.backend import Parameter, StateURL
 
 from statepath_postgres.backend import PostgresBackend
 from statepath_postgres.config import PostgresConfig, complete, parse
+from statepath_postgres.parameters import parameters
 from statepath_postgres.schema import script
 
 __all__ = ["PostgresBackend", "PostgresConfig", "factory"]
@@ -22,6 +23,9 @@ class PostgresFactory:
 
     def with_env(self, config: PostgresConfig, env: Mapping[str, str]) -> PostgresConfig:
         return complete(config, env)
+
+    def parameters(self, url: StateURL) -> list[Parameter]:
+        return parameters(url)
 
     def schema_sql(self) -> str:
         """The schema as a script for psql."""

@@ -48,6 +48,11 @@ PATIENCE: Final = 10.0
 """For how many seconds the view is waited for."""
 
 _MAKE: Final = "INSERT INTO statepath.views (store) VALUES ($1) ON CONFLICT (store) DO NOTHING"
+HOLD: Final = "set_config('idle_in_transaction_session_timeout', '0', true)"
+"""For a transaction that takes its time with the documents, whatever the server says of sessions that are idle."""
+
+# A view need not survive a crash to be right: what is lost of it is written again.
+_BEGIN: Final = f"SELECT set_config('synchronous_commit', 'off', true), {HOLD}"
 _LOCK: Final = "SELECT shown FROM statepath.views WHERE store = $1 FOR UPDATE"
 _SHOWN: Final = """
 SELECT coalesce((SELECT shown FROM statepath.views WHERE store = $1), 0) AS shown, head, floor
@@ -427,8 +432,7 @@ class Documents:
 
 async def _lock(connection: Connection, store: int) -> int:
     """Have the view for oneself until the end of the transaction; the seq that it shows."""
-    # A view need not survive a crash to be right: what is lost of it is written again.
-    await connection.execute("SET LOCAL synchronous_commit = off")
+    await connection.execute(_BEGIN)
     shown = await connection.fetchval(_LOCK, store)
     if shown is None:
         await connection.execute(_MAKE, store)

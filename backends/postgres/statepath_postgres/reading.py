@@ -18,7 +18,7 @@ from statepath.errors import UnavailableError, UnsupportedError
 from statepath_postgres.conditions import condition
 from statepath_postgres.config import SCHEME
 from statepath_postgres.connections import Connection, Connections
-from statepath_postgres.documents import PATIENCE, Documents
+from statepath_postgres.documents import HOLD, PATIENCE, Documents
 
 _LOOK: Final = 0.1  # seconds between two looks at what the view shows
 _PART_BYTES: Final = 1024 * 1024
@@ -26,8 +26,7 @@ _FIRST_ROWS: Final = 20
 _MOST_ROWS: Final = 5000
 
 _SHOWN: Final = "SELECT coalesce((SELECT shown FROM statepath.views WHERE store = $1), 0)"
-# Who goes through the documents takes its time with each, whatever the server says of sessions that are idle.
-_HOLD: Final = _SHOWN + ", set_config('idle_in_transaction_session_timeout', '0', true)"
+_HELD: Final = f"{_SHOWN}, {HOLD}"
 _BEHIND: Final = """
 SELECT coalesce((SELECT shown FROM statepath.views WHERE store = $1), 0) AS shown, floor
 FROM statepath.stores WHERE id = $1
@@ -91,7 +90,7 @@ class Reading:
         await self._reach(store, at_least, until)
         while True:
             async with self._connections.borrow() as connection, _unchanging(connection):
-                shown = await connection.fetchval(_HOLD, store)
+                shown = await connection.fetchval(_HELD, store)
                 if shown >= at_least:
                     yield _Moment(connection, store, shown)
                     return

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from statepath.backend import StateURL
+from statepath.backend import Parameter, StateURL
 from statepath.objectstore import ObjectStoreBackend, open_backend
 
-from statepath_s3.config import S3Config, complete, parse
+from statepath_s3.config import S3Config, complete, parameters, parse
 
 __all__ = ["S3Config", "factory"]
 
@@ -24,6 +24,9 @@ class S3Factory:
 
     def with_env(self, config: S3Config, env: Mapping[str, str]) -> S3Config:
         return complete(config, env)
+
+    def parameters(self, url: StateURL) -> list[Parameter]:
+        return parameters(url)
 
     async def connect(self, config: S3Config, *, readonly: bool = False) -> ObjectStoreBackend:
         from statepath_s3.driver import S3Driver  # importing s3fs takes a second

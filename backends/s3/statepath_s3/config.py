@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from statepath.backend import StateURL
+from statepath.backend import Parameter, StateURL
 from statepath.objectstore import Parameters, Place, endpoint, flag, seconds, text
 
 DEFAULT_TIMEOUT = 60.0
@@ -23,6 +23,7 @@ _PARAMETERS: Final = Parameters(
     path_style=flag,
     timeout=seconds,
 )
+_DEFAULTS: Final = {"anonymous": "false", "path_style": "false", "timeout": f"{DEFAULT_TIMEOUT:g}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +57,8 @@ def parse(url: StateURL) -> S3Config:
 def complete(config: S3Config, env: Mapping[str, str]) -> S3Config:
     """The configuration with `STATE_S3_ENDPOINT_URL`, `STATE_S3_REGION` and so on, where the URL is silent."""
     return _PARAMETERS.completed(config, env)
+
+
+def parameters(url: StateURL) -> list[Parameter]:
+    """What the URL or the environment may say, for people."""
+    return _PARAMETERS.listed(url.query, _DEFAULTS)

@@ -9,6 +9,19 @@ from io import TextIOWrapper
 
 def main() -> None:
     """What the console script `statepath` calls."""
+    try:
+        _run()
+    except KeyboardInterrupt:  # while modules are loading: a command sees to its own
+        sys.exit(130)
+    except OSError as error:
+        # Help is written by others, who leave a failure of the stream to whoever calls them. It names no file.
+        if error.filename is not None:
+            raise
+        print(f"error: what there is to tell cannot be written: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _run() -> None:
     from statepath.cli.app import app
 
     # One that was closed would be missing, and its number would go to a file of the store.

@@ -65,7 +65,10 @@ async def run(
         plan = await archived(store, tried=True)
     told = f"{plan.documents} documents ({amount(plan.bytes)})"
     if dry_run or not plan.documents:
-        output.result({"dry_run": dry_run} | asdict(plan), f"would archive {told}")
+        output.result(
+            {"dry_run": dry_run} | asdict(plan),
+            f"would archive {told}" if plan.documents else "nothing to archive",
+        )
         return
     confirm(f"This archives {told}.", yes=yes)
     with output.progress("archiving"):

@@ -12,7 +12,7 @@ import typer
 
 from statepath import import_backup
 from statepath.backend import Backend
-from statepath.cli.opening import reading, writing
+from statepath.cli.opening import reading, warn_if_gone, writing
 from statepath.cli.options import DryRun, History, Json, StatePath, Yes
 from statepath.cli.original import described, is_original, restore_original
 from statepath.cli.output import Output, amount, moment
@@ -133,6 +133,7 @@ async def import_file(
     output = Output(as_json=as_json)
     with output.progress("checking the file") as tell:
         made = await import_backup(file, state_path, limit=size(max_size), progress=tell)
+    await warn_if_gone(Settings.load(state_path).path)
     output.result(asdict(made), f"{made.target} begins with seq {made.seq} and {made.documents} documents")
 
 

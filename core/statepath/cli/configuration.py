@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 import typer
 
+from statepath.backend import Parameter, StateURL
 from statepath.cli.options import Json, StatePath
 from statepath.cli.output import Output
+from statepath.discovery import parameters
+from statepath.errors import StateError
+from statepath.settings import read
 from statepath.settings.describing import Setting, describe
+from statepath.settings.sources import warn_of_no_effect
 
 group = typer.Typer(help="See how statepath is set up.", no_args_is_help=True)
 
 
 @group.command()
 def show(state_path: StatePath = None, as_json: Json = False) -> None:
-    """Show every setting, its value, and where that comes from. Secrets are left out."""
+    """Show every setting, and what the backend reads: the value, and where that comes from. Secrets are left out."""
     output = Output(as_json=as_json)
-    settings = describe(state_path)
+    settings = [*describe(state_path), *_of_backends(state_path, output)]
+    warn_of_no_effect()
     if as_json:
         output.json(
             {
@@ -36,14 +45,47 @@ def show(state_path: StatePath = None, as_json: Json = False) -> None:
                 one.name,
                 _text(one),
                 one.origin if one.source in (None, one.variable) else f"{one.origin}: {one.source}",
-                one.variable,
+                one.variable or "",
             )
             for one in settings
         ],
     )
 
 
+def _of_backends(state_path: str | None, output: Output) -> Iterator[Setting]:
+    """What the backends of the store and of its mirror read beside: `path.timeout`, `mirror.region`."""
+    found, _, _ = read(state_path, {})
+    for name, place in (("path", found.path), ("mirror", found.mirror)):
+        if place is None:
+            continue
+        try:
+            told = parameters(place)
+        except StateError as error:
+            output.note(f"what the backend of {name} reads is not shown: {error}")
+        else:
+            yield from (_setting(name, one) for one in told)
+
+
+def _setting(of: str, one: Parameter) -> Setting:
+    name = f"{of}.{one.name}"
+    usual = one.variables[0] if one.variables else None
+    given = next((variable for variable in one.variables if os.environ.get(variable)), None)
+    if one.said is not None:
+        return Setting(name, usual, _shown(one, one.said), "state path")
+    if given is not None:
+        return Setting(name, usual, _shown(one, os.environ[given]), "environment", given)
+    return Setting(name, usual, one.default, "default")
+
+
+def _shown(one: Parameter, value: str) -> str:
+    """The value without what may be secret of it, also where that stands in the wrong place."""
+    if one.secret or "@" in value:
+        return "(secret)"
+    return StateURL.parse(value).redacted() if value.startswith(("http://", "https://")) else value
+
+
 def _text(setting: Setting) -> str | int | float:
     if setting.value is None:
-        return "none" if setting.name.startswith(("compression", "encryption", "mirror")) else "auto"
+        unset = setting.name.startswith(("compression", "encryption", "mirror")) or "." in setting.name
+        return "none" if unset else "auto"
     return setting.value

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import statepath
+from statepath.cli.opening import warn_if_gone
 from statepath.cli.options import History, Json, about
 from statepath.cli.output import Output
 from statepath.cli.running import asynchronous, shown
@@ -31,6 +32,7 @@ async def copy(
     output = Output(as_json=as_json)
     with output.progress(f"copying to {shown(target)}") as tell:
         made = await statepath.copy(source, target, history=history, progress=tell)
+    await warn_if_gone(target)
     told = f"{made.documents} documents, {made.logs} session logs, {made.reports} reports"
     if history:
         told += f", {made.commits} commits"

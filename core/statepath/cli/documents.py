@@ -226,17 +226,41 @@ async def delete(
     facts = {"collection": collection, "id": id, "version": version}
     if dry_run:
         output.result(
-            facts | {"deleted": False, "dry_run": True}, f"would delete {document}, version {version}"
+            facts | {"deleted": False, "dry_run": True, "seq": None, "undo": None},
+            f"would delete {document}, version {version}",
         )
         return
     confirm(f"This deletes {document}, version {version}.", yes=yes)
     async with writing(state_path) as store:
-        await store.collection(collection).delete(id, if_version=version)
-        before = store.seq - 1
+        seq = await _delete(store, document, version)
+    undo = command_line(state_path, "restore", "--at", str(seq - 1))
     output.result(
-        facts | {"deleted": True, "dry_run": False},
-        f"deleted {document}; to bring it back: {command_line(state_path, 'restore', '--at', str(before))}",
+        facts | {"deleted": True, "dry_run": False, "seq": seq, "undo": undo},
+        f"deleted {document}; to bring it back: {undo}",
     )
+
+
+async def _delete(store: Store, document: str, version: int) -> int:
+    """Delete the document as it was shown; the seq of that, which other writers' may follow already.
+
+    Raises:
+        ConflictError: it has changed since.
+    """
+    collection, id = parse_ref(document)
+    held = store.collection(collection)
+    async with store.transaction() as tx:
+        await tx.get(held, id)  # what it is has to hold still when the transaction ends
+        found = await held.get_document(id)
+        current = 0 if found is None else found.version
+        if current != version:
+            raise ConflictError(
+                f"{document} is at version {current} now, and {version} was to be deleted; look at it again",
+                key=document,
+                base=version,
+                current=current,
+            )
+        tx.delete(held, id)
+    return tx.seq or 0
 
 
 async def _read(store: Store, document: str) -> Document[JsonObject]:

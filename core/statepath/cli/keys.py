@@ -11,12 +11,12 @@ import typer
 
 from statepath import Settings
 from statepath.cli.exits import Exit
-from statepath.cli.opening import reading, writing
+from statepath.cli.opening import reading, warn_if_gone, writing
 from statepath.cli.options import Json, StatePath, Yes
 from statepath.cli.output import Output, confirm, moment
 from statepath.cli.running import asynchronous, command_line
 from statepath.errors import ConfigurationError
-from statepath.keys import Converted, KeyRing, decrypt, encrypt, init_keys, read_keys
+from statepath.keys import Converted, KeyRing, check_convertible, decrypt, encrypt, init_keys, read_keys
 
 _NAMED: Final = 5
 
@@ -38,6 +38,7 @@ async def init(
     """Make a key ring where nothing is yet: what is saved there is encrypted."""
     output = Output(as_json=as_json)
     ring = await init_keys(state_path, new_key=new_key)
+    await warn_if_gone(Settings.load(state_path).path)
     (key,) = ring.keys
     output.result(asdict(key), f"made the key {key.id}, wrapped by {key.wrapped_by}")
     if new_key:
@@ -145,10 +146,11 @@ async def retire(
 ) -> None:
     """Forget old keys, as far as nothing in the store needs them."""
     output = Output(as_json=as_json)
-    async with reading(state_path):
-        pass
+    async with reading(state_path) as store:
+        asks = store.encrypted and not yes  # of a plain store there is nothing to forget, which is told below
     confirm(
-        "Copies of the store that were made before the last rotation can be read by nobody then.", yes=yes
+        "Copies of the store that were made before the last rotation can be read by nobody then.",
+        yes=not asks,
     )
     with output.progress("looking for what the keys are needed for") as tell:
         async with writing(state_path) as store:
@@ -163,6 +165,7 @@ async def retire(
 async def encrypt_store(yes: Yes = False, state_path: StatePath = None, as_json: Json = False) -> None:
     """Encrypt a store in place, its backups included. End its server before; run it again if it was interrupted."""
     output = Output(as_json=as_json)
+    await check_convertible(state_path, "encrypt")
     confirm("The history begins anew with the state of now; the backups stay.", yes=yes)
     with output.progress("encrypting") as tell:
         done = await encrypt(state_path, progress=tell)
@@ -175,6 +178,7 @@ async def encrypt_store(yes: Yes = False, state_path: StatePath = None, as_json:
 async def decrypt_store(yes: Yes = False, state_path: StatePath = None, as_json: Json = False) -> None:
     """Make a plain store of an encrypted one, in place. End its server before."""
     output = Output(as_json=as_json)
+    await check_convertible(state_path, "decrypt")
     confirm("Whoever can read the storage can read the store then.", yes=yes)
     with output.progress("decrypting") as tell:
         done = await decrypt(state_path, progress=tell)

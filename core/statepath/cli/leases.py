@@ -56,7 +56,7 @@ async def release(
         )
     confirm(f"This takes the lease {name!r} away from {_who(holder)}.", yes=yes)
     async with writing(state_path) as writer:
-        holder = await writer.break_lease(name)
+        holder = await writer.break_lease(name, holder=holder)
     output.result(_facts(holder), f"took {name} away from {_who(holder)}")
 
 

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import statepath
-from statepath.cli.opening import reading
+from statepath.cli.opening import reading, warn_if_gone
 from statepath.cli.options import DryRun, Json, Yes, about
 from statepath.cli.output import Output, confirm, moment
 from statepath.cli.running import asynchronous, shown
@@ -86,6 +86,7 @@ async def run(
         made = await statepath.mirror(
             source, target, once=once, reseed=reseed, progress=progress, events=events
         )
+    await warn_if_gone(target)
     output.result(asdict(made), f"{made.target} has everything up to seq {made.seq}")
 
 

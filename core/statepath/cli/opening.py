@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import statepath
 from statepath import Settings, Store
-from statepath.cli.running import shown
-from statepath.errors import NotFoundError
+from statepath.backend import Backend
+from statepath.cli.running import logger, shown
+from statepath.discovery import connect
+from statepath.errors import NotFoundError, StateError
 
 
 @asynccontextmanager
@@ -33,3 +35,20 @@ async def writing(path: str | None, settings: Settings | None = None) -> AsyncIt
     """The store, for one change. Who runs a command sees what fails: nobody is alerted, and no metrics are served."""
     async with statepath.open(settings=(settings or Settings.load(path)).quiet) as store:
         yield store
+        _warn_if_gone(store._engine.backend)  # noqa: SLF001 - one package
+
+
+async def warn_if_gone(path: str) -> None:
+    """Say of a place where something was stored that it ends with this command, if so."""
+    with suppress(StateError):
+        backend = await connect(path, readonly=True)
+        await backend.close()
+        _warn_if_gone(backend)
+
+
+def _warn_if_gone(backend: Backend) -> None:
+    if not backend.capabilities.shared:
+        logger.warning(
+            "%s is in the memory of this process: what was stored there is gone with this command",
+            backend.url,
+        )

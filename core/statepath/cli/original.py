@@ -77,10 +77,10 @@ async def restore_original(
                 f"{key} is of before a migration: take that back with statepath migrate rollback first",
                 code="other_schema",
             )
-        before = store.seq
         async with store.transaction() as tx:
             async for one in _differences(store, kept):
                 one.make(store, tx)
+        before = store.seq if tx.seq is None else tx.seq - 1
     undo = command_line(state_path, "restore", "--at", str(before))
     output.result(
         facts | {"restored": True, "to": None, "seq": tx.seq or before, "undo": undo},

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final, TextIO
 
 import msgspec
@@ -18,12 +19,16 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from statepath.cli.columns import lined_up
 from statepath.cli.interrupts import interruptible
 from statepath.engine.documents import pretty
 from statepath.errors import StateError
 
 _WIDE: Final = 1_000_000
 """Columns of what is not a terminal: nothing is cut or wrapped there."""
+
+_PART: Final = 1000
+"""How many lines of a table are shown at once."""
 
 PREVIEW: Final = 100
 EPOCH: Final = datetime.fromtimestamp(0, UTC)
@@ -66,22 +71,16 @@ class Output:
             sys.stdout.write(text)
             sys.stdout.flush()
 
-    def show(self, what: RenderableType) -> None:
-        """Something for people."""
+    def show(self, what: RenderableType, *, whole_lines: bool = False) -> None:
+        """Something for people; with `whole_lines` it has its lines already."""
         with _telling():
-            self._data.print(what)
+            self._data.print(what, soft_wrap=whole_lines)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table; columns whose names end with `#` hold numbers. What does not fit a terminal is cut in the last."""
-        table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-        for column in columns:
-            number, last = column.endswith("#"), column is columns[-1]
-            table.add_column(
-                column.removesuffix("#"), justify="right" if number else "left", no_wrap=not last
-            )
-        for *cells, end in rows:
-            table.add_row(*map(_cell, cells), _cell(end, no_wrap=True, overflow="ellipsis"))
-        self.show(table)
+        lines = lined_up(columns, rows, self._data.width)
+        while part := list(islice(lines, _PART)):
+            self.show(Text("\n").join(part), whole_lines=True)
 
     def facts(self, facts: Sequence[tuple[str, Any]]) -> None:
         """Names and values, a line each."""
@@ -164,10 +163,6 @@ def amount(size: int | None) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
-
-
-def _cell(value: Any, **style: Any) -> Text:
-    return value if isinstance(value, Text) else Text(str(value), **style)
 
 
 def _console(file: TextIO) -> Console:

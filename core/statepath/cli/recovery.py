@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from statepath import Difference, Store
-from statepath.cli.opening import reading, writing
+from statepath.cli.opening import reading, warn_if_gone, writing
 from statepath.cli.options import DryRun, Json, StatePath, Yes
 from statepath.cli.output import Output, confirm, moment, preview
 from statepath.cli.running import asynchronous, command_line, shown
@@ -131,6 +131,7 @@ async def _restore_elsewhere(
                 output.result(facts | {"restored": False, "seq": None}, f"would make {shown(to)}")
                 return
             made = await store.restore(at=at, to=to)
+    await warn_if_gone(to)
     output.result(facts | {"restored": True, "seq": made.seq}, f"{shown(to)} begins with seq {made.seq}")
 
 

@@ -181,7 +181,7 @@ async def unlock(backend: Backend, settings: Settings, *, readonly: bool) -> Key
             store is being encrypted or decrypted (`converting`).
     """
     if not settings.encrypted:
-        if await _has_ring(backend):
+        if await has_ring(backend):
             raise _no_key(backend)
         return None
     return await _with_master(settings, partial(_unlocked, backend, readonly))
@@ -213,7 +213,7 @@ async def check_new(backend: Backend) -> None:
     Raises:
         AlreadyExistsError: an encrypted store is. ConfigurationError: a plain one is (`not_encrypted`).
     """
-    if await _has_ring(backend):
+    if await has_ring(backend):
         raise AlreadyExistsError(f"the store at {backend.url} is encrypted already", key=backend.url)
     if (found := await _first_object(backend)) is not None:
         await _check_plain(backend, found)
@@ -227,7 +227,7 @@ async def check_founded_plain(backend: Backend, founded: ETag) -> None:
     Raises:
         ConfigurationError: somebody has (`no_key`); the record, which is of the version `founded`, is removed again.
     """
-    if not isinstance(backend, Encrypted) and await _has_ring(backend):
+    if not isinstance(backend, Encrypted) and await has_ring(backend):
         with suppress(ConflictError):
             await backend.delete(FLOOR_KEY, when=IfMatch(founded))
         raise _no_key(backend)
@@ -322,7 +322,8 @@ def master_key(settings: Settings) -> KeyProvider:
     return provider
 
 
-async def _has_ring(backend: Backend) -> bool:
+async def has_ring(backend: Backend) -> bool:
+    """Whether the store is encrypted. Needs no master key."""
     try:
         await backend.read(RING_KEY)
     except NotFoundError:

@@ -15,21 +15,23 @@ from statepath.errors import ConflictError, NotFoundError, StateError
 logger = logging.getLogger("statepath.engine")
 
 
-async def break_lease(engine: Engine, name: str) -> Holder:
-    """Take a lease away from its holder: the log refuses what it changes from then on.
+async def break_lease(engine: Engine, name: str, seen: Holder | None) -> Holder:
+    """Take a lease away from its holder, and with `seen` only from that one: the log refuses what it changes from then
+    on.
 
     Raises:
         NotFoundError: nobody holds it.
+        LeaseHeldError: another one than `seen` has it by now.
     """
     engine.committer  # noqa: B018 - a handle that cannot write breaks nothing
     await engine.catch_up()
     # Half done, it would leave a holder without a lease whose changes go through.
-    return await finish(_break(engine, name, engine.get(MEMBERS, f"{LEASE_MEMBERS}{name}")))
+    return await finish(_break(engine, name, seen, engine.get(MEMBERS, f"{LEASE_MEMBERS}{name}")))
 
 
-async def _break(engine: Engine, name: str, before: Entry | None) -> Holder:
+async def _break(engine: Engine, name: str, seen: Holder | None, before: Entry | None) -> Holder:
     try:
-        holder = await engine.leases.remove(name)
+        holder = await engine.leases.remove(name, seen)
     except NotFoundError:
         if before is not None:  # who took it away before did not come to that
             await _delete_epoch(engine, name, before.version)

@@ -29,7 +29,14 @@ from statepath.commit import seal, unseal
 from statepath.encryption import look
 from statepath.engine.ids import decode_id, encode_id
 from statepath.engine.snapshot import STATE_KEY
-from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError, StateError
+from statepath.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    CorruptionError,
+    LeaseHeldError,
+    NotFoundError,
+    StateError,
+)
 
 logger = logging.getLogger("statepath.leases")
 
@@ -65,6 +72,16 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     ttl: float
     epoch: int = 0
     token: str = ""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it says of itself from beginning to end."""
+        told = msgspec.to_builtins(self)
+        return {name: told[name] for name in ("name", "pid", "host", "program", "since", "ttl")}
+
+    def is_still(self, seen: Holder) -> bool:
+        """Whether it is the one that was seen, however often it has given a sign of life since."""
+        return (self.pid, self.host, self.since) == (seen.pid, seen.host, seen.since)
 
     def __str__(self) -> str:
         return (
@@ -230,15 +247,22 @@ class Leases:
                     found.append((entry, hold))
         return found
 
-    async def remove(self, name: str) -> Holder:
-        """Take the lease away from its holder, who finds out at its next sign of life.
+    async def remove(self, name: str, seen: Holder | None = None) -> Holder:
+        """Take the lease away from its holder, who finds out at its next sign of life; with `seen` only from that one.
 
         Raises:
             NotFoundError: nobody holds it.
+            LeaseHeldError: another one than `seen` has it by now.
         """
         key = lease_key(name)
         while (found := await self._read(key)) is not None:
             holder, etag = found
+            if seen is not None and not holder.is_still(seen):
+                raise LeaseHeldError(
+                    f"the lease {name!r} is held by {holder} by now, and was left to it",
+                    holder=holder.facts,
+                    key=key,
+                )
             # A sign of life, or another holder, may have come in between.
             with suppress(ConflictError, NotFoundError):
                 await self._backend.delete(key, when=IfMatch(etag))

@@ -7,6 +7,7 @@ from dataclasses import Field, replace
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
+from statepath.backend import Parameter
 from statepath.errors import InvalidArgumentError
 
 
@@ -53,10 +54,20 @@ class Parameters:
         """
         values: dict[str, object] = {}
         for name, understand in self._understood.items():
-            variable = f"{self._variables}{name.upper()}"
+            variable = self._variable(name)
             if getattr(config, name) is None and (text := env.get(variable)):
                 values[name] = understand(variable, text)
         return replace(config, **values)
+
+    def listed(self, said: Mapping[str, str], defaults: Mapping[str, str]) -> list[Parameter]:
+        """All of them for people, with what a URL says, and what holds where nobody says anything."""
+        return [
+            Parameter(name, (self._variable(name),), said.get(name), defaults.get(name))
+            for name in self._understood
+        ]
+
+    def _variable(self, name: str) -> str:
+        return f"{self._variables}{name.upper()}"
 
 
 def text(name: str, text: str) -> str:

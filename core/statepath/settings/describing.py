@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 from typing_extensions import Unpack
 
@@ -19,14 +20,14 @@ class Setting:
     Attributes:
         name: the field, and `variable` its environment variable.
         value: as it would be written in a file, `None` for "auto". A state path has no credentials here.
-        origin: what kind of source won.
+        origin: what kind of source won; of a backend's parameter it may be the state path.
         source: the variable or the file that won, where it is one.
     """
 
     name: str
-    variable: str
+    variable: str | None
     value: str | int | float | bool | None
-    origin: Origin
+    origin: Origin | Literal["state path"]
     source: str | None = None
 
 

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from unittest import mock
 
 import pytest
 
-from statepath.backend import Capabilities, StateURL
+from statepath.backend import Capabilities, StateURL, SupportsParameters
 from statepath.errors import InvalidArgumentError
 from statepath.testing.subject import Subject
+
+
+class _Asked(Mapping[str, str]):
+    """An empty environment, and what it was asked for."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.names.add(name)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
 
 
 class ConfigurationChecks(Subject):
@@ -38,6 +56,16 @@ class ConfigurationChecks(Subject):
         with mock.patch.dict(os.environ, clear=True):
             assert self.factory.with_env(config, {}) == completed
         assert repr(config) == before, "the configuration was changed in place"
+
+    async def test_every_variable_that_completes_a_configuration_is_told(self) -> None:
+        url = StateURL.parse(self.new_store())
+        if isinstance(self.factory, SupportsParameters):
+            told = self.factory.parameters(url)
+            assert len({one.name for one in told}) == len(told)
+            asked = _Asked()
+            self.factory.with_env(self.factory.parse(url), asked)
+            assert asked.names <= {name for one in told for name in one.variables}
+            assert not [one.name for one in told if one.said and one.said == url.password and not one.secret]
 
     async def test_a_password_is_never_shown(self) -> None:
         path = self.new_store()

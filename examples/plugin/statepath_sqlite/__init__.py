@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from statepath.backend import StateURL
+from statepath.backend import Parameter, StateURL
 
 from statepath_sqlite.backend import SqliteBackend
-from statepath_sqlite.config import SqliteConfig, complete, parse
+from statepath_sqlite.config import SqliteConfig, complete, parameters, parse
 
 __all__ = ["SqliteBackend", "SqliteConfig", "factory"]
 
@@ -21,6 +21,9 @@ class SqliteFactory:
 
     def with_env(self, config: SqliteConfig, env: Mapping[str, str]) -> SqliteConfig:
         return complete(config, env)
+
+    def parameters(self, url: StateURL) -> list[Parameter]:
+        return parameters(url)
 
     async def connect(self, config: SqliteConfig, *, readonly: bool = False) -> SqliteBackend:
         backend = SqliteBackend(config, readonly=readonly)

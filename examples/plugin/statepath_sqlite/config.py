@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from statepath.backend import StateURL
+from statepath.backend import Parameter, StateURL
 from statepath.errors import InvalidArgumentError
 
 DEFAULT_TIMEOUT = 10.0
@@ -36,6 +36,11 @@ def complete(config: SqliteConfig, env: Mapping[str, str]) -> SqliteConfig:
     if config.timeout is None and "STATE_SQLITE_TIMEOUT" in env:
         return replace(config, timeout=_seconds("STATE_SQLITE_TIMEOUT", env["STATE_SQLITE_TIMEOUT"]))
     return config
+
+
+def parameters(url: StateURL) -> list[Parameter]:
+    """What `statepath config show` tells of it."""
+    return [Parameter("timeout", ("STATE_SQLITE_TIMEOUT",), url.query.get("timeout"), f"{DEFAULT_TIMEOUT:g}")]
 
 
 def _seconds(name: str, text: str) -> float:

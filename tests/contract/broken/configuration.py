@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from broken.sound import Config, Sound, SoundFactory, caught_by
-from statepath.backend import StateURL
+from statepath.backend import Parameter, StateURL
 
 
 @caught_by("test_parsing_depends_on_the_url_alone")
@@ -48,6 +48,18 @@ class CompletesInPlace(SoundFactory):
     def with_env(self, config: Config, env: Mapping[str, str]) -> Config:
         object.__setattr__(config, "region", "here")
         return config
+
+
+@caught_by("test_every_variable_that_completes_a_configuration_is_told")
+class ForgetsAVariable(SoundFactory):
+    def with_env(self, config: Config, env: Mapping[str, str]) -> Config:
+        return replace(super().with_env(config, env), user=env.get("SOUND_USER"))
+
+
+@caught_by("test_every_variable_that_completes_a_configuration_is_told")
+class TellsItsPassword(SoundFactory):
+    def parameters(self, url: StateURL) -> list[Parameter]:
+        return [one._replace(secret=False) for one in super().parameters(url)]
 
 
 @caught_by("test_a_password_is_never_shown")

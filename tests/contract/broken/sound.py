@@ -20,6 +20,7 @@ from statepath.backend import (
     Filter,
     LazyWrite,
     Moment,
+    Parameter,
     Part,
     Shown,
     StateURL,
@@ -229,6 +230,9 @@ class SoundFactory:
 
     def with_env(self, config: Config, env: Mapping[str, str]) -> Config:
         return config if config.region else replace(config, region=env.get("SOUND_REGION"))
+
+    def parameters(self, url: StateURL) -> list[Parameter]:
+        return [Parameter("region", ("SOUND_REGION",)), Parameter("password", (), url.password, secret=True)]
 
     async def connect(self, config: Config, *, readonly: bool = False) -> Backend:
         return self.kind(config, readonly=readonly)

@@ -17,6 +17,22 @@ def test_copy_tells_what_went_along(cli: Run, filled: str, files: Run, tmp_path:
     assert cli("show", "reports/r1", "-s", to).out == cli("show", "reports/r1", "-s", filled).out
 
 
+def test_a_store_that_is_made_in_memory_is_said_to_be_gone_with_the_command(
+    cli: Run, on: Run, filled: str, tmp_path: Path
+) -> None:
+    file = str(tmp_path / "export.zip")
+    assert on("backup", "export", file).code == 0
+    for words in (
+        ("copy", filled, "memory://copied"),
+        ("mirror", filled, "memory://mirrored", "--once"),
+        ("restore", "--at", "2", "--to", "memory://restored", "-s", filled),
+        ("backup", "import", file, "-s", "memory://imported"),
+    ):
+        answer = cli(*words)
+        assert (answer.code, "is gone with this command" in answer.err) == (0, True), words
+    assert cli("copy", filled, str(tmp_path / "copied")).err == ""
+
+
 def test_copy_with_history(cli: Run, filled: str, tmp_path: Path) -> None:
     to = f"sqlite://{tmp_path}/to.db"
     made = cli("copy", filled, to, "--history", "--json").json

@@ -14,6 +14,8 @@ from statepath.settings import Settings
 
 Run = Callable[..., Any]
 
+HIDDEN = "hunter2"
+
 
 def test_status_tells_how_the_store_does(on: Run, filled: str) -> None:
     answer = on("status", "--json")
@@ -165,6 +167,40 @@ def test_config_show_tells_every_setting_and_its_origin(on: Run, path: str) -> N
     assert {facts[name]["value"] for name in ("log_age", "log_bytes", "report_age", "report_bytes")} == {
         "off"
     }
+
+
+def test_config_show_tells_what_the_backend_reads_and_where_that_comes_from(cli: Run) -> None:
+    env = {"STATE_S3_TIMEOUT": "20", "STATE_S3_ENDPOINT_URL": f"http://me:{HIDDEN}@host"}
+    facts = cli("config", "show", "--json", "-s", "s3://bucket/x?region=eu-central-1", env=env).json
+    assert facts["path.region"] == {
+        "value": "eu-central-1",
+        "variable": "STATE_S3_REGION",
+        "origin": "state path",
+        "source": None,
+    }
+    assert facts["path.timeout"] == {
+        "value": "20",
+        "variable": "STATE_S3_TIMEOUT",
+        "origin": "environment",
+        "source": "STATE_S3_TIMEOUT",
+    }
+    assert (facts["path.anonymous"]["value"], facts["path.anonymous"]["origin"]) == ("false", "default")
+    assert facts["path.endpoint_url"]["value"] == "(secret)"
+
+
+def test_config_show_tells_no_secret_of_a_backend(cli: Run, tmp_path: Path) -> None:
+    env = {"PGPASSWORD": HIDDEN, "STATE_POSTGRES_LISTEN_DSN": HIDDEN, "STATE_MIRROR": "sqlite:///x.db"}
+    for words in ((), ("--json",)):
+        answer = cli("config", "show", *words, "-s", "postgresql://me@host/db", env=env)
+        assert answer.code == 0
+        assert HIDDEN not in answer.out + answer.err
+        assert all(name in answer.out for name in ("PGPASSWORD", "path.password", "mirror.timeout"))
+
+
+def test_config_show_tells_the_settings_though_the_backend_is_not_there(cli: Run) -> None:
+    answer = cli("config", "show", "-s", "nosuch://host/x")
+    assert (answer.code, "autosave" in answer.out) == (0, True)
+    assert "what the backend of path reads is not shown: no backend for nosuch://" in answer.err
 
 
 def test_config_show_names_the_setting_that_cannot_be_used(cli: Run) -> None:

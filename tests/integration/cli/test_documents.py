@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import statepath
+from statepath.engine.engine import Engine
 
 Run = Callable[..., Any]
 
@@ -156,6 +157,13 @@ def test_put_refuses_what_is_no_document_and_says_why(on: Run, path: str, text: 
     assert not Path(path).exists()
 
 
+def test_put_into_memory_says_that_it_is_gone_with_the_command(cli: Run, on: Run, path: str) -> None:
+    answer = cli("put", "tasks/a", "-", "-s", "memory://x", stdin="{}")
+    assert (answer.code, "stored tasks/a as seq 1" in answer.out) == (0, True)
+    assert "warning: memory://x is in the memory of this process" in answer.err
+    assert on("put", "tasks/a", "-", stdin="{}").err == ""
+
+
 def test_put_names_a_file_that_cannot_be_read(on: Run, path: str) -> None:
     answer = on("put", "tasks/a", "missing.json")
     assert answer.code == 2
@@ -191,7 +199,15 @@ def test_delete_changes_nothing_without_a_yes(on: Run, filled: str, files: Run, 
 def test_delete_with_dry_run_changes_nothing(on: Run, filled: str, files: Run) -> None:
     before = files()
     facts = on("delete", "tasks/task_1", "--dry-run", "--json").json
-    assert facts == {"collection": "tasks", "id": "task_1", "version": 5, "deleted": False, "dry_run": True}
+    assert facts == {
+        "collection": "tasks",
+        "id": "task_1",
+        "version": 5,
+        "deleted": False,
+        "dry_run": True,
+        "seq": None,
+        "undo": None,
+    }
     assert files() == before
 
 
@@ -216,6 +232,25 @@ def test_delete_prints_the_command_that_brings_it_back(on: Run, cli: Run, filled
     words = told.strip().partition("to bring it back: statepath ")[2].split()
     assert cli(*words, "--yes").code == 0
     assert json.loads(on("show", "tasks/task_1").out)["status"] == "completed"
+
+
+def test_the_way_back_from_a_delete_is_to_right_before_it_though_others_commit(
+    on: Run, filled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = Engine.commit
+
+    async def delete_and_go_on(engine: Engine, *changes: Any) -> int:
+        seq = await settle(engine, *changes)
+        monkeypatch.setattr(Engine, "commit", settle)
+        async with statepath.open(filled) as other:
+            await other.collection("tasks").put({"id": "task_9"})
+        await engine.catch_up()
+        return seq
+
+    monkeypatch.setattr(Engine, "commit", delete_and_go_on)
+    facts = on("delete", "tasks/task_1", "--yes", "--json").json
+    assert facts["seq"] == 8
+    assert facts["undo"] == f"statepath restore --at 7 -s {filled}"
 
 
 def test_delete_of_a_missing_document_creates_no_store(on: Run, path: str) -> None:

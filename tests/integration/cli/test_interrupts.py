@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,21 @@ import pytest
 Run = Callable[..., Any]
 
 pytestmark = pytest.mark.slow
+
+
+def test_ctrl_c_while_modules_are_loading_ends_the_command_in_silence() -> None:
+    program = (
+        "import sys\n"
+        "from statepath.cli import main\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, b"", b"")
 
 
 def test_ctrl_c_at_a_question_ends_the_command(start: Run, on: Run, filled: str) -> None:

@@ -139,6 +139,39 @@ def test_encrypt_and_decrypt(filled: str, on: Run, files: Run, key_file: Path) -
     assert on("show", "tasks/task_1", "--json", env={"STATE_ENCRYPTION_KEY_FILE": ""}).json == before
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("encrypt",), 3, "there is no store"),
+        (("decrypt",), 3, "is not encrypted"),
+        (("retire",), 3, "there is no store"),
+    ],
+)
+def test_where_no_store_is_nobody_is_asked_and_no_key_is_wanted(
+    on: Run, path: str, words: tuple[str, ...], code: int, told: str
+) -> None:
+    answer = on("keys", *words, stdin="y\n")
+    assert (answer.code, told in answer.err, "Go on?" in answer.err) == (code, True, False)
+    assert not Path(path).exists()
+
+
+def test_nobody_is_asked_about_what_there_is_not_to_do(on: Run, filled: str, files: Run) -> None:
+    before = files()
+    for command, code, told in (
+        ("encrypt", 7, "no master key is configured"),
+        ("decrypt", 3, "is not encrypted"),
+        ("retire", 1, "is not encrypted"),
+    ):
+        answer = on("keys", command, stdin="y\n")
+        assert (answer.code, told in answer.err, "Go on?" in answer.err) == (code, True, False)
+    assert files() == before
+
+
+def test_an_encrypted_store_is_not_asked_to_be_encrypted_again(encrypted: Run) -> None:
+    answer = encrypted("keys", "encrypt", stdin="y\n")
+    assert (answer.code, "encrypted already" in answer.err, "Go on?" in answer.err) == (4, True, False)
+
+
 def test_encrypt_names_what_is_not_the_store_s(filled: str, on: Run, key_file: Path) -> None:
     for n in range(7):
         Path(filled, f"note{n}.txt").touch()

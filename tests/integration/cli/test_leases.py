@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -54,6 +55,24 @@ def test_release_with_force_takes_it_away(on: Run, held: int) -> None:
 def test_release_asks_first(on: Run, held: int) -> None:
     answer = on("lease", "release", "leader", "--force")
     assert answer.code != 0
+    assert len(on("lease", "list", "--json").lines) == 1
+
+
+def test_release_takes_it_away_from_nobody_else_than_was_asked_about(
+    on: Run, filled: str, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def take_over() -> None:
+        async with statepath.open(filled) as store:
+            await store.break_lease("leader")
+            await store.lease("leader", ttl=60).acquire()
+
+    def meanwhile(question: str, *, yes: bool) -> None:
+        with ThreadPoolExecutor() as other:
+            other.submit(asyncio.run, take_over()).result()
+
+    monkeypatch.setattr("statepath.cli.leases.confirm", meanwhile)
+    answer = on("lease", "release", "leader", "--force")
+    assert (answer.code, "by now, and was left to it" in answer.err) == (5, True)
     assert len(on("lease", "list", "--json").lines) == 1
 
 

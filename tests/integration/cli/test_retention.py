@@ -40,6 +40,7 @@ def test_rules_of_the_settings_are_run_without_a_collection(on: Run, filled: str
     rules = {"STATE_ARCHIVE": "tasks older_than=0s status=failed; counters older_than=1h"}
     assert on("archive", "run", "--yes", "--json", env=rules).json["documents"] == 2
     assert on("archive", "run", "--json").json["documents"] == 0
+    assert on("archive", "run").out == "nothing to archive\n"
 
 
 @pytest.mark.parametrize("words", [("tasks",), ("--older-than", "1d"), ("--where", "a=b")], ids=" ".join)

@@ -63,6 +63,15 @@ def test_a_full_stdout_is_told_without_a_traceback(filled: str, command: str) ->
     assert b"Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /dev/full")
+@pytest.mark.parametrize("words", ["--help", "ls --help", "--version"])
+def test_help_that_cannot_be_written_is_told_in_a_line(words: str) -> None:
+    ended = shell('exec "$@" >/dev/full', *words.split())
+    assert ended.stderr == b"error: what there is to tell cannot be written: No space left on device\n"
+    assert ended.returncode == 1
+
+
 def test_a_state_path_that_is_not_utf_8_is_an_error_in_json_too(cli: Run) -> None:
     answer = cli("status", "--json", "-s", "/no\udcff")
     assert (answer.code, answer.error["state_path"]) == (7, "/no\udcff")

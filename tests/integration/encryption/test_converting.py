@@ -585,10 +585,12 @@ async def test_the_wrong_commands_change_nothing(folder, settings, tmp_path):
         await encrypt(folder.url, settings=settings)
     with pytest.raises(NotFoundError, match="is not encrypted"):
         await decrypt(folder.url, settings=settings)
-    with pytest.raises(ConfigurationError, match="no master key is configured"):
+    with pytest.raises(NotFoundError, match="there is no store"):
         await encrypt(folder.url, settings=Settings())
     async with folder.open() as store:
         await store.collection("tasks").put({"id": "a"})
+    with pytest.raises(ConfigurationError, match="no master key is configured"):
+        await encrypt(folder.url, settings=Settings())
     with pytest.raises(AlreadyExistsError, match="is encrypted already"):
         await encrypt(folder.url, settings=settings)
     with pytest.raises(StateError, match="wrong key"):

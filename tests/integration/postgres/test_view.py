@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 
 import asyncpg
 import pytest
@@ -131,6 +132,26 @@ async def test_what_another_has_shown_meanwhile_is_not_taken_back(backend, path,
     await backend.show(10, shown())
     assert await backend.find("tasks", IS_A, 10) == {"one"}
     await other._documents._refill(await other.store(), 9, [])
+    assert await backend.find("tasks", IS_A, 10) == {"one"}
+
+
+async def test_what_is_shown_may_come_slower_than_the_server_lets_sessions_idle(
+    backend, connect, around, path
+):
+    name = await around.fetchval("SELECT current_database()")
+    await begun_anew(backend, 10)
+
+    def slowly():
+        time.sleep(2)  # in a worker thread, where the documents are made as they are drawn
+        yield from shown()
+
+    await around.execute(f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '1s'")
+    try:
+        other = await connect(path)
+        await other._documents._refill(await other.store(), 10, slowly())
+    finally:
+        await around.execute(f"ALTER DATABASE {name} RESET idle_in_transaction_session_timeout")
+    assert await backend.settle(10)
     assert await backend.find("tasks", IS_A, 10) == {"one"}
 
 

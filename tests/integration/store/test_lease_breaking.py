@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from statepath.errors import LeaseLostError, NotFoundError, UnavailableError
+from statepath.errors import LeaseHeldError, LeaseLostError, NotFoundError, UnavailableError
 
 
 async def has_epochs(store):
@@ -14,8 +14,8 @@ async def test_who_takes_a_broken_lease_at_once_keeps_it(store, other, monkeypat
     held, next_one = store.lease("leader", ttl=60), store.lease("leader", ttl=60)
     remove = other._engine.leases.remove
 
-    async def remove_and_wait(name):
-        holder = await remove(name)
+    async def remove_and_wait(*asked):
+        holder = await remove(*asked)
         await next_one.acquire()
         return holder
 
@@ -47,6 +47,19 @@ async def test_a_sign_of_life_does_not_keep_a_lease_from_being_broken(store, oth
     assert await store.leases() == []
 
 
+async def test_a_lease_is_taken_only_from_the_holder_that_is_meant(store, other):
+    async with store.lease("leader", ttl=60):
+        (seen,) = await store.leases()
+    async with store.lease("leader", ttl=60) as lease:
+        with pytest.raises(LeaseHeldError, match="was left to it") as caught:
+            await other.break_lease("leader", holder=seen)
+        (now,) = await store.leases()
+        assert caught.value.holder["since"] == now.facts["since"]
+        assert await store._engine.leases.renew(lease._hold)
+        assert (await other.break_lease("leader", holder=now)).name == "leader"
+    assert await store.leases() == []
+
+
 async def test_breaking_what_nobody_holds_says_so(store):
     with pytest.raises(NotFoundError, match="nobody holds"):
         await store.break_lease("leader")
@@ -67,11 +80,11 @@ async def test_who_is_broken_after_another_has_taken_it_loses_its_epoch(store, o
     await first.acquire()
     remove = store._engine.leases.remove
 
-    async def when_handed_over(name):
+    async def when_handed_over(*asked):
         await first.release()
         await second.acquire()
         await until(lambda: has_epochs(store))
-        return await remove(name)
+        return await remove(*asked)
 
     monkeypatch.setattr(store._engine.leases, "remove", when_handed_over)
     await store.break_lease("leader")
@@ -90,9 +103,9 @@ async def test_who_is_broken_right_after_it_has_taken_it_loses_its_epoch(store, 
     lease = other.lease("leader", ttl=60)
     remove = store._engine.leases.remove
 
-    async def when_taken(name):
+    async def when_taken(*asked):
         await lease.acquire()
-        return await remove(name)
+        return await remove(*asked)
 
     monkeypatch.setattr(store._engine.leases, "remove", when_taken)
     await store.break_lease("leader")
@@ -138,9 +151,9 @@ async def test_a_lease_is_broken_to_the_end_though_the_log_cannot_be_read_then(s
     async def cannot_be_read():
         raise UnavailableError("the storage does not answer")
 
-    async def remove_at_last(name):
+    async def remove_at_last(*asked):
         monkeypatch.setattr(store._engine.catching_up, "catch_up", cannot_be_read)
-        return await remove(name)
+        return await remove(*asked)
 
     monkeypatch.setattr(store._engine.leases, "remove", remove_at_last)
     async with other.lease("leader", ttl=60):
@@ -153,8 +166,8 @@ async def test_a_lease_is_broken_to_the_end_though_that_is_cancelled(store, othe
     removed, goes_on = asyncio.Event(), asyncio.Event()
     remove = store._engine.leases.remove
 
-    async def remove_and_wait(name):
-        holder = await remove(name)
+    async def remove_and_wait(*asked):
+        holder = await remove(*asked)
         removed.set()
         await goes_on.wait()
         return holder
@@ -191,8 +204,8 @@ async def test_who_takes_a_lease_that_was_broken_before_it_told_its_epoch_keeps_
     await held.acquire()
     remove = store._engine.leases.remove
 
-    async def remove_and_wait(name):
-        holder = await remove(name)
+    async def remove_and_wait(*asked):
+        holder = await remove(*asked)
         await next_one.acquire()
         return holder
 

@@ -255,9 +255,10 @@ async def test_what_is_slow_is_always_recorded_and_what_is_quick_once_a_millisec
 
 
 def test_all_that_a_backend_may_declare_beside_is_passed_on(faulty):
-    """A capability that is added is added here, too: `SupportsSchema` is a factory's, three others are a log's."""
+    """A capability that is added is added here, too: two are a factory's, and three others a log's."""
     declared = [kind for name, kind in vars(backend).items() if name.startswith("Supports")]
     declared.remove(backend.SupportsSchema)
+    declared.remove(backend.SupportsParameters)
     declared.remove(backend.SupportsExtend)
     declared.remove(backend.SupportsNewest)
     declared.remove(backend.SupportsPlacing)

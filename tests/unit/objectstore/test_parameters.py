@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from statepath.backend import Parameter
 from statepath.errors import InvalidArgumentError
 from statepath.objectstore import Parameters, flag, seconds, text
 
@@ -42,3 +43,11 @@ def test_a_variable_that_the_url_makes_needless_is_not_read():
 
 def test_its_names_are_those_that_a_url_may_have():
     assert [*PARAMETERS] == ["region", "signed", "timeout"]
+
+
+def test_all_are_listed_with_their_variables_and_what_holds_where_nothing_is_said():
+    assert PARAMETERS.listed({"region": "eu"}, {"timeout": "60"}) == [
+        Parameter("region", ("STATE_CLOUD_REGION",), "eu"),
+        Parameter("signed", ("STATE_CLOUD_SIGNED",)),
+        Parameter("timeout", ("STATE_CLOUD_TIMEOUT",), default="60"),
+    ]
