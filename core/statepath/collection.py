@@ -17,7 +17,6 @@ from statepath.arguments import check_function
 from statepath.attempts import ATTEMPTS, Turns, back_off
 from statepath.backend import SupportsQueries
 from statepath.commit import Append, Delete, Put
-from statepath.engine.committer import Document as PutDocument
 from statepath.engine.documents import (
     MARK,
     MAX_DEPTH,
@@ -30,6 +29,7 @@ from statepath.engine.documents import (
 from statepath.engine.elements import stored_list
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id, check_version
+from statepath.engine.pending import Document as PutDocument
 from statepath.engine.replica import Entry
 from statepath.engine.restoring import past_document
 from statepath.engine.scope import scope_of
@@ -478,7 +478,6 @@ def documents(
     *,
     order_by: str | None = None,
     limit: int | None = None,
-    after: str | None = None,
 ) -> Query[Document[T]]:
     """As `collection.find`, but each result is a `Document`: with its id, its version, and when it was changed."""
     rows = _Rows(collection._engine, collection.name)  # noqa: SLF001 - same module
@@ -492,7 +491,6 @@ def documents(
         where=where,
         order_by=order_by,
         limit=limit,
-        after=after,
     )
 
 

@@ -266,28 +266,28 @@ class Exists(_OfField):
 
 
 @dataclass(frozen=True, slots=True)
-class And(Filter):
+class _OfFilters(Filter):
     filters: tuple[Filter, ...]
 
     def paths(self) -> Iterator[Path]:
         for part in self.filters:
             yield from part.paths()
 
+    def tests(self, read: Callable[[Path], Getter]) -> list[Test]:
+        return [part.compile(read) for part in self.filters]
+
+
+@dataclass(frozen=True, slots=True)
+class And(_OfFilters):
     def compile(self, read: Callable[[Path], Getter]) -> Test:
-        tests = [part.compile(read) for part in self.filters]
+        tests = self.tests(read)
         return lambda document: all(test(document) for test in tests)
 
 
 @dataclass(frozen=True, slots=True)
-class Or(Filter):
-    filters: tuple[Filter, ...]
-
-    def paths(self) -> Iterator[Path]:
-        for part in self.filters:
-            yield from part.paths()
-
+class Or(_OfFilters):
     def compile(self, read: Callable[[Path], Getter]) -> Test:
-        tests = [part.compile(read) for part in self.filters]
+        tests = self.tests(read)
         return lambda document: any(test(document) for test in tests)
 
 

@@ -19,11 +19,12 @@ import msgspec
 from msgspec import Raw
 
 from statepath.arguments import wrong_kind
+from statepath.clock import clock
 from statepath.commit import Delete, Put
 from statepath.engine.committer import FENCES, Fence
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
-from statepath.engine.leases import MAINTAINER, Hold, Holder, at_once, clock, finish, see_off
+from statepath.engine.leases import MAINTAINER, Hold, Holder, at_once, finish, see_off
 from statepath.engine.replica import MEMBERS
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.errors import ConflictError, InvalidArgumentError, LeaseHeldError, LeaseLostError, StateError

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -21,6 +20,7 @@ import msgspec
 
 from statepath.aside import aside_key
 from statepath.backend import IF_ABSENT, Backend
+from statepath.clock import clock
 from statepath.commit import FLOOR_KEY, JOURNAL, Commit, encode_commit, slot_key, unseal
 from statepath.errors import (
     AccessDeniedError,
@@ -136,7 +136,7 @@ class PortableCommitLog:
             )
         if self._unresolved is not None and self._unresolved.ids != record.ids:
             raise _unknown(self._unresolved)
-        begun = _clock()
+        begun = clock()
         try:
             async with asyncio.timeout(self._deadline):
                 committed = await self._place(record)
@@ -165,7 +165,7 @@ class PortableCommitLog:
     @property
     def age(self) -> float:
         """How many seconds ago that was."""
-        return _clock() - self._head_seen
+        return clock() - self._head_seen
 
     async def read(self, after: int) -> AsyncIterator[Commit]:
         """As `CommitLog.read`."""
@@ -275,7 +275,7 @@ class PortableCommitLog:
         reviewed = float("-inf")
         pause = _SOONEST
         while True:
-            news, now, idle = self._news, _clock(), True
+            news, now, idle = self._news, clock(), True
             if known is not None and known() > after:
                 after, previous = known(), ""
             due = now - reviewed >= self._review
@@ -353,7 +353,7 @@ class PortableCommitLog:
 
     async def _read(self, after: int, previous: str) -> AsyncGenerator[Commit]:
         while True:
-            begun = _clock()
+            begun = clock()
             listing = await self._listing(after)
             if listing.record.floor > after + 1:
                 raise _trimmed(listing.record.floor)
@@ -399,12 +399,12 @@ class PortableCommitLog:
             await self._explain_gap(last + 1, pieces)
 
     async def _next(self, after: int, previous: str) -> AsyncGenerator[Commit]:
-        asked = _clock()
+        asked = clock()
         last = self._last
         commits = (
             last if last and last[0].first == after + 1 else await read_piece(self._backend, Piece(after + 1))
         )
-        if self._window and _clock() - asked >= self._window / 2:
+        if self._window and clock() - asked >= self._window / 2:
             return  # the place may be packed or trimmed by now, and this be what a sleeper left there
         if not commits and self._seen_lately(after):
             self._saw(after, asked)
@@ -418,7 +418,7 @@ class PortableCommitLog:
         yet, so nothing has to be read but the slots, one by one, up to the first that is not there."""
         previous, since = "", self._head_seen
         while True:
-            begun = _clock()
+            begun = clock()
             found = False
             async with aclosing(self._next(after, previous)) as commits:
                 async for commit in commits:
@@ -426,7 +426,7 @@ class PortableCommitLog:
                     yield commit
             if not found:
                 break
-        if _clock() - since < self._window / 2:
+        if clock() - since < self._window / 2:
             self._saw(after, begun)
             return
         async with aclosing(self._read(after, previous)) as rest:
@@ -540,7 +540,7 @@ class PortableCommitLog:
 
     def _seen_lately(self, head: int) -> bool:
         """Whether the log ended there within half the time that each commit is kept for."""
-        return self._head == head and _clock() - self._head_seen < self._window / 2
+        return self._head == head and clock() - self._head_seen < self._window / 2
 
     def _saw(self, head: int, when: float) -> None:
         self._head, self._head_seen = head, when
@@ -566,9 +566,3 @@ def _unknown(record: _Record) -> OutcomeUnknownError:
 
 def _trimmed(floor: int) -> HistoryTrimmedError:
     return HistoryTrimmedError(f"the log begins at seq {floor}; what came before was trimmed", floor=floor)
-
-
-def _clock() -> float:
-    """Seconds, on a clock that goes on while the machine sleeps, where there is one."""
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if boottime is None else time.clock_gettime(boottime)

@@ -24,8 +24,8 @@ from statepath.collection import Collection
 from statepath.commit import Put
 from statepath.emergency import write_emergency
 from statepath.encryption import Encrypted
-from statepath.engine.committer import Decision
 from statepath.engine.documents import decode, encode_value
+from statepath.engine.pending import Decision
 from statepath.engine.replica import MEMBERS, Cut, Entry, Replica
 from statepath.engine.snapshot import VERSION, SnapshotStream, is_own_member
 from statepath.engine.validating import UNTOUCHED

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from types import FrameType
 from typing import Any, Final
@@ -31,9 +31,7 @@ class SignalSaver:
             place that is not Python's and so could not be put back.
     """
 
-    def __init__(
-        self, save: Callable[[int], Awaitable[object]], signals: Iterable[signal.Signals] = SIGNALS
-    ) -> None:
+    def __init__(self, save: Callable[[int], Awaitable[object]]) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise UnsupportedError(
                 "signals can be handled in the main thread only: "
@@ -44,7 +42,7 @@ class SignalSaver:
         self._task: asyncio.Task[None] | None = None
         self._begun = False
         self._process = os.getpid()
-        found = {number: signal.getsignal(number) for number in signals}
+        found = {number: signal.getsignal(number) for number in SIGNALS}
         # One that is ignored ends nothing, as SIGINT in what a script runs in the background.
         self._previous: dict[int, Any] = {
             number: previous for number, previous in found.items() if previous != signal.SIG_IGN

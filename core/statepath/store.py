@@ -126,7 +126,7 @@ class Store:
         """For how many seconds, at most, changes of other writers may be missing from what this handle reads. `sync`
         and `get(…, fresh=True)` bring it up to now, and so does every change that this handle makes; being told of
         one by `watch` does not: more may be there behind it. 0 where there are no other writers."""
-        return self._engine.staleness
+        return self._engine.catching_up.staleness
 
     @property
     def readonly(self) -> bool:

@@ -85,8 +85,8 @@ os.register_at_fork(after_in_child=_start_anew_after_fork)
 class _Loop:
     """The way into the event loop, for the objects of one store."""
 
-    def __init__(self, url: str = "") -> None:
-        self.url = url
+    def __init__(self) -> None:
+        self.url = ""
         self._pid = os.getpid()
 
     @property

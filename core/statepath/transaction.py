@@ -14,10 +14,10 @@ from statepath.attempts import ATTEMPTS, back_off
 from statepath.collection import Collection, Json
 from statepath.commit import Append, Change, Delete, Put
 from statepath.engine.committer import FENCES
-from statepath.engine.committer import Document as PutDocument
 from statepath.engine.documents import decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
+from statepath.engine.pending import Document as PutDocument
 from statepath.engine.replica import MEMBERS, Entry, Stage
 from statepath.engine.snapshot import SNAPSHOT_MEMBERS, is_own_member
 from statepath.engine.unloaded import Elsewhere

@@ -199,10 +199,10 @@ def _as_it_is_there(loop: VirtualLoop, seed: int) -> Iterator[None]:
     )
     try:
         with (
-            patch("statepath.log._clock", loop.time),
+            patch("statepath.log.clock", loop.time),
             patch("statepath.engine.leases.clock", loop.time),
             patch("statepath.lease.clock", loop.time),
-            patch("statepath.engine.engine.clock", loop.time),
+            patch("statepath.engine.catching_up.clock", loop.time),
             patch("statepath.engine.committer.clock", loop.time),
             patch("statepath.engine.committer.time", clock),
             patch("statepath.engine.engine.time", clock),

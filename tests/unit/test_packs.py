@@ -364,7 +364,7 @@ class TestRead:
         self, storage: Storage, writer: Writer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now = [1000.0]
-        monkeypatch.setattr(statepath.log, "_clock", lambda: now[0])
+        monkeypatch.setattr(statepath.log, "clock", lambda: now[0])
         monkeypatch.setattr(statepath.log, "_SOONEST", 0.001)
         forged = sleeper(storage, writer, 8).make()
 

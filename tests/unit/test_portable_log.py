@@ -90,7 +90,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     now = [1000.0]
-    monkeypatch.setattr(statepath.log, "_clock", lambda: now[0])
+    monkeypatch.setattr(statepath.log, "clock", lambda: now[0])
     return iter([now])
 
 

@@ -5,21 +5,44 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from statepath.backend import Parameter, StateURL
 from statepath.errors import InvalidArgumentError
-from statepath.objectstore import Place, endpoint, seconds
+from statepath.objectstore import Parameters, Place, endpoint, seconds
 
 DEFAULT_TIMEOUT: Final = 60.0
 
-_PARAMETERS: Final = ("account_name", "endpoint_url", "timeout")
-_DEFAULTS: Final = {"timeout": f"{DEFAULT_TIMEOUT:g}"}
 _CONTAINER: Final = re.compile(r"(?=.{3,63}$)[a-z0-9]+(?:-[a-z0-9]+)*")
 _ACCOUNT: Final = re.compile(r"[a-z0-9]{3,24}")
 _AT_ACCOUNT: Final = re.compile(r"([a-z0-9]{3,24})\.(?:blob|dfs)\.core\.windows\.net")
-_FORM: Final = "http://host:port/account"
-_SECRETS: Final = "keys and SAS tokens where the Azure tools look for them"
+
+
+def account(name: str, text: str) -> str:
+    """A storage account's name, which becomes a part of the host's name that the credentials are sent to.
+
+    Raises:
+        InvalidArgumentError: it is none. It is not quoted, since it may be a key in the wrong place.
+    """
+    if not _ACCOUNT.fullmatch(text):
+        raise InvalidArgumentError(
+            f"{name} is no storage account's name: that has 3 to 24 lower-case letters and digits"
+        )
+    return text
+
+
+_PARAMETERS: Final = Parameters(
+    "STATE_AZURE_",
+    account_name=account,
+    endpoint_url=partial(
+        endpoint,
+        form="http://host:port/account",
+        secrets="keys and SAS tokens where the Azure tools look for them",
+    ),
+    timeout=seconds,
+)
+_DEFAULTS: Final = {"timeout": f"{DEFAULT_TIMEOUT:g}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +82,12 @@ def parse(url: StateURL) -> AzureConfig:
             f"a part of the prefix in the {url.scheme} URL ends with a dot, which Azure's names of blobs may not;"
             " choose another prefix"
         )
-    return _with(AzureConfig(place), query, {name: name for name in query})
+    return _PARAMETERS.said(AzureConfig(place), query)
 
 
 def complete(config: AzureConfig, env: Mapping[str, str]) -> AzureConfig:
     """The configuration with `STATE_AZURE_ACCOUNT_NAME` and so on, where the URL is silent."""
-    variables = {name: f"STATE_AZURE_{name.upper()}" for name in _PARAMETERS if getattr(config, name) is None}
-    given = {name: env[variable] for name, variable in variables.items() if env.get(variable)}
-    return _with(config, given, variables)
+    return _PARAMETERS.completed(config, env)
 
 
 def parameters(url: StateURL) -> list[Parameter]:
@@ -74,32 +95,4 @@ def parameters(url: StateURL) -> list[Parameter]:
     said = dict(url.query)
     if (account_name := parse(url).account_name) is not None:
         said["account_name"] = account_name  # which abfs://container@account… says otherwise
-    return [
-        Parameter(name, (f"STATE_AZURE_{name.upper()}",), said.get(name), _DEFAULTS.get(name))
-        for name in _PARAMETERS
-    ]
-
-
-def _with(config: AzureConfig, given: Mapping[str, str], called: Mapping[str, str]) -> AzureConfig:
-    values: dict[str, object] = {}
-    for name, text in given.items():
-        if name == "endpoint_url":
-            values[name] = endpoint(called[name], text, form=_FORM, secrets=_SECRETS)
-        elif name == "timeout":
-            values[name] = seconds(called[name], text)
-        else:
-            values[name] = account(called[name], text)
-    return replace(config, **values)  # type: ignore[arg-type]  # each value is of its field's type
-
-
-def account(name: str, text: str) -> str:
-    """A storage account's name, which becomes a part of the host's name that the credentials are sent to.
-
-    Raises:
-        InvalidArgumentError: it is none. It is not quoted, since it may be a key in the wrong place.
-    """
-    if not _ACCOUNT.fullmatch(text):
-        raise InvalidArgumentError(
-            f"{name} is no storage account's name: that has 3 to 24 lower-case letters and digits"
-        )
-    return text
+    return _PARAMETERS.listed(said, _DEFAULTS)

@@ -16,7 +16,7 @@ from statepath_local.segments import (
     Record,
     later_records,
     list_segments,
-    read_block,
+    read_records,
     segment_name,
 )
 from statepath_local.tree import Tree
@@ -123,12 +123,12 @@ class Cursor:
             return Place(self.last, self.id, self._segment, inode, self._offset)
 
     def _read(self) -> tuple[list[Found], bool]:
-        block = read_block(self._port, self._fd, self._offset, self._size)
+        records = read_records(self._port, self._fd, self._offset, self._size)
         # Asked after the bytes were read: what they hold up to the limit was durable by then.
-        limit = self._limit() if block.records else None
+        limit = self._limit() if records else None
         found: list[Found] = []
         offset = self._offset
-        for record in block.records:
+        for record in records:
             commit = record.commit
             if commit.last > self.last:
                 if not self._continues(record) or (limit is not None and commit.last > limit):
@@ -194,8 +194,8 @@ class Cursor:
         with self._using, failing(JOURNAL):
             if self._fd < 0 or not self._knows_later(self.last + 1):
                 return None
-            block = read_block(self._port, self._fd, self._offset, _FIRST_READ)
-            if block.records and self._continues(block.records[0]):
+            records = read_records(self._port, self._fd, self._offset, _FIRST_READ)
+            if records and self._continues(records[0]):
                 return None
         name = segment_name(self._segment)
         return CorruptionError(

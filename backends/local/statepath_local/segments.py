@@ -57,14 +57,7 @@ class Record(NamedTuple):
         return self.start + len(self.line) + 1
 
 
-class Block(NamedTuple):
-    """Records that stand one behind the other. `intact` says whether what follows may be read on."""
-
-    records: list[Record]
-    intact: bool
-
-
-def read_block(port: Port, fd: int, offset: int, size: int = _READ) -> Block:
+def read_records(port: Port, fd: int, offset: int, size: int) -> list[Record]:
     """The valid records from the offset on, about `size` bytes of them; none at the end of them.
 
     A record counts only with its line end: without it the write did not finish.
@@ -72,7 +65,7 @@ def read_block(port: Port, fd: int, offset: int, size: int = _READ) -> Block:
     while True:
         data = read_all(port, fd, offset, offset + size)
         if not data or data[0] in b" \0":
-            return Block([], intact=False)
+            return []
         end = data.rfind(b"\n") + 1
         if end or len(data) < size or size >= _LONGEST_LINE:
             break
@@ -83,9 +76,9 @@ def read_block(port: Port, fd: int, offset: int, size: int = _READ) -> Block:
         try:
             records.append(Record(decode_commit(line), line, start))
         except CorruptionError:
-            return Block(records, intact=False)
+            break
         start += len(line) + 1
-    return Block(records, intact=end > 0)
+    return records
 
 
 def later_records(port: Port, fd: int, offset: int) -> Iterator[Commit]:

@@ -18,6 +18,7 @@ import msgspec
 from msgspec.structs import replace
 
 from statepath.backend import IF_ABSENT, Backend, ETag, IfMatch, SupportsSharing
+from statepath.clock import clock
 from statepath.commit import seal, unseal
 from statepath.encryption import RING_KEY, KeyProvider
 from statepath.encryption.sealing import KEY_BYTES, DataKey, derive
@@ -160,7 +161,7 @@ class Keys:
 
     async def primary(self) -> DataKey:
         """The key that seals what is written now."""
-        if self.shared and _clock() - self._seen > REFRESH:
+        if self.shared and clock() - self._seen > REFRESH:
             await self.refresh()
         return self.newest
 
@@ -319,7 +320,7 @@ class Keys:
         )
 
     async def _read(self) -> bool:
-        begun = _clock()
+        begun = clock()
         found = await read_ring(self._backend)
         if found is None:
             return False
@@ -336,7 +337,7 @@ class Keys:
         return True
 
     async def _write(self, ring: Ring) -> None:
-        begun = _clock()
+        begun = clock()
         for key in ring.keys:
             if key.by != self._provider.name:
                 await self._unwrapped(
@@ -415,9 +416,3 @@ def _context(store: str, id: str) -> bytes:
 def _mac(ring: Ring, key: DataKey) -> str:
     secret = derive(key.secret, bytes.fromhex(ring.store), b"statepath key ring", KEY_BYTES)
     return hmac.new(secret, _encoder.encode(replace(ring, mac="")), sha256).hexdigest()
-
-
-def _clock() -> float:
-    """Seconds, on a clock that goes on while the machine sleeps, where there is one."""
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if boottime is None else time.clock_gettime(boottime)

@@ -18,13 +18,14 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from hashlib import sha256
 from statistics import median_low
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Final, NamedTuple, cast
 
 import msgspec
 from msgspec import Raw
 
 from statepath.attempts import ATTEMPTS
 from statepath.backend import Backend, CommitLog, SupportsPlacing
+from statepath.clock import clock
 from statepath.commit import (
     MAX_COMMIT_BYTES,
     Body,
@@ -33,14 +34,13 @@ from statepath.commit import (
     Transaction,
     encode_changes,
     microseconds,
-    size_of,
 )
 from statepath.engine.answering import Answers
-from statepath.engine.leases import clock
+from statepath.engine.pending import Decide, Document, Pending, Refused, decided, decline, outrun
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.trouble import Trouble
 from statepath.engine.unloaded import Elsewhere
-from statepath.engine.validating import FOLLOWS, Read, decisive, validated
+from statepath.engine.validating import Read, decisive, validated
 from statepath.errors import (
     AccessDeniedError,
     ClosedError,
@@ -67,23 +67,6 @@ KEEP_BODIES: Final = 24 * 3600.0
 """Seconds: no body younger than this is ever collected, so that a commit can be about to name it."""
 
 
-class Decision(msgspec.Struct, frozen=True):
-    """A transaction that was made of a state, and what of that must still hold where it is committed, besides what its
-    changes are based on."""
-
-    changes: Transaction
-    reads: Sequence[Read]
-
-
-Decide: TypeAlias = Callable[[Replica], Transaction | Decision]
-"""Makes a transaction of the state that it is to follow; a bare one depends on all of that state. It is called again
-where that does not hold any more."""
-
-
-Document = tuple[str, str, bytes, type | None]
-"""A document to be put: its collection, its id, its bytes, and the model class that knows each of its fields."""
-
-
 class Fence(NamedTuple):
     """A lease's epoch that must still hold when anything is committed by this committer."""
 
@@ -97,26 +80,6 @@ FENCES: Final[ContextVar[tuple[Fence, ...]]] = ContextVar("statepath_fences", de
 
 class _LookFirst(HeadMoved):
     """Nothing is refused, or decided, before it is known whether another writer has the place."""
-
-
-class _Pending(msgspec.Struct, frozen=True, gc=False):
-    """One transaction on its way into the log. `put` is the document of one that is a single, unchecked put; `decide`
-    makes the changes of one that begins a commit, `undecided` is what one was before they were made, and `overtaken`
-    how often that was in vain."""
-
-    changes: Transaction
-    size: int
-    done: asyncio.Future[int]
-    reads: Sequence[Read]
-    put: Document | None
-    span: Any = None
-    decide: Decide | None = None
-    undecided: _Pending | None = None
-    overtaken: int = 0
-
-
-_Refused: TypeAlias = tuple[_Pending, Exception | None]
-"""A transaction that is not committed, and why; `None`: it changes nothing."""
 
 
 class Committer:
@@ -170,7 +133,7 @@ class Committer:
         self._failed = failed
         self._deadline = deadline
         self._elsewhere = elsewhere
-        self._pending: deque[_Pending] = deque()
+        self._pending: deque[Pending] = deque()
         self._bytes = 0
         self._waiting_since = 0.0
         self._loop = asyncio.get_running_loop()
@@ -182,7 +145,7 @@ class Committer:
         self.trouble: Trouble | None = None
         self._closing = False
         self._busy = False
-        self._group: list[_Pending] = []
+        self._group: list[Pending] = []
         """What is being committed."""
         self._task = self._loop.create_task(self._run(), name="statepath-committer")
 
@@ -239,7 +202,7 @@ class Committer:
             self._waiting_since = time.perf_counter()
         span = self._telemetry.saving(changes, done) if self._traced and (changes or decide) else None
         # One that is to be decided has the size of a whole commit: so it is the first one of its own.
-        self._pending.append(_Pending(changes, size, done, reads, put, span, decide))
+        self._pending.append(Pending(changes, size, done, reads, put, span, decide))
         self._bytes += size
         if self._bytes > _BACKLOG_BYTES:
             self.crowded = True
@@ -319,12 +282,12 @@ class Committer:
             self._answers.finish()
         self._busy = False
 
-    def _take(self) -> list[_Pending]:
-        group: list[_Pending] = []
+    def _take(self) -> list[Pending]:
+        group: list[Pending] = []
         self._more(group)
         return group
 
-    def _more(self, group: list[_Pending]) -> None:
+    def _more(self, group: list[Pending]) -> None:
         """Add what has arrived, as far as one commit can hold it."""
         size = 0
         for one in group:
@@ -343,7 +306,7 @@ class Committer:
             self.crowded = False
             self._room.set()
 
-    async def _commit(self, group: list[_Pending], began: float) -> None:
+    async def _commit(self, group: list[Pending], began: float) -> None:
         current = self._alone
         attempts: list[float] = []
         while True:
@@ -367,7 +330,7 @@ class Committer:
             else:
                 return
 
-    async def _place(self, group: list[_Pending], began: float, *, current: bool) -> None:
+    async def _place(self, group: list[Pending], began: float, *, current: bool) -> None:
         """Try the next place in the log with what of the group does not conflict. `current` says that the replica has
         been at the head since the group was taken.
 
@@ -383,9 +346,9 @@ class Committer:
             if group[0].done.done():
                 return
             try:
-                group[0] = _decided(group[0], decide(replica), replica.head)
+                group[0] = decided(group[0], decide(replica), replica.head)
             except Exception as error:  # noqa: BLE001 - the caller gets it, and the handle goes on
-                _decline([(group[0], error)])
+                decline([(group[0], error)])
                 return
         below: Replica | Stage = replica
         if self._elsewhere is not None:
@@ -406,7 +369,7 @@ class Committer:
         if not transactions:
             if not current and any(one.changes for one, _ in refused):
                 raise _LookFirst
-            _decline(refused)
+            decline(refused)
             return
         id = os.urandom(12).hex()
         size = sum([one.size for one in accepted])
@@ -452,7 +415,7 @@ class Committer:
         self.trouble = None
         self._answers.durable([one.done for one in accepted], first, waiting=len(self._pending))
         if refused:
-            _decline(refused)
+            decline(refused)
         took = time.perf_counter() - began
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug(
@@ -466,18 +429,18 @@ class Committer:
         size += _RECORD + _TRANSACTION * len(accepted)
         self._committed(commit, transactions, stage, size, begun)
 
-    def _put_behind(self, undecided: _Pending, conflict: Exception | None) -> None:
+    def _put_behind(self, undecided: Pending, conflict: Exception | None) -> None:
         """What was decided does not hold any more: it is decided again when what waits by now has had its turn."""
         again = msgspec.structs.replace(undecided, overtaken=undecided.overtaken + 1)
         if again.overtaken == ATTEMPTS:
-            _decline([(again, _outrun(conflict))])
+            decline([(again, outrun(conflict))])
             return
         if not self._pending:
             self._waiting_since = time.perf_counter()
         self._pending.append(again)
         self._bytes += again.size
 
-    async def _append(self, commit: Commit, accepted: list[_Pending], refused: list[_Refused]) -> Commit:
+    async def _append(self, commit: Commit, accepted: list[Pending], refused: list[Refused]) -> Commit:
         """Make the commit durable; as it stands in the log, with the replica at what is before it."""
         after = self._replica.head
         # The first one meets whatever was committed before, so that a program sees once what others need it to know.
@@ -500,7 +463,7 @@ class Committer:
                 ) from error
         return commit
 
-    async def _documents(self, elsewhere: Elsewhere, group: list[_Pending]) -> Replica | Stage:
+    async def _documents(self, elsewhere: Elsewhere, group: list[Pending]) -> Replica | Stage:
         """The replica, and over it the documents that decide about the group's changes, as of the same seq or a later
         one: then the place behind the replica's head is taken, and what is not refused is looked at again."""
         keys = list({key for pending in group for key in decisive(pending.changes, pending.reads)})
@@ -512,13 +475,13 @@ class Committer:
         return below
 
     def _stage(
-        self, group: list[_Pending], stage: Stage, first: int, now: int
-    ) -> tuple[list[_Pending], list[Transaction], list[_Refused]]:
+        self, group: list[Pending], stage: Stage, first: int, now: int
+    ) -> tuple[list[Pending], list[Transaction], list[Refused]]:
         """What goes into the commit, and what does not. The latter is told only when the commit is durable: it may
         have met nothing but a change that stands in the same commit."""
-        accepted: list[_Pending] = []
+        accepted: list[Pending] = []
         transactions: list[Transaction] = []
-        refused: list[_Refused] = []
+        refused: list[Refused] = []
         seq = first
         for pending in group:
             changes = pending.changes
@@ -542,7 +505,7 @@ class Committer:
         return accepted, transactions, refused
 
     async def _bodies(
-        self, id: str, accepted: list[_Pending], transactions: list[Transaction]
+        self, id: str, accepted: list[Pending], transactions: list[Transaction]
     ) -> tuple[tuple[Transaction | Body, ...], float | None]:
         """The transactions as a commit has them that would be too large with all in it, and since when bodies of it may
         be stored."""
@@ -580,7 +543,7 @@ class Committer:
                 f"the change is durable, but a part of it that may be missing could not be written again: {error}"
             ) from error
 
-    def _refuse(self, group: list[_Pending], error: StateError) -> None:
+    def _refuse(self, group: list[Pending], error: StateError) -> None:
         for pending in group:
             if not pending.done.done():
                 pending.done.set_exception(copy.copy(error))
@@ -589,7 +552,7 @@ class Committer:
         self.trouble = Trouble(error)
         self._failed(error)
 
-    def _stop(self, error: StateError, group: list[_Pending]) -> None:
+    def _stop(self, error: StateError, group: list[Pending]) -> None:
         self._answers.finish()
         if self._failure is None:
             self._tell(error)
@@ -602,42 +565,14 @@ class Committer:
         self._room.set()
 
 
-def _decided(pending: _Pending, decision: Transaction | Decision, head: int) -> _Pending:
-    if not isinstance(decision, Decision):
-        decision = Decision(decision, [(*FOLLOWS, head)])
-    size = sum([size_of(one) for one in decision.changes])
-    reads = (*pending.reads, *decision.reads)
-    return _Pending(decision.changes, size, pending.done, reads, None, pending.span, undecided=pending)
-
-
-def _outrun(conflict: Exception | None) -> ConflictError:
-    error = ConflictError(
-        f"others commit all the time, and were first in each of {ATTEMPTS} attempts, so nothing was changed; stop what "
-        "writes to the store, and try again",
-        key=getattr(conflict, "key", None),
-    )
-    error.__cause__ = conflict
-    return error
-
-
-def _depends_on_nothing(pending: _Pending) -> bool:
+def _depends_on_nothing(pending: Pending) -> bool:
     """Whether the transaction is the same behind whatever others commit: it puts one document, unchecked."""
     return pending.put is not None and pending.size + _OVERHEAD <= MAX_COMMIT_BYTES
 
 
-def _stage_again(stage: Stage, accepted: list[_Pending], first: int, now: int) -> None:
+def _stage_again(stage: Stage, accepted: list[Pending], first: int, now: int) -> None:
     """What such transactions do, from another seq on."""
     for seq, pending in enumerate(accepted, first):
         if pending.put is not None:
             collection, id, data, complete = pending.put
             stage.entries[collection, id] = Entry(data, seq, now, complete)
-
-
-def _decline(refused: list[_Refused]) -> None:
-    for pending, error in refused:
-        if pending.done.done():
-            continue
-        if error is None:
-            pending.done.set_result(0)
-        else:
-            pending.done.set_exception(error)

@@ -115,7 +115,7 @@ def decode(data: bytes | memoryview, key: str | None = None) -> JsonValue:
     """The value of JSON that `encode_*` or `parse_untrusted` has let through.
 
     Raises:
-        CorruptionError: it is something else: it was damaged, or has an integer that an earlier version let through.
+        CorruptionError: it is something else: it was damaged, or has an integer of more digits than are read.
     """
     try:
         value: JsonValue = _decoder.decode(data)

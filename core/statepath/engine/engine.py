@@ -7,34 +7,25 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Final, TypeVar, cast
 
 from statepath.backend import Backend, CommitLog, Span, SupportsQueries, SupportsSharing
-from statepath.commit import (
-    FORMAT,
-    JOURNAL,
-    Body,
-    Change,
-    Commit,
-    FileChange,
-    Note,
-    Transaction,
-    size_of,
-)
-from statepath.encryption import unsealed
+from statepath.commit import FORMAT, Change, Commit, FileChange, Note, Transaction, size_of
 from statepath.engine.autosave import Autosave, try_snapshot
-from statepath.engine.committer import Committer, Decide
+from statepath.engine.catching_up import CatchingUp
+from statepath.engine.committer import Committer
 from statepath.engine.companion import Companion
 from statepath.engine.floor import Floor, read_floor
 from statepath.engine.ids import check_seq, log_key
 from statepath.engine.lagging import find_lagging
-from statepath.engine.leases import Leases, clock
+from statepath.engine.leases import Leases
 from statepath.engine.maintenance import Maintenance
 from statepath.engine.migration import Migrated, check_known, check_reached
-from statepath.engine.replay import Beside, Damage, apply_commit, changes_of
+from statepath.engine.pending import Decide
+from statepath.engine.replay import Damage
 from statepath.engine.replica import Cut, Entry, Replica, Stage
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
 from statepath.engine.stream import Stream
@@ -46,15 +37,12 @@ from statepath.errors import (
     ClosedError,
     ConflictError,
     CorruptionError,
-    DivergedError,
-    HistoryTrimmedError,
     NotFoundError,
     ReadOnlyError,
     StateError,
     UnsupportedError,
 )
 from statepath.events import Events, SaveError
-from statepath.log import PortableCommitLog
 from statepath.migrations import Migrations
 from statepath.settings import Settings
 from statepath.telemetry import SILENT, Telemetry
@@ -80,7 +68,7 @@ os.register_at_fork(after_in_child=_disown_after_fork)
 
 class Engine:
     """The replica of a store and, unless it is read-only, the tasks that commit, snapshot and write views. What goes on
-    `beside` it, and only listens, ends after it. `met` takes what others' commits say that concerns no document."""
+    `beside` it, and only listens, ends after it."""
 
     def __init__(
         self,
@@ -110,7 +98,6 @@ class Engine:
         self.migrated: Migrated | None = None
         self._brought_up = False
         self.elsewhere: Elsewhere | None = None
-        self.met: list[Beside] | None = None
         self.last_commit_at: float | None = None
         self.beside = AsyncExitStack()
         self.vitals = Vitals(self.replica)
@@ -122,11 +109,10 @@ class Engine:
         self._disowned = False
         self._closing = asyncio.Lock()
         self._released = False
-        self._advancing = asyncio.Lock()
         can = backend.capabilities
         self.sharing = cast("SupportsSharing", backend) if can.sharing and not readonly else None
         self._alone = can.exclusive and not can.sharing and not readonly
-        self._seen = clock()
+        self.catching_up = CatchingUp(self, alone=self._alone)
         self.leases = Leases(backend)
         self.beats: set[asyncio.Task[None]] = set()
         self._maintenance = Maintenance(
@@ -141,10 +127,9 @@ class Engine:
             alone=self._alone,
             head=lambda: self.replica.head,
             closed=lambda: self.closed,
-            take=self._take,
+            take=self.catching_up.take,
         )
         self._took_over = self._alone
-        self._catches_up = True  # but while a log that cannot be continued is begun anew
         _open_engines.add(self)
 
     # Starting, which `opening` does
@@ -201,11 +186,11 @@ class Engine:
             self.backend,
             store=self.store,
             incarnation=self.incarnation,
-            advancing=self._advancing,
+            advancing=self.catching_up.advancing,
             alone=self._alone,
             committed=self._appended,
-            lost_to=self.lost_to,
-            behind=self._come_behind,
+            lost_to=self.catching_up.lost_to,
+            behind=self.catching_up.come_behind,
             failed=self._tell_failure,
             deadline=self.settings.deadline,
             max_document=self.settings.max_document,
@@ -292,7 +277,7 @@ class Engine:
         self, commit: Commit, transactions: Sequence[Transaction], stage: Stage, size: int, begun: float
     ) -> None:
         """Note a commit of this handle: all that was durable when it was begun is visible now."""
-        self._seen = begun
+        self.catching_up.seen = begun
         self._committed(commit, transactions, stage, size)
 
     def _committed(
@@ -310,69 +295,15 @@ class Engine:
         self.stream.tell(commit, transactions, size)
 
     async def catch_up(self) -> None:
-        """Apply what other writers committed behind the head.
+        """As `CatchingUp.catch_up`."""
+        await self.catching_up.catch_up()
+
+    def caught_up(self, commit: Commit, transactions: Sequence[Transaction], stage: Stage, size: int) -> None:
+        """Note another writer's commit that is visible now.
 
         Raises:
-            HistoryTrimmedError: the log does not reach back to it any more.
+            UnsupportedError: as `check_writable`, unless the handle only reads.
         """
-        if self._alone or not self._catches_up:
-            return
-        self.check_loop()
-        async with self._advancing:
-            begun = clock()
-            try:
-                async for commit in self.log.read(self.replica.head):
-                    await self._apply(commit)
-            except HistoryTrimmedError as error:
-                raise HistoryTrimmedError(
-                    f"this handle shows seq {self.replica.head}, and the log begins at {error.floor}: open the store "
-                    "again",
-                    floor=error.floor,
-                ) from error
-            self._seen = begun
-
-    async def lost_to(self, commits: Sequence[Commit]) -> None:
-        """Apply what other writers committed behind the head: these, or, if there are none, what the log has."""
-        if not commits:
-            await self.catch_up()
-        for commit in commits:
-            await self._take(commit)
-
-    async def _come_behind(self, commits: Sequence[Commit], upto: int) -> None:
-        """Apply what other writers committed up to the seq: these, or, if there are none, what the log has."""
-        for commit in commits:
-            await self._apply(commit)
-        if self.replica.head < upto:
-            async with aclosing(cast("AsyncGenerator[Commit]", self.log.read(self.replica.head))) as missed:
-                async for commit in missed:
-                    if commit.last > upto:
-                        break
-                    await self._apply(commit)
-        if self.replica.head != upto:
-            raise CorruptionError(
-                f"seq {self.replica.head + 1} had been durable, and cannot be read", key=JOURNAL
-            )
-
-    async def _take(self, commit: Commit) -> None:
-        """Apply a commit that the follower has met, unless it is known already. More may be there behind it."""
-        async with self._advancing:
-            if commit.first == self.replica.head + 1:
-                await self._apply(commit)
-                return
-        if commit.last > self.replica.head:
-            await self.catch_up()
-
-    async def _apply(self, commit: Commit) -> None:
-        if commit.store != self.store or commit.incarnation != self.incarnation:
-            raise DivergedError(
-                f"{self.backend.url} was promoted, imported or replaced while it was open; open it again"
-            )
-        # Read first: nothing may come between applying the commit and telling of it.
-        transactions = [
-            await changes_of(self.backend, one) if isinstance(one, Body) else one
-            for one in commit.transactions
-        ]
-        stage, size = await apply_commit(self.backend, self.replica, commit, self.met)
         self._committed(commit, transactions, stage, size)
         if self.readonly:
             return
@@ -426,17 +357,6 @@ class Engine:
             if self.settings.autosave and not self.sharing.joined:
                 await self._maintenance.attempt()
             await self.sharing.share()
-
-    @property
-    def staleness(self) -> float:
-        """For how many seconds, at most, another writer's commits may have been missed."""
-        if self._alone:
-            return 0.0
-        age = clock() - self._seen
-        log = unsealed(self.log)
-        if isinstance(log, PortableCommitLog) and log.head == self.replica.head:
-            age = min(age, log.age)
-        return age
 
     @property
     def joined(self) -> bool:
@@ -598,11 +518,11 @@ class Engine:
 
     async def snapshot_as_is(self) -> int:
         """As `snapshot`, of what this handle has: without a look at a log that cannot be continued."""
-        self._catches_up = False
+        self.catching_up.off = True
         try:
             return await self._writing_snapshotter().snapshot()
         finally:
-            self._catches_up = True
+            self.catching_up.off = False
 
     @contextmanager
     def ending(self) -> Iterator[None]:

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from statepath.backend import IF_ABSENT, Backend, Entry, ETag, IfMatch, When
+from statepath.clock import clock
 from statepath.commit import seal, unseal
 from statepath.encryption import look
 from statepath.engine.ids import decode_id, encode_id
@@ -45,7 +46,6 @@ MAINTAINER: Final = "maintainer"
 
 T = TypeVar("T")
 
-_BOOTTIME: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 _UNKNOWN_TTL: Final = 60.0
 _ATTEMPTS: Final = 3
 GIVING_BACK: Final = 2.0
@@ -346,11 +346,6 @@ def has_taken(holder: Holder, facts: bytes) -> bool:
 def lease_key(name: str) -> str:
     """Where the heartbeats of a lease are: `leases/leader`."""
     return f"{LEASES}{encode_id(name)}"
-
-
-def clock() -> float:
-    """Seconds, on a clock that goes on while the machine sleeps, where there is one."""
-    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
 
 def _myself(name: str, ttl: float) -> Holder:

@@ -371,10 +371,10 @@ class _TakeOver:
             found.journal_bytes,
             found.state_size,
         )
-        engine.met = found.beside
+        engine.catching_up.met = found.beside
         views = engine.start(written, self._put_aside, document_views=document_views)
         await self._settle(views)
-        engine.met = None
+        engine.catching_up.met = None
         if engine.elsewhere is None:
             await self._show()
         engine.start_autosave(partial(archive_by_rules, engine), partial(bound_files, engine))

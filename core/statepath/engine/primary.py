@@ -104,12 +104,10 @@ class Primary(Protocol):
         ...
 
 
-async def read_position(
-    backend: Backend, log: CommitLog, floor: Floor, beside: list[Beside] | None = None
-) -> Position:
-    """How far the log reaches, from its newest snapshot on. `beside` takes what it changes there beside documents."""
+async def read_position(backend: Backend, log: CommitLog, floor: Floor) -> Position:
+    """How far the log reaches, from its newest snapshot on."""
     position = snapshot_position(floor)
-    async for reached in positions(backend, log, floor, beside):
+    async for reached in positions(backend, log, floor):
         position = reached
     return position
 
@@ -125,7 +123,8 @@ def snapshot_position(floor: Floor) -> Position:
 async def positions(
     backend: Backend, log: CommitLog, floor: Floor, beside: list[Beside] | None = None
 ) -> AsyncGenerator[Position]:
-    """Each commit behind the newest snapshot: as `read_position`, of a log that may be damaged."""
+    """Each commit behind the newest snapshot: as `read_position`, of a log that may be damaged. `beside` takes what is
+    changed beside documents."""
     position = snapshot_position(floor)
     async for commit in log.read(position.seq):
         if position.commit and commit.prev != position.commit:

@@ -2,9 +2,9 @@
 
 A `Driver` says how one service puts, gets, removes and lists a named object. `ObjectStoreBackend` makes a
 `statepath.backend.Backend` of it: names below a prefix, spans, pages, streams, read-only and closed handles.
-`open_backend` does so unless the service ignores conditions. `Place` is where a store lies, as its URL says; `refusal`
-turns the status of an answer into the error that a caller can act on. `Patience` gives up a request that does not get
-on.
+`open_backend` does so unless the service ignores conditions. `Place` is where a store lies, as its URL says, and
+`Parameters` are what that and the environment say besides. `refusal` turns the status of an answer into the error that
+a caller can act on, and `Patience` gives up a request that does not get on.
 """
 
 from statepath.objectstore.answers import (
@@ -22,8 +22,9 @@ from statepath.objectstore.content import BLOCK, blocks
 from statepath.objectstore.digest import Measured, measure
 from statepath.objectstore.driver import Content, Driver, Listed, Page, Served
 from statepath.objectstore.opening import open_backend
+from statepath.objectstore.parameters import Parameters, endpoint, flag, seconds, text
 from statepath.objectstore.patience import Patience
-from statepath.objectstore.place import Place, endpoint, flag, seconds
+from statepath.objectstore.place import Place
 
 __all__ = [
     "BLOCK",
@@ -36,6 +37,7 @@ __all__ = [
     "Measured",
     "ObjectStoreBackend",
     "Page",
+    "Parameters",
     "Patience",
     "Place",
     "Served",
@@ -48,6 +50,7 @@ __all__ = [
     "open_backend",
     "refusal",
     "seconds",
+    "text",
     "unanswered",
     "unmet",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from statepath.backend import StateURL
 from statepath.errors import InvalidArgumentError
@@ -56,53 +55,3 @@ class Place:
     def url(self, scheme: str) -> str:
         """The state path as a person may see it."""
         return f"{scheme}://{self.container}/{self.prefix}".rstrip("/")
-
-
-def endpoint(name: str, text: str, *, form: str, secrets: str) -> str:
-    """A parameter that is a service's address.
-
-    Parameters:
-        form: how the address is written, and `secrets` what belongs elsewhere and where, for messages.
-
-    Raises:
-        InvalidArgumentError: it is none, or holds more than an address.
-    """
-    try:
-        parts = urlsplit(text)
-        # As the resolver will: each part of a name has 1 to 63 letters.
-        host = (parts.hostname or "").encode("idna")
-        usable = parts.scheme in ("http", "https") and bool(host) and parts.port != 0
-    except ValueError:
-        usable = False
-        parts = urlsplit("")
-    if not usable:
-        raise InvalidArgumentError(f"{name} is no URL of a service; write https://host or {form}")
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        raise InvalidArgumentError(f"{name} holds more than an address; set {secrets}")
-    return text.rstrip("/")
-
-
-def seconds(name: str, text: str) -> float:
-    """A parameter that is a duration.
-
-    Raises:
-        InvalidArgumentError: it is none, or not between 0 and an hour.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 3600:
-        raise InvalidArgumentError(f"{name} is {text!r}; give seconds, more than 0 and at most 3600")
-    return value
-
-
-def flag(name: str, text: str) -> bool:
-    """A parameter that is `true` or `false`.
-
-    Raises:
-        InvalidArgumentError: it is neither.
-    """
-    if text.lower() not in ("true", "false"):
-        raise InvalidArgumentError(f"{name} is {text!r}; write true or false")
-    return text.lower() == "true"

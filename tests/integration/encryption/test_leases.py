@@ -75,7 +75,7 @@ async def test_a_lease_outlives_the_exchange_of_the_key(place):
 async def test_a_look_at_the_log_counts_for_how_old_reads_are(memory):
     async with memory.open() as store:
         await store.collection("raw").put({"id": "a"})
-        store._engine._seen -= 100
+        store._engine.catching_up.seen -= 100
         assert store.staleness < 50
 
 

@@ -41,7 +41,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         nonlocal now
         now += seconds
 
-    for module in ("engine", "committer"):
+    for module in ("catching_up", "committer"):
         monkeypatch.setattr(f"statepath.engine.{module}.clock", lambda: now)
     return later
 
@@ -650,7 +650,7 @@ async def test_a_handle_that_is_told_of_a_change_may_lack_others_behind_it(
             await two.collection("raw").put({"id": id})
         first = await anext(aiter(one._engine.log.read(0)))
         later(10)
-        await one._engine._take(first)
+        await one._engine.catching_up.take(first)
         assert (one.seq, one.staleness) == (1, 10)
         await one.sync()
         assert (one.seq, one.staleness) == (2, 0)

@@ -20,6 +20,7 @@ from statepath.backend import Backend, Blob, Entry
 from statepath.commit import decode_commit
 from statepath.engine.opening import open_engine
 from statepath.events import Events
+from statepath.lease import Lease
 from statepath.memory import factory
 from statepath.settings import Settings
 from statepath.store import Store
@@ -158,6 +159,31 @@ async def store(url: str) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
+async def other(store: Store, url: str) -> AsyncIterator[Store]:
+    """Another handle, as another process has one."""
+    async with statepath.open(url, autosave=0) as other:
+        yield other
+
+
+@pytest.fixture
+async def zombie(store: Store, url: str) -> AsyncIterator[Store]:
+    """Another handle on the store, which does not know yet what `store` writes from now on."""
+    await store.collection("raw").put({"id": "shared", "n": 0, "logs": []})
+    async with statepath.open(url, autosave=0) as zombie:
+        yield zombie
+
+
+@pytest.fixture
+def contents() -> Callable[[Store], Awaitable[dict[str, Any]]]:
+    """The documents of a store, by their ids."""
+
+    async def contents(store: Store) -> dict[str, Any]:
+        return {document["id"]: document async for document in store.collection("raw")}
+
+    return contents
+
+
+@pytest.fixture
 async def faulty(url: str) -> FaultyBackend:
     return FaultyBackend(await factory.connect(factory.parse(StateURL.parse(url))))
 
@@ -218,3 +244,25 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("statepath.collection.back_off", back_off)
     monkeypatch.setattr("statepath.attempts.back_off", back_off)
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], Awaitable[object]]], Awaitable[None]]:
+    """Waits until something holds that is somebody else's doing."""
+
+    async def until(holds: Callable[[], Awaitable[object]]) -> None:
+        async with asyncio.timeout(30):
+            while not await holds():  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.02)
+
+    return until
+
+
+@pytest.fixture
+def falls_silent() -> Callable[[Lease], None]:
+    """Lets the holder of a lease give no sign of life from now on, as if its process was stopped."""
+
+    def falls_silent(lease: Lease) -> None:
+        lease._beats.cancel()
+
+    return falls_silent

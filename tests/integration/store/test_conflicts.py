@@ -4,7 +4,6 @@ import asyncio
 import time
 
 import pytest
-import statepath
 from pydantic import BaseModel, Field
 from statepath.collection import Collection
 from statepath.errors import ConflictError, InvalidArgumentError
@@ -15,13 +14,6 @@ class Task(BaseModel):
     status: str = "pending"
     owner: str = ""
     logs: list[str] = []
-
-
-@pytest.fixture
-async def other(store, url):
-    """Another handle, as another process has one."""
-    async with statepath.open(url, autosave=0) as other:
-        yield other
 
 
 @pytest.fixture

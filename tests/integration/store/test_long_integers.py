@@ -28,7 +28,7 @@ def of(digits: int) -> int:
 
 @pytest.fixture
 def earlier(monkeypatch):
-    """As an earlier version wrote: without a look at the digits."""
+    """As what is stored already may have been written: without a look at the digits."""
     monkeypatch.setattr(documents, "_has_long_integer", lambda data: False)
 
 

@@ -31,10 +31,6 @@ async def save(store, number):
     await store.snapshot()
 
 
-async def contents(store):
-    return {document["id"]: document async for document in store.collection("raw")}
-
-
 async def history(store):
     return [change.seq for change in await store.history()]
 
@@ -51,7 +47,7 @@ def slots(keys):
     return [key for key in keys if key.startswith("journal/0") and "-" not in key]
 
 
-async def test_a_long_journal_becomes_few_objects_and_says_the_same(memory, store, keys, soon):
+async def test_a_long_journal_becomes_few_objects_and_says_the_same(memory, store, keys, soon, contents):
     await save(store, 20)
     before, state = await history(store), await contents(store)
     await pack(store)
@@ -125,7 +121,9 @@ async def test_a_packer_that_fails_stops_no_saving(faulty, keys, open_on, soon):
 
 @pytest.mark.parametrize("applied", [False, True])
 @pytest.mark.parametrize(("method", "prefix"), STEPS)
-async def test_each_step_may_be_the_last_one(faulty, memory, keys, open_on, soon, method, prefix, applied):
+async def test_each_step_may_be_the_last_one(
+    faulty, memory, keys, open_on, soon, method, prefix, applied, contents
+):
     store = await open_on(faulty)
     await save(store, 20)
     before, state = await history(store), await contents(store)

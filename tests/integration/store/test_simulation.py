@@ -12,7 +12,7 @@ import pytest
 from crowd.simulation import simulate
 from statepath.backend import ALWAYS, IF_ABSENT
 from statepath.commit import slot_key
-from statepath.engine.engine import Engine
+from statepath.engine.catching_up import CatchingUp
 from statepath.errors import AlreadyExistsError, StateError
 from statepath.log import PortableCommitLog
 
@@ -45,9 +45,10 @@ def test_a_seed_replays_exactly():
 
 
 async def _advance_without_reading(self):
-    async with self._advancing:
-        async for commit in self.log.read(self.replica.head):
-            self.replica.head, self.replica.commit = commit.last, commit.id
+    replica = self._handle.replica
+    async with self.advancing:
+        async for commit in self._handle.log.read(replica.head):
+            replica.head, replica.commit = commit.last, commit.id
 
 
 async def _overwrite(self, record):
@@ -75,7 +76,7 @@ async def _give_up_at_once(self, call, record):
 
 
 PLANTED = {
-    "skip the re-read": patch.object(Engine, "catch_up", _advance_without_reading),
+    "skip the re-read": patch.object(CatchingUp, "catch_up", _advance_without_reading),
     "reuse a slot": patch.object(PortableCommitLog, "_send", _overwrite),
     "trust a 412": patch.object(PortableCommitLog, "_send", _believe_that_it_exists),
     "take an unknown outcome for a failure": patch.object(PortableCommitLog, "_insist", _give_up_at_once),

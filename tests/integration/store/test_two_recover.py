@@ -10,12 +10,8 @@ from statepath.engine.backups import backup_keys
 from statepath.errors import CorruptionError, DivergedError
 
 
-async def contents(store):
-    return {document["id"]: document async for document in store.collection("raw")}
-
-
 @pytest.fixture
-async def replaced(store, memory):
+async def replaced(store, memory, contents):
     """The documents of the backup of seq 1 by which a person replaced the `state.json` of seq 2."""
     await store.collection("raw").put({"id": "a"})
     await store.snapshot()
@@ -30,7 +26,7 @@ async def replaced(store, memory):
 @pytest.mark.parametrize("saves", [0, 1, 2])
 @pytest.mark.parametrize(("method", "prefix"), [("list", "state.backup."), ("write", "journal/0")])
 async def test_a_backup_in_the_place_of_state_json_is_restored_once(
-    url, replaced, faulty, open_on, method, prefix, saves
+    url, replaced, faulty, open_on, method, prefix, saves, contents
 ):
     gate = faulty.hold(method, prefix)
     opening = asyncio.create_task(open_on(faulty))
@@ -47,7 +43,7 @@ async def test_a_backup_in_the_place_of_state_json_is_restored_once(
 
 
 async def test_a_backup_that_was_restored_and_not_saved_yet_is_not_restored_again(
-    store, url, replaced, faulty, open_on
+    store, url, replaced, faulty, open_on, contents
 ):
     gate = faulty.hold("write", "state.json")
     opening = asyncio.create_task(open_on(faulty))
@@ -68,7 +64,7 @@ async def rotten(store, memory):
     return store
 
 
-async def test_a_writer_of_before_a_recovery_commits_nothing_more(rotten, url):
+async def test_a_writer_of_before_a_recovery_commits_nothing_more(rotten, url, contents):
     async with statepath.open(url, autosave=0) as second:
         for _ in range(2):
             with pytest.raises(DivergedError):
@@ -80,7 +76,7 @@ async def test_a_writer_of_before_a_recovery_commits_nothing_more(rotten, url):
 
 
 @pytest.mark.parametrize(("lost", "held"), [(2, ["a", "new"]), (3, ["a", "b", "new"])])
-async def test_nor_does_one_that_had_not_met_what_was_lost(store, url, memory, lost, held):
+async def test_nor_does_one_that_had_not_met_what_was_lost(store, url, memory, lost, held, contents):
     await store.collection("raw").put({"id": "a"})
     other = await statepath.open(url, autosave=0)
     for id in "bcd":
@@ -96,7 +92,7 @@ async def test_nor_does_one_that_had_not_met_what_was_lost(store, url, memory, l
 
 
 async def test_what_a_writer_of_before_commits_before_it_loses_its_place_is_kept(
-    store, memory, faulty, open_on, keys
+    store, memory, faulty, open_on, keys, contents
 ):
     await store.collection("raw").put({"id": "a"})
     await store.collection("raw").put({"id": "large", "text": "x" * MAX_COMMIT_BYTES})
@@ -112,7 +108,7 @@ async def test_what_a_writer_of_before_commits_before_it_loses_its_place_is_kept
     assert [damage.key for damage in second.damage] == [body]
 
 
-async def test_what_a_writer_of_before_committed_all_the_same_is_told(rotten, url, memory):
+async def test_what_a_writer_of_before_committed_all_the_same_is_told(rotten, url, memory, contents):
     of_before = decode_commit((await memory.read(slot_key(4))).data)
     async with statepath.open(url, autosave=0) as second:
         await second.collection("raw").put({"id": "new"})
@@ -124,7 +120,7 @@ async def test_what_a_writer_of_before_committed_all_the_same_is_told(rotten, ur
 
 
 async def test_who_recovers_beside_a_recovery_that_is_done_meanwhile_opens_what_that_made(
-    rotten, url, faulty, open_on
+    rotten, url, faulty, open_on, contents
 ):
     gate = faulty.hold("list", "state.backup.")
     opening = asyncio.create_task(open_on(faulty))
@@ -139,7 +135,7 @@ async def test_who_recovers_beside_a_recovery_that_is_done_meanwhile_opens_what_
 
 
 async def test_a_file_that_a_running_writer_wrote_since_the_log_was_read_is_no_damage(
-    memory, faulty, open_on
+    memory, faulty, open_on, contents
 ):
     writing = await open_on(memory, views=True)
     await writing.collection("raw").put({"id": "a", "n": 1})
@@ -160,7 +156,7 @@ async def test_a_file_that_a_running_writer_wrote_since_the_log_was_read_is_no_d
 
 @pytest.mark.parametrize("key", ["journal/0", "state.json", "journal/floor"])
 async def test_of_two_that_recover_at_once_none_takes_away_what_the_other_acknowledges(
-    rotten, url, faulty, open_on, key
+    rotten, url, faulty, open_on, key, contents
 ):
     gate = faulty.hold("write", key)
     opening = asyncio.create_task(open_on(faulty))

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import count, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import pytest
@@ -17,10 +18,12 @@ from servers.fixtures import *  # noqa: F403 - fixtures are found by name where 
 from servers.services import azure_service, gcs_service, s3_service
 from statepath.backend import Backend
 from statepath.discovery import connect
-from statepath.errors import UnavailableError
+from statepath.errors import StateError, UnavailableError
 from statepath.events import Event, Events
 from statepath.memory import _stores
 from statepath.store import Store
+
+EventT = TypeVar("EventT", bound=Event)
 
 Name = Callable[[str], str]
 """The state path of a store of that name."""
@@ -185,13 +188,52 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("statepath.engine.mirror._GRACE", 60)
 
 
+class Told(Events):
+    """A bus that writes down what is told on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._all: list[Event] = []
+        self.on(Event, self._all.append)
+
+    def of(self, kind: type[EventT]) -> list[EventT]:
+        """The events of that kind so far."""
+        return [event for event in self._all if isinstance(event, kind)]
+
+
 @pytest.fixture
-def told() -> Any:
-    """Events that are told, on a bus that writes them down."""
-    events: Any = Events()
-    events.all = []
-    events.on(Event, events.all.append)
-    return events
+def told() -> Told:
+    """Events that are told."""
+    return Told()
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
+    """Waits until a condition holds."""
+
+    async def until(condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():  # noqa: ASYNC110 - any condition
+                await asyncio.sleep(0.01)
+
+    return until
+
+
+@pytest.fixture
+def mirroring() -> Callable[..., AbstractAsyncContextManager[asyncio.Task[Any]]]:
+    """A mirror that runs beside."""
+
+    @asynccontextmanager
+    async def mirroring(source: str, target: str, **options: Any) -> AsyncIterator[asyncio.Task[Any]]:
+        task = asyncio.create_task(statepath.mirror(source, target, **options))
+        try:
+            yield task
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError, StateError):
+                await task
+
+    return mirroring
 
 
 class Down:

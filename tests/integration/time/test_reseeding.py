@@ -54,7 +54,7 @@ async def test_a_replica_that_cannot_follow_is_made_anew_where_that_is_asked_for
     with pytest.raises(DivergedError, match=r"another incarnation.* --reseed"):
         await statepath.mirror(primary, to, once=True)
     await statepath.mirror(primary, to, once=True, reseed=True, events=told)
-    assert [event.reason for event in told.all if isinstance(event, MirrorRebased)] == ["that was asked for"]
+    assert [event.reason for event in told.of(MirrorRebased)] == ["that was asked for"]
     async with statepath.open(primary, autosave=0) as store:
         await store.collection("raw").put({"id": "later"})
         await statepath.mirror(primary, to, once=True)
