@@ -19,11 +19,14 @@ from statepath_postgres.conditions import condition
 from statepath_postgres.config import SCHEME
 from statepath_postgres.connections import Connection, Connections
 from statepath_postgres.documents import HOLD, PATIENCE, Documents
+from statepath_postgres.schema import version_of
 
 _LOOK: Final = 0.1  # seconds between two looks at what the view shows
 _PART_BYTES: Final = 1024 * 1024
 _FIRST_ROWS: Final = 20
 _MOST_ROWS: Final = 5000
+_SINCE: Final = 3
+"""The version of the schema that keeps each document so that it can be given back."""
 
 _SHOWN: Final = "SELECT coalesce((SELECT shown FROM statepath.views WHERE store = $1), 0)"
 _HELD: Final = f"{_SHOWN}, {HOLD}"
@@ -64,10 +67,11 @@ class Reading:
         """See to it that the view shows the seq, and goes on.
 
         Raises:
-            UnsupportedError: it cannot be brought up to date from the log.
+            UnsupportedError: it cannot be brought up to date from the log, or the schema is too old.
         """
         async with self._connections.use() as connection:
-            behind = await connection.fetchrow(_BEHIND, store)
+            schema = await version_of(connection)
+            behind = await connection.fetchrow(_BEHIND, store) if schema >= _SINCE else None
         if behind is None or behind["shown"] < 0 or behind["shown"] + 1 < behind["floor"]:
             raise self._needs_filling()
         if not self._readonly:

@@ -9,8 +9,7 @@ CREATE TABLE statepath.stores (
     floor bigint NOT NULL DEFAULT 1
 ) WITH (fillfactor = 10);
 
--- The commits. `record` is the line that a journal on a disk would have. One of up to 8 KB stays in its row, as the commit
--- of one save mostly is: one that is stored apart costs rows and an index entry more.
+-- The commits. `record` is the line that a journal on a disk would have.
 CREATE TABLE statepath.log (
     store bigint NOT NULL,
     first bigint NOT NULL,
@@ -19,7 +18,7 @@ CREATE TABLE statepath.log (
     record bytea NOT NULL,
     PRIMARY KEY (store, first),
     UNIQUE (store, id)
-) WITH (toast_tuple_target = 8160);
+);
 ALTER TABLE statepath.log ALTER COLUMN record SET STORAGE EXTERNAL;
 
 -- Everything else: bytes under keys. Each write draws a `version`, which is the ETag. The bytes of an object that is too

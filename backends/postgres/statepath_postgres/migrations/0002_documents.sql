@@ -1,6 +1,5 @@
 -- The documents as they are after the commit `views.shown`: a view of the log, written right behind it. `data` is null
--- where jsonb cannot hold what JSON can. `exact` is the document itself, as UTF-8, where `data` would not give it back:
--- jsonb cannot hold it, or writes a number in another form.
+-- where jsonb cannot hold what JSON can.
 CREATE TABLE statepath.documents (
     store bigint NOT NULL,
     collection text COLLATE "C" NOT NULL,
@@ -8,7 +7,6 @@ CREATE TABLE statepath.documents (
     version bigint NOT NULL,
     modified timestamptz NOT NULL,
     data jsonb,
-    exact bytea,
     PRIMARY KEY (store, collection, id)
 ) WITH (toast_tuple_target = 8160);
 CREATE INDEX documents_data ON statepath.documents USING gin (data jsonb_path_ops);
