@@ -7,7 +7,7 @@ so a broken plugin can break nobody but itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import Any, Self
@@ -76,18 +76,41 @@ def resolve(
 def parameters(state_path: str | os.PathLike[str]) -> Sequence[Parameter]:
     """What the backend that the state path names tells of its parameters; nothing, where it tells none.
 
-    Raises: as `resolve`.
+    Raises: as `resolve`, and of the state path alone.
     """
     url = StateURL.parse(path_text(state_path, "the state path"))
     factory, info = _load(url.scheme)
     if not isinstance(factory, SupportsParameters):
         return ()
     try:
+        factory.parse(url)  # what cannot be used may be a secret in the wrong place
         return tuple(factory.parameters(url))
     except Exception as error:
         if isinstance(error, StateError) and not url.betrayed_by(error):
             raise
         raise _unfit(error, url, info) from None
+
+
+def refused(state_path: str | os.PathLike[str], variables: Iterable[str]) -> frozenset[str]:
+    """Which of the variables have a value that the backend does not take: it may be a secret in the wrong place.
+
+    Raises: as `resolve`, and of the state path alone.
+    """
+    url = StateURL.parse(path_text(state_path, "the state path"))
+    factory, _ = _load(url.scheme)
+    config = factory.parse(url)
+
+    def takes(env: Mapping[str, str]) -> bool:
+        try:
+            factory.with_env(config, env)
+        except Exception:  # noqa: BLE001 - a third party's may raise anything
+            return False
+        return True
+
+    if takes(os.environ):
+        return frozenset()
+    given = {name: os.environ[name] for name in variables if name in os.environ}
+    return frozenset(name for name, value in given.items() if not takes({name: value}))
 
 
 def check_apart(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
+from typing import Final
 
 import typer
 
 from statepath.backend import Parameter, StateURL
 from statepath.cli.options import Json, StatePath
 from statepath.cli.output import Output
-from statepath.discovery import parameters
+from statepath.discovery import parameters, refused
 from statepath.errors import StateError
 from statepath.settings import read
 from statepath.settings.describing import Setting, describe
 from statepath.settings.sources import warn_of_no_effect
+
+_HIDDEN: Final = "(secret)"
+_UNFIT: Final = "(not valid)"
+_TELLING: Final = re.compile(
+    r"@|%40|-----BEGIN|(?:key|secret|token|pass|cred|sig)[^/?&;=]*(?:=|%3D)", re.IGNORECASE
+)
+"""What is in credentials, in a file that should only be named, or in a query or a connection string with a secret."""
 
 group = typer.Typer(help="See how statepath is set up.", no_args_is_help=True)
 
@@ -60,28 +69,37 @@ def _of_backends(state_path: str | None, output: Output) -> Iterator[Setting]:
             continue
         try:
             told = parameters(place)
+            unfit = refused(place, [variable for one in told for variable in one.variables]) if told else ()
         except StateError as error:
             output.note(f"what the backend of {name} reads is not shown: {error}")
         else:
-            yield from (_setting(name, one) for one in told)
+            yield from (_setting(name, one, unfit) for one in told)
 
 
-def _setting(of: str, one: Parameter) -> Setting:
+def _setting(of: str, one: Parameter, unfit: Collection[str]) -> Setting:
     name = f"{of}.{one.name}"
     usual = one.variables[0] if one.variables else None
     given = next((variable for variable in one.variables if os.environ.get(variable)), None)
     if one.said is not None:
         return Setting(name, usual, _shown(one, one.said), "state path")
     if given is not None:
-        return Setting(name, usual, _shown(one, os.environ[given]), "environment", given)
+        value = _shown(one, os.environ[given])
+        if given in unfit and value != _HIDDEN:
+            value = _UNFIT
+        return Setting(name, usual, value, "environment", given)
     return Setting(name, usual, one.default, "default")
 
 
 def _shown(one: Parameter, value: str) -> str:
     """The value without what may be secret of it, also where that stands in the wrong place."""
-    if one.secret or "@" in value:
-        return "(secret)"
-    return StateURL.parse(value).redacted() if value.startswith(("http://", "https://")) else value
+    if one.secret or _TELLING.search(value):
+        return _HIDDEN
+    if not value.casefold().startswith(("http://", "https://")):
+        return value
+    try:
+        return StateURL.parse(value).redacted()
+    except StateError:
+        return _UNFIT
 
 
 def _text(setting: Setting) -> str | int | float:

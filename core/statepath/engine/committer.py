@@ -466,7 +466,8 @@ class Committer:
     async def _documents(self, elsewhere: Elsewhere, group: list[Pending]) -> Replica | Stage:
         """The replica, and over it the documents that decide about the group's changes, as of the same seq or a later
         one: then the place behind the replica's head is taken, and what is not refused is looked at again."""
-        keys = list({key for pending in group for key in decisive(pending.changes, pending.reads)})
+        waiting = [pending for pending in group if not pending.done.done()]  # others were refused already
+        keys = list({key for pending in waiting for key in decisive(pending.changes, pending.reads)})
         if not keys:
             return self._replica
         found = await elsewhere.read(keys)

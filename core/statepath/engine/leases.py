@@ -309,13 +309,19 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def at_once(work: Coroutine[Any, Any, T]) -> T:
-    """Do the work. Who stops waiting for it is not held up by how it ends."""
+    """Do the work. Who stops waiting for it is not held up by how it ends, and nobody is told of that."""
     working = _start(work)
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:
+        working.add_done_callback(_leave_untold)
         working.cancel()
         raise
+
+
+def _leave_untold(working: asyncio.Task[Any]) -> None:
+    if not working.cancelled() and (error := working.exception()) is not None:
+        logger.debug("what was to be done about a lease failed when it was given up: %s", error)
 
 
 async def see_off(work: Awaitable[object]) -> None:

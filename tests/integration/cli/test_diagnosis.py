@@ -197,6 +197,35 @@ def test_config_show_tells_no_secret_of_a_backend(cli: Run, tmp_path: Path) -> N
         assert all(name in answer.out for name in ("PGPASSWORD", "path.password", "mirror.timeout"))
 
 
+@pytest.mark.parametrize(
+    ("path", "variable", "value", "shown"),
+    [
+        ("az://box/x", "STATE_AZURE_ENDPOINT_URL", f"HTTPS://a.example/?sv=1&sig={HIDDEN}", "(secret)"),
+        ("az://box/x", "STATE_AZURE_ENDPOINT_URL", f"a.example/?sv=1&sig={HIDDEN}", "(secret)"),
+        ("az://box/x", "STATE_AZURE_ENDPOINT_URL", f"HTTPS://a.example/?{HIDDEN}", "(not valid)"),
+        ("az://box/x", "STATE_AZURE_ACCOUNT_NAME", f"{HIDDEN}+/==", "(not valid)"),
+        ("s3://box/x", "STATE_S3_ENDPOINT_URL", f"https://a.example/#{HIDDEN}", "(not valid)"),
+        ("s3://box/x", "STATE_S3_ENDPOINT_URL", "https://a.example:99999", "(not valid)"),
+        ("postgresql://me@host/db", "PGSSLKEY", f"-----BEGIN PRIVATE KEY-----\n{HIDDEN}", "(secret)"),
+    ],
+)
+def test_config_show_tells_no_secret_that_stands_in_the_wrong_place(
+    cli: Run, path: str, variable: str, value: str, shown: str
+) -> None:
+    answer = cli("config", "show", "--json", "-s", path, env={variable: value, "STATE_S3_REGION": "eu"})
+    assert (answer.code, HIDDEN in answer.out + answer.err) == (0, False)
+    (told,) = [one for one in answer.json.values() if one["source"] == variable]
+    assert told["value"] == shown
+    assert not path.startswith("s3") or answer.json["path.region"]["value"] == "eu"
+
+
+def test_config_show_tells_nothing_of_a_state_path_that_the_backend_does_not_take(cli: Run) -> None:
+    path = f"s3://box/x?endpoint_url=HTTPS%3A//a.example/%3F{HIDDEN}"
+    answer = cli("config", "show", "-s", path)
+    assert (answer.code, HIDDEN in answer.out + answer.err) == (0, False)
+    assert "what the backend of path reads is not shown: endpoint_url holds more" in answer.err
+
+
 def test_config_show_tells_the_settings_though_the_backend_is_not_there(cli: Run) -> None:
     answer = cli("config", "show", "-s", "nosuch://host/x")
     assert (answer.code, "autosave" in answer.out) == (0, True)

@@ -60,6 +60,24 @@ async def test_a_plain_save_does_not_fail_with_who_waits_for_the_documents_in_va
         assert await raw.append("a", "list", 1) == 3
 
 
+async def test_a_plain_save_that_is_outrun_waits_no_more_for_the_documents_of_who_was_refused(
+    path, monkeypatch
+):
+    asked = []
+
+    async def in_vain(keys):
+        asked.append(keys)
+        raise UnavailableError("the documents are behind")
+
+    async with unloaded(path) as store, statepath.open(path) as other:
+        raw = store.collection("raw")
+        await other.collection("raw").put({"id": "a", "list": []})
+        monkeypatch.setattr(store._engine.elsewhere, "read", in_vain)
+        told = await asyncio.gather(raw.append("a", "list", 1), raw.put({"id": "b"}), return_exceptions=True)
+        assert [type(one) for one in told] == [UnavailableError, int]
+        assert len(asked) == 1
+
+
 async def test_a_transaction_is_refused_when_what_it_read_has_changed(path):
     async with unloaded(path) as store, statepath.open(path) as other:
         raw = store.collection("raw")

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import os
 import time
 from types import SimpleNamespace
@@ -294,6 +295,28 @@ async def test_a_sign_of_life_that_takes_long_to_give_up_is_a_loss_in_time(store
             await lease.lost.wait()
     finally:
         gave_up.set()
+
+
+async def test_how_a_sign_of_life_ends_that_was_given_up_is_no_error_of_anybodys(store, monkeypatch, caplog):
+    ended = asyncio.Event()
+
+    async def fail_when_given_up(*_, **__):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise UnavailableError("no answer") from None
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(store._engine.leases, "renew", fail_when_given_up)
+    lease = store.lease("leader", ttl=0.2)
+    await lease.acquire()
+    async with asyncio.timeout(30):
+        await lease.lost.wait()
+        await ended.wait()
+    await asyncio.sleep(0)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_a_sign_of_life_that_fails_unexpectedly_is_a_loss_that_is_told(store, monkeypatch, caplog):
