@@ -246,7 +246,7 @@ class WriterLock:
 
     def is_named(self) -> bool:
         """Whether the file stands under its name still: else others may hold another one, and neither knows."""
-        return self._port.fstat(self._fd).st_nlink > 0 or _is_current(self._tree, self._fd)
+        return _is_current(self._tree, self._fd)
 
     def begin(self) -> None:
         """Say that the journal is being changed: who finds this, and its writer gone, has to look for its end."""

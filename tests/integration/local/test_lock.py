@@ -287,7 +287,7 @@ async def test_a_lock_on_a_file_that_was_removed_excludes_nobody(
         await connect()
 
 
-@pytest.mark.parametrize("how", ["removed", "replaced"])
+@pytest.mark.parametrize("how", ["removed", "moved", "linked", "replaced"])
 @pytest.mark.parametrize("shared", [False, True])
 async def test_a_writer_whose_lock_was_taken_away_commits_nothing_more(
     connect: Connect, chain: Any, path: Path, how: str, *, shared: bool
@@ -298,7 +298,12 @@ async def test_a_writer_whose_lock_was_taken_away_commits_nothing_more(
     log = chain(backend.commit_log())
     await log.append()
     data = (path / "lock").read_bytes()
-    (path / "lock").unlink()
+    if how == "linked":
+        (path.parent / "copy").hardlink_to(path / "lock")
+    if how == "moved":
+        (path / "lock").rename(path.parent / "moved")
+    else:
+        (path / "lock").unlink()
     if how == "replaced":
         (path / "lock").write_bytes(data)
     for _ in range(2):
