@@ -208,6 +208,11 @@ async def _climb_down(backend: Backend, log: CommitLog, found: Recovered, limit:
         meta, then = found.restore
         # It may be the last of the backups that was put there: what came behind it is to be had again, too.
         if await _continue(log, backend, found, (meta, Replica.of(then.cut())), STATE_KEY):
+            if (ends := found.replica.head) < (reached := found.marks[-1].seq):
+                # The seqs of what is lost are not given again: those who have seen it find out.
+                reason = f"the journal ends at seq {ends}, and had reached seq {reached}"
+                found.damage.append(Damage(JOURNAL, reason, aside=False))
+                found.replica.head, found.broken = reached, True
             return meta.seq
         found.replica = then
         found.restore, found.broken, found.source = None, True, STATE_KEY

@@ -119,6 +119,29 @@ class TestSnapshots:
         async with folder.open() as store:
             assert await store.verify() == []
 
+    async def test_where_the_log_is_lost_behind_an_older_state_its_seqs_are_not_given_again(self, folder):
+        async with folder.open() as store:
+            await change(store, 1)
+            await store.snapshot()
+            older = folder.read("state.json")
+            await change(store, 2)
+            await change(store, 3)
+            await store.snapshot()
+            incarnation = store._engine.incarnation
+        for key in (*folder.names("state.backup."), *folder.names("tasks/"), *folder.names("journal/0")):
+            folder.remove(key)
+        folder.write("state.json", older)
+        async with folder.open() as store:
+            assert await n_of(store) == 1
+            assert store._engine.incarnation != incarnation
+            assert await store.collection("tasks").put({"id": "task_2"}) > 3
+        assert "the journal ends at seq 1, and had reached seq 3" in {
+            told.reason for told in folder.told(CorruptionDetected)
+        }
+        async with folder.open() as store:
+            assert await n_of(store) == 1
+            assert await store.verify() == []
+
     async def test_backups_that_were_exchanged_are_told_and_lose_nothing(self, folder):
         async with folder.open() as store:
             keys = []
