@@ -246,7 +246,20 @@ class WriterLock:
 
     def is_named(self) -> bool:
         """Whether the file stands under its name still: else others may hold another one, and neither knows."""
-        return _is_current(self._tree, self._fd)
+        if not self._port.fstat(self._fd).st_nlink:
+            return False
+        return _is_current(self._tree, self._fd) or self._is_introduced()
+
+    def _is_introduced(self) -> bool:
+        """Whether what stands under the name says that this writer is there: some mounts number a file anew."""
+        try:
+            fd = self._port.open(LOCK, os.O_RDONLY, within=self._tree.root)
+        except FileNotFoundError:
+            return False
+        try:
+            return self._me in _read_holders(self._port, fd)
+        finally:
+            self._port.close(fd)
 
     def begin(self) -> None:
         """Say that the journal is being changed: who finds this, and its writer gone, has to look for its end."""

@@ -311,6 +311,19 @@ async def test_a_writer_whose_lock_was_taken_away_commits_nothing_more(
             await log.append()
 
 
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_mount_that_numbers_the_lock_anew_stops_no_writer(
+    connect: Connect, chain: Any, monkeypatch: pytest.MonkeyPatch, *, shared: bool
+) -> None:
+    backend = await connect()
+    if shared:
+        await backend.share()
+    monkeypatch.setattr("statepath_local.lock._is_current", lambda tree, fd: False)
+    log = chain(backend.commit_log())
+    await log.append()
+    await log.append()
+
+
 async def test_what_was_acknowledged_beside_a_lock_that_was_removed_is_there(tmp_path: Path) -> None:
     async with statepath.open(tmp_path, autosave=0) as one:
         await one.collection("raw").put({"id": "before"})
