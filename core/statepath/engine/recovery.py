@@ -116,6 +116,7 @@ async def recover(
         check_finished(backend, found.floor[0])
     with _no_collections():
         base = await _climb_down(backend, log, found, limit)
+        _give_up_what_is_lost(found)
         if found.exists and found.floor is None:
             if not found.damage and await read_floor(backend) is not None:
                 # Another writer founded the store since the record was looked for.
@@ -208,11 +209,6 @@ async def _climb_down(backend: Backend, log: CommitLog, found: Recovered, limit:
         meta, then = found.restore
         # It may be the last of the backups that was put there: what came behind it is to be had again, too.
         if await _continue(log, backend, found, (meta, Replica.of(then.cut())), STATE_KEY):
-            if (ends := found.replica.head) < (reached := found.marks[-1].seq):
-                # The seqs of what is lost are not given again: those who have seen it find out.
-                reason = f"the journal ends at seq {ends}, and had reached seq {reached}"
-                found.damage.append(Damage(JOURNAL, reason, aside=False))
-                found.replica.head, found.broken = reached, True
             return meta.seq
         found.replica = then
         found.restore, found.broken, found.source = None, True, STATE_KEY
@@ -220,6 +216,15 @@ async def _climb_down(backend: Backend, log: CommitLog, found: Recovered, limit:
     else:
         await _from_views(backend, log, found, limit)
     return found.replica.head
+
+
+def _give_up_what_is_lost(found: Recovered) -> None:
+    """Give no seq of it again, so that those who have seen it find out."""
+    reached = found.marks[-1].seq if found.marks else 0
+    if found.exists and (ends := found.replica.head) < reached:
+        reason = f"the journal ends at seq {ends}, and had reached seq {reached}"
+        found.damage.append(Damage(JOURNAL, reason, aside=False))
+        found.replica.head, found.broken = reached, True
 
 
 async def _current_snapshot(backend: Backend, found: Recovered) -> tuple[SnapshotMeta, Replica] | None:

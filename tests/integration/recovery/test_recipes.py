@@ -119,7 +119,8 @@ class TestSnapshots:
         async with folder.open() as store:
             assert await store.verify() == []
 
-    async def test_where_the_log_is_lost_behind_an_older_state_its_seqs_are_not_given_again(self, folder):
+    @pytest.mark.parametrize("what", ["an older state", "a backup"])
+    async def test_where_the_log_is_lost_behind_what_is_left_its_seqs_are_not_given_again(self, folder, what):
         async with folder.open() as store:
             await change(store, 1)
             await store.snapshot()
@@ -128,9 +129,14 @@ class TestSnapshots:
             await change(store, 3)
             await store.snapshot()
             incarnation = store._engine.incarnation
-        for key in (*folder.names("state.backup."), *folder.names("tasks/"), *folder.names("journal/0")):
+        for key in (*folder.names("tasks/"), *folder.names("journal/0")):
             folder.remove(key)
-        folder.write("state.json", older)
+        if what == "a backup":
+            folder.remove("state.json")
+        else:
+            for key in folder.names("state.backup."):
+                folder.remove(key)
+            folder.write("state.json", older)
         async with folder.open() as store:
             assert await n_of(store) == 1
             assert store._engine.incarnation != incarnation
