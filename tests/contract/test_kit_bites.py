@@ -11,6 +11,8 @@ from statepath.errors import NotFoundError
 from statepath.memory import MemoryBackend, MemoryConfig
 from statepath.testing import BackendContract
 
+pytestmark = pytest.mark.slow
+
 for module in sorted(Path(__file__).with_name("broken").glob("*.py")):
     import_module(f"broken.{module.stem}")
 

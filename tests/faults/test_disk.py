@@ -10,6 +10,8 @@ import pytest
 from statepath.errors import OutcomeUnknownError, StateError, UnavailableError
 from statepath.events import SaveError
 
+pytestmark = pytest.mark.slow
+
 GROWS = ("pwrite", "writev", "fallocate", "mkdir", "link", "rename")
 """Calls for which a full disk has no space. Creating a file is one, too."""
 

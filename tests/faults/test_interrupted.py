@@ -11,6 +11,8 @@ import pytest
 from statepath.errors import StateError
 from statepath.events import StoreUpgraded
 
+pytestmark = pytest.mark.slow
+
 SEGMENT = "journal/00000000000000000001.jsonl"
 
 
@@ -156,9 +158,7 @@ def original(path: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(
-    "state", ["whole", *(pytest.param(state, marks=pytest.mark.slow) for state in ("broken", "missing"))]
-)
+@pytest.mark.parametrize("state", ["whole", "broken", "missing"])
 async def test_upgrading_an_original_directory(place, disk, state):
     want = original(place.path)
     before = (place.path / "state.json").read_bytes()

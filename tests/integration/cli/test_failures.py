@@ -14,6 +14,8 @@ from statepath.cli.exits import EXITS, Exit, exit_of
 from statepath.cli.running import command_line
 from statepath.errors import StateError
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Any]
 
 DOCS = Path(__file__).parents[3] / "docs" / "cli.md"

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import statepath
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Any]
 
 
@@ -240,7 +242,6 @@ def test_config_shows_no_key(on: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "(secret)" in answer.out
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("command", ["encrypt", "decrypt", "rotate"])
 def test_a_command_that_is_killed_is_finished_by_the_next(

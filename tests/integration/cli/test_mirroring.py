@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Any]
 
 
@@ -44,7 +46,6 @@ def test_mirror_makes_a_replica_and_brings_it_up_to_date(
     assert cli("show", "logs/s1", "-s", replica).out == cli("show", "logs/s1", "-s", filled).out
 
 
-@pytest.mark.slow
 def test_a_mirror_runs_beside_a_server_until_it_is_interrupted(
     cli: Run, server: Any, path: str, replica: str
 ) -> None:

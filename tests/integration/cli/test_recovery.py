@@ -16,6 +16,8 @@ import pytest
 from statepath.cli.recovery import place
 from statepath.engine.snapshot import MARK
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Any]
 
 DATA = Path(__file__).parents[2] / "data"

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Any]
 
 FAILED = ("archive", "run", "tasks", "--older-than", "1ms", "--where", "status=failed")

@@ -6,6 +6,8 @@ import pytest
 import statepath
 from statepath.encryption.sealing import PACKED
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_compressed_store_is_a_store_like_any_other(place, fill, contents, canary):
     async with place.open(compression="zstd", views=True) as store:

@@ -25,6 +25,8 @@ from statepath.errors import (
 from statepath.keys import decrypt, encrypt
 from statepath.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def settings(key):
@@ -285,9 +287,7 @@ async def test_an_index_that_says_at_once_that_it_cannot_let_go_yet_is_waited_fo
     assert index.asked == 100
 
 
-@pytest.mark.parametrize(
-    "place", ["memory", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
-)
+@pytest.mark.parametrize("place", ["memory", "postgresql"], indirect=True)
 @pytest.mark.parametrize("command", [encrypt, decrypt])
 async def test_whenever_somebody_saves_meanwhile_it_is_kept_or_refused(place, settings, monkeypatch, command):
     before = {"encryption_key": place.key} if command is decrypt else {}

@@ -7,6 +7,8 @@ import asyncio
 import pytest
 from statepath.errors import LeaseHeldError, LeaseLostError
 
+pytestmark = pytest.mark.slow
+
 SHARED = ["memory", "s3", "postgresql"]
 """Where several handles write."""
 

@@ -33,6 +33,8 @@ from statepath.memory import MemoryBackend
 from statepath.settings import Settings
 from statepath.store import Store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def settled(monkeypatch):
@@ -354,7 +356,6 @@ async def statepath_command(place, *words, given=""):
     return done.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(240)  # two commands, which a busy machine takes long to start
 async def test_a_command_exchanges_the_key_beside_a_running_server(postgresql):
     async with postgresql.open() as server:

@@ -14,6 +14,8 @@ from statepath.errors import ConfigurationError, CorruptionError
 from statepath.events import CorruptionDetected, Events
 from statepath.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 SEED = 20261125
 
 
@@ -49,7 +51,7 @@ def picked(stored, times):
             yield key, at, rng.randrange(8)
 
 
-@pytest.mark.parametrize("times", [2, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [2, 40])
 async def test_a_flipped_bit_is_noticed_wherever_it_is(made, times):
     place, _, stored = made
     for key, at, bit in picked(stored, times):

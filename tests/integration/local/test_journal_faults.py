@@ -20,6 +20,8 @@ from statepath.errors import (
     UnavailableError,
 )
 
+pytestmark = pytest.mark.slow
+
 Connect = Callable[..., Any]
 
 

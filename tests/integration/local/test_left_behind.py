@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 Connect = Callable[..., Any]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing tells that a handle has ended")
 

@@ -13,6 +13,8 @@ from statepath.backend import IF_ABSENT
 from statepath.discovery import connect
 from statepath.errors import UnavailableError
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 
 

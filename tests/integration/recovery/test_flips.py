@@ -13,6 +13,8 @@ from statepath.engine.snapshot import is_ours, load_snapshot
 from statepath.errors import CorruptionError
 from statepath.events import CorruptionDetected
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def flipped(stored: Any) -> Any:
@@ -79,7 +81,7 @@ async def load_floor(backend):
     await read_floor(backend)
 
 
-@pytest.mark.parametrize("step", [211, pytest.param(17, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [211, 17])
 async def test_a_flipped_bit_in_the_journal_leaves_the_state_of_an_earlier_seq_and_is_told(
     stored, flipped, step
 ):

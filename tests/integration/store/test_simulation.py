@@ -16,6 +16,8 @@ from statepath.engine.catching_up import CatchingUp
 from statepath.errors import AlreadyExistsError, StateError
 from statepath.log import PortableCommitLog
 
+pytestmark = pytest.mark.slow
+
 SEEDS = 2000
 PARTS = 8
 
