@@ -53,17 +53,6 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.
         pytest.fail(f"it starts a server ({fixturedef.argname}): mark it slow", pytrace=False)
 
 
-@pytest.fixture(autouse=True)
-def _nothing_stays_in_memory() -> Iterator[None]:
-    """Two tests may call their store in memory by the same name."""
-    from statepath.memory import _stores
-
-    before = set(_stores)
-    yield
-    for name in set(_stores) - before:
-        del _stores[name]
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """The PostgreSQL server of this worker."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 Run = Callable[..., Any]
 
@@ -22,11 +23,13 @@ def test_a_store_that_is_made_in_memory_is_said_to_be_gone_with_the_command(
 ) -> None:
     file = str(tmp_path / "export.zip")
     assert on("backup", "export", file).code == 0
+    # Here the process goes on, with other tests' stores in its memory.
+    copied, mirrored, restored, imported = (f"memory://{uuid4().hex}" for _ in range(4))
     for words in (
-        ("copy", filled, "memory://copied"),
-        ("mirror", filled, "memory://mirrored", "--once"),
-        ("restore", "--at", "2", "--to", "memory://restored", "-s", filled),
-        ("backup", "import", file, "-s", "memory://imported"),
+        ("copy", filled, copied),
+        ("mirror", filled, mirrored, "--once"),
+        ("restore", "--at", "2", "--to", restored, "-s", filled),
+        ("backup", "import", file, "-s", imported),
     ):
         answer = cli(*words)
         assert (answer.code, "is gone with this command" in answer.err) == (0, True), words
