@@ -32,6 +32,12 @@ def path(postgres: PostgresServer) -> str:
 
 
 @pytest.fixture
+def name(path: str) -> str:
+    """What that store is called."""
+    return path.partition("store=")[2]
+
+
+@pytest.fixture
 async def around(postgres: PostgresServer) -> AsyncIterator[Any]:
     """A look at the tables, and what is done to them behind everybody's back."""
     async with session(postgres.url()) as connection:

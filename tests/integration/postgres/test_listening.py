@@ -15,11 +15,6 @@ WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() 
 
 
 @pytest.fixture
-def name(path):
-    return path.partition("store=")[2]
-
-
-@pytest.fixture
 def unpolled(monkeypatch):
     """Nobody looks without having heard something."""
     for pause in ("_SOONEST", "_LATEST", "_NET"):

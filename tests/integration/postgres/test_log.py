@@ -66,11 +66,6 @@ WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() 
 
 
 @pytest.fixture
-def name(path):
-    return path.partition("store=")[2]
-
-
-@pytest.fixture
 async def filled(path):
     """A store of ten commits."""
     async with statepath.open(path, autosave=0) as store:
