@@ -10,6 +10,16 @@ async def has_epochs(store):
     return all(holder.epoch for holder in await store.leases())
 
 
+@pytest.fixture
+def silent(other, monkeypatch):
+    """No sign of life of the other handle arrives, however long it waits."""
+
+    async def renew(*_, **__):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(other._engine.leases, "renew", renew)
+
+
 async def test_who_takes_a_broken_lease_at_once_keeps_it(store, other, monkeypatch):
     held, next_one = store.lease("leader", ttl=60), store.lease("leader", ttl=60)
     remove = other._engine.leases.remove
@@ -93,13 +103,9 @@ async def test_who_is_broken_after_another_has_taken_it_loses_its_epoch(store, o
         await other.collection("raw").put({"id": "a"})
 
 
-async def test_who_is_broken_right_after_it_has_taken_it_loses_its_epoch(store, other, monkeypatch):
+async def test_who_is_broken_right_after_it_has_taken_it_loses_its_epoch(store, other, monkeypatch, silent):
     """Its epoch was committed between the look and the breaking, and no sign of life has told it."""
 
-    async def silent(*_, **__):
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(other._engine.leases, "renew", silent)
     lease = other.lease("leader", ttl=60)
     remove = store._engine.leases.remove
 
@@ -141,11 +147,9 @@ async def test_who_finds_out_that_it_has_lost_its_lease_ends_no_epoch_but_its_ow
             await other.collection("raw").put({"id": "a"})
 
 
-async def test_a_lease_is_broken_to_the_end_though_the_log_cannot_be_read_then(store, other, monkeypatch):
-    async def silent(*_, **__):
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(other._engine.leases, "renew", silent)
+async def test_a_lease_is_broken_to_the_end_though_the_log_cannot_be_read_then(
+    store, other, monkeypatch, silent
+):
     remove = store._engine.leases.remove
 
     async def cannot_be_read():
@@ -195,11 +199,9 @@ async def test_breaking_a_lease_again_ends_what_was_left_half_done(store, other,
             await other.collection("raw").put({"id": "a"})
 
 
-async def test_who_takes_a_lease_that_was_broken_before_it_told_its_epoch_keeps_it(store, other, monkeypatch):
-    async def silent(*_, **__):
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(other._engine.leases, "renew", silent)
+async def test_who_takes_a_lease_that_was_broken_before_it_told_its_epoch_keeps_it(
+    store, other, monkeypatch, silent
+):
     held, next_one = other.lease("leader", ttl=60), other.lease("leader", ttl=60)
     await held.acquire()
     remove = store._engine.leases.remove
