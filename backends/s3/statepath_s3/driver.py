@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from copy import copy
 from functools import lru_cache
 from importlib.metadata import version
@@ -77,12 +78,31 @@ class _SendsOnce(AIOHTTPSession):  # type: ignore[misc]  # it is not typed
         return session
 
 
-def _send_at_once(params: Any, **others: Any) -> None:
-    """The SDK lets each PUT wait for the service's leave to send its body. For a small one that is a round trip more; a
-    large one that is refused half-way would end as a connection that is reset, and nobody would know why."""
-    body = params.get("body")
-    if isinstance(body, io.BytesIO) and _size(body) <= _AT_ONCE:
-        params["headers"].pop("Expect", None)
+class _Leave:
+    """The SDK lets each PUT wait for the service's leave to send its body, which is a round trip more. A large one that
+    is refused half-way would end as a connection that is reset, and nobody would know why: so that waits until the
+    service has taken one, and again behind one that got no answer."""
+
+    def __init__(self) -> None:
+        self._given = False
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """A PUT. What comes of it decides whether the next ones ask."""
+        try:
+            yield
+        except ClientError:
+            raise  # it is an answer, and says why
+        except BaseException:
+            self._given = False
+            raise
+        self._given = True
+
+    def spare(self, params: Any, **others: Any) -> None:
+        """Ask not in this call of the SDK, if that is not needed."""
+        body = params.get("body")
+        if self._given or (isinstance(body, io.BytesIO) and _size(body) <= _AT_ONCE):
+            params["headers"].pop("Expect", None)
 
 
 def _size(body: io.BytesIO) -> int:
@@ -122,6 +142,7 @@ class S3Driver:
         self.container = config.place.container
         self.endpoint = str(client.meta.endpoint_url)
         self._client = client
+        self._leave = _Leave()
         self._config = config
         self._seconds = DEFAULT_TIMEOUT if config.timeout is None else config.timeout
         self._sorted = True
@@ -172,8 +193,8 @@ class S3Driver:
                     " digits, dots and hyphens, and no underscore; give the service another name, or write its address",
                     backend=SCHEME,
                 ) from error
-        client.meta.events.register_last("before-call.s3", _send_at_once)
         driver = cls(client, config)
+        client.meta.events.register_last("before-call.s3", driver._leave.spare)
         try:
             await driver._greet(config.place)
         except BaseException:
@@ -213,16 +234,17 @@ class S3Driver:
                     raise unmet(asked)
                 condition = {"IfMatch": found}
             try:
-                answer = await self._send(
-                    "put_object",
-                    Key=name,
-                    Body=content,
-                    # Without it some services store what arrived before the connection was cut.
-                    ContentMD5=(await measure(content)).md5,
-                    ContentType=_TYPE,
-                    Metadata={_VERSION: version},
-                    **condition,
-                )
+                with self._leave.sending():
+                    answer = await self._send(
+                        "put_object",
+                        Key=name,
+                        Body=content,
+                        # Without it some services store what arrived before the connection was cut.
+                        ContentMD5=(await measure(content)).md5,
+                        ContentType=_TYPE,
+                        Metadata={_VERSION: version},
+                        **condition,
+                    )
             except ClientError as error:
                 if isinstance(when, IfMatch) and lacks_object(error):
                     raise unmet(asked) from None

@@ -2,29 +2,57 @@
 
 from __future__ import annotations
 
-import statepath
-from servers.proxy import Proxy
+from collections.abc import AsyncIterator
+
+import pytest
+from servers.proxy import Does, Proxy, Request
 from servers.services import s3_service
+from statepath.backend import ALWAYS, StateURL
+from statepath.errors import UnavailableError
+from statepath_s3 import config
+from statepath_s3.driver import S3Driver
+
+LARGE = b"x" * 200_000
 
 
-async def test_a_small_save_is_one_round_trip(aws, moto):
+@pytest.fixture
+async def proxy(aws, moto) -> AsyncIterator[Proxy]:
     async with Proxy(moto).running() as proxy:
-        path = s3_service("moto", moto).at(proxy.url).path("trips")
-        waited = []
-        async with statepath.open(path, autosave=0) as store:
-            for size in (10, 200_000):
-                proxy.requests = []
-                await store.collection("raw").put({"id": "a", "text": "x" * size})
-                waited += [request.waited for request in proxy.requests]
-        assert waited == [False, True]
+        yield proxy
 
 
-async def test_the_service_need_not_guess_what_a_content_is(aws, moto):
-    """SeaweedFS would compress it."""
-    async with Proxy(moto).running() as proxy:
-        async with statepath.open(s3_service("moto", moto).at(proxy.url).path("type"), autosave=0) as store:
-            await store.collection("raw").put({"id": "a"})
-            await store.snapshot()
-        puts = [request for request in proxy.requests if request.method == "PUT"]
-        assert puts
-        assert all(b"\r\ncontent-type: binary/octet-stream\r\n" in put.head.lower() for put in puts)
+@pytest.fixture
+async def driver(moto, proxy: Proxy) -> AsyncIterator[S3Driver]:
+    """Nothing was put by it yet, not even by a probe."""
+    url = StateURL.parse(s3_service("moto", moto).at(proxy.url).path("trips"))
+    driver = await S3Driver.connect(config.parse(url))
+    yield driver
+    await driver.close()
+
+
+def is_put(request: Request) -> bool:
+    return request.method == "PUT"
+
+
+def waited(proxy: Proxy) -> list[bool]:
+    return [request.waited for request in proxy.requests if is_put(request)]
+
+
+async def test_a_small_object_is_one_round_trip(proxy, driver):
+    await driver.put("a", b"x", ALWAYS)
+    assert waited(proxy) == [False]
+
+
+async def test_a_large_one_waits_for_leave_until_the_service_has_taken_one(proxy, driver):
+    for name in "abc":
+        await driver.put(name, LARGE, ALWAYS)
+    assert waited(proxy) == [True, False, False]
+
+
+async def test_the_next_one_waits_again_behind_one_that_was_broken_off(proxy, driver):
+    await driver.put("a", LARGE, ALWAYS)
+    proxy.fault(Does.RESET_DURING, is_put)
+    with pytest.raises(UnavailableError):
+        await driver.put("b", LARGE, ALWAYS)
+    await driver.put("b", LARGE, ALWAYS)
+    assert waited(proxy) == [True, False, True]
