@@ -108,7 +108,7 @@ class StateURL:
         )
 
     def redacted(self) -> str:
-        """The URL as it may be shown: no user, no password, and no value of any parameter."""
+        """The URL as it may be shown: no user, no password, and no value of any parameter. It names the same place."""
         if self.scheme == "file" and not self.netloc:
             return self.path
         user = "" if self.user is None and self.password is None else "…@"
@@ -116,7 +116,7 @@ class StateURL:
         host = f"[{self.host}]" if six else self.host or ""
         port = f":{self.port}" if self.port is not None else ""
         query = "?" + "&".join(f"{name}=…" for name in self.query) if self.query else ""
-        return f"{self.scheme}://{user}{host}{port}{self.path}{query}"
+        return f"{self.scheme}://{user}{host}{port}{escaped(self.path)}{query}"
 
     def betrayed_by(self, error: BaseException) -> bool:
         """Whether the error quotes the password, the value of a parameter that is named like a secret, or the user as
@@ -140,6 +140,11 @@ class StateURL:
                 raise InvalidArgumentError(
                     f"{self.scheme} URLs have no parameter {name!r}; known parameters: {known}"
                 )
+
+
+def escaped(path: str) -> str:
+    """The path as a URL has it, where it is still to be read: with escapes for what would mean something else."""
+    return path.replace("%", "%25").replace("#", "%23").replace("?", "%3F")
 
 
 def _decoded(part: str | None) -> str | None:

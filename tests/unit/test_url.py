@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -112,6 +113,12 @@ def test_what_is_shown_of_a_url_has_no_secrets() -> None:
 )
 def test_a_state_path_without_secrets_is_shown_as_it_is(text: str, shown: str) -> None:
     assert StateURL.parse(text).redacted() == shown
+
+
+@given(st.text("ab/%#?é 23"))
+def test_what_is_shown_names_the_same_place(path: str) -> None:
+    url = StateURL.parse(f"zz://host/{quote(path)}")
+    assert StateURL.parse(url.redacted()) == url
 
 
 @given(st.text("abcXYZ0123456789", min_size=6))
