@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from datetime import UTC, datetime
+from shlex import quote
 from typing import Annotated, Final
 
 import typer
@@ -112,7 +113,7 @@ async def rotate(
         async with writing(state_path, settings) as store:
             done = await store.rotate_key(master=new_master, progress=tell)
     if new_master is not None:
-        output.note(f"From now on the store is opened with STATE_ENCRYPTION_KEY_FILE={new_master}")
+        output.note(f"From now on the store is opened with STATE_ENCRYPTION_KEY_FILE={quote(new_master)}")
     for key in done.unreadable:
         output.note(f"could not be opened, and was left as it is: {key}")
     output.result(asdict(done), f"the primary key is {done.key}; {done.resealed} objects were sealed anew")

@@ -39,6 +39,7 @@ from statepath.errors import (
     UnknownSchemeError,
     UnsupportedError,
 )
+from statepath.naming import is_collection
 from statepath.settings import Settings
 from statepath.url import StateURL
 
@@ -144,7 +145,7 @@ class Failure:
                 return self._command("backup", "list")
             case NotFoundError() if "/" in key:
                 return self._command("ls", key.partition("/")[0])
-            case ConflictError() if "/" in key:
+            case ConflictError() if is_collection(key.partition("/")[0]) and "/" in key:
                 return self._command("show", key)
             case HistoryTrimmedError():
                 return self._command("backup", "list")
