@@ -167,6 +167,21 @@ def test_only_a_document_in_a_conflict_is_to_be_shown() -> None:
     assert Failure(errors.ConflictError("x", key="journal/floor"), None).next is None
 
 
+@pytest.mark.parametrize(
+    ("ran", "error"),
+    [
+        ("doctor", errors.UnavailableError("x")),
+        ("config", errors.ConfigurationError("x")),
+        ("verify", errors.CorruptionError("x")),
+    ],
+)
+def test_no_command_that_fails_is_to_be_run_next(ran: str, error: StateError) -> None:
+    advised = Failure(error, None, "status").next
+    assert advised is not None
+    assert advised.startswith(f"statepath {ran}")
+    assert Failure(error, None, ran).next is None
+
+
 def test_what_looks_like_markup_is_shown_as_it_is(cli: Run, filled: str) -> None:
     path = f"{filled}[red]"
     os.rename(filled, path)
