@@ -9,8 +9,8 @@ import typer
 from statepath.cli.opening import reading, writing
 from statepath.cli.options import Json, StatePath, Yes
 from statepath.cli.output import Output, confirm, moment
-from statepath.cli.running import asynchronous
-from statepath.engine.leases import Holder
+from statepath.cli.running import asynchronous, command_line
+from statepath.engine.leases import LEASES, Holder
 from statepath.errors import LeaseHeldError, NotFoundError
 
 group = typer.Typer(help="Leases: who holds them, and how to take one away.", no_args_is_help=True)
@@ -47,11 +47,12 @@ async def release(
     async with reading(state_path) as store:
         holder = next((one for one in await store.leases() if one.name == name), None)
     if holder is None:
-        raise NotFoundError(f"nobody holds the lease {name!r}", key=name)
+        raise NotFoundError(f"nobody holds the lease {name!r}", key=f"{LEASES}{name}")
     if not force:
+        force_it = command_line(state_path, "lease", "release", name, "--force")
         raise LeaseHeldError(
             f"the lease {name!r} is held by {_who(holder)}; it is free {holder.ttl:g} s after its last sign of life; "
-            "to take it away now: --force",
+            f"to take it away now: {force_it}",
             key=name,
         )
     confirm(f"This takes the lease {name!r} away from {_who(holder)}.", yes=yes)

@@ -38,11 +38,12 @@ def test_list_of_nothing_says_so(on: Run, filled: str) -> None:
     assert "nobody holds a lease" in answer.err
 
 
-def test_release_without_force_names_the_holder_and_changes_nothing(on: Run, held: int) -> None:
+def test_release_without_force_names_the_holder_and_changes_nothing(on: Run, held: int, path: str) -> None:
     answer = on("lease", "release", "leader")
     assert answer.code == 5
     assert "pid" in answer.err
     assert len(on("lease", "list", "--json").lines) == 1
+    assert f"to take it away now: statepath lease release leader --force -s {path}" in answer.err
 
 
 def test_release_with_force_takes_it_away(on: Run, held: int) -> None:
@@ -77,4 +78,6 @@ def test_release_takes_it_away_from_nobody_else_than_was_asked_about(
 
 
 def test_release_of_what_nobody_holds_says_so(on: Run, filled: str) -> None:
-    assert on("lease", "release", "leader", "--force", "--yes").code == 3
+    answer = on("lease", "release", "leader", "--force", "--yes", "--json")
+    assert answer.code == 3
+    assert answer.error["next"] == f"statepath lease list -s {filled}"
