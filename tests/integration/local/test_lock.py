@@ -321,7 +321,7 @@ async def test_a_mount_that_numbers_the_lock_anew_stops_no_writer(
     backend = await connect()
     if shared:
         await backend.share()
-    monkeypatch.setattr("statepath_local.lock._is_current", lambda tree, fd: False)
+    monkeypatch.setattr("statepath_local.lock._is_named", lambda tree, locked: False)
     log = chain(backend.commit_log())
     await log.append()
     await log.append()
