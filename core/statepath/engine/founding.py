@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from statepath.backend import IF_ABSENT, Backend, CommitLog, ETag, IfMatch, Span, SupportsAppend, When
 from statepath.commit import FLOOR_KEY, FORMAT, PROBES, Body, Commit
-from statepath.encryption import check_founded_plain, look, storage_of
+from statepath.encryption import check_founded_plain, look, storage_of, unsealed
 from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.files import LogPiece, Report
@@ -147,7 +147,7 @@ class Founding:
         self.tell("writing the documents")
         if replica.head or not self.replica_of:
             self._marks.append(await self._snapshot(STATE_KEY, replica, floor))
-        if self.replica_of and not isinstance(self.log, PortableCommitLog):
+        if self.replica_of and not isinstance(unsealed(self.log), PortableCommitLog):
             await check_ours(self.backend, self._etag)
             for key in await self.log.restart(replica.head):  # a native log knows where it ends
                 await self.backend.delete(key)
