@@ -26,6 +26,7 @@ from statepath.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     ClosedError,
+    ConfigurationError,
     CorruptionError,
     HeadMoved,
     HistoryTrimmedError,
@@ -48,7 +49,17 @@ _LATEST: Final = 2.0
 _FIRST_SHARE: Final = 1 / 7
 """Of the deadline: so long a call is waited for before another is begun beside it."""
 
-_REFUSALS: Final = (AccessDeniedError, ClosedError, InvalidArgumentError, ReadOnlyError, ThrottledError)
+_REFUSALS: Final = (
+    AccessDeniedError,
+    ClosedError,
+    ConfigurationError,
+    InvalidArgumentError,
+    NotFoundError,
+    ReadOnlyError,
+    ThrottledError,
+)
+_WITHOUT_EFFECT: Final = frozenset({"disk_full", "not_sent"})
+"""Codes of errors that tell the same."""
 
 
 class _Floor(msgspec.Struct, frozen=True):
@@ -553,7 +564,7 @@ def _check_chain(commit: Commit, previous: str) -> None:
 
 
 def _had_no_effect(error: BaseException) -> bool:
-    return isinstance(error, _REFUSALS) or (isinstance(error, StateError) and error.code == "disk_full")
+    return isinstance(error, _REFUSALS) or (isinstance(error, StateError) and error.code in _WITHOUT_EFFECT)
 
 
 def _unknown(record: _Record) -> OutcomeUnknownError:

@@ -12,6 +12,7 @@ from statepath.backend import ALWAYS, Blob, Commit, ETag, Span, When, decode_com
 from statepath.commit import FLOOR_KEY, seal
 from statepath.errors import (
     AccessDeniedError,
+    ConfigurationError,
     CorruptionError,
     HeadMoved,
     HistoryTrimmedError,
@@ -250,8 +251,15 @@ class TestAppend:
         assert writer.commits == [theirs]
         await writer.append()
 
-    async def test_a_storage_that_only_throttles_wrote_nothing(self, storage: Storage) -> None:
-        storage.fates = [ThrottledError("slow down")] * 100_000
+    @pytest.mark.parametrize(
+        "fate",
+        [ThrottledError("slow down"), UnavailableError("no route", code="not_sent")],
+        ids=lambda fate: fate.code,
+    )
+    async def test_a_storage_that_only_throttles_or_is_never_reached_wrote_nothing(
+        self, storage: Storage, fate: StateError
+    ) -> None:
+        storage.fates = [fate] * 100_000
         writer = Writer(PortableCommitLog(storage, deadline=0.01))
         with pytest.raises(UnavailableError):
             await writer.append()
@@ -297,9 +305,16 @@ class TestAppend:
         commit = await writer.append()
         assert await read(writer.log) == [commit]
 
-    async def test_a_refusal_is_told_as_it_is(self, storage: Storage, writer: Writer) -> None:
-        storage.fates = [AccessDeniedError("no")]
-        with pytest.raises(AccessDeniedError):
+    @pytest.mark.parametrize(
+        "refusal",
+        [AccessDeniedError("no"), ConfigurationError("no such bucket"), NotFoundError("no such bucket")],
+        ids=lambda refusal: type(refusal).__name__,
+    )
+    async def test_a_refusal_is_told_as_it_is(
+        self, storage: Storage, writer: Writer, refusal: StateError
+    ) -> None:
+        storage.fates = [refusal]
+        with pytest.raises(type(refusal)):
             await writer.append()
         await writer.append()
 

@@ -10,7 +10,9 @@ import aiohttp
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectTimeoutError,
     CredentialRetrievalError,
+    EndpointConnectionError,
     HTTPClientError,
     InvalidRegionError,
     NoCredentialsError,
@@ -29,7 +31,7 @@ from statepath.errors import (
     ThrottledError,
     UnavailableError,
 )
-from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container, refusal, unanswered
+from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container, refusal, unanswered, unsent
 
 _RENEW = "renew the credentials"
 _REGION = "set region, or AWS_REGION, to the bucket's region"
@@ -105,6 +107,7 @@ def translated(asked: Asked) -> Iterator[None]:
             UnavailableError,
             asked,
             "credentials were not issued; check what the profile or the machine's role names",
+            "not_sent",
         ) from error
     except (NoRegionError, InvalidRegionError) as error:
         raise _of_bucket(InvalidArgumentError, asked, f"the region is missing or none; {_REGION}") from error
@@ -119,7 +122,7 @@ def translated(asked: Asked) -> Iterator[None]:
         OSError,
         BotoCoreError,
     ) as error:
-        raise unanswered(asked, error) from error
+        raise (unsent if _never_connected(error) else unanswered)(asked, error) from error
 
 
 def answer_of(error: ClientError) -> Answer:
@@ -146,7 +149,16 @@ def no_credentials(asked: Asked, error: Exception) -> AccessDeniedError:
     )
 
 
-def _of_bucket(kind: type[StateError], asked: Asked, cause: str) -> StateError:
+def _of_bucket(kind: type[StateError], asked: Asked, cause: str, code: str | None = None) -> StateError:
     return kind(
-        f"{asked.scheme}://{asked.container} cannot be used: {cause}", key=asked.name, backend=asked.scheme
+        f"{asked.scheme}://{asked.container} cannot be used: {cause}",
+        key=asked.name,
+        backend=asked.scheme,
+        code=code,
     )
+
+
+def _never_connected(error: Exception) -> bool:
+    """The SDK says the same of a connection that ended in the middle of a request."""
+    cause = error.kwargs.get("error") if isinstance(error, EndpointConnectionError) else error
+    return isinstance(cause, ConnectTimeoutError | aiohttp.ClientConnectorError)
