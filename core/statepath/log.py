@@ -394,7 +394,7 @@ class PortableCommitLog:
         """The commits behind the seq `last`, to where the log ends."""
         begin = max((piece.first for piece in listing.pieces if piece.first <= last + 1), default=last + 1)
         pieces = [piece for piece in listing.pieces if piece.first >= begin]
-        async with aclosing(self._fetch(pieces)) as found:
+        async with aclosing(self._whole(pieces, last, listing.record.packed)) as found:
             async for piece, commits in found:
                 if commits is None or piece.first > last + 1:
                     await self._explain_gap(last + 1, pieces)
@@ -443,6 +443,22 @@ class PortableCommitLog:
         async with aclosing(self._read(after, previous)) as rest:
             async for commit in rest:
                 yield commit
+
+    async def _whole(
+        self, pieces: Sequence[Piece], last: int, packed: int
+    ) -> AsyncGenerator[tuple[Piece, list[Commit] | None]]:
+        """As `_fetch`, with the slots that are missing between those that were listed: a listing may lag."""
+        async with aclosing(self._fetch(pieces)) as found:
+            async for piece, commits in found:
+                while packed <= last < piece.first - 1:
+                    slot = Piece(last + 1)
+                    if not (unlisted := await read_piece(self._backend, slot)):
+                        break
+                    last = unlisted[-1].last
+                    yield slot, unlisted
+                if commits:
+                    last = commits[-1].last
+                yield piece, commits
 
     async def _fetch(self, pieces: Sequence[Piece]) -> AsyncGenerator[tuple[Piece, list[Commit] | None]]:
         """The pieces' commits in order, some read ahead; `None` for one that is gone."""

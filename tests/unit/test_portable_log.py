@@ -8,7 +8,18 @@ from typing import Any
 import msgspec
 import pytest
 import statepath.log
-from statepath.backend import ALWAYS, Blob, Commit, ETag, Span, When, decode_commit, encode_commit, slot_key
+from statepath.backend import (
+    ALWAYS,
+    Blob,
+    Commit,
+    Entry,
+    ETag,
+    Span,
+    When,
+    decode_commit,
+    encode_commit,
+    slot_key,
+)
 from statepath.commit import FLOOR_KEY, seal
 from statepath.errors import (
     AccessDeniedError,
@@ -500,6 +511,23 @@ class TestRead:
             await writer.log.extend(head, both)
         await reader.catch_up()
         assert reader.commits == writer.commits
+
+    async def test_a_listing_that_lags_hides_no_commit_before_one_that_it_has(self) -> None:
+        class Lagging(Storage):
+            """Lists neither the second slot nor the third."""
+
+            async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
+                async for entry in super().list_keys(prefix, after=after):
+                    if entry.key not in (slot_key(2), slot_key(4)):
+                        yield entry
+
+        storage = Lagging()
+        writer = Writer(PortableCommitLog(storage))
+        for _ in range(4):
+            await writer.append(transactions=2 if writer.head == 1 else 1)
+        assert await slots(storage) == [1, 5]
+        assert await read(writer.log) == writer.commits
+        assert await read(writer.log, 2) == writer.commits[1:]
 
     async def test_a_damaged_floor_hides_no_commit(self, storage: Storage, writer: Writer) -> None:
         await writer.append()
