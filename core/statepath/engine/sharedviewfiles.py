@@ -155,7 +155,7 @@ class SharedViewFiles(ViewFiles):
                 await self._backend.write(key, data, when=when)
                 return
             when, stored = await self._stored(key)
-            if stored is not None and len(stored) >= len(data):
+            if stored is not None and stored.startswith(data):
                 return
             await self._catch_up()
             if id in self._begun_anew():

@@ -63,6 +63,14 @@ async def test_what_another_tool_has_put_into_the_folder_of_a_log_is_no_part_of_
     assert set(await keys("logs/")) == others
 
 
+async def test_what_a_writer_left_of_a_log_that_was_removed_is_not_taken_for_what_is_appended_now(
+    store, memory
+):
+    await memory.write(f"logs/session_s1.log/{0:020d}", b"of before, and longer\n")
+    await store.append_log("s1", "new\n")
+    assert await store.read_log("s1") == "new\n"
+
+
 async def test_an_unknown_log_or_report_is_not_found(store):
     with pytest.raises(NotFoundError, match="no log of session nobody"):
         await store.read_log("nobody")
