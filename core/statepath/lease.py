@@ -10,8 +10,7 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from hashlib import sha256
 from typing import Final, Self
 
@@ -21,7 +20,7 @@ from msgspec import Raw
 from statepath.arguments import wrong_kind
 from statepath.clock import clock
 from statepath.commit import Delete, Put
-from statepath.engine.committer import FENCES, Fence
+from statepath.engine.committer import FENCES, Fence, unfenced
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id
 from statepath.engine.leases import MAINTAINER, Hold, Holder, at_once, finish, see_off
@@ -131,7 +130,7 @@ class Lease:
         await self._engine.leases.drop(hold)
 
     async def _end_epoch(self, epoch: int) -> None:
-        with suppress(ConflictError), _unfenced():
+        with suppress(ConflictError), unfenced():
             await self._engine.commit([Delete(MEMBERS, self._member, epoch)])
 
     def raise_fence(self) -> None:
@@ -229,16 +228,6 @@ class Lease:
 def _rest(left: float) -> float:
     """How long to wait before a sign of life where the lease is valid for so long: others fit in behind it."""
     return min(max(left / _BEATS, _SHORTEST_LOOK), max(left, 0.0))
-
-
-@contextmanager
-def _unfenced() -> Iterator[None]:
-    """What is given back is given back, also by who has lost another lease around it."""
-    token = FENCES.set(())
-    try:
-        yield
-    finally:
-        FENCES.reset(token)
 
 
 def _seconds(value: object, what: str) -> float:

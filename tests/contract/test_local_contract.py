@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from statepath.testing import BackendContract
 from statepath_local import factory
+
+pytestmark = pytest.mark.slow
 
 
 class TestLocal(BackendContract):

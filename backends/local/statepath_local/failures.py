@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from statepath.errors import (
     AccessDeniedError,
@@ -56,10 +54,17 @@ def state_error(error: OSError, what: str, key: str | None = None) -> StateError
     return UnavailableError(f"{what}: {reason}", key=key, backend=SCHEME)
 
 
-@contextmanager
-def failing(what: str, key: str | None = None) -> Iterator[None]:
-    """Turn what the system raises inside into `StateError`s."""
-    try:
-        yield
-    except OSError as error:
-        raise state_error(error, what, key) from error
+class failing:  # noqa: N801 - read as a statement, and a generator would cost a commit some µs
+    """Turns what the system raises inside into `StateError`s."""
+
+    __slots__ = ("_key", "_what")
+
+    def __init__(self, what: str, key: str | None = None) -> None:
+        self._what = what
+        self._key = key
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, OSError):
+            raise state_error(error, self._what, self._key) from error

@@ -246,9 +246,8 @@ class WriterLock:
 
     def is_named(self) -> bool:
         """Whether the file stands under its name still: else others may hold another one, and neither knows."""
-        if not self._port.fstat(self._fd).st_nlink:
-            return False
-        return _is_current(self._tree, self._fd) or self._is_introduced()
+        locked = self._port.fstat(self._fd)
+        return locked.st_nlink > 0 and (_is_named(self._tree, locked) or self._is_introduced())
 
     def _is_introduced(self) -> bool:
         """Whether what stands under the name says that this writer is there: some mounts number a file anew."""
@@ -366,7 +365,7 @@ def _attempt(tree: Tree, fd: int, *, created: bool, late: bool) -> WriterLock | 
         if not late and not any(_seems_to_live(port, holder) for holder in _read_holders(port, fd)):
             return None
         shared = True
-    if not _is_current(tree, fd):
+    if not _is_named(tree, port.fstat(fd)):  # someone may have removed it meanwhile
         return None
     lock = WriterLock(tree, fd, _read_head(port, fd).durable, created=created, shared=shared)
     try:
@@ -401,13 +400,12 @@ def _open(tree: Tree) -> tuple[int, bool]:
                 continue
 
 
-def _is_current(tree: Tree, fd: int) -> bool:
-    """Whether the locked file is still the one under its name; someone may have removed it meanwhile."""
+def _is_named(tree: Tree, locked: os.stat_result) -> bool:
+    """Whether the locked file is the one under the name."""
     try:
         named = tree.port.stat(LOCK, within=tree.root)
     except FileNotFoundError:
         return False
-    locked = tree.port.fstat(fd)
     return (named.st_dev, named.st_ino) == (locked.st_dev, locked.st_ino)
 
 

@@ -6,6 +6,7 @@ import logging
 from contextlib import suppress
 
 from statepath.commit import Delete
+from statepath.engine.committer import unfenced
 from statepath.engine.engine import Engine
 from statepath.engine.leases import Holder, finish, has_taken
 from statepath.engine.replica import MEMBERS, Entry
@@ -60,5 +61,5 @@ async def end_epoch(engine: Engine, holder: Holder, before: Entry | None) -> Non
 
 async def _delete_epoch(engine: Engine, name: str, epoch: int) -> None:
     # Whoever has taken it since it was free has an epoch of its own.
-    with suppress(ConflictError):
+    with suppress(ConflictError), unfenced():
         await engine.committer.submit((Delete(MEMBERS, f"{LEASE_MEMBERS}{name}", epoch),), 0)

@@ -13,7 +13,8 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -76,6 +77,16 @@ class Fence(NamedTuple):
 
 FENCES: Final[ContextVar[tuple[Fence, ...]]] = ContextVar("statepath_fences", default=())
 """The fences that the present task works within."""
+
+
+@contextmanager
+def unfenced() -> Iterator[None]:
+    """What is given back or taken away is so, also by who has lost a lease around it."""
+    token = FENCES.set(())
+    try:
+        yield
+    finally:
+        FENCES.reset(token)
 
 
 class _LookFirst(HeadMoved):

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 Run = Callable[..., Any]
 
 
+@pytest.mark.slow
 def test_copy_tells_what_went_along(cli: Run, filled: str, files: Run, tmp_path: Path) -> None:
     to, before = f"sqlite://{tmp_path}/to.db", files()
     assert cli("copy", filled, to).out == f"{to} holds seq 7: 4 documents, 1 session logs, 1 reports\n"
@@ -18,6 +21,7 @@ def test_copy_tells_what_went_along(cli: Run, filled: str, files: Run, tmp_path:
     assert cli("show", "reports/r1", "-s", to).out == cli("show", "reports/r1", "-s", filled).out
 
 
+@pytest.mark.slow
 def test_a_store_that_is_made_in_memory_is_said_to_be_gone_with_the_command(
     cli: Run, on: Run, filled: str, tmp_path: Path
 ) -> None:
@@ -43,6 +47,7 @@ def test_copy_with_history(cli: Run, filled: str, tmp_path: Path) -> None:
     assert len(cli("history", "--json", "-s", to).lines) == 7
 
 
+@pytest.mark.slow
 def test_copy_onto_itself_or_another_store_is_refused(
     cli: Run, filled: str, files: Run, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def test_status_lists_its_checks(on: Run, filled: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_warning_is_told_and_only_a_strict_probe_minds(on: Run, filled: str) -> None:
     free = on("status", "--json").json["free_bytes"]
     warning = {"STATE_DISK_LOW": str(free * 2 // 3)}
@@ -69,6 +70,7 @@ def test_a_warning_is_told_and_only_a_strict_probe_minds(on: Run, filled: str) -
     assert on("status", "--strict").code == 0
 
 
+@pytest.mark.slow
 def test_status_waits_for_a_replica_no_longer_than_for_the_store(on: Run, filled: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never answers
         place = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -93,6 +95,7 @@ def original(path: str) -> Path:
     return Path(path)
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_original_server_is_well_before_its_upgrade(
     on: Run, original: Path, files: Run
 ) -> None:
@@ -104,6 +107,7 @@ def test_a_folder_of_the_original_server_is_well_before_its_upgrade(
     assert files() == before
 
 
+@pytest.mark.slow
 def test_a_damaged_folder_of_the_original_server_is_told(on: Run, original: Path) -> None:
     state = original / "state.json"
     state.write_bytes(state.read_bytes()[:1000])

@@ -19,6 +19,7 @@ def test_logs_shows_a_log_as_it_is(on: Run, filled: str) -> None:
     assert on("logs", "s1").out == "hello\n"
 
 
+@pytest.mark.slow
 def test_a_log_that_was_begun_anew_while_it_was_looked_up_is_told_once(
     path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

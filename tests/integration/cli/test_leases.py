@@ -45,6 +45,7 @@ def test_release_without_force_names_the_holder_and_changes_nothing(on: Run, hel
     assert len(on("lease", "list", "--json").lines) == 1
 
 
+@pytest.mark.slow
 def test_release_with_force_takes_it_away(on: Run, held: int) -> None:
     answer = on("lease", "release", "leader", "--force", "--yes")
     assert answer.code == 0

@@ -143,7 +143,9 @@ async def postgresql(postgres: PostgresServer, key: str) -> AsyncIterator[Place]
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture(params=["folder", "memory", *(pytest.param(far, marks=pytest.mark.slow) for far in FAR)])
+@pytest.fixture(
+    params=["memory", *(pytest.param(other, marks=pytest.mark.slow) for other in ("folder", *FAR))]
+)
 def place(request: pytest.FixtureRequest) -> Any:
     """An encrypted store on each kind of storage in turn."""
     return request.getfixturevalue(request.param)

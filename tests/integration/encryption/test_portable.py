@@ -21,6 +21,7 @@ def settings(key):
     return Settings(encryption_key=key, autosave=0)
 
 
+@pytest.mark.slow
 async def test_what_is_exported_is_sealed_and_imported_again(
     folder, tmp_path, settings, fill, contents, canary
 ):

@@ -42,6 +42,7 @@ async def test_a_bucket_that_may_not_be_listed_is_told_with_the_cause(scripted, 
     assert len(scripted.requests) == 1
 
 
+@pytest.mark.slow
 async def test_an_endpoint_that_is_too_busy_is_asked_again(scripted):
     scripted.refuse(429, "rateLimitExceeded")
     assert (await refusal(scripted.path(), ThrottledError)).retryable

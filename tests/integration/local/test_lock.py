@@ -33,6 +33,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_a_second_writer_is_told_who_holds_the_lock(connect: Connect) -> None:
     await connect()
     with pytest.raises(StoreLockedError, match=f"pid {os.getpid()}") as caught:
@@ -135,6 +136,7 @@ async def test_a_program_that_is_started_does_not_inherit_the_lock(connect: Conn
         child.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 async def test_a_forked_child_cannot_use_the_handle(connect: Connect, chain: Any) -> None:
     backend = await connect()
@@ -268,6 +270,7 @@ async def test_the_end_of_a_forked_childs_handle_leaves_the_parents_locks(
     assert not is_free(path / ".tmp+")
 
 
+@pytest.mark.slow
 async def test_a_lock_on_a_file_that_was_removed_excludes_nobody(
     connect: Connect, port: Any, path: Path
 ) -> None:
@@ -318,7 +321,7 @@ async def test_a_mount_that_numbers_the_lock_anew_stops_no_writer(
     backend = await connect()
     if shared:
         await backend.share()
-    monkeypatch.setattr("statepath_local.lock._is_current", lambda tree, fd: False)
+    monkeypatch.setattr("statepath_local.lock._is_named", lambda tree, locked: False)
     log = chain(backend.commit_log())
     await log.append()
     await log.append()

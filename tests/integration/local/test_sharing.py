@@ -74,6 +74,7 @@ async def append(log: Any, size: int = 10) -> Any:
             await catch_up(log)
 
 
+@pytest.mark.slow
 async def test_a_store_that_is_not_shared_stays_with_its_opener(connect: Connect) -> None:
     one = await connect()
     with pytest.raises(StoreLockedError):
@@ -82,6 +83,7 @@ async def test_a_store_that_is_not_shared_stays_with_its_opener(connect: Connect
     assert (await connect()).joined
 
 
+@pytest.mark.slow
 async def test_who_comes_while_the_store_is_being_opened_waits(connect: Connect) -> None:
     one = await connect()
     await one.announce()
@@ -92,6 +94,7 @@ async def test_who_comes_while_the_store_is_being_opened_waits(connect: Connect)
     assert (await waiting).joined
 
 
+@pytest.mark.slow
 async def test_who_comes_while_the_others_are_being_let_in_waits(
     connect: Connect, port: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -479,6 +482,7 @@ async def test_a_file_system_without_locks_is_told(connect: Connect, port: Any) 
     assert caught.value.code == "no_locks"
 
 
+@pytest.mark.slow
 async def test_on_a_network_file_system_the_first_writer_stays_alone(
     share: Connect, connect: Connect, port: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,8 @@ from statepath.backend import ALWAYS
 from statepath.discovery import connect
 from statepath.errors import ConfigurationError, UnavailableError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("readonly", [False, True], ids=["writing", "readonly"])
 async def test_a_missing_container_is_named_and_not_made(service, readonly):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from statepath.events import CorruptionDetected, EditConflict, StoreUpgraded
+
+pytestmark = pytest.mark.slow
 
 
 def by_id(documents):

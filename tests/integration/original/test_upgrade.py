@@ -11,6 +11,8 @@ from statepath import StatePersistence
 from statepath.errors import HistoryTrimmedError, ReadOnlyError
 from statepath.events import CorruptionDetected, EditConflict, StoreUpgraded
 
+pytestmark = pytest.mark.slow
+
 
 def by_id(documents: list[dict[str, object]]) -> dict[object, object]:
     return {document["id"]: document for document in documents}

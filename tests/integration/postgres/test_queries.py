@@ -255,6 +255,7 @@ async def test_a_long_list_of_texts_is_one_argument():
     assert many.sql == few.sql
 
 
+@pytest.mark.slow
 async def test_what_would_have_more_arguments_than_can_be_sent_is_left_to_the_core():
     part = F("a").in_(range(100))
     assert condition(Or((part,) * 10), first=1) is not None

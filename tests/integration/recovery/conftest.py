@@ -142,7 +142,7 @@ def memory() -> Iterator[Memory]:
         del _stores[known]
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(params=["memory", pytest.param("folder", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest) -> Place:
     """A store on the embedded default, and on the reference backend with its portable log."""
     return request.getfixturevalue(request.param)

@@ -36,6 +36,7 @@ def first(count: int) -> list[str]:
     return [str(n) for n in range(1, count + 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fill", [b"", b" " * 100, b"\0" * 100], ids=["cut", "spaces", "zeros"])
 async def test_a_torn_tail_leaves_exactly_the_commits_before_it(counted, lines, fill):
     whole = b"".join(lines)

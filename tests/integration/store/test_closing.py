@@ -58,6 +58,7 @@ async def test_a_change_of_a_file_that_becomes_durable_while_the_handle_closes_h
     assert (len(await keys("logs/")), len(await keys("reports/"))) == left
 
 
+@pytest.mark.slow
 async def test_nothing_of_a_large_store_stays_in_memory_when_it_is_closed(tmp_path):
     async with statepath.open(tmp_path, views=False) as store, store.transaction() as tx:
         raw = store.collection("raw")
@@ -180,6 +181,7 @@ async def mirrored(open_on, faulty, monkeypatch):
     return store
 
 
+@pytest.mark.slow
 async def test_a_replica_that_does_not_answer_holds_closing_up_for_a_moment_only(mirrored, faulty):
     shipping = faulty.hold("write", "journal/0")
     faulty.hold("delete", "leases/")
@@ -217,6 +219,7 @@ async def test_closing_that_fails_unexpectedly_ships_what_is_left_and_gives_the_
     assert await stored(faulty.url) == ["a"]
 
 
+@pytest.mark.slow
 async def test_closing_that_cuts_a_mirrors_end_off_closes_its_connection(mirrored, faulty, monkeypatch):
     monkeypatch.setattr("statepath.engine.mirror._RELEASE", 60)
     giving_back = faulty.hold("delete", "leases/")
@@ -226,6 +229,7 @@ async def test_closing_that_cuts_a_mirrors_end_off_closes_its_connection(mirrore
     assert faulty.closed
 
 
+@pytest.mark.slow
 async def test_closing_that_is_cancelled_while_a_mirror_ends_releases_the_storage(
     mirrored, faulty, monkeypatch
 ):

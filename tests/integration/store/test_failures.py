@@ -53,6 +53,7 @@ async def test_a_full_disk_fails_the_save_and_later_ones_succeed(raw, faulty, ur
     assert set(await stored(url)) == {"a", "c"}
 
 
+@pytest.mark.slow
 async def test_a_storage_that_throttles_all_the_time_took_nothing_and_saves_go_on(open_on, faulty):
     faulty.capabilities = replace(faulty.capabilities, remote=True)
     store = await open_on(faulty, deadline=0.5)
@@ -81,6 +82,7 @@ async def test_a_body_that_cannot_be_written_fails_its_transaction(store, raw, f
     assert await raw.put({"id": "b"}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", [{"deadline": 1}], indirect=True, ids=["briefly"])
 async def test_a_body_that_is_never_answered_fails_its_transaction_and_no_later_one(
     store, raw, faulty, monkeypatch

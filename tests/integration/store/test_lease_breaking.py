@@ -40,6 +40,15 @@ async def test_who_takes_a_broken_lease_at_once_keeps_it(store, other, monkeypat
         await next_one.release()
 
 
+async def test_who_has_lost_a_lease_may_still_break_another(store, other):
+    async with store.lease("mine", ttl=60), other.lease("theirs", ttl=60):
+        await other.break_lease("mine")
+        assert (await store.break_lease("theirs")).name == "theirs"
+        await other.sync()
+        with pytest.raises(LeaseLostError, match="theirs"):
+            await other.collection("raw").put({"id": "a"})
+
+
 async def test_a_sign_of_life_does_not_keep_a_lease_from_being_broken(store, other, monkeypatch):
     lease = store.lease("leader", ttl=60)
     await lease.acquire()

@@ -17,6 +17,7 @@ async def elsewhere():
         yield elsewhere
 
 
+@pytest.mark.slow
 async def test_one_holds_it_and_the_next_one_gets_it_when_it_is_given_back(store, other):
     order = []
 
@@ -47,6 +48,7 @@ async def test_whoever_does_not_wait_is_told_who_has_it(store, other):
     assert raised.value.retryable
 
 
+@pytest.mark.slow
 async def test_what_a_former_holder_changes_is_refused(store, other, falls_silent):
     raw = store.collection("raw")
     async with store.lease("leader", ttl=0.2) as lease:
@@ -146,6 +148,7 @@ async def test_a_lease_that_was_lost_can_be_taken_again(store, other):
         pass
 
 
+@pytest.mark.slow
 async def test_whoever_was_overtaken_before_its_epoch_was_committed_has_nothing(store, other, monkeypatch):
     commit = store._engine.commit
     asleep, awake = asyncio.Event(), asyncio.Event()
@@ -229,6 +232,7 @@ async def test_leases_are_not_told_as_changes_nor_as_members(store):
         assert (await anext(changes)).key == "raw/a"
 
 
+@pytest.mark.slow
 async def test_a_restore_leaves_leases_as_they_are(store, other, falls_silent):
     lease = store.lease("leader", ttl=0.2)
     before = await store.collection("raw").put({"id": "a", "n": 0})

@@ -31,6 +31,7 @@ async def test_a_maintainer_that_is_cancelled_where_it_ends_is_none(faulty, unti
     await until(Maintenance(Leases(faulty), ttl=600, alone=False).attempt)
 
 
+@pytest.mark.slow
 async def test_the_maintainer_saves_and_the_other_learns_of_it(url, until):
     async with statepath.open(url, autosave=0.1) as one, statepath.open(url, autosave=0.1) as two:
         for n in range(6):

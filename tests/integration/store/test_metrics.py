@@ -312,6 +312,7 @@ def _turns_are_short():
     sys.setswitchinterval(usual)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_turns_are_short")
 def test_stores_may_come_and_go_in_other_threads_while_the_numbers_are_read(read, caplog):
     made = instruments(metrics.get_meter_provider())

@@ -151,6 +151,7 @@ async def test_an_address_that_is_not_this_machine_s_is_an_error(place, port):
         await statepath.open(place, metrics_port=port, metrics_host="192.0.2.1")
 
 
+@pytest.mark.slow
 async def test_two_stores_share_a_port_and_the_last_one_closes_it(tmp_path, port):
     one = await statepath.open(tmp_path / "one", metrics_port=port)
     await one.collection("raw").put({"id": "a"})
@@ -233,6 +234,7 @@ def test_a_forked_child_reports_its_own_numbers_only(port, tmp_path):
     assert "parents" not in done.stdout
 
 
+@pytest.mark.slow
 async def test_the_port_is_let_go_when_the_main_thread_has_ended(place, port):
     store = await statepath.open(place, metrics_port=port)
     ended = ThreadPoolExecutor()
@@ -243,6 +245,7 @@ async def test_the_port_is_let_go_when_the_main_thread_has_ended(place, port):
         pass
 
 
+@pytest.mark.slow
 async def test_a_store_that_cannot_be_opened_lets_the_port_go(place, port):
     Path(place).write_bytes(b"no folder")
     with pytest.raises(statepath.StateError):
@@ -251,6 +254,7 @@ async def test_a_store_that_cannot_be_opened_lets_the_port_go(place, port):
         await asyncio.to_thread(read, port)
 
 
+@pytest.mark.slow
 async def test_what_cannot_be_measured_lets_the_port_go(place, port, monkeypatch):
     def broken():
         raise RuntimeError("this reader cannot be made")
@@ -267,6 +271,7 @@ async def test_what_cannot_be_measured_lets_the_port_go(place, port, monkeypatch
         await asyncio.to_thread(read, port)
 
 
+@pytest.mark.slow
 async def test_who_is_cancelled_while_the_port_is_opened_lets_it_go(place, port, monkeypatch):
     begun, going_on, opened = threading.Event(), threading.Event(), threading.Event()
 

@@ -40,6 +40,7 @@ async def test_a_holder_that_gives_no_sign_of_life_is_replaced_after_the_ttl_and
         assert second.epoch > lease.epoch
 
 
+@pytest.mark.slow
 async def test_signs_of_life_keep_it_for_longer_than_the_ttl(store, other, move):
     async with asyncio.timeout(30), store.lease("leader", ttl=0.3) as lease:
         waiting = asyncio.ensure_future(other.lease("leader", ttl=0.3, wait=1).acquire())
@@ -76,6 +77,7 @@ async def test_what_a_killed_worker_left_is_given_back_by_clean_a_day_later(
     assert await store._engine.leases.renew(alive._hold)
 
 
+@pytest.mark.slow
 async def test_who_takes_a_silent_lease_while_it_is_cleaned_has_it(store, other, monkeypatch, falls_silent):
     first, second = store.claim("task_1", ttl=0.01), store.claim("task_1", ttl=60, wait=None)
     await first.acquire()
@@ -97,6 +99,7 @@ async def test_who_takes_a_silent_lease_while_it_is_cleaned_has_it(store, other,
     assert other._engine.replica.members["lease/claim/task_1"].version == second.epoch
 
 
+@pytest.mark.slow
 async def test_a_holder_that_gives_a_sign_of_life_while_it_is_cleaned_keeps_its_lease(
     store, other, monkeypatch, falls_silent
 ):
@@ -297,6 +300,7 @@ async def test_a_sign_of_life_that_takes_long_to_give_up_is_a_loss_in_time(store
         gave_up.set()
 
 
+@pytest.mark.slow
 async def test_how_a_sign_of_life_ends_that_was_given_up_is_no_error_of_anybodys(store, monkeypatch, caplog):
     ended = asyncio.Event()
 

@@ -183,6 +183,7 @@ async def test_who_loses_again_and_again_does_not_rest_longer_and_longer(store, 
         await store.collection("raw").put({"id": "a"})
 
 
+@pytest.mark.slow
 async def test_one_attempt_that_hung_does_not_make_the_next_rests_long(store, monkeypatch):
     log, sleep, rests = store._engine.log, asyncio.sleep, []
     append, losses = log.append, iter(range(8))

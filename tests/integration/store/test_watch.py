@@ -386,6 +386,7 @@ async def test_a_handle_that_is_itself_behind_the_log_has_no_state_to_begin_anew
             await anext(behind.watch(**options))
 
 
+@pytest.mark.slow
 async def test_watching_goes_on_when_the_storage_did_not_answer_for_a_while(faulty, open_on, url):
     from statepath.errors import UnavailableError
 

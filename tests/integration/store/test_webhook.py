@@ -177,6 +177,7 @@ async def test_a_server_that_is_not_there_is_a_line_in_the_log(hook, events, pla
     assert "was not told of the alert space: ClientConnectorError, in each of 5" in log_of(caplog)[0]
 
 
+@pytest.mark.slow
 async def test_a_webhook_that_hangs_holds_up_neither_saves_nor_the_end(hook, events, place, caplog):
     hook.hang = True
     loop = asyncio.get_running_loop()
@@ -199,6 +200,7 @@ async def test_of_too_many_the_oldest_are_dropped(hook, events, place, caplog):
     assert sum("the oldest alert is dropped" in line for line in log_of(caplog)) == 2
 
 
+@pytest.mark.slow
 async def test_an_attempt_that_takes_too_long_is_given_up_and_made_again(hook, events, place):
     hook.delay = 60
     async with opened(place, hook, events, alert_timeout=0.5) as store:
@@ -207,6 +209,7 @@ async def test_an_attempt_that_takes_too_long_is_given_up_and_made_again(hook, e
     assert hook.tried >= 2
 
 
+@pytest.mark.slow
 async def test_what_waits_is_sent_before_the_store_is_closed(hook, events, place):
     hook.delay = 1
     async with opened(place, hook, events) as store:
@@ -278,6 +281,7 @@ async def test_of_two_stores_that_share_a_bus_each_sends_its_own_alerts(hook, ev
     ]
 
 
+@pytest.mark.slow
 async def test_no_secret_of_it_is_ever_shown(hook, events, place, caplog):
     caplog.set_level(logging.DEBUG)
     hook.answers = [302, 503, 503, 503, 503, 503]

@@ -59,7 +59,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _param(*names: str) -> Any:
-    marks = () if {"memory", "local"}.issuperset(names) else (pytest.mark.slow,)
+    marks = () if set(names) == {"memory"} else (pytest.mark.slow,)
     return pytest.param(*names, marks=marks, id="-".join(names))
 
 

@@ -503,6 +503,7 @@ async def test_migrations_can_be_left_to_the_operator(old, to_2):
         assert store.seq == 5
 
 
+@pytest.mark.slow
 async def test_a_migration_too_large_for_a_record_is_one_commit_all_the_same(path, module, places):
     async with statepath.open(path, autosave=0) as store:
         for n in range(3):

@@ -111,6 +111,7 @@ async def test_what_lies_before_the_history_is_refused(trimmed):
         await trimmed.restore(at=datetime(2024, 5, 1, tzinfo=UTC))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["age", "bytes"])
 async def test_there_is_a_way_back_to_all_that_the_log_has(path, monkeypatch, by):
     """Also to what is older than the last backups: those that the commits are replayed on stay, and few of them."""

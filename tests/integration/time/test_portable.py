@@ -394,6 +394,7 @@ class TestStrangers:
         self.pack(file, good, infos=[(zipfile.ZipInfo("state.json"), b"{}")])
         await refused(CorruptionError, "two members of one name")
 
+    @pytest.mark.slow
     async def test_a_bomb(self, good, file, refused):
         self.pack(file, good | {"logs/session_big.log": b"\0" * 50_000_000})
         await refused(InvalidArgumentError, "--max-size", limit=10_000_000)
@@ -498,6 +499,7 @@ class TestStrangers:
         self.pack(file, good | {"reports/r.json": b"{"})
         await refused(CorruptionError, r"reports/r\.json")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("gone", ["bodies/", "archive/"])
     async def test_what_the_state_or_a_commit_needs_is_there(self, tmp_path, file, refused, gone):
         path = tmp_path / "large.zip"
@@ -596,6 +598,7 @@ class TestStrangers:
             assert await store.unarchive("raw", "b") == store.seq
             assert await store.collection("raw").find().all() == [{"id": "b"}]
 
+    @pytest.mark.slow
     async def test_a_bomb_in_a_segment(self, archived, file, tmp_path):
         """No more of it is unpacked at a time than a document may have, and one that claims more is not read."""
         size = 80_000_000
@@ -643,6 +646,7 @@ class TestStrangers:
         self.pack(file, good | {COMMITS: self.forge_commits(good[COMMITS], b'"time":"', new)})
         await refused(CorruptionError, r"cannot be imported: journal/commits\.jsonl: ")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("id", "document"), [(b"\xff", b"{}"), (b"a", NESTED)], ids=["no UTF-8", "nested"]
     )

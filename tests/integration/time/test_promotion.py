@@ -161,6 +161,7 @@ async def test_a_promoted_store_that_lost_its_record_is_still_one_history(path, 
             assert await promoted.collection("raw").find().count() == 2
 
 
+@pytest.mark.slow
 async def test_a_replica_with_a_lock_is_not_promoted_under_its_mirror(
     path, store, tmp_path, told, until, mirroring
 ):

@@ -171,6 +171,7 @@ async def test_a_replica_whose_snapshot_finds_no_room_on_the_way_is_told(
     assert "snapshot could not be written: no usable temporary directory" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["memory", "sqlite"])
 @pytest.mark.parametrize("kind", ["report", "log", "log begun anew"])
 async def test_a_mirror_that_stalled_takes_nothing_back_that_another_has_shipped(

@@ -35,6 +35,7 @@ async def test_a_whole_store_has_no_finding(stored):
     assert await findings(stored) == {}
 
 
+@pytest.mark.slow
 async def test_a_flipped_bit_in_any_object_is_found(stored, places):
     """Also in a backup and in the middle of the journal, which opening the store does not read. Logs and reports have
     no checksum, and are compared with the history."""
