@@ -41,6 +41,9 @@ _WHOSE = "the service does not know the access key; check AWS_ACCESS_KEY_ID or t
 _LACKING: Final = 404
 _NO_BUCKET: Final = "NoSuchBucket"
 
+_ISSUE: Final = frozenset({"AssumeRole", "AssumeRoleWithWebIdentity", "GetRoleCredentials"})
+"""What the SDK asks of other services before it asks S3."""
+
 CAUSES: Final = {
     _NO_BUCKET: no_container("bucket", "create it, or correct the state path"),
     "InvalidBucketName": Cause(InvalidArgumentError, "this is no bucket's name; correct the state path"),
@@ -92,6 +95,8 @@ def translated(asked: Asked) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
+        if error.operation_name in _ISSUE:
+            raise _not_issued(asked) from error
         raise refusal(asked, answer_of(error), CAUSES) from error
     except (
         NoCredentialsError,
@@ -102,13 +107,7 @@ def translated(asked: Asked) -> Iterator[None]:
     ) as error:
         raise no_credentials(asked, error) from error
     except CredentialRetrievalError as error:
-        # What issues them may do so the next time.
-        raise _of_bucket(
-            UnavailableError,
-            asked,
-            "credentials were not issued; check what the profile or the machine's role names",
-            "not_sent",
-        ) from error
+        raise _not_issued(asked) from error
     except (NoRegionError, InvalidRegionError) as error:
         raise _of_bucket(InvalidArgumentError, asked, f"the region is missing or none; {_REGION}") from error
     except ParamValidationError as error:
@@ -146,6 +145,16 @@ def no_credentials(asked: Asked, error: Exception) -> AccessDeniedError:
         key=asked.name,
         backend=asked.scheme,
         code="no_credentials",
+    )
+
+
+def _not_issued(asked: Asked) -> StateError:
+    """What issues credentials did not, and may do so the next time."""
+    return _of_bucket(
+        UnavailableError,
+        asked,
+        "credentials were not issued; check what the profile or the machine's role names",
+        "not_sent",
     )
 
 

@@ -42,9 +42,9 @@ def told(error: BaseException, when=ALWAYS) -> BaseException:
     return caught.value
 
 
-def answer(status: int, code: str = "") -> ClientError:
+def answer(status: int, code: str = "", operation: str = "PutObject") -> ClientError:
     details = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return ClientError(details, "PutObject")  # type: ignore[arg-type]  # what of it is looked at
+    return ClientError(details, operation)  # type: ignore[arg-type]  # what of it is looked at
 
 
 @pytest.mark.parametrize(
@@ -135,6 +135,7 @@ def test_without_an_answer_it_is_open_what_happened(error):
         ),
         ConnectTimeoutError(endpoint_url="http://canary"),
         CredentialRetrievalError(provider="canary", error_msg="canary"),
+        answer(400, "Throttling", "AssumeRoleWithWebIdentity"),
     ],
 )
 def test_without_a_connection_or_credentials_nothing_was_sent(error):
