@@ -128,6 +128,7 @@ class PortableCommitLog:
         self._window = window
         self._review = review
         self._unresolved: _Record | None = None
+        self._trouble: BaseException | None = None
         self._head = -1
         self._head_seen = 0.0
         self._last: list[Commit] = []
@@ -151,14 +152,18 @@ class PortableCommitLog:
         try:
             async with asyncio.timeout(self._deadline):
                 committed = await self._place(record)
+        except TimeoutError as error:
+            cause = self._trouble or error
+            if self._unresolved is not None:
+                raise _unknown(record) from cause
+            why = "" if self._trouble is None else f" ({self._trouble})"
+            raise UnavailableError(
+                f"the storage took nothing for {self._deadline:g} s{why}; nothing was written",
+                key=slot_key(record.first),
+            ) from cause
         except Exception as error:
             if self._unresolved is not None:
                 raise _unknown(record) from error
-            if isinstance(error, TimeoutError):
-                raise UnavailableError(
-                    f"the storage took nothing for {self._deadline:g} s; nothing was written",
-                    key=slot_key(record.first),
-                ) from error
             raise
         self._unresolved = None
         if not committed:
@@ -308,6 +313,7 @@ class PortableCommitLog:
 
     async def _place(self, record: _Record) -> bool:
         """Send the record to its slot until the storage has answered; whether it stands in the log."""
+        self._trouble = None
         ours = await self._insist(self._send, record)
         if not ours and self._unresolved is None:
             return False
@@ -332,6 +338,7 @@ class PortableCommitLog:
                 for error in errors:
                     if not self._worth_repeating(error):
                         raise error
+                    self._trouble = error
                 if done:
                     await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
                     pause = min(2 * pause, _LATEST)

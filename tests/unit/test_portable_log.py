@@ -271,8 +271,8 @@ class TestAppend:
         self, storage: Storage, fate: StateError
     ) -> None:
         storage.fates = [fate] * 100_000
-        writer = Writer(PortableCommitLog(storage, deadline=0.01))
-        with pytest.raises(UnavailableError):
+        writer = Writer(PortableCommitLog(storage, deadline=0.1))
+        with pytest.raises(UnavailableError, match=rf"took nothing .* \({fate}\); nothing was written"):
             await writer.append()
         storage.fates.clear()
         writer.log._deadline = 30.0
