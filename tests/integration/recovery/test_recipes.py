@@ -148,6 +148,21 @@ class TestSnapshots:
             assert await n_of(store) == 1
             assert await store.verify() == []
 
+    async def test_who_only_reads_where_the_log_is_lost_shows_the_seq_of_what_is_left(self, folder):
+        async with folder.open() as store:
+            await change(store, 1)
+            await store.snapshot()
+            older = folder.read("state.json")
+            for n in (2, 3):
+                await change(store, n)
+                await store.snapshot()
+        for key in (*folder.names("tasks/"), *folder.names("journal/0"), *folder.names("state.backup.")):
+            folder.remove(key)
+        folder.write("state.json", older)
+        async with folder.open(readonly=True) as reader:
+            assert (await n_of(reader), reader.seq) == (1, 1)
+            assert (await reader.health()).damage
+
     async def test_backups_that_were_exchanged_are_told_and_lose_nothing(self, folder):
         async with folder.open() as store:
             keys = []
