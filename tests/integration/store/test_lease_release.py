@@ -128,6 +128,23 @@ async def test_a_lease_that_is_no_longer_waited_for_is_nobodys_however_often_tha
         pass
 
 
+async def test_a_lease_that_is_no_longer_waited_for_leaves_no_epoch(open_on, faulty, keys, until):
+    store = await open_on(faulty)
+    gate = faulty.hold("write", "journal/0")
+    taking = asyncio.ensure_future(store.lease("leader", ttl=600).acquire())
+    await gate.reached.wait()
+    taking.cancel()
+    gate.open()
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+
+    async def has_ended():
+        return store.seq == 2 and store._engine.get(MEMBERS, f"{LEASE_MEMBERS}leader") is None
+
+    await until(has_ended)
+    assert await keys("leases/") == []
+
+
 @pytest.fixture
 def slow_commits(store, monkeypatch):
     """From when it is called on commits wait: the first event tells that one has come, the second lets all go on."""
