@@ -265,7 +265,7 @@ class Leases:
                 raise LeaseHeldError(
                     f"the lease {name!r} is held by {holder} by now, and was left to it",
                     holder=holder.facts,
-                    key=key,
+                    key=name,
                 )
             # A sign of life, or another holder, may have come in between.
             with suppress(ConflictError, NotFoundError):
