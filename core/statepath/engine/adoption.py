@@ -241,7 +241,10 @@ def _judge(replica: Replica, store: str, id: str | None, file: File, found: Exam
         found.edits.append(Edit(collection, id, key, _encode(document, key, limit), 0))
     elif not had(replica, collection, id, view.seq):
         found.conflicts.append(
-            (key, f"the store had no {collection}/{id}: the file is a copy of another document's")
+            (
+                key,
+                f"the store knows of no {collection}/{id} that was deleted: the file may be a copy of another one's",
+            )
         )
     elif view.ours and document_key(collection, id) == key:
         found.orphans.append(key)
