@@ -175,7 +175,10 @@ def test_backup_list_shows_a_damaged_one_as_such(on: Run, filled: str) -> None:
     assert key in why
     shown = on("backup", "list")
     assert shown.out.splitlines()[-1].split()[:2] == [key, "unusable"]
-    assert (why in shown.out, why in shown.err) == (False, True)  # it would make each line longer than a terminal
+    assert (why in shown.out, why in shown.err) == (
+        False,
+        True,
+    )  # it would make each line longer than a terminal
     assert on("backup", "restore", key, "--yes").code == 6
 
 
