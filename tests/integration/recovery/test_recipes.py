@@ -409,6 +409,19 @@ class TestEdits:
             assert await store.collection(collection).get("task_1") is None
         assert killed.names(f"{collection}/") == []
 
+    async def test_so_is_that_of_one_that_came_together_with_another_of_its_id(self, folder):
+        async with folder.open() as store:
+            async with store.transaction() as tx:
+                tx.put(store.collection("tasks"), {"id": "task_1"})
+                tx.put(store.collection("raw"), {"id": "task_1", "n": 1})
+            await store.flush()
+            await store.collection("raw").delete("task_1")
+            killed = folder.copy("killed")
+        async with killed.open() as store:
+            assert await store.collection("tasks").get("task_1") == {"id": "task_1"}
+        assert killed.names("raw/") == []
+        assert killed.told(EditConflict) == []
+
     async def test_an_edit_of_a_document_that_was_deleted_is_kept_aside(self, folder):
         async with folder.open() as store:
             await change(store, 1)
