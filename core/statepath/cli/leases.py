@@ -10,7 +10,7 @@ from statepath.cli.opening import reading, writing
 from statepath.cli.options import Json, StatePath, Yes
 from statepath.cli.output import Output, confirm, moment
 from statepath.cli.running import asynchronous
-from statepath.engine.leases import Holder
+from statepath.engine.leases import Holder, lease_key
 from statepath.errors import LeaseHeldError, NotFoundError
 
 group = typer.Typer(help="Leases: who holds them, and how to take one away.", no_args_is_help=True)
@@ -47,7 +47,7 @@ async def release(
     async with reading(state_path) as store:
         holder = next((one for one in await store.leases() if one.name == name), None)
     if holder is None:
-        raise NotFoundError(f"nobody holds the lease {name!r}", key=name)
+        raise NotFoundError(f"nobody holds the lease {name!r}", key=lease_key(name))
     if not force:
         raise LeaseHeldError(
             f"the lease {name!r} is held by {_who(holder)}; it is free {holder.ttl:g} s after its last sign of life; "

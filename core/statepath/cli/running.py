@@ -140,6 +140,8 @@ class Failure:
                 return self._command("archive", "list")
             case NotFoundError() if key.startswith("logs/"):
                 return self._command("logs")
+            case NotFoundError() if key.startswith("leases/"):
+                return self._command("lease", "list")
             case NotFoundError() if key.startswith("state.backup."):
                 return self._command("backup", "list")
             case NotFoundError() if "/" in key:
