@@ -133,8 +133,8 @@ class ThrottledError(StateError):
 
 
 class UnavailableError(StateError):
-    """The storage did not answer, or could not do it now (`code` `disk_full`: there is no space; `service_failed`: a
-    service answered that it had failed).
+    """The storage did not answer, or could not do it now (`code` `disk_full`: there is no space; `not_sent`: no
+    connection to it came about, or no credentials; `service_failed`: a service answered that it had failed).
 
     For a conditional write the outcome is open unless `code` says otherwise: it may have been applied.
     """

@@ -129,6 +129,13 @@ class Lease:
             await self._end_epoch(self.epoch)
         await self._engine.leases.drop(hold)
 
+    async def _take_back(self, hold: Hold, beginning: asyncio.Future[int]) -> None:
+        """Leave nothing of a lease that nobody waits for any more: its epoch may still be committed."""
+        try:
+            await self._engine.leases.drop(hold)
+        finally:
+            await self._end_epoch(await beginning)
+
     async def _end_epoch(self, epoch: int) -> None:
         with suppress(ConflictError), unfenced():
             await self._engine.commit([Delete(MEMBERS, self._member, epoch)])
@@ -167,15 +174,16 @@ class Lease:
         if isinstance(taken, Holder):
             return taken
         document = msgspec.json.encode(taken.holder.facts)
+        beginning = asyncio.ensure_future(engine.commit([Put(MEMBERS, self._member, Raw(document), base)]))
         try:
             # Whoever was faster since has committed another epoch: then this one is over before it began.
-            self.epoch = await engine.commit([Put(MEMBERS, self._member, Raw(document), base)])
+            self.epoch = await asyncio.shield(beginning)
         except ConflictError:
             await finish(engine.leases.drop(taken))
             # Who had it before may only have given it back: then it is free.
             return await self._attempt(again=False) if again else taken.holder
         except BaseException:
-            await see_off(engine.leases.drop(taken))
+            await see_off(self._take_back(taken, beginning))
             raise
         self._hold = taken
         self._beats = asyncio.get_running_loop().create_task(self._beat(taken), name="statepath-lease")
@@ -203,12 +211,12 @@ class Lease:
 
     async def _give_signs(self, hold: Hold) -> bool:
         """Do that until there is no more use; whether the lease was taken away."""
-        epoch = self.epoch
+        epoch, late = self.epoch, not hold.valid
         while True:
-            left = hold.left
+            # Whoever comes late finds out whether somebody has taken it: that needs a moment, however little is left.
+            patience = max(hold.left, self.ttl / _BEATS) if late else hold.left
             try:
-                # Whoever slept past the time to live finds out whether somebody has taken it: that needs a moment, too.
-                async with asyncio.timeout(left if left > 0 else self.ttl / _BEATS):
+                async with asyncio.timeout(patience):
                     if not await at_once(self._engine.leases.renew(hold, epoch=epoch)):
                         return True
             except TimeoutError:
@@ -217,17 +225,22 @@ class Lease:
                 if not error.retryable or not hold.valid:
                     return False
                 logger.warning("no sign of life of the lease %s for now: %s", self.name, error)
-                await asyncio.sleep(_rest(hold.left))
+                await _rest(hold)
                 if not hold.valid:
                     return False
+                late = False  # but behind one that failed it is all there is
             else:
                 epoch = self.epoch
-                await asyncio.sleep(_rest(hold.left))
+                late = await _rest(hold)
 
 
-def _rest(left: float) -> float:
-    """How long to wait before a sign of life where the lease is valid for so long: others fit in behind it."""
-    return min(max(left / _BEATS, _SHORTEST_LOOK), max(left, 0.0))
+async def _rest(hold: Hold) -> bool:
+    """Wait before the next sign of life, so that others fit in behind it; whether that comes late: most of the time
+    that was to be left is gone, as the event loop stood still, or the machine."""
+    left = hold.left
+    rest = min(max(left / _BEATS, _SHORTEST_LOOK), max(left, 0.0))
+    await asyncio.sleep(rest)
+    return hold.left < (left - rest) / 2
 
 
 def _seconds(value: object, what: str) -> float:

@@ -26,6 +26,7 @@ from statepath.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     ClosedError,
+    ConfigurationError,
     CorruptionError,
     HeadMoved,
     HistoryTrimmedError,
@@ -48,7 +49,17 @@ _LATEST: Final = 2.0
 _FIRST_SHARE: Final = 1 / 7
 """Of the deadline: so long a call is waited for before another is begun beside it."""
 
-_REFUSALS: Final = (AccessDeniedError, ClosedError, InvalidArgumentError, ReadOnlyError, ThrottledError)
+_REFUSALS: Final = (
+    AccessDeniedError,
+    ClosedError,
+    ConfigurationError,
+    InvalidArgumentError,
+    NotFoundError,
+    ReadOnlyError,
+    ThrottledError,
+)
+_WITHOUT_EFFECT: Final = frozenset({"disk_full", "not_sent"})
+"""Codes of errors that tell the same."""
 
 
 class _Floor(msgspec.Struct, frozen=True):
@@ -117,6 +128,7 @@ class PortableCommitLog:
         self._window = window
         self._review = review
         self._unresolved: _Record | None = None
+        self._trouble: BaseException | None = None
         self._head = -1
         self._head_seen = 0.0
         self._last: list[Commit] = []
@@ -140,14 +152,18 @@ class PortableCommitLog:
         try:
             async with asyncio.timeout(self._deadline):
                 committed = await self._place(record)
+        except TimeoutError as error:
+            cause = self._trouble or error
+            if self._unresolved is not None:
+                raise _unknown(record) from cause
+            why = "" if self._trouble is None else f" ({self._trouble})"
+            raise UnavailableError(
+                f"the storage took nothing for {self._deadline:g} s{why}; nothing was written",
+                key=slot_key(record.first),
+            ) from cause
         except Exception as error:
             if self._unresolved is not None:
                 raise _unknown(record) from error
-            if isinstance(error, TimeoutError):
-                raise UnavailableError(
-                    f"the storage took nothing for {self._deadline:g} s; nothing was written",
-                    key=slot_key(record.first),
-                ) from error
             raise
         self._unresolved = None
         if not committed:
@@ -297,6 +313,7 @@ class PortableCommitLog:
 
     async def _place(self, record: _Record) -> bool:
         """Send the record to its slot until the storage has answered; whether it stands in the log."""
+        self._trouble = None
         ours = await self._insist(self._send, record)
         if not ours and self._unresolved is None:
             return False
@@ -321,6 +338,7 @@ class PortableCommitLog:
                 for error in errors:
                     if not self._worth_repeating(error):
                         raise error
+                    self._trouble = error
                 if done:
                     await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
                     pause = min(2 * pause, _LATEST)
@@ -383,7 +401,7 @@ class PortableCommitLog:
         """The commits behind the seq `last`, to where the log ends."""
         begin = max((piece.first for piece in listing.pieces if piece.first <= last + 1), default=last + 1)
         pieces = [piece for piece in listing.pieces if piece.first >= begin]
-        async with aclosing(self._fetch(pieces)) as found:
+        async with aclosing(self._whole(pieces, last, listing.record.packed)) as found:
             async for piece, commits in found:
                 if commits is None or piece.first > last + 1:
                     await self._explain_gap(last + 1, pieces)
@@ -432,6 +450,22 @@ class PortableCommitLog:
         async with aclosing(self._read(after, previous)) as rest:
             async for commit in rest:
                 yield commit
+
+    async def _whole(
+        self, pieces: Sequence[Piece], last: int, packed: int
+    ) -> AsyncGenerator[tuple[Piece, list[Commit] | None]]:
+        """As `_fetch`, with the slots that are missing between those that were listed: a listing may lag."""
+        async with aclosing(self._fetch(pieces)) as found:
+            async for piece, commits in found:
+                while packed <= last < piece.first - 1:
+                    slot = Piece(last + 1)
+                    if not (unlisted := await read_piece(self._backend, slot)):
+                        break
+                    last = unlisted[-1].last
+                    yield slot, unlisted
+                if commits:
+                    last = commits[-1].last
+                yield piece, commits
 
     async def _fetch(self, pieces: Sequence[Piece]) -> AsyncGenerator[tuple[Piece, list[Commit] | None]]:
         """The pieces' commits in order, some read ahead; `None` for one that is gone."""
@@ -553,7 +587,7 @@ def _check_chain(commit: Commit, previous: str) -> None:
 
 
 def _had_no_effect(error: BaseException) -> bool:
-    return isinstance(error, _REFUSALS) or (isinstance(error, StateError) and error.code == "disk_full")
+    return isinstance(error, _REFUSALS) or (isinstance(error, StateError) and error.code in _WITHOUT_EFFECT)
 
 
 def _unknown(record: _Record) -> OutcomeUnknownError:

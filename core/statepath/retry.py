@@ -1,8 +1,8 @@
 """A backend whose calls cross a network, with those repeated that may be done twice: a wrapper over any backend.
 
 Reading, listing, and writing or removing whatever is there give the same result when they are done again. A conditional
-write does not: it is repeated only where the storage said that it had done nothing. What becomes of a commit whose
-answer was lost, the log finds out.
+write does not: it is repeated only where it was not sent, or the storage said that it had done nothing. What becomes of
+a commit whose answer was lost, the log finds out.
 """
 
 from __future__ import annotations
@@ -157,7 +157,9 @@ async def _repeated(
 
 
 def _refused(error: BaseException) -> bool:
-    return isinstance(error, ThrottledError)
+    return isinstance(error, ThrottledError) or (
+        isinstance(error, UnavailableError) and error.code == "not_sent"
+    )
 
 
 def _idempotent(error: BaseException) -> bool:
@@ -165,7 +167,9 @@ def _idempotent(error: BaseException) -> bool:
 
 
 def _answered(error: BaseException) -> bool:
-    return _refused(error) or (isinstance(error, UnavailableError) and error.code == "service_failed")
+    return isinstance(error, ThrottledError) or (
+        isinstance(error, UnavailableError) and error.code == "service_failed"
+    )
 
 
 def retrying(backend: Backend, *, deadline: float) -> Backend:

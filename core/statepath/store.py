@@ -41,10 +41,7 @@ from statepath.engine.replica import MEMBERS
 from statepath.engine.restoring import past, restore
 from statepath.engine.snapshot import is_own_member
 from statepath.engine.verification import Finding, verify
-from statepath.errors import (
-    InvalidArgumentError,
-    UnsupportedError,
-)
+from statepath.errors import ClosedError, InvalidArgumentError, StateError, UnsupportedError
 from statepath.events import Events, StoreCopied
 from statepath.filters import Filter
 from statepath.history import history
@@ -581,8 +578,15 @@ class Store:
     async def verify(self) -> list[Finding]:
         """Check snapshot, journal, backups and views against each other, after a `flush`. An empty list: all is well.
         What is found is told, and not mended: `statepath repair` does that."""
-        await self.flush()
-        found = await verify(self._engine)
+        behind: list[Finding] = []
+        try:
+            await self.flush()
+        except StateError as error:
+            # What is in a file's place is a finding; what does not answer cannot be verified.
+            if error.retryable or isinstance(error, ClosedError):
+                raise
+            behind.append(Finding(error.key or "", f"a file is behind the log: {error}", "notice"))
+        found = behind + await verify(self._engine)
         self._engine.verified = not any(finding.severity == "damage" for finding in found)
         return found
 

@@ -49,6 +49,8 @@ class Transaction:
         self._appends: dict[tuple[str, str], list[Append]] = {}
         self._putters: dict[tuple[str, str], tuple[Collection[Any], PutDocument | None]] = {}
         """Where each document that is put goes, and what it is without what its model does not know."""
+        self._mixed: set[tuple[str, str]] = set()
+        """Those that were put through several models: what each knows, the others do not."""
         self._puts: dict[int, Collection[Any]] = {}
         self._fences: list[Read] = []
         self._without: dict[str, int] = {}
@@ -95,6 +97,8 @@ class Transaction:
         else:
             _, _, data, _ = collection.encode(value)
         self._own[place] = Entry(data, 0, 0)
+        if place in self._putters and self._putters[place][0].model is not collection.model:
+            self._mixed.add(place)
         self._putters[place] = collection, collection.bare((*place, data, None), value)
         if collection.forgets:
             self._puts[len(self._changes)] = collection
@@ -220,16 +224,21 @@ class Transaction:
         collection, _, id = (conflict.key or "").partition("/")
         place = (collection, id)
         known = self._putters.get(place)
-        mine = [change for change in self._changes if _concerns(change, place)]
-        if known is None or place not in self._reads or len(mine) != 1 or not isinstance(mine[0], Put):
+        if known is None or place not in self._reads or place in self._mixed:
             return False
-        ours = bytes(mine[0].document)
+        mine = [at for at, change in enumerate(self._changes) if _concerns(change, place)]
+        puts = [put for at in mine if isinstance(put := self._changes[at], Put)]
+        if len(puts) < len(mine):
+            return False
+        ours = bytes(puts[-1].document)
         conflict.ours = decode(ours)
         putter, bare = known
         document, bare, version = await putter.resolve(conflict, (collection, id, ours, None), bare)
         self._putters[place] = putter, bare
-        at = self._changes.index(mine[0])
-        self._changes[at] = Put(collection, id, Raw(document[2]))
+        *replaced, last = mine
+        self._changes[last] = Put(collection, id, Raw(document[2]))
+        for at in reversed(replaced):
+            del self._changes[at]
         self._reads[place] = version
         return True
 

@@ -143,6 +143,16 @@ async def test_a_service_that_is_gone_is_told_and_nothing_is_half_done(proxy, pa
     assert await committed(straight) == ["a"]
 
 
+async def test_a_service_that_cannot_be_reached_has_done_nothing(proxy, path, straight):
+    async with statepath.open(path, autosave=0, deadline=1) as store:
+        await save(store, "before")
+        async with proxy.down():
+            with pytest.raises(UnavailableError, match=r"cannot be reached .*; nothing was written"):
+                await save(store, "during")
+        assert await save(store, "after") == 2
+    assert await committed(straight) == ["before", "after"]
+
+
 async def test_a_snapshot_whose_answer_is_lost_loses_nothing(proxy, path, straight):
     def replaces_state(request: Request) -> bool:
         return writes("state.json")(request.method, request.target, request.body)

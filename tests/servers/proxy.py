@@ -86,6 +86,7 @@ class Proxy:
         self._path = parts.path
         self._faults: list[Fault] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server
         self.requests: list[Request] = []
         self.url = ""
 
@@ -99,16 +100,23 @@ class Proxy:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Proxy]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}{self._path}"
         try:
             yield self
         finally:
-            server.close()
+            self._server.close()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @asynccontextmanager
+    async def down(self) -> AsyncIterator[None]:
+        """Meanwhile nobody listens there."""
+        self._server.close()
+        yield
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", urlsplit(self.url).port)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -8,10 +8,22 @@ from typing import Any
 import msgspec
 import pytest
 import statepath.log
-from statepath.backend import ALWAYS, Blob, Commit, ETag, Span, When, decode_commit, encode_commit, slot_key
+from statepath.backend import (
+    ALWAYS,
+    Blob,
+    Commit,
+    Entry,
+    ETag,
+    Span,
+    When,
+    decode_commit,
+    encode_commit,
+    slot_key,
+)
 from statepath.commit import FLOOR_KEY, seal
 from statepath.errors import (
     AccessDeniedError,
+    ConfigurationError,
     CorruptionError,
     HeadMoved,
     HistoryTrimmedError,
@@ -250,10 +262,17 @@ class TestAppend:
         assert writer.commits == [theirs]
         await writer.append()
 
-    async def test_a_storage_that_only_throttles_wrote_nothing(self, storage: Storage) -> None:
-        storage.fates = [ThrottledError("slow down")] * 100_000
-        writer = Writer(PortableCommitLog(storage, deadline=0.01))
-        with pytest.raises(UnavailableError):
+    @pytest.mark.parametrize(
+        "fate",
+        [ThrottledError("slow down"), UnavailableError("no route", code="not_sent")],
+        ids=lambda fate: fate.code,
+    )
+    async def test_a_storage_that_only_throttles_or_is_never_reached_wrote_nothing(
+        self, storage: Storage, fate: StateError
+    ) -> None:
+        storage.fates = [fate] * 100_000
+        writer = Writer(PortableCommitLog(storage, deadline=0.1))
+        with pytest.raises(UnavailableError, match=rf"took nothing .* \({fate}\); nothing was written"):
             await writer.append()
         storage.fates.clear()
         writer.log._deadline = 30.0
@@ -297,9 +316,16 @@ class TestAppend:
         commit = await writer.append()
         assert await read(writer.log) == [commit]
 
-    async def test_a_refusal_is_told_as_it_is(self, storage: Storage, writer: Writer) -> None:
-        storage.fates = [AccessDeniedError("no")]
-        with pytest.raises(AccessDeniedError):
+    @pytest.mark.parametrize(
+        "refusal",
+        [AccessDeniedError("no"), ConfigurationError("no such bucket"), NotFoundError("no such bucket")],
+        ids=lambda refusal: type(refusal).__name__,
+    )
+    async def test_a_refusal_is_told_as_it_is(
+        self, storage: Storage, writer: Writer, refusal: StateError
+    ) -> None:
+        storage.fates = [refusal]
+        with pytest.raises(type(refusal)):
             await writer.append()
         await writer.append()
 
@@ -485,6 +511,23 @@ class TestRead:
             await writer.log.extend(head, both)
         await reader.catch_up()
         assert reader.commits == writer.commits
+
+    async def test_a_listing_that_lags_hides_no_commit_before_one_that_it_has(self) -> None:
+        class Lagging(Storage):
+            """Lists neither the second slot nor the third."""
+
+            async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
+                async for entry in super().list_keys(prefix, after=after):
+                    if entry.key not in (slot_key(2), slot_key(4)):
+                        yield entry
+
+        storage = Lagging()
+        writer = Writer(PortableCommitLog(storage))
+        for _ in range(4):
+            await writer.append(transactions=2 if writer.head == 1 else 1)
+        assert await slots(storage) == [1, 5]
+        assert await read(writer.log) == writer.commits
+        assert await read(writer.log, 2) == writer.commits[1:]
 
     async def test_a_damaged_floor_hides_no_commit(self, storage: Storage, writer: Writer) -> None:
         await writer.append()

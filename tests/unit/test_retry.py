@@ -20,6 +20,7 @@ from statepath.retry import RetryingBackend, retrying, until_served
 
 LOST = UnavailableError("no answer")
 THROTTLED = ThrottledError("too many requests")
+UNSENT = UnavailableError("no route", code="not_sent")
 FULL = UnavailableError("no space", code="disk_full")
 
 
@@ -103,8 +104,9 @@ async def test_a_conditional_write_whose_answer_was_lost_is_not_repeated(flaky, 
     assert (await backend.read("a")).data == b"B"
 
 
-async def test_a_conditional_write_that_was_refused_is_repeated(flaky, backend):
-    flaky.failures = [THROTTLED, THROTTLED]
+@pytest.mark.parametrize("failure", [THROTTLED, UNSENT], ids=["throttled", "unsent"])
+async def test_a_conditional_write_that_was_refused_or_not_sent_is_repeated(flaky, backend, failure):
+    flaky.failures = [failure, failure]
     await backend.write("a", b"A", when=IF_ABSENT)
     with pytest.raises(AlreadyExistsError):
         await backend.write("a", b"A", when=IF_ABSENT)

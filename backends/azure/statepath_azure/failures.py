@@ -17,9 +17,11 @@ from azure.core.exceptions import (
     ClientAuthenticationError,
     DeserializationError,
     HttpResponseError,
+    ServiceRequestError,
+    ServiceRequestTimeoutError,
 )
 from statepath.errors import AccessDeniedError, InvalidArgumentError, ThrottledError, UnavailableError
-from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container, refusal, unanswered
+from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container, refusal, unanswered, unsent
 
 _SKEW: Final = 15 * 60
 """Seconds that a request's time may be off (Azure Storage, "Authorize with Shared Key")."""
@@ -101,7 +103,7 @@ def translated(asked: Asked) -> Iterator[None]:
             raise unanswered(asked, error) from None
         raise refusal(asked, answer_of(error), _OFF if _skewed(error) else CAUSES) from None
     except (TimeoutError, AzureError, aiohttp.ClientError, OSError) as error:
-        raise unanswered(asked, error) from None
+        raise (unsent if _never_connected(error) else unanswered)(asked, error) from None
 
 
 def answer_of(error: HttpResponseError) -> Answer:
@@ -118,6 +120,14 @@ def no_credentials(asked: Asked, why: str) -> AccessDeniedError:
         key=asked.name,
         backend=asked.scheme,
         code="no_credentials",
+    )
+
+
+def _never_connected(error: Exception) -> bool:
+    """The client says the same of a connection that ended in the middle of a request."""
+    return isinstance(error, ServiceRequestTimeoutError) or (
+        isinstance(error, ServiceRequestError)
+        and isinstance(error.inner_exception, aiohttp.ClientConnectorError)
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from importlib.metadata import version
 from ipaddress import ip_address
 from typing import Any, Final, Self
 from urllib.parse import quote, urlencode
@@ -22,13 +23,13 @@ from yarl import URL
 
 from statepath_gcs.config import DEFAULT_TIMEOUT, GCSConfig
 from statepath_gcs.failures import Refused, answer_of, no_credentials, not_in_the_clear, translated
+from statepath_gcs.token import Token
 from statepath_gcs.upload import Upload
 
 SCHEME: Final = "gs"
 
+_USER_AGENT: Final = f"statepath-gcs/{version('statepath-gcs')}"
 _CONNECT_SECONDS: Final = 10
-_RENEW_SECONDS: Final = 360
-"""Before a token runs out it is renewed; gcsfs does it 300 s before, and blocks the event loop meanwhile."""
 _UNMET: Final = 412
 _PAST_THE_END: Final = 416
 
@@ -72,8 +73,9 @@ class GCSDriver:
     def __init__(self, fs: Any, session: aiohttp.ClientSession, config: GCSConfig) -> None:
         self.container = config.place.container
         self.endpoint = str(fs._location)  # noqa: SLF001 - nothing public says it
-        self._fs = fs
+        self._fs = fs  # its session ends with it
         self._session = session
+        self._token = Token(fs.credentials)
         self._paid_by = {"userProject": config.user_project} if config.user_project else {}
         self._seconds = DEFAULT_TIMEOUT if config.timeout is None else config.timeout
         self._timeout = aiohttp.ClientTimeout(
@@ -194,16 +196,14 @@ class GCSDriver:
         of_object: bool = False,
     ) -> tuple[Mapping[str, str], bytes]:
         """One request, once; gcsfs's own way to send adds attempts, and loses the reason of a refusal."""
-        credentials = self._fs.credentials
-        if credentials.credentials is not None and not credentials._credentials_valid(_RENEW_SECONDS):  # noqa: SLF001
-            await asyncio.to_thread(credentials.maybe_refresh, _RENEW_SECONDS)
+        told = {"User-Agent": _USER_AGENT, **(headers or {}), **await self._token.headers()}
         query = urlencode({**asked, **self._paid_by}, quote_via=quote)
         async with (
             Patience(self._seconds) as patience,
             self._session.request(
                 method,
                 URL(f"{self.endpoint}{path}?{query}", encoded=True),
-                headers=self._fs._get_headers(headers),  # noqa: SLF001 - the credentials are in them
+                headers=told,
                 data=None if blocks is None else patience.sending(blocks),
                 timeout=self._timeout,
                 allow_redirects=False,

@@ -18,7 +18,7 @@ from statepath.errors import (
     ThrottledError,
     UnavailableError,
 )
-from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container, refusal, unanswered
+from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container, refusal, unanswered, unsent
 
 _LOG_IN = "set GOOGLE_APPLICATION_CREDENTIALS, or run 'gcloud auth application-default login'"
 _NO_BUCKET = "noSuchBucket"
@@ -122,6 +122,8 @@ def translated(asked: Asked) -> Iterator[None]:
         raise refusal(asked, refused.answer, CAUSES) from None
     except (HttpError, NonRetryableError, GoogleAuthError) as error:
         raise unrenewed(asked, error) from None
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise unsent(asked, error) from None
     except (Unreadable, msgspec.MsgspecError, TimeoutError, aiohttp.ClientError, OSError) as error:
         raise unanswered(asked, error) from None
 
@@ -152,7 +154,7 @@ def unrenewed(asked: Asked, error: Exception) -> StateError:
     """The error where there was no access token to be had. gcsfs wraps what google-auth says."""
     cause = error.__cause__ if isinstance(error, HttpError | NonRetryableError) else error
     if isinstance(cause, TransportError) or (isinstance(cause, GoogleAuthError) and cause.retryable):
-        return unanswered(asked, cause)
+        return unsent(asked, cause)
     told = str(cause) if isinstance(cause, RefreshError) else ""
     name = _NAME.search(told)
     if _CLOCK.search(told):

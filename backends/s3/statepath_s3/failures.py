@@ -10,7 +10,9 @@ import aiohttp
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectTimeoutError,
     CredentialRetrievalError,
+    EndpointConnectionError,
     HTTPClientError,
     InvalidRegionError,
     NoCredentialsError,
@@ -29,7 +31,7 @@ from statepath.errors import (
     ThrottledError,
     UnavailableError,
 )
-from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container, refusal, unanswered
+from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container, refusal, unanswered, unsent
 
 _RENEW = "renew the credentials"
 _REGION = "set region, or AWS_REGION, to the bucket's region"
@@ -38,6 +40,9 @@ _WHOSE = "the service does not know the access key; check AWS_ACCESS_KEY_ID or t
 
 _LACKING: Final = 404
 _NO_BUCKET: Final = "NoSuchBucket"
+
+_ISSUE: Final = frozenset({"AssumeRole", "AssumeRoleWithWebIdentity", "GetRoleCredentials"})
+"""What the SDK asks of other services before it asks S3."""
 
 CAUSES: Final = {
     _NO_BUCKET: no_container("bucket", "create it, or correct the state path"),
@@ -90,6 +95,8 @@ def translated(asked: Asked) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
+        if error.operation_name in _ISSUE:
+            raise _not_issued(asked) from error
         raise refusal(asked, answer_of(error), CAUSES) from error
     except (
         NoCredentialsError,
@@ -100,12 +107,7 @@ def translated(asked: Asked) -> Iterator[None]:
     ) as error:
         raise no_credentials(asked, error) from error
     except CredentialRetrievalError as error:
-        # What issues them may do so the next time.
-        raise _of_bucket(
-            UnavailableError,
-            asked,
-            "credentials were not issued; check what the profile or the machine's role names",
-        ) from error
+        raise _not_issued(asked) from error
     except (NoRegionError, InvalidRegionError) as error:
         raise _of_bucket(InvalidArgumentError, asked, f"the region is missing or none; {_REGION}") from error
     except ParamValidationError as error:
@@ -119,7 +121,7 @@ def translated(asked: Asked) -> Iterator[None]:
         OSError,
         BotoCoreError,
     ) as error:
-        raise unanswered(asked, error) from error
+        raise (unsent if _never_connected(error) else unanswered)(asked, error) from error
 
 
 def answer_of(error: ClientError) -> Answer:
@@ -146,7 +148,26 @@ def no_credentials(asked: Asked, error: Exception) -> AccessDeniedError:
     )
 
 
-def _of_bucket(kind: type[StateError], asked: Asked, cause: str) -> StateError:
-    return kind(
-        f"{asked.scheme}://{asked.container} cannot be used: {cause}", key=asked.name, backend=asked.scheme
+def _not_issued(asked: Asked) -> StateError:
+    """What issues credentials did not, and may do so the next time."""
+    return _of_bucket(
+        UnavailableError,
+        asked,
+        "credentials were not issued; check what the profile or the machine's role names",
+        "not_sent",
     )
+
+
+def _of_bucket(kind: type[StateError], asked: Asked, cause: str, code: str | None = None) -> StateError:
+    return kind(
+        f"{asked.scheme}://{asked.container} cannot be used: {cause}",
+        key=asked.name,
+        backend=asked.scheme,
+        code=code,
+    )
+
+
+def _never_connected(error: Exception) -> bool:
+    """The SDK says the same of a connection that ended in the middle of a request."""
+    cause = error.kwargs.get("error") if isinstance(error, EndpointConnectionError) else error
+    return isinstance(cause, ConnectTimeoutError | aiohttp.ClientConnectorError)

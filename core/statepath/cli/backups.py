@@ -63,7 +63,7 @@ async def list_backups(state_path: StatePath = None, as_json: Json = False) -> N
         output.table(
             ("KEY", "SEQ#", "LAST CHANGE", "DOCUMENTS#", "SIZE#"),
             [
-                (row["key"], "unusable", row["damage"], "", amount(row["size"]))
+                (row["key"], "unusable", "", "", amount(row["size"]))
                 if row["damage"]
                 else (
                     row["key"],
@@ -75,6 +75,9 @@ async def list_backups(state_path: StatePath = None, as_json: Json = False) -> N
                 for row in rows
             ],
         )
+        for row in rows:
+            if row["damage"]:
+                output.note(row["damage"])
     else:
         output.note(f"there are no backups; to make one: {command_line(state_path, 'backup', 'create')}")
 

@@ -10,7 +10,7 @@ from statepath.cli.opening import reading, writing
 from statepath.cli.options import Json, StatePath, Yes
 from statepath.cli.output import Output, confirm, moment
 from statepath.cli.running import asynchronous, command_line
-from statepath.engine.leases import LEASES, Holder
+from statepath.engine.leases import Holder, lease_key
 from statepath.errors import LeaseHeldError, NotFoundError
 
 group = typer.Typer(help="Leases: who holds them, and how to take one away.", no_args_is_help=True)
@@ -47,7 +47,7 @@ async def release(
     async with reading(state_path) as store:
         holder = next((one for one in await store.leases() if one.name == name), None)
     if holder is None:
-        raise NotFoundError(f"nobody holds the lease {name!r}", key=f"{LEASES}{name}")
+        raise NotFoundError(f"nobody holds the lease {name!r}", key=lease_key(name))
     if not force:
         force_it = command_line(state_path, "lease", "release", name, "--force")
         raise LeaseHeldError(

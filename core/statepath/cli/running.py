@@ -21,7 +21,6 @@ from statepath.cli.exits import exit_of
 from statepath.cli.options import given
 from statepath.cli.output import escaped
 from statepath.debug import EVERYTHING, LOGGER, enable_debug
-from statepath.engine.leases import LEASES
 from statepath.errors import (
     AccessDeniedError,
     BackendNotInstalledError,
@@ -139,12 +138,12 @@ class Failure:
                 return self._command("status")
             case NotFoundError() if key in ("", self.place) or key.startswith("/") or "://" in key:
                 return self._command("config", "show")
-            case NotFoundError() if key.startswith(LEASES):
-                return self._command("lease", "list")
             case NotFoundError() if key.startswith("archive/"):
                 return self._command("archive", "list")
             case NotFoundError() if key.startswith("logs/"):
                 return self._command("logs")
+            case NotFoundError() if key.startswith("leases/"):
+                return self._command("lease", "list")
             case NotFoundError() if key.startswith("state.backup."):
                 return self._command("backup", "list")
             case NotFoundError() if "/" in key:

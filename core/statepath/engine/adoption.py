@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from statepath.backend import Backend, Entry, Span
 from statepath.commit import FLOOR_KEY
 from statepath.engine.documents import MARK, decode, encode_mapping, too_large
-from statepath.engine.history import same_value
+from statepath.engine.history import same_json, same_value
 from statepath.engine.ids import decode_id, document_key, encode_id, is_id
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.replica import Entry as Stored
@@ -239,9 +239,12 @@ def _judge(replica: Replica, store: str, id: str | None, file: File, found: Exam
         found.conflicts.append((key, f"the file holds {collection}/{id}, whose own file is another one"))
     elif not based_here or _is_copy(replica, collection, view):
         found.edits.append(Edit(collection, id, key, _encode(document, key, limit), 0))
-    elif not had(replica, collection, id, view.seq):
+    elif not had(replica, collection, id, view):
         found.conflicts.append(
-            (key, f"the store had no {collection}/{id}: the file is a copy of another document's")
+            (
+                key,
+                f"the store knows of no {collection}/{id} that was deleted: the file may be a copy of another one's",
+            )
         )
     elif view.ours and document_key(collection, id) == key:
         found.orphans.append(key)
@@ -251,12 +254,14 @@ def _judge(replica: Replica, store: str, id: str | None, file: File, found: Exam
         )
 
 
-def had(replica: Replica, collection: str, id: str, seq: int) -> bool:
-    """Whether the store seems to have had a document of which nothing but a view of that seq is left. Else a person put
-    a copy of another one's file there: into a folder of their own, or beside the document that has this version."""
-    return collection in replica.collections and all(
-        (entry := documents.get(id)) is None or entry.version != seq
-        for documents in replica.collections.values()
+def had(replica: Replica, collection: str, id: str, view: View) -> bool:
+    """Whether the store seems to have had a document of which nothing but this view is left. Else a person put a copy
+    of another one's file there: into a folder of their own, or beside the document that has this version."""
+    return collection in replica.collections and not any(
+        entry is not None
+        and entry.version == view.seq
+        and (not view.ours or same_json(entry.json(), bytes(view.document)))
+        for entry in [documents.get(id) for documents in replica.collections.values()]
     )
 
 

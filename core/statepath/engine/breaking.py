@@ -59,6 +59,21 @@ async def end_epoch(engine: Engine, holder: Holder, before: Entry | None) -> Non
         await _delete_epoch(engine, holder.name, epoch)
 
 
+async def end_left_epochs(engine: Engine) -> None:
+    """Have the log forget the epochs of leases that nobody has: who gives one back while its store is closing can
+    commit nothing any more."""
+    await engine.catch_up()
+    # Before the leases are looked at: whoever takes one meanwhile has an epoch of its own.
+    epochs = [
+        (member.removeprefix(LEASE_MEMBERS), entry.version)
+        for member, entry in engine.replica.members.items()
+        if member.startswith(LEASE_MEMBERS)
+    ]
+    for name, epoch in epochs:
+        if await engine.leases.is_free(name):
+            await _delete_epoch(engine, name, epoch)
+
+
 async def _delete_epoch(engine: Engine, name: str, epoch: int) -> None:
     # Whoever has taken it since it was free has an epoch of its own.
     with suppress(ConflictError), unfenced():

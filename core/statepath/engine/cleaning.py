@@ -16,7 +16,7 @@ from statepath.commit import PROBES
 from statepath.encryption import storage_of
 from statepath.engine.archiving import ARCHIVE, named, segments
 from statepath.engine.bounding import bound_files
-from statepath.engine.breaking import end_epoch
+from statepath.engine.breaking import end_epoch, end_left_epochs
 from statepath.engine.engine import Engine
 from statepath.engine.leases import Hold, finish
 from statepath.engine.replica import Entry as Member
@@ -105,6 +105,8 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
                 break
         found = removed
     found += await _silent_leases(engine, dry_run=dry_run)
+    if not dry_run:
+        await end_left_epochs(engine)
     found += [each for one in await bound_files(engine, dry_run=dry_run) for each in one.objects]
     return Cleaned(tuple(sorted(found)))
 

@@ -176,7 +176,7 @@ async def stored_log(backend: Backend, key: str, start: int, end: int) -> AsyncI
     keys += [
         entry.key
         async for entry in backend.list_keys(f"{key}/")
-        if start < _offset(entry.key) + entry.size and _offset(entry.key) < end
+        if (place := log_place(entry.key)) is not None and start < place[1] + entry.size and place[1] < end
     ]
     async for piece in _regular(key, _stored(backend, key, keys, start, end), end, start):
         yield piece

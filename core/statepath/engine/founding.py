@@ -10,18 +10,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 from uuid import uuid4
 
 from msgspec.structs import replace
 
-from statepath.backend import IF_ABSENT, Backend, CommitLog, ETag, IfMatch, Span, SupportsAppend, When
-from statepath.commit import FLOOR_KEY, FORMAT, PROBES, Body, Commit
-from statepath.encryption import check_founded_plain, look, storage_of
+from statepath.backend import (
+    IF_ABSENT,
+    Backend,
+    CommitLog,
+    ETag,
+    IfMatch,
+    Span,
+    SupportsAppend,
+    SupportsExtend,
+    When,
+)
+from statepath.commit import FLOOR_KEY, FORMAT, PROBES, Body, Commit, commit_size
+from statepath.encryption import check_founded_plain, look, storage_of, unsealed
 from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.files import LogPiece, Report
@@ -38,6 +48,9 @@ from statepath.errors import (
     NotFoundError,
 )
 from statepath.log import PortableCommitLog
+
+RECORD_BYTES: Final = 1024 * 1024
+"""How much of a log is appended to another one at once, about."""
 
 Tell = Callable[[str], None]
 """Takes what is being done, in words, as it goes on."""
@@ -147,7 +160,7 @@ class Founding:
         self.tell("writing the documents")
         if replica.head or not self.replica_of:
             self._marks.append(await self._snapshot(STATE_KEY, replica, floor))
-        if self.replica_of and not isinstance(self.log, PortableCommitLog):
+        if self.replica_of and not isinstance(unsealed(self.log), PortableCommitLog):
             await check_ours(self.backend, self._etag)
             for key in await self.log.restart(replica.head):  # a native log knows where it ends
                 await self.backend.delete(key)
@@ -251,6 +264,8 @@ class Founding:
             after, last = commit.last, commit.id
             self._commits += 1
         begun = False
+        record: list[Commit] = []
+        size = 0
         async for commit in self.origin.commits(after):
             if not begun and commit.first != after + 1:
                 raise DivergedError(f"the commits of {self.origin.name} do not go on behind seq {after}")
@@ -265,10 +280,18 @@ class Founding:
                     if sha256(data).hexdigest() != transaction.sha256:
                         raise _altered(transaction.key)
                     await self._put(transaction.key, data)
-            await self.log.append(after, replace(commit, incarnation=floor.incarnation))
-            after = commit.last
-            self._commits += 1
-            self.tell(f"commit {after} of {self.origin.replica.head}")
+            if record and size + commit_size(commit) > RECORD_BYTES:
+                await self._append(record)
+                record, size = [], 0
+            record.append(replace(commit, incarnation=floor.incarnation))
+            size += commit_size(commit)
+        if record:
+            await self._append(record)
+
+    async def _append(self, record: Sequence[Commit]) -> None:
+        await append_all(self.log, record)
+        self._commits += len(record)
+        self.tell(f"commit {record[-1].last} of {self.origin.replica.head}")
 
     async def _snapshot(self, key: str, replica: Replica, floor: Floor) -> SnapshotMark:
         """Write a snapshot and read it back."""
@@ -325,6 +348,18 @@ class Founding:
     def _compare(self, key: str, written: bytes, read: bytes) -> None:
         if sha256(written).digest() != sha256(read).digest():
             raise _altered(key)
+
+
+async def append_all(log: CommitLog, record: Sequence[Commit]) -> None:
+    """Append commits that follow each other, as one where the log takes them so. Each says that what is before all of
+    them is durable, and no more: a crash may leave the first ones."""
+    after = record[0].first - 1
+    commits = [replace(commit, durable=after) for commit in record]
+    if isinstance(log, SupportsExtend):
+        await log.extend(after, commits)
+        return
+    for commit in commits:
+        await log.append(commit.first - 1, commit)
 
 
 def taken(backend: Backend, what: str) -> AlreadyExistsError:

@@ -29,6 +29,7 @@ REPORTS: Final = "reports/"
 _BARE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-.")
 _TABLE: Final = tuple(chr(byte) if byte in _BARE else f"%{byte:02x}" for byte in range(256))
 _PLAIN: Final = re.compile(r"[a-z0-9_-]+")
+_OFFSET: Final = re.compile(r"[0-9]{20}")
 _SHORTENED: Final = re.compile(r"(?!\.)[a-z0-9_.%-]{1,135}~[0-9a-f]{64}")
 
 
@@ -157,8 +158,10 @@ def log_key(id: str) -> str:
 
 def log_place(key: str) -> tuple[str, int] | None:
     """The key of the log of which a part is kept there, and where in the log that begins; `None`: none is."""
-    log, _, offset = key.removeprefix(LOGS).partition("/")
-    if not log.endswith(".log") or not is_name(log.removesuffix(".log")) or (offset and not offset.isdigit()):
+    log, folder, offset = key.removeprefix(LOGS).partition("/")
+    if not log.endswith(".log") or not is_name(log.removesuffix(".log")):
+        return None
+    if folder and not _OFFSET.fullmatch(offset):  # what another tool has put there
         return None
     return f"{LOGS}{log}", int(offset or 0)
 

@@ -113,7 +113,7 @@ async def _left_behind(backend: Backend, replica: Replica, key: str, store: str,
     if not view.ours or view.store != store:
         return None
     id = next((id for id in view.texts.values() if _names(collection, id, key)), None)
-    if id is not None and backend.capabilities.editable and not had(replica, collection, id, view.seq):
+    if id is not None and backend.capabilities.editable and not had(replica, collection, id, view):
         return None
     return id
 

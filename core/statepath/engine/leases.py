@@ -235,6 +235,10 @@ class Leases:
             found += await asyncio.gather(*map(self._read, keys[at : at + _PARALLEL]))
         return sorted((one[0] for one in found if one is not None), key=lambda holder: holder.name)
 
+    async def is_free(self, name: str) -> bool:
+        """Whether nobody has the lease, dead or alive."""
+        return await self._read(lease_key(name)) is None
+
     async def silent(self, seconds: float) -> list[tuple[Entry, Hold]]:
         """The leases whose holders gave no sign of life for so long beyond their time to live, to be given back in
         their place. That goes by the storage's clock, as it was when a lease or the snapshot was written last, and by
@@ -265,7 +269,7 @@ class Leases:
                 raise LeaseHeldError(
                     f"the lease {name!r} is held by {holder} by now, and was left to it",
                     holder=holder.facts,
-                    key=key,
+                    key=name,
                 )
             # A sign of life, or another holder, may have come in between.
             with suppress(ConflictError, NotFoundError):

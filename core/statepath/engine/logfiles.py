@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from statepath.backend import Backend, SupportsAppend
-from statepath.engine.ids import log_key
+from statepath.engine.ids import log_key, log_place
 
 _PARALLEL: Final = 16  # pieces read at once
 
@@ -23,9 +23,8 @@ async def remove_log(backend: Backend, id: str) -> None:
     """Remove the file of a session log, or all the objects that it consists of."""
     await backend.delete(log_key(id))
     if not backend.capabilities.append:
-        pieces = [entry.key async for entry in backend.list_keys(f"{log_key(id)}/")]
         # The last first: what is left of an interrupted attempt is a log without a gap.
-        for key in reversed(pieces):
+        for key, _ in reversed(await log_pieces(backend, id)):
             await backend.delete(key)
 
 
@@ -37,14 +36,20 @@ async def read_log(backend: Backend, id: str) -> bytes:
     """
     if backend.capabilities.append:
         return (await backend.read(log_key(id))).data
-    pieces = [entry.key async for entry in backend.list_keys(f"{log_key(id)}/")]
+    pieces = await log_pieces(backend, id)
     if not pieces:
         return (await backend.read(log_key(id))).data
     log = bytearray()
     for part in [pieces[at : at + _PARALLEL] for at in range(0, len(pieces), _PARALLEL)]:
-        for key, blob in zip(part, await asyncio.gather(*map(backend.read, part)), strict=True):
+        blobs = await asyncio.gather(*(backend.read(key) for key, _ in part))
+        for (_, offset), blob in zip(part, blobs, strict=True):
             # A piece that was written again after a crash may have been joined with those behind it.
-            offset = int(key.rpartition("/")[2])
             log.extend(b"\n" * (offset - len(log)))
             log[offset : offset + len(blob.data)] = blob.data
     return bytes(log)
+
+
+async def log_pieces(backend: Backend, id: str) -> list[tuple[str, int]]:
+    """The keys of the objects that a session log consists of, and where in the log each begins."""
+    found = [(entry.key, log_place(entry.key)) async for entry in backend.list_keys(f"{log_key(id)}/")]
+    return [(key, place[1]) for key, place in found if place is not None]

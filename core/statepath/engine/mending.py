@@ -22,7 +22,7 @@ from statepath.engine.history import transactions
 from statepath.engine.ids import log_key, report_key
 from statepath.engine.lagging import find_wrong
 from statepath.engine.leases import LEASES
-from statepath.engine.logfiles import read_log
+from statepath.engine.logfiles import log_pieces, read_log
 from statepath.engine.migration import is_migration_log
 from statepath.engine.opening import put_aside
 from statepath.engine.snapshot import STATE_KEY
@@ -151,7 +151,7 @@ async def _keep_log(backend: Backend, id: str) -> list[str]:
         log = await read_log(backend, id)
     except CorruptionError:
         stored = storage_of(backend)
-        parts = [(await stored.read(one.key)).data async for one in stored.list_keys(f"{key}/")]
+        parts = [(await stored.read(piece)).data for piece, _ in await log_pieces(stored, id)]
     else:
         stored, parts = backend, [log]
     kept: list[str] = []
@@ -167,6 +167,6 @@ def _key(change: FileChange) -> str:
 
 async def _remove_pieces(backend: Backend, id: str, offset: int) -> None:
     """Remove the objects of a session log from there on: they are not always written again under the same names."""
-    async for entry in backend.list_keys(f"{log_key(id)}/"):
-        if int(entry.key.rpartition("/")[2]) >= offset:
-            await backend.delete(entry.key)
+    for key, begin in await log_pieces(backend, id):
+        if begin >= offset:
+            await backend.delete(key)

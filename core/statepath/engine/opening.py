@@ -355,8 +355,9 @@ class _TakeOver:
         engine, found = self.engine, self.found
         engine.show(found.replica, found.store or uuid4().hex, found.incarnation or uuid4().hex, None)
         if found.broken:
-            # Whatever was lost behind the head, its seqs are not given away again in this incarnation.
+            # Whatever was lost behind the head, its seqs are not given away again, and those who have seen it find out.
             engine.incarnation = uuid4().hex
+            found.replica.head = max(found.replica.head, found.had_reached)
             if isinstance(log := unsealed(engine.log), PortableCommitLog):
                 await self._keep_what_bars_the_log()
                 await take_next_place(engine, found, log, closed=self.closed)

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from statepath.backend import Backend, CommitLog
 from statepath.commit import FLOOR_KEY, Commit, Note
+from statepath.encryption import unsealed
 from statepath.engine.floor import Earlier, Floor, read_floor, write_floor
 from statepath.engine.opening import commit_log
 from statepath.engine.recovery import Recovered, recover
@@ -31,6 +32,7 @@ from statepath.errors import (
     NotFoundError,
     StateError,
 )
+from statepath.log import PortableCommitLog
 from statepath.settings import Settings
 
 _ATTEMPTS: Final = 8
@@ -70,7 +72,8 @@ async def promote(backend: Backend, settings: Settings) -> Promotion:
                     # It was being made anew: the snapshot is there, and the log was to begin behind it.
                     anew = replace(found.floor[0], floor=head + 1, packed=max(found.floor[0].packed, head))
                     await write_floor(backend, anew, found.floor[1])
-                    await log.restart(head)
+                    if not isinstance(unsealed(log), PortableCommitLog):
+                        await log.restart(head)  # a native log knows where it ends
                 await log.append(head, _beginning(found, floor, incarnation))
             except (ConflictError, HeadMoved):
                 continue  # the primary is alive, and was first

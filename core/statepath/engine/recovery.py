@@ -87,6 +87,11 @@ class Recovered:
     def marks(self) -> tuple[SnapshotMark, ...]:
         return self.floor[0].snapshots if self.floor else ()
 
+    @property
+    def had_reached(self) -> int:
+        """A seq that was durable once, by the log's own record."""
+        return self.marks[-1].seq if self.marks else 0
+
 
 async def recover(
     backend: Backend,
@@ -116,7 +121,7 @@ async def recover(
         check_finished(backend, found.floor[0])
     with _no_collections():
         base = await _climb_down(backend, log, found, limit)
-        _give_up_what_is_lost(found)
+        _tell_what_is_lost(found)
         if found.exists and found.floor is None:
             if not found.damage and await read_floor(backend) is not None:
                 # Another writer founded the store since the record was looked for.
@@ -180,7 +185,7 @@ def check_finished(backend: Backend, floor: Floor) -> None:
 async def _climb_down(backend: Backend, log: CommitLog, found: Recovered, limit: int) -> int:
     """Find the state; the seq of the snapshot that it is based on."""
     current = await _current_snapshot(backend, found)
-    if current is not None and found.marks and current[0].seq < found.marks[-1].seq:
+    if current is not None and current[0].seq < found.had_reached:
         found.restore, current = current, None
     if current is not None:
         base = current[0].seq
@@ -212,19 +217,17 @@ async def _climb_down(backend: Backend, log: CommitLog, found: Recovered, limit:
             return meta.seq
         found.replica = then
         found.restore, found.broken, found.source = None, True, STATE_KEY
-        found.replica.head = max(meta.seq, found.marks[-1].seq)
     else:
         await _from_views(backend, log, found, limit)
     return found.replica.head
 
 
-def _give_up_what_is_lost(found: Recovered) -> None:
-    """Give no seq of it again, so that those who have seen it find out."""
-    reached = found.marks[-1].seq if found.marks else 0
-    if found.exists and (ends := found.replica.head) < reached:
-        reason = f"the journal ends at seq {ends}, and had reached seq {reached}"
+def _tell_what_is_lost(found: Recovered) -> None:
+    """The log does not lead as far as it had."""
+    if found.exists and (ends := found.replica.head) < found.had_reached:
+        reason = f"the journal ends at seq {ends}, and had reached seq {found.had_reached}"
         found.damage.append(Damage(JOURNAL, reason, aside=False))
-        found.replica.head, found.broken = reached, True
+        found.broken = True
 
 
 async def _current_snapshot(backend: Backend, found: Recovered) -> tuple[SnapshotMeta, Replica] | None:
@@ -375,7 +378,7 @@ async def _from_views(backend: Backend, log: CommitLog, found: Recovered, limit:
     found.store = found.store or (signed[0].store if signed else uuid4().hex)
     found.incarnation = found.incarnation or uuid4().hex
     replica = Replica()
-    head = found.marks[-1].seq if found.marks else 0
+    head = found.had_reached
     for file in views:
         if isinstance(file.view, View) and file.view.store == found.store:
             _take_view(found, replica, file, file.view)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from statepath.aside import aside_key, why_aside
 from statepath.backend import Backend, CommitLog, ETag, IfMatch, Span
 from statepath.commit import FLOOR_KEY, JOURNAL
-from statepath.encryption import RING_KEY, look, storage_of
+from statepath.encryption import RING_KEY, look, storage_of, unsealed
 from statepath.engine.archiving import named_by
 from statepath.engine.checking import keep_snapshot
 from statepath.engine.floor import Floor, check_ours, read_floor, write_floor
@@ -59,19 +59,20 @@ async def empty(target: Backend, settings: Settings, *, store: str, incarnation:
         # Of no incarnation that is shipped: until all is gone, nobody takes it for one that has been begun.
         emptied = replace(floor, unfinished=primary, incarnation=uuid4().hex)
         etag = await write_floor(target, emptied, etag)
+    portable = isinstance(unsealed(log), PortableCommitLog)
     keys = [entry.key async for entry in target.list_keys("")]
     # Those of an attempt that was interrupted, too.
     states = [key for key in keys if key.startswith(f"{STATE_KEY}.{_EARLIER}.")]
     archived = {key for one in await named_by(target, states) for key in (one.key, one.index_key)}
     for key in keys:
-        native = key.startswith(JOURNAL) and not isinstance(log, PortableCommitLog)
+        native = key.startswith(JOURNAL) and not portable
         kept = key in (FLOOR_KEY, RING_KEY, *states) or key in archived or key.startswith(LEASES)
         if not native and not kept and await _is_of_store(target, key, store, settings.max_document):
             with suppress(NotFoundError):
                 found = (await storage_of(target).read(key, span=Span(0, 0))).etag
                 await check_ours(target, etag)  # another may have made it anew where this one stalled
                 await target.delete(key, when=IfMatch(found))
-    if not isinstance(log, PortableCommitLog):
+    if not portable:
         await check_ours(target, etag)
         for key in await log.restart(0):
             await target.delete(key)

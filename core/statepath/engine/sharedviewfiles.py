@@ -41,7 +41,7 @@ class SharedViewFiles(ViewFiles):
         await self._catch_up()
         backend = self._backend
         if not backend.capabilities.lazy_writes or not isinstance(backend, SupportsLazyWrites):
-            await in_parts(self._show, {document_key(*document): document for document in documents})
+            await self._show_all({document_key(*document): document for document in documents})
             return
         entries, head = self._entries(documents), self._replica.head
         versions = {key: head if entry is None else entry.version for key, entry in entries.items()}
@@ -51,7 +51,20 @@ class SharedViewFiles(ViewFiles):
 
         await backend.write_lazily(self._items(entries, self._replica.time), keep=is_later)
 
-    async def _show(self, key: str, document: tuple[str, str]) -> None:
+    async def _show_all(self, documents: Mapping[str, tuple[str, str]]) -> None:
+        """Write the files, each a request of its own. Whoever deletes a document finds nothing where its file is still
+        to be written: that is looked for again behind those that were new."""
+        new: set[str] = set()
+        try:
+            await in_parts(partial(self._show, new), documents)
+        finally:
+            if new:
+                await self._catch_up()
+                await self._show_all(
+                    {key: documents[key] for key in new if self._replica.get(*documents[key]) is None}
+                )
+
+    async def _show(self, new: set[str], key: str, document: tuple[str, str]) -> None:
         while True:
             when, stored = await self._stored(key)
             entry = self._replica.get(*document)
@@ -67,6 +80,8 @@ class SharedViewFiles(ViewFiles):
                     await self._backend.write(
                         key, render_view(entry.json(), self._store, entry.version), when=when
                     )
+                    if when is IF_ABSENT:
+                        new.add(key)
                 return
 
     async def _replace_report(self, report: WriteReport | RemoveReport) -> None:
@@ -140,7 +155,7 @@ class SharedViewFiles(ViewFiles):
                 await self._backend.write(key, data, when=when)
                 return
             when, stored = await self._stored(key)
-            if stored is not None and len(stored) >= len(data):
+            if stored is not None and stored.startswith(data):
                 return
             await self._catch_up()
             if id in self._begun_anew():

@@ -18,10 +18,9 @@ from shlex import quote
 from typing import Final
 
 from msgspec import UNSET
-from msgspec.structs import replace
 
 from statepath.backend import Backend as Target
-from statepath.backend import CommitLog, ETag, SupportsExtend, SupportsNewest
+from statepath.backend import CommitLog, ETag, SupportsNewest
 from statepath.commit import (
     PROBES,
     Body,
@@ -38,7 +37,7 @@ from statepath.engine.archiving import ARCHIVE, Segment, decode_segments, read_w
 from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot
 from statepath.engine.floor import Floor, read_floor
-from statepath.engine.founding import Founding, Tell, taken
+from statepath.engine.founding import RECORD_BYTES, Founding, Tell, append_all, taken
 from statepath.engine.leases import LEASES
 from statepath.engine.opening import commit_log, put_aside
 from statepath.engine.primary import (
@@ -73,7 +72,6 @@ from statepath.settings import Settings
 
 logger = logging.getLogger("statepath.mirror")
 
-_RECORD_BYTES: Final = 1024 * 1024
 _SNAPSHOT_PAUSE: Final = 30.0
 _EMPTY_PLACE: Final = "Mirror to a place where nothing is"
 
@@ -234,7 +232,7 @@ class Shipping:
                 raise self._encrypted(commit)
             last = self._following(last, commit)
             one = await self._examine(commit)
-            if record and size + one.size > _RECORD_BYTES:
+            if record and size + one.size > RECORD_BYTES:
                 yield await self._write(record, size)
                 record, size = [], 0
             record.append(one)
@@ -298,16 +296,11 @@ class Shipping:
             for segment in one.segments:
                 await self._bring(segment)
         after = self.position.seq
-        commits = [replace(one.commit, durable=after) for one in record]
         try:
-            if isinstance(self._log, SupportsExtend):
-                await self._log.extend(after, commits)
-            else:
-                for commit in commits:
-                    await self._log.append(commit.first - 1, commit)
+            await append_all(self._log, [one.commit for one in record])
         except HeadMoved:
             raise ConflictError(f"somebody else wrote to {self._target.url} behind seq {after}") from None
-        last = commits[-1]
+        last = record[-1].commit
         self.position = Position(last.incarnation, last.last, last.id, microseconds(last.time))
         self._shown.head = last.last
         self._snapshotter.committed(size)

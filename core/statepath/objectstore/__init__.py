@@ -16,6 +16,7 @@ from statepath.objectstore.answers import (
     refusal,
     unanswered,
     unmet,
+    unsent,
 )
 from statepath.objectstore.backend import ObjectStoreBackend
 from statepath.objectstore.content import BLOCK, blocks
@@ -53,4 +54,5 @@ __all__ = [
     "text",
     "unanswered",
     "unmet",
+    "unsent",
 ]

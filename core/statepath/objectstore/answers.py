@@ -116,6 +116,16 @@ def unanswered(asked: Asked, error: BaseException) -> StateError:
     )
 
 
+def unsent(asked: Asked, error: BaseException) -> StateError:
+    """The error where nothing was sent, since no connection came about: so nothing was done."""
+    return _error(
+        UnavailableError,
+        f"{asked}: the service cannot be reached ({type(error).__name__}); check the network and the endpoint",
+        asked,
+        "not_sent",
+    )
+
+
 def no_container(called: str, create: str) -> Cause:
     """The container does not exist."""
     return Cause(ConfigurationError, f"the {called} does not exist; {create}", "no_container")

@@ -78,7 +78,6 @@ def test_release_takes_it_away_from_nobody_else_than_was_asked_about(
     assert len(on("lease", "list", "--json").lines) == 1
 
 
-def test_release_of_what_nobody_holds_says_so(on: Run, filled: str) -> None:
-    answer = on("lease", "release", "leader", "--force", "--yes", "--json")
-    assert answer.code == 3
-    assert answer.error["next"] == f"statepath lease list -s {filled}"
+def test_release_of_what_nobody_holds_says_so_and_leads_to_those_that_are_held(on: Run, filled: str) -> None:
+    answer = on("lease", "release", "claim/task_1", "--force", "--yes", "--json")
+    assert (answer.code, answer.error["next"]) == (3, f"statepath lease list -s {filled}")

@@ -171,7 +171,14 @@ def test_backup_list_shows_a_damaged_one_as_such(on: Run, filled: str) -> None:
     backup.write_bytes(backup.read_bytes()[:-20])
     listed = on("backup", "list", "--json")
     assert listed.code == 0
-    assert key in listed.lines[-1]["damage"]
+    why = listed.lines[-1]["damage"]
+    assert key in why
+    shown = on("backup", "list")
+    assert shown.out.splitlines()[-1].split()[:2] == [key, "unusable"]
+    assert (why in shown.out, why in shown.err) == (
+        False,
+        True,
+    )  # it would make each line longer than a terminal
     assert on("backup", "restore", key, "--yes").code == 6
 
 

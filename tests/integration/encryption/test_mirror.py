@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import statepath
+from statepath.aside import why_aside
 from statepath.discovery import connect
 from statepath.engine.primary import DistantPrimary
 from statepath.engine.shipping import Shipping
@@ -14,6 +15,7 @@ from statepath.engine.spool import Spool
 from statepath.errors import UnsupportedError
 from statepath.events import Events, MirrorCaughtUp
 from statepath.keys import encrypt
+from statepath.memory import MemoryBackend
 from statepath.mirroring import promote
 from statepath.settings import Settings
 
@@ -73,6 +75,32 @@ async def test_many_commits_are_shipped_as_one_object_of_a_line_each(folder, mem
         assert canary.encode() not in data
         async with memory.open(readonly=True) as replica:
             assert await replica.history() == (await store.history())[1:]
+            assert await replica.verify() == []
+
+
+async def test_no_commit_is_moved_aside_where_a_replica_in_objects_is_made_anew(
+    folder, memory, fill, contents, monkeypatch
+):
+    memory.key = folder.key
+    settings = Settings(encryption_key=folder.key)
+    written: list[str] = []
+    write = MemoryBackend.write
+
+    async def noted(self, key, *args, **options):
+        written.append(key)
+        return await write(self, key, *args, **options)
+
+    async with folder.open() as store:
+        await fill(store)
+        await statepath.mirror(folder.url, memory.url, once=True, settings=settings)
+        await store.collection("raw").put({"id": "later"})
+        await statepath.mirror(folder.url, memory.url, once=True, settings=settings)
+        monkeypatch.setattr(MemoryBackend, "write", noted)
+        await statepath.mirror(folder.url, memory.url, once=True, reseed=True, settings=settings)
+        assert "state.json" in written
+        assert [key for key in written if why_aside(key) == "corrupt"] == []
+        async with memory.open(readonly=True) as replica:
+            assert await contents(replica) == await contents(store)
             assert await replica.verify() == []
 
 

@@ -135,6 +135,27 @@ async def test_a_token_is_renewed_before_it_runs_out_while_the_loop_goes_on(scri
     assert used == ["Bearer first", "Bearer second", "Bearer second"]
 
 
+async def test_a_token_that_is_good_is_used_where_no_new_one_is_issued(scripted, account):
+    refused = 400, {"error": "invalid_grant", "error_description": "canary"}
+    scripted.answers = [issued("first", 340), (200, {}), refused, (200, {})]
+    backend = await connect(scripted.path(anonymous="false"), readonly=True)
+    for _ in range(2):
+        assert [entry async for entry in backend.list_keys("")] == []
+    await backend.close()
+    used = [sent["Authorization"] for sent in scripted.sent if "Authorization" in sent]
+    assert used == ["Bearer first"] * 3
+    assert [target for target in scripted.requests if "/token" in target] == ["POST /token"] * 2
+
+
+async def test_without_a_token_that_is_good_it_is_told_that_no_new_one_is_issued(scripted, account):
+    refused = 400, {"error": "invalid_grant", "error_description": "canary"}
+    scripted.answers = [issued("first", 0), (200, {}), refused]
+    backend = await connect(scripted.path(anonymous="false"), readonly=True)
+    with pytest.raises(AccessDeniedError, match="invalid_grant"):
+        await backend.read("a")
+    await backend.close()
+
+
 async def test_anonymous_requests_carry_nothing_of_the_credentials_that_there_are(scripted, account):
     scripted.answers = [(200, {})]
     backend = await connect(scripted.path(anonymous="true"), readonly=True)

@@ -148,6 +148,21 @@ class TestSnapshots:
             assert await n_of(store) == 1
             assert await store.verify() == []
 
+    async def test_who_only_reads_where_the_log_is_lost_shows_the_seq_of_what_is_left(self, folder):
+        async with folder.open() as store:
+            await change(store, 1)
+            await store.snapshot()
+            older = folder.read("state.json")
+            for n in (2, 3):
+                await change(store, n)
+                await store.snapshot()
+        for key in (*folder.names("tasks/"), *folder.names("journal/0"), *folder.names("state.backup.")):
+            folder.remove(key)
+        folder.write("state.json", older)
+        async with folder.open(readonly=True) as reader:
+            assert (await n_of(reader), reader.seq) == (1, 1)
+            assert (await reader.health()).damage
+
     async def test_backups_that_were_exchanged_are_told_and_lose_nothing(self, folder):
         async with folder.open() as store:
             keys = []
@@ -393,6 +408,19 @@ class TestEdits:
         async with killed.open() as store:
             assert await store.collection(collection).get("task_1") is None
         assert killed.names(f"{collection}/") == []
+
+    async def test_so_is_that_of_one_that_came_together_with_another_of_its_id(self, folder):
+        async with folder.open() as store:
+            async with store.transaction() as tx:
+                tx.put(store.collection("tasks"), {"id": "task_1"})
+                tx.put(store.collection("raw"), {"id": "task_1", "n": 1})
+            await store.flush()
+            await store.collection("raw").delete("task_1")
+            killed = folder.copy("killed")
+        async with killed.open() as store:
+            assert await store.collection("tasks").get("task_1") == {"id": "task_1"}
+        assert killed.names("raw/") == []
+        assert killed.told(EditConflict) == []
 
     async def test_an_edit_of_a_document_that_was_deleted_is_kept_aside(self, folder):
         async with folder.open() as store:

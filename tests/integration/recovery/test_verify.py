@@ -20,3 +20,11 @@ async def test_a_whole_store_has_no_finding(folder):
         await store.collection("tasks").put({"id": "a"})
     async with folder.open(readonly=True) as reader:
         assert await reader.verify() == []
+
+
+async def test_a_file_that_cannot_be_written_is_told_with_what_else_is_found(folder):
+    async with folder.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+        (folder.path / "tasks" / "a.json").mkdir(parents=True)
+        found = {(finding.key, finding.severity) for finding in await store.verify()}
+    assert found == {("tasks/a.json", "notice"), ("tasks/a", "notice")}

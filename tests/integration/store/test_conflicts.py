@@ -279,6 +279,29 @@ async def test_a_transaction_merges_what_it_had_read_and_put(store, based, other
     assert await beside.get("b") == {"id": "b"}
 
 
+async def test_a_transaction_merges_what_it_has_put_twice(store, based, other):
+    tasks, beside = store.collection("tasks", Task, on_conflict="merge"), store.collection("beside")
+    async with store.transaction() as tx:
+        task = await tx.get(tasks, "a")
+        await change(other, status="failed", logs=["x", "theirs"])
+        tx.put(tasks, task.model_copy(update={"owner": "me"}))
+        tx.put(beside, {"id": "b"})
+        tx.put(tasks, task.model_copy(update={"owner": "me", "logs": ["x", "ours"]}))
+    assert await tasks.get("a") == Task(id="a", status="failed", owner="me", logs=["x", "theirs", "ours"])
+    assert await beside.get("b") == {"id": "b"}
+
+
+async def test_what_a_transaction_has_put_through_two_models_is_not_merged(store, based, other):
+    tasks, raw = store.collection("tasks", Task, on_conflict="merge"), store.collection("tasks")
+    with pytest.raises(ConflictError):  # noqa: PT012 - raised at the end of the block
+        async with store.transaction() as tx:
+            task = await tx.get(tasks, "a")
+            await change(other, status="failed")
+            tx.put(raw, task.model_dump() | {"priority": 9})
+            tx.put(tasks, task.model_copy(update={"owner": "me"}))
+    assert (await store.collection("tasks").get("a", fresh=True)).get("priority") is None
+
+
 async def test_a_merge_counts_nothing_twice_of_what_a_transaction_reads_again(store, based, other):
     tasks = store.collection("tasks", Task, on_conflict="merge")
     async with store.transaction() as tx:

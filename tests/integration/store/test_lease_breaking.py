@@ -73,7 +73,7 @@ async def test_a_lease_is_taken_only_from_the_holder_that_is_meant(store, other)
         with pytest.raises(LeaseHeldError, match="was left to it") as caught:
             await other.break_lease("leader", holder=seen)
         (now,) = await store.leases()
-        assert caught.value.holder["since"] == now.facts["since"]
+        assert (caught.value.key, caught.value.holder["since"]) == ("leader", now.facts["since"])
         assert await store._engine.leases.renew(lease._hold)
         assert (await other.break_lease("leader", holder=now)).name == "leader"
     assert await store.leases() == []

@@ -62,6 +62,25 @@ async def test_who_ends_while_the_store_is_closing_gives_the_lease_back(faulty, 
         await closing
 
 
+async def test_what_is_left_in_the_state_of_a_lease_that_was_given_back_so_is_cleaned_away(
+    faulty, open_on, other
+):
+    store = await open_on(faulty)
+    given_back, held = store.lease("given back", ttl=600), other.lease("held", ttl=600)
+    await given_back.acquire()
+    await held.acquire()
+    gate = faulty.hold("write", "state.json")
+    closing = asyncio.ensure_future(store.aclose())
+    await gate.reached.wait()
+    await given_back.release()
+    gate.open()
+    await closing
+    members = other._engine.replica.members
+    assert set(members) == {f"{LEASE_MEMBERS}{name}" for name in ("given back", "held")}
+    await other.clean()
+    assert set(members) == {f"{LEASE_MEMBERS}held"}
+
+
 async def test_a_lease_that_is_given_back_while_somebody_tries_to_take_it_is_free(store, other, monkeypatch):
     held, take = other.lease("leader", ttl=60), store._engine.leases.take
 
@@ -126,6 +145,23 @@ async def test_a_lease_that_is_no_longer_waited_for_is_nobodys_however_often_tha
     gate.opened.set()
     async with asyncio.timeout(60), other.lease("leader"):
         pass
+
+
+async def test_a_lease_that_is_no_longer_waited_for_leaves_no_epoch(open_on, faulty, keys, until):
+    store = await open_on(faulty)
+    gate = faulty.hold("write", "journal/0")
+    taking = asyncio.ensure_future(store.lease("leader", ttl=600).acquire())
+    await gate.reached.wait()
+    taking.cancel()
+    gate.open()
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+
+    async def has_ended():
+        return store.seq == 2 and store._engine.get(MEMBERS, f"{LEASE_MEMBERS}leader") is None
+
+    await until(has_ended)
+    assert await keys("leases/") == []
 
 
 @pytest.fixture

@@ -45,6 +45,32 @@ async def test_what_the_file_lacks_after_a_crash_is_written_again(store, url, me
         assert await again.read_report("r1") == {"n": 1}
 
 
+async def test_what_another_tool_has_put_into_the_folder_of_a_log_is_no_part_of_it(
+    store, url, other_url, memory, keys
+):
+    others = {f"logs/session_s1.log/{name}" for name in ("", "notes.txt", "12")}
+    for key in others:
+        await memory.write(key, b"a person's")
+    await store.append_log("s1", "one\n")
+    await store.append_log("s1", "two\n")
+    await store.snapshot()
+    assert await store.read_log("s1") == "one\ntwo\n"
+    assert await store.verify() == []
+    await statepath.copy(url, other_url)
+    async with statepath.open(other_url, readonly=True) as copied:
+        assert await copied.read_log("s1") == "one\ntwo\n"
+    await store.delete_log("s1")
+    assert set(await keys("logs/")) == others
+
+
+async def test_what_a_writer_left_of_a_log_that_was_removed_is_not_taken_for_what_is_appended_now(
+    store, memory
+):
+    await memory.write(f"logs/session_s1.log/{0:020d}", b"of before, and longer\n")
+    await store.append_log("s1", "new\n")
+    assert await store.read_log("s1") == "new\n"
+
+
 async def test_an_unknown_log_or_report_is_not_found(store):
     with pytest.raises(NotFoundError, match="no log of session nobody"):
         await store.read_log("nobody")

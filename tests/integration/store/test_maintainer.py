@@ -87,6 +87,33 @@ async def test_an_earlier_report_never_replaces_a_later_one(store, other, monkey
     assert await other.read_report("r") == 2
 
 
+async def test_the_file_of_a_document_that_another_handle_has_deleted_does_not_come_back(
+    url, keys, monkeypatch
+):
+    """The first one's file is about to be written when another handle has deleted the document, and found no file."""
+    async with (
+        statepath.open(url, autosave=0, views=True) as store,
+        statepath.open(url, autosave=0, views=True) as other,
+    ):
+        held, go_on = asyncio.Event(), asyncio.Event()
+        stored = store._engine.views._view_files._stored
+
+        async def slowly(key):
+            found = await stored(key)
+            held.set()
+            await go_on.wait()
+            return found
+
+        monkeypatch.setattr(store._engine.views._view_files, "_stored", slowly)
+        await store.collection("raw").put({"id": "a"})
+        await held.wait()
+        assert await other.collection("raw").delete("a")
+        await other.flush()
+        go_on.set()
+        await store.flush()
+        assert await keys("raw/") == []
+
+
 async def test_the_file_of_a_report_shows_a_later_one_that_its_writer_has_not_written(
     store, other, memory, monkeypatch
 ):

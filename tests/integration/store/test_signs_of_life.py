@@ -281,6 +281,47 @@ async def test_a_sign_of_life_is_tried_again_before_it_is_too_late(store, move, 
         assert lease.held
 
 
+@pytest.fixture
+def stands_still(move, monkeypatch):
+    """Lets the event loop stand still for so many seconds behind the first sign of life. The event tells that the next
+    one was answered."""
+
+    def stands_still(seconds):
+        answered = asyncio.Event()
+        rests = [lambda: move(seconds), answered.set]
+
+        class Loop:
+            def __getattr__(self, name):
+                return getattr(asyncio, name)
+
+            async def sleep(self, _):
+                if not rests:
+                    await asyncio.Event().wait()
+                rests.pop(0)()
+
+        monkeypatch.setattr("statepath.lease.asyncio", Loop())
+        return answered
+
+    return stands_still
+
+
+@pytest.mark.parametrize("seconds", [599.99, 601])
+async def test_who_stood_still_for_about_the_ttl_waits_for_an_answer(
+    store, stands_still, monkeypatch, seconds
+):
+    renew = store._engine.leases.renew
+
+    async def slowly(*args, **options):
+        await asyncio.sleep(0.1)
+        return await renew(*args, **options)
+
+    monkeypatch.setattr(store._engine.leases, "renew", slowly)
+    answered = stands_still(seconds)
+    async with asyncio.timeout(10), store.lease("leader", ttl=600) as lease:
+        await answered.wait()
+        assert lease.held
+
+
 async def test_a_sign_of_life_that_takes_long_to_give_up_is_a_loss_in_time(store, monkeypatch):
     gave_up = asyncio.Event()
 

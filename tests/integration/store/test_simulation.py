@@ -77,12 +77,14 @@ async def _give_up_at_once(self, call, record):
         self._unresolved = None
 
 
+_NO_FENCES = SimpleNamespace(get=lambda: (), set=lambda fences: None, reset=lambda token: None)
+
 PLANTED = {
     "skip the re-read": patch.object(CatchingUp, "catch_up", _advance_without_reading),
     "reuse a slot": patch.object(PortableCommitLog, "_send", _overwrite),
     "trust a 412": patch.object(PortableCommitLog, "_send", _believe_that_it_exists),
     "take an unknown outcome for a failure": patch.object(PortableCommitLog, "_insist", _give_up_at_once),
-    "ignore the epoch": patch("statepath.engine.committer.FENCES", SimpleNamespace(get=lambda: ())),
+    "ignore the epoch": patch("statepath.engine.committer.FENCES", _NO_FENCES),
 }
 
 

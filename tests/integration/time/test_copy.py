@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 import statepath
+from statepath.backend import slot_key
 from statepath.engine.founding import Founding
 from statepath.errors import (
     AlreadyExistsError,
@@ -175,6 +176,16 @@ async def test_an_empty_session_log_is_copied_to_a_folder(tmp_path):
     await statepath.copy(path, tmp_path / "copy")
     async with statepath.open(tmp_path / "copy", autosave=0) as other:
         assert await other.verify() == []
+
+
+async def test_many_commits_of_a_history_go_into_one_object(path, store, tmp_path, places):
+    for n in range(20):
+        await store.collection("raw").put({"id": "a", "n": n})
+    to = f"memory://{tmp_path}/to"
+    assert (await statepath.copy(path, to, history=True)).commits == 20
+    assert await places.keys(to, "journal/0") == [slot_key(1)]
+    async with statepath.open(to, readonly=True) as other:
+        assert [one.seq for one in await other.history()] == list(range(1, 21))
 
 
 async def test_history_that_was_trimmed_is_copied_from_its_floor(path, store, elsewhere, monkeypatch):

@@ -175,7 +175,7 @@ async def test_a_damaged_segment_of_the_archive_is_not_shipped(path, store, else
 
 async def test_a_mirror_that_is_behind_holds_few_large_transactions_at_once(monkeypatch):
     monkeypatch.setattr("statepath.engine.committer.MAX_COMMIT_BYTES", 10_000)
-    monkeypatch.setattr("statepath.engine.shipping._RECORD_BYTES", 50_000)
+    monkeypatch.setattr("statepath.engine.shipping.RECORD_BYTES", 50_000)
     read, write = MemoryBackend.read, MemoryBackend.write
     held = [0]
 

@@ -87,6 +87,34 @@ async def test_what_a_mirror_that_slept_leaves_while_a_replica_is_promoted_is_no
         assert await promoted.collection("raw").find().count() == 5
 
 
+async def test_what_a_mirror_ships_while_its_replica_is_promoted_stays(
+    path, store, tmp_path, places, monkeypatch
+):
+    to = f"memory://{tmp_path}/to"
+    await slept(path, store, to, places)
+    await statepath.mirror(path, to, once=True)
+    shipped = slot_key(6), await places.read(to, slot_key(6))
+    async with places.objects(
+        to, readonly=False
+    ) as backend:  # it was being made anew: the snapshot was there
+        await backend.delete(slot_key(6))
+        floor, etag = await read_floor(backend)
+        await write_floor(backend, replace(floor, floor=1, packed=0), etag)
+    floors = []
+
+    async def with_more_behind(*args):
+        floors.append(etag := await write_floor(*args))
+        if len(floors) == 1:
+            await places.write(to, *shipped)
+        return etag
+
+    monkeypatch.setattr("statepath.engine.promoting.write_floor", with_more_behind)
+    assert (await statepath.promote(to)).seq == 8
+    async with statepath.open(to, readonly=True) as promoted:
+        assert promoted.damage == ()
+        assert await promoted.collection("raw").find().count() == 8
+
+
 @asynccontextmanager
 async def shipping(source, target):
     """A session with a replica that ships as far as it is told to: that of a mirror which stalls in between."""

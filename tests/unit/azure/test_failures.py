@@ -8,6 +8,7 @@ from email.utils import formatdate
 
 import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 from azure.core.exceptions import (
     ClientAuthenticationError,
     DecodeError,
@@ -15,6 +16,7 @@ from azure.core.exceptions import (
     HttpResponseError,
     IncompleteReadError,
     ServiceRequestError,
+    ServiceRequestTimeoutError,
     ServiceResponseError,
 )
 from statepath.backend import ALWAYS, IF_ABSENT, ETag, IfMatch
@@ -44,6 +46,10 @@ class Response:
 
     def text(self):
         return "canary"
+
+
+CANARY = ConnectionKey("canary", 1, False, True, None, None, None)
+"""The address that no connection leads to."""
 
 
 def told(error: BaseException, when=ALWAYS) -> BaseException:
@@ -102,7 +108,7 @@ def test_a_clock_that_is_off_has_a_code_of_its_own(seconds, code):
 @pytest.mark.parametrize(
     "error",
     [
-        ServiceRequestError("canary"),
+        ServiceRequestError("canary", error=aiohttp.ClientOSError("canary")),
         ServiceResponseError("canary"),
         IncompleteReadError("canary"),
         HttpResponseError("canary"),
@@ -115,7 +121,21 @@ def test_a_clock_that_is_off_has_a_code_of_its_own(seconds, code):
     ],
 )
 def test_without_an_answer_it_is_open_what_happened(error):
-    assert type(told(error, IF_ABSENT)) is UnavailableError
+    error = told(error, IF_ABSENT)
+    assert (type(error), error.code) == (UnavailableError, "unavailable")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ServiceRequestError("canary", error=aiohttp.ClientConnectorError(CANARY, OSError("canary"))),
+        ServiceRequestTimeoutError("canary"),
+    ],
+)
+def test_without_a_connection_nothing_was_sent(error):
+    error = told(error, IF_ABSENT)
+    assert (type(error), error.code) == (UnavailableError, "not_sent")
+    assert "canary" not in str(error)
 
 
 def test_without_anything_to_sign_with_nothing_is_sent():

@@ -7,6 +7,7 @@ import traceback
 
 import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 from gcsfs.retry import HttpError
 from google.auth.exceptions import RefreshError, TransportError
 from statepath.backend import ALWAYS, IF_ABSENT, ETag, IfMatch
@@ -24,6 +25,9 @@ from statepath.objectstore import Asked
 from statepath_gcs.failures import Refused, Unreadable, answer_of, translated
 
 MATCH = IfMatch(ETag("1795603489481719"))
+
+CANARY = ConnectionKey("canary", 1, False, True, None, None, None)
+"""The address that no connection leads to."""
 
 
 def told(error: BaseException, when=ALWAYS) -> BaseException:
@@ -154,11 +158,24 @@ def test_a_clock_that_is_off_has_a_code_of_its_own():
         ConnectionResetError("canary"),
         TimeoutError(),
         Unreadable(),
-        TransportError("canary"),
-        wrapped(RefreshError("canary", retryable=True)),
     ],
 )
 def test_without_an_answer_it_is_open_what_happened(error):
     error = told(error, IF_ABSENT)
-    assert type(error) is UnavailableError
+    assert (type(error), error.code) == (UnavailableError, "unavailable")
+    assert "canary" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        aiohttp.ClientConnectorError(CANARY, OSError("canary")),
+        aiohttp.ConnectionTimeoutError("canary"),
+        TransportError("canary"),
+        wrapped(RefreshError("canary", retryable=True)),
+    ],
+)
+def test_without_a_connection_or_a_token_nothing_was_sent(error):
+    error = told(error, IF_ABSENT)
+    assert (type(error), error.code) == (UnavailableError, "not_sent")
     assert "canary" not in str(error)

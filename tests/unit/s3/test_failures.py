@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 from botocore.exceptions import (
     ClientError,
+    ConnectTimeoutError,
     CredentialRetrievalError,
     EndpointConnectionError,
     InvalidRegionError,
@@ -30,6 +32,9 @@ from statepath_s3.failures import translated
 
 MATCH = IfMatch(ETag("x"))
 
+CANARY = ConnectionKey("canary", 1, False, True, None, None, None)
+"""The address that no connection leads to."""
+
 
 def told(error: BaseException, when=ALWAYS) -> BaseException:
     with pytest.raises(Exception) as caught, translated(Asked("s3", "bucket", "prefix/key", when)):  # noqa: PT011
@@ -37,9 +42,9 @@ def told(error: BaseException, when=ALWAYS) -> BaseException:
     return caught.value
 
 
-def answer(status: int, code: str = "") -> ClientError:
+def answer(status: int, code: str = "", operation: str = "PutObject") -> ClientError:
     details = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return ClientError(details, "PutObject")  # type: ignore[arg-type]  # what of it is looked at
+    return ClientError(details, operation)  # type: ignore[arg-type]  # what of it is looked at
 
 
 @pytest.mark.parametrize(
@@ -108,7 +113,7 @@ def test_what_never_left_this_machine_is_told_with_what_to_set(error, kind, said
 @pytest.mark.parametrize(
     "error",
     [
-        EndpointConnectionError(endpoint_url="http://canary"),
+        EndpointConnectionError(endpoint_url="http://canary", error=aiohttp.ClientOSError("canary")),
         aiohttp.ClientPayloadError("canary"),
         ConnectionResetError("canary"),
         TimeoutError(),
@@ -118,5 +123,22 @@ def test_what_never_left_this_machine_is_told_with_what_to_set(error, kind, said
 )
 def test_without_an_answer_it_is_open_what_happened(error):
     error = told(error, IF_ABSENT)
-    assert type(error) is UnavailableError
+    assert (type(error), error.code) == (UnavailableError, "unavailable")
+    assert "canary" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EndpointConnectionError(
+            endpoint_url="http://canary", error=aiohttp.ClientConnectorError(CANARY, OSError("canary"))
+        ),
+        ConnectTimeoutError(endpoint_url="http://canary"),
+        CredentialRetrievalError(provider="canary", error_msg="canary"),
+        answer(400, "Throttling", "AssumeRoleWithWebIdentity"),
+    ],
+)
+def test_without_a_connection_or_credentials_nothing_was_sent(error):
+    error = told(error, IF_ABSENT)
+    assert (type(error), error.code) == (UnavailableError, "not_sent")
     assert "canary" not in str(error)
