@@ -28,10 +28,6 @@ class Tally:
     def __init__(self) -> None:
         self._shares: dict[str, _Share] = {}
 
-    def lost(self, tasks: Entries) -> bool:
-        """Whether a task that was counted last time is gone."""
-        return not self._shares.keys() <= {id for id, _ in tasks}
-
     def count(self, tasks: Entries) -> dict[str, int]:
         """The metrics of these tasks: how many, completed and failed, and the mean time from `created_at` to
         `completed_at` of the completed ones, in milliseconds."""
