@@ -89,6 +89,11 @@ class StateURL:
             raise InvalidArgumentError(
                 f"the {scheme} URL has an escape that is no UTF-8; write ü as %C3%BC, for example"
             ) from None
+        if _may_be_a_password(parts.netloc, [parts.path, *(name for name, _ in parameters)]):
+            raise InvalidArgumentError(
+                f"the {scheme} URL has an '@' behind the host and a ':': write / in a password as %2F and ? as %3F, or "
+                "an @ that belongs to the path as %40"
+            )
         if _CONTROL.search(path):
             raise InvalidArgumentError(f"the path of the {scheme} URL contains an encoded control character")
         query: dict[str, str] = {}
@@ -149,6 +154,12 @@ def escaped(path: str) -> str:
 
 def _decoded(part: str | None) -> str | None:
     return None if part is None else unquote(part, errors="strict")
+
+
+def _may_be_a_password(netloc: str, told: list[str]) -> bool:
+    """Whether what looks like a host, a port, and a path or parameters, all of which may be shown, is a user and a
+    password with a `/` or a `?` in it."""
+    return ":" in netloc.rpartition("]")[2] and "@" not in netloc and any("@" in one for one in told)
 
 
 def _plain(error: ValueError) -> str:
