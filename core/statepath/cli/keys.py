@@ -68,7 +68,7 @@ async def list_keys(state_path: StatePath = None, as_json: Json = False) -> None
         )
         for key in ring.keys
     ]
-    output.table(("key", "use", "created", "objects#", "commits#", "wrapped by"), rows)
+    output.table(("KEY", "USE", "CREATED", "OBJECTS#", "COMMITS#", "WRAPPED BY"), rows)
     _remark(ring, output, state_path)
 
 
