@@ -81,13 +81,13 @@ class _SendsOnce(AIOHTTPSession):  # type: ignore[misc]  # it is not typed
 class _Leave:
     """The SDK lets each PUT wait for the service's leave to send its body, which is a round trip more. A large one that
     is refused half-way would end as a connection that is reset, and nobody would know why: so that waits until the
-    service has taken one, and again behind one that got no answer."""
+    service has taken another large one, and again behind any that got no answer."""
 
     def __init__(self) -> None:
         self._given = False
 
     @contextmanager
-    def sending(self) -> Iterator[None]:
+    def sending(self, content: Content) -> Iterator[None]:
         """A PUT. What comes of it decides whether the next ones ask."""
         try:
             yield
@@ -96,7 +96,8 @@ class _Leave:
         except BaseException:
             self._given = False
             raise
-        self._given = True
+        # A service that takes small ones may refuse what is larger.
+        self._given = self._given or not isinstance(content, bytes) or len(content) > _AT_ONCE
 
     def spare(self, params: Any, **others: Any) -> None:
         """Ask not in this call of the SDK, if that is not needed."""
@@ -234,7 +235,7 @@ class S3Driver:
                     raise unmet(asked)
                 condition = {"IfMatch": found}
             try:
-                with self._leave.sending():
+                with self._leave.sending(content):
                     answer = await self._send(
                         "put_object",
                         Key=name,

@@ -49,6 +49,12 @@ async def test_a_large_one_waits_for_leave_until_the_service_has_taken_one(proxy
     assert waited(proxy) == [True, False, False]
 
 
+async def test_a_small_one_that_was_taken_gives_no_leave_to_a_large_one(proxy, driver):
+    await driver.put("a", b"x", ALWAYS)
+    await driver.put("b", LARGE, ALWAYS)
+    assert waited(proxy) == [False, True]
+
+
 async def test_the_next_one_waits_again_behind_one_that_was_broken_off(proxy, driver):
     await driver.put("a", LARGE, ALWAYS)
     proxy.fault(Does.RESET_DURING, is_put)
@@ -56,3 +62,20 @@ async def test_the_next_one_waits_again_behind_one_that_was_broken_off(proxy, dr
         await driver.put("b", LARGE, ALWAYS)
     await driver.put("b", LARGE, ALWAYS)
     assert waited(proxy) == [True, False, True]
+
+
+async def test_a_small_one_does_not_make_up_for_a_large_one_that_was_broken_off(proxy, driver):
+    await driver.put("a", LARGE, ALWAYS)
+    proxy.fault(Does.RESET_DURING, is_put)
+    with pytest.raises(UnavailableError):
+        await driver.put("b", LARGE, ALWAYS)
+    await driver.put("c", b"x", ALWAYS)
+    await driver.put("b", LARGE, ALWAYS)
+    assert waited(proxy) == [True, False, False, True]
+
+
+async def test_the_service_need_not_guess_what_a_content_is(proxy, driver):
+    """SeaweedFS would compress it."""
+    await driver.put("a", b"x", ALWAYS)
+    (put,) = filter(is_put, proxy.requests)
+    assert b"\r\ncontent-type: binary/octet-stream\r\n" in put.head.lower()
