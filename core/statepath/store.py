@@ -578,6 +578,7 @@ class Store:
     async def verify(self) -> list[Finding]:
         """Check snapshot, journal, backups and views against each other, after a `flush`. An empty list: all is well.
         What is found is told, and not mended: `statepath repair` does that."""
+        self._engine.check_open()
         behind: list[Finding] = []
         try:
             await self.flush()

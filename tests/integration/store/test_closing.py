@@ -476,6 +476,7 @@ USES = {
     "snapshot": lambda store: store.snapshot(),
     "backup": lambda store: store.backup(),
     "flush": lambda store: store.flush(),
+    "verify": lambda store: store.verify(),
     "sync": lambda store: store.sync(),
     "read_log": lambda store: store.read_log("s"),
     "health": lambda store: store.health(),
