@@ -211,7 +211,7 @@ class Lease:
 
     async def _give_signs(self, hold: Hold) -> bool:
         """Do that until there is no more use; whether the lease was taken away."""
-        epoch, late = self.epoch, not hold.valid
+        epoch, late = self.epoch, hold.left < self.ttl / 2  # it may take long until the epoch is durable
         while True:
             # Whoever comes late finds out whether somebody has taken it: that needs a moment, however little is left.
             patience = max(hold.left, self.ttl / _BEATS) if late else hold.left

@@ -322,6 +322,31 @@ async def test_who_stood_still_for_about_the_ttl_waits_for_an_answer(
         assert lease.held
 
 
+@pytest.mark.parametrize("seconds", [599.99, 601])
+async def test_whose_epoch_took_about_the_ttl_to_be_durable_waits_for_an_answer(
+    store, move, monkeypatch, seconds
+):
+    engine, answered = store._engine, asyncio.Event()
+    commit, renew = engine.commit, engine.leases.renew
+
+    async def commit_late(changes):
+        seq = await commit(changes)
+        move(seconds)
+        return seq
+
+    async def renew_slowly(*args, **options):
+        await asyncio.sleep(0.1)
+        held = await renew(*args, **options)
+        answered.set()
+        return held
+
+    monkeypatch.setattr(engine, "commit", commit_late)
+    monkeypatch.setattr(engine.leases, "renew", renew_slowly)
+    async with asyncio.timeout(10), store.lease("leader", ttl=600) as lease:
+        await answered.wait()
+        assert lease.held
+
+
 async def test_a_sign_of_life_that_takes_long_to_give_up_is_a_loss_in_time(store, monkeypatch):
     gave_up = asyncio.Event()
 
