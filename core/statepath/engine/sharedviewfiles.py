@@ -5,6 +5,7 @@ Each is compared-and-swapped, after it was found out whether there is something 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -57,6 +58,9 @@ class SharedViewFiles(ViewFiles):
         new: set[str] = set()
         try:
             await in_parts(partial(self._show, new), documents)
+        except asyncio.CancelledError:
+            new.clear()  # the end of a handle waits for no storage; whoever takes the store over finds them
+            raise
         finally:
             if new:
                 await self._catch_up()

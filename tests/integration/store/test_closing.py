@@ -163,6 +163,28 @@ async def test_closing_that_is_cancelled_releases_the_storage(open_on, faulty, u
     assert await stored(url) == ["a"]
 
 
+async def test_closing_that_is_cancelled_while_files_are_written_waits_for_no_look_at_the_log(
+    open_on, faulty, keys, until
+):
+    """A file that is new may be of a document that another handle has deleted: so the log is looked at behind it."""
+    store = await open_on(faulty, views=True, view_interval=3600)
+    raw, slow = store.collection("raw"), faulty.hold("write", "raw/b.json")
+    await asyncio.gather(*(raw.put({"id": id}) for id in "ab"))
+    closing = asyncio.ensure_future(store.aclose())
+    await slow.reached.wait()
+
+    async def is_new():
+        return await keys("raw/") == ["raw/a.json"]
+
+    await until(is_new)
+    looked = faulty.hold("read", "journal/")
+    closing.cancel()
+    async with asyncio.timeout(10):
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+    assert (looked.reached.is_set(), faulty.closed) == (False, True)
+
+
 @pytest.fixture
 async def mirrored(open_on, faulty, monkeypatch):
     """A store whose mirror ships to a faulty replica."""
