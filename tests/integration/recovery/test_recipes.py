@@ -148,6 +148,33 @@ class TestSnapshots:
             assert await n_of(store) == 1
             assert await store.verify() == []
 
+    @pytest.mark.parametrize("what", ["an older state", "a backup"])
+    async def test_what_is_lost_with_the_log_is_had_again_from_the_documents_files(self, folder, what):
+        async with folder.open() as store:
+            await change(store, 1)
+            await store.snapshot()
+            older = folder.read("state.json")
+            await change(store, 2)
+            await change(store, 3)
+            await store.snapshot()
+        for key in folder.names("journal/0"):
+            folder.remove(key)
+        if what == "a backup":
+            folder.remove("state.json")
+        else:
+            for key in folder.names("state.backup."):
+                folder.remove(key)
+            folder.write("state.json", older)
+        async with folder.open() as store:
+            if what == "an older state":  # who put it there may have meant to go back
+                (told,) = folder.told(StateRestored)
+                assert await n_of(store) == 1
+                await store.restore(at=told.seq - 1)
+            assert await n_of(store) == 3
+        async with folder.open() as store:
+            assert await n_of(store) == 3
+            assert await store.verify() == []
+
     async def test_who_only_reads_where_the_log_is_lost_shows_the_seq_of_what_is_left(self, folder):
         async with folder.open() as store:
             await change(store, 1)
