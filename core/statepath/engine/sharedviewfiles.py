@@ -19,7 +19,7 @@ from statepath.engine.removing import remove_beside_others
 from statepath.engine.replica import Replica
 from statepath.engine.viewfiles import ViewFiles, in_parts
 from statepath.engine.views import render_view, shows_later
-from statepath.errors import AlreadyExistsError, ConflictError, NotFoundError
+from statepath.errors import AlreadyExistsError, ConflictError, NotFoundError, StateError
 
 
 class SharedViewFiles(ViewFiles):
@@ -57,12 +57,14 @@ class SharedViewFiles(ViewFiles):
         new: set[str] = set()
         try:
             await in_parts(partial(self._show, new), documents)
-        finally:
-            if new:
-                await self._catch_up()
-                await self._show_all(
-                    {key: documents[key] for key in new if self._replica.get(*documents[key]) is None}
-                )
+        except StateError as error:
+            error.unwritten += tuple(new)  # the next attempt looks for them
+            raise
+        if new:
+            await self._catch_up()
+            await self._show_all(
+                {key: documents[key] for key in new if self._replica.get(*documents[key]) is None}
+            )
 
     async def _show(self, new: set[str], key: str, document: tuple[str, str]) -> None:
         while True:
