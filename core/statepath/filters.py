@@ -67,10 +67,8 @@ class F:
     """A field of a document, to be compared.
 
     Parameters:
-        path: the names on the way to it, joined by dots (`result.tests_passed`), or as a sequence where a
-        name
-            contains a dot. A whole number takes an element of a list, counted from 0, or from the end with
-            -1.
+        path: the names on the way to it, joined by dots (`result.tests_passed`), or as a sequence where a name
+            contains a dot. A whole number takes an element of a list, counted from 0, or from the end with -1.
     """
 
     __slots__ = ("_path",)

@@ -6,6 +6,7 @@ import base64
 import binascii
 import os
 import stat
+from shlex import quote
 from typing import Final
 
 from statepath.errors import ConfigurationError
@@ -58,12 +59,12 @@ def check_private(file: str, path: str, found: os.stat_result) -> None:
     if found.st_uid not in (os.geteuid(), 0):
         raise ConfigurationError(
             f"{file} belongs to another user, who could exchange it: "
-            f"make it this program's own with: chown {os.geteuid()} {path}",
+            f"make it this program's own with: chown {os.geteuid()} {quote(path)}",
             code="bad_key",
         )
     if found.st_mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
         raise ConfigurationError(
             f"{file} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}): "
-            f"close it with: chmod 600 {path}; whoever may have read it has the key, so rotate it",
+            f"close it with: chmod 600 {quote(path)}; whoever may have read it has the key, so rotate it",
             code="bad_key",
         )

@@ -24,6 +24,17 @@ def iso_now() -> str:
     return iso(datetime.now(UTC))
 
 
+def moment(text: object) -> datetime | None:
+    """The moment that an ISO 8601 text names, in UTC where it does not say; `None` if it names none."""
+    if not isinstance(text, str):
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
 def _whole(value: Any) -> Any:
     return to_jsonable_python(value, by_alias=True, round_trip=True)
 

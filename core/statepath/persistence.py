@@ -381,12 +381,11 @@ class StatePersistence:
         tasks = cut.collections.get("tasks", [])
         entry = _find(cut, MEMBERS, METRICS)
         stored = None if entry is None else decode(entry.json(), METRICS)
-        lost = self._tally.lost(tasks)
         if (
             entry is not None
             and isinstance(stored, dict)
             and _are_metrics(stored)
-            and not lost
+            and cut.changed.get("tasks", 0) <= entry.version
             and all(task.version <= entry.version for _, task in tasks)
         ):
             return stored, True

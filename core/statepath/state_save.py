@@ -19,10 +19,10 @@ from statepath.engine.replica import MEMBERS, Cut, Entry
 from statepath.engine.snapshot import is_own_member
 from statepath.engine.validating import UNTOUCHED, Read
 from statepath.errors import InvalidArgumentError
-from statepath.models import PersistedState, SessionInfo, StateMetrics, Task
+from statepath.models import PersistedState, SessionInfo, StateMetrics, Task, moment
 from statepath.naming import is_collection
 from statepath.store import Store
-from statepath.tally import Tally, moment
+from statepath.tally import Tally
 
 METRICS: Final = "metrics"
 DERIVED: Final = frozenset({"version", "seq", "last_saved", MARK})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from statepath.engine.replica import Entries, Entry
+from statepath.models import moment
 
 
 class _Facts(msgspec.Struct, frozen=True):
@@ -27,10 +27,6 @@ class Tally:
 
     def __init__(self) -> None:
         self._shares: dict[str, _Share] = {}
-
-    def lost(self, tasks: Entries) -> bool:
-        """Whether a task that was counted last time is gone."""
-        return not self._shares.keys() <= {id for id, _ in tasks}
 
     def count(self, tasks: Entries) -> dict[str, int]:
         """The metrics of these tasks: how many, completed and failed, and the mean time from `created_at` to
@@ -58,17 +54,6 @@ class Tally:
             # Half a millisecond is rounded up, as the original server does.
             "average_completion_time": int(sum(times) / len(times) + 0.5) if times else 0,
         }
-
-
-def moment(text: object) -> datetime | None:
-    """The moment that an ISO 8601 text names, in UTC where it does not say; `None` if it names none."""
-    if not isinstance(text, str):
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _read(entry: Entry) -> _Share:

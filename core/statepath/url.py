@@ -89,6 +89,11 @@ class StateURL:
             raise InvalidArgumentError(
                 f"the {scheme} URL has an escape that is no UTF-8; write ü as %C3%BC, for example"
             ) from None
+        if _may_be_a_password(parts.netloc, [parts.path, *(name for name, _ in parameters)]):
+            raise InvalidArgumentError(
+                f"the {scheme} URL has an '@' behind the host and a ':': write / in a password as %2F and ? as %3F, or "
+                "an @ that belongs to the path as %40"
+            )
         if _CONTROL.search(path):
             raise InvalidArgumentError(f"the path of the {scheme} URL contains an encoded control character")
         query: dict[str, str] = {}
@@ -108,7 +113,7 @@ class StateURL:
         )
 
     def redacted(self) -> str:
-        """The URL as it may be shown: no user, no password, and no value of any parameter."""
+        """The URL as it may be shown: no user, no password, and no value of any parameter. It names the same place."""
         if self.scheme == "file" and not self.netloc:
             return self.path
         user = "" if self.user is None and self.password is None else "…@"
@@ -116,7 +121,7 @@ class StateURL:
         host = f"[{self.host}]" if six else self.host or ""
         port = f":{self.port}" if self.port is not None else ""
         query = "?" + "&".join(f"{name}=…" for name in self.query) if self.query else ""
-        return f"{self.scheme}://{user}{host}{port}{self.path}{query}"
+        return f"{self.scheme}://{user}{host}{port}{escaped(self.path)}{query}"
 
     def betrayed_by(self, error: BaseException) -> bool:
         """Whether the error quotes the password, the value of a parameter that is named like a secret, or the user as
@@ -142,8 +147,19 @@ class StateURL:
                 )
 
 
+def escaped(path: str) -> str:
+    """The path as a URL has it, where it is still to be read: with escapes for what would mean something else."""
+    return path.replace("%", "%25").replace("#", "%23").replace("?", "%3F")
+
+
 def _decoded(part: str | None) -> str | None:
     return None if part is None else unquote(part, errors="strict")
+
+
+def _may_be_a_password(netloc: str, told: list[str]) -> bool:
+    """Whether what looks like a host, a port, and a path or parameters, all of which may be shown, is a user and a
+    password with a `/` or a `?` in it."""
+    return ":" in netloc.rpartition("]")[2] and "@" not in netloc and any("@" in one for one in told)
 
 
 def _plain(error: ValueError) -> str:

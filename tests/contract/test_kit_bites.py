@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from broken.sound import FAULTS, Fault, SoundFactory
 from hypothesis import Phase, settings
-from statepath.backend import BackendFactory
+from statepath.backend import BackendFactory, slot_key
 from statepath.errors import NotFoundError
 from statepath.memory import MemoryBackend, MemoryConfig
 from statepath.testing import BackendContract
+from statepath.testing.subject import altered
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +34,12 @@ class Contract(BackendContract):
 
     async def raw_write(self, state_path: str, key: str, data: bytes) -> None:
         await self.around(state_path).write(key, data)
+
+    async def raw_damage(self, state_path: str, first: int) -> bool:
+        stored = await self.raw_read(state_path, slot_key(first))
+        assert stored is not None
+        await self.raw_write(state_path, slot_key(first), altered(stored))
+        return True
 
     def around(self, state_path: str) -> MemoryBackend:
         return MemoryBackend(MemoryConfig(self.config(state_path).name))

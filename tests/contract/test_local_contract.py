@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from statepath.testing import BackendContract
+from statepath.testing.subject import altered
 from statepath_local import factory
 
 pytestmark = pytest.mark.slow
@@ -25,6 +26,13 @@ class TestLocal(BackendContract):
         path = _path(state_path, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+
+    async def raw_damage(self, state_path: str, first: int) -> bool:
+        (segment,) = _path(state_path, "journal").glob("*.jsonl")
+        lines = segment.read_bytes().splitlines(keepends=True)
+        lines[first - 1] = altered(lines[first - 1])
+        segment.write_bytes(b"".join(lines))
+        return True
 
 
 def _path(state_path: str, key: str) -> Path:

@@ -32,3 +32,16 @@ class TestPostgres(BackendContract):
         finally:
             await connection.close()
         return data
+
+    async def raw_damage(self, state_path: str, first: int) -> bool:
+        statement = """
+            UPDATE statepath.log SET record = set_byte(record, 40, get_byte(record, 40) # 1)
+            WHERE first = $2 AND store = (SELECT id FROM statepath.stores WHERE name = $1)
+        """
+        connection = await asyncpg.connect(self.server.url())
+        try:
+            return bool(
+                await connection.execute(statement, state_path.partition("store=")[2], first) == "UPDATE 1"
+            )
+        finally:
+            await connection.close()

@@ -36,6 +36,10 @@ def test_no_other_column_is_cut_and_the_last_keeps_the_width_of_its_heading():
     assert lines([("x" * 40, 7, "y" * 40)], width=30)[1] == "x" * 40 + "        7  yyyyyyy…"
 
 
+def test_a_number_is_cut_in_no_column():
+    assert lines([("x" * 40, "617 B")], width=30, columns=("KEY", "SIZE#"))[1] == "x" * 40 + "  617 B"
+
+
 def test_a_character_of_two_cells_takes_two():
     _, *found = lines([("中文", 7, "中" * 100), ("abcd", 7, "x" * 100)], width=40)
     assert [line.index("7") for line in found] == [10, 12]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -60,6 +61,7 @@ def test_what_a_url_does_not_say_is_none() -> None:
         ("postgresql://host:99999/db", "the port is not a number"),
         ("s3://[half/x", "brackets"),
         ("s3://bucket/a#b", "write it as %23"),
+        ("postgresql://me:12/hunter2@host/db", "/ in a password as %2F"),
         ("s3://bucket?region=a&region=b", "the parameter 'region' twice"),
         ("s3:/bucket", "write s3:// with two slashes"),
         ("s3:bucket", "write s3:// with two slashes"),
@@ -86,6 +88,9 @@ def test_a_malformed_state_path_is_refused_with_its_cause(text: str, cause: str)
         "post_gresql://me:hunter2@host/db",
         "postgresql://host/db?password=hunter2&password=hunter2",
         "postgresql://me:hunter2@host/db\n",
+        "postgresql://me:12/hunter2@host/db",
+        "postgresql://me:/hunter2@host/db",
+        "postgresql://me:12?hunter2@host/db",
     ],
 )
 def test_no_message_quotes_a_password(text: str) -> None:
@@ -108,10 +113,20 @@ def test_what_is_shown_of_a_url_has_no_secrets() -> None:
         ("file:///srv/state", "/srv/state"),
         ("s3://bucket/agents", "s3://bucket/agents"),
         ("zz://[::1]:80/a", "zz://[::1]:80/a"),
+        ("zz://[::1]/a@b", "zz://[::1]/a@b"),
+        ("zz://host:80/a%40b", "zz://host:80/a@b"),
+        ("zz://host:80/a?user=me@server", "zz://host:80/a?user=…"),
+        ("s3://bucket/a@b", "s3://bucket/a@b"),
     ],
 )
 def test_a_state_path_without_secrets_is_shown_as_it_is(text: str, shown: str) -> None:
     assert StateURL.parse(text).redacted() == shown
+
+
+@given(st.text("ab/%#?é 23"))
+def test_what_is_shown_names_the_same_place(path: str) -> None:
+    url = StateURL.parse(f"zz://host/{quote(path)}")
+    assert StateURL.parse(url.redacted()) == url
 
 
 @given(st.text("abcXYZ0123456789", min_size=6))

@@ -123,7 +123,9 @@ def test_what_the_core_imports_is_declared() -> None:
         place = path.relative_to(ROOT)
         if not place.is_relative_to("core") and not place.is_relative_to("backends/local/statepath_local"):
             continue
-        others = imported(path) - sys.stdlib_module_names - {"statepath", "statepath_local"}
+        others = (
+            imported(path) - sys.stdlib_module_names - {"statepath", "statepath_command", "statepath_local"}
+        )
         declared = names(described["dependencies"]).union(
             *(listed for part, listed in extras.items() if place.is_relative_to(part))
         )

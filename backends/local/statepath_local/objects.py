@@ -118,7 +118,7 @@ class Objects:
             within, temporary, fd = self._tree.create_temporary()
             try:
                 try:
-                    _write_chunks(self._tree, fd, chunks, pause)
+                    _write_chunks(self._tree, fd, _drawn(chunks, key), pause)
                     etag = self._stamp(fd)
                     port.fsync(fd)
                 finally:
@@ -492,6 +492,17 @@ def _conflict(key: str) -> ConflictError:
 
 def _etag(found: os.stat_result) -> ETag:
     return ETag(f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}")
+
+
+def _drawn(chunks: Iterable[bytes], key: str) -> Iterator[bytes]:
+    """The chunks. What the system says of their source is not about the file that they go to."""
+    try:
+        yield from chunks
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise UnavailableError(
+            f"what was to be written to {key} could not be read: {reason}", key=key, backend=SCHEME
+        ) from error
 
 
 def _write_chunks(tree: Tree, fd: int, chunks: Iterable[bytes], pause: float) -> None:

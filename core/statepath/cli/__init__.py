@@ -8,7 +8,7 @@ from io import TextIOWrapper
 
 
 def main() -> None:
-    """What the console script `statepath` calls."""
+    """Run the command of `sys.argv`, and end the process with its exit code."""
     try:
         _run()
     except KeyboardInterrupt:  # while modules are loading: a command sees to its own
@@ -23,6 +23,7 @@ def main() -> None:
 
 def _run() -> None:
     from statepath.cli.app import app
+    from statepath.cli.interrupts import interruptible
 
     # One that was closed would be missing, and its number would go to a file of the store.
     sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for the whole process
@@ -32,7 +33,8 @@ def _run() -> None:
         if isinstance(stream, TextIOWrapper):
             # A terminal that lacks a character is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
-    app(prog_name="statepath")
+    with interruptible():
+        app(prog_name="statepath")
 
 
 __all__ = ["main"]

@@ -1,5 +1,5 @@
 """`python -m statepath.cli`, where the console script is not on the path."""
 
-from statepath.cli import main
+from statepath_command import main
 
 main()

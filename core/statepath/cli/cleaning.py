@@ -26,7 +26,8 @@ async def clean(
     state_path: StatePath = None,
     as_json: Json = False,
 ) -> None:
-    """Remove what was kept aside long ago, what an archive run left, and session logs beyond their bounds."""
+    """Remove what was kept aside long ago, what an archive run left, and session logs and reports beyond their
+    bounds."""
     output = Output(as_json=as_json)
     async with reading(state_path) as store:
         plan = await store.clean(older_than=older_than, dry_run=True)

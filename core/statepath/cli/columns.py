@@ -14,13 +14,14 @@ _GAP: Final = "  "
 
 def lined_up(columns: Sequence[str], rows: Sequence[Sequence[Any]], width: int) -> Iterator[Text]:
     """The headings, and a line a row. Columns whose names end with `#` hold numbers. What does not fit is cut in the
-    last one; a line is longer than the width only where there is no room for that."""
+    last one; a line is longer than the width only where there is no room for that, or a number would be cut."""
     headings = [name.removesuffix("#") for name in columns]
     cells = [headings, *([str(cell) for cell in row] for row in rows)]
     widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
-    room = width - sum(widths[:-1]) - len(_GAP) * (len(widths) - 1)
-    widths[-1] = max(min(widths[-1], room), cell_len(headings[-1]))
     rights = [name.endswith("#") for name in columns]
+    if not rights[-1]:
+        room = width - sum(widths[:-1]) - len(_GAP) * (len(widths) - 1)
+        widths[-1] = max(min(widths[-1], room), cell_len(headings[-1]))
     for row, line in zip([[], *rows], cells, strict=True):
         fitted = [_fitted(*cell) for cell in zip(line, widths, rights, strict=True)]
         shown = Text(_GAP.join(fitted).rstrip(), style="" if row else "bold")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import msgspec
@@ -156,8 +157,8 @@ async def put(
     output = Output(as_json=as_json)
     collection, _ = parse_ref(document)
     settings = Settings.load(state_path)
-    text = parse_untrusted(_read_file(file), key=document, limit=settings.max_document)
-    value = _identified(text, document)
+    text = _read_file(file, settings.max_document)
+    value = _identified(parse_untrusted(text, key=document, limit=settings.max_document), document)
     if if_version:
         await _check_version(document, if_version, state_path)
     async with writing(state_path) as store:
@@ -285,15 +286,18 @@ def _identified(value: JsonValue, document: str) -> JsonObject:
     return value
 
 
-def _read_file(file: str) -> bytes:
+def _read_file(file: str, limit: int) -> bytes:
     try:
-        with interruptible():
-            if file == "-":
-                return sys.stdin.buffer.read()
-            with open(file, "rb") as stream:
-                return stream.read()
+        with interruptible(), nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as stream:
+            text = stream.read(limit + 1)  # it may have no end
     except OSError as error:
         raise InvalidArgumentError(f"{file} cannot be read: {error.strerror}", key=file) from None
+    if len(text) > limit:
+        raise InvalidArgumentError(
+            f"{file} has more than {limit:,} bytes, the most of a document: split it, or raise STATE_MAX_DOCUMENT",
+            key=file,
+        )
+    return text
 
 
 def filter_of(conditions: list[str]) -> Filter | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from shlex import quote
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -15,6 +16,7 @@ from statepath.cli.opening import reading, warn_if_gone, writing
 from statepath.cli.options import Json, StatePath, Yes
 from statepath.cli.output import Output, confirm, moment
 from statepath.cli.running import asynchronous, command_line
+from statepath.encryption import KeyInfo
 from statepath.errors import ConfigurationError
 from statepath.keys import Converted, KeyRing, check_convertible, decrypt, encrypt, init_keys, read_keys
 
@@ -40,7 +42,7 @@ async def init(
     ring = await init_keys(state_path, new_key=new_key)
     await warn_if_gone(Settings.load(state_path).path)
     (key,) = ring.keys
-    output.result(asdict(key), f"made the key {key.id}, wrapped by {key.wrapped_by}")
+    output.result(_facts(key), f"made the key {key.id}, wrapped by {key.wrapped_by}")
     if new_key:
         output.note("Keep a copy of the master key elsewhere: without it nobody can read the store.")
 
@@ -53,27 +55,38 @@ async def list_keys(state_path: StatePath = None, as_json: Json = False) -> None
     ring = await read_keys(state_path)
     if as_json:
         for key in ring.keys:
-            output.json(asdict(key))
+            output.json(_facts(key))
         return
     rows = [
         (
             key.id,
             "primary" if key.primary else "reads",
-            moment(datetime.fromtimestamp(key.created, UTC)),
+            moment(_time(key.created)),
             key.objects,
             key.records,
             key.wrapped_by,
         )
         for key in ring.keys
     ]
-    output.table(("key", "use", "created", "objects#", "commits#", "wrapped by"), rows)
+    output.table(("KEY", "USE", "CREATED", "OBJECTS#", "COMMITS#", "WRAPPED BY"), rows)
     _remark(ring, output, state_path)
+
+
+def _facts(key: KeyInfo) -> dict[str, Any]:
+    return asdict(key) | {
+        "created": _time(key.created),
+        "until": None if key.until is None else _time(key.until),
+    }
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _remark(ring: KeyRing, output: Output, state_path: str | None) -> None:
     for key in ring.keys[:-1]:
         if key.until is not None:
-            until = moment(datetime.fromtimestamp(key.until, UTC))
+            until = moment(_time(key.until))
             output.note(
                 f"{key.id} is needed for commits that the history keeps until {until} (STATE_HISTORY)"
             )
@@ -112,7 +125,7 @@ async def rotate(
         async with writing(state_path, settings) as store:
             done = await store.rotate_key(master=new_master, progress=tell)
     if new_master is not None:
-        output.note(f"From now on the store is opened with STATE_ENCRYPTION_KEY_FILE={new_master}")
+        output.note(f"From now on the store is opened with STATE_ENCRYPTION_KEY_FILE={quote(new_master)}")
     for key in done.unreadable:
         output.note(f"could not be opened, and was left as it is: {key}")
     output.result(asdict(done), f"the primary key is {done.key}; {done.resealed} objects were sealed anew")

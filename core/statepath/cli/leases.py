@@ -9,7 +9,7 @@ import typer
 from statepath.cli.opening import reading, writing
 from statepath.cli.options import Json, StatePath, Yes
 from statepath.cli.output import Output, confirm, moment
-from statepath.cli.running import asynchronous
+from statepath.cli.running import asynchronous, command_line
 from statepath.engine.leases import Holder, lease_key
 from statepath.errors import LeaseHeldError, NotFoundError
 
@@ -49,9 +49,10 @@ async def release(
     if holder is None:
         raise NotFoundError(f"nobody holds the lease {name!r}", key=lease_key(name))
     if not force:
+        force_it = command_line(state_path, "lease", "release", name, "--force")
         raise LeaseHeldError(
             f"the lease {name!r} is held by {_who(holder)}; it is free {holder.ttl:g} s after its last sign of life; "
-            "to take it away now: --force",
+            f"to take it away now: {force_it}",
             key=name,
         )
     confirm(f"This takes the lease {name!r} away from {_who(holder)}.", yes=yes)

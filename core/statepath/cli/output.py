@@ -15,6 +15,7 @@ from typing import Any, Final, TextIO
 import msgspec
 import typer
 from rich.console import Console, RenderableType
+from rich.highlighter import JSONHighlighter
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -59,11 +60,11 @@ class Output:
 
     def document(self, value: Any) -> None:
         """A JSON value, for people; still JSON."""
-        text = pretty(msgspec.json.encode(value)).decode()
+        text = escaped(pretty(msgspec.json.encode(value)).decode(), sys.stdout)
         if self._data.is_terminal:
-            self._data.print_json(text)
+            self.show(JSONHighlighter()(text.rstrip()), whole_lines=True)
         else:
-            self.text(escaped(text, sys.stdout))
+            self.text(text)
 
     def text(self, text: str) -> None:
         """The text as it is, at once, to whoever reads on."""
@@ -120,10 +121,13 @@ def _telling() -> Iterator[None]:
 
 
 def escaped(text: str, stream: TextIO) -> str:
-    """The JSON text, with escapes for what the stream cannot hold: it stays JSON, and the same value."""
+    """The JSON text, with escapes for what the stream cannot hold, and for the control characters that JSON leaves as
+    they are, which a terminal would obey: it stays JSON, and the same value."""
     whole = codecs.lookup(stream.encoding or "utf-8").name == "utf-8"  # a StringIO names none
     return re.sub(
-        "[\ud800-\udfff]" if whole else r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text
+        "[\x7f-\x9f\ud800-\udfff]" if whole else r"[^\x00-\x7e]",
+        lambda found: json.dumps(found[0])[1:-1],
+        text,
     )
 
 
@@ -144,7 +148,7 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def preview(value: Any) -> str:
     """The beginning of the value's JSON, on one line."""
-    text = msgspec.json.encode(value).decode()
+    text = escaped(msgspec.json.encode(value).decode(), sys.stdout)
     return text if len(text) <= PREVIEW else f"{text[: PREVIEW - 1]}…"
 
 

@@ -39,6 +39,7 @@ from statepath.errors import (
     UnknownSchemeError,
     UnsupportedError,
 )
+from statepath.naming import is_collection
 from statepath.settings import Settings
 from statepath.url import StateURL
 
@@ -102,7 +103,7 @@ class Commands(TyperGroup):
             raise typer.Exit(exit_of(why)) from None
         except StateError as error:
             logger.debug("the command failed", exc_info=True, extra={"code": error.code})
-            told = Failure(error, given(ctx, "state_path"))
+            told = Failure(error, given(ctx, "state_path"), ctx.invoked_subcommand)
             print(told.json() if given(ctx, "as_json") else told.text(), file=sys.stderr)
             raise typer.Exit(exit_of(error)) from None
 
@@ -114,23 +115,24 @@ def _misused(error: Any) -> typer.Exit:
 
 
 class Failure:
-    """An error as it is told: where, why, and what to do next."""
+    """An error as it is told: where, why, and what to do next. `ran` is the command that met it."""
 
-    def __init__(self, error: StateError, path: str | None) -> None:
+    def __init__(self, error: StateError, path: str | None, ran: str | None = None) -> None:
         self.error = error
         self._path = path
+        self._ran = ran
         self.place = _place(path)
 
     @property
     def next(self) -> str | None:
-        """The command to go on with."""
-        error, key = self.error, self.error.key or ""
+        """The command to go on with: another one than the one that failed."""
+        error, key, ran = self.error, self.error.key or "", self._ran
         match error:
             case BackendNotInstalledError(install=install):
                 return install or None
-            case UnknownSchemeError() | DuplicateSchemeError():
+            case UnknownSchemeError() | DuplicateSchemeError() if ran != "doctor":
                 return "statepath doctor"
-            case ConfigurationError():
+            case ConfigurationError() if ran != "config":
                 return "statepath config show"
             case StoreLockedError():
                 return self._command("status")
@@ -146,17 +148,17 @@ class Failure:
                 return self._command("backup", "list")
             case NotFoundError() if "/" in key:
                 return self._command("ls", key.partition("/")[0])
-            case ConflictError() if "/" in key:
+            case ConflictError() if is_collection(key.partition("/")[0]) and "/" in key:
                 return self._command("show", key)
             case HistoryTrimmedError():
                 return self._command("backup", "list")
-            case CorruptionError():
+            case CorruptionError() if ran != "verify":
                 return self._command("verify")
             case DivergedError(code="split" | "promoted"):
                 return None  # the message tells
             case DivergedError() | OutcomeUnknownError():
                 return self._command("history", "--limit", "10")
-            case AccessDeniedError() | UnavailableError():
+            case AccessDeniedError() | UnavailableError() if ran != "doctor":
                 return self._command("doctor")
             case UnsupportedError(code="newer_format"):
                 return "pip install --upgrade statepath"

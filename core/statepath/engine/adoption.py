@@ -257,7 +257,8 @@ def _judge(replica: Replica, store: str, id: str | None, file: File, found: Exam
 def had(replica: Replica, collection: str, id: str, view: View) -> bool:
     """Whether the store seems to have had a document of which nothing but this view is left. Else a person put a copy
     of another one's file there: into a folder of their own, or beside the document that has this version."""
-    return collection in replica.collections and not any(
+    known = collection in replica.collections or collection in replica.changed
+    return known and not any(
         entry is not None
         and entry.version == view.seq
         and (not view.ours or same_json(entry.json(), bytes(view.document)))

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from functools import partial
+from shlex import quote
 from typing import Final, TypeVar, cast
 
 from statepath.backend import Backend, CommitLog, Span, SupportsQueries, SupportsSharing
@@ -730,7 +731,7 @@ def is_replica(url: str, primary: str) -> ReadOnlyError:
     """Why a replica takes no changes, and what to do."""
     return ReadOnlyError(
         f"{url} is a replica of {primary}: write there; if that is lost, go on here after "
-        f"statepath mirror promote {url}",
+        f"statepath mirror promote {quote(url)}",
         code="replica",
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import chain, count
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -24,6 +25,7 @@ from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.snapshot import SNAPSHOT_MEMBERS, STATE_KEY, is_own_member
 from statepath.engine.views import parse_view
 from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
+from statepath.models import moment
 from statepath.naming import is_collection
 
 BACKUP: Final = re.compile(r"state\.backup\.(\d{10,16})\.json")
@@ -33,6 +35,7 @@ _REPORT: Final = re.compile(r"reports/([^/]+)\.json")
 _CUT: Final = re.compile(r"~[0-9a-f]{64}$")
 """How a name ends that would be too long for a key."""
 
+_NO_TIME: Final = datetime.min.replace(tzinfo=UTC)
 _ID_FIELDS: Final = ("id", "session_id")
 _FOLDERS: Final = frozenset({"tasks", "sessions"})
 _SIGNS: Final = frozenset({"tasks", "sessions", "last_saved"})
@@ -348,6 +351,6 @@ def _id(document: object) -> str | None:
     return None
 
 
-def _updated(document: dict[str, Any]) -> str:
-    updated = document.get("updated_at", "")
-    return updated if isinstance(updated, str) else ""
+def _updated(document: dict[str, Any]) -> datetime:
+    """When the document was changed last; what does not say is older than all that does."""
+    return moment(document.get("updated_at")) or _NO_TIME

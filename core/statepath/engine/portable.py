@@ -417,6 +417,8 @@ class Portable:
             if not 0 <= entry.version <= meta.seq or not 0 <= entry.modified <= self._latest:
                 raise _bad(self.path, f"{name}: {collection}/{id} is later than the state that it is of")
             replica.set(collection, id, Entry(data, entry.version, entry.modified))
+        if any(not 0 <= seq <= meta.seq for seq in meta.changed.values()):
+            raise _bad(self.path, f"{name}: a collection was changed later than the state that it is of")
         self._check_time(meta.time, name)
         for member in OWN_MEMBERS:
             if (own := replica.get(MEMBERS, member)) is not None:

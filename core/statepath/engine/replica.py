@@ -142,13 +142,14 @@ class _Columns:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The whole state as of one seq: entries that nothing changes any more."""
+    """The whole state as of one seq: entries that nothing changes any more. `changed`: as that of the replica."""
 
     seq: int
     commit: str
     time: int
     collections: Mapping[str, Entries]
     logs: dict[str, int]
+    changed: dict[str, int]
 
     @property
     def documents(self) -> int:
@@ -165,7 +166,8 @@ class Replica:
         self.reports: dict[str, int] = {}
         """The seqs of those reports that were written since this replica is kept."""
         self.changed: dict[str, int] = {}
-        """By which seq the collections were changed that were since this replica is kept."""
+        """By which seq each collection was changed last: since this replica is kept, and before, where the snapshot
+        that it began with says so. It tells of deletions, which leave nothing else."""
         self.head = 0
         self.commit = ""
         self.time = 0
@@ -178,6 +180,7 @@ class Replica:
         replica.head, replica.commit, replica.time = cut.seq, cut.commit, cut.time
         replica._collections = {name: dict(entries) for name, entries in cut.collections.items()}
         replica.logs = dict(cut.logs)
+        replica.changed = dict(cut.changed)
         return replica
 
     @property
@@ -235,6 +238,7 @@ class Replica:
             self.time,
             {name: _Columns(documents) for name, documents in self.collections.items() if documents},
             dict(self.logs),
+            dict(self.changed),
         )
 
     def __iter__(self) -> Iterator[tuple[str, str, Entry]]:
@@ -253,6 +257,8 @@ class Stage:
     def __init__(self, below: Replica | Stage) -> None:
         self._below = below
         self.entries: dict[tuple[str, str], Entry | None] = {}
+        self.deleted: dict[str, int] = {}
+        """By which seq a document was deleted last, of each collection that loses some."""
         self.logs: dict[str, int] = {}
         """The sizes of those session logs that change; 0: it was removed."""
         self.reports: dict[str, int] = {}
@@ -303,6 +309,7 @@ class Stage:
             self.entries[change.collection, change.id] = Entry(bytes(change.document), seq, time)
         elif isinstance(change, Delete):
             self.entries[change.collection, change.id] = None
+            self.deleted[change.collection] = seq
         elif isinstance(change, Append):
             key = f"{change.collection}/{change.id}"
             entry = self.get(change.collection, change.id)
@@ -323,9 +330,17 @@ class Stage:
                 self.reports[change.id] = 0
             self.files.append(change)
 
+    def _changed(self) -> dict[str, int]:
+        changed = dict(self.deleted)
+        for (collection, _), entry in self.entries.items():
+            if entry is not None and entry.version > changed.get(collection, 0):
+                changed[collection] = entry.version
+        return changed
+
     def join(self, below: Stage) -> None:
         """Hand everything to the stage below."""
         below.entries.update(self.entries)
+        below.deleted.update(self.deleted)
         below.logs.update(self.logs)
         below.reports.update(self.reports)
         below.files += self.files
@@ -333,8 +348,7 @@ class Stage:
     def install(self, replica: Replica, head: int, commit: str, time: int) -> None:
         """Show what was staged: the commit is durable."""
         replica.install(self.entries)
-        for collection, _ in self.entries:
-            replica.changed[collection] = head
+        replica.changed.update(self._changed())
         for id, size in self.logs.items():
             if size:
                 replica.logs[id] = size

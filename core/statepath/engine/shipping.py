@@ -14,6 +14,7 @@ from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
+from shlex import quote
 from typing import Final
 
 from msgspec import UNSET
@@ -433,7 +434,7 @@ async def _check_is_ours(primary: Primary, target: Target, settings: Settings, f
     if here.seq > parted:
         raise DivergedError(
             f"{where} was promoted at seq {parted}, and both went on: {places}. Nothing was written. Stop writing to "
-            f"one of them; statepath history --since {parted} -s {primary.url} tells what the other one lacks",
+            f"one of them; statepath history --since {parted} -s {quote(primary.url)} tells what the other one lacks",
             code="split",
         )
     raise DivergedError(

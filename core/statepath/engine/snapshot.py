@@ -85,6 +85,7 @@ class SnapshotFacts(msgspec.Struct, frozen=True, kw_only=True):
     min_reader: int = FORMAT
     min_writer: int = FORMAT
     logs: dict[str, int]
+    changed: dict[str, int] = {}
     digest: str
 
 
@@ -192,6 +193,7 @@ class SnapshotStream:
                 commit=cut.commit,
                 time=cut.time,
                 logs=cut.logs,
+                changed=cut.changed,
                 collections=self._collections,
                 digest=self.digest,
             )
@@ -316,6 +318,7 @@ def _slice(data: bytes, meta: SnapshotMeta) -> Replica:
     replica = Replica()
     replica.head, replica.commit, replica.time = meta.seq, meta.commit, meta.time
     replica.logs = dict(meta.logs)
+    replica.changed = dict(meta.changed)
     replica.needs = meta.min_writer
     for name, index in meta.collections.items():
         at = index.start

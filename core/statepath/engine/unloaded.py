@@ -94,8 +94,9 @@ class Elsewhere:
                 name: Drawn(moment, name, tally.documents, loop, threading.get_ident())
                 for name, tally in (await moment.tally()).items()
             }
-            # Sizes behind the documents would lose text; those ahead do no harm, as the log says them again.
-            yield Cut(moment.seq, commit, time, held, dict(self._replica.logs))
+            # Sizes behind the documents would lose text; those ahead do no harm, as the log says them again. By which
+            # seq collections were changed is not known of those that are not held.
+            yield Cut(moment.seq, commit, time, held, dict(self._replica.logs), {})
 
     async def _end_of(self, log: CommitLog, seq: int) -> tuple[str, int]:
         """The id and the time of the commit that ends with the seq."""

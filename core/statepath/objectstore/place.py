@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from statepath.backend import StateURL
 from statepath.errors import InvalidArgumentError
+from statepath.url import escaped
 
 _LONGEST_PREFIX = (
     400  # bytes; with a key of 512 characters it stays within the 1,024 that every service takes
@@ -54,4 +55,4 @@ class Place:
 
     def url(self, scheme: str) -> str:
         """The state path as a person may see it."""
-        return f"{scheme}://{self.container}/{self.prefix}".rstrip("/")
+        return f"{scheme}://{self.container}/{escaped(self.prefix)}".rstrip("/")

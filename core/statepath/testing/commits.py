@@ -46,6 +46,7 @@ from statepath.commit import (
 from statepath.encryption import unsealed
 from statepath.errors import (
     ClosedError,
+    CorruptionError,
     HeadMoved,
     HistoryTrimmedError,
     OutcomeUnknownError,
@@ -477,6 +478,35 @@ class CommitLogChecks(Subject):
             await writer.append()
             assert await _read(writer.log, writer.head - 1) == writer.commits[-1:]
 
+    async def test_a_follower_is_told_that_what_it_wants_was_trimmed(self) -> None:
+        async with self.writer_and_reader() as (backend, reader):
+            writer = Writer(commit_log(backend))
+            for _ in range(6):
+                await writer.append(transactions=2)
+            await _trim(backend, writer.log, 8)
+            await writer.append()
+            for log in (writer.log, commit_log(reader)):
+                found: list[Commit] = []
+                async with aclosing(_generator(log.follow(0))) as following:
+                    with suppress(HistoryTrimmedError):  # or all of it is there still
+                        while len(found) < len(writer.commits):
+                            found.append(await _soon(anext(following)))
+                assert found == writer.commits[: len(found)], "a follower was given commits behind a gap"
+
+    async def test_a_damaged_commit_is_not_the_end_of_the_log(self) -> None:
+        path = self.new_store()
+        async with self.connection(path) as backend:
+            writer = Writer(commit_log(backend))
+            for _ in range(4):
+                await writer.append()
+        if not await self.raw_damage(path, 2):
+            return
+        for readonly in (True, False):
+            async with self.connection(path, readonly=readonly) as backend:
+                log = commit_log(backend)
+                for commits in (log.read(0), log.follow(0)):
+                    assert await _before_damage(commits) == writer.commits[:1]
+
     async def test_a_writer_that_slept_while_the_log_was_trimmed_commits_nothing(self) -> None:
         async with self.writers() as (one, other):
             writer, zombie = Writer(commit_log(one)), Writer(commit_log(other), "zombie")
@@ -601,6 +631,17 @@ async def _soon(awaitable: Awaitable[T]) -> T:
 async def _first(log: CommitLog, after: int) -> Commit:
     async with aclosing(_generator(log.follow(after))) as following:
         return await anext(following)
+
+
+async def _before_damage(commits: AsyncIterator[Commit]) -> list[Commit]:
+    """What is given before it is told that a commit is damaged."""
+    found: list[Commit] = []
+    with suppress(CorruptionError):
+        async with aclosing(_generator(commits)) as reading, asyncio.timeout(PATIENCE):
+            async for commit in reading:
+                found.append(commit)  # noqa: PERF401 - what came before an error counts
+        pytest.fail("a damaged commit was taken for the end of the log")
+    return found
 
 
 def _generator(commits: AsyncIterator[Commit]) -> Any:

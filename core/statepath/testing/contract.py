@@ -32,5 +32,6 @@ class BackendContract(
 
     Set `machine_settings` for other runs of the state machine, and `page` to how many entries a page of a
     listing holds at most, if that is not 1,000. Override `raw_read` and `raw_write` to reach the stored
-    bytes around the backend: that catches what two of its connections would agree to get wrong.
+    bytes around the backend: that catches what two of its connections would agree to get wrong. With a commit log of
+    its own, override `raw_damage`, too: that shows whether it tells damage from its end.
     """

@@ -12,8 +12,14 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
-from statepath.backend import Backend, BackendFactory, StateURL, SupportsSharing
+from statepath.backend import Backend, BackendFactory, StateURL, SupportsSharing, slot_key
 from statepath.errors import NotFoundError
+
+
+def altered(data: bytes) -> bytes:
+    """The bytes with one of them, in their middle, another one."""
+    place = len(data) // 2
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
 class Subject(ABC):
@@ -48,6 +54,18 @@ class Subject(ABC):
         """Store the bytes around the backend, while nobody has the store open. By default by a connection."""
         async with self.connection(state_path) as backend:
             await backend.write(key, data)
+
+    async def raw_damage(self, state_path: str, first: int) -> bool:
+        """Alter what is stored of the commit that begins at the seq, around the backend, while nobody has the store
+        open; whether that was done. By default the portable log's is altered. Where a log of the backend's own keeps
+        its commits, only its author knows: without this method nothing shows that it tells damage from its end."""
+        async with self.connection(state_path, readonly=True) as backend:
+            if backend.capabilities.commit_log:
+                return False
+        stored = await self.raw_read(state_path, slot_key(first))
+        assert stored is not None, f"the portable log has no {slot_key(first)}"
+        await self.raw_write(state_path, slot_key(first), altered(stored))
+        return True
 
     @pytest.fixture(autouse=True)
     def _set_root(self, tmp_path: Path) -> None:

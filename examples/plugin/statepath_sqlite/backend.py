@@ -149,7 +149,7 @@ class SqliteBackend:
         timeout = DEFAULT_TIMEOUT if self._config.timeout is None else self._config.timeout
         if not self._readonly:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._create(path)
         elif not os.path.exists(path):
             raise self._nothing(key)
         mode = "ro" if self._readonly else "rw"
@@ -161,6 +161,15 @@ class SqliteBackend:
             connection.close()
             raise
         return connection
+
+    def _create(self, path: str) -> None:
+        """Make the file, for its owner only, where it is missing."""
+        # One that is there is left to SQLite: to close a descriptor of it ends the locks that this process has on it.
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            if os.path.isdir(path):
+                raise
 
     def _prepare(self, connection: sqlite3.Connection, key: str | None) -> None:
         if not self._readonly:

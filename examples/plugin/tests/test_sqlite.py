@@ -1,6 +1,8 @@
 """What is this backend's own: its URL, its file, and what SQLite's errors become."""
 
+import asyncio
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -69,6 +71,36 @@ async def test_file_and_folder_are_for_their_owner_only(tmp_path: Path) -> None:
     modes = {name: path.stat().st_mode & 0o777 for name, path in below(tmp_path).items()}
     await backend.close()
     assert modes == {"new": 0o700, "state.db": 0o600, "state.db-wal": 0o600, "state.db-shm": 0o600}
+
+
+ANOTHER_PROGRAM = """
+import asyncio, sys
+from statepath_sqlite import SqliteConfig, factory
+
+async def write():
+    backend = await factory.connect(SqliteConfig(sys.argv[1]))
+    await backend.write("b", b"B")
+    await backend.close()
+
+asyncio.run(write())
+"""
+
+
+@pytest.mark.slow
+async def test_another_program_that_comes_and_goes_leaves_the_log_of_several_connections(
+    tmp_path: Path,
+) -> None:
+    """SQLite's log, `-wal`, goes with the last connection: its locks tell which one that is."""
+    config = SqliteConfig(f"{tmp_path}/state.db")
+    one, other = await factory.connect(config), await factory.connect(config)
+    await one.write("a", b"A")
+    log = (tmp_path / "state.db-wal").stat().st_ino
+    program = await asyncio.create_subprocess_exec(sys.executable, "-c", ANOTHER_PROGRAM, config.path)
+    assert await program.wait() == 0
+    assert (tmp_path / "state.db-wal").stat().st_ino == log
+    assert (await other.read("b")).data == b"B"
+    await one.close()
+    await other.close()
 
 
 async def test_a_name_with_odd_characters_is_one_file(tmp_path: Path) -> None:

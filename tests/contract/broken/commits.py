@@ -24,7 +24,13 @@ from statepath.backend import (
     slot_key,
 )
 from statepath.commit import JOURNAL
-from statepath.errors import AlreadyExistsError, HeadMoved, NotFoundError
+from statepath.errors import (
+    AlreadyExistsError,
+    CorruptionError,
+    HeadMoved,
+    HistoryTrimmedError,
+    NotFoundError,
+)
 from statepath.log import PortableCommitLog
 from statepath.memory import MemoryBackend, MemoryConfig
 
@@ -286,6 +292,33 @@ class TrimsTooMuch(Log):
 @caught_by("test_a_trimmed_log_goes_on")
 class TrimsOneMore(Sound):
     make_log = logs(TrimsTooMuch)
+
+
+class GoesOnFromTheFloor(Log):
+    async def follow(self, after: int, known: Callable[[], int] | None = None) -> AsyncIterator[Commit]:
+        while True:
+            try:
+                async for commit in super().follow(after, known):
+                    yield commit
+            except HistoryTrimmedError as error:
+                after = error.floor - 1
+
+
+@caught_by("test_a_follower_is_told_that_what_it_wants_was_trimmed")
+class FollowsFromTheFloor(Sound):
+    make_log = logs(GoesOnFromTheFloor)
+
+
+class EndsBeforeIt(Log):
+    async def read(self, after: int) -> AsyncIterator[Commit]:
+        with suppress(CorruptionError):
+            async for commit in super().read(after):
+                yield commit
+
+
+@caught_by("test_a_damaged_commit_is_not_the_end_of_the_log")
+class TakesDamageForTheEnd(Sound):
+    make_log = logs(EndsBeforeIt)
 
 
 class NeverAsks(Log):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -154,6 +155,13 @@ def test_put_refuses_what_is_no_document_and_says_why(on: Run, path: str, text: 
     assert answer.code == 2
     assert "tasks/a" in answer.err
     assert reason in answer.err
+    assert not Path(path).exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /dev/zero without an end")
+def test_put_reads_no_more_than_a_document_may_have(on: Run, path: str) -> None:
+    answer = on("put", "tasks/a", "/dev/zero", env={"STATE_MAX_DOCUMENT": "1MiB"})
+    assert (answer.code, "more than 1,048,576 bytes" in answer.err) == (2, True)
     assert not Path(path).exists()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from statepath import errors
 from statepath.cli.exits import EXITS, Exit, exit_of
-from statepath.cli.running import command_line
+from statepath.cli.running import Failure, command_line
 from statepath.errors import StateError
 
 pytestmark = pytest.mark.slow
@@ -160,6 +160,26 @@ def test_a_command_to_go_on_with_is_one_that_helps(
     on: Run, filled: str, words: tuple[str, ...], command: str
 ) -> None:
     assert on(*words, "--json").error["next"] == f"statepath {command} -s {filled}"
+
+
+def test_only_a_document_in_a_conflict_is_to_be_shown() -> None:
+    assert Failure(errors.ConflictError("x", key="tasks/a"), None).next == "statepath show tasks/a"
+    assert Failure(errors.ConflictError("x", key="journal/floor"), None).next is None
+
+
+@pytest.mark.parametrize(
+    ("ran", "error"),
+    [
+        ("doctor", errors.UnavailableError("x")),
+        ("config", errors.ConfigurationError("x")),
+        ("verify", errors.CorruptionError("x")),
+    ],
+)
+def test_no_command_that_fails_is_to_be_run_next(ran: str, error: StateError) -> None:
+    advised = Failure(error, None, "status").next
+    assert advised is not None
+    assert advised.startswith(f"statepath {ran}")
+    assert Failure(error, None, ran).next is None
 
 
 def test_what_looks_like_markup_is_shown_as_it_is(cli: Run, filled: str) -> None:

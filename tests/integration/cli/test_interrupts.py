@@ -1,4 +1,4 @@
-"""Ctrl-C while a command waits for somebody."""
+"""Ctrl-C, from the first moment of a command to its last."""
 
 from __future__ import annotations
 
@@ -32,6 +32,44 @@ def test_ctrl_c_while_modules_are_loading_ends_the_command_in_silence() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, b"", b"")
+
+
+@pytest.mark.parametrize("module", ["statepath", "statepath.store", "typer"])
+def test_ctrl_c_while_the_package_is_loading_ends_the_command_in_silence(module: str) -> None:
+    ended = command(
+        "class Loading:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Loading())\n"
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, b"", b"")
+
+
+def test_ctrl_c_at_the_very_end_ends_the_command_in_silence() -> None:
+    ended = command("atexit.register(signal.raise_signal, signal.SIGINT)\n")
+    assert ended.stdout.startswith(b"statepath ")
+    assert (ended.returncode, ended.stderr) == (130, b"")
+
+
+def test_ctrl_c_stays_ignored_by_a_command_that_was_started_so() -> None:
+    ended = command(
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\natexit.register(signal.raise_signal, signal.SIGINT)\n"
+    )
+    assert ended.returncode == 0
+
+
+def command(prepared: str) -> subprocess.CompletedProcess[bytes]:
+    """`statepath version` in a process that was prepared so."""
+    program = (
+        "import atexit, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"{prepared}"
+        "from statepath_command import main\n"
+        "sys.argv = ['statepath', 'version']\n"
+        "main()\n"
+    )
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
 
 
 def test_ctrl_c_at_a_question_ends_the_command(start: Run, on: Run, filled: str) -> None:

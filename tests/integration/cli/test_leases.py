@@ -38,11 +38,12 @@ def test_list_of_nothing_says_so(on: Run, filled: str) -> None:
     assert "nobody holds a lease" in answer.err
 
 
-def test_release_without_force_names_the_holder_and_changes_nothing(on: Run, held: int) -> None:
+def test_release_without_force_names_the_holder_and_changes_nothing(on: Run, held: int, path: str) -> None:
     answer = on("lease", "release", "leader")
     assert answer.code == 5
     assert "pid" in answer.err
     assert len(on("lease", "list", "--json").lines) == 1
+    assert f"to take it away now: statepath lease release leader --force -s {path}" in answer.err
 
 
 @pytest.mark.slow

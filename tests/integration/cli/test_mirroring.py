@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -43,7 +45,7 @@ def test_mirror_makes_a_replica_and_brings_it_up_to_date(
         {"event": "mirror:caught-up", "target": replica, "seq": 8},
         {"target": replica, "seq": 8},
     ]
-    assert cli("show", "logs/s1", "-s", replica).out == cli("show", "logs/s1", "-s", filled).out
+    assert cli("logs", "s1", "-s", replica).out == "hello\n"
 
 
 def test_a_mirror_runs_beside_a_server_until_it_is_interrupted(
@@ -133,6 +135,21 @@ def test_after_a_promotion_the_old_primary_is_told_both_positions(
     assert f"{replica} is at seq 8 and {filled} at seq 8" in answer.err
     assert f"statepath history --since 7 -s {filled}" in answer.err
     assert cli("mirror", filled, replica, "--json").error["code"] == "split"
+
+
+def test_what_is_to_be_run_next_can_be_pasted_whatever_the_places_are_called(
+    cli: Run, filled: str, tmp_path: Path
+) -> None:
+    store, replica = f"{tmp_path}/my store", f"{tmp_path}/it's a replica"
+    os.rename(filled, store)
+    cli("mirror", store, replica, "--once")
+    refused = cli("put", "tasks/mine", "-", "-s", replica, stdin="{}").err
+    promote = shlex.split(refused.partition("after statepath ")[2].splitlines()[0])
+    assert cli(*promote, "--yes").code == 0
+    cli("put", "tasks/mine", "-", "-s", store, stdin="{}")
+    split = cli("mirror", store, replica).err
+    history = shlex.split(split.partition("; statepath ")[2].partition(" tells ")[0])
+    assert "put    tasks/mine" in cli(*history).out
 
 
 def test_a_mirror_into_itself_or_another_store_is_refused(cli: Run, filled: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -92,6 +93,25 @@ def test_json_goes_to_a_stream_without_an_encoding(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("sys.stdout", text)
     Output(as_json=True).json({"text": TEXT})
     assert text.getvalue() == f'{{"text":"{TEXT}"}}\n'
+
+
+@pytest.mark.parametrize("words", ["show tasks/a", "show tasks/a --json", "ls tasks", "history", "diff 0"])
+def test_no_stored_text_commands_the_terminal(on: Run, words: str) -> None:
+    on("put", "tasks/a", "-", stdin=json.dumps({"text": "\x9b31m\x7f"}))
+    shown = on(*words.split()).out
+    assert "\\u009b31m\\u007f" in shown
+    assert "\x9b" not in shown
+
+
+def test_nor_does_a_document_that_is_shown_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("NO_COLOR", "1")
+    value = {"text": "\x9b31m", "long": "x" * 200}
+    Output(as_json=False).document(value)
+    assert "\x9b" not in terminal.getvalue()
+    assert json.loads(re.sub(r"\x1b\[\d*m", "", terminal.getvalue())) == value
 
 
 def test_what_looks_like_markup_is_progress_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

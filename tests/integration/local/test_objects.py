@@ -657,6 +657,21 @@ async def test_a_name_that_the_file_system_cannot_hold_is_refused(connect: Conne
     assert temporaries(path) == []
 
 
+async def test_a_source_that_cannot_be_read_is_not_taken_for_a_full_disk(
+    connect: Connect, path: Path
+) -> None:
+    backend = await connect()
+
+    def chunks() -> Iterator[bytes]:
+        yield b"x" * 3_000_000
+        raise OSError(errno.ENOSPC, "of another disk")
+
+    with pytest.raises(UnavailableError, match=r"written to state\.json could not be read") as caught:
+        await backend.write_stream("state.json", chunks())
+    assert caught.value.code == UnavailableError.default_code
+    assert temporaries(path) == []
+
+
 async def test_closing_waits_for_what_is_under_way(connect: Connect, path: Path) -> None:
     backend = await connect()
     begun = asyncio.Event()

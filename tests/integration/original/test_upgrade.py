@@ -361,6 +361,37 @@ async def test_a_task_that_stands_twice_counts_as_it_was_updated_last(empty, tas
         assert (await tasks(store))["a"]["n"] == 2
 
 
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("2024-01-01T10:00:00Z", "2024-01-01T10:00:00.500Z"),
+        ("2024-01-01T12:30:00+02:00", "2024-01-01T11:00:00.000Z"),
+        ("some day", "2024-01-01T10:00:00Z"),
+    ],
+)
+@pytest.mark.parametrize("newer", ["state", "file"])
+async def test_which_one_is_newer_their_moments_tell_however_they_are_written(
+    empty, tasks, earlier, later, newer
+):
+    times = {"state": earlier, "file": earlier, newer: later}
+    said = {place: {"id": "a", "updated_at": times[place], "text": place} for place in ("state", "file")}
+    empty.put("state.json", {"tasks": [said["state"]]})
+    empty.put("tasks/a.json", said["file"])
+    async with empty.open() as store:
+        assert await tasks(store) == {"a": said[newer]}
+    assert empty.told(EditConflict, CorruptionDetected) == []
+
+
+async def test_a_file_of_the_same_moment_that_says_something_else_is_kept_aside(empty, tasks):
+    empty.put("state.json", {"tasks": [{"id": "a", "updated_at": "2024-01-01T10:00:00Z", "text": "state"}]})
+    theirs = {"id": "a", "updated_at": "2024-01-01T11:00:00.000+01:00", "text": "file"}
+    empty.put("tasks/a.json", theirs)
+    async with empty.open() as store:
+        assert (await tasks(store))["a"]["text"] == "state"
+    (told,) = empty.told(EditConflict)
+    assert json.loads((empty.path / told.kept_as).read_bytes()) == theirs
+
+
 async def test_a_member_that_has_the_name_of_ours_is_kept_under_another(original, tasks):
     state = original.state()
     first, second = state["tasks"][:2]

@@ -76,6 +76,45 @@ async def test_metrics_given_after_a_deletion_stand(p: StatePersistence, task: M
     assert await metrics(p) == GIVEN
 
 
+async def _delete(store: Store) -> None:
+    await store.collection("tasks").delete("b")
+
+
+async def _archive(store: Store) -> None:
+    await store.archive("tasks", older_than="0s", id="b")
+
+
+@pytest.mark.parametrize("go", [_delete, _archive])
+async def test_what_went_while_no_server_ran_is_counted_no_more(
+    tmp_path: Path, task: MakeTask, go: Callable[[Store], Any]
+) -> None:
+    async with StatePersistence.open(str(tmp_path), autosave=0) as p:
+        await p.save_state(PersistedState(tasks=[task("a"), task("b", status="failed")]))
+    async with statepath.open(str(tmp_path), autosave=0) as store:
+        await go(store)
+    expected = StateMetrics(total_tasks=1, completed_tasks=0, failed_tasks=0, average_completion_time=0)
+    async with StatePersistence.open(str(tmp_path), autosave=0) as p:
+        assert await metrics(p) == expected
+    async with StatePersistence.open(str(tmp_path), readonly=True) as p:
+        assert await metrics(p) == expected
+        assert await p.store.get_member("metrics") == expected.model_dump()
+
+
+async def test_given_metrics_stand_though_other_things_are_saved_with_them(
+    tmp_path: Path, task: MakeTask
+) -> None:
+    async with StatePersistence.open(str(tmp_path), autosave=0) as p:
+        await p.save_state(PersistedState(tasks=[task("a"), task("b")]))
+        await asyncio.gather(
+            p.delete_task("b"),
+            p.save_state(PersistedState(tasks=[task("a", status="failed")], metrics=GIVEN)),
+            p.store.collection("agents").put({"id": "agent_1"}),
+        )
+        assert await metrics(p) == GIVEN
+    async with StatePersistence.open(str(tmp_path), autosave=0) as p:
+        assert await metrics(p) == GIVEN
+
+
 async def test_fields_of_ones_own_stay_when_they_are_counted_again(
     p: StatePersistence, task: MakeTask
 ) -> None:

@@ -422,6 +422,37 @@ class TestEdits:
         assert killed.names("raw/") == []
         assert killed.told(EditConflict) == []
 
+    @pytest.mark.parametrize("collection", ["tasks", "raw"])
+    async def test_the_file_of_the_last_document_of_a_collection_that_comes_back_is_removed(
+        self, folder, collection
+    ):
+        async with folder.open() as store:
+            await store.collection(collection).put({"id": "task_1"})
+            await store.flush()
+            shown = folder.read(f"{collection}/task_1.json")
+            await store.collection(collection).delete("task_1")
+        folder.write(f"{collection}/task_1.json", shown)
+        async with folder.open() as store:
+            assert await store.collection(collection).get("task_1") is None
+        assert folder.told(EditConflict) == []
+        assert folder.names(f"{collection}/") == []
+
+    async def test_an_edit_of_the_last_document_of_a_collection_is_kept_aside_as_of_one_that_was_deleted(
+        self, folder, caplog
+    ):
+        async with folder.open() as store:
+            await store.collection("raw").put({"id": "task_1"})
+            await store.flush()
+            shown = folder.read("raw/task_1.json")
+            await store.collection("raw").delete("task_1")
+        folder.write("raw/task_1.json", shown)
+        edit(folder, "raw/task_1.json", n=2)
+        async with folder.open() as store:
+            assert await store.collection("raw").get("task_1") is None
+        (told,) = folder.told(EditConflict)
+        assert json.loads(folder.read(told.kept_as))["n"] == 2
+        assert "raw/task_1 was deleted after the version" in caplog.text
+
     async def test_an_edit_of_a_document_that_was_deleted_is_kept_aside(self, folder):
         async with folder.open() as store:
             await change(store, 1)

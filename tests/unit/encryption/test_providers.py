@@ -82,6 +82,12 @@ def test_a_file_that_others_may_open(file: Path, mode: int) -> None:
     assert f"chmod 600 {file}" in refused(file)
 
 
+def test_what_closes_a_file_can_be_pasted_whatever_its_name_is(file: Path) -> None:
+    file = file.rename(file.with_name("my key"))
+    file.chmod(0o604)
+    assert f"chmod 600 '{file}';" in refused(file)
+
+
 def test_a_file_of_another_user(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     owned = os.stat_result((stat.S_IFREG | 0o600, 1, 1, 1, 54321, 0, 45, 0, 0, 0))
