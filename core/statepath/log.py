@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeGuard, TypeVar
 
 import msgspec
 
@@ -128,7 +128,7 @@ class PortableCommitLog:
         self._window = window
         self._review = review
         self._unresolved: _Record | None = None
-        self._trouble: BaseException | None = None
+        self._trouble: StateError | None = None
         self._head = -1
         self._head_seen = 0.0
         self._last: list[Commit] = []
@@ -160,6 +160,7 @@ class PortableCommitLog:
             raise UnavailableError(
                 f"the storage took nothing for {self._deadline:g} s{why}; nothing was written",
                 key=slot_key(record.first),
+                code=None if self._trouble is None else self._trouble.code,
             ) from cause
         except Exception as error:
             if self._unresolved is not None:
@@ -349,7 +350,7 @@ class PortableCommitLog:
                 unanswered.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
 
-    def _worth_repeating(self, error: BaseException) -> bool:
+    def _worth_repeating(self, error: BaseException) -> TypeGuard[StateError]:
         if isinstance(error, UnavailableError):
             return error.code != "disk_full" or self._unresolved is not None
         return isinstance(error, ThrottledError)

@@ -272,8 +272,11 @@ class TestAppend:
     ) -> None:
         storage.fates = [fate] * 100_000
         writer = Writer(PortableCommitLog(storage, deadline=0.1))
-        with pytest.raises(UnavailableError, match=rf"took nothing .* \({fate}\); nothing was written"):
+        with pytest.raises(
+            UnavailableError, match=rf"took nothing .* \({fate}\); nothing was written"
+        ) as told:
             await writer.append()
+        assert told.value.code == fate.code
         storage.fates.clear()
         writer.log._deadline = 30.0
         await writer.append()

@@ -45,6 +45,7 @@ from statepath.errors import (
     ConflictError,
     CorruptionError,
     DivergedError,
+    HeadMoved,
     NotFoundError,
 )
 from statepath.log import PortableCommitLog
@@ -289,7 +290,10 @@ class Founding:
             await self._append(record)
 
     async def _append(self, record: Sequence[Commit]) -> None:
-        await append_all(self.log, record)
+        try:
+            await append_all(self.log, record)
+        except HeadMoved:
+            raise lost(self.backend) from None
         self._commits += len(record)
         self.tell(f"commit {record[-1].last} of {self.origin.replica.head}")
 

@@ -5,7 +5,6 @@ Each is compared-and-swapped, after it was found out whether there is something 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -20,7 +19,7 @@ from statepath.engine.removing import remove_beside_others
 from statepath.engine.replica import Replica
 from statepath.engine.viewfiles import ViewFiles, in_parts
 from statepath.engine.views import render_view, shows_later
-from statepath.errors import AlreadyExistsError, ConflictError, NotFoundError
+from statepath.errors import AlreadyExistsError, ConflictError, NotFoundError, StateError
 
 
 class SharedViewFiles(ViewFiles):
@@ -58,15 +57,14 @@ class SharedViewFiles(ViewFiles):
         new: set[str] = set()
         try:
             await in_parts(partial(self._show, new), documents)
-        except asyncio.CancelledError:
-            new.clear()  # the end of a handle waits for no storage; whoever takes the store over finds them
+        except StateError as error:
+            error.unwritten += tuple(new)  # the next attempt looks for them
             raise
-        finally:
-            if new:
-                await self._catch_up()
-                await self._show_all(
-                    {key: documents[key] for key in new if self._replica.get(*documents[key]) is None}
-                )
+        if new:
+            await self._catch_up()
+            await self._show_all(
+                {key: documents[key] for key in new if self._replica.get(*documents[key]) is None}
+            )
 
     async def _show(self, new: set[str], key: str, document: tuple[str, str]) -> None:
         while True:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 import types
+from contextlib import suppress
 
 import pytest
 import statepath
@@ -112,6 +113,34 @@ async def test_the_file_of_a_document_that_another_handle_has_deleted_does_not_c
         go_on.set()
         await store.flush()
         assert await keys("raw/") == []
+
+
+async def test_a_file_that_cannot_be_removed_keeps_no_other_from_being_written(
+    faulty, url, open_on, keys, until
+):
+    """Another handle deletes a document while its file is written; that cannot be removed, and a second one not be
+    written, for a moment."""
+    store = await open_on(faulty, views=True, view_interval=3600)
+    gate = faulty.hold("write", "raw/a")
+    faulty.fail("write", "raw/b", AccessDeniedError("no"))
+    faulty.fail("delete", "raw/a", AccessDeniedError("no"))
+
+    async def only_the_second_is_there():
+        with suppress(AccessDeniedError):
+            await store.flush()
+        return await keys("raw/") == ["raw/b.json"]
+
+    async with statepath.open(url, autosave=0) as other:
+        async with store.transaction() as tx:
+            for id in ("a", "b"):
+                tx.put(store.collection("raw"), {"id": id})
+        flushing = asyncio.ensure_future(store.flush())
+        await gate.reached.wait()
+        assert await other.collection("raw").delete("a")
+        gate.opened.set()
+        with pytest.raises(AccessDeniedError):
+            await flushing
+        await until(only_the_second_is_there)
 
 
 async def test_the_file_of_a_report_shows_a_later_one_that_its_writer_has_not_written(

@@ -360,6 +360,28 @@ async def test_of_two_who_make_a_store_in_one_place_one_finishes(store, fill, mo
         assert await other.verify() == []
 
 
+async def test_of_two_who_copy_a_history_the_one_that_stalled_is_told(path, store, fill, monkeypatch):
+    """The second has made the store with what was saved meanwhile, when the first one's commits arrive."""
+    await fill(store)
+    to = f"memory://{uuid4().hex}"
+    second = []
+    append = Founding._append
+
+    async def late(self, record):
+        if not second:
+            second.append(None)
+            await store.collection("raw").put({"id": "since"})
+            await statepath.copy(path, to, history=True)
+        await append(self, record)
+
+    monkeypatch.setattr(Founding, "_append", late)
+    with pytest.raises(ConflictError, match="someone else is making a store"):
+        await statepath.copy(path, to, history=True)
+    async with statepath.open(to, autosave=0) as other:
+        assert other.seq == store.seq
+        assert await other.verify() == []
+
+
 async def test_a_copy_of_nothing_makes_nothing(path, elsewhere):
     to = elsewhere.new()
     with pytest.raises(NotFoundError):
