@@ -121,7 +121,10 @@ class StateURL:
         host = f"[{self.host}]" if six else self.host or ""
         port = f":{self.port}" if self.port is not None else ""
         query = "?" + "&".join(f"{name}=…" for name in self.query) if self.query else ""
-        return f"{self.scheme}://{user}{host}{port}{escaped(self.path)}{query}"
+        path = escaped(self.path)
+        if _may_be_a_password(f"{user}{host}{port}", [path]):
+            path = path.replace("@", "%40")
+        return f"{self.scheme}://{user}{host}{port}{path}{query}"
 
     def betrayed_by(self, error: BaseException) -> bool:
         """Whether the error quotes the password, the value of a parameter that is named like a secret, or the user as

@@ -94,7 +94,7 @@ class PostgresConfig:
     def url(self) -> str:
         """The state path as a person may see it."""
         hosts = ",".join(f"{_shown(host)}:{port or _PORT}" for host, port in self.hosts)
-        return f"{SCHEME}://{hosts}/{self.database}?store={quote(self.store)}"
+        return f"{SCHEME}://{hosts}/{quote(self.database, safe='')}?store={quote(self.store)}"
 
 
 def parse(url: StateURL) -> PostgresConfig:
@@ -175,15 +175,12 @@ def complete(config: PostgresConfig, env: Mapping[str, str]) -> PostgresConfig:
 def _check_password_ended(url: StateURL) -> None:
     """
     Raises:
-        InvalidArgumentError: what should be a database or a parameter is the rest of a password, which is not quoted.
+        InvalidArgumentError: what should be a parameter is the rest of a password, which is not quoted.
     """
     unknown = [f"{name}={value}" for name, value in url.query.items() if name not in _PARAMETERS]
-    # What is left of a password before a / looks like a port.
-    cut = ":" in url.netloc and "@" not in url.netloc and "@" in url.path
-    if cut or any("@" in text for text in unknown):
+    if any("@" in text for text in unknown):
         raise InvalidArgumentError(
-            f"the {url.scheme} URL has an '@' behind the host: write / in a password as %2F, and ? as %3F, or name the "
-            "user before the host, if the database has an @",
+            f"the {url.scheme} URL has an '@' behind the host: write / in a password as %2F, and ? as %3F",
             backend=SCHEME,
         )
 
