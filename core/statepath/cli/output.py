@@ -124,11 +124,16 @@ def escaped(text: str, stream: TextIO) -> str:
     """The JSON text, with escapes for what the stream cannot hold, and for the control characters that JSON leaves as
     they are, which a terminal would obey: it stays JSON, and the same value."""
     whole = codecs.lookup(stream.encoding or "utf-8").name == "utf-8"  # a StringIO names none
-    return re.sub(
-        "[\x7f-\x9f\ud800-\udfff]" if whole else r"[^\x00-\x7e]",
-        lambda found: json.dumps(found[0])[1:-1],
-        text,
-    )
+    return re.sub("[\x7f-\x9f\ud800-\udfff]" if whole else r"[^\x00-\x7e]", _escape, text)
+
+
+def printable(text: str) -> str:
+    """Stored text that is no JSON, on one line, with escapes for the control characters."""
+    return re.sub("[\x00-\x1f\x7f-\x9f]", _escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1]
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -12,7 +12,7 @@ import typer
 from statepath import Difference, Store
 from statepath.cli.opening import reading, warn_if_gone, writing
 from statepath.cli.options import DryRun, Json, StatePath, Yes
-from statepath.cli.output import Output, confirm, moment, preview
+from statepath.cli.output import Output, confirm, moment, preview, printable
 from statepath.cli.running import asynchronous, command_line, shown
 from statepath.errors import InvalidArgumentError
 from statepath.undoing import undone_by
@@ -76,7 +76,7 @@ def show_differences(found: Sequence[Difference], output: Output, *, quiet: bool
         whole = "" if one.kind == "changed" else f" {preview(one.before if one.after is None else one.after)}"
         output.text(f"{MARKS[one.kind]} {one.key}{whole}\n")
         for field in fields:
-            parts = [f"    {MARKS[field.kind]} {field.path}:"]
+            parts = [f"    {MARKS[field.kind]} {printable(field.path)}:"]
             parts += [preview(field.before)] if field.kind != "added" else []
             parts += ["→"] if field.kind == "changed" else []
             parts += [preview(field.after)] if field.kind != "removed" else []

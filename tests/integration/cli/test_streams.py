@@ -103,6 +103,12 @@ def test_no_stored_text_commands_the_terminal(on: Run, words: str) -> None:
     assert "\x9b" not in shown
 
 
+def test_nor_does_the_name_of_a_field(on: Run) -> None:
+    for value in (1, 2):
+        on("put", "tasks/a", "-", stdin=json.dumps({"\x1b[31m\x9b": value}))
+    assert "\\u001b[31m\\u009b: 1 → 2" in on("diff", "1").out
+
+
 def test_nor_does_a_document_that_is_shown_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
