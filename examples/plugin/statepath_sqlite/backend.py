@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,9 @@ CREATE TABLE IF NOT EXISTS objects (
 )
 """
 
+_creating = threading.Lock()
+"""Held until the descriptor of a new file is closed: another connection of this process would lock it before."""
+
 _PAGE = 1000
 _LIMIT = 900_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -49,7 +53,7 @@ class SqliteBackend:
     capabilities: Capabilities = Capabilities(durable=True, shared=True, max_object_bytes=_LIMIT)
 
     def __init__(self, config: SqliteConfig, *, readonly: bool) -> None:
-        self.url = f"sqlite://{config.path}"
+        self.url = f"sqlite://{quote(config.path)}"
         self._config = config
         self._readonly = readonly
         self._closed = False
@@ -165,11 +169,9 @@ class SqliteBackend:
     def _create(self, path: str) -> None:
         """Make the file, for its owner only, where it is missing."""
         # One that is there is left to SQLite: to close a descriptor of it ends the locks that this process has on it.
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        except FileExistsError:
-            if os.path.isdir(path):
-                raise
+        with _creating:
+            if not os.path.isfile(path):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
     def _prepare(self, connection: sqlite3.Connection, key: str | None) -> None:
         if not self._readonly:

@@ -1,8 +1,10 @@
 """What is this backend's own: its URL, its file, and what SQLite's errors become."""
 
 import asyncio
+import os
 import sqlite3
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -94,13 +96,72 @@ async def test_another_program_that_comes_and_goes_leaves_the_log_of_several_con
     config = SqliteConfig(f"{tmp_path}/state.db")
     one, other = await factory.connect(config), await factory.connect(config)
     await one.write("a", b"A")
-    log = (tmp_path / "state.db-wal").stat().st_ino
-    program = await asyncio.create_subprocess_exec(sys.executable, "-c", ANOTHER_PROGRAM, config.path)
-    assert await program.wait() == 0
-    assert (tmp_path / "state.db-wal").stat().st_ino == log
+    await see_another_program_leave_the_log(tmp_path)
     assert (await other.read("b")).data == b"B"
     await one.close()
     await other.close()
+
+
+@pytest.mark.slow
+async def test_so_it_does_where_one_of_them_is_about_to_make_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn, made, waited_for, close = threading.Lock(), threading.Event(), threading.Event(), os.close
+
+    class Turn:
+        def __enter__(self) -> None:
+            if turn.locked():
+                waited_for.set()
+            turn.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            turn.release()
+
+    def close_late(fd: int) -> None:
+        made.set()
+        waited_for.wait(timeout=5)
+        close(fd)
+
+    monkeypatch.setattr("statepath_sqlite.backend._creating", Turn())
+    config = SqliteConfig(f"{tmp_path}/state.db")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", close_late)
+        one = SqliteBackend(config, readonly=False)
+        making = asyncio.create_task(asyncio.to_thread(one._create, config.path))  # noqa: SLF001
+        await asyncio.to_thread(made.wait)
+        other = await factory.connect(config)
+        await making
+    await other.write("a", b"A")
+    await see_another_program_leave_the_log(tmp_path)
+    await other.close()
+
+
+async def see_another_program_leave_the_log(folder: Path) -> None:
+    log = (folder / "state.db-wal").stat().st_ino
+    program = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", ANOTHER_PROGRAM, f"{folder}/state.db"
+    )
+    assert await program.wait() == 0
+    assert (folder / "state.db-wal").stat().st_ino == log
+
+
+async def test_the_file_may_be_missing_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "state.db")
+    backend = await factory.connect(SqliteConfig(f"{tmp_path}/link.db"))
+    await backend.close()
+    assert (tmp_path / "state.db").is_file()
+
+
+async def test_a_folder_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="Is a directory"):
+        await factory.connect(SqliteConfig(str(tmp_path)))
+
+
+async def test_what_is_shown_names_the_same_file(tmp_path: Path) -> None:
+    config = SqliteConfig(f"{tmp_path}/50% of a?b#c.db")
+    backend = await factory.connect(config)
+    await backend.close()
+    assert factory.parse(StateURL.parse(backend.url)) == config
 
 
 async def test_a_name_with_odd_characters_is_one_file(tmp_path: Path) -> None:
