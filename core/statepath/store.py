@@ -520,8 +520,8 @@ class Store:
         """Remove what was kept aside before that (`*.corrupt.*`, `*.conflict.*`, the states of before a rollback),
         what an archive run has written and not finished, and the session logs and reports that the settings
         `log_age`, `log_bytes`, `report_age` and `report_bytes` do not allow, whatever `older_than`; and so is what a
-        probe of the storage left more than a day ago, and the leases of holders that gave no sign of life for a day
-        longer than they had to. What any way back needs stays.
+        probe of the storage left more than a day ago, the leases of holders that gave no sign of life for a day
+        longer than they had to, and what the state has of leases that nobody holds. What any way back needs stays.
 
         Parameters:
             older_than: a `timedelta`, or a text such as "30d" or "12h".

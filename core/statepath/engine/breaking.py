@@ -8,7 +8,7 @@ from contextlib import suppress
 from statepath.commit import Delete
 from statepath.engine.committer import unfenced
 from statepath.engine.engine import Engine
-from statepath.engine.leases import Holder, finish, has_taken
+from statepath.engine.leases import Holder, finish, has_taken, lease_key
 from statepath.engine.replica import MEMBERS, Entry
 from statepath.engine.snapshot import LEASE_MEMBERS
 from statepath.errors import ConflictError, NotFoundError, StateError
@@ -59,19 +59,22 @@ async def end_epoch(engine: Engine, holder: Holder, before: Entry | None) -> Non
         await _delete_epoch(engine, holder.name, epoch)
 
 
-async def end_left_epochs(engine: Engine) -> None:
+async def end_left_epochs(engine: Engine, *, dry_run: bool) -> list[tuple[str, int]]:
     """Have the log forget the epochs of leases that nobody has: who gives one back while its store is closing can
-    commit nothing any more."""
-    await engine.catch_up()
+    commit nothing any more. The keys of these leases, with the bytes that the state holds of each."""
+    if not dry_run:
+        await engine.catch_up()
     # Before the leases are looked at: whoever takes one meanwhile has an epoch of its own.
-    epochs = [
-        (member.removeprefix(LEASE_MEMBERS), entry.version)
+    epochs = {
+        member.removeprefix(LEASE_MEMBERS): entry
         for member, entry in engine.replica.members.items()
         if member.startswith(LEASE_MEMBERS)
-    ]
-    for name, epoch in epochs:
-        if await engine.leases.is_free(name):
-            await _delete_epoch(engine, name, epoch)
+    }
+    left = [(name, entry) for name, entry in epochs.items() if await engine.leases.is_free(name)]
+    if not dry_run:
+        for name, entry in left:
+            await _delete_epoch(engine, name, entry.version)
+    return [(lease_key(name), entry.size) for name, entry in left]
 
 
 async def _delete_epoch(engine: Engine, name: str, epoch: int) -> None:

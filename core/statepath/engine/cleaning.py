@@ -55,8 +55,8 @@ class Cleaned:
 
 async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Cleaned:
     """Remove what was kept aside before, what an archive run wrote before and did not finish, what a probe of the
-    storage left a day ago, leases whose holders are silent for that long, and the session logs and reports that are
-    beyond their bounds.
+    storage left a day ago, leases whose holders are silent for that long, what the state has of leases that nobody
+    holds, and the session logs and reports that are beyond their bounds.
 
     A segment that any state names to which there is a way back, by the history or by a backup, stays; so does one that
     is less than an hour old, since an archive run may be about to name it.
@@ -105,8 +105,7 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
                 break
         found = removed
     found += await _silent_leases(engine, dry_run=dry_run)
-    if not dry_run:
-        await end_left_epochs(engine)
+    found += await end_left_epochs(engine, dry_run=dry_run)
     found += [each for one in await bound_files(engine, dry_run=dry_run) for each in one.objects]
     return Cleaned(tuple(sorted(found)))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import statepath
 
 pytestmark = pytest.mark.slow
 
@@ -98,3 +101,16 @@ def test_clean_tells_what_it_removed_and_not_what_it_had_planned(
     later = aside.with_name("state.json.corrupt.20260102T000000.000000Z")
     monkeypatch.setattr("statepath.cli.cleaning.confirm", lambda *_, **__: later.write_bytes(b"67"))
     assert on("clean", "--older-than", "0s").out.splitlines()[-1] == "removed 2 objects (7 B)"
+
+
+def test_clean_removes_what_the_state_has_of_a_lease_that_nobody_holds(on: Run, filled: str) -> None:
+    async def hold() -> None:
+        async with statepath.open(filled) as store:
+            await store.lease("leader", ttl=600).acquire()
+            shutil.rmtree(f"{filled}/leases")
+
+    asyncio.run(hold())
+    tried = on("clean", "--dry-run", "--json").json
+    assert [one["key"] for one in tried["objects"]] == ["leases/leader"]
+    assert on("clean", "--yes", "--json").json["objects"] == tried["objects"]
+    assert on("clean").out == "nothing to remove\n"

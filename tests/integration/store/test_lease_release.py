@@ -77,8 +77,11 @@ async def test_what_is_left_in_the_state_of_a_lease_that_was_given_back_so_is_cl
     await closing
     members = other._engine.replica.members
     assert set(members) == {f"{LEASE_MEMBERS}{name}" for name in ("given back", "held")}
-    await other.clean()
+    for dry_run in (True, False):
+        cleaned = await other.clean(dry_run=dry_run)
+        assert [key for key, _ in cleaned.objects] == ["leases/given%20back"]
     assert set(members) == {f"{LEASE_MEMBERS}held"}
+    assert (await other.clean()).objects == ()
 
 
 async def test_a_lease_that_is_given_back_while_somebody_tries_to_take_it_is_free(store, other, monkeypatch):
