@@ -70,11 +70,11 @@ async def end_left_epochs(engine: Engine, *, dry_run: bool) -> list[tuple[str, i
         for member, entry in engine.replica.members.items()
         if member.startswith(LEASE_MEMBERS)
     }
-    left = [(name, entry) for name, entry in epochs.items() if await engine.leases.is_free(name)]
+    free = await engine.leases.free(epochs)
     if not dry_run:
-        for name, entry in left:
-            await _delete_epoch(engine, name, entry.version)
-    return [(lease_key(name), entry.size) for name, entry in left]
+        for name in free:
+            await _delete_epoch(engine, name, epochs[name].version)
+    return [(lease_key(name), epochs[name].size) for name in free]
 
 
 async def _delete_epoch(engine: Engine, name: str, epoch: int) -> None:

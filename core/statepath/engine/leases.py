@@ -15,7 +15,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -235,9 +235,12 @@ class Leases:
             found += await asyncio.gather(*map(self._read, keys[at : at + _PARALLEL]))
         return sorted((one[0] for one in found if one is not None), key=lambda holder: holder.name)
 
-    async def is_free(self, name: str) -> bool:
-        """Whether nobody has the lease, dead or alive."""
-        return await self._read(lease_key(name)) is None
+    async def free(self, names: Iterable[str]) -> list[str]:
+        """Those that nobody has, dead or alive."""
+        listed = {entry.key async for entry in self._backend.list_keys(LEASES)}
+        missing = [name for name in names if lease_key(name) not in listed]
+        # The listing may lag behind who has just taken one.
+        return [name for name in missing if await self._read(lease_key(name)) is None]
 
     async def silent(self, seconds: float) -> list[tuple[Entry, Hold]]:
         """The leases whose holders gave no sign of life for so long beyond their time to live, to be given back in

@@ -84,6 +84,20 @@ async def test_what_is_left_in_the_state_of_a_lease_that_was_given_back_so_is_cl
     assert (await other.clean()).objects == ()
 
 
+async def test_no_lease_that_is_held_is_asked_for_to_clean_up_behind_the_others(store, other, monkeypatch):
+    asked = []
+
+    async def read(key):
+        asked.append(key)
+
+    for name in ("mine", "another"):
+        await store.claim(name, ttl=60).acquire()
+    await other.sync()
+    monkeypatch.setattr(other._engine.leases, "_read", read)
+    assert (await other.clean()).objects == ()
+    assert asked == []
+
+
 async def test_a_lease_that_is_given_back_while_somebody_tries_to_take_it_is_free(store, other, monkeypatch):
     held, take = other.lease("leader", ttl=60), store._engine.leases.take
 
