@@ -281,11 +281,12 @@ class Founding:
                     if sha256(data).hexdigest() != transaction.sha256:
                         raise _altered(transaction.key)
                     await self._put(transaction.key, data)
-            if record and size + commit_size(commit) > RECORD_BYTES:
+            more = commit_size(commit)
+            if record and size + more > RECORD_BYTES:
                 await self._append(record)
                 record, size = [], 0
             record.append(replace(commit, incarnation=floor.incarnation))
-            size += commit_size(commit)
+            size += more
         if record:
             await self._append(record)
 

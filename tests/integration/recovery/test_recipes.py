@@ -69,6 +69,28 @@ def edit(place: Any, name: str, **values: Any) -> None:
     place.write(name, json.dumps(document | values, indent=4).encode())
 
 
+async def lose_the_log(folder, left):
+    """Three changes, of which nothing but the documents' files has the last two: the log is gone, and `left` is as of
+    the first. The incarnation in which they were made."""
+    async with folder.open() as store:
+        await change(store, 1)
+        await store.snapshot()
+        older = folder.read("state.json")
+        await change(store, 2)
+        await change(store, 3)
+        await store.snapshot()
+        incarnation = store._engine.incarnation
+    for key in folder.names("journal/0"):
+        folder.remove(key)
+    if left == "a backup":
+        folder.remove("state.json")
+    else:
+        for key in folder.names("state.backup."):
+            folder.remove(key)
+        folder.write("state.json", older)
+    return incarnation
+
+
 class TestSnapshots:
     async def test_rm_state_json_rebuilds_it(self, stopped):
         stopped.remove("state.json")
@@ -121,22 +143,9 @@ class TestSnapshots:
 
     @pytest.mark.parametrize("what", ["an older state", "a backup"])
     async def test_where_the_log_is_lost_behind_what_is_left_its_seqs_are_not_given_again(self, folder, what):
-        async with folder.open() as store:
-            await change(store, 1)
-            await store.snapshot()
-            older = folder.read("state.json")
-            await change(store, 2)
-            await change(store, 3)
-            await store.snapshot()
-            incarnation = store._engine.incarnation
-        for key in (*folder.names("tasks/"), *folder.names("journal/0")):
+        incarnation = await lose_the_log(folder, what)
+        for key in folder.names("tasks/"):
             folder.remove(key)
-        if what == "a backup":
-            folder.remove("state.json")
-        else:
-            for key in folder.names("state.backup."):
-                folder.remove(key)
-            folder.write("state.json", older)
         async with folder.open() as store:
             assert await n_of(store) == 1
             assert store._engine.incarnation != incarnation
@@ -150,21 +159,7 @@ class TestSnapshots:
 
     @pytest.mark.parametrize("what", ["an older state", "a backup"])
     async def test_what_is_lost_with_the_log_is_had_again_from_the_documents_files(self, folder, what):
-        async with folder.open() as store:
-            await change(store, 1)
-            await store.snapshot()
-            older = folder.read("state.json")
-            await change(store, 2)
-            await change(store, 3)
-            await store.snapshot()
-        for key in folder.names("journal/0"):
-            folder.remove(key)
-        if what == "a backup":
-            folder.remove("state.json")
-        else:
-            for key in folder.names("state.backup."):
-                folder.remove(key)
-            folder.write("state.json", older)
+        await lose_the_log(folder, what)
         async with folder.open() as store:
             if what == "an older state":  # who put it there may have meant to go back
                 (told,) = folder.told(StateRestored)
