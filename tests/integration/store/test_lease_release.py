@@ -98,6 +98,22 @@ async def test_no_lease_that_is_held_is_asked_for_to_clean_up_behind_the_others(
     assert asked == []
 
 
+async def test_a_lease_that_a_listing_lacks_is_nobodys_to_clean_away(store, other, monkeypatch):
+    backend = other._engine.leases._backend
+    list_keys = backend.list_keys
+
+    async def lagging(prefix, **options):
+        async for entry in list_keys(prefix, **options):
+            if not entry.key.startswith("leases/"):
+                yield entry
+
+    async with store.lease("leader", ttl=60):
+        monkeypatch.setattr(backend, "list_keys", lagging)
+        assert (await other.clean()).objects == ()
+        await store.sync()
+        await store.collection("raw").put({"id": "a"})
+
+
 async def test_a_lease_that_is_given_back_while_somebody_tries_to_take_it_is_free(store, other, monkeypatch):
     held, take = other.lease("leader", ttl=60), store._engine.leases.take
 
