@@ -277,7 +277,8 @@ class BackendFactory(Protocol):
         ...
 
     async def connect(self, config: Any, *, readonly: bool = False) -> Backend:
-        """A connection. With `readonly` it takes no lock, creates nothing, and each change is `ReadOnlyError`.
+        """A connection. With `readonly` it takes no lock, creates nothing, and each change is `ReadOnlyError`. Several
+        may be asked for at once where nothing is yet. A call that fails or is cancelled leaves nothing open.
 
         Raises:
             StoreLockedError: the backend is `exclusive` and another writer has the store; names the holder.

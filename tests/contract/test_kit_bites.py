@@ -54,7 +54,7 @@ class TestSound(Contract):
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.name}-{fault.check}")
 async def test_the_kit_catches(fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("statepath.testing.commits.PATIENCE", 0.1)
+    monkeypatch.setattr("statepath.testing.patience.PATIENCE", 0.1)
     kit = Contract()
     kit.machine_settings = settings(kit.machine_settings, phases=[Phase.generate], max_examples=200)
     kit.factory = fault.factory

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from uuid import uuid4
 
 import msgspec
@@ -54,12 +54,8 @@ from statepath.errors import (
 )
 from statepath.log import PortableCommitLog
 from statepath.testing.meanwhile import meanwhile
+from statepath.testing.patience import soon
 from statepath.testing.subject import Subject
-
-T = TypeVar("T")
-
-PATIENCE = 30.0
-"""For how many seconds a follower may keep a check waiting."""
 
 _START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -348,6 +344,15 @@ class CommitLogChecks(Subject):
             for before, commit in itertools.pairwise(log):
                 assert (commit.first, commit.prev) == (before.last + 1, before.id)
 
+    async def test_the_logs_of_two_stores_have_nothing_in_common(self) -> None:
+        async with self.connection() as one, self.connection() as other:
+            first, second = Writer(commit_log(one)), Writer(commit_log(other), "z")
+            await first.append(transactions=2)
+            assert await _read(second.log, 0) == []
+            await second.append()
+            assert await _read(first.log, 0) == first.commits
+            assert await _read(second.log, 0) == second.commits
+
     async def test_commits_outlive_the_connection(self) -> None:
         path = self.new_store()
         async with self.connection(path) as backend:
@@ -409,11 +414,11 @@ class CommitLogChecks(Subject):
             for log, after in ((writer.log, 0), (commit_log(reader), 3)):
                 expected = [commit for commit in writer.commits if commit.last > after]
                 async with aclosing(_generator(log.follow(after))) as following:
-                    found = [await _soon(anext(following)) for _ in expected]
+                    found = [await soon(anext(following)) for _ in expected]
                     assert found == expected
                     for count in (1, 3, 1):
                         expected = [await writer.append() for _ in range(count)]
-                        assert [await _soon(anext(following)) for _ in expected] == expected
+                        assert [await soon(anext(following)) for _ in expected] == expected
 
     async def test_a_follower_misses_nothing_while_others_commit(self) -> None:
         async with self.writer_and_reader() as (backend, reader):
@@ -430,7 +435,7 @@ class CommitLogChecks(Subject):
                     meanwhile(write()),
                     aclosing(_generator(log.follow(after))) as following,
                 ):
-                    found = [await _soon(anext(following)) for _ in range(20)]
+                    found = [await soon(anext(following)) for _ in range(20)]
                 assert found == [commit for commit in writer.commits if commit.last > after][:20]
 
     async def test_a_follower_gets_each_commit_that_it_does_not_know(self) -> None:
@@ -445,7 +450,7 @@ class CommitLogChecks(Subject):
                     for _ in range(3):
                         known += [(await writer.append(transactions=2)).last for _ in range(2)]
                         commit = await writer.append()
-                        while (found := await _soon(anext(following))) != commit:
+                        while (found := await soon(anext(following))) != commit:
                             assert found in writer.commits, "it follows another log"
 
     async def test_a_follower_waits_for_the_first_commit(self) -> None:
@@ -457,7 +462,7 @@ class CommitLogChecks(Subject):
             ):
                 await asyncio.sleep(0)
                 commit = await writer.append()
-                assert list(await _soon(asyncio.gather(ours, theirs))) == [commit, commit]
+                assert list(await soon(asyncio.gather(ours, theirs))) == [commit, commit]
 
     async def test_a_trimmed_log_goes_on(self) -> None:
         path = self.new_store()
@@ -490,7 +495,7 @@ class CommitLogChecks(Subject):
                 async with aclosing(_generator(log.follow(0))) as following:
                     with suppress(HistoryTrimmedError):  # or all of it is there still
                         while len(found) < len(writer.commits):
-                            found.append(await _soon(anext(following)))
+                            found.append(await soon(anext(following)))
                 assert found == writer.commits[: len(found)], "a follower was given commits behind a gap"
 
     async def test_a_damaged_commit_is_not_the_end_of_the_log(self) -> None:
@@ -622,12 +627,6 @@ async def _read(log: CommitLog, after: int) -> list[Commit]:
     return [commit async for commit in log.read(after)]
 
 
-async def _soon(awaitable: Awaitable[T]) -> T:
-    """What a sound log gives at once must not hang the tests of another."""
-    async with asyncio.timeout(PATIENCE):
-        return await awaitable
-
-
 async def _first(log: CommitLog, after: int) -> Commit:
     async with aclosing(_generator(log.follow(after))) as following:
         return await anext(following)
@@ -636,10 +635,14 @@ async def _first(log: CommitLog, after: int) -> Commit:
 async def _before_damage(commits: AsyncIterator[Commit]) -> list[Commit]:
     """What is given before it is told that a commit is damaged."""
     found: list[Commit] = []
-    with suppress(CorruptionError):
-        async with aclosing(_generator(commits)) as reading, asyncio.timeout(PATIENCE):
+
+    async def read() -> None:
+        async with aclosing(_generator(commits)) as reading:
             async for commit in reading:
                 found.append(commit)  # noqa: PERF401 - what came before an error counts
+
+    with suppress(CorruptionError):
+        await soon(read())
         pytest.fail("a damaged commit was taken for the end of the log")
     return found
 

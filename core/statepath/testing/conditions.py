@@ -113,6 +113,18 @@ class ConditionChecks(Subject):
                 )
                 etag = await _check_winner(handles[1], "state.json", won, contents)
 
+    async def test_of_many_writes_at_once_each_is_given_its_own_etag(self) -> None:
+        async with self.writers() as handles:
+            contents = [str(turn).encode() for turn in range(_CONTENDERS)]
+            outcomes = await _contend(
+                handles[turn % 2].write("a", data) for turn, data in enumerate(contents)
+            )
+            data, etag = await _stored(handles[0], "a")
+            last = contents.index(data)
+            told = [turn for turn, outcome in enumerate(outcomes) if outcome == etag]
+            unanswered = isinstance(outcomes[last], StateError)
+            assert told == ([] if unanswered else [last]), "the ETag of one write was given to another"
+
     async def test_one_of_many_large_writes_wins(self) -> None:
         async with self.writers() as handles:
             size = min(LARGE, handles[0].capabilities.max_object_bytes or LARGE)

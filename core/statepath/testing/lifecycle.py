@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import cast
 
 import pytest
@@ -20,6 +21,9 @@ from statepath.errors import (
     StoreLockedError,
 )
 from statepath.testing.subject import Subject
+
+_AT_ONCE = 4
+_STEPS = 12
 
 
 class LifecycleChecks(Subject):
@@ -72,6 +76,49 @@ class LifecycleChecks(Subject):
             await first.write("a", b"A")
         async with self.connection(path) as second:
             assert (await second.read("a")).data == b"A"
+
+    async def test_of_several_that_make_a_store_at_once_each_is_admitted_or_refused(self) -> None:
+        config = self.config(self.new_store())
+        outcomes = await asyncio.gather(
+            *(self.factory.connect(config) for _ in range(_AT_ONCE)), return_exceptions=True
+        )
+        admitted = [one for one in outcomes if not isinstance(one, BaseException)]
+        try:
+            refused = [one for one in outcomes if isinstance(one, BaseException)]
+            assert admitted, refused
+            alone = admitted[0].capabilities.exclusive
+            assert len(admitted) == (1 if alone else _AT_ONCE), refused
+            assert all(isinstance(one, StoreLockedError) for one in refused), refused
+            for number, backend in enumerate(admitted):
+                await backend.write(f"{number}", b"x")
+            for backend in admitted:
+                listed = [entry.key async for entry in backend.list_keys("")]
+                assert listed == [f"{number}" for number in range(len(admitted))]
+        finally:
+            for backend in admitted:
+                await backend.close()
+
+    async def test_a_connection_that_is_given_up_keeps_nobody_out(self) -> None:
+        path = self.new_store()
+        for step in range(_STEPS):
+            connecting = asyncio.ensure_future(self.factory.connect(self.config(path)))
+            for _ in range(step):
+                await asyncio.sleep(0)
+            connecting.cancel()
+            with suppress(asyncio.CancelledError):
+                await (await connecting).close()
+            async with self.connection(path) as backend:
+                await backend.write("turn", b"%d" % step)
+
+    async def test_two_stores_have_nothing_in_common(self) -> None:
+        async with self.connection() as one, self.connection() as other:
+            await one.write("a", b"A")
+            etag = await other.write("a", b"B", when=IF_ABSENT)
+            await other.write("b", b"B")
+            assert (await one.read("a")).data == b"A"
+            assert [entry.key async for entry in one.list_keys("")] == ["a"]
+            await one.delete("a")
+            assert (await other.read("a")).etag == etag
 
     async def test_who_has_the_store_alone_may_let_others_in(self) -> None:
         path = self.new_store()

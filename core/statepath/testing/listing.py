@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+import itertools
+from contextlib import AsyncExitStack, aclosing
 from typing import Any, cast
 
 from statepath.backend import Backend
 from statepath.testing.meanwhile import meanwhile
+from statepath.testing.patience import soon
 from statepath.testing.subject import Subject
 
 SORTS_AWKWARDLY = (
@@ -39,6 +41,8 @@ SORTS_AWKWARDLY = (
     "b",
 )
 """Keys that a listing folder by folder, or one that ignores case, puts into another order than the bytes'."""
+
+_LISTINGS = 12
 
 
 class ListingChecks(Subject):
@@ -113,6 +117,18 @@ class ListingChecks(Subject):
             modified = (await backend.read("a")).modified.timestamp()
             assert abs(entries[0].modified - modified) < 2, "a listing and a read tell different times"
 
+    async def test_a_change_has_a_later_time(self) -> None:
+        async with self.connection() as backend:
+            await backend.write("a", b"A")
+            before = await _time(backend, "a")
+
+            async def change() -> None:
+                while await _time(backend, "a") <= before:  # a storage may tell whole seconds
+                    await asyncio.sleep(0.05)
+                    await backend.write("a", b"B")
+
+            await soon(change())
+
     async def test_a_listing_shows_each_write_and_deletion_before_it(self) -> None:
         async with self.connection() as backend:
             expected: list[str] = []
@@ -143,6 +159,22 @@ class ListingChecks(Subject):
                     assert [key for key in listed if not key.endswith("-")] == stay
                     await asyncio.sleep(0)
 
+    async def test_listings_at_once_do_not_mix(self) -> None:
+        async with self.connection() as backend, AsyncExitStack() as stack:
+            names = {
+                f"{number:02d}/": [f"{number:02d}/{name}" for name in "abc"] for number in range(_LISTINGS)
+            }
+            await fill(backend, itertools.chain(*names.values()))
+            listings = [
+                await stack.enter_async_context(aclosing(cast("Any", backend.list_keys(prefix))))
+                for prefix in names
+            ]
+            found = [[(await anext(listing)).key] for listing in listings]
+            await backend.write("meanwhile", b"x")
+            for keys, listing in zip(found, listings, strict=True):
+                keys += [entry.key async for entry in listing]
+            assert found == list(names.values())
+
     async def test_a_listing_may_be_left_early(self) -> None:
         async with self.connection() as backend:
             await fill(backend, ("a", "b", "c"))
@@ -157,6 +189,12 @@ class ListingChecks(Subject):
 async def keys(backend: Backend, prefix: str, after: str = "") -> list[str]:
     """The keys that the backend lists."""
     return [entry.key async for entry in backend.list_keys(prefix, after=after)]
+
+
+async def _time(backend: Backend, key: str) -> float:
+    """The time that a listing tells of the object."""
+    (entry,) = [entry async for entry in backend.list_keys(key)]
+    return entry.modified
 
 
 async def fill(backend: Backend, names: Any) -> None:

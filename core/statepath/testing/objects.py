@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import string
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -46,6 +46,7 @@ AWKWARD_KEYS = (
 """Keys that the protocol allows, and that some storage or some code gets wrong."""
 
 _LARGE = 5 * 1024 * 1024 + 1
+_OFF = timedelta(minutes=15)  # no service takes the requests of a clock that is further from its own
 _LARGEST_TRIED = 64 * 1024 * 1024
 
 
@@ -144,7 +145,12 @@ class ObjectChecks(Subject):
     async def test_modified_is_in_utc(self) -> None:
         async with self.connection() as backend:
             await backend.write("a", b"A")
-            assert (await backend.read("a")).modified.utcoffset() == timedelta(0)
+            modified = (await backend.read("a")).modified
+            assert modified.utcoffset() == timedelta(0)
+            off = abs(modified - datetime.now(UTC))
+            assert off < _OFF, (
+                f"what was just written was written at {modified}; is that another zone's time?"
+            )
 
     async def test_delete_tells_whether_there_was_an_object(self) -> None:
         async with self.connection() as backend:

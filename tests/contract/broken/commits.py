@@ -467,3 +467,9 @@ class KeepsTheOldest(Log):
 @caught_by("test_a_restarted_log_begins_anew_and_keeps_the_old")
 class KeepsOneOfAll(Sound):
     make_log = logs(KeepsTheOldest)
+
+
+@caught_by("test_the_logs_of_two_stores_have_nothing_in_common")
+class OneLogForAll(Sound):
+    def make_log(self) -> CommitLog:
+        return PortableCommitLog(MemoryBackend(MemoryConfig("the log of all of them")), review=0)

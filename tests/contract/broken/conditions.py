@@ -110,3 +110,13 @@ class InPartsUnconditionally(Sound):
 
     async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
         return await super().write(key, data, when=ALWAYS if len(data) > 16 * 1024 * 1024 else when)
+
+
+@caught_by("test_of_many_writes_at_once_each_is_given_its_own_etag")
+class AsksForTheEtag(Sound):
+    """Another may have written between the write and the question."""
+
+    async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+        await super().write(key, data, when=when)
+        await asyncio.sleep(0)
+        return (await self.read(key)).etag

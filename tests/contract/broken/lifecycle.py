@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-from broken.sound import Config, Sound, caught_by
-from statepath.backend import ALWAYS, Blob, Entry, Span, When
+from broken.sound import Config, Sound, SoundFactory, caught_by
+from statepath.backend import ALWAYS, Backend, Blob, Entry, Span, When
 from statepath.errors import NotFoundError, StateError, StoreLockedError, UnavailableError
 
 _open: defaultdict[str, int] = defaultdict(int)
 _closed: set[str] = set()
 _writers: defaultdict[str, int] = defaultdict(int)
+_made: defaultdict[str, bool] = defaultdict(bool)
+_locked: defaultdict[str, bool] = defaultdict(bool)
 
 
 @caught_by("test_a_reading_connection_refuses_changes")
@@ -144,3 +147,45 @@ class LeaksConnections(Sound):
         _open[config.name] += 1
         if _open[config.name] > 5:
             raise UnavailableError("too many connections")
+
+
+@caught_by("test_two_stores_have_nothing_in_common")
+class ForgetsItsStore(Sound):
+    def __init__(self, config: Config, *, readonly: bool = False) -> None:
+        super().__init__(replace(config, name="all of them"), readonly=readonly)
+
+
+@caught_by("test_of_several_that_make_a_store_at_once_each_is_admitted_or_refused")
+class LooksThenCreates(SoundFactory):
+    """As two that both find no table."""
+
+    async def connect(self, config: Config, *, readonly: bool = False) -> Backend:
+        missing = not _made[config.name]
+        await asyncio.sleep(0)
+        if missing and _made[config.name]:
+            raise UnavailableError("the table exists already")
+        _made[config.name] = True
+        return await super().connect(config, readonly=readonly)
+
+
+class ClosesItsLock(Sound):
+    capabilities = replace(Sound.capabilities, exclusive=True)
+
+    async def close(self) -> None:
+        _locked[self.config.name] = False
+        await super().close()
+
+
+@caught_by("test_a_connection_that_is_given_up_keeps_nobody_out")
+class LeavesItsLock(SoundFactory):
+    """It is given up between the lock and the connection that would end it."""
+
+    def __init__(self) -> None:
+        super().__init__(ClosesItsLock)
+
+    async def connect(self, config: Config, *, readonly: bool = False) -> Backend:
+        if _locked[config.name]:
+            raise StoreLockedError("somebody has it", holder={"pid": 1})
+        _locked[config.name] = not readonly
+        await asyncio.sleep(0)
+        return await super().connect(config, readonly=readonly)

@@ -166,3 +166,24 @@ class LargePagesByNumber(Listing):
             for entry in page:
                 yield entry
             start += 1000
+
+
+@caught_by("test_a_change_has_a_later_time")
+class TellsWhenItWasCreated(Sound):
+    async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+        before = self._objects.get(key)
+        etag = await super().write(key, data, when=when)
+        if before is not None:
+            self.put(key, modified=before.modified)
+        return etag
+
+
+@caught_by("test_listings_at_once_do_not_mix")
+class OneCursor(Listing):
+    """Goes on with the listing that was begun last."""
+
+    async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
+        self._check_open(prefix)
+        self.cursor = iter(self.entries(prefix, after))
+        while (entry := next(self.cursor, None)) is not None:
+            yield entry

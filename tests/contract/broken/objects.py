@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from datetime import timedelta
 from itertools import count
 from urllib.parse import unquote
 
@@ -142,3 +143,12 @@ class DecodesKeys(Sound):
 
     async def read(self, key: str, *, span: Span | None = None) -> Blob:
         return await super().read(unquote(key), span=span)
+
+
+@caught_by("test_modified_is_in_utc")
+class LocalTime(Sound):
+    """Takes what a clock on the wall shows for UTC."""
+
+    async def read(self, key: str, *, span: Span | None = None) -> Blob:
+        blob = await super().read(key, span=span)
+        return replace(blob, modified=blob.modified + timedelta(hours=1))

@@ -1,0 +1,18 @@
+"""How long a check waits for what a sound backend gives soon."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PATIENCE = 30.0
+"""Seconds."""
+
+
+async def soon(awaitable: Awaitable[T]) -> T:
+    """What a sound backend gives at once must not hang the tests of another."""
+    async with asyncio.timeout(PATIENCE):
+        return await awaitable
