@@ -26,6 +26,7 @@ pytest.register_assert_rewrite(
             "listing",
             "machine",
             "objects",
+            "processes",
             "queries",
         )
     )

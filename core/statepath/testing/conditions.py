@@ -161,32 +161,32 @@ class ConditionChecks(Subject):
         async with self.writers() as handles:
             await handles[0].write("list", b"[]")
 
-            async def add(backend: Backend, token: str) -> None:
-                while True:
-                    blob = await backend.read("list")
-                    tokens = json.loads(blob.data)
-                    if token in tokens:
-                        return
-                    await asyncio.sleep(0)
-                    try:
-                        await backend.write(
-                            "list", json.dumps([*tokens, token]).encode(), when=IfMatch(blob.etag)
-                        )
-                    except ConflictError:
-                        continue
-                    except StateError as error:
-                        if not error.retryable:
-                            raise
-
             async def contend(number: int) -> None:
                 for turn in range(_TURNS):
-                    await add(handles[number % 2], f"{number}-{turn}")
+                    await add_token(handles[number % 2], "list", f"{number}-{turn}")
 
             await asyncio.gather(*(contend(number) for number in range(8)))
             tokens = json.loads((await handles[0].read("list")).data)
             assert sorted(tokens) == sorted(
                 f"{number}-{turn}" for number in range(8) for turn in range(_TURNS)
             )
+
+
+async def add_token(backend: Backend, key: str, token: str) -> None:
+    """Add it to the list that is stored there, by read and replace, however often others are faster."""
+    while True:
+        blob = await backend.read(key)
+        tokens = json.loads(blob.data)
+        if token in tokens:
+            return
+        await asyncio.sleep(0)
+        try:
+            await backend.write(key, json.dumps([*tokens, token]).encode(), when=IfMatch(blob.etag))
+        except ConflictError:
+            continue
+        except StateError as error:
+            if not error.retryable:
+                raise
 
 
 async def _stored(backend: Backend, key: str) -> tuple[bytes, ETag]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from unittest import mock
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from statepath.backend import Capabilities, StateURL, SupportsParameters
 from statepath.errors import InvalidArgumentError
 from statepath.testing.subject import Subject
+
+_SECRET = "open-sesame"  # noqa: S105 - nobody takes it
 
 
 class _Asked(Mapping[str, str]):
@@ -76,6 +79,15 @@ class ConfigurationChecks(Subject):
             if password:
                 assert password not in backend.url
                 assert password not in repr(self.config(path))
+
+    async def test_a_secret_of_the_environment_is_never_shown(self) -> None:
+        url = StateURL.parse(self.new_store())
+        if not isinstance(self.factory, SupportsParameters):
+            return
+        secrets = {name for one in self.factory.parameters(url) if one.secret for name in one.variables}
+        for name in secrets:
+            with suppress(InvalidArgumentError):  # it may have to be more than any text
+                assert _SECRET not in repr(self.factory.with_env(self.factory.parse(url), {name: _SECRET}))
 
     async def test_capabilities_are_a_value(self) -> None:
         async with self.writer_and_reader() as (one, other):

@@ -12,6 +12,7 @@ from statepath.testing.lifecycle import LifecycleChecks
 from statepath.testing.listing import ListingChecks
 from statepath.testing.machine import MachineChecks
 from statepath.testing.objects import ObjectChecks
+from statepath.testing.processes import ProcessChecks
 from statepath.testing.queries import QueryChecks
 
 
@@ -22,6 +23,7 @@ class BackendContract(
     ListingChecks,
     ConditionChecks,
     AtomicityChecks,
+    ProcessChecks,
     AcceleratorChecks,
     CommitLogChecks,
     QueryChecks,

@@ -122,6 +122,7 @@ class ObjectChecks(Subject):
             ):
                 blob = await backend.read("a", span=Span(start, stop))
                 assert blob.data == data[start:stop], f"span {start} to {stop}"
+                assert type(blob.data) is bytes
                 assert blob.etag == etag
 
     async def test_a_span_of_a_missing_object_is_not_found(self) -> None:

@@ -28,7 +28,7 @@ class Subject(ABC):
     pytestmark = pytest.mark.asyncio
 
     factory: BackendFactory
-    """The object that the entry point names."""
+    """The object that the entry point names. It is pickled for the checks that need another process."""
 
     page: ClassVar[int] = 1000
     """How many entries one page of the storage's listing holds at most."""

@@ -79,6 +79,12 @@ class ShowsItsConfig(SoundFactory):
         return Loud(**asdict(config))
 
 
+@caught_by("test_a_secret_of_the_environment_is_never_shown")
+class ShowsWhatTheEnvironmentSays(SoundFactory):
+    def parameters(self, url: StateURL) -> list[Parameter]:
+        return [one._replace(secret=True) for one in super().parameters(url)]
+
+
 @caught_by("test_capabilities_are_a_value")
 class CapabilitiesOfTheMoment(Sound):
     def __init__(self, config: Config, *, readonly: bool = False) -> None:

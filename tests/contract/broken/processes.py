@@ -1,0 +1,58 @@
+"""Backends that are sound as long as one process has the store."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from secrets import token_hex
+
+from broken.sound import Config, Sound, caught_by
+from statepath.backend import ALWAYS, Blob, ETag, Span, When
+
+_writing = asyncio.Lock()
+
+
+@caught_by("test_another_process_sees_the_same_objects")
+class SharedByWord(Sound):
+    capabilities = replace(Sound.capabilities, shared=True)
+
+
+@caught_by("test_no_replace_of_another_process_is_lost")
+class LocksItsOwnProcess(Sound):
+    """Keeps everything in a file, and checks the condition under a lock that another process does not have."""
+
+    capabilities = replace(Sound.capabilities, shared=True)
+
+    def __init__(self, config: Config, *, readonly: bool = False) -> None:
+        super().__init__(config, readonly=readonly)
+        self.file = Path(config.name, "objects.json")
+
+    async def read(self, key: str, *, span: Span | None = None) -> Blob:
+        self.load()
+        return await super().read(key, span=span)
+
+    async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+        async with _writing:
+            self.load()
+            await super().write(key, data, when=when)
+            self.put(key, etag=ETag(token_hex(8)))
+            await asyncio.sleep(0.002)
+            self.save()
+            return self._objects[key].etag
+
+    def load(self) -> None:
+        stored = json.loads(self.file.read_text()) if self.file.exists() else {}
+        self._objects.clear()
+        for key, (text, etag) in stored.items():
+            self._objects[key] = Blob(text.encode(), etag, datetime.now(UTC))
+
+    def save(self) -> None:
+        new = self.file.with_suffix(f".{os.getpid()}")
+        new.write_text(
+            json.dumps({key: (blob.data.decode(), blob.etag) for key, blob in self._objects.items()})
+        )
+        new.replace(self.file)
