@@ -8,9 +8,12 @@ import multiprocessing
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from typing import TypeVar, cast
 
 from statepath.backend import Backend, BackendFactory, ETag, StateURL, SupportsSharing
+from statepath.testing.commits import Writer, commit_log
 from statepath.testing.conditions import add_token
 from statepath.testing.meanwhile import meanwhile
 from statepath.testing.subject import Subject
@@ -51,6 +54,17 @@ class ProcessChecks(Subject):
             tokens = json.loads((await backend.read("list")).data)
             assert sorted(tokens) == sorted(added), "what one process wrote was lost to another"
 
+    async def test_what_is_finished_outlives_its_process(self) -> None:
+        path = self.new_store()
+        async with self.connection(path) as backend:
+            if not backend.capabilities.durable:
+                return
+        with suppress(BrokenProcessPool):
+            await self._elsewhere(_end, path)
+        async with self.connection(path, readonly=True) as reader:
+            assert (await reader.read("tasks/a")).data == b"A"
+            assert [commit.writer async for commit in commit_log(reader).read(0)] == ["there"]
+
     async def _elsewhere(
         self, work: Callable[[Backend], Awaitable[T]], path: str, *, readonly: bool = False
     ) -> T:
@@ -80,6 +94,13 @@ def _do(
 async def _look(backend: Backend) -> tuple[bytes, ETag, list[str]]:
     blob = await backend.read("tasks/a")
     return blob.data, blob.etag, [entry.key async for entry in backend.list_keys("")]
+
+
+async def _end(backend: Backend) -> None:
+    """End the process as if it were killed: nothing is closed, and nothing that is held back is written."""
+    await backend.write("tasks/a", b"A")
+    await Writer(commit_log(backend), "there").append()
+    os._exit(1)
 
 
 async def _add(backend: Backend) -> list[str]:

@@ -56,3 +56,19 @@ class LocksItsOwnProcess(Sound):
             json.dumps({key: (blob.data.decode(), blob.etag) for key, blob in self._objects.items()})
         )
         new.replace(self.file)
+
+
+@caught_by("test_what_is_finished_outlives_its_process")
+class KeepsItUntilItIsClosed(LocksItsOwnProcess):
+    capabilities = replace(LocksItsOwnProcess.capabilities, durable=True)
+
+    def load(self) -> None:
+        if not self._objects:
+            super().load()
+
+    def save(self) -> None:
+        """Later."""
+
+    async def close(self) -> None:
+        super().save()
+        await super().close()
