@@ -35,7 +35,7 @@ PACKAGES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What `doctor` found out about one state path. `conditions` is whether a service across a network keeps
+    """What `doctor` found out about one state path. `conditions` is whether the service of an object store keeps
     conditional writes, which was tried."""
 
     state_path: str
@@ -100,6 +100,8 @@ async def doctor(
 
 
 async def _examine(path: str | None) -> Examination:
+    from statepath.objectstore import ObjectStoreBackend  # other commands need none of it
+
     place = "unknown" if path is None else shown(path)
     try:
         settings = Settings.load(path)
@@ -113,7 +115,7 @@ async def _examine(path: str | None) -> Examination:
     await backend.close()
     conditions = None
     try:
-        if capabilities.remote:
+        if isinstance(backend, ObjectStoreBackend):
             await (await connect(settings.path)).close()
             conditions = "kept"
         async with reading(path) as store:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import statepath
+from statepath.memory import MemoryBackend, MemoryConfig, MemoryFactory
 from statepath.settings import Settings
 
 Run = Callable[..., Any]
@@ -155,6 +157,22 @@ def test_doctor_tells_what_it_can_of_a_state_path_that_leads_nowhere(cli: Run) -
 def test_doctor_creates_nothing(on: Run, path: str) -> None:
     assert on("doctor").code == 0
     assert not Path(path).exists()
+
+
+def test_doctor_tries_conditions_on_nothing_but_an_object_store(
+    cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another backend does, or locks, when it connects for writing is its own matter."""
+    connect, asked = MemoryFactory.connect, []
+
+    async def watched(factory: MemoryFactory, config: MemoryConfig, *, readonly: bool = False) -> Any:
+        asked.append(readonly)
+        return await connect(factory, config, readonly=readonly)
+
+    monkeypatch.setattr(MemoryFactory, "connect", watched)
+    monkeypatch.setattr(MemoryBackend, "capabilities", replace(MemoryBackend.capabilities, remote=True))
+    assert cli("doctor", "memory://x", "--json").json["conditions"] is None
+    assert set(asked) == {True}
 
 
 def test_config_show_tells_every_setting_and_its_origin(on: Run, path: str) -> None:
