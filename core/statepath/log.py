@@ -48,6 +48,9 @@ _SOONEST: Final = 0.02  # seconds
 _LATEST: Final = 2.0
 _FIRST_SHARE: Final = 1 / 7
 """Of the deadline: so long a call is waited for before another is begun beside it."""
+_ROOM: Final = 2
+"""Times what the slowest call took: so much time must be left for another, if none has had an effect yet. What the
+deadline cuts off may have had one."""
 
 _REFUSALS: Final = (
     AccessDeniedError,
@@ -129,6 +132,7 @@ class PortableCommitLog:
         self._review = review
         self._unresolved: _Record | None = None
         self._trouble: StateError | None = None
+        self._until = 0.0
         self._head = -1
         self._head_seen = 0.0
         self._last: list[Commit] = []
@@ -148,9 +152,10 @@ class PortableCommitLog:
             )
         if self._unresolved is not None and self._unresolved.ids != record.ids:
             raise _unknown(self._unresolved)
-        begun = clock()
+        begun, loop = clock(), asyncio.get_running_loop()
+        self._until = loop.time() + self._deadline
         try:
-            async with asyncio.timeout(self._deadline):
+            async with asyncio.timeout_at(self._until):
                 committed = await self._place(record)
         except TimeoutError as error:
             cause = self._trouble or error
@@ -158,7 +163,7 @@ class PortableCommitLog:
                 raise _unknown(record) from cause
             why = "" if self._trouble is None else f" ({self._trouble})"
             raise UnavailableError(
-                f"the storage took nothing for {self._deadline:g} s{why}; nothing was written",
+                f"the storage took nothing within {self._deadline:g} s{why}; nothing was written",
                 key=slot_key(record.first),
                 code=None if self._trouble is None else self._trouble.code,
             ) from cause
@@ -327,12 +332,17 @@ class PortableCommitLog:
     async def _insist(self, call: Callable[[_Record], Awaitable[T]], record: _Record) -> T:
         """Call again and again, with growing pauses, until the storage answers. A call without an answer goes on, since
         it may only be slow: others are begun beside it, and the first answer counts."""
-        patience, pause = self._deadline * _FIRST_SHARE, _SOONEST
-        calls: set[asyncio.Future[T]] = set()
+        now = asyncio.get_running_loop().time
+        patience, pause, slowest = self._deadline * _FIRST_SHARE, _SOONEST, 0.0
+        calls: dict[asyncio.Future[T], float] = {}
         try:
             while True:
-                calls.add(asyncio.ensure_future(call(record)))
-                done, calls = await asyncio.wait(calls, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                if self._unresolved is not None or self._until - now() >= _ROOM * slowest:
+                    calls[asyncio.ensure_future(call(record))] = now()
+                elif not calls:
+                    raise TimeoutError
+                done, _ = await asyncio.wait(calls, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                slowest = max((slowest, *(now() - calls.pop(one) for one in done)))
                 errors = [error for one in done if (error := one.exception()) is not None]
                 if len(errors) < len(done):
                     return next(one.result() for one in done if one.exception() is None)

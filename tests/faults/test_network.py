@@ -37,8 +37,8 @@ async def proxy(service: Service) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 def path(service: Service, proxy: Proxy) -> str:
-    """A new store's state path, by way of the proxy. What is silent for two seconds has failed."""
-    return service.at(proxy.url).path(uuid4().hex, timeout="2")
+    """A new store's state path, by way of the proxy. What is silent for ten seconds has failed."""
+    return service.at(proxy.url).path(uuid4().hex, timeout="10")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ It forwards one request a connection. A `Fault` says which requests, and what be
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -113,10 +114,13 @@ class Proxy:
 
     @asynccontextmanager
     async def down(self) -> AsyncIterator[None]:
-        """Meanwhile nobody listens there."""
+        """Meanwhile nobody listens there, and nobody else gets the port."""
         self._server.close()
+        kept = socket.socket()
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", urlsplit(self.url).port))
         yield
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", urlsplit(self.url).port)
+        self._server = await asyncio.start_server(self._accept, sock=kept)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

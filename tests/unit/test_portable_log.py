@@ -273,13 +273,25 @@ class TestAppend:
         storage.fates = [fate] * 100_000
         writer = Writer(PortableCommitLog(storage, deadline=0.1))
         with pytest.raises(
-            UnavailableError, match=rf"took nothing .* \({fate}\); nothing was written"
+            UnavailableError, match=rf"took nothing within 0\.1 s \({fate}\); nothing was written"
         ) as told:
             await writer.append()
         assert told.value.code == fate.code
         storage.fates.clear()
         writer.log._deadline = 30.0
         await writer.append()
+
+    async def test_the_deadline_cuts_off_no_call_that_would_only_be_told_that_nothing_was_sent(self) -> None:
+        class Unreachable(Storage):
+            async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+                self.sent.append((key, data))
+                await asyncio.sleep(0.4)
+                raise UnavailableError("no route", code="not_sent")
+
+        storage = Unreachable()
+        with pytest.raises(UnavailableError, match="nothing was written"):
+            await Writer(PortableCommitLog(storage, deadline=1.0)).append()
+        assert len(storage.sent) < 3
 
     async def test_a_slow_answer_counts_although_another_call_was_begun_beside_it(self) -> None:
         class Slow(Storage):
@@ -435,7 +447,7 @@ class TestFloor:
     async def test_a_floor_that_never_answers_leaves_the_outcome_open(self, storage: Storage) -> None:
         storage.read_fates = [UnavailableError("later")] * 100_000
         with pytest.raises(OutcomeUnknownError):
-            await Writer(PortableCommitLog(storage, deadline=0.01)).append()
+            await Writer(PortableCommitLog(storage, deadline=0.1)).append()
 
     async def test_a_writer_that_saw_the_head_lately_does_not_ask(
         self, storage: Storage, clock: Iterator[list[float]]
