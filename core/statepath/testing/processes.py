@@ -12,7 +12,10 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from typing import TypeVar, cast
 
+import pytest
+
 from statepath.backend import Backend, BackendFactory, ETag, StateURL, SupportsSharing
+from statepath.errors import StoreLockedError
 from statepath.testing.commits import Writer, commit_log
 from statepath.testing.conditions import add_token
 from statepath.testing.meanwhile import meanwhile
@@ -53,6 +56,15 @@ class ProcessChecks(Subject):
             added += adding.result()
             tokens = json.loads((await backend.read("list")).data)
             assert sorted(tokens) == sorted(added), "what one process wrote was lost to another"
+
+    async def test_another_process_is_kept_out_of_a_store_that_one_has_alone(self) -> None:
+        path = self.new_store()
+        async with self.connection(path) as backend:
+            if not backend.capabilities.exclusive:
+                return
+            await backend.write("tasks/a", b"A")
+            with pytest.raises(StoreLockedError):
+                await self._elsewhere(_look, path)
 
     async def test_what_is_finished_outlives_its_process(self) -> None:
         path = self.new_store()

@@ -12,13 +12,34 @@ from secrets import token_hex
 
 from broken.sound import Config, Sound, caught_by
 from statepath.backend import ALWAYS, Blob, ETag, Span, When
+from statepath.errors import StoreLockedError
 
 _writing = asyncio.Lock()
+_held: set[str] = set()
 
 
 @caught_by("test_another_process_sees_the_same_objects")
 class SharedByWord(Sound):
     capabilities = replace(Sound.capabilities, shared=True)
+
+
+@caught_by("test_another_process_is_kept_out_of_a_store_that_one_has_alone")
+class KnowsWhoHasItHere(Sound):
+    """Keeps in mind which stores this process has open."""
+
+    capabilities = replace(Sound.capabilities, exclusive=True)
+
+    def __init__(self, config: Config, *, readonly: bool = False) -> None:
+        if not readonly and config.name in _held:
+            raise StoreLockedError("somebody has it", holder={"pid": os.getpid()})
+        super().__init__(config, readonly=readonly)
+        if not readonly:
+            _held.add(config.name)
+
+    async def close(self) -> None:
+        if not self.readonly:
+            _held.discard(self.config.name)
+        await super().close()
 
 
 @caught_by("test_no_replace_of_another_process_is_lost")
