@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from inspect import isawaitable
 from typing import Any, Generic, TypeVar, cast
 
@@ -24,6 +24,7 @@ from statepath.engine.documents import (
     encode_mapping,
     encode_model,
     encode_value,
+    forgets,
     keep_unknown,
 )
 from statepath.engine.elements import stored_list
@@ -86,11 +87,15 @@ class Collection(Generic[T]):
         self.name = name
         self.model = model
         self.id_field = id_field
-        self._keeps_all = model is None or cast("type[BaseModel]", model).model_config.get("extra") == "allow"
         if model is not None and id_field not in cast("type[BaseModel]", model).model_fields:
             raise InvalidArgumentError(
                 f"{model.__name__} has no field {id_field!r} to hold the id; name the field with id="
             )
+
+    @cached_property
+    def _keeps_all(self) -> bool:
+        """Whether a value holds all that is stored of it. Asked where there is one: then its class is complete."""
+        return self.model is None or not forgets(cast("type[BaseModel]", self.model))
 
     async def put(self, value: T, *, if_version: int | None = None) -> int:
         """Store the document, whatever is stored under its id; its seq, when it is durable.

@@ -9,7 +9,7 @@ from decimal import Decimal
 from enum import Enum, StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
@@ -40,6 +40,7 @@ from statepath.engine.documents import (
 )
 from statepath.engine.documents import texts as read_texts
 from statepath.errors import InvalidArgumentError
+from typing_extensions import TypeAliasType
 
 KEY = "tasks/task_1"
 LIMIT = 10_000
@@ -551,6 +552,9 @@ class Plan(BaseModel):
     nested: dict[str, list[Step]] = {}
 
 
+Steps = TypeAliasType("Steps", list[Step])
+
+
 def kept(new: dict[str, Any], old: dict[str, Any], model: type[BaseModel] = Plan) -> Any:
     return json.loads(keep_unknown(json.dumps(new).encode(), json.dumps(old).encode(), model))
 
@@ -618,6 +622,12 @@ def test_elements_with_an_id_are_recognised_by_it() -> None:
     assert kept(new, old) == {"marked": [{"id": "b", "done": True, "x": 2}, {"id": "c", "done": False}]}
 
 
+def test_an_element_of_another_id_gets_nothing_in_a_list_of_the_same_length_either() -> None:
+    old = {"marked": [{"id": "a", "x": 1}, {"id": "b", "x": 2}]}
+    new = {"marked": [{"id": "c", "done": False}, {"id": "b", "done": True}]}
+    assert kept(new, old) == {"marked": [{"id": "c", "done": False}, {"id": "b", "done": True, "x": 2}]}
+
+
 def test_elements_without_an_id_are_recognised_by_what_the_model_knows() -> None:
     old = {"steps": [{"name": "a", "x": 1}, {"name": "b", "x": 2}, {"name": "b", "x": 3}]}
     new = {"steps": [{"name": "b"}, {"name": "b"}, {"name": "c"}, {"name": "d"}]}
@@ -675,6 +685,35 @@ def test_a_field_that_may_hold_several_models_is_left_alone() -> None:
         one: Step | IdStep
 
     assert kept({"one": {"name": "a"}}, {"one": {"name": "a", "x": 1}}, Either) == {"one": {"name": "a"}}
+
+
+def test_an_object_that_may_be_of_no_model_is_left_alone() -> None:
+    class Open(BaseModel):
+        one: Step | dict[str, Any] = {}
+        many: list[Step] | list[dict[str, Any]] = []
+        named: dict[str, Annotated[Step, "text"]] | Any = {}
+
+    old = {"one": {"name": 1, "x": 1}, "many": [{"y": 1}], "named": {"k": {"x": 1}}, "x": 1}
+    new = {"one": {"name": 2}, "many": [{}], "named": {"k": {}}}
+    assert kept(new, old, Open) == {**new, "x": 1}
+
+
+def test_what_cannot_be_mistaken_for_an_object_of_a_model_may_stand_beside_it() -> None:
+    class Beside(BaseModel):
+        one: Step | Literal["none"] | Annotated[int, "text"] | list[str] | None = None
+        many: list[Step] | dict[str, str] | str = []
+
+    old = {"one": {"name": "a", "x": 1}, "many": [{"name": "a", "x": 2}]}
+    new = {"one": {"name": "a"}, "many": [{"name": "a"}]}
+    assert kept(new, old, Beside) == old
+
+
+def test_a_type_that_has_a_name_of_its_own_is_looked_through() -> None:
+    class Named(BaseModel):
+        steps: Steps
+
+    old = {"steps": [{"name": "a", "x": 1}]}
+    assert kept({"steps": [{"name": "a"}]}, old, Named) == old
 
 
 def test_a_document_takes_no_more_memory_than_it_has_bytes() -> None:

@@ -340,6 +340,10 @@ class Task(BaseModel):
         return 1
 
 
+class EitherTask(BaseModel):
+    result: Result | dict[str, Any]
+
+
 class OpenTask(Task):
     model_config = ConfigDict(extra="allow")
 
@@ -366,6 +370,12 @@ def test_fields_that_the_model_does_not_know_are_refused(options: Json, message:
 async def test_a_model_that_takes_any_field_takes_any_in_queries() -> None:
     tasks = Documents({"a": {"colour": "red"}})
     assert await tasks.find(model=OpenTask, colour="red").count() == 1
+
+
+async def test_an_object_that_may_be_of_no_model_has_any_field_and_those_of_the_model_by_name() -> None:
+    tasks = Documents({"a": {"result": {"score": 3}}, "b": {"result": {"testsPassed": True}}})
+    assert ids(await tasks.find(F("result.score") == 3, model=EitherTask).all()) == ["a"]
+    assert ids(await tasks.find(F("result.tests_passed") == True, model=EitherTask).all()) == ["b"]  # noqa: E712
 
 
 async def test_fields_are_given_by_name_or_by_alias() -> None:

@@ -20,7 +20,7 @@ from pydantic_core import PydanticSerializationError
 
 from statepath.commit import append_items
 from statepath.engine.scope import MARK, Scope, scope_of
-from statepath.engine.unknown import keep_unknown
+from statepath.engine.unknown import forgets, keep_unknown
 from statepath.errors import CorruptionError, InvalidArgumentError
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "encode_mapping",
     "encode_model",
     "encode_value",
+    "forgets",
     "keep_unknown",
     "list_fields",
     "parse_untrusted",

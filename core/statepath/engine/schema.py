@@ -4,22 +4,30 @@ lie."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date, time, timedelta
+from decimal import Decimal
 from difflib import get_close_matches
+from enum import Enum
 from functools import cache
-from types import UnionType
-from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
+from pathlib import PurePath
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
+from uuid import UUID
 
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
+from typing_extensions import TypeAliasType
 
 from statepath.errors import InvalidArgumentError
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectShape:
-    """An object of a model class. Its fields are looked up later, since models may contain themselves."""
+    """An object of a model class. Its fields are looked up later, since models may contain themselves. Where it is not
+    `alone`, there may be an object of another kind in its place, as in `Result | dict[str, Any]`."""
 
     model: type[BaseModel]
+    alone: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +49,13 @@ def shape_of(annotation: Any) -> Shape | None:
         if issubclass(annotation, RootModel):
             return shape_of(annotation.model_fields["root"].annotation)
         return ObjectShape(annotation)
+    if isinstance(annotation, TypeAliasType):
+        return shape_of(annotation.__value__)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return shape_of(arguments[0])
     if origin in (Union, UnionType):
-        shapes = {shape for argument in arguments if (shape := shape_of(argument)) is not None}
-        return shapes.pop() if len(shapes) == 1 else None
+        return _shape_of_one(arguments)
     if not isinstance(origin, type):
         return None
     if issubclass(origin, Mapping):
@@ -58,11 +67,48 @@ def shape_of(annotation: Any) -> Shape | None:
     return None
 
 
-def models_in(shape: Shape) -> type[BaseModel]:
-    """The model class at the end of the lists and dicts."""
+_PLAIN: Final = (str, bytes, int, float, Decimal, date, time, timedelta, UUID, Enum, PurePath, NoneType)
+"""What is neither an object nor a list in JSON."""
+
+
+def _shape_of_one(kinds: tuple[Any, ...]) -> Shape | None:
+    """Where models lie in a value that is of one of these types."""
+    shapes = {shape for kind in kinds if (shape := shape_of(kind)) is not None}
+    if len(shapes) != 1:
+        return None
+    (shape,) = shapes
+    return _shared(shape) if any(shape_of(kind) is None and _rivals(kind, shape) for kind in kinds) else shape
+
+
+def _rivals(kind: Any, shape: Shape) -> bool:
+    """Whether a value of the type may look like one of the shape."""
+    origin = get_origin(kind) or kind
+    if origin is Annotated:
+        return _rivals(get_args(kind)[0], shape)
+    if origin is Literal:
+        return False
+    if isinstance(origin, type):
+        if issubclass(origin, _PLAIN):
+            return False
+        if issubclass(origin, Iterable):
+            return issubclass(origin, Mapping) is not isinstance(shape, ListShape)
+    return True
+
+
+def _shared(shape: Shape) -> Shape:
+    match shape:
+        case ListShape(element):
+            return ListShape(_shared(element))
+        case DictShape(value):
+            return DictShape(_shared(value))
+    return replace(shape, alone=False)
+
+
+def objects_in(shape: Shape) -> ObjectShape:
+    """What is at the end of the lists and dicts."""
     while not isinstance(shape, ObjectShape):
         shape = shape.element if isinstance(shape, ListShape) else shape.value
-    return shape.model
+    return shape
 
 
 @cache
@@ -71,6 +117,15 @@ def stored_fields(model: type[BaseModel]) -> Mapping[str, Shape | None]:
     return {
         info.serialization_alias or name: shape_of(info.annotation)
         for name, info in model.model_fields.items()
+    }
+
+
+@cache
+def certain_fields(model: type[BaseModel]) -> Mapping[str, Shape | None]:
+    """As `stored_fields`, without the shapes of what may be something else."""
+    return {
+        name: shape if shape is not None and objects_in(shape).alone else None
+        for name, shape in stored_fields(model).items()
     }
 
 
@@ -103,10 +158,10 @@ def stored_path(model: type[BaseModel], path: tuple[str, ...]) -> tuple[str, ...
     shape, stored = shape_of(model), []
     for name in path:
         match shape:
-            case ObjectShape(inner):
+            case ObjectShape(inner, alone):
                 info, fields = inner.model_fields.get(name), stored_fields(inner)
                 written = info.serialization_alias if info and info.serialization_alias else name
-                if written not in fields and extra(inner) != "allow":
+                if written not in fields and alone and extra(inner) != "allow":
                     raise _unknown(inner, name)
                 shape = fields.get(written)
                 stored.append(written)

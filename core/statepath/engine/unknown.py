@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw
@@ -16,11 +17,11 @@ from statepath.engine.schema import (
     ListShape,
     ObjectShape,
     Shape,
+    certain_fields,
     extra,
     known_names,
-    models_in,
+    objects_in,
     shape_of,
-    stored_fields,
 )
 
 _encoder = msgspec.json.Encoder()
@@ -31,12 +32,12 @@ _elements = msgspec.json.Decoder(list[Raw])
 def keep_unknown(new: bytes, old: bytes, model: type[BaseModel]) -> bytes:
     """`new`, with those fields of `old` that the model class does not know, byte for byte.
 
-    Models inside the model are treated alike, also in lists and dicts. Elements of a list belong together if
-    their `id` is the same, else if they are equal as far as the model knows, else by their place in lists of
-    one length. Models that keep unknown fields themselves (`extra="allow"`) or refuse them (`extra="forbid"`)
-    get none.
+    Models inside the model are treated alike, also in lists and dicts, where nothing else can stand in their
+    place. Elements of a list belong together if their `id` is the same, else if they are equal as far as the
+    model knows, else by their place in lists of one length, unless their ids tell that they are two. Models
+    that keep unknown fields themselves (`extra="allow"`) or refuse them (`extra="forbid"`) get none.
     """
-    if not _keeps(model) or _knows_all(old, model):
+    if not forgets(model) or _knows_all(old, model):
         return new
     return _merge(new, old, shape_of(model)) or new
 
@@ -68,7 +69,7 @@ def _strict_type(shape: Shape | None, structs: dict[type[BaseModel], Any]) -> An
             return list[_strict_type(element, structs)] | None  # type: ignore[misc]
         case DictShape(value):
             return dict[str, _strict_type(value, structs)] | None  # type: ignore[misc]
-        case ObjectShape(model) if _keeps(model):
+        case ObjectShape(model) if forgets(model):
             if model not in structs:
                 structs[model] = _strict_struct(model, structs)
             return structs[model] | None
@@ -77,7 +78,7 @@ def _strict_type(shape: Shape | None, structs: dict[type[BaseModel], Any]) -> An
 
 
 def _strict_struct(model: type[BaseModel], structs: dict[type[BaseModel], Any]) -> Any:
-    shapes = stored_fields(model)
+    shapes = certain_fields(model)
     names = sorted(known_names(model))
     return msgspec.defstruct(
         model.__name__,
@@ -93,8 +94,8 @@ def _inner(model: type[BaseModel]) -> Mapping[str, Shape]:
     """The members of a document in which something may have to be kept."""
     return {
         name: shape
-        for name, shape in stored_fields(model).items()
-        if shape is not None and _keeps(models_in(shape))
+        for name, shape in certain_fields(model).items()
+        if shape is not None and forgets(objects_in(shape).model)
     }
 
 
@@ -103,7 +104,7 @@ def _drops(model: type[BaseModel]) -> bool:
 
 
 @cache
-def _keeps(model: type[BaseModel]) -> bool:
+def forgets(model: type[BaseModel]) -> bool:
     """Whether a document of this model may have unknown fields that only `keep_unknown` would keep."""
     seen: set[type[BaseModel]] = set()
     pending = [model]
@@ -113,7 +114,9 @@ def _keeps(model: type[BaseModel]) -> bool:
             return True
         if model not in seen:
             seen.add(model)
-            pending += [models_in(shape) for shape in stored_fields(model).values() if shape is not None]
+            pending += [
+                objects_in(shape).model for shape in certain_fields(model).values() if shape is not None
+            ]
     return False
 
 
@@ -170,30 +173,41 @@ def _merge_elements(new: bytes, old: bytes, shape: Shape) -> bytes | None:
 
 def _partners(after: list[bytes], before: list[bytes], shape: Shape) -> Iterator[tuple[int, int]]:
     """Which element of the new list is which of the old one."""
-    left = {place: _identity(element, shape) for place, element in enumerate(before)}
+    left: dict[_Identity, deque[int]] = defaultdict(deque)
+    for place, element in enumerate(before):
+        left[_identity(element, shape)].append(place)
     open_places = []
     for place, element in enumerate(after):
         mine = _identity(element, shape)
-        partner = next((other for other, theirs in left.items() if theirs == mine), None)
-        if partner is None:
-            open_places.append(place)
+        if partners := left.get(mine):
+            yield place, partners.popleft()
         else:
-            del left[partner]
-            yield place, partner
+            open_places.append((place, mine))
     if len(after) == len(before):
-        yield from ((place, place) for place in open_places if place in left)
+        theirs = {place: identity for identity, places in left.items() for place in places}
+        for place, mine in open_places:
+            if place in theirs and not (mine.is_id and theirs[place].is_id):
+                yield place, place
 
 
-def _identity(element: bytes, shape: Shape) -> Any:
+class _Identity(NamedTuple):
+    """What an element is recognised by: its id, or else all that its model knows of it."""
+
+    is_id: bool
+    text: bytes
+
+
+def _identity(element: bytes, shape: Shape) -> _Identity:
     if isinstance(shape, ObjectShape) and element[:1] == b"{":
         model = shape.model
         members = _members.decode(element)
         if "id" in model.model_fields and "id" in members:
-            return bytes(members["id"])
+            return _Identity(True, bytes(members["id"]))
         try:
-            return model.model_validate_json(element).model_dump_json(
+            known = model.model_validate_json(element).model_dump_json(
                 by_alias=True, round_trip=True, warnings=False
             )
+            return _Identity(False, known.encode())
         except (ValidationError, PydanticSerializationError):
-            return element
-    return element
+            pass
+    return _Identity(False, element)

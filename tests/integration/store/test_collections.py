@@ -145,6 +145,21 @@ async def test_a_model_that_allows_extra_fields_decides_itself_what_is_kept(stor
     assert await store.collection("tasks").get("a") == {"id": "a"}
 
 
+async def test_a_model_in_one_that_allows_extra_fields_keeps_what_it_does_not_know(store):
+    class Inner(BaseModel):
+        done: bool = False
+
+    class Open(BaseModel):
+        model_config = ConfigDict(extra="allow")
+        id: str
+        inner: Inner = Inner()
+
+    raw, documents = store.collection("documents"), store.collection("documents", Open)
+    await raw.put({"id": "a", "inner": {"done": False, "by": "somebody"}, "colour": "red"})
+    await documents.put((await documents.get("a")).model_copy(update={"inner": Inner(done=True)}))
+    assert await raw.get("a") == {"id": "a", "inner": {"done": True, "by": "somebody"}, "colour": "red"}
+
+
 async def test_a_model_with_aliases_is_stored_by_alias_and_read_back(store):
     class Aliased(BaseModel):
         id: str
