@@ -375,7 +375,7 @@ def test_the_types_of_a_class_alone_may_not_be_too_deep_either() -> None:
 
 
 class Aliased(BaseModel):
-    a: int = Field(default=1, serialization_alias="_statepath")
+    a: int = Field(default=1, alias="_statepath")
 
 
 class Written(BaseModel):

@@ -83,9 +83,12 @@ def encode_mapping(value: Mapping[str, Any], *, key: str, limit: int = MAX_BYTES
 def encode_model(model: BaseModel, *, key: str, limit: int = MAX_BYTES) -> bytes:
     """A pydantic model as a document: by alias, without computed fields, so that it can be validated again.
 
-    Parameters and errors: as `encode_mapping`; a value that is not of its field's type is refused, too.
+    Parameters and errors: as `encode_mapping`; a value that is not of its field's type is refused, too, and a model
+    that would not read a field again as it is written.
     """
     scope = scope_of(type(model))
+    if scope.loss is not None:
+        raise _refuse(key, *scope.loss)
     data = _write_model(model, scope, key)
     if data[0] != 0x7B:
         raise _refuse(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
+from statepath.engine.rereading import loss_of
 from statepath.engine.schema import stored_path
 from statepath.errors import InvalidArgumentError
 
@@ -24,8 +25,11 @@ def stored_list(model: type[BaseModel], field: str, element: bytes, key: str) ->
         key: the document's name, for messages.
 
     Raises:
-        InvalidArgumentError: there is no such field, it holds no list, or none with this element; says why.
+        InvalidArgumentError: there is no such field, it holds no list, or none with this element, or the model does not
+            read again what it writes; says why.
     """
+    if (loss := loss_of(model)) is not None:
+        raise InvalidArgumentError(f"{key}: {loss.cause}; {loss.remedy}", key=key)
     stored, readers = _field(model, field)
     refused: ValidationError | None = None
     for reader in readers:

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, g
 from uuid import UUID
 
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
-from typing_extensions import TypeAliasType
 
 from statepath.errors import InvalidArgumentError
 
@@ -49,8 +48,8 @@ def shape_of(annotation: Any) -> Shape | None:
         if issubclass(annotation, RootModel):
             return shape_of(annotation.model_fields["root"].annotation)
         return ObjectShape(annotation)
-    if isinstance(annotation, TypeAliasType):
-        return shape_of(annotation.__value__)
+    if (named := _named(annotation)) is not None:
+        return None if annotation in types_in(named) else shape_of(named)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return shape_of(arguments[0])
@@ -65,6 +64,20 @@ def shape_of(annotation: Any) -> Shape | None:
         element = shape_of(arguments[0])
         return None if element is None else ListShape(element)
     return None
+
+
+def types_in(annotation: Any) -> list[Any]:
+    """The type, and those that it is made of; of a type with a name of its own, those behind the name, too."""
+    found: list[Any] = [annotation]
+    for one in found:
+        inner = get_args(one)[:1] if get_origin(one) is Annotated else get_args(one)
+        found += [kind for kind in (*inner, _named(one)) if kind is not None and kind not in found]
+    return found
+
+
+def _named(annotation: Any) -> Any:
+    """What a type alias is the name of: typing and typing_extensions each have a class of their own for it."""
+    return None if isinstance(annotation, type) else getattr(annotation, "__value__", None)
 
 
 _PLAIN: Final = (str, bytes, int, float, Decimal, date, time, timedelta, UUID, Enum, PurePath, NoneType)

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from statepath.engine.rereading import Loss, loss_of
+
 MARK: Final = "_statepath"
 """The member of a document's file that is the store's own. No document has one of that name."""
 
@@ -48,6 +50,7 @@ class Scope:
             has a member of the store's own name.
         writes_constants: NaN and Infinity may be written as such.
         duck_typed: a field may be written as a subclass of its type would be, with fields that the model does not know.
+        loss: what would be lost between writing and reading, if anything.
         omits_unset: what was never given is not written, not even as null (`__omit_unset__`).
     """
 
@@ -55,6 +58,7 @@ class Scope:
     known: bool
     writes_constants: bool
     duck_typed: bool
+    loss: Loss | None
     omits_unset: bool
 
 
@@ -77,6 +81,7 @@ def scope_of(model: type[BaseModel]) -> Scope:
         known=found and depth <= _MOST_CONTAINERS and not any(word in whole for word in (*_OPEN, MARK)),
         writes_constants=any(word in whole for word in ("ser_json_inf_nan", "'any'", *_OPEN)),
         duck_typed=_DUCK_TYPED in whole,
+        loss=loss_of(model),
         omits_unset=bool(getattr(model, "__omit_unset__", False)),
     )
 

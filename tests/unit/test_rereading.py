@@ -1,0 +1,145 @@
+"""Models that do not read again what they write: they are refused where they are stored."""
+
+from typing import Annotated, Any, Generic, TypeVar
+
+import pytest
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    create_model,
+    field_serializer,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+from statepath.engine.documents import encode_model
+from statepath.engine.elements import stored_list
+from statepath.engine.rereading import loss_of
+from statepath.engine.schema import shape_of, types_in
+from statepath.errors import InvalidArgumentError
+
+T = TypeVar("T")
+Shown = Annotated[
+    SecretStr, PlainSerializer(lambda value: value.get_secret_value(), when_used="json-unless-none")
+]
+
+
+class Renamed(BaseModel):
+    name: str = Field("", validation_alias="taskName")
+
+
+class Box(BaseModel, Generic[T]):
+    content: T
+
+
+def model(kind: Any, default: Any = ..., **config: Any) -> type[BaseModel]:
+    return create_model("Made", __config__=ConfigDict(**config), id=(str, "1"), field=(kind, default))
+
+
+@pytest.mark.parametrize(
+    ("alias", "read"),
+    [
+        ({"validation_alias": "taskName"}, "'taskName'"),
+        ({"serialization_alias": "taskName"}, "'field'"),
+        ({"validation_alias": AliasChoices("a", "b")}, "'a' or 'b'"),
+        ({"validation_alias": AliasPath("a", 0)}, "a part of something else"),
+    ],
+    ids=str,
+)
+def test_a_field_that_is_written_under_a_name_by_which_it_is_not_read_is_told(alias: Any, read: str) -> None:
+    loss = loss_of(model(str, Field("", **alias)))
+    assert loss is not None
+    assert loss.cause.endswith(f"and reads it as {read}, so it would be lost")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        model(str, Field(alias="taskName")),
+        model(str, Field(validation_alias=AliasChoices("old", "field"))),
+        model(str, Field(validation_alias=AliasChoices("old", "new"), serialization_alias="new")),
+        model(str, Field(validation_alias="taskName"), populate_by_name=True),
+        model(str, alias_generator=to_camel),
+        model(str, Field("", exclude=True)),
+    ],
+)
+def test_a_field_that_is_read_as_it_is_written_or_meant_to_be_left_out_is_no_loss(
+    made: type[BaseModel],
+) -> None:
+    assert loss_of(made) is None
+
+
+def test_a_field_that_is_left_out_needs_a_default() -> None:
+    loss = loss_of(model(str, Field(exclude=True)))
+    assert loss is not None
+    assert "leaves out its field 'field'" in loss.cause
+
+
+@pytest.mark.parametrize("kind", [SecretStr, SecretBytes | None, list[Secret[int]], dict[str, SecretStr]])
+def test_a_secret_would_be_stored_as_asterisks(kind: Any) -> None:
+    loss = loss_of(model(kind))
+    assert loss is not None
+    assert "writes asterisks for its field 'field'" in loss.cause
+
+
+@pytest.mark.parametrize("kind", [Shown, Shown | None, list[Shown]])
+def test_a_secret_may_say_how_it_is_written(kind: Any) -> None:
+    assert loss_of(model(kind)) is None
+
+
+def test_a_field_serializer_says_how_a_secret_is_written() -> None:
+    class Account(BaseModel):
+        key: SecretStr
+
+        @field_serializer("key", when_used="json")
+        def show(self, key: SecretStr) -> str:
+            return key.get_secret_value()
+
+    assert loss_of(Account) is None
+
+
+def test_a_model_may_have_its_own_way_to_be_read() -> None:
+    class Own(BaseModel):
+        name: str = Field(validation_alias="taskName")
+
+        @model_validator(mode="before")
+        @classmethod
+        def take(cls, data: Any) -> Any:
+            return {"taskName": data["name"]}
+
+    assert loss_of(Own) is None
+
+
+@pytest.mark.parametrize(
+    "kind", [Renamed, Renamed | None, list[Renamed | int], dict[str, tuple[Renamed, ...]], Box[Renamed]]
+)
+def test_models_in_a_model_are_looked_at_too(kind: Any) -> None:
+    assert loss_of(model(kind)) == loss_of(Renamed) != None  # noqa: E711 - one chain
+
+
+def test_a_type_that_contains_itself_by_its_name_has_an_end() -> None:
+    class Alias:
+        __value__: Any
+
+    tree = Alias()
+    tree.__value__ = dict[str, tree] | Renamed  # type: ignore[valid-type]  # as `type tree = …` makes it
+    assert Renamed in types_in(tree)
+    assert shape_of(tree) is None
+
+
+def test_such_a_model_is_not_stored() -> None:
+    with pytest.raises(
+        InvalidArgumentError, match=r"tasks/1: Renamed writes its field 'name' as 'name'.*; give it"
+    ):
+        encode_model(Renamed.model_validate({}), key="tasks/1")
+
+
+def test_nothing_is_appended_to_a_document_of_such_a_model() -> None:
+    with pytest.raises(InvalidArgumentError, match="tasks/1: Renamed writes"):
+        stored_list(model(list[Renamed]), "field", b"{}", "tasks/1")
