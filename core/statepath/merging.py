@@ -4,6 +4,7 @@ own function."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import iscoroutinefunction
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from pydantic import JsonValue
@@ -30,6 +31,10 @@ def check_policy(policy: object) -> OnConflict:
     Raises:
         InvalidArgumentError: it is no policy.
     """
+    if iscoroutinefunction(policy):
+        raise InvalidArgumentError(
+            "on_conflict takes a function that is not async: it is given all that it needs, and nothing waits for it"
+        )
     if policy in _POLICIES or callable(policy):
         return cast("OnConflict", policy)
     raise InvalidArgumentError(

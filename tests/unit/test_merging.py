@@ -68,3 +68,11 @@ def test_a_policy_is_one_of_three_words_or_a_function():
     assert resolver("raise") is None
     with pytest.raises(InvalidArgumentError, match="'latest' is no way"):
         check_policy("latest")
+
+
+def test_a_policy_is_no_async_function():
+    async def later(base, theirs, ours):
+        return ours
+
+    with pytest.raises(InvalidArgumentError, match="not async"):
+        check_policy(later)
