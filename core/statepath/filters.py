@@ -20,9 +20,10 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from operator import ge, gt, le, lt
 from typing import Any, Final, Literal, TypeAlias
 
@@ -420,10 +421,14 @@ def _operand(value: object) -> Value:
     return plain
 
 
+_OTHERWISE_ORDERED: Final = (Decimal, timedelta, IPv4Address, IPv6Address, IPv4Network, IPv6Network)
+"""What is a text in a document, whose order as a text is not its own."""
+
+
 def _orderable(value: object) -> str | int | float | datetime:
     plain = _operand(value)
     if (
-        isinstance(value, Decimal)
+        isinstance(value.value if isinstance(value, Enum) else value, _OTHERWISE_ORDERED)
         or isinstance(plain, bool)
         or not isinstance(plain, str | int | float | datetime)
     ):

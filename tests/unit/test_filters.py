@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from functools import reduce
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -132,7 +133,25 @@ def test_missing_fields_have_no_order() -> None:
     assert not matches(F("a") >= "", MISSING)
 
 
-@pytest.mark.parametrize("value", [None, True, [1], {"a": 1}, Decimal(1), F("b"), F("b") == 1])
+class Price(Enum):
+    LOW = Decimal("1.50")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        [1],
+        {"a": 1},
+        Decimal(1),
+        Price.LOW,
+        timedelta(1),
+        ip_address("10.0.0.9"),
+        F("b"),
+        F("b") == 1,
+    ],
+)
 def test_only_numbers_texts_and_dates_can_be_ordered(value: object) -> None:
     for compare in (F.__lt__, F.__le__, F.__gt__, F.__ge__):
         with pytest.raises(InvalidArgumentError):
