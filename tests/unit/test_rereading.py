@@ -81,6 +81,13 @@ def test_a_field_that_is_left_out_needs_a_default() -> None:
     assert "leaves out its field 'field'" in loss.cause
 
 
+@pytest.mark.parametrize(("read", "lost"), [("utf8", True), ("base64", False)])
+def test_bytes_are_read_as_they_are_written(read: Any, lost: bool) -> None:
+    made = model(bytes | None, None, ser_json_bytes="base64", val_json_bytes=read)
+    assert (loss_of(made) is not None) is lost
+    assert loss_of(model(str, ser_json_bytes="base64", val_json_bytes=read)) is None
+
+
 @pytest.mark.parametrize("kind", [SecretStr, SecretBytes | None, list[Secret[int]], dict[str, SecretStr]])
 def test_a_secret_would_be_stored_as_asterisks(kind: Any) -> None:
     loss = loss_of(model(kind))

@@ -57,6 +57,13 @@ def _losses(model: type[BaseModel]) -> Iterator[Loss]:
         or any(validator.info.mode != "after" for validator in own.model_validators.values())
     ):
         return
+    config: dict[str, Any] = {**model.model_config}
+    written, read = (config.get(f"{way}_json_bytes", "utf8") for way in ("ser", "val"))
+    if written != read and any(bytes in types_in(info.annotation) for info in model.model_fields.values()):
+        yield Loss(
+            f"{model.__name__} writes bytes as {written} and reads them as {read}, so they would be others",
+            "set ser_json_bytes and val_json_bytes alike",
+        )
     serialized = {name for serializer in own.field_serializers.values() for name in serializer.info.fields}
     for name, info in model.model_fields.items():
         if info.exclude:
