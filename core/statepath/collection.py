@@ -331,27 +331,41 @@ class Collection(Generic[T]):
             # What the model does not know, ours has not changed, whatever this handle saw of it meanwhile.
             held = self.keep(held, before)
         mine = cast("Json", decode(held))
-        try:
-            merged: object = resolve(base, theirs, mine)
-        except Clash as clash:
-            raise ConflictError(
-                f"{conflict.key} cannot be merged: {clash}; read it again and repeat the change",
-                key=conflict.key,
+        key = f"{self.name}/{id}"
+
+        def clashes(cause: object) -> ConflictError:
+            return ConflictError(
+                f"{key} cannot be merged: {cause}; read it again and repeat the change",
+                key=key,
                 base=conflict.base,
                 current=conflict.current,
                 theirs=conflict.theirs,
                 ours=mine,
                 ancestor=base,
-            ) from None
-        limit = self._engine.settings.max_document
-        key = f"{self.name}/{id}"
+            )
+
+        try:
+            merged: object = resolve(base, theirs, mine)
+        except Clash as clash:
+            raise clashes(clash) from None
         other = InvalidArgumentError(
             f"what on_conflict returned for {key} is no document of that id", key=key
         )
         if not isinstance(merged, Mapping):
             raise other
-        data = encode_mapping(merged, key=key, limit=limit)
-        value: Any = self.decode(id, Entry(data, current, 0))
+        data = encode_mapping(merged, key=key, limit=self._engine.settings.max_document)
+        try:
+            value: Any = self._value(id, data)
+        except ValidationError as error:
+            if self.on_conflict == "merge":
+                # Of two documents that fit, the parts of both need not.
+                raise clashes(
+                    f"{error.title} does not accept what both sides make of it: {_faults(error)}"
+                ) from None
+            raise InvalidArgumentError(
+                f"{error.title} does not accept what on_conflict returned for {key}: {_faults(error)}",
+                key=key,
+            ) from None
         # Only the model knows under which name its id is stored.
         if id != (value.get(self.id_field) if self.model is None else getattr(value, self.id_field)):
             raise other
@@ -454,21 +468,20 @@ class Collection(Generic[T]):
         Raises:
             InvalidArgumentError: the stored document does not fit the model (`model_mismatch`).
         """
-        data = entry.json()
-        if self.model is None:
-            return cast("T", decode(data, f"{self.name}/{id}"))
         try:
-            return cast("T", cast("type[BaseModel]", self.model).model_validate_json(data))
+            return cast("T", self._value(id, entry.json()))
         except ValidationError as error:
             key = f"{self.name}/{id}"
             raise InvalidArgumentError(
-                f"{key} is stored in a form that {self.model.__name__} does not accept: "
-                + "; ".join(
-                    f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)
-                ),
+                f"{key} is stored in a form that {error.title} does not accept: {_faults(error)}",
                 key=key,
                 code="model_mismatch",
             ) from None
+
+    def _value(self, id: str, data: bytes) -> object:
+        if self.model is None:
+            return decode(data, f"{self.name}/{id}")
+        return cast("type[BaseModel]", self.model).model_validate_json(data)
 
     def document(self, id: str, entry: Entry) -> Document[T]:
         """A stored version with what the store knows of it."""
@@ -496,6 +509,12 @@ def documents(
         where=where,
         order_by=order_by,
         limit=limit,
+    )
+
+
+def _faults(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False)
     )
 
 

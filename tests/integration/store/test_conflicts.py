@@ -4,7 +4,7 @@ import asyncio
 import time
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from statepath.collection import Collection
 from statepath.errors import ConflictError, InvalidArgumentError
 
@@ -239,6 +239,33 @@ async def test_what_a_function_returns_has_to_be_that_document(store, based, oth
     tasks = store.collection("tasks", Task, on_conflict=lambda base, theirs, ours: {"id": "b"})
     with pytest.raises(InvalidArgumentError, match="no document of that id"):
         await tasks.put(based.value, if_version=based.version)
+
+
+async def test_what_a_function_returns_has_to_fit_the_model(store, based, other):
+    await change(other, status="failed")
+    tasks = store.collection("tasks", Task, on_conflict=lambda base, theirs, ours: {"id": "a", "logs": 1})
+    with pytest.raises(
+        InvalidArgumentError, match="Task does not accept what on_conflict returned for tasks/a: logs"
+    ):
+        await tasks.put(based.value, if_version=based.version)
+
+
+async def test_a_merge_that_does_not_fit_the_model_is_a_conflict(store, based, other):
+    class Owned(Task):
+        @model_validator(mode="after")
+        def check(self):
+            if self.status == "failed" and self.owner:
+                raise ValueError("what has failed has no owner")
+            return self
+
+    await change(other, status="failed")
+    tasks = store.collection("tasks", Owned, on_conflict="merge")
+    ours = Owned(**based.value.model_dump()).model_copy(update={"owner": "me"})
+    with pytest.raises(
+        ConflictError, match=r"tasks/a cannot be merged: Owned does not accept .* no owner"
+    ) as raised:
+        await tasks.put(ours, if_version=based.version)
+    assert (raised.value.theirs["status"], raised.value.ours["owner"]) == ("failed", "me")
 
 
 async def test_without_a_model_what_a_function_returns_has_to_be_that_document_too(store, based, other):
