@@ -24,7 +24,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from functools import partial
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutine
 from queue import SimpleQueue
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
 
@@ -46,7 +46,7 @@ from statepath.engine.health import Health
 from statepath.engine.leases import Holder
 from statepath.engine.replay import Damage
 from statepath.engine.verification import Finding
-from statepath.errors import ClosedError, UnsupportedError
+from statepath.errors import ClosedError, InvalidArgumentError, UnsupportedError
 from statepath.events import Events
 from statepath.filters import Filter
 from statepath.lease import Lease
@@ -183,7 +183,7 @@ async def _carry_out(fn: Callable[[], Any], outcome: Future[Any]) -> None:
 
 def _answer(fn: Callable[[A], R], value: A, answer: Future[R]) -> None:
     try:
-        result = fn(value)
+        result = _no_coroutine(fn(value))
     except StopIteration as error:
         # No future takes a StopIteration; coroutines turn it into a RuntimeError, too.
         failure = RuntimeError("the function raised StopIteration")
@@ -193,6 +193,19 @@ def _answer(fn: Callable[[A], R], value: A, answer: Future[R]) -> None:
         answer.set_exception(error)
     else:
         answer.set_result(result)
+
+
+def _no_coroutine(result: R) -> R:
+    """
+    Raises:
+        InvalidArgumentError: the result is still to come, and nothing would wait for it.
+    """
+    if not iscoroutine(result):
+        return result
+    result.close()
+    raise InvalidArgumentError(
+        "what is to be called must not be async here; the async API takes such a function"
+    )
 
 
 class _Attempt:

@@ -252,6 +252,15 @@ def test_a_function_that_raises_stop_iteration_does_not_hang(tasks):
         tasks.update("a", lambda task: next(iter(())))
 
 
+def test_a_function_that_is_async_is_refused_and_changes_nothing(store, tasks):
+    async def put(tx):
+        tx.put(tasks, Task(id="a"))
+
+    with pytest.raises(InvalidArgumentError, match="must not be async here"):
+        store.transact(put)
+    assert tasks.get("a") is None
+
+
 def test_queries_are_iterated_and_asked(tasks):
     for n in range(600):
         tasks.put(Task(id=f"{n:03}", status="odd" if n % 2 else "even"))
