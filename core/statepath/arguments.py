@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 
+from pydantic import ValidationError
+
 from statepath.errors import InvalidArgumentError
 
 
@@ -34,3 +36,11 @@ def path_text(value: object, what: str) -> str:
     if not isinstance(text, str):
         raise wrong_kind(what, "a str or a pathlib.Path", value)
     return text
+
+
+def faults(error: ValidationError) -> str:
+    """What a model does not accept, each fault by its place, without the values, which may be secrets."""
+    return "; ".join(
+        ": ".join(filter(None, [".".join(map(str, fault["loc"])), fault["msg"]]))
+        for fault in error.errors(include_input=False)
+    )

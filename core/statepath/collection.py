@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar, cast
 from msgspec import Raw
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from statepath.arguments import check_function
+from statepath.arguments import check_function, faults
 from statepath.attempts import ATTEMPTS, Turns, back_off
 from statepath.backend import SupportsQueries
 from statepath.commit import Append, Delete, Put
@@ -360,10 +360,10 @@ class Collection(Generic[T]):
             if self.on_conflict == "merge":
                 # Of two documents that fit, the parts of both need not.
                 raise clashes(
-                    f"{error.title} does not accept what both sides make of it: {_faults(error)}"
+                    f"{error.title} does not accept what both sides make of it: {faults(error)}"
                 ) from None
             raise InvalidArgumentError(
-                f"{error.title} does not accept what on_conflict returned for {key}: {_faults(error)}",
+                f"{error.title} does not accept what on_conflict returned for {key}: {faults(error)}",
                 key=key,
             ) from None
         # Only the model knows under which name its id is stored.
@@ -473,7 +473,7 @@ class Collection(Generic[T]):
         except ValidationError as error:
             key = f"{self.name}/{id}"
             raise InvalidArgumentError(
-                f"{key} is stored in a form that {error.title} does not accept: {_faults(error)}",
+                f"{key} is stored in a form that {error.title} does not accept: {faults(error)}",
                 key=key,
                 code="model_mismatch",
             ) from None
@@ -509,12 +509,6 @@ def documents(
         where=where,
         order_by=order_by,
         limit=limit,
-    )
-
-
-def _faults(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False)
     )
 
 

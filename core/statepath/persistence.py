@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from typing_extensions import Unpack
 
 from statepath import opening
-from statepath.arguments import wrong_kind
+from statepath.arguments import faults, wrong_kind
 from statepath.collection import Collection
 from statepath.commit import Put
 from statepath.emergency import write_emergency
@@ -439,11 +439,7 @@ def _model(kind: type[M], value: M | Mapping[str, Any]) -> M:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-            for fault in error.errors(include_input=False)
-        )
-        raise InvalidArgumentError(f"this is no {kind.__name__}: {faults}") from None
+        raise InvalidArgumentError(f"this is no {kind.__name__}: {faults(error)}") from None
 
 
 def _find(cut: Cut, collection: str, id: str) -> Entry | None:

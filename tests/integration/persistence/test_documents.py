@@ -73,7 +73,7 @@ async def test_a_task_class_of_ones_own_is_stored_whole(p: StatePersistence) -> 
         ({"description": "no id"}, "id: Field required"),
         ({"id": ""}, "must not be empty"),
         ({"id": "a", "result": float("inf")}, "inf"),
-        ("task_1", "no Task"),
+        ("task_1", "no Task: Input"),
     ],
 )
 async def test_what_is_no_task_is_refused(p: StatePersistence, task: Any, message: str) -> None:
