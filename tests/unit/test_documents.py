@@ -680,11 +680,54 @@ def test_a_field_is_known_by_each_of_its_aliases() -> None:
     assert kept({}, old, Aliased) == {"D": 1}
 
 
-def test_a_field_that_may_hold_several_models_is_left_alone() -> None:
+def test_a_field_that_may_hold_several_models_which_nothing_tells_apart_is_left_alone() -> None:
     class Either(BaseModel):
         one: Step | IdStep
 
     assert kept({"one": {"name": "a"}}, {"one": {"name": "a", "x": 1}}, Either) == {"one": {"name": "a"}}
+
+
+class Said(BaseModel):
+    kind: Literal["said", "thought"] = "said"
+    text: str = ""
+
+
+class Called(BaseModel):
+    kind: Literal["called"] = "called"
+    tool: str = ""
+
+
+class Talk(BaseModel):
+    turns: list[Annotated[Said | Called, Field(discriminator="kind")]] = []
+    last: Said | Called | None = None
+
+
+def test_one_of_several_models_is_recognised_by_its_literal_fields() -> None:
+    old = {
+        "turns": [{"kind": "said", "text": "a", "tool": "x"}, {"kind": "called", "tool": "b", "text": "y"}],
+        "last": {"kind": "called", "tool": "b", "x": 1},
+    }
+    new = {
+        "turns": [
+            {"kind": "said", "text": "new"},
+            {"kind": "said", "text": "a"},
+            {"kind": "called", "tool": "b"},
+        ],
+        "last": {"kind": "called", "tool": "c"},
+    }
+    assert kept(new, old, Talk) == {
+        "turns": [new["turns"][0], *old["turns"]],
+        "last": {**new["last"], "x": 1},
+    }
+
+
+def test_an_object_that_became_one_of_another_model_gets_nothing() -> None:
+    old = {
+        "last": {"kind": "called", "tool": "b", "x": 1},
+        "turns": [{"kind": "called", "tool": "b", "x": 1}],
+    }
+    new = {"last": {"kind": "said", "text": "b"}, "turns": [{"kind": "said", "text": "b"}]}
+    assert kept(new, old, Talk) == new
 
 
 def test_an_object_that_may_be_of_no_model_is_left_alone() -> None:

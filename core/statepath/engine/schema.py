@@ -15,6 +15,8 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
 from uuid import UUID
 
+import msgspec
+from msgspec import Raw
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
 
 from statepath.errors import InvalidArgumentError
@@ -39,7 +41,14 @@ class DictShape:
     value: Shape
 
 
-Shape: TypeAlias = ObjectShape | ListShape | DictShape
+@dataclass(frozen=True, slots=True)
+class ChoiceShape:
+    """An object of one of several model classes, which `told_apart` may tell by its members."""
+
+    models: tuple[type[BaseModel], ...]
+
+
+Shape: TypeAlias = ObjectShape | ListShape | DictShape | ChoiceShape
 
 
 def shape_of(annotation: Any) -> Shape | None:
@@ -86,11 +95,18 @@ _PLAIN: Final = (str, bytes, int, float, Decimal, date, time, timedelta, UUID, E
 
 def _shape_of_one(kinds: tuple[Any, ...]) -> Shape | None:
     """Where models lie in a value that is of one of these types."""
-    shapes = {shape for kind in kinds if (shape := shape_of(kind)) is not None}
-    if len(shapes) != 1:
+    shapes = list(dict.fromkeys(shape for kind in kinds if (shape := shape_of(kind)) is not None))
+    if not shapes:
         return None
-    (shape,) = shapes
-    return _shared(shape) if any(shape_of(kind) is None and _rivals(kind, shape) for kind in kinds) else shape
+    shape = shapes[0] if len(shapes) == 1 else _choice(shapes)
+    if shape is not None and any(shape_of(kind) is None and _rivals(kind, shape) for kind in kinds):
+        return _shared(shape)
+    return shape
+
+
+def _choice(shapes: list[Shape]) -> Shape | None:
+    models = [shape.model for shape in shapes if isinstance(shape, ObjectShape) and shape.alone]
+    return ChoiceShape(tuple(models)) if len(models) == len(shapes) else None
 
 
 def _rivals(kind: Any, shape: Shape) -> bool:
@@ -108,20 +124,53 @@ def _rivals(kind: Any, shape: Shape) -> bool:
     return True
 
 
-def _shared(shape: Shape) -> Shape:
+def _shared(shape: Shape) -> Shape | None:
     match shape:
         case ListShape(element):
-            return ListShape(_shared(element))
+            inner = _shared(element)
+            return None if inner is None else ListShape(inner)
         case DictShape(value):
-            return DictShape(_shared(value))
-    return replace(shape, alone=False)
+            inner = _shared(value)
+            return None if inner is None else DictShape(inner)
+        case ObjectShape():
+            return replace(shape, alone=False)
+        case ChoiceShape():
+            return None
 
 
-def objects_in(shape: Shape) -> ObjectShape:
-    """What is at the end of the lists and dicts."""
-    while not isinstance(shape, ObjectShape):
-        shape = shape.element if isinstance(shape, ListShape) else shape.value
-    return shape
+def models_in(shape: Shape | None) -> tuple[type[BaseModel], ...]:
+    """The model classes at the end of the lists and dicts, if nothing else can stand there."""
+    match shape:
+        case ListShape(inner) | DictShape(inner):
+            return models_in(inner)
+        case ObjectShape(model, alone):
+            return (model,) if alone else ()
+        case ChoiceShape(models):
+            return models
+        case None:
+            return ()
+
+
+def told_apart(models: Iterable[type[BaseModel]], members: Mapping[str, Raw]) -> type[BaseModel] | None:
+    """The one of the model classes whose `Literal` fields are as those of the object; `None`: that tells none, or
+    several."""
+    fitting = [
+        model
+        for model in models
+        if (tags := _tags(model))
+        and all(bytes(members.get(name, b"")) in texts for name, texts in tags.items())
+    ]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+@cache
+def _tags(model: type[BaseModel]) -> Mapping[str, frozenset[bytes]]:
+    """What the fields that take certain values only may be, as JSON."""
+    return {
+        info.serialization_alias or name: frozenset(map(msgspec.json.encode, get_args(info.annotation)))
+        for name, info in model.model_fields.items()
+        if get_origin(info.annotation) is Literal
+    }
 
 
 @cache
@@ -136,10 +185,7 @@ def stored_fields(model: type[BaseModel]) -> Mapping[str, Shape | None]:
 @cache
 def certain_fields(model: type[BaseModel]) -> Mapping[str, Shape | None]:
     """As `stored_fields`, without the shapes of what may be something else."""
-    return {
-        name: shape if shape is not None and objects_in(shape).alone else None
-        for name, shape in stored_fields(model).items()
-    }
+    return {name: shape if models_in(shape) else None for name, shape in stored_fields(model).items()}
 
 
 @cache
@@ -181,7 +227,8 @@ def stored_path(model: type[BaseModel], path: tuple[str, ...]) -> tuple[str, ...
             case ListShape(inner_shape) | DictShape(inner_shape):
                 shape = inner_shape
                 stored.append(name)
-            case None:
+            case ChoiceShape() | None:
+                shape = None
                 stored.append(name)
     return tuple(stored)
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from statepath.engine.schema import (
+    ChoiceShape,
     DictShape,
     ListShape,
     ObjectShape,
@@ -20,8 +21,9 @@ from statepath.engine.schema import (
     certain_fields,
     extra,
     known_names,
-    objects_in,
+    models_in,
     shape_of,
+    told_apart,
 )
 
 _encoder = msgspec.json.Encoder()
@@ -33,9 +35,10 @@ def keep_unknown(new: bytes, old: bytes, model: type[BaseModel]) -> bytes:
     """`new`, with those fields of `old` that the model class does not know, byte for byte.
 
     Models inside the model are treated alike, also in lists and dicts, where nothing else can stand in their
-    place. Elements of a list belong together if their `id` is the same, else if they are equal as far as the
-    model knows, else by their place in lists of one length, unless their ids tell that they are two. Models
-    that keep unknown fields themselves (`extra="allow"`) or refuse them (`extra="forbid"`) get none.
+    place; one of several models where its `Literal` fields tell which. Elements of a list belong together if
+    their `id` is the same, else if they are equal as far as the model knows, else by their place in lists of
+    one length, unless their ids tell that they are two. Models that keep unknown fields themselves
+    (`extra="allow"`) or refuse them (`extra="forbid"`) get none.
     """
     if not forgets(model) or _knows_all(old, model):
         return new
@@ -56,11 +59,16 @@ def _knows_all(document: bytes, model: type[BaseModel]) -> bool:
 
 @cache
 def _strict_decoder(model: type[BaseModel]) -> msgspec.json.Decoder[Any] | None:
-    """A decoder that takes objects of known fields only; `None` for models that contain themselves."""
+    """A decoder that takes objects of known fields only; `None` for models that contain themselves or one of
+    several."""
     try:
         return msgspec.json.Decoder(_strict_type(ObjectShape(model), {}))
-    except RecursionError:
+    except (RecursionError, _OnlyByValueError):
         return None
+
+
+class _OnlyByValueError(Exception):
+    """Which fields are known, each object tells."""
 
 
 def _strict_type(shape: Shape | None, structs: dict[type[BaseModel], Any]) -> Any:
@@ -73,6 +81,8 @@ def _strict_type(shape: Shape | None, structs: dict[type[BaseModel], Any]) -> An
             if model not in structs:
                 structs[model] = _strict_struct(model, structs)
             return structs[model] | None
+        case ChoiceShape():
+            raise _OnlyByValueError
         case _:
             return Raw
 
@@ -95,7 +105,7 @@ def _inner(model: type[BaseModel]) -> Mapping[str, Shape]:
     return {
         name: shape
         for name, shape in certain_fields(model).items()
-        if shape is not None and forgets(objects_in(shape).model)
+        if shape is not None and any(map(forgets, models_in(shape)))
     }
 
 
@@ -114,9 +124,7 @@ def forgets(model: type[BaseModel]) -> bool:
             return True
         if model not in seen:
             seen.add(model)
-            pending += [
-                objects_in(shape).model for shape in certain_fields(model).values() if shape is not None
-            ]
+            pending += [inner for shape in certain_fields(model).values() for inner in models_in(shape)]
     return False
 
 
@@ -124,8 +132,12 @@ def _merge(new: bytes, old: bytes, shape: Shape | None) -> bytes | None:
     """`new` with the unknown fields of `old`; `None`: there are none to add."""
     kinds = (new[:1], old[:1])
     match shape:
-        case ObjectShape(model) if kinds == (b"{", b"{"):
-            return _merge_members(_members.decode(new), _members.decode(old), model)
+        case ObjectShape() | ChoiceShape() if kinds == (b"{", b"{"):
+            members, before = _members.decode(new), _members.decode(old)
+            model = _model_of(shape, members)
+            if model is None or model is not _model_of(shape, before):
+                return None
+            return _merge_members(members, before, model)
         case DictShape(value) if kinds == (b"{", b"{"):
             members, before = _members.decode(new), _members.decode(old)
             changed = False
@@ -140,6 +152,15 @@ def _merge(new: bytes, old: bytes, shape: Shape | None) -> bytes | None:
             return _merge_elements(new, old, element)
         case _:
             return None
+
+
+def _model_of(shape: Shape, members: Mapping[str, Raw]) -> type[BaseModel] | None:
+    match shape:
+        case ObjectShape(model):
+            return model
+        case ChoiceShape(models):
+            return told_apart(models, members)
+    return None
 
 
 def _merge_members(new: dict[str, Raw], old: dict[str, Raw], model: type[BaseModel]) -> bytes | None:
@@ -198,16 +219,19 @@ class _Identity(NamedTuple):
 
 
 def _identity(element: bytes, shape: Shape) -> _Identity:
-    if isinstance(shape, ObjectShape) and element[:1] == b"{":
-        model = shape.model
-        members = _members.decode(element)
-        if "id" in model.model_fields and "id" in members:
-            return _Identity(True, bytes(members["id"]))
-        try:
-            known = model.model_validate_json(element).model_dump_json(
-                by_alias=True, round_trip=True, warnings=False
-            )
-            return _Identity(False, known.encode())
-        except (ValidationError, PydanticSerializationError):
-            pass
-    return _Identity(False, element)
+    whole = _Identity(False, element)
+    if element[:1] != b"{":
+        return whole
+    members = _members.decode(element)
+    model = _model_of(shape, members)
+    if model is None:
+        return whole
+    if "id" in model.model_fields and "id" in members:
+        return _Identity(True, bytes(members["id"]))
+    try:
+        known = model.model_validate_json(element).model_dump_json(
+            by_alias=True, round_trip=True, warnings=False
+        )
+    except (ValidationError, PydanticSerializationError):
+        return whole
+    return _Identity(False, known.encode())
