@@ -122,15 +122,11 @@ class Collection(Generic[T]):
             await committer.room()
         if if_version is None:
             return await committer.put(document)
-        for attempt in range(ATTEMPTS):
-            try:
-                return await committer.submit((_change(document, if_version),), len(document[2]))
-            except ConflictError as conflict:
-                if attempt == ATTEMPTS - 1:
-                    raise
-                document, bare, if_version = await self.resolve(conflict, document, bare)
-                await back_off(attempt)
-        raise AssertionError
+        try:
+            return await committer.submit((_change(document, if_version),), len(document[2]))
+        except ConflictError as conflict:
+            met = conflict
+        return await self._put_resolved(met, document, bare)
 
     async def create(self, value: T) -> int:
         """Store a new document; its seq, when it is durable.
@@ -299,6 +295,24 @@ class Collection(Generic[T]):
         if self.on_conflict == "raise" or self._keeps_all:
             return document
         return self.encode_over(None, value)
+
+    async def _put_resolved(
+        self, conflict: ConflictError, document: PutDocument, bare: PutDocument | None
+    ) -> int:
+        """Store what the collection makes of the conflict. Of the puts of one document that this handle repeats, one
+        goes at a time: of all at once only one would get through."""
+        if resolver(self.on_conflict) is None:
+            raise conflict
+        committer = self._engine.committer
+        async with self._turns.turn((self.name, document[1])):
+            for attempt in range(ATTEMPTS - 1):
+                document, bare, version = await self.resolve(conflict, document, bare)
+                try:
+                    return await committer.submit((_change(document, version),), len(document[2]))
+                except ConflictError as again:
+                    conflict = again
+                await back_off(attempt)
+        raise conflict
 
     async def resolve(
         self, conflict: ConflictError, ours: PutDocument, bare: PutDocument | None

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+import statepath
 from pydantic import BaseModel, Field, model_validator
 from statepath.collection import Collection
 from statepath.errors import ConflictError, InvalidArgumentError
@@ -102,6 +103,15 @@ async def unknown(store):
     await raw.append("a", "history", "y")
     await raw.update("a", lambda document: document | {"priority": 2})
     return raw, seen
+
+
+async def test_as_many_merges_of_one_document_as_meet_are_all_kept(at_once):
+    logs = [str(number) for number in range(50)]
+    async with statepath.open("memory://as-many-merges") as store:
+        tasks = store.collection("tasks", Task, on_conflict="merge")
+        version = await tasks.put(Task(id="a"))
+        await asyncio.gather(*(tasks.put(Task(id="a", logs=[line]), if_version=version) for line in logs))
+        assert sorted((await tasks.get("a")).logs) == sorted(logs)
 
 
 async def test_a_merge_counts_as_ours_only_what_the_model_knows(store, unknown):
