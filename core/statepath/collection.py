@@ -27,7 +27,7 @@ from statepath.engine.documents import (
     forgets,
     keep_unknown,
 )
-from statepath.engine.elements import stored_list
+from statepath.engine.elements import earlier_names, stored_list
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id, check_version
 from statepath.engine.pending import Document as PutDocument
@@ -188,10 +188,11 @@ class Collection(Generic[T]):
 
         Raises:
             NotFoundError: there is no such document.
-            InvalidArgumentError: the field holds something else than a list, the model has no such field or does not
-                take the item in it, or the item is not JSON, too deep or too large.
+            InvalidArgumentError: the field holds something else than a list, or its list under an earlier name, the
+                model has no such field or does not take the item in it, or the item is not JSON, too deep or too large.
         """
-        change, size = self.encode_append(id, field, item)
+        held = None if self._engine.elsewhere is not None else self._engine.replica.get(self.name, id)
+        change, size = self.encode_append(id, field, item, held)
         committer = self._engine.committer
         if committer.crowded:
             await committer.room()
@@ -467,14 +468,28 @@ class Collection(Generic[T]):
             return data
         return keep_unknown(data, stored.json(), cast("type[BaseModel]", self.model))
 
-    def encode_append(self, id: str, field: str, item: object) -> tuple[Append, int]:
-        """The change that appends the item, and its size in bytes."""
+    def encode_append(self, id: str, field: str, item: object, held: Entry | None) -> tuple[Append, int]:
+        """The change that appends the item, and its size in bytes. `held`: to which document, as far as it is known."""
         _check_field(field)
         key = f"{self.name}/{check_id(id)}"
         data = encode_value(item, key=key, limit=self._engine.settings.max_document, depth=MAX_DEPTH - 2)
         if self.model is not None:
             field = stored_list(cast("type[BaseModel]", self.model), field, data, key)
+            self._check_name(key, field, held)
         return Append(self.name, id, field, Raw(data)), len(data)
+
+    def _check_name(self, key: str, field: str, held: Entry | None) -> None:
+        """
+        Raises:
+            InvalidArgumentError: the list is there under an earlier name, and would be hidden by one under this.
+        """
+        earlier = earlier_names(cast("type[BaseModel]", self.model), field)
+        if earlier and held is not None and field not in held.lists and (there := earlier & held.lists):
+            raise InvalidArgumentError(
+                f"{key} holds {field!r} under an earlier name, {', '.join(map(repr, there))}: update it once, which "
+                "stores it under the present one, and append then",
+                key=key,
+            )
 
     def decode(self, id: str, entry: Entry) -> T:
         """A fresh value of a stored version.

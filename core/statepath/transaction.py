@@ -118,13 +118,15 @@ class Transaction:
             InvalidArgumentError: as `Collection.append`, or the collection is of another store.
         """
         self._check_open()
-        change, _ = self._held(collection).encode_append(id, field, item)
-        place = (collection.name, id)
+        place = (self._held(collection).name, check_id(id))
         if place in self._own:
+            change, _ = collection.encode_append(id, field, item, self._own[place])
             self._own[place] = _longer(self._own[place], change)
         else:
             # One that is not seen may just have been created by another handle.
-            if self._engine.elsewhere is None and (seen := self._engine.get(*place)) is not None:
+            seen = None if self._engine.elsewhere is not None else self._engine.get(*place)
+            change, _ = collection.encode_append(id, field, item, seen)
+            if seen is not None:
                 _longer(seen, change)
             self._appends.setdefault(place, []).append(change)
         self._add(change)

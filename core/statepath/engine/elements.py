@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from statepath.engine.rereading import loss_of
+from statepath.engine.rereading import loss_of, names_read
 from statepath.engine.schema import stored_path
 from statepath.errors import InvalidArgumentError
 
@@ -43,6 +43,17 @@ def stored_list(model: type[BaseModel], field: str, element: bytes, key: str) ->
     if refused is not None:
         raise _refusal(refused, model, field, key)
     return stored
+
+
+@lru_cache(maxsize=1024)
+def earlier_names(model: type[BaseModel], stored: str) -> frozenset[str]:
+    """Under which names the model reads the field that it stores under this one, too."""
+    return frozenset(
+        other
+        for name, info in model.model_fields.items()
+        if stored == (info.serialization_alias or name)
+        for other in names_read(model, name, info)
+    ) - {stored}
 
 
 @lru_cache(maxsize=1024)

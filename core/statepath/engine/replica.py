@@ -92,6 +92,13 @@ class Entry(msgspec.Struct, gc=False):
         content = self._content
         return len(content) if isinstance(content, bytes) else content.size
 
+    @property
+    def lists(self) -> frozenset[str]:
+        """The members that hold a list, or null."""
+        if self._lists is None:
+            self._lists = frozenset(name for name, is_list in list_fields(self.json()).items() if is_list)
+        return self._lists
+
     def appended(self, key: str, field: str, value: bytes, version: int, modified: int) -> Entry:
         """The next version, with one more element in the list.
 

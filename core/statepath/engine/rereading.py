@@ -73,7 +73,7 @@ def _losses(model: type[BaseModel]) -> Iterator[Loss]:
                     "give it a default",
                 )
             continue
-        written, read = info.serialization_alias or name, _names_read(model, name, info)
+        written, read = info.serialization_alias or name, names_read(model, name, info)
         if written not in read:
             yield Loss(
                 f"{model.__name__} writes its field {name!r} as {written!r} and reads it as "
@@ -87,7 +87,8 @@ def _losses(model: type[BaseModel]) -> Iterator[Loss]:
             )
 
 
-def _names_read(model: type[BaseModel], name: str, info: FieldInfo) -> list[str]:
+def names_read(model: type[BaseModel], name: str, info: FieldInfo) -> list[str]:
+    """The members of an object that the field is read from."""
     config: dict[str, Any] = {**model.model_config}
     alias = info.validation_alias
     by_name = alias is None or config.get("populate_by_name") or config.get("validate_by_name")

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 import statepath
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from statepath.errors import ConflictError, InvalidArgumentError, NotFoundError
 
 
@@ -177,6 +177,32 @@ async def test_an_append_makes_a_missing_or_null_field_a_list(store):
     await raw.append("a", "null", 1)
     await raw.append("a", "missing", {"x": 2})
     assert await raw.get("a") == {"id": "a", "null": [1], "missing": [{"x": 2}]}
+
+
+class Renamed(BaseModel):
+    id: str
+    events: list[str] = Field(default=[], validation_alias=AliasChoices("events", "lines"))
+
+
+async def test_an_append_hides_no_list_that_is_stored_under_an_earlier_name(store):
+    await store.collection("jobs").put({"id": "a", "lines": ["one"]})
+    jobs = store.collection("jobs", Renamed)
+    with pytest.raises(
+        InvalidArgumentError, match="jobs/a holds 'events' under an earlier name, 'lines': update it"
+    ):
+        await jobs.append("a", "events", "two")
+    await jobs.update("a", lambda job: job)
+    await jobs.append("a", "events", "two")
+    assert (await jobs.get("a")).events == ["one", "two"]
+
+
+async def test_a_transaction_appends_under_the_present_name_to_what_it_has_put(store):
+    await store.collection("jobs").put({"id": "a", "lines": ["one"]})
+    jobs = store.collection("jobs", Renamed)
+    async with store.transaction() as tx:
+        tx.put(jobs, await tx.get(jobs, "a"))
+        tx.append(jobs, "a", "events", "two")
+    assert (await jobs.get("a")).events == ["one", "two"]
 
 
 async def test_append_takes_models(store):
