@@ -5,6 +5,7 @@ import socket
 from contextlib import asynccontextmanager
 
 import pytest
+from servers.process import free_port
 from statepath.backend import StateURL
 from statepath.errors import UnavailableError
 from statepath_postgres import factory
@@ -73,8 +74,8 @@ async def test_a_standby_is_only_preferred_where_that_was_said(path, full):
     assert await answers(f"{several}&target_session_attrs=prefer-standby")
 
 
-async def test_a_host_that_failed_is_told_rather_than_one_that_is_no_standby(path, unused_tcp_port):
-    several = path.replace("@127.0.0.1", f"@127.0.0.1:{unused_tcp_port},127.0.0.1")
+async def test_a_host_that_failed_is_told_rather_than_one_that_is_no_standby(path):
+    several = path.replace("@127.0.0.1", f"@127.0.0.1:{free_port()},127.0.0.1")
     with pytest.raises(UnavailableError, match="cannot be reached"):
         await answers(f"{several}&target_session_attrs=standby")
 

@@ -20,6 +20,7 @@ from urllib.error import URLError
 
 import pytest
 import statepath
+from servers.process import free_port
 from statepath import measuring
 from statepath.errors import ConfigurationError
 
@@ -40,9 +41,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        found: int = server.getsockname()[1]
-    return found
+    return free_port()
 
 
 @pytest.fixture
@@ -219,10 +218,8 @@ asyncio.run(count("parents", int(sys.argv[1]), 5))
 
 @pytest.mark.slow
 def test_a_forked_child_reports_its_own_numbers_only(port, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        other = server.getsockname()[1]
     done = subprocess.run(
-        [sys.executable, "-c", FORKING, str(port), str(other)],
+        [sys.executable, "-c", FORKING, str(port), str(free_port())],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         check=True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import pytest
 import statepath
 from aiohttp import ClientSession, web
 from pydantic import SecretStr
+from servers.process import free_port
 from statepath.errors import ConfigurationError
 from statepath.events import AlertCleared, AlertRaised, Events
 from statepath.webhook import Webhook
@@ -53,12 +53,12 @@ class Hook:
         return web.Response(status=status, headers={"Location": "/elsewhere"} if status == 302 else {})
 
     async def reached(self) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not self.tried:  # noqa: ASYNC110 - the other side is another program
                 await asyncio.sleep(0.01)
 
     async def told(self, count: int) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(self.bodies) < count:  # noqa: ASYNC110 - the other side is another program
                 await asyncio.sleep(0.01)
 
@@ -169,8 +169,7 @@ async def test_a_refusal_is_final_and_a_redirect_is_not_followed(hook, events, p
 
 
 async def test_a_server_that_is_not_there_is_a_line_in_the_log(hook, events, place, caplog):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        hook.port = server.getsockname()[1]
+    hook.port = free_port()
     async with opened(place, hook, events) as store:
         tell(store, RAISED)
         assert await store.collection("raw").put({"id": "a"}) == 1
