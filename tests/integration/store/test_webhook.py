@@ -319,10 +319,12 @@ PROGRAM = """
 import asyncio, os, statepath
 
 async def main():
-    async with statepath.open(alert_interval=0.05, disk_low=2**60) as store:
+    raised, events = asyncio.Event(), statepath.Events()
+    events.on("alert:raised", lambda alert: raised.set())
+    async with statepath.open(alert_interval=0.05, disk_low=2**60, events=events) as store:
         await store.collection("raw").put({"id": "a", "text": "canary"})
         print(store.seq, flush=True)
-        await asyncio.sleep(0.3)
+        await raised.wait()
 
 asyncio.run(main())
 """
