@@ -266,3 +266,9 @@ def falls_silent() -> Callable[[Lease], None]:
         lease._beats.cancel()
 
     return falls_silent
+
+
+@pytest.fixture
+def lively(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the holder of a lease give signs of life every few hundredths of a second, however long it lives."""
+    monkeypatch.setattr("statepath.lease._BEATS", 1_000_000)

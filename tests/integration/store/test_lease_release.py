@@ -232,7 +232,8 @@ async def test_a_release_that_is_cancelled_twice_gives_the_lease_back(store, oth
         pass
 
 
-async def test_a_release_that_is_cancelled_gives_the_lease_back(store, other, slow_commits):
+async def test_a_release_that_is_cancelled_gives_the_lease_back(store, other, slow_commits, monkeypatch):
+    monkeypatch.setattr("statepath.engine.leases.GIVING_BACK", 60)
     lease = store.lease("leader", ttl=60)
     await lease.acquire()
     begun, go_on = slow_commits()

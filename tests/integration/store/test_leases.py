@@ -119,10 +119,10 @@ async def test_what_others_change_meanwhile_is_not_fenced(store):
     await task
 
 
-async def test_a_holder_finds_out_that_it_has_lost_it(store, other):
+async def test_a_holder_finds_out_that_it_has_lost_it(store, other, lively):
     told = []
     store.events.on(LeaseLost, told.append)
-    lease = store.lease("leader", ttl=0.3)
+    lease = store.lease("leader", ttl=60)
     await lease.acquire()
     holder = await other.break_lease("leader")
     assert holder.name == "leader"
@@ -135,8 +135,8 @@ async def test_a_holder_finds_out_that_it_has_lost_it(store, other):
         pass
 
 
-async def test_a_lease_that_was_lost_can_be_taken_again(store, other):
-    lease = store.lease("leader", ttl=0.3)
+async def test_a_lease_that_was_lost_can_be_taken_again(store, other, lively):
+    lease = store.lease("leader", ttl=60)
     await lease.acquire()
     await other.break_lease("leader")
     async with asyncio.timeout(30):

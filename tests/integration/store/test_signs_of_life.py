@@ -41,14 +41,14 @@ async def test_a_holder_that_gives_no_sign_of_life_is_replaced_after_the_ttl_and
 
 
 @pytest.mark.slow
-async def test_signs_of_life_keep_it_for_longer_than_the_ttl(store, other, move):
-    async with asyncio.timeout(30), store.lease("leader", ttl=0.3) as lease:
-        waiting = asyncio.ensure_future(other.lease("leader", ttl=0.3, wait=1).acquire())
+async def test_signs_of_life_keep_it_for_longer_than_the_ttl(store, other, move, lively):
+    async with asyncio.timeout(60), store.lease("leader", ttl=60) as lease:
+        waiting = asyncio.ensure_future(other.lease("leader", ttl=0.3, wait=200).acquire())
         while not waiting.done():
             seen = lease._hold.etag
             while lease._hold.etag == seen and not waiting.done():  # noqa: ASYNC110 - a sign of life
                 await asyncio.sleep(0.01)
-            move(0.1)
+            move(20)
         with pytest.raises(LeaseHeldError):
             await waiting
         assert lease.held
@@ -194,12 +194,12 @@ async def test_an_object_that_nobody_understands_is_taken_over_in_the_end(store,
 
 
 async def test_a_sign_of_life_whose_answer_was_lost_is_not_taken_for_somebody_elses(
-    faulty, open_on, move, until
+    faulty, open_on, lively, until
 ):
     from statepath.errors import UnavailableError
 
     store = await open_on(faulty)
-    async with store.lease("leader", ttl=0.3) as lease:
+    async with store.lease("leader", ttl=60) as lease:
         fault = faulty.fail("write", "leases/", UnavailableError("reset"), applied=True)
 
         async def over():
