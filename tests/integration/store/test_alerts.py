@@ -47,7 +47,9 @@ async def opened(faulty, events, monkeypatch):
     """Opens the store as a program does, the first time on the faulty backend."""
 
     async def connect(path, **options):
-        return await discovery.connect(path, **options) if faulty.closed else faulty
+        if faulty.closed or path != faulty.url:
+            return await discovery.connect(path, **options)
+        return faulty
 
     monkeypatch.setattr("statepath.opening.connect", connect)
     stores = []
