@@ -116,7 +116,7 @@ async def test_a_storage_that_does_not_answer_in_time_is_not_reachable(open_on, 
     gate.open()
     assert (found.status, found.limit) == (FAIL, 0.05)
     assert "did not answer within 0.05 s" in found.summary
-    assert await status(store, "reachable") is not FAIL
+    await until(store, "reachable", OK)
 
 
 async def test_a_save_that_fails_is_told_until_one_succeeds(writer, faulty):
