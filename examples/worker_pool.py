@@ -51,6 +51,9 @@ async def main() -> None:
     async with statepath.open() as store:
         tasks = store.collection("tasks", Task)
         since = store.seq
+        # Nobody else gets this one, and so no worker is done, before the last kill.
+        kept = store.claim("task_0", ttl=60)
+        await kept.acquire()
         await asyncio.gather(*(tasks.put(Task(id=f"task_{n}")) for n in range(TASKS)))
         workers = [await start() for _ in range(WORKERS)]
         done = Counter[str]()
@@ -65,6 +68,8 @@ async def main() -> None:
                 workers[place].kill()
                 await workers[place].wait()
                 workers[place] = await start()
+                if not kills:
+                    await kept.release()
             if len(done) == TASKS:
                 break
         codes = [await worker.wait() for worker in workers]
