@@ -8,7 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import statepath
@@ -255,16 +255,13 @@ async def stop_leading(path: str, ttl: float) -> str:
             return "committed"
 
 
-async def lead(path: str, number: int, seconds: float, ttl: float) -> None:
-    """Take the lease again and again, and write under it."""
-    until = time.monotonic() + seconds
+async def lead(path: str, number: int, times: int, ttl: float) -> None:
+    """Take the lease so often, and write under it."""
     async with statepath.open(path, autosave=0) as store:
         terms = store.collection("terms")
-        while time.monotonic() < until:
-            try:
-                async with store.lease("leader", ttl=ttl, wait=ttl) as lease:
+        for _ in range(times):
+            with suppress(LeaseLostError):
+                async with store.lease("leader", ttl=ttl) as lease:
                     for n in range(20):
                         await terms.put({"id": "leader", "epoch": lease.epoch, "by": number, "n": n})
                         await asyncio.sleep(0.01)
-            except (LeaseHeldError, LeaseLostError):
-                continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -200,12 +201,14 @@ async def test_a_holder_that_was_stopped_past_its_lease_cannot_commit_when_it_co
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["local", "postgresql"], indirect=True)
 async def test_a_leader_that_is_stopped_past_its_lease_changes_nothing_any_more(path):
-    leaders = [Client(work.lead, path, number, 5.0, 1.0) for number in range(2)]
-    await asyncio.sleep(1)
-    for leader in leaders:
-        leader.send(signal.SIGSTOP)
-        await asyncio.sleep(1.6)
-        leader.send(signal.SIGCONT)
+    async with statepath.open(path, autosave=0) as store, aclosing(store.watch()) as changes:
+        leaders = [Client(work.lead, path, number, 6, 1.0) for number in range(2)]
+        for number, leader in enumerate(leaders):
+            while (change := await anext(changes)).key != "terms/leader" or change.value["by"] != number:
+                pass
+            leader.send(signal.SIGSTOP)
+            await asyncio.sleep(1.6)  # longer than its lease lives
+            leader.send(signal.SIGCONT)
     for leader in leaders:
         await leader.result()
     async with statepath.open(path, readonly=True) as store:
