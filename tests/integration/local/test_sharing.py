@@ -321,14 +321,17 @@ async def test_what_stands_in_another_segment_is_not_passed(share: Connect, chai
     await place(other)
 
 
-async def test_a_follower_of_a_closed_handle_is_told(share: Connect, chain: Any) -> None:
+async def test_a_follower_of_a_closed_handle_is_told(
+    share: Connect, chain: Any, resting: asyncio.Event
+) -> None:
     one = await share()
     log = chain(one.commit_log())
     commit = await append(log)
     following = log.log.follow(0, lambda: log.head)
     assert await anext(following) == commit
+    resting.clear()
     rest = asyncio.ensure_future(anext(following))
-    await asyncio.sleep(0.1)  # until it rests
+    await resting.wait()
     await one.close()
     async with asyncio.timeout(5):
         with pytest.raises(ClosedError):
