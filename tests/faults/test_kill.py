@@ -104,7 +104,7 @@ async def kill(pid: int, seconds: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("key", "rounds"), [("", 100), ("A" * 43 + "=", 25)], ids=["plain", "encrypted"])
 async def test_nothing_acknowledged_is_lost_by_kills_at_random_moments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, rounds: int

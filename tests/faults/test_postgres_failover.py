@@ -12,7 +12,7 @@ import statepath
 from servers.postgres import USER, PostgresServer, running_postgres, running_standby, session
 from statepath.errors import DivergedError, OutcomeUnknownError
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ async def test_a_standby_can_be_read_and_follows(primary, standby, path) -> None
             changes = reader.watch()
             waiting = asyncio.ensure_future(anext(changes))
             await store.collection("raw").put({"id": "b"})
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 assert (await waiting).id == "b"
             await changes.aclose()
 

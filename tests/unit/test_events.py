@@ -246,7 +246,7 @@ async def test_a_listener_may_close_the_bus_that_called_it() -> None:
 
     events.on(DiskLow, close)
     events.emit(LOW)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await closed.wait()
 
 

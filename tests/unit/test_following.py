@@ -49,7 +49,7 @@ async def test_after_an_outage_it_goes_on_behind_what_is_known():
     follower.join(3)
     assert await log.asked.get() == (3, 3)
     head = 7
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await log.asked.get() == (7, 7)
     await follower.stop()
 
@@ -64,7 +64,7 @@ async def test_who_joins_after_a_failure_has_it_tried_again_whoever_else_is_stil
     log.refusal = None
     follower.join(7)
     assert follower.failure is None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert [await log.asked.get() for _ in range(2)] == [(7, 7)] * 2
     await follower.stop()
 

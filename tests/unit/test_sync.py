@@ -703,7 +703,7 @@ def test_the_fork_of_a_program_that_forgot_to_close_ends_by_itself(tmp_path: Pat
         "    print(os.waitpid(child, 0)[1], flush=True)\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "state")], capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", program, str(tmp_path / "state")], capture_output=True, text=True, timeout=60
     )
     assert (ended.returncode, ended.stdout) == (0, "0\n"), ended.stderr
 

@@ -78,7 +78,7 @@ def test_ctrl_c_at_a_question_ends_the_command(start: Run, on: Run, filled: str)
     while not asked.endswith("[y/N]: "):
         asked += asking.stderr.read(1)
     asking.send_signal(signal.SIGINT)
-    assert asking.wait(30) == 130
+    assert asking.wait(60) == 130
     assert on("show", "tasks/task_1").code == 0
 
 
@@ -88,7 +88,7 @@ def test_ctrl_c_ends_a_put_that_waits_for_its_text(start: Run, filled: str, tmp_
     putting = start("put", "tasks/task_1", str(pipe))
     with pipe.open("wb"):  # open as soon as the command reads
         putting.send_signal(signal.SIGINT)
-        assert putting.wait(30) == 130
+        assert putting.wait(60) == 130
 
 
 def test_ctrl_c_in_the_editor_is_the_editors_own(
@@ -102,5 +102,5 @@ def test_ctrl_c_in_the_editor_is_the_editors_own(
         "path.write_text(path.read_text().replace('completed', 'edited'))\n"
     )
     monkeypatch.setenv("EDITOR", shlex.join([sys.executable, str(script)]))
-    assert start("edit", "tasks/task_1").wait(30) == 0
+    assert start("edit", "tasks/task_1").wait(60) == 0
     assert '"edited"' in on("show", "tasks/task_1").out

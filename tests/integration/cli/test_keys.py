@@ -242,7 +242,7 @@ def test_config_shows_no_key(on: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "(secret)" in answer.out
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("command", ["encrypt", "decrypt", "rotate"])
 def test_a_command_that_is_killed_is_finished_by_the_next(
     cli: Run, on: Run, path: str, key_file: Path, command: str

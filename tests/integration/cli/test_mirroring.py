@@ -67,7 +67,7 @@ def test_a_mirror_runs_beside_a_server_until_it_is_interrupted(
         watching = start("watch", "--since", str(seq - 1), "-s", replica)
         assert line(watching)["value"] == {"id": "task_2", "status": "running"}
         mirror.send_signal(signal.SIGINT)
-        assert mirror.wait(20) == 130
+        assert mirror.wait(60) == 130
     assert cli("status", "--json", "-s", replica).json["replica_of"] == path
 
 

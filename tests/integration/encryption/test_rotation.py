@@ -356,7 +356,6 @@ async def statepath_command(place, *words, given=""):
     return done.stdout
 
 
-@pytest.mark.timeout(240)  # two commands, which a busy machine takes long to start
 async def test_a_command_exchanges_the_key_beside_a_running_server(postgresql):
     async with postgresql.open() as server:
         tasks = server.collection("tasks")

@@ -333,7 +333,7 @@ async def test_a_follower_of_a_closed_handle_is_told(
     rest = asyncio.ensure_future(anext(following))
     await resting.wait()
     await one.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises(ClosedError):
             await rest
 

@@ -13,7 +13,7 @@ from statepath.events import Events, MirrorCaughtUp, MirrorFailed
 
 
 async def shipped(store):
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while store.mirror_lag.seq != store.seq:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.02)
 
@@ -49,7 +49,7 @@ async def test_a_fresh_machine_goes_on_with_the_replica(path, tmp_path):
         assert await promoted.verify() == []
     async with statepath.open(tmp_path / "store", mirror=path, autosave=0) as store:
         await save(store, 1)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not store.mirror_lag.stopped:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.02)
         assert "was promoted at seq 252" in store.mirror_lag.failure

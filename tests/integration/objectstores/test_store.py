@@ -117,7 +117,7 @@ async def test_a_reader_follows_a_writer(path):
             changes = reader.watch(since=0)
             assert (await anext(changes)).key == "raw/a"
             seq = await writer.collection("raw").put({"id": "b"})
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 assert (await anext(changes)).key == "raw/b"
             assert await reader.sync(at_least=seq) == seq
             assert set(await contents(reader)) == {"a", "b"}

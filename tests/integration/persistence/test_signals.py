@@ -65,7 +65,7 @@ async def test_the_state_is_saved_before_the_previous_handler_runs(tmp_path: Pat
             p.on("shutdown:save", order.put_nowait)
             seq = await p.save_task(task("a"))
             signal.raise_signal(signal.SIGTERM)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 first, second = await order.get(), await order.get()
             assert isinstance(first, ShutdownSave)
             # The metrics were saved, too.
@@ -121,7 +121,7 @@ async def test_an_ignored_signal_stays_ignored_and_the_next_one_saves(tmp_path: 
             signal.raise_signal(signal.SIGINT)
             assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
             signal.raise_signal(signal.SIGTERM)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 assert [await told.get(), await told.get()] == [signal.SIGTERM, signal.SIGTERM]
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
@@ -136,7 +136,7 @@ async def test_the_save_is_no_part_of_the_lease_s_block_that_the_signal_interrup
             async with p.store.lease("leader"):
                 await p.store.break_lease("leader")
                 signal.raise_signal(signal.SIGTERM)
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     assert await over == signal.SIGTERM
     assert [one.message for one in caplog.records if "the save because of" in one.message] == []
 
@@ -188,7 +188,7 @@ def saved(folder: Path) -> list[str]:
 def test_sigterm_saves_and_then_kills(tmp_path: Path) -> None:
     server = serve(tmp_path)
     server.terminate()
-    out, err = server.communicate(timeout=30)
+    out, err = server.communicate(timeout=60)
     assert (out, err) == ("saved because of 15\n", "")
     assert server.returncode == -signal.SIGTERM
     assert saved(tmp_path) == ["a"]
@@ -198,7 +198,7 @@ def test_sigterm_saves_and_then_kills(tmp_path: Path) -> None:
 def test_sigint_saves_and_then_interrupts_as_asyncio_does(tmp_path: Path) -> None:
     server = serve(tmp_path)
     server.send_signal(signal.SIGINT)
-    out, err = server.communicate(timeout=30)
+    out, err = server.communicate(timeout=60)
     assert out == "saved because of 2\n"
     assert err.splitlines()[-1] == "KeyboardInterrupt"
     assert server.returncode == -signal.SIGINT
@@ -222,7 +222,7 @@ def test_a_forked_child_dies_of_a_signal_as_ever(tmp_path: Path) -> None:
         print("child died of", os.WTERMSIG(os.waitpid(child, 0)[1]), flush=True)
 """,
     )
-    out, _ = server.communicate(timeout=30)
+    out, _ = server.communicate(timeout=60)
     assert out == "child died of 15\nsaved because of None\nleft\n"
 
 
@@ -243,7 +243,7 @@ def test_a_handler_of_the_loop_runs_once_and_ends_the_server_in_its_own_way(
     if when == "wait":
         assert server.stdout.readline() == "set\n"
     server.terminate()
-    out, err = server.communicate(timeout=30)
+    out, err = server.communicate(timeout=60)
     number = 15 if when == "before" else None
     assert sorted(out.splitlines()) == ["left", f"saved because of {number}", "stopping"]
     assert err == ""

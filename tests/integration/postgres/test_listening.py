@@ -40,7 +40,7 @@ async def test_who_begins_to_listen_during_a_commit_hears_of_it(path, name, conn
     log = (await connect(path)).commit_log()
     store = await around.fetchval(STORE, name)
     commit = Writer(log).make()
-    async with asyncio.timeout(30), aclosing(log.follow(0)) as commits:
+    async with asyncio.timeout(60), aclosing(log.follow(0)) as commits:
         async with around.transaction():
             # Nobody listens when the server looks.
             await around.fetchval(_APPEND, store, 0, 1, 1, commit.id, "", bytes(encode_commit(commit)),
@@ -54,7 +54,7 @@ async def test_who_begins_to_listen_during_a_commit_hears_of_it(path, name, conn
 async def test_a_follower_is_woken_by_each_commit_of_another(path, connect, unpolled):
     writer = Writer((await connect(path)).commit_log())
     follower = (await connect(path, readonly=True)).commit_log()
-    async with asyncio.timeout(30), aclosing(follower.follow(0)) as commits:
+    async with asyncio.timeout(60), aclosing(follower.follow(0)) as commits:
         for _ in range(3):
             following = asyncio.ensure_future(anext(commits))
             await asyncio.sleep(0)

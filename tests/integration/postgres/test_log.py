@@ -336,7 +336,7 @@ async def test_an_object_that_has_lost_a_piece_is_told_as_damage(path, connect, 
     backend = await connect(path)
     await backend.write("a", bytes(PIECE * 2 + 10))
     await around.execute(LOSE_A_PIECE, name, place)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         with pytest.raises(CorruptionError, match="lost a piece") as damage:
             await backend.read("a")
     assert damage.value.key == "a"

@@ -96,7 +96,7 @@ async def test_a_replica_in_a_database_is_promoted_that_was_being_made_anew(path
 async def test_a_store_in_a_database_is_mirrored(path, tmp_path):
     async with statepath.open(path, mirror=tmp_path / "replica", autosave=0) as store:
         await save(store, 200)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while store.mirror_lag.seq != store.seq:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.02)
         found = await held(store)

@@ -61,7 +61,7 @@ async def test_a_follower_gets_each_change(pooler, name, postgres, direct):
                     break
                 await asyncio.sleep(0.005)
             await store.collection("raw").put({"id": str(n)})
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 assert (await waiting).id == str(n)
         assert listener._listening is direct
         await changes.aclose()

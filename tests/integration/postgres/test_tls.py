@@ -100,7 +100,7 @@ async def test_a_listener_has_the_tls_of_its_own_url(server, place, roots, monke
         aclosing(reader.watch()) as changes,
     ):
         following = asyncio.ensure_future(anext(changes))
-        async with store._engine.backend._connections.use() as connection, asyncio.timeout(30):
+        async with store._engine.backend._connections.use() as connection, asyncio.timeout(60):
             while not await connection.fetchval(ENCRYPTED, "listener"):  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.02)
         await store.collection("tasks").put({"id": "a"})

@@ -123,7 +123,7 @@ async def test_more_queries_at_once_than_the_pool_has_connections(path):
                 if depth:
                     await nested(depth - 1)
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await asyncio.gather(*(nested(1) for _ in range(6)))
 
 

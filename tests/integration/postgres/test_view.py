@@ -92,7 +92,7 @@ async def test_a_log_that_begins_anew_before_what_was_wanted_is_shown_as_far_as_
 async def test_what_cannot_be_shown_is_logged_and_keeps_nobody_waiting(backend, caplog):
     await begun_anew(backend, 10)
     await backend.show(10, [Shown("tasks", "one", 7, 1_700_000_000_000_000, "no bytes")])
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await backend.find("tasks", IS_A, 10) is None
     assert "cannot be shown" in caplog.text
     await backend.show(10, shown())

@@ -251,7 +251,7 @@ def until() -> Callable[[Callable[[], Awaitable[object]]], Awaitable[None]]:
     """Waits until something holds that is somebody else's doing."""
 
     async def until(holds: Callable[[], Awaitable[object]]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not await holds():  # noqa: ASYNC110 - it has no event
                 await asyncio.sleep(0.02)
 

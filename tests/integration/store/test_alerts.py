@@ -84,7 +84,7 @@ def names(told, kind):
 
 
 async def until(condition):
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - whatever it is
             await asyncio.sleep(INTERVAL / 4)
 

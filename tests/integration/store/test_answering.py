@@ -95,7 +95,7 @@ async def test_who_is_told_first_may_close(store):
             await store.aclose()
         return seq
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         seqs = await asyncio.gather(*map(save, range(SAVERS)))
     assert seqs == list(range(1, SAVERS + 1))
 

@@ -21,7 +21,7 @@ def no_signs(store, monkeypatch):
 async def test_a_lease_that_was_lost_to_nobody_is_given_back(store, other, no_signs):
     lease = store.lease("leader", ttl=0.3)
     await lease.acquire()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await lease.lost.wait()
     await lease.release()
     async with other.lease("leader", wait=0):
@@ -30,7 +30,7 @@ async def test_a_lease_that_was_lost_to_nobody_is_given_back(store, other, no_si
 
 async def test_what_is_changed_behind_a_lease_that_was_lost_to_nobody_is_refused(store, no_signs):
     async with store.lease("leader", ttl=0.3) as lease:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await lease.lost.wait()
         outlasts = asyncio.Event()
 
@@ -55,7 +55,7 @@ async def test_who_ends_while_the_store_is_closing_gives_the_lease_back(faulty, 
     await gate.reached.wait()
     try:
         await lease.release()
-        async with asyncio.timeout(10), other.lease("leader"):
+        async with asyncio.timeout(60), other.lease("leader"):
             pass
     finally:
         gate.open()
@@ -256,6 +256,6 @@ async def test_a_storage_that_does_not_answer_holds_up_who_stops_waiting_for_a_m
     taking = asyncio.ensure_future(store.lease("leader").acquire())
     await gate.reached.wait()
     taking.cancel()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await asyncio.wait([taking])
     assert taking.cancelled()

@@ -50,7 +50,7 @@ def place(tmp_path):
 
 
 def read(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain")
         text: str = answer.read().decode()
     return text
@@ -91,7 +91,7 @@ def served(place: str, port: int, folder: object) -> Iterator[subprocess.Popen[s
 def test_prometheus_reads_what_a_program_does(place, port, tmp_path):
     with served(place, port, tmp_path) as process:
         text = read(port)
-        process.communicate("\n", timeout=30)
+        process.communicate("\n", timeout=60)
         assert process.returncode == 0
     for operation in ("save", "snapshot", "load"):
         assert value(text, "db_client_operation_duration_seconds_count", db_operation_name=operation) >= 1
@@ -210,7 +210,7 @@ async def count(place, port, documents):
             return await asyncio.to_thread(read, port)
 
 def read(port):
-    return urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+    return urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode()
 
 asyncio.run(count("parents", int(sys.argv[1]), 5))
 """

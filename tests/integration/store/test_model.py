@@ -51,7 +51,7 @@ class StoreMachine(RuleBasedStateMachine):
         async def wait():
             return await awaitable
 
-        return self.loop.run_until_complete(asyncio.wait_for(wait(), 30))
+        return self.loop.run_until_complete(asyncio.wait_for(wait(), 60))
 
     def teardown(self) -> None:
         self.run(self.store.aclose())

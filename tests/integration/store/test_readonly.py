@@ -128,7 +128,7 @@ async def test_a_writer_waits_for_a_seq_that_is_not_there_yet(store):
     done, _ = await asyncio.wait([waiting], timeout=0.05)
     assert not done
     await raw.put({"id": "b"})
-    assert await asyncio.wait_for(waiting, 10) == 2
+    assert await asyncio.wait_for(waiting, 60) == 2
 
 
 async def test_a_writers_wait_for_a_seq_ends_when_it_is_closed(store):
@@ -136,7 +136,7 @@ async def test_a_writers_wait_for_a_seq_ends_when_it_is_closed(store):
     await asyncio.sleep(0)
     await store.aclose()
     with pytest.raises(ClosedError):
-        await asyncio.wait_for(waiting, 10)
+        await asyncio.wait_for(waiting, 60)
 
 
 @pytest.mark.parametrize("seq", [-1, True, 1.0, "1"])

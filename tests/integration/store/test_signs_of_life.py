@@ -36,7 +36,7 @@ async def test_a_holder_that_gives_no_sign_of_life_is_replaced_after_the_ttl_and
         with pytest.raises(LeaseHeldError):
             await other.lease("leader", wait=0).acquire()
         move(0.3)
-    async with asyncio.timeout(30), other.lease("leader", wait=0) as second:
+    async with asyncio.timeout(60), other.lease("leader", wait=0) as second:
         assert second.epoch > lease.epoch
 
 
@@ -189,7 +189,7 @@ async def test_of_many_dead_holders_each_is_replaced_after_its_ttl(store, move, 
 async def test_an_object_that_nobody_understands_is_taken_over_in_the_end(store, memory, monkeypatch):
     await memory.write("leases/leader", b"{")
     monkeypatch.setattr("statepath.engine.leases._UNKNOWN_TTL", 0.1)
-    async with asyncio.timeout(30), store.lease("leader"):
+    async with asyncio.timeout(60), store.lease("leader"):
         pass
 
 
@@ -227,7 +227,7 @@ async def test_no_sign_of_life_for_the_ttl_is_a_loss_for_the_holder_too(faulty, 
     lease = store.lease("leader", ttl=0.2)
     await lease.acquire()
     faulty.fail("write", "leases/", UnavailableError("reset"), times=1000)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await lease.lost.wait()
     assert not lease.held
 
@@ -238,7 +238,7 @@ async def test_a_sign_of_life_that_hangs_is_a_loss_for_the_holder_too(faulty, op
     await lease.acquire()
     gate = faulty.hold("write", "leases/")
     await gate.reached.wait()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await lease.lost.wait()
     assert not lease.held
 
@@ -257,7 +257,7 @@ async def test_an_attempt_that_begins_late_is_a_loss_no_later_than_any(store, mo
     monkeypatch.setattr(store._engine.leases, "renew", fail_and_hang)
     lease = store.lease("leader", ttl=600)
     await lease.acquire()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await lease.lost.wait()
     assert len(attempts) == 2
 
@@ -317,7 +317,7 @@ async def test_who_stood_still_for_about_the_ttl_waits_for_an_answer(
 
     monkeypatch.setattr(store._engine.leases, "renew", slowly)
     answered = stands_still(seconds)
-    async with asyncio.timeout(10), store.lease("leader", ttl=600) as lease:
+    async with asyncio.timeout(60), store.lease("leader", ttl=600) as lease:
         await answered.wait()
         assert lease.held
 
@@ -342,7 +342,7 @@ async def test_whose_epoch_took_about_the_ttl_to_be_durable_waits_for_an_answer(
 
     monkeypatch.setattr(engine, "commit", commit_late)
     monkeypatch.setattr(engine.leases, "renew", renew_slowly)
-    async with asyncio.timeout(10), store.lease("leader", ttl=600) as lease:
+    async with asyncio.timeout(60), store.lease("leader", ttl=600) as lease:
         await answered.wait()
         assert lease.held
 
@@ -360,7 +360,7 @@ async def test_a_sign_of_life_that_takes_long_to_give_up_is_a_loss_in_time(store
     lease = store.lease("leader", ttl=0.2)
     await lease.acquire()
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await lease.lost.wait()
     finally:
         gave_up.set()
@@ -381,7 +381,7 @@ async def test_how_a_sign_of_life_ends_that_was_given_up_is_no_error_of_anybodys
     monkeypatch.setattr(store._engine.leases, "renew", fail_when_given_up)
     lease = store.lease("leader", ttl=0.2)
     await lease.acquire()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await lease.lost.wait()
         await ended.wait()
     await asyncio.sleep(0)
@@ -394,7 +394,7 @@ async def test_a_sign_of_life_that_fails_unexpectedly_is_a_loss_that_is_told(sto
         raise RuntimeError("it broke")
 
     monkeypatch.setattr(store._engine.leases, "renew", broken)
-    async with asyncio.timeout(30), store.events.stream("lease:lost") as told:
+    async with asyncio.timeout(60), store.events.stream("lease:lost") as told:
         async with store.lease("leader", ttl=60) as lease:
             await lease.lost.wait()
             assert not lease.held

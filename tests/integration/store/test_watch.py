@@ -365,7 +365,7 @@ async def test_two_handles_are_told_of_each_others_changes_without_changing_anyt
         waiting = asyncio.ensure_future(anext(changes))
         await asyncio.sleep(0.05)
         await raw.put({"id": "a"})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert (await waiting).key == "raw/a"
         assert await other.collection("raw").get("a") == {"id": "a"}
 
@@ -396,7 +396,7 @@ async def test_watching_goes_on_when_the_storage_did_not_answer_for_a_while(faul
         await asyncio.sleep(0.05)
         faulty.fail("read", "journal/", UnavailableError("no answer"), times=3)
         await other.collection("raw").put({"id": "a"})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert (await waiting).key == "raw/a"
 
 

@@ -212,7 +212,7 @@ def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
     """Waits until a condition holds."""
 
     async def until(condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 - any condition
                 await asyncio.sleep(0.01)
 

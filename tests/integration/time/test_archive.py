@@ -263,7 +263,7 @@ async def test_rules_archive_by_themselves(path):
     events, archiving = Events(), asyncio.Event()
     events.on(DocumentsArchived, lambda event: archiving.set())
     async with statepath.open(path, autosave=0.02, archive=rules, events=events) as store:
-        await asyncio.wait_for(archiving.wait(), 20)
+        await asyncio.wait_for(archiving.wait(), 60)
         assert await archived(store) == ["tasks/b"]
         assert await ids(store.collection("other")) == ["a"]
 

@@ -573,7 +573,7 @@ async def test_a_server_looks_by_itself(path, kind):
     events, removed = Events(), asyncio.Event()
     events.on(kind.told, lambda event: removed.set())
     async with statepath.open(path, autosave=0.02, events=events, **{kind.bytes: "0"}) as store:
-        await asyncio.wait_for(removed.wait(), 20)
+        await asyncio.wait_for(removed.wait(), 60)
         assert await kind(store).kept() == []
 
 

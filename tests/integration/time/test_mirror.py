@@ -73,7 +73,7 @@ async def test_each_commit_is_shipped_as_it_happens(path, store, elsewhere, told
         for n in range(1, 4):
             await store.collection("raw").put({"id": "a", "n": n})
             await store.append_log("s", f"{n}\n")
-            async with asyncio.timeout(20), statepath.open(to, readonly=True) as replica:
+            async with asyncio.timeout(60), statepath.open(to, readonly=True) as replica:
                 await replica.sync(at_least=store.seq)
                 assert (await replica.collection("raw").get("a"))["n"] == n
 
@@ -449,7 +449,7 @@ def killed_after(program, *words, lines):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("beside", [False, True])
 async def test_a_kill_at_any_moment_leaves_a_replica_that_goes_on(tmp_path, contents, beside):
     """Of the server that runs the mirror, or of the mirror beside it; nothing acknowledged is missing in the end."""

@@ -101,7 +101,7 @@ async def test_a_mirror_that_runs_stops_when_its_replica_is_promoted(
         await statepath.promote(to)
         await store.collection("raw").put({"id": "b"})
         with pytest.raises(DivergedError):
-            await asyncio.wait_for(task, 20)
+            await asyncio.wait_for(task, 60)
     async with statepath.open(to, autosave=0) as promoted:
         assert await promoted.collection("raw").get("b") is None
         assert promoted.damage == ()

@@ -19,7 +19,7 @@ def test_each_task_is_done_once_although_workers_are_killed(path, tmp_path):
         env={**os.environ, "STATE_PATH": path},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     assert "40 tasks done once each, by 4 workers of which 3 were killed" in done.stdout

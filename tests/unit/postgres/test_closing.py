@@ -104,7 +104,7 @@ async def test_documents_that_wait_for_a_silent_server_are_cut_off(connections, 
     if cancelled:
         await asyncio.sleep(0)
         closing.cancel()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await asyncio.wait([closing, task])
     assert closing.cancelled() == cancelled
 
@@ -185,7 +185,7 @@ async def test_a_cancelled_commit_that_the_server_says_nothing_to_is_not_waited_
     await connection.sent.wait()
     committing.cancel()
     await asyncio.wait([committing])
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await held.close()
     assert connection.terminated
 
@@ -208,7 +208,7 @@ async def test_a_connection_that_comes_when_a_close_ceases_to_wait_is_not_used(
     closing.cancel()
     coming.set()
     with pytest.raises(ClosedError):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await committing
     assert connection.terminated
     assert not connection.sent.is_set()

@@ -51,7 +51,7 @@ async def listening(server):
 async def test_a_server_that_has_no_connection_left_is_asked_again():
     server = Server(connecting=[asyncpg.exceptions.TooManyConnectionsError("too many clients already")])
     listener, waiting = await listening(server)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await server.heard.wait()
         await waiting
     await listener.close()
@@ -60,7 +60,7 @@ async def test_a_server_that_has_no_connection_left_is_asked_again():
 async def test_a_server_whose_socket_is_missing_is_asked_again():
     server = Server(connecting=[FileNotFoundError(2, "No such file or directory")])
     listener, waiting = await listening(server)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await server.heard.wait()
         await waiting
     await listener.close()
@@ -70,7 +70,7 @@ async def test_a_standby_where_nobody_can_listen_is_asked_once():
     refused = asyncpg.exceptions.ReadOnlySQLTransactionError("cannot execute LISTEN during recovery")
     server = Server(listening=[refused])
     listener, waiting = await listening(server)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await listener._task
         await waiting
     assert not server.heard.is_set()
