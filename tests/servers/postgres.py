@@ -24,7 +24,7 @@ import trustme
 from servers.npm import installed
 from servers.process import free_port
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """For how many seconds a server may take to start or to stop."""
 
 USER = "statepath"

@@ -31,7 +31,7 @@ class Command:
 
 
 @contextmanager
-def running(command: Callable[[Path], Command], *, within: float = 60.0) -> Iterator[int]:
+def running(command: Callable[[Path], Command], *, within: float = 120.0) -> Iterator[int]:
     """Start the server, wait until it is ready, and stop it at the end; its port. One that ends at once is started
     anew on other ports: until it listens, they are anybody's.
 
