@@ -81,7 +81,7 @@ async def test_an_endpoint_that_never_answers_is_given_up(service):
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    path = service.at(f"http://127.0.0.1:{port}").path("x", timeout="0.3")
+    path = service.at(f"http://127.0.0.1:{port}").path("x", timeout="2")
     assert "no answer" in str(await refusal(path, UnavailableError))
     await hung_up.wait()
     server.close()

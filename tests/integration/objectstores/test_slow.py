@@ -75,5 +75,5 @@ async def test_an_endpoint_whose_answer_comes_byte_by_byte_is_given_up(name, sta
         await drip(writer)
 
     async with listening(dripping) as endpoint:
-        path = SERVICES[name]("slow", endpoint).path("x", timeout="0.5")
+        path = SERVICES[name]("slow", endpoint).path("x", timeout="2")
         assert "no answer" in str(await refusal(path, UnavailableError))

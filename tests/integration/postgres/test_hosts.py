@@ -11,7 +11,7 @@ from statepath.errors import UnavailableError
 from statepath_postgres import factory
 from statepath_postgres.connections import Connections
 
-PATIENT = "connect_timeout=2&sslmode=disable"
+PATIENT = "connect_timeout=5&sslmode=disable"
 FULL = b"SFATAL\0C53300\0Msorry, too many clients already\0\0"
 
 
