@@ -16,9 +16,10 @@ from statepath_local import writer
 
 @pytest.fixture
 async def handles(tmp_path: Path) -> AsyncIterator[list[Any]]:
-    """Two handles that have saved before, and so know what others need them to know."""
-    path = tmp_path / "state"
-    async with statepath.open(path, autosave=0) as one, statepath.open(path, autosave=0) as other:
+    """Two handles that have saved before, and so know what others need them to know. Neither writes files by time, as
+    it looks at the log for that."""
+    path, options = tmp_path / "state", {"autosave": 0, "view_interval": 3600}
+    async with statepath.open(path, **options) as one, statepath.open(path, **options) as other:
         for handle in (one, other):
             await handle.collection("raw").put({"id": "begun"})
         await one.sync()
