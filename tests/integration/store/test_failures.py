@@ -28,7 +28,7 @@ async def store(request, open_on, faulty):
     return await open_on(faulty, **getattr(request, "param", {}))
 
 
-insists_briefly = pytest.mark.parametrize("store", [{"deadline": 0.3}], indirect=True, ids=["briefly"])
+insists_briefly = pytest.mark.parametrize("store", [{"deadline": 1.0}], indirect=True, ids=["briefly"])
 
 
 @pytest.fixture
