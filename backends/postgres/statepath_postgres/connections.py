@@ -42,6 +42,12 @@ LOCK_TIMEOUT: Final = 10.0
 _ANSWERED: Final = 0.75
 """Of the time that is waited for an answer: when the server gives up a lock, and says so, which leaves nothing open."""
 
+HOLD: Final = """
+set_config('idle_in_transaction_session_timeout', '0', true),
+CASE WHEN current_setting('transaction_timeout', true) <> '' THEN set_config('transaction_timeout', '0', true) END
+"""
+"""For a transaction that takes its time, whatever the server says of those; an older one knows the first only."""
+
 _IDLE: Final = 300.0
 _SOONEST: Final = 0.02  # seconds
 _LATEST: Final = 1.0

@@ -30,7 +30,7 @@ from statepath.backend import (
 from statepath.errors import HistoryTrimmedError, InvalidArgumentError, StateError
 
 from statepath_postgres.conditions import condition
-from statepath_postgres.connections import Connection, Connections
+from statepath_postgres.connections import HOLD, Connection, Connections
 from statepath_postgres.exact import keeps
 from statepath_postgres.failures import took_too_long, worth_repeating
 from statepath_postgres.rows import CHANGE_BYTES, STATEMENT_BYTES, Rows, parts
@@ -48,9 +48,6 @@ PATIENCE: Final = 10.0
 """For how many seconds the view is waited for."""
 
 _MAKE: Final = "INSERT INTO statepath.views (store) VALUES ($1) ON CONFLICT (store) DO NOTHING"
-HOLD: Final = "set_config('idle_in_transaction_session_timeout', '0', true)"
-"""For a transaction that takes its time with the documents, whatever the server says of sessions that are idle."""
-
 # A view need not survive a crash to be right: what is lost of it is written again.
 _BEGIN: Final = f"SELECT set_config('synchronous_commit', 'off', true), {HOLD}"
 _LOCK: Final = "SELECT shown FROM statepath.views WHERE store = $1 FOR UPDATE"

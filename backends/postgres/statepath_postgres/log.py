@@ -26,7 +26,7 @@ from statepath.errors import (
 )
 
 from statepath_postgres.config import SCHEME
-from statepath_postgres.connections import Connections
+from statepath_postgres.connections import HOLD, Connections
 from statepath_postgres.failures import worth_repeating
 from statepath_postgres.held import Held
 from statepath_postgres.listener import Listener, audience, channel
@@ -96,7 +96,7 @@ UPDATE statepath.stores SET floor = greatest(floor, (SELECT coalesce(max(last), 
 WHERE id = $1
 """
 _NEWEST: Final = "SELECT head, tip FROM statepath.stores WHERE id = $1"
-_LOCK: Final = "SELECT head FROM statepath.stores WHERE id = $1 FOR UPDATE"
+_LOCK: Final = f"SELECT {HOLD} FROM statepath.stores WHERE id = $1 FOR UPDATE"  # noqa: S608 - a constant
 _SET_ASIDE: Final = """
 WITH part AS (
     SELECT first, 'journal/' || lpad(first::text, 20, '0') || '.jsonl.corrupt.' || $2::text AS key FROM (

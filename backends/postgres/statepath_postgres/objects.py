@@ -10,7 +10,7 @@ from statepath.backend import Always, Blob, Entry, ETag, IfAbsent, IfMatch, Span
 from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError
 
 from statepath_postgres.config import SCHEME
-from statepath_postgres.connections import Connections
+from statepath_postgres.connections import HOLD, Connections
 
 PIECE: Final = 4 * 1024 * 1024
 """How many bytes of an object stand in one value."""
@@ -37,7 +37,7 @@ _LIST: Final = """
 SELECT key, size, modified FROM statepath.objects
 WHERE store = $1 AND key > $2 AND key >= $3 AND key < $4 ORDER BY key LIMIT $5
 """
-_VERSION: Final = "SELECT nextval('statepath.versions')"
+_VERSION: Final = f"SELECT nextval('statepath.versions'), {HOLD}"
 _ADD_PIECE: Final = "INSERT INTO statepath.pieces (version, place, data) VALUES ($1, $2, $3)"
 _PUT: Final = """
 INSERT INTO statepath.objects AS o (store, key, version, size, data)

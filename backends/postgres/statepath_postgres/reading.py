@@ -17,8 +17,8 @@ from statepath.errors import UnavailableError, UnsupportedError
 
 from statepath_postgres.conditions import condition
 from statepath_postgres.config import SCHEME
-from statepath_postgres.connections import Connection, Connections
-from statepath_postgres.documents import HOLD, PATIENCE, Documents
+from statepath_postgres.connections import HOLD, Connection, Connections
+from statepath_postgres.documents import PATIENCE, Documents
 from statepath_postgres.schema import version_of
 
 _LOOK: Final = 0.1  # seconds between two looks at what the view shows

@@ -11,7 +11,7 @@ from typing import Final
 from statepath.errors import AccessDeniedError, UnsupportedError
 
 from statepath_postgres.config import SCHEME
-from statepath_postgres.connections import Connection, Connections
+from statepath_postgres.connections import HOLD, Connection, Connections
 
 _log = logging.getLogger("statepath.postgres")
 
@@ -19,6 +19,7 @@ _LOCK: Final = 0x7374_6174_6570_6174
 """The key of the advisory lock that lets one server at a time change the schema."""
 
 _FILE: Final = re.compile(r"(\d{4})_\w+\.sql")
+_WAIT: Final = f"SELECT set_config('lock_timeout', '0', true), {HOLD}"
 _BEGINNING: Final = """\
 CREATE SCHEMA IF NOT EXISTS statepath;
 CREATE TABLE IF NOT EXISTS statepath.migrations (
@@ -112,7 +113,7 @@ async def upgrade(connections: Connections) -> None:
             return
     try:
         async with connections.use() as connection, connection.transaction():
-            await connection.execute("SET LOCAL lock_timeout = 0")
+            await connection.execute(_WAIT)
             await connection.fetchval("SELECT pg_advisory_xact_lock($1)", _LOCK)
             version = await version_of(connection)
             if not version:

@@ -26,6 +26,20 @@ async def database(postgres: PostgresServer) -> AsyncIterator[str]:
 
 
 @pytest.fixture
+def hurried(postgres: PostgresServer, database: str) -> Callable[[], Awaitable[None]]:
+    """Has the server end whatever transaction of that database takes a second, or idles for one."""
+
+    async def hurry() -> None:
+        async with session(postgres.url()) as admin:
+            for (limit,) in await admin.fetch(
+                "SELECT name FROM pg_settings WHERE name ~ '^(idle_in_transaction_session|transaction)_timeout$'"
+            ):
+                await admin.execute(f"ALTER DATABASE {database} SET {limit} = '1s'")
+
+    return hurry
+
+
+@pytest.fixture
 def path(postgres: PostgresServer) -> str:
     """The state path of a new store."""
     return postgres.url(store=uuid4().hex)

@@ -1,6 +1,7 @@
 """The log as a table: what is done to its rows behind everybody's back is noticed."""
 
 import asyncio
+import time
 from itertools import pairwise
 
 import asyncpg
@@ -307,6 +308,22 @@ async def test_an_object_of_any_size_is_whole_and_can_be_read_in_parts(path, con
     assert (await backend.read("b")).data == data
     await backend.write("b", b"small")
     assert await around.fetchval(LEFT_OVER) == 0
+
+
+async def test_an_object_may_come_slower_than_the_server_lets_transactions_take(
+    postgres, database, hurried, connect
+):
+    await connect(postgres.url(database))
+    await hurried()
+    backend = await connect(postgres.url(database))
+
+    def slowly():
+        yield bytes(2 * PIECE + 1)
+        time.sleep(2)  # in a worker thread, where the chunks are drawn
+        yield b"end"
+
+    await backend.write_stream("a", slowly())
+    assert (await backend.read("a", span=Span(2 * PIECE))).data == b"\0end"
 
 
 async def test_a_large_object_is_copied_a_part_at_a_time(path, connect, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 import statepath
 from servers.postgres import session
 from statepath.errors import UnsupportedError
-from statepath_postgres.schema import migrations, script
+from statepath_postgres.schema import _LOCK, migrations, script
 
 PAGE = (Path(__file__).parents[3] / "docs" / "postgres.md").read_text()
 TO_WRITE, TO_READ, FIND, DELETE = re.findall(r"^```sql\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -33,6 +33,18 @@ async def test_many_servers_that_start_at_once_make_it_once(postgres, database, 
     async with session(postgres.url(database)) as admin:
         applied = await admin.fetch("SELECT version FROM statepath.migrations ORDER BY version")
     assert [row["version"] for row in applied] == [migration.version for migration in migrations()]
+
+
+async def test_who_makes_it_is_waited_for_longer_than_the_server_lets_transactions_take(
+    postgres, database, connect, hurried
+):
+    async with session(postgres.url(database)) as admin:
+        await hurried()
+        async with admin.transaction():
+            await admin.fetchval("SELECT pg_advisory_xact_lock($1)", _LOCK)
+            connecting = asyncio.ensure_future(connect(postgres.url(database)))
+            await admin.execute("SELECT pg_sleep(2)")
+    await (await connecting).write("a", b"A")
 
 
 async def test_a_migration_that_fails_leaves_nothing(postgres, database, connect):

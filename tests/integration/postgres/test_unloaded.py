@@ -127,19 +127,20 @@ async def test_more_queries_at_once_than_the_pool_has_connections(path):
             await asyncio.gather(*(nested(1) for _ in range(6)))
 
 
-async def test_a_query_is_gone_through_slower_than_the_server_lets_sessions_idle(postgres, database):
+async def test_a_query_is_gone_through_slower_than_the_server_lets_transactions_take(
+    postgres, database, hurried
+):
     path = postgres.url(database)
     async with unloaded(path) as store, store.transaction() as tx:
         for number in range(10_000):
             tx.put(store.collection("tasks"), {"id": f"{number:05d}"})
-    async with session(postgres.url()) as admin:
-        await admin.execute(f"ALTER DATABASE {database} SET idle_in_transaction_session_timeout = '1s'")
-        async with unloaded(path) as store:
-            found = []
-            async for task in store.collection("tasks").find():
-                if not found:
-                    await admin.execute("SELECT pg_sleep(2)")
-                found.append(task["id"])
+    await hurried()
+    async with session(postgres.url()) as admin, unloaded(path) as store:
+        found = []
+        async for task in store.collection("tasks").find():
+            if not found:
+                await admin.execute("SELECT pg_sleep(2)")
+            found.append(task["id"])
     assert found == [f"{number:05d}" for number in range(10_000)]
 
 
