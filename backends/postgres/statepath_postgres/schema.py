@@ -20,8 +20,13 @@ _LOCK: Final = 0x7374_6174_6570_6174
 
 _FILE: Final = re.compile(r"(\d{4})_\w+\.sql")
 _WAIT: Final = f"SELECT set_config('lock_timeout', '0', true), {HOLD}"
+# Not `CREATE SCHEMA IF NOT EXISTS`: that takes a right on the database, which the owner of a schema need not have.
 _BEGINNING: Final = """\
-CREATE SCHEMA IF NOT EXISTS statepath;
+DO $schema$ BEGIN
+IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'statepath') THEN
+CREATE SCHEMA statepath;
+END IF;
+END $schema$;
 CREATE TABLE IF NOT EXISTS statepath.migrations (
     version integer PRIMARY KEY,
     applied timestamptz NOT NULL DEFAULT now()

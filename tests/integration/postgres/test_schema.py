@@ -47,6 +47,19 @@ async def test_who_makes_it_is_waited_for_longer_than_the_server_lets_transactio
     await (await connecting).write("a", b"A")
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_the_owner_of_an_empty_schema_needs_no_right_to_make_one(
+    postgres, database, connect, role, by_hand
+):
+    async with session(postgres.url(database)) as admin:
+        await admin.execute(f"CREATE SCHEMA statepath AUTHORIZATION {role}")
+    path = f"postgresql://{role}:secret@127.0.0.1:{postgres.port}/{database}"
+    if by_hand:
+        async with session(path) as owner:
+            await owner.execute(script())
+    await (await connect(path)).write("a", b"A")
+
+
 async def test_a_migration_that_fails_leaves_nothing(postgres, database, connect):
     async with session(postgres.url(database)) as admin:
         await admin.execute("CREATE SCHEMA statepath; CREATE TABLE statepath.objects ()")
