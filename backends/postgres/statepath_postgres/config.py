@@ -50,7 +50,9 @@ _ENVIRONMENT: Final = {
 _SSLMODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SESSIONS: Final = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 _PORT: Final = 5432
-_HOST: Final = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>\d+))?")
+_HOST: Final = re.compile(
+    r"(?:\[(?P<six>[^\]]+)\]|(?P<folder>/.*?)|(?P<name>[^:\[\]]+))(?::(?P<port>\d+))?", re.DOTALL
+)
 _PORTS: Final = re.compile(r":\d+(?:,:\d+)*")
 
 
@@ -197,7 +199,7 @@ def _hosts(authority: str, hosts: str, ports: str) -> Hosts:
         )
     if _PORTS.fullmatch(authority):
         return _paired([], authority.replace(":", ""))
-    return _paired([unquote(part) for part in _listed(authority or hosts)], ports)
+    return _paired([unquote(part) for part in _listed(authority)] or _listed(hosts), ports)
 
 
 def _complete_hosts(said: Hosts, env: Mapping[str, str]) -> Hosts:
@@ -237,14 +239,14 @@ def _mismatched() -> InvalidArgumentError:
 
 
 def _host(name: str) -> tuple[str, int | None]:
-    if not name or name.startswith("/") or (name.count(":") > 1 and "[" not in name):
+    if not name or (name.count(":") > 1 and "[" not in name and not name.startswith("/")):
         return name, None
     match = _HOST.fullmatch(name)
     if match is None:
         raise _no_host(name, "write name:port, and brackets around an IPv6 address")
-    host = match["six"] or match["name"]
+    host = match["six"] or match["folder"] or match["name"]
     try:
-        host.encode("idna")  # as the resolver will
+        (match["name"] or "").encode("idna")  # as the resolver will
     except UnicodeError as error:
         raise _no_host(name, "each part of a name, between dots, has 1 to 63 letters") from error
     return host, _port(match["port"]) if match["port"] else None
@@ -255,6 +257,8 @@ def _no_host(name: str, why: str) -> InvalidArgumentError:
 
 
 def _shown(host: str) -> str:
+    if host.startswith("/"):
+        return quote(host, safe="")
     return f"[{host}]" if ":" in host else host
 
 

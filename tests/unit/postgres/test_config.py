@@ -26,6 +26,7 @@ def parse(text: str) -> PostgresConfig:
         ("postgresql://[::1]:6543/a", PostgresConfig((("::1", 6543),), "a")),
         ("postgresql://one,two:6543/a", PostgresConfig((("one", 5432), ("two", 6543)), "a")),
         ("postgresql://%2Frun%2Fpg/a", PostgresConfig((("/run/pg", None),), "a")),
+        ("postgresql://%2Frun%2Fpg:6543,two:1/a", PostgresConfig((("/run/pg", 6543), ("two", 1)), "a")),
         ("postgresql:///a?host=/run/pg&port=6543", PostgresConfig((("/run/pg", 6543),), "a")),
         ("postgresql:///a?host=one,::1&port=1,2", PostgresConfig((("one", 1), ("::1", 2)), "a")),
         ("postgresql:///a?host=one,two", PostgresConfig((("one", None), ("two", None)), "a")),
@@ -101,6 +102,12 @@ def test_a_database_may_have_an_at_sign(url: str) -> None:
 def test_what_is_shown_names_the_same_database(database: str) -> None:
     shown = parse(f"postgresql://db/{quote(database)}?store=agents").url
     assert parse(shown).database == database
+
+
+@pytest.mark.parametrize("hosts", ["%2Frun%2Fpg:6543", "[::1]:6543", "db:5432,%2Frun%2F%2B%25:6543"])
+def test_what_is_shown_names_the_same_hosts(hosts: str) -> None:
+    config = parse(f"postgresql://{hosts}/a")
+    assert parse(config.url).hosts == config.hosts
 
 
 def test_what_the_url_says_wins_over_the_environment() -> None:
