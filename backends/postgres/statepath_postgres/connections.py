@@ -208,7 +208,7 @@ class Connections:
                 raise
 
     def _arguments(self, config: PostgresConfig, patience: float | None = None) -> dict[str, Any]:
-        tls = dict(config.tls)
+        tls = {name: _file(value) if name in FILES else value for name, value in config.tls}
         if tls.get("sslrootcert") == SYSTEM:
             with translated(self.url):
                 context = trusting_the_system(tls)
@@ -227,7 +227,7 @@ class Connections:
             "ssl": context,
             "user": config.user or None,
             "password": config.password,
-            "passfile": config.passfile,
+            "passfile": config.passfile and _file(config.passfile),
             "database": config.database or None,
             "timeout": CONNECT_TIMEOUT if config.connect_timeout is None else config.connect_timeout or None,
             "command_timeout": statement_timeout + 5 if patience is None else patience,
@@ -259,11 +259,16 @@ def _check_files(config: PostgresConfig) -> None:
     """
     said = dict(config.tls)
     for name, value in said.items() if said.get("sslmode") != "disable" else ():
-        if name in FILES and value != SYSTEM and not os.path.isfile(os.path.expanduser(value)):
+        if name in FILES and value != SYSTEM and not os.path.isfile(_file(value)):
             raise InvalidArgumentError(
                 f"{config.url} cannot be used: {name} names the file {value}, which does not exist",
                 backend=SCHEME,
             )
+
+
+def _file(name: str) -> str:
+    """As a shell has it that was given the name alone, and not in a URL."""
+    return os.path.expanduser(name)
 
 
 async def give_up(connection: Connection) -> None:

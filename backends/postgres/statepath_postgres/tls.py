@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +37,6 @@ def trusting_the_system(said: Mapping[str, str]) -> ssl.SSLContext:
 
 def _file(said: Mapping[str, str], name: str, default: str) -> str | None:
     if name in said:
-        return os.path.expanduser(said[name])
+        return said[name]
     path = Path(default).expanduser()
     return str(path) if path.is_file() else None

@@ -107,6 +107,23 @@ async def test_a_unix_socket_will_do(postgres, path, connect):
     assert (await (await connect(path, readonly=True)).read("a")).data == b"A"
 
 
+async def test_a_unix_socket_may_stand_before_the_database(postgres, path, connect):
+    store = path.partition("store=")[2]
+    folder = f"{quote(str(postgres.folder), safe='')}:{postgres.port}"
+    backend = await connect(f"postgresql://statepath@{folder}/postgres?store={store}")
+    await backend.write("a", b"A")
+    assert (await (await connect(path, readonly=True)).read("a")).data == b"A"
+
+
+async def test_a_file_of_passwords_may_be_in_the_home(postgres, path, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "passwords"
+    file.touch(mode=0o600)
+    file.write_text(f"*:*:*:*:{postgres.password}\n")
+    async with statepath.open(path.replace(f":{postgres.password}@", "@") + "&passfile=~/passwords"):
+        pass
+
+
 async def test_a_missing_file_of_the_database_past_the_pooler_is_named(path):
     direct = quote("postgresql://me@direct/a?sslmode=verify-full&sslrootcert=/nowhere/root.pem", safe="")
     error = await refused(

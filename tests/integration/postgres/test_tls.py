@@ -65,6 +65,11 @@ async def test_a_server_that_is_who_it_says_is_let_in(place, roots, mode):
     assert await use(f"{place}&sslmode={mode}&sslrootcert={quote(str(roots))}") >= 2
 
 
+async def test_whom_to_trust_may_be_said_in_the_home(place, roots, monkeypatch):
+    monkeypatch.setenv("HOME", str(roots.parent))
+    assert await use(f"{place}&sslmode=verify-full&sslrootcert=~/{roots.name}") >= 2
+
+
 @pytest.mark.parametrize("mode", ["require", "prefer", None])
 async def test_a_connection_is_encrypted_where_the_server_can(place, mode):
     assert await use(place if mode is None else f"{place}&sslmode={mode}") >= 2
