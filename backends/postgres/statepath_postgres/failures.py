@@ -128,6 +128,15 @@ def on_standby(error: StateError) -> bool:
     return isinstance(error.__cause__, asyncpg.exceptions.ReadOnlySQLTransactionError)
 
 
+def has_no_room_to_announce(error: StateError) -> bool:
+    """Whether the server's queue of notifications was full, and so what was to be committed with one was not."""
+    cause = error.__cause__
+    return (
+        isinstance(cause, asyncpg.exceptions.ProgramLimitExceededError)
+        and getattr(cause, "server_source_function", None) == "PreCommit_Notify"
+    )
+
+
 def _meaning(state: str, message: str) -> _Meaning:
     if state == "08P01" and message.startswith(_REFUSED_AT_THE_START):
         return _POOLED

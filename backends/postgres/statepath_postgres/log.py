@@ -8,6 +8,9 @@ answer came, stands once.
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
@@ -27,11 +30,14 @@ from statepath.errors import (
 
 from statepath_postgres.config import SCHEME
 from statepath_postgres.connections import HOLD, Connections
-from statepath_postgres.failures import worth_repeating
+from statepath_postgres.failures import has_no_room_to_announce, worth_repeating
 from statepath_postgres.held import Held
 from statepath_postgres.listener import Listener, audience, channel
 
+_log = logging.getLogger("statepath.postgres")
+
 _ATTEMPTS: Final = 3  # how many attempts that get no answer fit into the time there is
+_QUIET: Final = 10.0  # seconds without announcements, where the server had no room for one
 _PAUSE: Final = 2.0  # seconds, before a second look for a store that is not there
 _PAGE: Final = 256
 _PAGE_BYTES: Final = 8 * 1024 * 1024
@@ -48,7 +54,7 @@ WITH place AS (
     SELECT id, $3, $4, $5, $7 FROM place
     RETURNING last
 )
-SELECT last, CASE WHEN NOT pg_try_advisory_xact_lock($9) THEN pg_notify($8, last::text) END FROM entry
+SELECT last, CASE WHEN $8 <> '' AND NOT pg_try_advisory_xact_lock($9) THEN pg_notify($8, last::text) END FROM entry
 """
 _FOLLOWING: Final = "SELECT record FROM statepath.log WHERE store = $1 AND first = $2"
 # Several that follow each other, in one go.
@@ -63,7 +69,7 @@ WITH place AS (
     SELECT place.id, entry.* FROM place, unnest($11::bigint[], $12::bigint[], $13::text[], $7::bytea[]) AS entry
     RETURNING last
 )
-SELECT max(last), CASE WHEN NOT pg_try_advisory_xact_lock($9) THEN pg_notify($8, max(last)::text) END
+SELECT max(last), CASE WHEN $8 <> '' AND NOT pg_try_advisory_xact_lock($9) THEN pg_notify($8, max(last)::text) END
 FROM entries HAVING count(*) > 0
 """
 # A commit of the server's own is answered only once all before it are confirmed.
@@ -189,6 +195,9 @@ class PostgresCommitLog:
         self._deadline = connections.deadline
         self._held = Held(connections, patience=self._deadline / _ATTEMPTS)
         self._listener = Listener(connections)
+        self._announced_from = -math.inf
+        """The moment from which on commits are announced."""
+
         self._unresolved: _Group | None = None
         self._winners: list[Commit] = []
         """What came behind the place that was lost last."""
@@ -303,25 +312,8 @@ class PostgresCommitLog:
             nonlocal sent
             sent = True
 
-        commits, records = group
-        oldest, newest = commits[0], commits[-1]
-        several = len(commits) > 1
         try:
-            placed = await self._held.fetchval(
-                _EXTEND if several else _APPEND,
-                store,
-                oldest.first - 1,
-                oldest.first,
-                newest.last,
-                newest.id,
-                oldest.prev,
-                records if several else records[0],
-                channel(store),
-                audience(store),
-                self._seen == _NOTHING,
-                *(group.columns() if several else ()),
-                sending=sending,
-            )
+            placed = await self._place(store, group, sending)
         except StateError as error:
             if sent and not _had_no_effect(error):
                 self._unresolved = group
@@ -338,6 +330,36 @@ class PostgresCommitLog:
         self._unresolved = group
         await self._held.fetchval(_CONFIRM, store, sending=lambda: None)
         return True
+
+    async def _place(self, store: int, group: _Group, sending: Callable[[], None]) -> Any:
+        """Have the server append the commits; `None`: their place is not free. They are announced where it has room for
+        that: who follows looks now and then, too."""
+        commits, records = group
+        oldest, newest = commits[0], commits[-1]
+        several = len(commits) > 1
+        announced = time.monotonic() >= self._announced_from
+        try:
+            return await self._held.fetchval(
+                _EXTEND if several else _APPEND,
+                store,
+                oldest.first - 1,
+                oldest.first,
+                newest.last,
+                newest.id,
+                oldest.prev,
+                records if several else records[0],
+                channel(store) if announced else "",
+                audience(store),
+                self._seen == _NOTHING,
+                *(group.columns() if several else ()),
+                sending=sending,
+            )
+        except StateError as error:
+            if not (announced and has_no_room_to_announce(error)):
+                raise
+            _log.warning("commits are not announced for now, and who follows them polls: %s", error)
+            self._announced_from = time.monotonic() + _QUIET
+        return await self._place(store, group, sending)
 
     async def _stands(self, store: int, group: _Group, *, sent_before: bool) -> bool:
         """Whether the commits, which did not get the place now, had got it before.

@@ -3,7 +3,9 @@
 import asyncio
 from contextlib import aclosing
 
+import asyncpg
 import pytest
+from servers.postgres import running_postgres, session
 from statepath.backend import encode_commit
 from statepath.testing.commits import Writer
 from statepath_postgres import listener
@@ -11,7 +13,15 @@ from statepath_postgres.listener import audience, channel
 from statepath_postgres.log import _APPEND
 
 STORE = "SELECT id FROM statepath.stores WHERE name = $1"
+SHOUT = "SELECT pg_notify('noise', repeat('x', 7000) || n) FROM generate_series(1, 20) n"
 WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+
+
+async def shout(server):
+    """Announce what is nobody's business, until there is no room."""
+    async with session(server.url()) as noisy:
+        while True:
+            await noisy.execute(SHOUT)
 
 
 @pytest.fixture
@@ -49,6 +59,34 @@ async def test_who_begins_to_listen_during_a_commit_hears_of_it(path, name, conn
             while not await around.fetchval(WAITING):  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.01)
         assert await following == commit
+
+
+@pytest.mark.slow
+async def test_where_there_is_no_room_to_announce_commits_stand_and_are_found(connect, caplog, monkeypatch):
+    monkeypatch.setattr(listener, "_NET", 0.1)
+    monkeypatch.setattr("statepath_postgres.log._QUIET", 3600.0)
+    with running_postgres(max_notify_queue_pages="64") as server:
+        writer = Writer((await connect(server.url())).commit_log())
+        follower = (await connect(server.url(), readonly=True)).commit_log()
+        async with (
+            session(server.url()) as stuck,
+            asyncio.timeout(30),
+            aclosing(follower.follow(0)) as commits,
+        ):
+            following = asyncio.ensure_future(anext(commits))
+            while not follower._listener._listening:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+            # Who listens, and ends no transaction, keeps all there is to be heard.
+            await stuck.add_listener("noise", lambda *_: None)
+            await stuck.execute("BEGIN; SELECT 1")
+            with pytest.raises(asyncpg.PostgresError, match="too many notifications"):
+                await shout(server)
+            first = await writer.append()
+            assert await following == first
+            await writer.append()
+            assert [commit.first async for commit in follower.read(0)] == [1, 2]
+    (warning,) = [record for record in caplog.records if record.name == "statepath.postgres"]
+    assert "too many notifications" in warning.getMessage()
 
 
 async def test_a_follower_is_woken_by_each_commit_of_another(path, connect, unpolled):
