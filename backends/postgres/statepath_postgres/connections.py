@@ -48,7 +48,9 @@ CASE WHEN current_setting('transaction_timeout', true) <> '' THEN set_config('tr
 """
 """For a transaction that takes its time, whatever the server says of those; an older one knows the first only."""
 
-_IDLE: Final = 300.0
+IDLE: Final = 300.0
+"""For how many seconds a connection without use is kept: what stands between may forget it, and tell nobody."""
+
 _SOONEST: Final = 0.02  # seconds
 _LATEST: Final = 1.0
 _CLOSING: Final = 5.0
@@ -80,7 +82,7 @@ class Connections:
             pool = asyncpg.create_pool(
                 min_size=0,
                 max_size=self._config.pool or POOL,
-                max_inactive_connection_lifetime=_IDLE,
+                max_inactive_connection_lifetime=IDLE,
                 reset=_nothing,  # no session state is ever left, so a statement less at each release
                 connect=connect_to_one,
                 **self._arguments(self._config),

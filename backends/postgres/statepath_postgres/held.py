@@ -6,6 +6,7 @@ A statement is sent from the caller's own task: one more would cost a commit a t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -13,7 +14,7 @@ from typing import Any, Final
 from statepath.errors import ClosedError
 
 from statepath_postgres.config import SCHEME
-from statepath_postgres.connections import Connection, Connections, give_up
+from statepath_postgres.connections import IDLE, Connection, Connections, give_up
 from statepath_postgres.failures import translated
 
 _CLOSING: Final = 5.0  # seconds
@@ -26,10 +27,11 @@ class Held:
         self._connections = connections
         self._patience = patience
         self._connection: Connection | None = None
+        self._used = 0.0
         self._turn = asyncio.Lock()
         self._connecting: asyncio.Timeout | None = None
         self._left: set[asyncio.Task[None]] = set()
-        """Ends of connections on which a statement was cancelled."""
+        """Ends of connections: those that were not used for long, or on which a statement was cancelled."""
 
         self._closed = False
 
@@ -43,18 +45,24 @@ class Held:
         """
         async with self._turn:
             connection = self._connection
+            if connection is not None and time.monotonic() - self._used > IDLE:
+                self._leave(connection)
+                connection = None
             if connection is None or connection.is_closed():
                 connection = self._connection = await self._connect()
             sending()
             try:
                 with translated(self._connections.url):
-                    return await connection.fetchval(statement, *arguments)
+                    value = await connection.fetchval(statement, *arguments)
             except asyncio.CancelledError:
                 self._leave(connection)
                 raise
             except BaseException:
                 self._drop()
                 raise
+            else:
+                self._used = time.monotonic()
+                return value
 
     async def _connect(self) -> Connection:
         try:
