@@ -20,6 +20,11 @@ _LATEST: Final = 2.0
 _NET: Final = 5.0
 """How often a follower looks although notifications arrive: one may have been lost."""
 
+_PULSE: Final = 60.0
+"""How often the server is asked whether it is still there: a connection may end without a word."""
+
+_ANSWER: Final = 10.0  # seconds
+
 
 def channel(store: int) -> str:
     """Where the commits of a store are announced, by their last seq alone."""
@@ -106,4 +111,10 @@ class Listener:
         self._listening = True
         # What came before we listened was announced to nobody.
         self.tell()
-        await ended.wait()
+        while not ended.is_set():
+            try:
+                async with asyncio.timeout(_PULSE):
+                    await ended.wait()
+            except TimeoutError:
+                with translated(self._connections.url):
+                    await connection.fetchval("SELECT 1", timeout=_ANSWER)

@@ -14,6 +14,9 @@ class Server:
 
     url = URL
     can_listen = True
+    terminated = 0
+    silent = 0
+    """How often it does not answer."""
 
     def __init__(self, connecting=(), listening=()):
         self.connecting = list(connecting)
@@ -37,8 +40,13 @@ class Server:
             raise self.listening.pop(0)
         self.heard.set()
 
+    async def fetchval(self, statement, *_, **limits):
+        if "SELECT 1" in statement and self.silent:
+            self.silent -= 1
+            raise TimeoutError
+
     def terminate(self):
-        pass
+        self.terminated += 1
 
 
 async def listening(server):
@@ -63,6 +71,21 @@ async def test_a_server_whose_socket_is_missing_is_asked_again():
     async with asyncio.timeout(60):
         await server.heard.wait()
         await waiting
+    await listener.close()
+
+
+async def test_a_server_that_has_gone_without_a_word_is_connected_to_anew(monkeypatch):
+    monkeypatch.setattr("statepath_postgres.listener._PULSE", 0.0)
+    server = Server()
+    listener, waiting = await listening(server)
+    async with asyncio.timeout(30):
+        await server.heard.wait()
+        server.heard.clear()
+        assert server.terminated == 0
+        server.silent = 1
+        await server.heard.wait()
+    assert server.terminated == 1
+    await waiting
     await listener.close()
 
 
