@@ -56,6 +56,8 @@ WITH place AS (
 )
 SELECT last, CASE WHEN $8 <> '' AND NOT pg_try_advisory_xact_lock($9) THEN pg_notify($8, last::text) END FROM entry
 """
+# Once it is full, the server lets go of what all have heard only where it is asked how full it is.
+_CLEAR_QUEUE: Final = "SELECT pg_notification_queue_usage()"
 _FOLLOWING: Final = "SELECT record FROM statepath.log WHERE store = $1 AND first = $2"
 # Several that follow each other, in one go.
 _EXTEND: Final = """
@@ -359,6 +361,7 @@ class PostgresCommitLog:
                 raise
             _log.warning("commits are not announced for now, and who follows them polls: %s", error)
             self._announced_from = time.monotonic() + _QUIET
+            await self._connections.fetch(_CLEAR_QUEUE)
         return await self._place(store, group, sending)
 
     async def _stands(self, store: int, group: _Group, *, sent_before: bool) -> bool:

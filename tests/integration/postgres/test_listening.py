@@ -89,6 +89,25 @@ async def test_where_there_is_no_room_to_announce_commits_stand_and_are_found(co
     assert "too many notifications" in warning.getMessage()
 
 
+@pytest.mark.slow
+async def test_what_all_have_heard_makes_room_to_announce_again(connect, monkeypatch):
+    monkeypatch.setattr("statepath_postgres.log._QUIET", 0.0)
+    with running_postgres(max_notify_queue_pages="64") as server:
+        writer = Writer((await connect(server.url())).commit_log())
+        async with session(server.url()) as stuck, session(server.url()) as audible, asyncio.timeout(30):
+            heard = asyncio.Event()
+            await audible.add_listener(channel(1), lambda *_: heard.set())
+            await audible.execute("SELECT pg_advisory_lock_shared($1)", audience(1))
+            await stuck.add_listener("noise", lambda *_: None)
+            await stuck.execute("BEGIN; SELECT 1")
+            with pytest.raises(asyncpg.PostgresError, match="too many notifications"):
+                await shout(server)
+            await stuck.execute("ROLLBACK")
+            for _ in range(2):
+                await writer.append()
+            await heard.wait()
+
+
 async def test_a_follower_is_woken_by_each_commit_of_another(path, connect, unpolled):
     writer = Writer((await connect(path)).commit_log())
     follower = (await connect(path, readonly=True)).commit_log()
