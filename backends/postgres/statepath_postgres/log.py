@@ -99,10 +99,17 @@ SELECT s.head, s.floor, EXISTS (SELECT FROM statepath.log o WHERE o.store = s.id
 {_BEHIND}
 """  # noqa: S608 - constants
 _TRIM: Final = """
-WITH gone AS (DELETE FROM statepath.log WHERE store = $1 AND last <= $2 RETURNING last)
+WITH part AS (
+    SELECT first FROM statepath.log WHERE store = $1 AND last <= $2 ORDER BY first LIMIT $3
+), gone AS (
+    DELETE FROM statepath.log l USING part WHERE l.store = $1 AND l.first = part.first RETURNING l.last
+)
 UPDATE statepath.stores SET floor = greatest(floor, (SELECT coalesce(max(last), 0) + 1 FROM gone))
-WHERE id = $1
+WHERE id = $1 RETURNING (SELECT count(*) FROM gone) AS trimmed
 """
+_TRIMMED: Final = 20_000
+"""How many commits one statement trims: `statement_timeout` is for each."""
+
 _NEWEST: Final = "SELECT head, tip FROM statepath.stores WHERE id = $1"
 _LOCK: Final = f"SELECT {HOLD} FROM statepath.stores WHERE id = $1 FOR UPDATE"  # noqa: S608 - a constant
 _SET_ASIDE: Final = """
@@ -273,7 +280,10 @@ class PostgresCommitLog:
     async def trim(self, upto: int) -> None:
         """As `CommitLog.trim`."""
         store = await self._writable()
-        await self._connections.change(_TRIM, store, upto)
+        # There is no row where the store was deleted.
+        while (row := await self._connections.change(_TRIM, store, upto, _TRIMMED)) is not None:
+            if row["trimmed"] < _TRIMMED:
+                return
 
     async def restart(self, after: int) -> list[str]:
         """As `CommitLog.restart`."""

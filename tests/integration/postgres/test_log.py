@@ -310,6 +310,29 @@ async def test_an_object_of_any_size_is_whole_and_can_be_read_in_parts(path, con
     assert await around.fetchval(LEFT_OVER) == 0
 
 
+async def test_a_log_is_trimmed_a_part_at_a_time(path, connect, monkeypatch):
+    monkeypatch.setattr("statepath_postgres.log._TRIMMED", 3)
+    log = (await connect(path)).commit_log()
+    writer = Writer(log)
+    for _ in range(9):
+        await writer.append()
+    trimmed = []
+    change = Connections.change
+
+    async def noted(self, statement, *arguments):
+        row = await change(self, statement, *arguments)
+        trimmed.append(row["trimmed"])
+        return row
+
+    monkeypatch.setattr(Connections, "change", noted)
+    await log.trim(8)
+    assert trimmed == [3, 3, 2]
+    with pytest.raises(HistoryTrimmedError) as told:
+        await anext(log.read(7))
+    assert told.value.floor == 9
+    assert [commit.first async for commit in log.read(8)] == [9]
+
+
 async def test_an_object_may_come_slower_than_the_server_lets_transactions_take(
     postgres, database, hurried, connect
 ):
