@@ -578,8 +578,17 @@ class SupportsLazyWrites(Protocol):
 
 @runtime_checkable
 class SupportsCopy(Protocol):
-    async def copy(self, source: str, target: str) -> None:
-        """Make `target` what `source` is now, without moving the bytes; replaces. `NotFoundError` if missing."""
+    async def copy(self, source: str, target: str, *, when: When = ALWAYS) -> ETag:
+        """Make `target` what `source` is now, all or nothing, without moving the bytes, and replace whatever is there.
+        The ETag is that of the target.
+
+        `when` is `ALWAYS` or `IfMatch`, and about the source: what is copied are the bytes of that version, also where
+        the source is replaced meanwhile. A storage that cannot hold this does not declare `copy`.
+
+        Raises:
+            NotFoundError: there is no source. The target stays as it is.
+            ConflictError: `when` is `IfMatch` and the source has other bytes by now. The target stays as it is.
+        """
         ...
 
 

@@ -88,8 +88,8 @@ class MeteredBackend(PassesSharing):
         backend = cast("SupportsLazyWrites", self._backend)
         await self._told("write_lazily", backend.write_lazily(items, keep=keep))
 
-    async def copy(self, source: str, target: str) -> None:
-        await self._told("copy", cast("SupportsCopy", self._backend).copy(source, target))
+    async def copy(self, source: str, target: str, *, when: When = ALWAYS) -> ETag:
+        return await self._told("copy", cast("SupportsCopy", self._backend).copy(source, target, when=when))
 
     async def free_bytes(self) -> int:
         return await cast("SupportsSpace", self._backend).free_bytes()

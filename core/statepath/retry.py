@@ -108,9 +108,10 @@ class RetryingBackend(PassesSharing):
     ) -> None:
         await cast("SupportsLazyWrites", self._backend).write_lazily(items, keep=keep)
 
-    async def copy(self, source: str, target: str) -> None:
+    async def copy(self, source: str, target: str, *, when: When = ALWAYS) -> ETag:
+        """Repeated whatever the condition is: of one version it makes the same object again, or is refused."""
         backend = cast("SupportsCopy", self._backend)
-        await self._repeat(lambda: backend.copy(source, target))
+        return await self._repeat(lambda: backend.copy(source, target, when=when))
 
     async def free_bytes(self) -> int:
         return await self._repeat(cast("SupportsSpace", self._backend).free_bytes)

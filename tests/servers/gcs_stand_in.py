@@ -1,7 +1,8 @@
 """A stand-in, for tests alone: stands before fake-gcs-server and holds what Google holds and it ignores.
 
-A deletion with `ifGenerationMatch` is one only of that generation, and an upload whose content has not the MD5 that it
-says is refused. Changes of an object come one after the other, so that nothing slips in between. The rest is passed on.
+A deletion with `ifGenerationMatch` is one only of that generation, a copy with `ifSourceGenerationMatch` likewise, and
+an upload whose content has not the MD5 that it says is refused. Changes of an object come one after the other, so that
+nothing slips in between. The rest is passed on.
 
     python gcs_stand_in.py UPSTREAM HOST PORT
 """
@@ -16,6 +17,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from email.parser import BytesParser
 from urllib.parse import unquote
 
@@ -45,10 +47,13 @@ class StandIn:
             async with self._changing[said["name"]]:
                 return await self._passed_on(request, body)
         if request.method in ("POST", "DELETE") and "/o/" in request.raw_path:
-            path = request.raw_path.partition("?")[0]
-            async with self._changing[unquote(path.rpartition("/o/")[2])]:
-                wanted = request.query.get("ifGenerationMatch")
-                if request.method == "DELETE" and wanted not in (None, await self._generation(path)):
+            path, _, target = request.raw_path.partition("?")[0].partition("/rewriteTo/")
+            names = {unquote(part.rpartition("/o/")[2]) for part in (path, target) if part}
+            wanted = request.query.get("ifSourceGenerationMatch" if target else "ifGenerationMatch")
+            async with AsyncExitStack() as changing:
+                for name in sorted(names):  # or two that copy crosswise would wait for each other
+                    await changing.enter_async_context(self._changing[name])
+                if wanted is not None and await self._generation(path) not in (wanted, "0" if target else ""):
                     return _refused(412, "conditionNotMet", "At least one of the pre-conditions did not hold")
                 return await self._passed_on(request, body)
         return await self._passed_on(request, body)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from statepath.backend import ALWAYS, IF_ABSENT, Entry, IfMatch
+from statepath.backend import ALWAYS, IF_ABSENT, Entry, ETag, IfMatch, When
 from statepath.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -55,6 +55,11 @@ class Flaky(MemoryBackend):
         self.calls += 1
         self._fail(self.failures)
         return await super().delete(key, **options)
+
+    async def copy(self, source: str, target: str, *, when: When) -> ETag:
+        self.calls += 1
+        self._fail(self.failures)
+        return await super().write(target, (await super().read(source)).data)
 
     async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
         self.calls += 1
@@ -103,6 +108,13 @@ async def test_a_conditional_write_whose_answer_was_lost_is_not_repeated(flaky, 
         await backend.write("a", b"B", when=when)
     assert flaky.calls == 1
     assert (await backend.read("a")).data == b"B"
+
+
+async def test_a_copy_of_one_version_is_repeated(flaky, backend):
+    etag = await flaky.write("a", b"A")
+    flaky.failures = [LOST]
+    copied = await backend.copy("a", "b", when=IfMatch(etag))
+    assert (await backend.read("b")).etag == copied
 
 
 @pytest.mark.parametrize("failure", [THROTTLED, UNSENT], ids=["throttled", "unsent"])

@@ -189,25 +189,29 @@ class AzureDriver:
                 raise
         return True
 
-    async def copy(self, source: str, target: str) -> None:
+    async def copy(self, source: str, target: str, when: When) -> ETag:
         url: str = self._blobs.get_blob_client(source).url
         if self._found.sas is not None:
             url = f"{url}?{self._found.sas}"
-        asked, made = self._asked(source), self._blobs.get_blob_client(target)
+        condition = {f"source_{name}": value for name, value in _condition(when).items()}
+        asked, made = self._asked(source, when), self._blobs.get_blob_client(target)
         with translated(asked):
-            status: object = (await made.start_copy_from_url(url))["copy_status"]
-            copied = 0
+            begun = await made.start_copy_from_url(url, **condition)
+            status: object = begun["copy_status"]
+            etag, copied = str(begun["etag"]), 0
             with suppress(TimeoutError):
                 async with Patience(self._seconds) as patience:
                     while status == _PENDING:
                         await asyncio.sleep(_LOOK_SECONDS)
-                        copying = (await made.get_blob_properties()).copy
+                        properties = await made.get_blob_properties()
+                        etag, copying = properties.etag, properties.copy
                         status, before = copying.status, copied
                         copied = int((copying.progress or "0").partition("/")[0])
                         patience.received(copied - before)
         if status != _SUCCESS:
             what = "does not get on with" if status == _PENDING else "gave up"
             raise UnavailableError(f"{asked}: the service {what} copying it", key=source, backend=SCHEME)
+        return _token(etag)
 
     async def page(self, prefix: str, after: str, following: str) -> Page:
         """As `Driver.page`. Azure begins each listing at the beginning: the caller leaves out what is not wanted."""

@@ -55,7 +55,8 @@ class _Stored(msgspec.Struct):
 
 
 class _Rewrite(msgspec.Struct, rename={"token": "rewriteToken"}):
-    done: bool
+    resource: _Stored | None = None
+    """What was made, once it is done."""
     token: str = ""
 
 
@@ -144,15 +145,19 @@ class GCSDriver:
                 raise
         return True
 
-    async def copy(self, source: str, target: str) -> None:
+    async def copy(self, source: str, target: str, when: When) -> ETag:
         path = f"{self._named(source)}/rewriteTo{self._within(target)}"
-        asked = {"fields": "done,rewriteToken"}
-        with translated(self._asked(source)):
+        asked = {"fields": "rewriteToken,resource(generation)"}
+        if isinstance(when, IfMatch):
+            asked["ifSourceGenerationMatch"] = when.etag
+        with translated(self._asked(source, when)):
             while True:
                 _, body = await self._send("POST", path, asked, of_object=True)
                 progress = _rewrite.decode(body)
-                if progress.done:
-                    return
+                if progress.resource is not None:
+                    return ETag(progress.resource.generation)
+                if not progress.token:
+                    raise Unreadable
                 asked["rewriteToken"] = progress.token
 
     async def page(self, prefix: str, after: str, following: str) -> Page:

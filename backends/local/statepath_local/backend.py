@@ -110,8 +110,8 @@ class LocalBackend:
     ) -> None:
         await self._change(partial(self._objects.write_lazily, items, keep))
 
-    async def copy(self, source: str, target: str) -> None:
-        await self._change(partial(self._objects.copy, source, target), source)
+    async def copy(self, source: str, target: str, *, when: When = ALWAYS) -> ETag:
+        return await self._change(partial(self._objects.copy, source, target, when), source)
 
     async def free_bytes(self) -> int:
         return await self.run(self._objects.free_bytes)

@@ -409,9 +409,8 @@ class Objects:
         port.rename(temporary, name, within=within, into=folder)
         return False
 
-    def copy(self, source: str, target: str) -> None:
+    def copy(self, source: str, target: str, when: When) -> ETag:
         folders, name = split_key(source)
-        target_folders, target_name = split_key(target)
         port = self._port
         with failing(source, source):
             folder = self._tree.folder(folders)
@@ -425,14 +424,16 @@ class Objects:
                     port.fsync(fd)
                     # Whoever gave it another name may write into it.
                     alone = found.st_nlink == 1
-                    if not alone or not self._link(name, folder, target_name, target_folders, target):
-                        self.write(target, _blocks(self._tree, fd), ALWAYS)
+                    etag = self._link(name, folder, source, target, when) if alone else None
+                    return etag or self.write(target, self._version(fd, name, folder, source, when), ALWAYS)
                 finally:
                     port.close(fd)
             finally:
                 port.close(folder)
 
-    def _link(self, name: str, folder: int, target: str, target_folders: list[str], key: str) -> bool:
+    def _link(self, name: str, folder: int, source: str, target: str, when: When) -> ETag | None:
+        """Give the file the target's name, too; `None` if there are no links here."""
+        folders, target_name = split_key(target)
         port = self._port
         within = self._tree.folder([TEMPORARY], create=True)
         temporary = self._tree.temporary_name()
@@ -441,16 +442,27 @@ class Objects:
                 port.link(name, temporary, within=folder, into=within)
             except OSError as error:
                 if error.errno in NO_LINKS:
-                    return False
+                    return None
                 raise
             try:
-                self._place(temporary, within, target, target_folders, ALWAYS, key)
+                # Now that it has a name of its own it is what it stays: nobody can put another file in its place.
+                if isinstance(when, IfMatch):
+                    self._check(temporary, within, when, source)
+                etag = _etag(port.stat(temporary, within=within))
+                self._place(temporary, within, target_name, folders, ALWAYS, target)
             finally:
                 # A rename between two links of one file does nothing, and leaves both.
                 self._tree.discard(within, temporary)
-            return True
+            return etag
         finally:
             port.close(within)
+
+    def _version(self, fd: int, name: str, folder: int, key: str, when: When) -> Iterator[bytes]:
+        """What the file holds, if it still is the version that is asked for once all of it is read: one that was
+        replaced may be written again, as another object."""
+        yield from _blocks(self._tree, fd)
+        if isinstance(when, IfMatch):
+            self._check(name, folder, when, key)
 
     def _actual(self, name: str, folder: int) -> str:
         """The name of the file: nobody but a person may have given it one that no key has."""

@@ -102,8 +102,8 @@ class PostgresBackend:
     async def delete(self, key: str, *, when: When = ALWAYS) -> bool:
         return await self._objects.delete(await self._writable(key), key, when)
 
-    async def copy(self, source: str, target: str) -> None:
-        await self._objects.copy(await self._writable(target), source, target)
+    async def copy(self, source: str, target: str, *, when: When = ALWAYS) -> ETag:
+        return await self._objects.copy(await self._writable(target), source, target, when)
 
     async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
         store = await self.store()

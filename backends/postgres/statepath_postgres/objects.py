@@ -165,18 +165,20 @@ class Objects:
                 yield Entry(row["key"], row["size"], row["modified"].timestamp())
             after = rows[-1]["key"]
 
-    async def copy(self, store: int, source: str, target: str) -> None:
+    async def copy(self, store: int, source: str, target: str, when: When) -> ETag:
         async with self._connections.use(source) as connection, connection.transaction():
             # Locked: it is not replaced, and its pieces not dropped, before they are copied.
             stored = await connection.fetchrow(_LOCKED, store, source)
             if stored is None:
                 raise self.missing(source)
+            if isinstance(when, IfMatch) and str(stored["version"]) != when.etag:
+                raise _conflict(source)
             version = None
             if stored["cut"]:
                 version = await connection.fetchval(_VERSION)
                 for place in range(0, -(-stored["size"] // PIECE), _COPIED):
                     await connection.execute(_COPY_PIECES, stored["version"], version, place, place + _COPIED)
-            await connection.fetchrow(_COPY, store, source, target, version)
+            return ETag(str(await connection.fetchval(_COPY, store, source, target, version)))
 
     def _written(self, row: Any, key: str, when: When) -> ETag:
         if row is not None:

@@ -280,15 +280,20 @@ class S3Driver:
                 raise
         return True
 
-    async def copy(self, source: str, target: str) -> None:
-        with translated(self._asked(source)):
-            await self._send(
+    async def copy(self, source: str, target: str, when: When) -> ETag:
+        version = secrets.token_hex(12)
+        # The hash alone will do: whichever version has it, the bytes are those that were asked for.
+        condition = {"CopySourceIfMatch": _hash_in(when.etag)} if isinstance(when, IfMatch) else {}
+        with translated(self._asked(source, when)):
+            answer = await self._send(
                 "copy_object",
                 Key=target,
                 CopySource={"Bucket": self.container, "Key": source},
                 MetadataDirective="REPLACE",
-                Metadata={_VERSION: secrets.token_hex(12)},
+                Metadata={_VERSION: version},
+                **condition,
             )
+            return _token(_said(answer, "CopyObjectResult"), version)
 
     async def page(self, prefix: str, after: str, following: str) -> Page:
         options: dict[str, Any] = {}
@@ -321,7 +326,7 @@ class S3Driver:
         """The hash of the version that is asked for, which S3 compares; `None` if there is no object."""
         when = asked.when
         if isinstance(when, IfMatch) and not self._checks:
-            return f'"{when.etag.partition(" ")[0]}"'
+            return _hash_in(when.etag)
         try:
             stored = await self._send("head_object", Key=asked.name)
         except ClientError as error:
@@ -351,6 +356,10 @@ def _said(answer: Any, name: str) -> Any:
 def _token(answer: Any, version: str | None = None) -> ETag:
     named = answer.get("Metadata", {}).get(_VERSION, "") if version is None else version
     return ETag(f"{_said(answer, 'ETag').strip(chr(34))} {named}".rstrip())
+
+
+def _hash_in(token: ETag) -> str:
+    return f'"{token.partition(" ")[0]}"'
 
 
 def _range(span: Span) -> str:

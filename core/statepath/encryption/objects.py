@@ -47,7 +47,7 @@ from statepath.encryption.sealing import (
     open_from,
     seal_all,
 )
-from statepath.errors import CorruptionError, NotFoundError, UnsupportedError
+from statepath.errors import ConflictError, CorruptionError, NotFoundError, UnsupportedError
 from statepath.layout import is_document, is_ours
 from statepath.sharing import PassesSharing
 from statepath.threads import in_thread
@@ -208,15 +208,17 @@ class SealedBackend(PassesSharing):
 
         await backend.write_lazily(sealed(), keep=None if keep is None else kept)
 
-    async def copy(self, source: str, target: str) -> None:
+    async def copy(self, source: str, target: str, *, when: When = ALWAYS) -> ETag:
         """As `SupportsCopy.copy`: within one place the sealed bytes as they are, which need not be sound."""
         backend = self._backend
         if place_of(source) != place_of(target):
-            await self.write(target, (await self.read(source)).data)
-        elif backend.capabilities.copy and isinstance(backend, SupportsCopy):
-            await backend.copy(source, target)
+            return await self.write(target, _wanted(source, await self.read(source), when))
+        when = self._meant(source, when)
+        if backend.capabilities.copy and isinstance(backend, SupportsCopy):
+            copying = backend.copy(source, target, when=when)
         else:
-            await backend.write(target, (await backend.read(source)).data)
+            copying = backend.write(target, _wanted(source, await backend.read(source), when))
+        return await self._written(target, copying)
 
     async def free_bytes(self) -> int:
         return await cast("SupportsSpace", self._able("space")).free_bytes()
@@ -375,6 +377,13 @@ class SealedBackend(PassesSharing):
         etag = await writing
         self._resealed.pop(key, None)
         return etag
+
+
+def _wanted(key: str, blob: Blob, when: When) -> bytes:
+    """What was read, if it is the version that was asked for."""
+    if isinstance(when, IfMatch) and blob.etag != when.etag:
+        raise ConflictError(f"{key} is not the version that was asked for", key=key)
+    return blob.data
 
 
 def _sealed(sealing: Sealing, data: bytes) -> bytes:

@@ -36,12 +36,20 @@ class ObjectStoreBackend:
     Parameters:
         driver: the service; it belongs to the backend from now on.
         max_object_bytes: the most that the service takes in one request.
+        copies: whether the service copies, and nothing but the version that it is asked for.
     """
 
-    def __init__(self, driver: Driver, place: Place, *, max_object_bytes: int, readonly: bool) -> None:
+    def __init__(
+        self, driver: Driver, place: Place, *, max_object_bytes: int, readonly: bool, copies: bool = True
+    ) -> None:
         self.url = place.url(driver.scheme)
         self.capabilities = Capabilities(
-            durable=True, shared=True, remote=True, streams=True, copy=True, max_object_bytes=max_object_bytes
+            durable=True,
+            shared=True,
+            remote=True,
+            streams=True,
+            copy=copies,
+            max_object_bytes=max_object_bytes,
         )
         self._driver = driver
         self._prefix = place.prefix
@@ -75,9 +83,16 @@ class ObjectStoreBackend:
                 return await self._put(key, spool.read(), size, when)
             return await self._put(key, spool, size, when)  # type: ignore[arg-type]  # a BinaryIO, by another name
 
-    async def copy(self, source: str, target: str) -> None:
+    async def copy(self, source: str, target: str, *, when: When = ALWAYS) -> ETag:
         self._check_writable(target)
-        await self._call(source, self._driver.copy(self._name(source), self._name(target)))
+        if not self.capabilities.copy:
+            raise UnsupportedError(
+                f"{self.url} is on a service that copies other versions than the one it is asked for; read {source} and"
+                " write it instead",
+                key=source,
+                backend=self._driver.scheme,
+            )
+        return await self._call(source, self._driver.copy(self._name(source), self._name(target), when))
 
     async def delete(self, key: str, *, when: When = ALWAYS) -> bool:
         self._check_writable(key)

@@ -78,11 +78,13 @@ class Driver(Protocol):
         """
         ...
 
-    async def copy(self, source: str, target: str) -> None:
-        """Make one object of another within the service.
+    async def copy(self, source: str, target: str, when: When) -> ETag:
+        """Make one object of another within the service; the token of the new one. `when` is `ALWAYS` or `IfMatch`, and
+        about the source.
 
         Raises:
             NotFoundError: there is no such source.
+            ConflictError: `when` is `IfMatch`, and other bytes are stored. Nothing was copied.
         """
         ...
 

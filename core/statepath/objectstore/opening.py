@@ -21,9 +21,10 @@ async def open_backend(
         UnsupportedError, StateError: as `probe`.
     """
     try:
-        if not readonly:
-            await probe(driver, place, bare or driver)
+        copies = readonly or await probe(driver, place, bare or driver)
     except BaseException:
         await driver.close()
         raise
-    return ObjectStoreBackend(driver, place, max_object_bytes=max_object_bytes, readonly=readonly)
+    return ObjectStoreBackend(
+        driver, place, max_object_bytes=max_object_bytes, readonly=readonly, copies=copies
+    )

@@ -2,7 +2,8 @@
 
 The commit protocol stands on conditional writes. A service that takes them and ignores them acknowledges commits that
 another writer then replaces; there is nothing by which that could be noticed later. A deletion that ignores its
-condition takes away what another writer has just put in the place of what was to go.
+condition takes away what another writer has just put in the place of what was to go. A copy that ignores it puts one
+version in the place of another, but nobody needs the service for that: what is read can be written.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Final
 
-from statepath.backend import ALWAYS, IF_ABSENT, IfMatch
+from statepath.backend import ALWAYS, IF_ABSENT, ETag, IfMatch
 from statepath.commit import PROBES
 from statepath.errors import AlreadyExistsError, ConflictError, NotFoundError, StateError, UnsupportedError
 from statepath.objectstore.driver import Driver
@@ -27,12 +28,12 @@ _DELETIONS: Final = (
     " writer puts in its place meanwhile; use a service, or a release of it, that has conditional deletions, too"
 )
 
-_passed: Final[set[tuple[str, str, str]]] = set()
+_passed: Final[dict[tuple[str, str, str], bool]] = {}
 
 
-async def probe(driver: Driver, place: Place, bare: Driver) -> None:
-    """Try each condition on an object of its own, which is removed again. What a container has passed is remembered
-    for the life of the process.
+async def probe(driver: Driver, place: Place, bare: Driver) -> bool:
+    """Try each condition on an object of its own, which is removed again; whether the service copies only the version
+    that it is asked for. What a container has passed is remembered for the life of the process.
 
     Parameters:
         bare: what leaves each condition to the service alone. The service has to refuse what is stale: a driver that
@@ -44,20 +45,21 @@ async def probe(driver: Driver, place: Place, bare: Driver) -> None:
     """
     known = (driver.scheme, driver.endpoint, place.container)
     if known in _passed:
-        return
+        return _passed[known]
     name = f"{place.prefix}{PROBES}{secrets.token_hex(12)}"
     try:
-        await _try(driver, bare, name)
+        copies = await _try(driver, bare, name)
     except BaseException:
         with suppress(StateError):
             await driver.remove(name, ALWAYS)
         raise
     # A part of the trial, too: who may not delete could neither trim a journal nor give a lease back.
     await driver.remove(name, ALWAYS)
-    _passed.add(known)
+    _passed[known] = copies
+    return copies
 
 
-async def _try(driver: Driver, bare: Driver, name: str) -> None:
+async def _try(driver: Driver, bare: Driver, name: str) -> bool:
     stale = await driver.put(name, b"1", IF_ABSENT)
     if not await _fails(driver.put(name, b"2", IF_ABSENT)):
         raise _ignores(driver, "create only if absent")
@@ -69,6 +71,17 @@ async def _try(driver: Driver, bare: Driver, name: str) -> None:
     served = await driver.get(name, None)
     if served.data != b"2" or served.etag != current:
         raise _ignores(driver, "read what was written last")
+    # Onto itself: so there is no second object to remove.
+    return await _refuses_to_copy(bare, name, stale)
+
+
+async def _refuses_to_copy(bare: Driver, name: str, stale: ETag) -> bool:
+    try:
+        return await _fails(bare.copy(name, name, IfMatch(stale)))
+    except StateError as error:
+        if error.retryable:
+            raise
+        return False  # it does not copy at all
 
 
 async def _fails(call: Awaitable[object]) -> bool:

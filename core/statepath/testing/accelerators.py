@@ -300,18 +300,58 @@ class AcceleratorChecks(Subject):
             data = random.Random(1).randbytes(size)
             etag = await backend.write("state.json", data)
             stale = await backend.write("target", b"old")
-            await copier.copy("state.json", "target")
-            await copier.copy("state.json", "folder/new")
+            copies = {key: await copier.copy("state.json", key) for key in ("target", "folder/new")}
             await backend.write("state.json", b"B", when=IfMatch(etag))
-            for key in ("target", "folder/new"):
-                whole = (await backend.read(key)).data == data
+            for key, copied in copies.items():
+                blob = await backend.read(key)
+                whole = blob.data == data
                 assert whole, "the copy is not what the object was"
+                assert blob.etag == copied, "the copy has another version than was told"
             with pytest.raises(ConflictError):
                 await backend.write("target", b"C", when=IfMatch(stale))
             with pytest.raises(NotFoundError):
                 await copier.copy("missing", "target")
             left = (await backend.read("target")).data == data
             assert left, "a copy of what is missing has changed its target"
+
+    async def test_a_copy_is_of_the_version_that_was_asked_for(self) -> None:
+        async with self.connection() as backend:
+            if not backend.capabilities.copy:
+                await _check_refused(backend, _COPY)
+                return
+            copier = cast("SupportsCopy", backend)
+            stale = await backend.write("state.json", b"A")
+            current = await backend.write("state.json", b"B")
+            kept = await backend.write("target", b"kept")
+            for target in ("target", "new"):
+                with pytest.raises(ConflictError):
+                    await copier.copy("state.json", target, when=IfMatch(stale))
+                with pytest.raises(NotFoundError):
+                    await copier.copy("missing", target, when=IfMatch(current))
+            blob = await backend.read("target")
+            assert (blob.data, blob.etag) == (b"kept", kept), "a copy that was refused has changed its target"
+            assert [entry.key async for entry in backend.list_keys("")] == ["state.json", "target"]
+            copied = await copier.copy("state.json", "target", when=IfMatch(current))
+            blob = await backend.read("target")
+            assert (blob.data, blob.etag) == (b"B", copied)
+
+    async def test_what_is_replaced_meanwhile_is_not_copied(self) -> None:
+        async with self.writers() as (one, other):
+            if not one.capabilities.copy:
+                await _check_refused(one, _COPY)
+                return
+            copier = cast("SupportsCopy", one)
+            for turn in range(10):
+                etag = await one.write("state.json", b"A %d" % turn)
+                await one.write("target", b"kept")
+                copied, _ = await asyncio.gather(
+                    copier.copy("state.json", "target", when=IfMatch(etag)),
+                    other.write("state.json", b"B %d" % turn),
+                    return_exceptions=True,
+                )
+                expected = b"kept" if isinstance(copied, ConflictError) else b"A %d" % turn
+                stored = (await other.read("target")).data
+                assert stored == expected, f"turn {turn}: {copied!r}, and the target holds {stored!r}"
 
     async def test_free_space_is_a_number_of_bytes(self) -> None:
         async with self.connection() as backend:

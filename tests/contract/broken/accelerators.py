@@ -29,8 +29,9 @@ class LogsInSecret(Sound):
 
 @caught_by("test_accelerators_keep_to_readonly_and_close")
 class CopiesForReaders(Sound):
-    async def copy(self, source: str, target: str) -> None:
+    async def copy(self, source: str, target: str, *, when: When = ALWAYS) -> ETag:
         self._objects[target] = self._objects[source]
+        return self._objects[source].etag
 
 
 @caught_by("test_a_stream_is_written_as_one_object")
@@ -95,9 +96,9 @@ class AlwaysCuts(Sound):
 
 @caught_by("test_a_copy_is_an_object_of_its_own")
 class CopyFollows(Sound):
-    async def copy(self, source: str, target: str) -> None:
-        await super().copy(source, target)
+    async def copy(self, source: str, target: str, *, when: When = ALWAYS) -> ETag:
         self.follows = source, target
+        return await super().copy(source, target, when=when)
 
     follows = ("", "")
 
@@ -110,8 +111,30 @@ class CopyFollows(Sound):
 
 @caught_by("test_a_copy_is_an_object_of_its_own")
 class CopiesNothing(Sound):
-    async def copy(self, source: str, target: str) -> None:
-        await self.write(target, self._objects[source].data if source in self._objects else b"")
+    async def copy(self, source: str, target: str, *, when: When = ALWAYS) -> ETag:
+        return await self.write(target, self._objects[source].data if source in self._objects else b"")
+
+
+@caught_by("test_a_copy_is_an_object_of_its_own")
+class TellsTheSource(Sound):
+    async def copy(self, source: str, target: str, *, when: When = ALWAYS) -> ETag:
+        await super().copy(source, target, when=when)
+        return self._objects[source].etag
+
+
+@caught_by("test_a_copy_is_of_the_version_that_was_asked_for")
+class CopiesUnconditionally(Sound):
+    async def copy(self, source: str, target: str, *, when: When = ALWAYS) -> ETag:
+        return await super().copy(source, target)
+
+
+@caught_by("test_what_is_replaced_meanwhile_is_not_copied")
+class LooksThenCopies(Sound):
+    async def copy(self, source: str, target: str, *, when: When = ALWAYS) -> ETag:
+        if isinstance(when, IfMatch) and (await self.read(source)).etag != when.etag:
+            raise ConflictError("it is another version", key=source)
+        await asyncio.sleep(0)
+        return await super().copy(source, target)
 
 
 @caught_by("test_free_space_is_a_number_of_bytes")
@@ -155,8 +178,8 @@ class OneBatch(Sound):
 
 @caught_by("test_a_copy_is_an_object_of_its_own")
 class CopiesTheFirstPart(Sound):
-    async def copy(self, source: str, target: str) -> None:
-        await self.write(target, (await self.read(source)).data[: 16 * 1024 * 1024])
+    async def copy(self, source: str, target: str, *, when: When = ALWAYS) -> ETag:
+        return await self.write(target, (await self.read(source)).data[: 16 * 1024 * 1024])
 
 
 @caught_by("test_write_at_cuts_off_and_fills_gaps")

@@ -18,6 +18,7 @@ from statepath.backend import (
     CommitLog,
     ETag,
     Filter,
+    IfMatch,
     LazyWrite,
     Moment,
     Parameter,
@@ -30,7 +31,7 @@ from statepath.backend import (
     decode_changes,
 )
 from statepath.commit import Append, Delete, Put, Transaction
-from statepath.errors import InvalidArgumentError
+from statepath.errors import ConflictError, InvalidArgumentError
 from statepath.log import PortableCommitLog
 from statepath.memory import MemoryBackend, MemoryConfig
 
@@ -137,8 +138,11 @@ class Sound(MemoryBackend):
                 await self.write(key, data)
                 self.put(key, modified=time)
 
-    async def copy(self, source: str, target: str) -> None:
-        await self.write(target, (await self.read(source)).data)
+    async def copy(self, source: str, target: str, *, when: When = ALWAYS) -> ETag:
+        blob = await self.read(source)
+        if isinstance(when, IfMatch) and blob.etag != when.etag:
+            raise ConflictError(f"{source} is another version", key=source)
+        return await self.write(target, blob.data)
 
     async def free_bytes(self) -> int:
         return LIMIT

@@ -132,12 +132,15 @@ async def test_a_deletion_of_what_is_gone_is_none_whatever_the_condition_says(go
 
 async def test_a_copy_goes_on_until_it_is_done(scripted):
     listed = (200, {"kind": "storage#objects"})
-    parts = [(200, {"done": False, "rewriteToken": "more/1"}), (200, {"done": True})]
+    parts = [(200, {"done": False, "rewriteToken": "more/1"}), (200, {"resource": {"generation": "2"}})]
     scripted.answers = [listed, *parts]
     backend = await connect(scripted.path(), readonly=True)
-    await backend._driver.copy("x/ü/1", "x/2")
+    assert await backend._driver.copy("x/ü/1", "x/2", IfMatch("1")) == "2"
     await backend.close()
-    start = "POST /storage/v1/b/states/o/x%2F%C3%BC%2F1/rewriteTo/b/states/o/x%2F2?fields=done%2CrewriteToken"
+    start = (
+        "POST /storage/v1/b/states/o/x%2F%C3%BC%2F1/rewriteTo/b/states/o/x%2F2"
+        "?fields=rewriteToken%2Cresource%28generation%29&ifSourceGenerationMatch=1"
+    )
     assert scripted.requests[1:] == [start, f"{start}&rewriteToken=more%2F1"]
 
 

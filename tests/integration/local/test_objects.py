@@ -491,6 +491,29 @@ async def test_a_copy_does_not_share_what_has_another_name_elsewhere(
     assert (await backend.read("tasks/b.json")).data == b"A"
 
 
+@pytest.mark.parametrize(("links", "call"), [(True, "link"), (False, "pread")], ids=["linked", "written"])
+async def test_what_is_replaced_while_it_is_copied_is_not_taken_for_the_version_that_was_asked_for(
+    connect: Connect, path: Path, port: Any, links: bool, call: str
+) -> None:
+    backend = await connect()
+    etag = await backend.write("state.json", b"A")
+    later = [b"B"]
+
+    def replace(*_: Any) -> bool:
+        while later:
+            (path / "later").write_bytes(later.pop())
+            (path / "later").replace(path / "state.json")
+        return False
+
+    port.fail(call, chosen=replace)
+    if not links:
+        port.fail("link", errno.EPERM)
+    with pytest.raises(ConflictError):
+        await backend.copy("state.json", "b", when=IfMatch(etag))
+    assert await listed(backend) == ["state.json"]
+    assert temporaries(path) == []
+
+
 async def test_a_copy_that_fails_leaves_nothing(connect: Connect, path: Path, port: Any) -> None:
     backend = await connect()
     await backend.write("a", b"A")

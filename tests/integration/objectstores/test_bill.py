@@ -114,7 +114,7 @@ async def test_opening(counted, bill, told, readonly, commits):
 async def test_the_first_opening_for_writing(counted, bill, told, monkeypatch):
     async with statepath.open(counted, autosave=0) as store:
         await saves(store, 1)
-    monkeypatch.setattr(probe, "_passed", set())
+    monkeypatch.setattr(probe, "_passed", {})
     bill()
     async with statepath.open(counted, autosave=0):
         assert bill() == told("opening") + told("the first opening")

@@ -100,6 +100,23 @@ async def test_a_server_that_ignores_a_stale_version_is_refused(aws, moto, metho
         assert f"{lost} only a given version" in str(error)
 
 
+async def test_a_server_that_copies_whatever_is_there_is_not_asked_for_backups(aws, moto):
+    from servers.proxy import Proxy
+
+    async with (
+        _without(moto, b"x-amz-copy-source-if-match") as endpoint,
+        Proxy(endpoint).running() as proxy,
+        statepath.open(s3_service("careless", endpoint).at(proxy.url).path("copies"), autosave=0) as store,
+    ):
+        assert not store._engine.backend.capabilities.copy
+        proxy.requests = []
+        for n in range(2):
+            await store.collection("raw").put({"id": "a", "n": n})
+            await store.snapshot()
+        assert len(await store.backups()) == 1
+        assert not [request for request in proxy.requests if b"-copy-source" in request.head.lower()]
+
+
 async def test_what_passed_the_probe_is_not_asked_again(aws, moto):
     from servers.proxy import Proxy
 

@@ -66,8 +66,9 @@ class Driver:
         del self.objects[name]
         return True
 
-    async def copy(self, source, target):
-        await self.put(target, self.objects[source][0], ALWAYS)
+    async def copy(self, source, target, when):
+        self.check(source, when, "copy")
+        return await self.put(target, self.objects[source][0], ALWAYS)
 
     async def page(self, prefix, after, following):
         names = sorted((name for name in self.objects if name.startswith(prefix)), key=self.order)
@@ -289,6 +290,43 @@ async def test_of_a_service_that_ignores_the_condition_of_deletions_alone_it_is_
     assert "commits would be safe" in str(caught.value)
     assert "lose each other's commits" not in str(caught.value)
     assert caught.value.code == "conditions_ignored"
+
+
+class CopiesNot(Driver):
+    """Its service has no such request, or fails in it."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+        self.endpoint = f"mem://{type(error).__name__}"
+
+    async def copy(self, source, target, when):
+        if self.error is not None:
+            raise self.error
+        return await super().copy(source, target, when)
+
+
+@pytest.mark.parametrize(
+    "driver",
+    [ignoring("copy"), CopiesNot(InvalidArgumentError("400")), CopiesNot(AccessDeniedError("403"))],
+    ids=["ignoring", "unknown", "refused"],
+)
+async def test_a_service_that_does_not_copy_one_version_only_is_not_asked_to_copy(driver):
+    for _ in range(2):
+        store = await opened(driver)
+        await store.write("a", b"A")
+        with pytest.raises(UnsupportedError, match="read a and write it instead"):
+            await store.copy("a", "b")
+        assert not store.capabilities.copy
+        assert set(driver.objects) == {"p/a"}
+
+
+async def test_a_service_that_fails_to_copy_for_now_is_asked_again():
+    driver = CopiesNot(UnavailableError("503"))
+    with pytest.raises(UnavailableError):
+        await opened(driver)
+    driver.error = None
+    assert (await opened(driver)).capabilities.copy
 
 
 async def test_the_probe_refuses_who_may_not_delete():
