@@ -36,10 +36,14 @@ class Backups:
         self._max_age = settings.snapshot_age.total_seconds()
         self.trouble: Trouble | None = None
 
-    async def keep(self, state: SnapshotMark) -> str:
+    async def keep(self, state: SnapshotMark, etag: ETag | None) -> str:
         """Keep the state that `state.json` shows; the backup's key. One that is kept already is not kept twice.
 
+        Parameters:
+            etag: the version of `state.json` that showed it when it was looked at last.
+
         Raises:
+            ConflictError: another handle has replaced it.
             StateError: it could not be written, or was not what it should be when it was read back.
         """
         key = backup_key(state.time)
@@ -49,7 +53,7 @@ class Backups:
         elif key in await backup_keys(self._backend):
             await self._read_back(key, state)
         else:
-            await self._copy(key, state)
+            await self._copy(key, state, await self._version(state, etag))
         self._kept(key, state)
         return key
 
@@ -67,13 +71,8 @@ class Backups:
             kept = await backup_keys(self._backend)
             if key in kept or (ending and kept and not self._is_old(kept[-1])):
                 return etag
-            present = (await self._backend.read(STATE_KEY, span=Span(0, 0))).etag
-            if present != etag:
-                # Another program that exchanges the key seals the same snapshot anew.
-                if (await check_snapshot(self._backend, STATE_KEY)).digest != state.digest:
-                    return etag
-                etag = present
-            await self._copy(key, state)
+            etag = await self._version(state, etag)
+            await self._copy(key, state, etag)
         except ConflictError as error:
             logger.info("another handle saved meanwhile: %s", error)
         except StateError as error:
@@ -108,34 +107,53 @@ class Backups:
         self.trouble = Trouble(error)
         self._events.emit(BackupError(error))
 
-    async def _copy(self, key: str, state: SnapshotMark) -> None:
-        """Keep the snapshot under a key that was free, and read it back; what is not what it should be does not stay.
+    async def _version(self, state: SnapshotMark, etag: ETag | None) -> ETag:
+        """The version of `state.json` that shows the state, which `etag` did when it was looked at last.
+
+        Raises:
+            ConflictError: none does any more.
+        """
+        present = (await self._backend.read(STATE_KEY, span=Span(0, 0))).etag
+        # Another program that exchanges the key seals the same snapshot anew.
+        if present != etag:
+            stored = await check_snapshot(self._backend, STATE_KEY)
+            if stored.digest != state.digest:
+                raise ConflictError(
+                    f"{STATE_KEY} shows seq {stored.seq} already, instead of {state.seq}", key=STATE_KEY
+                )
+        return present
+
+    async def _copy(self, key: str, state: SnapshotMark, etag: ETag) -> None:
+        """Keep the snapshot, which that version of `state.json` is, and read it back; what is not what it should be
+        does not stay. It may go over what is there: another handle can have kept the same snapshot, and no other.
 
         Raises:
             CorruptionError: it is not.
-            ConflictError: what was copied had been replaced by another handle.
+            ConflictError: another handle has replaced `state.json`. Its backups are as they were.
         """
         backend = self._backend
-        if not backend.capabilities.copy or not isinstance(backend, SupportsCopy):
+        if backend.capabilities.copy and isinstance(backend, SupportsCopy):
+            await self._check(key, state, await backend.copy(STATE_KEY, key, when=IfMatch(etag)))
+        else:
             await self._write(key, state)
-            return
-        await backend.copy(STATE_KEY, key)
-        try:
-            await self._read_back(key, state)
-        except (CorruptionError, ConflictError):
-            await backend.delete(key)
-            raise
 
     async def _write(self, key: str, state: SnapshotMark) -> None:
-        """As `_copy`, over whatever is there: another handle may have kept the same snapshot."""
+        """As `_copy`, of whatever version shows the snapshot."""
         data = (await self._backend.read(STATE_KEY)).data
         stored = await in_thread(lambda: check_bytes(data, STATE_KEY))
         check_same(stored, STATE_KEY, store=self._store, digest=state.digest, seq=state.seq)
-        etag = await self._backend.write(key, data)
+        await self._check(key, state, await self._backend.write(key, data))
+
+    async def _check(self, key: str, state: SnapshotMark, made: ETag) -> None:
+        """Read back the version that was made, and remove it if it is not what it should be.
+
+        Raises:
+            ConflictError: another handle has kept the snapshot anew.
+        """
         try:
             await self._read_back(key, state)
-        except CorruptionError:
-            await self._backend.delete(key, when=IfMatch(etag))
+        except (CorruptionError, ConflictError):
+            await self._backend.delete(key, when=IfMatch(made))
             raise
 
     async def _read_back(self, key: str, state: SnapshotMark) -> None:

@@ -324,11 +324,11 @@ async def put_aside(backend: Backend, key: str, why: str) -> str:
     try:
         if stored.capabilities.copy and isinstance(stored, SupportsCopy):
             blob = await stored.read(key, span=Span(0, 0))
-            await stored.copy(key, kept)
+            await stored.copy(key, kept, when=IfMatch(blob.etag))
         else:
             blob = await stored.read(key)
             await stored.write(kept, blob.data)
-    except NotFoundError:
+    except (NotFoundError, ConflictError):
         return ""
     except InvalidArgumentError as error:
         logger.warning("%s could not be kept aside, and stays: %s", key, error, extra={"key": key})

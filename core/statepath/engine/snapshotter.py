@@ -267,7 +267,7 @@ class Snapshotter:
             state = self._state
             if state is None:
                 raise NotFoundError("the store is empty, so there is nothing to keep", key=STATE_KEY)
-            key = await self.backups.keep(state)
+            key = await self.backups.keep(state, self._state_etag)
             await self.backups.prune(self._needed)
             return key
 

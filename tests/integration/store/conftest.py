@@ -16,9 +16,10 @@ import pytest
 import statepath
 from servers.fixtures import *  # noqa: F403 - fixtures are found by name where they are
 from servers.services import path_at
-from statepath.backend import Backend, Blob, Entry
+from statepath.backend import ALWAYS, Backend, Blob, Entry, ETag, IfMatch, When
 from statepath.commit import decode_commit
 from statepath.engine.opening import open_engine
+from statepath.errors import ConflictError
 from statepath.events import Events
 from statepath.lease import Lease
 from statepath.memory import factory
@@ -84,6 +85,17 @@ class FaultyBackend:
 
     async def delete(self, key: str, **options: Any) -> bool:
         return await self._call("delete", key, lambda: self._backend.delete(key, **options))
+
+    async def copy(self, source: str, target: str, *, when: When = ALWAYS) -> ETag:
+        """Declared by the tests that need it."""
+
+        async def copied() -> ETag:
+            blob = await self._backend.read(source)
+            if isinstance(when, IfMatch) and blob.etag != when.etag:
+                raise ConflictError(f"{source} is another version", key=source)
+            return await self._backend.write(target, blob.data)
+
+        return await self._call("copy", source, copied)
 
     async def list_keys(self, prefix: str, **options: Any) -> AsyncIterator[Entry]:
         async def listed() -> AsyncIterator[Entry]:

@@ -420,22 +420,72 @@ async def test_a_few_changes_are_written_once_they_are_old_enough(url, monkeypat
         assert store._engine._snapshotter.due
 
 
-async def test_a_backup_that_was_copied_from_what_another_handle_has_just_saved_is_made_again(
-    open_on, faulty, url, memory
+@pytest.fixture
+def copying(faulty):
+    """Storage that copies, and waits with it where it is told to."""
+    faulty.capabilities = replace(faulty.capabilities, copy=True)
+    return faulty
+
+
+async def test_a_backup_of_what_another_handle_has_replaced_meanwhile_is_made_again(
+    open_on, copying, memory, other
 ):
-    store = await open_on(faulty)
+    store = await open_on(copying)
+    await store.collection("raw").put({"id": "a"})
+    gate = copying.hold("copy", "state.json")
+    backing_up = asyncio.create_task(store.backup())
+    await gate.reached.wait()
+    await other.collection("raw").put({"id": "late"})
+    await other.snapshot()
+    gate.open()
+    assert b"late" in (await memory.read(await backing_up)).data
+    assert await store.verify() == []
+
+
+async def test_a_copy_that_comes_late_leaves_the_backup_of_another_handle(open_on, copying, memory, url):
+    store = await open_on(copying)
+    events = told(store, BackupCreated, BackupError)
+    await store.collection("raw").put({"id": "a"})
+    await store.snapshot()
+    before = (await memory.read("state.json")).data
+    await store.collection("raw").put({"id": "b"})
+    gate = copying.hold("copy", "state.json")
+    saving = asyncio.create_task(store.snapshot())
+    await gate.reached.wait()
     async with statepath.open(url, autosave=0) as other:
-        left = [other]
+        await other.collection("raw").put({"id": "c"})
+        await other.snapshot()
+        (key,) = await other.backups()
+    kept = await memory.read(key)
+    gate.open()
+    assert await saving == 3
+    assert await memory.read(key) == kept
+    assert kept.data == before
+    assert events == []
 
-        async def copy(source, target):
-            if left:
-                await left.pop().collection("raw").put({"id": "late"})
-                await other.snapshot()
-            await memory.write(target, (await memory.read(source)).data)
 
-        faulty.copy = copy
-        faulty.capabilities = replace(faulty.capabilities, copy=True)
-        await store.collection("raw").put({"id": "a"})
-        key = await store.backup()
-        assert b"late" in (await memory.read(key)).data
-        assert await store.verify() == []
+async def test_a_copy_that_is_not_sound_is_not_removed_once_another_handle_has_kept_it(
+    open_on, copying, memory
+):
+    store = await open_on(copying)
+    events = told(store, BackupError)
+    await store.collection("raw").put({"id": "a"})
+    await store.snapshot()
+    sound = (await memory.read("state.json")).data
+    await store.collection("raw").put({"id": "b"})
+    copy = copying.copy
+
+    async def damaging(source, target, **options):
+        await copy(source, target, **options)
+        return await memory.write(target, sound[:-10])
+
+    copying.copy = damaging
+    gate = copying.hold("delete", "state.backup.")
+    saving = asyncio.create_task(store.snapshot())
+    await gate.reached.wait()
+    (key,) = await store.backups()
+    await memory.write(key, sound)
+    gate.open()
+    assert await saving == 2
+    assert (await memory.read(key)).data == sound
+    assert events == []

@@ -18,8 +18,8 @@ def altering(store, monkeypatch):
             data = data.replace(b"right", b"wrong")
         return await write(key, data, **options)
 
-    async def copied(source, target):
-        await altered(target, (await backend.read(source)).data)
+    async def copied(source, target, *, when):
+        return await altered(target, (await backend.read(source)).data)
 
     monkeypatch.setattr(backend, "write", altered)
     if backend.capabilities.copy:
