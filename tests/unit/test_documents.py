@@ -39,6 +39,8 @@ from statepath.engine.documents import (
     pretty,
 )
 from statepath.engine.documents import texts as read_texts
+from statepath.engine.elements import stored_list
+from statepath.engine.schema import stored_path
 from statepath.errors import InvalidArgumentError
 from typing_extensions import TypeAliasType
 
@@ -552,6 +554,17 @@ class Plan(BaseModel):
     nested: dict[str, list[Step]] = {}
 
 
+class Ahead(BaseModel):
+    """Names a class that is not there yet, as `from __future__ import annotations` allows."""
+
+    later: Later | None = None
+    many: list[Later] = []
+
+
+class Later(BaseModel):
+    name: str = ""
+
+
 Steps = TypeAliasType("Steps", list[Step])
 
 
@@ -757,6 +770,16 @@ def test_a_type_that_has_a_name_of_its_own_is_looked_through() -> None:
 
     old = {"steps": [{"name": "a", "x": 1}]}
     assert kept({"steps": [{"name": "a"}]}, old, Named) == old
+
+
+def test_a_model_may_be_named_before_it_is_defined() -> None:
+    assert not Ahead.__pydantic_complete__, "nobody has made a value of it, and a query may be first"
+    assert stored_path(Ahead, ("later", "name")) == ("later", "name")
+    with pytest.raises(InvalidArgumentError, match="Later has no field 'nam'; did you mean name"):
+        stored_path(Ahead, ("later", "nam"))
+    assert stored_list(Ahead, "many", b'{"name":"a"}', KEY) == "many"
+    old = {"later": {"name": "a", "x": 1}}
+    assert kept({"later": {"name": "b"}}, old, Ahead) == {"later": {"name": "b", "x": 1}}
 
 
 def test_a_document_takes_no_more_memory_than_it_has_bytes() -> None:

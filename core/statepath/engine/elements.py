@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from statepath.engine.rereading import loss_of, names_read
-from statepath.engine.schema import stored_path
+from statepath.engine.schema import fields_of, stored_path
 from statepath.errors import InvalidArgumentError
 
 
@@ -50,7 +50,7 @@ def earlier_names(model: type[BaseModel], stored: str) -> frozenset[str]:
     """Under which names the model reads the field that it stores under this one, too."""
     return frozenset(
         other
-        for name, info in model.model_fields.items()
+        for name, info in fields_of(model).items()
         if stored == (info.serialization_alias or name)
         for other in names_read(model, name, info)
     ) - {stored}
@@ -61,7 +61,7 @@ def _field(model: type[BaseModel], field: str) -> tuple[str, tuple[TypeAdapter[A
     """The name under which the field is stored, and what tells whether it may hold a list of one element, by each type
     that it may have. None: the model leaves it open, or only a validator of its own knows."""
     (stored,) = stored_path(model, (field,))
-    for name, info in model.model_fields.items():
+    for name, info in fields_of(model).items():
         if stored == (info.serialization_alias or name):
             try:
                 readers = [

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from statepath.engine.schema import types_in
+from statepath.engine.schema import fields_of, types_in
 
 _SECRETS: Final = (Secret, SecretStr, SecretBytes)
 _SERIALIZERS: Final = (PlainSerializer, WrapSerializer)
@@ -39,7 +39,7 @@ def loss_of(model: type[BaseModel]) -> Loss | None:
     for one in models:
         for loss in _losses(one):
             return loss
-        for info in one.model_fields.values():
+        for info in fields_of(one).values():
             models += [
                 kind
                 for kind in types_in(info.annotation)
@@ -59,13 +59,13 @@ def _losses(model: type[BaseModel]) -> Iterator[Loss]:
         return
     config: dict[str, Any] = {**model.model_config}
     written, read = (config.get(f"{way}_json_bytes", "utf8") for way in ("ser", "val"))
-    if written != read and any(bytes in types_in(info.annotation) for info in model.model_fields.values()):
+    if written != read and any(bytes in types_in(info.annotation) for info in fields_of(model).values()):
         yield Loss(
             f"{model.__name__} writes bytes as {written} and reads them as {read}, so they would be others",
             "set ser_json_bytes and val_json_bytes alike",
         )
     serialized = {name for serializer in own.field_serializers.values() for name in serializer.info.fields}
-    for name, info in model.model_fields.items():
+    for name, info in fields_of(model).items():
         if info.exclude:
             if info.is_required():
                 yield Loss(

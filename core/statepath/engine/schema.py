@@ -18,6 +18,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Raw
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
+from pydantic.fields import FieldInfo
 
 from statepath.errors import InvalidArgumentError
 
@@ -55,7 +56,7 @@ def shape_of(annotation: Any) -> Shape | None:
     """Where models lie in a value of this type; `None`: nowhere, or it cannot be told which."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if issubclass(annotation, RootModel):
-            return shape_of(annotation.model_fields["root"].annotation)
+            return shape_of(fields_of(annotation)["root"].annotation)
         return ObjectShape(annotation)
     if (named := _named(annotation)) is not None:
         return None if annotation in types_in(named) else shape_of(named)
@@ -168,17 +169,24 @@ def _tags(model: type[BaseModel]) -> Mapping[str, frozenset[bytes]]:
     """What the fields that take certain values only may be, as JSON."""
     return {
         info.serialization_alias or name: frozenset(map(msgspec.json.encode, get_args(info.annotation)))
-        for name, info in model.model_fields.items()
+        for name, info in fields_of(model).items()
         if get_origin(info.annotation) is Literal
     }
+
+
+def fields_of(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
+    """The fields of the model, also where types are named in it that are defined behind it."""
+    if not model.__pydantic_complete__:
+        # pydantic does so at the first value, which a query or an append may be before.
+        model.model_rebuild(raise_errors=False)
+    return model.model_fields
 
 
 @cache
 def stored_fields(model: type[BaseModel]) -> Mapping[str, Shape | None]:
     """The names under which documents are written, which are the aliases, and the shape of each."""
     return {
-        info.serialization_alias or name: shape_of(info.annotation)
-        for name, info in model.model_fields.items()
+        info.serialization_alias or name: shape_of(info.annotation) for name, info in fields_of(model).items()
     }
 
 
@@ -191,8 +199,8 @@ def certain_fields(model: type[BaseModel]) -> Mapping[str, Shape | None]:
 @cache
 def known_names(model: type[BaseModel]) -> frozenset[str]:
     """Every name under which a field of the model may stand in a document."""
-    names = {*model.model_fields, *stored_fields(model), *model.model_computed_fields}
-    for info in model.model_fields.values():
+    names = {*fields_of(model), *stored_fields(model), *model.model_computed_fields}
+    for info in fields_of(model).values():
         alias = info.validation_alias
         for choice in alias.choices if isinstance(alias, AliasChoices) else [alias]:
             first = choice.path[0] if isinstance(choice, AliasPath) else choice
@@ -218,7 +226,7 @@ def stored_path(model: type[BaseModel], path: tuple[str, ...]) -> tuple[str, ...
     for name in path:
         match shape:
             case ObjectShape(inner, alone):
-                info, fields = inner.model_fields.get(name), stored_fields(inner)
+                info, fields = fields_of(inner).get(name), stored_fields(inner)
                 written = info.serialization_alias if info and info.serialization_alias else name
                 if written not in fields and alone and extra(inner) != "allow":
                     raise _unknown(inner, name)
