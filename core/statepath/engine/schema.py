@@ -3,7 +3,7 @@ lie."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -76,11 +76,14 @@ def shape_of(annotation: Any) -> Shape | None:
     return None
 
 
-def types_in(annotation: Any) -> list[Any]:
-    """The type, and those that it is made of; of a type with a name of its own, those behind the name, too."""
+def types_in(annotation: Any, *, unless: Callable[[Any], bool] = lambda mark: False) -> list[Any]:
+    """The type, and those that it is made of; of a type with a name of its own, those behind the name, too. What is
+    annotated with a mark of which `unless` is true is left out."""
     found: list[Any] = [annotation]
     for one in found:
-        inner = get_args(one)[:1] if get_origin(one) is Annotated else get_args(one)
+        inner = get_args(one)
+        if get_origin(one) is Annotated:
+            inner = () if any(map(unless, inner[1:])) else inner[:1]
         found += [kind for kind in (*inner, _named(one)) if kind is not None and kind not in found]
     return found
 
