@@ -1,13 +1,17 @@
 """The kit finds nothing wrong with a sound backend, and something with each broken one."""
 
+import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from broken.sound import FAULTS, Fault, SoundFactory
+from broken.processes import KeepsItUntilItIsClosed
+from broken.sound import FAULTS, Fault, Sound, SoundFactory
 from hypothesis import Phase, settings
-from statepath.backend import BackendFactory, slot_key
-from statepath.errors import NotFoundError
+from statepath.backend import ALWAYS, BackendFactory, ETag, When, slot_key
+from statepath.errors import NotFoundError, ThrottledError
 from statepath.memory import MemoryBackend, MemoryConfig
 from statepath.testing import BackendContract
 from statepath.testing.subject import altered
@@ -45,6 +49,13 @@ class Contract(BackendContract):
         return MemoryBackend(MemoryConfig(self.config(state_path).name))
 
 
+def subject(factory: BackendFactory, root: Path) -> Contract:
+    kit = Contract()
+    kit.factory = factory
+    kit.root = root
+    return kit
+
+
 CHECKS = {name for name in dir(BackendContract) if name.startswith("test_")}
 
 
@@ -55,12 +66,46 @@ class TestSound(Contract):
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.name}-{fault.check}")
 async def test_the_kit_catches(fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("statepath.testing.patience.PATIENCE", 0.1)
-    kit = Contract()
+    kit = subject(fault.factory, tmp_path)
     kit.machine_settings = settings(kit.machine_settings, phases=[Phase.generate], max_examples=200)
-    kit.factory = fault.factory
-    kit.root = tmp_path
     with pytest.raises((Exception, pytest.fail.Exception)):
         await getattr(kit, fault.check)()
+
+
+async def test_a_storage_may_take_fewer_changes_of_an_object(tmp_path: Path) -> None:
+    class Throttles(Sound):
+        changes = 0
+
+        async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+            self.changes += 1
+            if self.changes == 2:
+                raise ThrottledError("one change of an object at a time", key=key)
+            return await super().write(key, data, when=when)
+
+    await subject(SoundFactory(Throttles), tmp_path).test_a_change_has_a_later_time()
+
+
+async def test_a_lock_on_what_only_one_process_has_keeps_no_other_out(tmp_path: Path) -> None:
+    class Locks(Sound):
+        capabilities = replace(Sound.capabilities, exclusive=True)
+
+    kit = subject(SoundFactory(Locks), tmp_path)
+    await kit.test_another_process_is_kept_out_of_a_store_that_one_has_alone()
+
+
+async def test_a_factory_that_no_other_process_can_load_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Here(SoundFactory):
+        """As one of a test module that pytest alone knows how to import."""
+
+    Here.__module__, Here.__qualname__ = "nowhere", "Here"
+    monkeypatch.setitem(sys.modules, "nowhere", ModuleType("nowhere"))
+    monkeypatch.setattr("nowhere.Here", Here, raising=False)
+
+    kit = subject(Here(KeepsItUntilItIsClosed), tmp_path)
+    with pytest.raises(pytest.fail.Exception, match="its class has to be in a module that can be imported"):
+        await kit.test_what_is_finished_outlives_its_process()
 
 
 def test_each_check_has_a_broken_backend_that_it_catches() -> None:

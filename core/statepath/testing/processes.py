@@ -60,8 +60,9 @@ class ProcessChecks(Subject):
     async def test_another_process_is_kept_out_of_a_store_that_one_has_alone(self) -> None:
         path = self.new_store()
         async with self.connection(path) as backend:
-            if not backend.capabilities.exclusive:
-                return
+            can = backend.capabilities
+            if not can.exclusive or not (can.shared or can.durable):
+                return  # what is neither is only there in this process, which nobody else comes to
             await backend.write("tasks/a", b"A")
             with pytest.raises(StoreLockedError):
                 await self._elsewhere(_look, path)
@@ -83,7 +84,18 @@ class ProcessChecks(Subject):
         """What the work gives in another process, with a connection of its own."""
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             loop = asyncio.get_running_loop()
+            try:
+                await loop.run_in_executor(pool, _arrive, self.factory)
+            except Exception as error:  # noqa: BLE001 - nothing is done there that could fail otherwise
+                pytest.fail(
+                    f"another process cannot have the factory ({error}): its class has to be in a module that can be "
+                    "imported there, and what it holds has to be pickled"
+                )
             return await loop.run_in_executor(pool, _do, work, self.factory, path, readonly)
+
+
+def _arrive(factory: BackendFactory) -> None:
+    """The factory is in this process, too."""
 
 
 def _do(

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from broken.sound import Sound, caught_by
+from broken.sound import Config, Sound, caught_by
 from statepath.backend import ALWAYS, Entry, ETag, When
 from statepath.errors import NotFoundError, UnavailableError
 
@@ -187,3 +187,18 @@ class OneCursor(Listing):
         self.cursor = iter(self.entries(prefix, after))
         while (entry := next(self.cursor, None)) is not None:
             yield entry
+
+
+@caught_by("test_listings_at_once_do_not_mix")
+class AConnectionEach(Listing):
+    """Holds one of ten connections from its first entry to its last."""
+
+    def __init__(self, config: Config, *, readonly: bool = False) -> None:
+        super().__init__(config, readonly=readonly)
+        self.connections = asyncio.Semaphore(10)
+
+    async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
+        self._check_open(prefix)
+        async with self.connections:
+            for entry in self.entries(prefix, after):
+                yield entry

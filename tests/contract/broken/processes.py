@@ -27,7 +27,7 @@ class SharedByWord(Sound):
 class KnowsWhoHasItHere(Sound):
     """Keeps in mind which stores this process has open."""
 
-    capabilities = replace(Sound.capabilities, exclusive=True)
+    capabilities = replace(Sound.capabilities, exclusive=True, durable=True)
 
     def __init__(self, config: Config, *, readonly: bool = False) -> None:
         if not readonly and config.name in _held:
