@@ -27,6 +27,7 @@ from pydantic import (
     field_serializer,
     model_serializer,
 )
+from statepath.engine import elements, rereading, schema, scope, unknown
 from statepath.engine.documents import (
     MAX_DEPTH,
     append_items,
@@ -780,6 +781,15 @@ def test_a_model_may_be_named_before_it_is_defined() -> None:
     assert stored_list(Ahead, "many", b'{"name":"a"}', KEY) == "many"
     old = {"later": {"name": "a", "x": 1}}
     assert kept({"later": {"name": "b"}}, old, Ahead) == {"later": {"name": "b", "x": 1}}
+
+
+@pytest.mark.parametrize("module", [elements, rereading, schema, scope, unknown])
+def test_models_that_are_made_for_a_moment_are_not_all_kept_for_good(module: Any) -> None:
+    limits = [
+        found.cache_parameters() for found in vars(module).values() if hasattr(found, "cache_parameters")
+    ]
+    assert limits
+    assert all(limit["maxsize"] for limit in limits)
 
 
 def test_a_document_takes_no_more_memory_than_it_has_bytes() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import lru_cache
 from typing import Annotated, Any, Final, NamedTuple, get_origin
 
 from pydantic import (
@@ -35,7 +35,7 @@ class Loss(NamedTuple):
     remedy: str
 
 
-@cache
+@lru_cache(maxsize=1024)
 def loss_of(model: type[BaseModel]) -> Loss | None:
     """The first field of the model, or of one in it, that is lost between writing and reading. What a class does with
     serializers and validators of its own is left to it."""

@@ -9,7 +9,7 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
 from enum import Enum
-from functools import cache
+from functools import lru_cache
 from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
@@ -167,7 +167,7 @@ def told_apart(models: Iterable[type[BaseModel]], members: Mapping[str, Raw]) ->
     return fitting[0] if len(fitting) == 1 else None
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _tags(model: type[BaseModel]) -> Mapping[str, frozenset[bytes]]:
     """What the fields that take certain values only may be, as JSON."""
     return {
@@ -185,7 +185,7 @@ def fields_of(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
     return model.model_fields
 
 
-@cache
+@lru_cache(maxsize=1024)
 def stored_fields(model: type[BaseModel]) -> Mapping[str, Shape | None]:
     """The names under which documents are written, which are the aliases, and the shape of each."""
     return {
@@ -193,13 +193,13 @@ def stored_fields(model: type[BaseModel]) -> Mapping[str, Shape | None]:
     }
 
 
-@cache
+@lru_cache(maxsize=1024)
 def certain_fields(model: type[BaseModel]) -> Mapping[str, Shape | None]:
     """As `stored_fields`, without the shapes of what may be something else."""
     return {name: shape if models_in(shape) else None for name, shape in stored_fields(model).items()}
 
 
-@cache
+@lru_cache(maxsize=1024)
 def known_names(model: type[BaseModel]) -> frozenset[str]:
     """Every name under which a field of the model may stand in a document."""
     names = {*fields_of(model), *stored_fields(model), *model.model_computed_fields}

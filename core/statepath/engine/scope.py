@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -62,7 +62,7 @@ class Scope:
     omits_unset: bool
 
 
-@cache
+@lru_cache(maxsize=1024)
 def scope_of(model: type[BaseModel]) -> Scope:
     schema: dict[str, Any] = model.__pydantic_core_schema__  # type: ignore[assignment]
     whole = repr(schema)

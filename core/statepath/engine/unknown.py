@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -57,7 +57,7 @@ def _knows_all(document: bytes, model: type[BaseModel]) -> bool:
     return True
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _strict_decoder(model: type[BaseModel]) -> msgspec.json.Decoder[Any] | None:
     """A decoder that takes objects of known fields only; `None` for models that contain themselves or one of
     several."""
@@ -99,7 +99,7 @@ def _strict_struct(model: type[BaseModel], structs: dict[type[BaseModel], Any]) 
     )
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _inner(model: type[BaseModel]) -> Mapping[str, Shape]:
     """The members of a document in which something may have to be kept."""
     return {
@@ -113,7 +113,7 @@ def _drops(model: type[BaseModel]) -> bool:
     return extra(model) == "ignore" and not issubclass(model, RootModel)
 
 
-@cache
+@lru_cache(maxsize=1024)
 def forgets(model: type[BaseModel]) -> bool:
     """Whether a document of this model may have unknown fields that only `keep_unknown` would keep."""
     seen: set[type[BaseModel]] = set()
