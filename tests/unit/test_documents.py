@@ -7,9 +7,10 @@ from collections import OrderedDict, UserDict
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum, StrEnum
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NewType
 from uuid import UUID
 
 import pytest
@@ -17,15 +18,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import (
     AliasChoices,
+    AnyUrl,
     BaseModel,
     ConfigDict,
     Field,
     JsonValue,
     RootModel,
+    SecretStr,
     computed_field,
     create_model,
     field_serializer,
     model_serializer,
+    model_validator,
 )
 from statepath.engine import elements, rereading, schema, scope, unknown
 from statepath.engine.documents import (
@@ -567,6 +571,9 @@ class Later(BaseModel):
 
 
 Steps = TypeAliasType("Steps", list[Step])
+MaybeText = TypeAliasType("MaybeText", str | None)
+FirstStep = NewType("FirstStep", Step)
+UserId = NewType("UserId", int)
 
 
 def kept(new: dict[str, Any], old: dict[str, Any], model: type[BaseModel] = Plan) -> Any:
@@ -781,6 +788,48 @@ def test_a_model_may_be_named_before_it_is_defined() -> None:
     assert stored_list(Ahead, "many", b'{"name":"a"}', KEY) == "many"
     old = {"later": {"name": "a", "x": 1}}
     assert kept({"later": {"name": "b"}}, old, Ahead) == {"later": {"name": "b", "x": 1}}
+
+
+def test_a_new_type_is_looked_through() -> None:
+    class Made(BaseModel):
+        step: FirstStep
+
+    old = {"step": {"name": "a", "x": 1}}
+    assert kept({"step": {"name": "b"}}, old, Made) == {"step": {"name": "b", "x": 1}}
+
+
+@pytest.mark.parametrize("plain", [UserId, MaybeText, IPv4Address, AnyUrl, SecretStr])
+def test_what_is_a_text_or_a_number_may_stand_beside_a_model_by_any_name(plain: Any) -> None:
+    made = create_model("Made", step=(Step | plain, ...))
+    old = {"step": {"name": "a", "x": 1}}
+    assert kept({"step": {"name": "b"}}, old, made) == {"step": {"name": "b", "x": 1}}
+
+
+def test_any_json_beside_a_model_may_be_an_object_of_its_own() -> None:
+    made = create_model("Made", step=(Step | JsonValue, ...))
+    new = {"step": {"name": "b"}}
+    assert kept(new, {"step": {"name": "a", "x": 1}}, made) == new
+
+
+class Flat(BaseModel):
+    """Writes what it holds beside its id."""
+
+    id: str = "p"
+    held: dict[str, int] = {}
+
+    @model_serializer
+    def spread(self) -> dict[str, Any]:
+        return {"id": self.id, **self.held}
+
+    @model_validator(mode="before")
+    @classmethod
+    def gather(cls, data: dict[str, Any]) -> dict[str, Any]:
+        return {"id": data["id"], "held": {name: n for name, n in data.items() if isinstance(n, int)}}
+
+
+def test_what_a_model_wrote_by_a_serializer_of_its_own_stays_gone_too() -> None:
+    old = {"id": "p", "a": 1, "b": 2, "unknown": "text"}
+    assert kept({"id": "p", "a": 1}, old, Flat) == {"id": "p", "a": 1, "unknown": "text"}
 
 
 @pytest.mark.parametrize("module", [elements, rereading, schema, scope, unknown])

@@ -10,14 +10,16 @@ from decimal import Decimal
 from difflib import get_close_matches
 from enum import Enum
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import PurePath
+from re import Pattern
 from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, NewType, TypeAlias, Union, get_args, get_origin
 from uuid import UUID
 
 import msgspec
 from msgspec import Raw
-from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
+from pydantic import AliasChoices, AliasPath, AnyUrl, BaseModel, RootModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
 from statepath.errors import InvalidArgumentError
@@ -89,11 +91,20 @@ def types_in(annotation: Any, *, unless: Callable[[Any], bool] = lambda mark: Fa
 
 
 def _named(annotation: Any) -> Any:
-    """What a type alias is the name of: typing and typing_extensions each have a class of their own for it."""
-    return None if isinstance(annotation, type) else getattr(annotation, "__value__", None)
+    """What a type alias or a `NewType` is the name of: of aliases, typing and typing_extensions each have a class."""
+    if isinstance(annotation, type):
+        return None
+    return (
+        annotation.__supertype__
+        if isinstance(annotation, NewType)
+        else getattr(annotation, "__value__", None)
+    )
 
 
-_PLAIN: Final = (str, bytes, int, float, Decimal, date, time, timedelta, UUID, Enum, PurePath, NoneType)
+_PLAIN: Final = (
+    *(NoneType, str, bytes, int, float, Decimal, date, time, timedelta, UUID, Enum, PurePath, Pattern),
+    *(IPv4Address, IPv6Address, IPv4Network, IPv6Network, AnyUrl, SecretStr, SecretBytes),
+)
 """What is neither an object nor a list in JSON."""
 
 
@@ -115,9 +126,13 @@ def _choice(shapes: list[Shape]) -> Shape | None:
 
 def _rivals(kind: Any, shape: Shape) -> bool:
     """Whether a value of the type may look like one of the shape."""
+    if (named := _named(kind)) is not None:
+        return kind in types_in(named) or _rivals(named, shape)
     origin = get_origin(kind) or kind
     if origin is Annotated:
         return _rivals(get_args(kind)[0], shape)
+    if origin in (Union, UnionType):
+        return any(_rivals(one, shape) for one in get_args(kind))
     if origin is Literal:
         return False
     if isinstance(origin, type):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -172,12 +172,22 @@ def _merge_members(new: dict[str, Raw], old: dict[str, Raw], model: type[BaseMod
                 new[name] = Raw(merged)
                 changed = True
     if _drops(model):
-        known = known_names(model)
+        known = _known_of(old, model)
         for name, member in old.items():
             if name not in known and name not in new:
                 new[name] = member
                 changed = True
     return _encoder.encode(new) if changed else None
+
+
+def _known_of(members: dict[str, Raw], model: type[BaseModel]) -> Set[str]:
+    """The names in the object that are the model's own: of its fields, or whatever a serializer of its own makes of
+    them."""
+    known = known_names(model)
+    if not model.__pydantic_decorators__.model_serializers:
+        return known
+    again = _rewritten(_encoder.encode(members), model)
+    return known if again is None or again[:1] != b"{" else known | _members.decode(again).keys()
 
 
 def _merge_elements(new: bytes, old: bytes, shape: Shape) -> bytes | None:
@@ -228,10 +238,14 @@ def _identity(element: bytes, shape: Shape) -> _Identity:
         return whole
     if "id" in model.model_fields and "id" in members:
         return _Identity(True, bytes(members["id"]))
+    known = _rewritten(element, model)
+    return whole if known is None else _Identity(False, known)
+
+
+def _rewritten(stored: bytes, model: type[BaseModel]) -> bytes | None:
+    """What the model would write of it again; `None`: it does not read it."""
     try:
-        known = model.model_validate_json(element).model_dump_json(
-            by_alias=True, round_trip=True, warnings=False
-        )
+        value = model.model_validate_json(stored)
+        return value.model_dump_json(by_alias=True, round_trip=True, warnings=False).encode()
     except (ValidationError, PydanticSerializationError):
-        return whole
-    return _Identity(False, known.encode())
+        return None
