@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -25,6 +26,7 @@ from statepath.errors import (
     OutcomeUnknownError,
     ReadOnlyError,
     StateError,
+    ThrottledError,
     UnavailableError,
 )
 
@@ -345,7 +347,11 @@ class PostgresCommitLog:
 
     async def _place(self, store: int, group: _Group, sending: Callable[[], None]) -> Any:
         """Have the server append the commits; `None`: their place is not free. They are announced where it has room for
-        that: who follows looks now and then, too."""
+        that: who follows looks now and then, too.
+
+        Raises:
+            ThrottledError: there was no room, so nothing was appended. The next attempt announces nothing.
+        """
         commits, records = group
         oldest, newest = commits[0], commits[-1]
         several = len(commits) > 1
@@ -371,8 +377,9 @@ class PostgresCommitLog:
                 raise
             _log.warning("commits are not announced for now, and who follows them polls: %s", error)
             self._announced_from = time.monotonic() + _QUIET
-            await self._connections.fetch(_CLEAR_QUEUE)
-        return await self._place(store, group, sending)
+            with suppress(StateError):
+                await self._held.fetchval(_CLEAR_QUEUE, sending=lambda: None)
+            raise ThrottledError(str(error), backend=SCHEME) from error
 
     async def _stands(self, store: int, group: _Group, *, sent_before: bool) -> bool:
         """Whether the commits, which did not get the place now, had got it before.

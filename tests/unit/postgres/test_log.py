@@ -5,7 +5,7 @@ from typing import Any
 import asyncpg
 import pytest
 from statepath.backend import StateURL
-from statepath.errors import DivergedError
+from statepath.errors import DivergedError, UnavailableError
 from statepath.testing.commits import Writer
 from statepath_postgres import factory
 from statepath_postgres.connections import Connections
@@ -28,6 +28,39 @@ class Session:
 
     def terminate(self) -> None:
         pass
+
+
+class Crowded(Session):
+    """A connection to a server that has no room to announce the commit."""
+
+    async def fetchval(self, statement: str, *arguments: object, **limits: object) -> int:
+        full = asyncpg.exceptions.ProgramLimitExceededError("too many notifications in the NOTIFY queue")
+        full.server_source_function = "PreCommit_Notify"  # type: ignore[attr-defined]
+        raise full
+
+
+async def test_a_commit_that_was_not_announced_is_not_open_where_the_server_has_gone_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempts = [Crowded()]
+
+    async def connect(dsn: str | None, **arguments: object) -> Session:
+        if not attempts:
+            raise ConnectionRefusedError("the server is gone")
+        return attempts.pop()
+
+    async def store() -> int:
+        return 1
+
+    monkeypatch.setattr(asyncpg, "connect", connect)
+    connections = Connections(factory.parse(StateURL.parse("postgresql://db/agents")), readonly=False)
+    connections.deadline = 0.1
+    log = PostgresCommitLog(connections, store, readonly=False, committed=lambda commit, size: None)
+    with pytest.raises(UnavailableError):
+        await Writer(log).append()
+    attempts.append(Session())
+    await Writer(log).append()
+    await log.close()
 
 
 async def test_a_commit_waits_for_a_server_that_restarts_with_its_socket_gone(
