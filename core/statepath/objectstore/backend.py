@@ -87,8 +87,8 @@ class ObjectStoreBackend:
         self._check_writable(target)
         if not self.capabilities.copy:
             raise UnsupportedError(
-                f"{self.url} is on a service that copies other versions than the one it is asked for; read {source} and"
-                " write it instead",
+                f"{self.url} is on a service that does not copy, or not only the version that it is asked for; read"
+                f" {source} and write it instead",
                 key=source,
                 backend=self._driver.scheme,
             )

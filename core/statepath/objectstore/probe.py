@@ -33,7 +33,8 @@ _passed: Final[dict[tuple[str, str, str], bool]] = {}
 
 async def probe(driver: Driver, place: Place, bare: Driver) -> bool:
     """Try each condition on an object of its own, which is removed again; whether the service copies only the version
-    that it is asked for. What a container has passed is remembered for the life of the process.
+    that it is asked for. What a container has passed is remembered for the life of the process; where the service
+    fails to copy, perhaps for now, it is tried again by the next one who asks.
 
     Parameters:
         bare: what leaves each condition to the service alone. The service has to refuse what is stale: a driver that
@@ -55,11 +56,12 @@ async def probe(driver: Driver, place: Place, bare: Driver) -> bool:
         raise
     # A part of the trial, too: who may not delete could neither trim a journal nor give a lease back.
     await driver.remove(name, ALWAYS)
-    _passed[known] = copies
-    return copies
+    if copies is not None:
+        _passed[known] = copies
+    return bool(copies)
 
 
-async def _try(driver: Driver, bare: Driver, name: str) -> bool:
+async def _try(driver: Driver, bare: Driver, name: str) -> bool | None:
     stale = await driver.put(name, b"1", IF_ABSENT)
     if not await _fails(driver.put(name, b"2", IF_ABSENT)):
         raise _ignores(driver, "create only if absent")
@@ -72,16 +74,18 @@ async def _try(driver: Driver, bare: Driver, name: str) -> bool:
     if served.data != b"2" or served.etag != current:
         raise _ignores(driver, "read what was written last")
     # Onto itself: so there is no second object to remove.
-    return await _refuses_to_copy(bare, name, stale)
+    return await _copies(bare, name, stale)
 
 
-async def _refuses_to_copy(bare: Driver, name: str, stale: ETag) -> bool:
+async def _copies(bare: Driver, name: str, stale: ETag) -> bool | None:
+    """Whether the service refuses to copy what is stale; `None`: it failed, which fails nothing else."""
     try:
-        return await _fails(bare.copy(name, name, IfMatch(stale)))
+        await bare.copy(name, name, IfMatch(stale))
+    except ConflictError:
+        return True
     except StateError as error:
-        if error.retryable:
-            raise
-        return False  # it does not copy at all
+        return None if error.retryable else False
+    return False
 
 
 async def _fails(call: Awaitable[object]) -> bool:

@@ -18,6 +18,7 @@ from statepath.errors import (
     ConflictError,
     InvalidArgumentError,
     NotFoundError,
+    ThrottledError,
     UnavailableError,
     UnsupportedError,
 )
@@ -308,8 +309,14 @@ class CopiesNot(Driver):
 
 @pytest.mark.parametrize(
     "driver",
-    [ignoring("copy"), CopiesNot(InvalidArgumentError("400")), CopiesNot(AccessDeniedError("403"))],
-    ids=["ignoring", "unknown", "refused"],
+    [
+        ignoring("copy"),
+        CopiesNot(InvalidArgumentError("400")),
+        CopiesNot(AccessDeniedError("403")),
+        CopiesNot(NotFoundError("404")),
+        CopiesNot(UnavailableError("501")),
+    ],
+    ids=["ignoring", "unknown", "refused", "nowhere", "failing"],
 )
 async def test_a_service_that_does_not_copy_one_version_only_is_not_asked_to_copy(driver):
     for _ in range(2):
@@ -322,9 +329,8 @@ async def test_a_service_that_does_not_copy_one_version_only_is_not_asked_to_cop
 
 
 async def test_a_service_that_fails_to_copy_for_now_is_asked_again():
-    driver = CopiesNot(UnavailableError("503"))
-    with pytest.raises(UnavailableError):
-        await opened(driver)
+    driver = CopiesNot(ThrottledError("503"))
+    assert not (await opened(driver)).capabilities.copy
     driver.error = None
     assert (await opened(driver)).capabilities.copy
 
