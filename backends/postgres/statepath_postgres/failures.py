@@ -33,6 +33,9 @@ _MEANINGS: Final[dict[str, _Meaning]] = {
     "08": _Meaning(UnavailableError),
     "22": _Meaning(InvalidArgumentError),
     "25006": _Meaning(ThrottledError, "this server takes no writes; name the primary in the state path, too"),
+    "25P04": _Meaning(
+        ThrottledError, "it took longer than the server's transaction_timeout; raise that for the role"
+    ),
     "26": _Meaning(
         InvalidArgumentError,
         "a pooler gave the transaction another session; add pgbouncer=true to the state path",

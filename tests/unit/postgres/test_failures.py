@@ -58,3 +58,10 @@ def test_what_cannot_be_sent_is_no_lost_connection(refused: asyncpg.InterfaceErr
 def test_a_connection_that_was_closed_is_a_lost_one() -> None:
     error = state_error(asyncpg.InterfaceError("cannot call Connection.fetch(): connection is closed"), URL)
     assert type(error) is UnavailableError
+
+
+def test_a_transaction_that_took_the_server_too_long_had_no_effect_and_is_worth_another_try() -> None:
+    error = state_error(asyncpg.exceptions.TransactionTimeoutError("terminating connection"), URL)
+    assert type(error) is ThrottledError
+    assert worth_repeating(error)
+    assert "raise that for the role" in str(error)
