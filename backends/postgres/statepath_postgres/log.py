@@ -100,9 +100,10 @@ SELECT s.head, s.floor, EXISTS (SELECT FROM statepath.log o WHERE o.store = s.id
     l.first, l.last, l.record
 {_BEHIND}
 """  # noqa: S608 - constants
+# The index is by `first`: by `last` alone, whatever stays would be looked at, too.
 _TRIM: Final = """
 WITH part AS (
-    SELECT first FROM statepath.log WHERE store = $1 AND last <= $2 ORDER BY first LIMIT $3
+    SELECT first FROM statepath.log WHERE store = $1 AND first <= $2 AND last <= $2 ORDER BY first LIMIT $3
 ), gone AS (
     DELETE FROM statepath.log l USING part WHERE l.store = $1 AND l.first = part.first RETURNING l.last
 )

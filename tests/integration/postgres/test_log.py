@@ -24,6 +24,7 @@ from statepath.errors import (
 from statepath.events import CorruptionDetected
 from statepath.testing.commits import Writer
 from statepath_postgres.connections import Connections
+from statepath_postgres.log import _TRIM
 from statepath_postgres.objects import PIECE
 
 REMOVE = (
@@ -331,6 +332,14 @@ async def test_a_log_is_trimmed_a_part_at_a_time(path, connect, monkeypatch):
         await anext(log.read(7))
     assert told.value.floor == 9
     assert [commit.first async for commit in log.read(8)] == [9]
+
+
+async def test_to_trim_looks_at_no_commit_that_stays(filled, name, around):
+    store = await around.fetchval("SELECT id FROM statepath.stores WHERE name = $1", name)
+    async with around.transaction():
+        await around.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
+        plan = await around.fetch(f"EXPLAIN (ANALYZE) {_TRIM}", store, 3, 100)
+    assert "Rows Removed by Filter" not in "\n".join(row["QUERY PLAN"] for row in plan)
 
 
 async def test_an_object_may_come_slower_than_the_server_lets_transactions_take(
