@@ -119,7 +119,8 @@ class Backups:
             stored = await check_snapshot(self._backend, STATE_KEY)
             if stored.digest != state.digest:
                 raise ConflictError(
-                    f"{STATE_KEY} shows seq {stored.seq} already, instead of {state.seq}", key=STATE_KEY
+                    f"{STATE_KEY} is not the snapshot of seq {state.seq} any more: it shows seq {stored.seq}",
+                    key=STATE_KEY,
                 )
         return present
 

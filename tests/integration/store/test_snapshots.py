@@ -9,7 +9,13 @@ import pytest
 import statepath
 from statepath import StatePersistence
 from statepath.commit import slot_key
-from statepath.errors import AccessDeniedError, CorruptionError, NotFoundError, UnavailableError
+from statepath.errors import (
+    AccessDeniedError,
+    ConflictError,
+    CorruptionError,
+    NotFoundError,
+    UnavailableError,
+)
 from statepath.events import (
     AutosaveTriggered,
     BackupCreated,
@@ -440,6 +446,20 @@ async def test_a_backup_of_what_another_handle_has_replaced_meanwhile_is_made_ag
     gate.open()
     assert b"late" in (await memory.read(await backing_up)).data
     assert await store.verify() == []
+
+
+async def test_a_state_that_somebody_has_put_back_is_not_kept_for_the_present_one(open_on, copying, memory):
+    store = await open_on(copying)
+    await store.collection("raw").put({"id": "a"})
+    await store.snapshot()
+    before = (await memory.read("state.json")).data
+    await store.collection("raw").put({"id": "b"})
+    await store.snapshot()
+    kept = await store.backups()
+    await memory.write("state.json", before)
+    with pytest.raises(ConflictError, match="not the snapshot of seq 2 any more: it shows seq 1"):
+        await store.backup()
+    assert await store.backups() == kept
 
 
 async def test_a_copy_that_comes_late_leaves_the_backup_of_another_handle(open_on, copying, memory, url):
