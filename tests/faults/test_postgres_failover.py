@@ -94,7 +94,15 @@ async def test_a_commit_whose_answer_was_lost_is_not_acknowledged_while_no_stand
 ) -> None:
     path = primary.url(store=uuid4().hex)
     async with statepath.open(f"{path}&timeout=6", autosave=0) as store, confirmed_by_nobody(primary):
-        saving = await lose_an_answer(store, primary)
+        saving = await interrupt(store, primary, "pg_terminate_backend")
+        with pytest.raises(OutcomeUnknownError):
+            await saving
+
+
+async def test_a_commit_is_not_acknowledged_where_its_wait_for_a_standby_is_cancelled(primary) -> None:
+    path = primary.url(store=uuid4().hex)
+    async with statepath.open(f"{path}&timeout=6", autosave=0) as store, confirmed_by_nobody(primary):
+        saving = await interrupt(store, primary, "pg_cancel_backend")
         with pytest.raises(OutcomeUnknownError):
             await saving
 
@@ -102,7 +110,7 @@ async def test_a_commit_whose_answer_was_lost_is_not_acknowledged_while_no_stand
 async def test_a_commit_whose_answer_was_lost_is_acknowledged_once_it_is_confirmed(primary) -> None:
     async with statepath.open(primary.url(store=uuid4().hex), autosave=0) as store:
         async with confirmed_by_nobody(primary):
-            saving = await lose_an_answer(store, primary)
+            saving = await interrupt(store, primary, "pg_terminate_backend")
         assert await saving == store.seq
 
 
@@ -133,9 +141,9 @@ async def confirmed_by_nobody(server: PostgresServer) -> AsyncIterator[None]:
             await admin.execute("SELECT pg_reload_conf()")
 
 
-async def lose_an_answer(store: statepath.Store, server: PostgresServer) -> asyncio.Task[int]:
-    """A save that stands in the log, where it waits for a standby, and whose connection is gone."""
-    query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+async def interrupt(store: statepath.Store, server: PostgresServer, how: str) -> asyncio.Task[int]:
+    """A save that stands in the log, and whose session was interrupted where it waits for a standby."""
+    query = f"SELECT {how}(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"  # noqa: S608 - a function's name
     async with session(server.url()) as admin:
         while True:  # until the server has seen that it has to wait
             saving = asyncio.create_task(store.collection("raw").put({"id": "a"}))

@@ -242,6 +242,7 @@ class Connections:
             "lock_timeout": str(max(1, round(lock_timeout * 1000))),
             "default_transaction_isolation": "read committed",
             "jit": "off",
+            "client_min_messages": "warning",
         }
         if self._readonly:
             settings["default_transaction_read_only"] = "on"

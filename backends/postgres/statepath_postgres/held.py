@@ -11,7 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from statepath.errors import ClosedError
+import asyncpg
+from statepath.errors import ClosedError, UnavailableError
 
 from statepath_postgres.config import SCHEME
 from statepath_postgres.connections import IDLE, Connection, Connections, give_up
@@ -28,6 +29,7 @@ class Held:
         self._patience = patience
         self._connection: Connection | None = None
         self._used = 0.0
+        self._unconfirmed = False
         self._turn = asyncio.Lock()
         self._connecting: asyncio.Timeout | None = None
         self._left: set[asyncio.Task[None]] = set()
@@ -42,6 +44,8 @@ class Held:
 
         Raises:
             ClosedError: it was not sent, because of `close`.
+            UnavailableError: it may be done, and may not: also where it is, and a standby that has to have it, too, was
+                not waited for.
         """
         async with self._turn:
             connection = self._connection
@@ -51,6 +55,7 @@ class Held:
             if connection is None or connection.is_closed():
                 connection = self._connection = await self._connect()
             sending()
+            self._unconfirmed = False
             try:
                 with translated(self._connections.url):
                     value = await connection.fetchval(statement, *arguments)
@@ -62,6 +67,11 @@ class Held:
                 raise
             else:
                 self._used = time.monotonic()
+                if self._unconfirmed:
+                    raise UnavailableError(
+                        f"the server of {self._connections.url} was told not to wait for its standby",
+                        backend=SCHEME,
+                    )
                 return value
 
     async def _connect(self) -> Connection:
@@ -71,6 +81,7 @@ class Held:
                     self._connecting = limit
                     connection = await self._connections.connect(patience=self._patience)
                     if self._connecting is limit:
+                        connection.add_log_listener(self._hear)
                         return connection
                     connection.terminate()  # it has come when `close` had just ceased to wait
         except TimeoutError:
@@ -97,6 +108,10 @@ class Held:
             for end in self._left:
                 end.cancel()
             self._drop()
+
+    def _hear(self, _: object, message: asyncpg.PostgresLogMessage) -> None:
+        # Somebody has cancelled a commit that waited for a standby; the server says that it is done all the same.
+        self._unconfirmed |= getattr(message, "server_source_function", None) == "SyncRepWaitForLSN"
 
     def _leave(self, connection: Connection) -> None:
         self._connection = None

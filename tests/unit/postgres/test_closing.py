@@ -153,6 +153,9 @@ class Committing(Connection):
     def is_closed(self):
         return self.terminated
 
+    def add_log_listener(self, hear):
+        pass
+
     async def fetchval(self, *_, **limits):
         self.sent.set()
         await asyncio.Event().wait()

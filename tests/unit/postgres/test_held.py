@@ -17,6 +17,9 @@ class Connection:
     def is_closed(self):
         return self.closed
 
+    def add_log_listener(self, hear):
+        pass
+
     async def fetchval(self, *_):
         return self
 

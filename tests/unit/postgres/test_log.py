@@ -21,6 +21,9 @@ class Session:
     def is_closed(self) -> bool:
         return False
 
+    def add_log_listener(self, hear: object) -> None:
+        pass
+
     async def fetchval(self, statement: str, *arguments: object, **limits: object) -> int:
         if self.lost:
             raise ConnectionResetError("connection lost")
