@@ -255,13 +255,14 @@ async def stop_leading(path: str, ttl: float) -> str:
             return "committed"
 
 
-async def lead(path: str, number: int, times: int, ttl: float) -> None:
-    """Take the lease so often, and write under it."""
+async def lead(path: str, number: int, ttl: float) -> None:
+    """Take the lease and write under it, again and again until there is an end."""
     async with statepath.open(path, autosave=0) as store:
         terms = store.collection("terms")
-        for _ in range(times):
+        while await terms.get("end") is None:
             with suppress(LeaseLostError):
                 async with store.lease("leader", ttl=ttl) as lease:
                     for n in range(20):
                         await terms.put({"id": "leader", "epoch": lease.epoch, "by": number, "n": n})
                         await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)  # the other one's turn
