@@ -191,9 +191,7 @@ class Collection(Generic[T]):
             InvalidArgumentError: the field holds something else than a list, or its list under an earlier name, the
                 model has no such field or does not take the item in it, or the item is not JSON, too deep or too large.
         """
-        held = (
-            None if self._engine.elsewhere is not None else self._engine.replica.get(self.name, check_id(id))
-        )
+        held = self._engine.in_memory(self.name, check_id(id))
         change, size = self.encode_append(id, field, item, held)
         committer = self._engine.committer
         if committer.crowded:

@@ -124,7 +124,7 @@ class Transaction:
             self._own[place] = _longer(self._own[place], change)
         else:
             # One that is not seen may just have been created by another handle.
-            seen = None if self._engine.elsewhere is not None else self._engine.get(*place)
+            seen = self._engine.in_memory(*place)
             change, _ = collection.encode_append(id, field, item, seen)
             if seen is not None:
                 _longer(seen, change)

@@ -397,6 +397,10 @@ class Engine:
             self.check_open()
         return self.replica.get(collection, id)
 
+    def in_memory(self, collection: str, id: str) -> Entry | None:
+        """As `get`; `None` also where documents stay in the storage."""
+        return None if self.elsewhere is not None else self.get(collection, id)
+
     async def entry(self, collection: str, id: str) -> Entry | None:
         """As `get`, of a document that may be in the storage only."""
         if self.elsewhere is None:
