@@ -14,6 +14,9 @@ from statepath.errors import DivergedError, OutcomeUnknownError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+INTERRUPTS = ("pg_terminate_backend", "pg_cancel_backend")
+"""How a session loses its wait for a standby: it ends without an answer, or answers as if there had been none."""
+
 
 @pytest.fixture
 def primary() -> Iterator[PostgresServer]:
@@ -89,28 +92,22 @@ async def test_a_standby_that_lacks_commits_does_not_pass_for_the_primary(primar
             await store.collection("raw").put({"id": "c"})
 
 
-async def test_a_commit_whose_answer_was_lost_is_not_acknowledged_while_no_standby_confirms_it(
-    primary,
+@pytest.mark.parametrize("how", INTERRUPTS)
+async def test_a_commit_that_was_interrupted_is_not_acknowledged_while_no_standby_confirms_it(
+    primary, how
 ) -> None:
     path = primary.url(store=uuid4().hex)
     async with statepath.open(f"{path}&timeout=6", autosave=0) as store, confirmed_by_nobody(primary):
-        saving = await interrupt(store, primary, "pg_terminate_backend")
+        saving = await interrupt(store, primary, how)
         with pytest.raises(OutcomeUnknownError):
             await saving
 
 
-async def test_a_commit_is_not_acknowledged_where_its_wait_for_a_standby_is_cancelled(primary) -> None:
-    path = primary.url(store=uuid4().hex)
-    async with statepath.open(f"{path}&timeout=6", autosave=0) as store, confirmed_by_nobody(primary):
-        saving = await interrupt(store, primary, "pg_cancel_backend")
-        with pytest.raises(OutcomeUnknownError):
-            await saving
-
-
-async def test_a_commit_whose_answer_was_lost_is_acknowledged_once_it_is_confirmed(primary) -> None:
+@pytest.mark.parametrize("how", INTERRUPTS)
+async def test_a_commit_that_was_interrupted_is_acknowledged_once_it_is_confirmed(primary, how) -> None:
     async with statepath.open(primary.url(store=uuid4().hex), autosave=0) as store:
         async with confirmed_by_nobody(primary):
-            saving = await interrupt(store, primary, "pg_terminate_backend")
+            saving = await interrupt(store, primary, how)
         assert await saving == store.seq
 
 

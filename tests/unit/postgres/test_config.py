@@ -27,6 +27,7 @@ def parse(text: str) -> PostgresConfig:
         ("postgresql://one,two:6543/a", PostgresConfig((("one", 5432), ("two", 6543)), "a")),
         ("postgresql://%2Frun%2Fpg/a", PostgresConfig((("/run/pg", None),), "a")),
         ("postgresql://%2Frun%2Fpg:6543,two:1/a", PostgresConfig((("/run/pg", 6543), ("two", 1)), "a")),
+        ("postgresql:///a?host=/run/50%2541", PostgresConfig((("/run/50%41", None),), "a")),
         ("postgresql:///a?host=/run/pg&port=6543", PostgresConfig((("/run/pg", 6543),), "a")),
         ("postgresql:///a?host=one,::1&port=1,2", PostgresConfig((("one", 1), ("::1", 2)), "a")),
         ("postgresql:///a?host=one,two", PostgresConfig((("one", None), ("two", None)), "a")),
