@@ -40,7 +40,11 @@ class EncryptedFactory:
 
     async def connect(self, config: Any, *, readonly: bool = False) -> Encrypted:
         backend = await self._factory.connect(config, readonly=readonly)
-        return Encrypted(backend, await self._keys(backend, readonly=readonly), self._settings)
+        try:
+            return Encrypted(backend, await self._keys(backend, readonly=readonly), self._settings)
+        except BaseException:
+            await backend.close()
+            raise
 
     async def _keys(self, backend: Any, *, readonly: bool) -> Keys:
         if not readonly:
