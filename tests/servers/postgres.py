@@ -27,6 +27,8 @@ from servers.process import free_port
 PATIENCE = 120.0
 """For how many seconds a server may take to start or to stop."""
 
+_STARTS = 3
+
 USER = "statepath"
 
 RELEASES = {
@@ -63,6 +65,7 @@ class PostgresServer:
     settings: dict[str, str] = field(default_factory=dict)
     password: str = field(default_factory=lambda: secrets.token_hex(8))
     process: subprocess.Popen[bytes] | None = None
+    _ran: bool = field(default=False, init=False)
 
     def url(self, database: str = "postgres", *, store: str = "", scheme: str = "postgresql") -> str:
         query = f"?store={store}" if store else ""
@@ -107,7 +110,18 @@ class PostgresServer:
         self._run("pg_basebackup", "-R", "--no-sync", "-c", "fast", "-d", address, "-D", str(self.data))
 
     def start(self) -> None:
-        """Start the server, and wait until it answers."""
+        """Start the server, and wait until it answers. Until it listened once, its port is anybody's: the first time it
+        is started on other ports if it ends."""
+        for left in reversed(range(1 if self._ran else _STARTS)):
+            if self._answers():
+                self._ran = True
+                return
+            if not left:
+                raise RuntimeError(f"PostgreSQL did not start:\n{self.log.read_text()}")
+            self.port = free_port()
+
+    def _answers(self) -> bool:
+        """Whether the server, started now, got ready; if not, it has ended."""
         settings = {
             **_SETTINGS,
             **self.settings,
@@ -116,7 +130,7 @@ class PostgresServer:
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = process = subprocess.Popen(
                 [self.binaries / "postgres", "-D", self.data, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -128,9 +142,12 @@ class PostgresServer:
         until = time.monotonic() + PATIENCE
         ready = self.data / "postmaster.pid"
         while "ready" not in (ready.read_text() if ready.exists() else ""):
-            if self.process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"PostgreSQL did not start:\n{self.log.read_text()}")
+            if process.poll() is not None:
+                return False
+            if time.monotonic() > until:
+                raise TimeoutError(f"PostgreSQL is not ready:\n{self.log.read_text()}")
             time.sleep(0.02)
+        return True
 
     def stop(self, *, at_once: bool = False) -> None:
         """Stop the server: in order, or as if it had crashed."""
