@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,8 @@ from typing import Final
 HOST = "127.0.0.1"
 _PORTS: Final = range(10_240, 20_240)
 _STARTS: Final = 3
-_given: Final[set[int]] = set()
+_claims: Final = ExitStack()
+atexit.register(_claims.close)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +60,18 @@ def running(command: Callable[[Path], Command], *, within: float = 120.0) -> Ite
 
 
 def free_port(*, also: int = 0) -> int:
-    """A port that nobody listens on, and that this process was not given before; with `also`, nobody listens on the
-    one so many higher either. It is none that an outgoing connection could be given before the server takes it, and
-    drawn beside the seeds that tests set."""
+    """A port that nobody listens on, and that nobody was given before who runs tests on this machine; with `also`, the
+    same holds for the one so many higher. It is none that an outgoing connection could be given before the server takes
+    it, and drawn beside the seeds that tests set."""
     while True:
         port = SystemRandom().choice(_PORTS)
-        with socket.socket() as first, socket.socket() as second, suppress(OSError):
-            first.bind((HOST, port))
-            second.bind((HOST, port + also if also else 0))
-            if port not in _given:
-                _given.add(port)
-                return port
+        with ExitStack() as claims, ExitStack() as probes, suppress(OSError):
+            for one in {port, port + also}:
+                # No server takes the port of UDP: who holds it has the number, and gives it back when it ends.
+                claims.enter_context(socket.socket(type=socket.SOCK_DGRAM)).bind((HOST, one))
+                probes.enter_context(socket.socket()).bind((HOST, one))
+            _claims.push(claims.pop_all())
+            return port
 
 
 def answers(port: int) -> bool:

@@ -1,9 +1,12 @@
 """The servers that tests start come up, whoever else takes ports at the same time."""
 
 import socket
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from servers import process
 from servers.process import HOST, Command, free_port, running
 
 
@@ -32,5 +35,16 @@ def test_a_server_that_cannot_start_is_told_with_what_it_said():
         pass
 
 
-def test_no_port_is_given_twice():
-    assert len({free_port() for _ in range(300)}) == 300
+def test_no_port_is_given_twice_by_whichever_process(monkeypatch):
+    few = range(free_port(), 20_240 + 30)[:30]
+    monkeypatch.setattr(process, "_PORTS", few)
+    here = [free_port() for _ in range(8)]
+    draw = f"process._PORTS = {few!r}; print(*(process.free_port() for _ in range(8)))"
+    there = subprocess.run(
+        [sys.executable, "-c", f"from servers import process; {draw}"],
+        cwd=Path(process.__file__).parents[1],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert len({*here, *map(int, there.stdout.split())}) == 16
