@@ -458,7 +458,8 @@ class Writer:
                 return self._begin(first)
             spare = self._spares.take()
             if spare is not None:
-                return self._install(spare[:3], first, size=spare[3], end=0)
+                with suppress(FileNotFoundError):  # somebody took it for a file that was left behind
+                    return self._install(spare[:3], first, size=spare[3], end=0)
             if segment.end + need <= 2 * LARGEST:
                 # Without a spare yet the segment grows: slower to sync, but nobody waits.
                 self._spares.request(segment.next_size())

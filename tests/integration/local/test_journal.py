@@ -246,6 +246,20 @@ async def test_without_a_spare_the_segment_grows(
     assert await commits((await connect()).commit_log()) == log.commits
 
 
+async def test_a_spare_that_somebody_removed_is_missed_by_no_commit(
+    connect: Connect, chain: Any, path: Path, commits: Any
+) -> None:
+    log = chain((await connect()).commit_log())
+    await fill(log, MIB // 2)
+    while not (spares := list((path / ".tmp+").iterdir())):
+        await asyncio.sleep(0.01)
+    for spare in spares:
+        spare.unlink()
+    while len(segments(path)) == 1:
+        await log.append(100_000)
+    assert await commits(log.log) == log.commits
+
+
 async def test_commits_are_durable_where_the_program_ends_and_nothing_runs_in_the_background(
     connect: Connect, chain: Any, path: Path, commits: Any
 ) -> None:
