@@ -32,10 +32,13 @@ Document = tuple[str, str, bytes, type | None]
 """A document to be put: its collection, its id, its bytes, and the model class that knows each of its fields."""
 
 
-class Pending(msgspec.Struct, frozen=True, gc=False):
+class Pending(msgspec.Struct, frozen=True):
     """One transaction on its way into the log. `put` is the document of one that is a single, unchecked put; `decide`
     makes the changes of one that begins a commit, `undecided` is what one was before they were made, and `overtaken`
-    how often that was in vain."""
+    how often that was in vain.
+
+    The garbage collector has to see it: through `done` it leads to an error, whose frames lead back to it.
+    """
 
     changes: Transaction
     size: int

@@ -1,7 +1,9 @@
 """Group commit: what arrived while the previous commit was under way becomes the next one."""
 
 import asyncio
+import gc
 import time
+import weakref
 from datetime import timedelta
 from itertools import pairwise
 from types import SimpleNamespace
@@ -11,7 +13,13 @@ import statepath
 from statepath.commit import MAX_COMMIT_BYTES, Body
 from statepath.engine.committer import KEEP_BODIES
 from statepath.engine.leases import clock
-from statepath.errors import AccessDeniedError, ClosedError, CorruptionError, OutcomeUnknownError
+from statepath.errors import (
+    AccessDeniedError,
+    ClosedError,
+    ConflictError,
+    CorruptionError,
+    OutcomeUnknownError,
+)
 
 
 async def test_concurrent_saves_become_few_commits(store, commits):
@@ -316,3 +324,15 @@ async def test_a_closing_store_refuses_who_waits_for_room(open_on, faulty, monke
     assert (await first, await filling) == (1, 2)
     with pytest.raises(ClosedError):
         await late
+
+
+async def test_nothing_of_a_save_that_was_refused_stays_in_memory(open_on, faulty):
+    raw = (await open_on(faulty)).collection("raw")
+    with pytest.raises(ConflictError) as raised:
+        await raw.put({"id": "a"}, if_version=7)
+    error = weakref.ref(raised.value)
+    del raised
+    await raw.put({"id": "b"})
+    await raw.put({"id": "c"})
+    gc.collect()
+    assert error() is None
