@@ -26,6 +26,7 @@ TEMPORARY = ".tmp+"
 _NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~%-]+")
 _KEY = re.compile(r"[A-Za-z0-9._~%-]+(?:/[A-Za-z0-9._~%-]+)*")
 _MAX_KEY = 512
+_MOST_DURABLE = 1024
 _KNOWN = "."
 _UNKNOWN = "-"
 """How a temporary's name says whether it can be known that its handle has ended."""
@@ -92,7 +93,7 @@ class Tree:
         way = ""
         if lasting and way not in self._durable:
             sync_name(port, root)
-            self._durable.add(way)
+            self._remember(way)
         try:
             for part in parts or (".",):
                 way = f"{way}/{part}" if parts else ""
@@ -102,13 +103,13 @@ class Tree:
                     if not create:
                         raise FileNotFoundError(errno.ENOENT, "no such folder", part) from error
                     self._make(part, fd)
-                    self._durable.add(way)
+                    self._remember(way)
                     below = self._enter(part, fd)
                 above, fd = fd, below
                 try:
                     if lasting and way not in self._durable:
                         port.fsync_dir(above)
-                        self._durable.add(way)
+                        self._remember(way)
                 finally:
                     if above != root:
                         port.close(above)
@@ -122,6 +123,13 @@ class Tree:
         """Make the folder's name durable, unless it is known to be."""
         if not {"", "/".join(("", *parts))} <= self._durable:
             self.port.close(self.folder(parts, create=True, lasting=True))
+
+    def _remember(self, way: str) -> None:
+        """Remember that the folder's name is durable. Each large commit has a new folder, so not all can be
+        remembered; what is forgotten is synced once more."""
+        if len(self._durable) >= _MOST_DURABLE:
+            self._durable.clear()
+        self._durable.add(way)
 
     def _make(self, name: str, within: int) -> None:
         # Who was first may not have synced it yet.

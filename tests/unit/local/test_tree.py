@@ -1,10 +1,14 @@
-"""Which keys can be files."""
+"""Which keys can be files, and what is remembered of folders."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from statepath.errors import InvalidArgumentError
-from statepath_local.tree import is_name, split_key
+from statepath_local.port import Port
+from statepath_local.tree import Tree, is_name, split_key
 
 
 def test_a_key_is_folders_and_a_name() -> None:
@@ -47,3 +51,15 @@ def test_what_is_no_key_never_becomes_a_path(key: str) -> None:
 def test_dots_are_characters_like_others(name: str) -> None:
     assert is_name(name)
     assert split_key(f"tasks/{name}") == (["tasks"], name)
+
+
+def test_folders_that_come_and_go_leave_nothing_in_memory(tmp_path: Path) -> None:
+    class Unsynced(Port):
+        def fsync_dir(self, fd: int) -> None: ...
+
+    tree = Tree(Unsynced(), str(tmp_path), os.open(tmp_path, os.O_RDONLY))
+    for n in range(3000):
+        os.close(tree.folder(["bodies", str(n)], create=True, lasting=True))
+        (tmp_path / "bodies" / str(n)).rmdir()
+    tree.close()
+    assert len(tree._durable) < 1500
