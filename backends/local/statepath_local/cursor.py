@@ -116,7 +116,7 @@ class Cursor:
 
     def place(self) -> Place | None:
         """Where it has come to."""
-        with self._using:
+        with self._using, failing(JOURNAL):
             if self._fd < 0 or not self.id:
                 return None
             inode = self._port.fstat(self._fd).st_ino

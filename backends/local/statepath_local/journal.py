@@ -191,8 +191,7 @@ class LocalCommitLog:
         """Whether the last durable commit is one that was met, and ends with the seq: a look at what is in memory."""
         if self._writer is None or self._writer.place_behind(seq) is None:
             return False
-        with failing(JOURNAL):
-            return self._writer.limit() == seq
+        return self._writer.limit() == seq
 
     @property
     def _is_alone(self) -> bool:

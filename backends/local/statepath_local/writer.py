@@ -120,8 +120,11 @@ class Writer:
         """The highest seq that may be served; `None` for a damaged journal, which is not written."""
         if isinstance(self._refusal, CorruptionError):
             return None
-        # What this handle made durable it may serve, also where it could not tell the others.
-        return max(self._lock.look()[0], self._durable) if self._lock.shared else self._durable
+        if not self._lock.shared:
+            return self._durable
+        with failing(LOCK):
+            # What this handle made durable it may serve, also where it could not tell the others.
+            return max(self._lock.look()[0], self._durable)
 
     def place_behind(self, after: int) -> Place | None:
         """Where the commit behind the seq stands, or will, if that was met lately."""
@@ -196,6 +199,7 @@ class Writer:
             return
         if self._turn_ends is None:
             with failing(JOURNAL):
+                self._enter()
                 self._port.flock(self._journal, fcntl.LOCK_EX)
         self._turn_ends = None
         again = False
@@ -211,12 +215,20 @@ class Writer:
             if again:
                 self._turn_ends = time.monotonic() + _SECOND_TRY
             else:
-                self._port.flock(self._journal, fcntl.LOCK_UN)
+                self._let_next()
 
     def _end_turn(self) -> None:
         if self._turn_ends is not None:
             self._turn_ends = None
+            self._let_next()
+
+    def _let_next(self) -> None:
+        """Let the next one have its turn."""
+        try:
             self._port.flock(self._journal, fcntl.LOCK_UN)
+        except OSError:  # a lock ends with its descriptor, too
+            self._port.close(self._journal)
+            self._journal = -1
 
     def _begin_change(self) -> None:
         """Tell whoever comes next, should this handle not live to say where the journal ends."""
@@ -568,6 +580,7 @@ class Writer:
         if not self._opened:
             return False
         try:
+            self._enter()
             # If somebody has its turn just now, this is not the last one.
             self._port.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _, mark = self._lock.look()

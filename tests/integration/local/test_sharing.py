@@ -9,7 +9,8 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -449,6 +450,38 @@ async def test_a_repair_that_fails_is_left_to_the_next_turn(
     await append(other)
     assert other.commits[:-1] == [*log.commits, unknown]
     assert await commits(two.commit_log()) == other.commits
+
+
+async def test_a_turn_that_cannot_be_given_up_is_over_all_the_same(
+    share: Connect, chain: Any, port: Any, commits: Any
+) -> None:
+    one, two = await share(), await share(port=Port())
+    log, other = chain(one.commit_log()), chain(two.commit_log())
+    port.fail("flock", chosen=lambda _, operation: operation == fcntl.LOCK_UN, times=1)
+    await append(log)
+    await append(other)
+    await append(log)
+    assert await commits(two.commit_log()) == await commits(one.commit_log())
+    assert len(await commits(two.commit_log())) == 3
+
+
+@pytest.mark.parametrize("call", ["pread", "fstat"])
+async def test_whichever_call_fails_a_log_that_cannot_be_read_is_said_to_be(
+    share: Connect, chain: Any, port: Any, call: str
+) -> None:
+    log = chain((await share()).commit_log())
+    await append(log)
+    await append(log)
+    for number in count():
+        calls = count()
+        port.fail(call, chosen=lambda *_, calls=calls, number=number: next(calls) == number)
+        with suppress(UnavailableError):
+            async for commit in log.log.read(1):
+                assert commit == log.commits[1]
+        port.heal()
+        if next(calls) <= number:
+            break
+    assert number > 1
 
 
 async def test_an_opening_of_the_log_that_fails_leaves_no_descriptor(
