@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Generator, Iterable, Iterator
+from datetime import UTC, datetime
 from heapq import merge
 from itertools import islice
 
@@ -25,6 +26,8 @@ logger = logging.getLogger("statepath.local")
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _FOLDER_OF_STORE = re.compile(r"[a-z][a-z0-9_]*")
 """What a folder of a store is named, that of a collection included."""
+
+_LATEST = datetime.max.replace(microsecond=0, tzinfo=UTC).timestamp()
 
 _RUN = 2000
 """So many names are sorted at once."""
@@ -110,12 +113,15 @@ class Listing:
             found = self._port.stat(name, within=folder)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise state_error(error, key, key) from error
         return Entry(key, found.st_size, 0.0 if self.doubtful else modified(found))
 
 
 def modified(found: os.stat_result) -> float:
-    """When the file was changed, in seconds since 1970, exact to the microsecond."""
-    return found.st_mtime_ns // 1000 / 1e6
+    """When the file was changed, in seconds since 1970, exact to the microsecond. Anyone may have set any time: of one
+    that no date can have it is the nearest."""
+    return min(max(found.st_mtime_ns // 1000 / 1e6, 0.0), _LATEST)
 
 
 def sortable(entries: Iterable[os.DirEntry[str]], *, odd: bool) -> dict[str, str]:

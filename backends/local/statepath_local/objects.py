@@ -370,7 +370,7 @@ class Objects:
                 # Below the microsecond a number that differs from write to write, for the ETag.
                 port.utime(fd, item.modified * 1000 + next(self._numbers) % 1000)
             finally:
-                port.close(fd)
+                port.finish(fd)
             with self._deciding(folder):
                 kept = keep is not None and self._keeps(item, name, folder, keep)
                 replaced = not kept and self._exchange(temporary, name, within, folder)

@@ -79,6 +79,17 @@ class Port:
         return os.open(name, flags | _NEVER_FOLLOW, 0o600, dir_fd=within)
 
     def close(self, fd: int) -> None:
+        """Give the descriptor back. It is given back whatever the system says of it, and what had to be on the disk was
+        synced before."""
+        try:
+            os.close(fd)
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                raise
+
+    def finish(self, fd: int) -> None:
+        """As `close`, of a file that was written and that nobody syncs: some file systems find out only here that there
+        is no space for it."""
         os.close(fd)
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:

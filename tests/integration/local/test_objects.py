@@ -23,6 +23,7 @@ from statepath.errors import (
     UnavailableError,
 )
 from statepath_local.objects import BLOCK
+from statepath_local.port import Port
 
 Connect = Callable[..., Any]
 
@@ -255,6 +256,19 @@ async def test_what_cannot_be_written_lazily_is_told_and_in_no_others_way(
     assert temporaries(path) == []
 
 
+async def test_a_lazy_write_for_which_there_proves_to_be_no_space_changes_nothing(
+    connect: Connect, port: Any, path: Path
+) -> None:
+    backend = await connect()
+    await backend.write("a", b"A")
+    port.fail("finish", errno.EDQUOT, times=1)
+    with pytest.raises(UnavailableError) as caught:
+        await backend.write_lazily([LazyWrite("a", b"B", 1)])
+    assert caught.value.code == "disk_full"
+    assert (path / "a").read_bytes() == b"A"
+    assert temporaries(path) == []
+
+
 @pytest.mark.parametrize("views", [2, 600])
 async def test_a_folder_that_is_a_link_is_in_no_other_views_way(tmp_path: Path, views: int) -> None:
     (tmp_path / "sessions").symlink_to(tmp_path)
@@ -377,6 +391,14 @@ async def test_a_listing_leaves_out_no_folder_that_cannot_be_opened(
         await listed(backend)
 
 
+async def test_a_listing_leaves_out_no_file_that_cannot_be_looked_at(connect: Connect, port: Any) -> None:
+    backend = await connect()
+    await backend.write("tasks/a", b"A")
+    port.fail("stat", chosen=lambda name: name == "a")
+    with pytest.raises(UnavailableError, match="tasks/a"):
+        await listed(backend)
+
+
 @pytest.fixture
 def _another_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is there is not this process's."""
@@ -460,6 +482,32 @@ async def test_no_two_versions_have_one_etag(connect: Connect) -> None:
             await backend.write_at("a", 0, b"A")
         etags.append((await backend.read("a")).etag)
     assert len(set(etags)) == len(etags)
+
+
+@pytest.mark.parametrize("moment", [2**62, 253_402_300_800 * 10**9, -1, -(2**62)])
+async def test_a_file_with_a_time_that_no_date_can_have_is_read(
+    connect: Connect, path: Path, moment: int
+) -> None:
+    class Odd(Port):
+        """What file systems with times of 64 bits tell."""
+
+        def fstat(self, fd: int) -> os.stat_result:
+            return with_time(super().fstat(fd))
+
+        def stat(self, name: str, *, within: int) -> os.stat_result:
+            return with_time(super().stat(name, within=within))
+
+    def with_time(found: os.stat_result) -> os.stat_result:
+        _, (values, more) = found.__reduce__()
+        return os.stat_result(values, {**more, "st_mtime_ns": moment})
+
+    backend = await connect(port=Odd())
+    await backend.write("a", b"A")
+    blob = await backend.read("a")
+    assert blob.data == b"A"
+    assert [entry.modified for entry in [one async for one in backend.list_keys("a")]] == [
+        blob.modified.timestamp()
+    ]
 
 
 async def test_a_copy_leaves_the_version_of_its_source(connect: Connect) -> None:

@@ -88,3 +88,22 @@ def test_where_a_drive_cannot_be_told_to_write_what_it_holds_the_usual_sync_is_m
     monkeypatch.setattr(os, "fsync", synced.append)
     Port().fsync(7)
     assert synced == [7]
+
+
+def test_a_descriptor_is_given_back_whatever_the_system_says_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("statepath_local.port.os.close", refuse(errno.EIO))
+    Port().close(7)
+
+
+def test_what_is_not_open_cannot_be_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("statepath_local.port.os.close", refuse(errno.EBADF))
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        Port().close(7)
+
+
+def test_of_a_file_that_nobody_syncs_it_is_told_that_there_was_no_space_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("statepath_local.port.os.close", refuse(errno.ENOSPC))
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        Port().finish(7)
