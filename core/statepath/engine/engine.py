@@ -100,6 +100,7 @@ class Engine:
         self._brought_up = False
         self.elsewhere: Elsewhere | None = None
         self.last_commit_at: float | None = None
+        self._busy_until = 0.0
         self.beside = AsyncExitStack()
         self.vitals = Vitals(self.replica)
         self._committer: Committer | None = None
@@ -213,7 +214,7 @@ class Engine:
         """Whether saves are going on: a commit is under way, or the last one was just now."""
         if self._committer is not None and self._committer.busy:
             return True
-        return self.last_commit_at is not None and time.time() - self.last_commit_at < _JUST_NOW
+        return time.monotonic() < self._busy_until
 
     def _tell_failure(self, error: StateError) -> None:
         self.events.emit(SaveError(error, error.key))
@@ -292,6 +293,7 @@ class Engine:
                 self._views.leave(stage, commit.last)
                 self._took_over = False  # whoever committed it may leave the documents' files behind
         self.last_commit_at = time.time()
+        self._busy_until = time.monotonic() + _JUST_NOW
         self.vitals.committed(size)
         self.stream.tell(commit, transactions, size)
 

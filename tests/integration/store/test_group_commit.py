@@ -336,3 +336,16 @@ async def test_nothing_of_a_save_that_was_refused_stays_in_memory(open_on, fault
     await raw.put({"id": "c"})
     gc.collect()
     assert error() is None
+
+
+async def test_a_clock_that_was_set_back_makes_nobody_wait_for_saves_that_are_over(
+    open_on, faulty, monkeypatch
+):
+    store = await open_on(faulty)
+    await store.collection("raw").put({"id": "a"})
+    passed, back = time.monotonic() + 60, time.time() - 3600
+    clocks = SimpleNamespace(monotonic=lambda: passed, time=lambda: back)
+    monkeypatch.setattr("statepath.engine.engine.time", clocks)
+    for _ in range(10):  # until the committer waits again
+        await asyncio.sleep(0)
+    assert not store._engine.is_busy()
