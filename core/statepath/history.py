@@ -12,7 +12,11 @@ from statepath.watch import StateChange, changes_in
 
 
 async def history(engine: Engine, key: str | None, *, since: int, limit: int | None) -> list[StateChange]:
-    """The changes of one document, or of all, as far as the log reaches back; oldest first."""
+    """The changes of one document, or of all, as far as the log reaches back; oldest first.
+
+    Raises:
+        CorruptionError: the log ends before what the handle shows.
+    """
     if key is not None:
         _check_key(key)
     check_seq(since)
@@ -24,8 +28,9 @@ async def history(engine: Engine, key: str | None, *, since: int, limit: int | N
         if since > engine.replica.head:  # a log need not know what has not been committed
             return []
     found: list[StateChange] = []
+    head = engine.replica.head
     async for commit, seq, transaction in transactions(
-        engine.backend, engine.log, max(since, await engine.look_back() - 1)
+        engine.backend, engine.log, max(since, await engine.look_back() - 1), head
     ):
         found += [
             change for change in changes_in(commit, seq, transaction) if key is None or change.key == key

@@ -451,7 +451,8 @@ async def rebuild(engine: Engine, damaged: frozenset[str]) -> tuple[Segment, ...
         if damaged & {segment.key, segment.index_key}
     }
     floor, marks = await engine.look_back(), engine.record.snapshots
-    past = Past(engine.backend, engine.log, engine.store, engine.continues, floor, marks)
+    head = engine.replica.head
+    past = Past(engine.backend, engine.log, engine.store, engine.continues, head, floor, marks)
     async for _, seq, changes in transactions(engine.backend, engine.log, floor - 1):
         for change in changes:
             segment = wanted.get(change.text) if isinstance(change, Note) else None

@@ -40,13 +40,15 @@ class Past:
     """Where the earlier states of one history of a store are looked up.
 
     `snapshots` are those that the log's own record names: they tell of most backups what they show, so that none is
-    read in vain. `continues` tells whether a state, by its incarnation and seq, is of this history.
+    read in vain. `continues` tells whether a state, by its incarnation and seq, is of this history. `head` is a seq
+    that was durable, so a log that ends before it is damaged.
     """
 
     backend: Backend
     log: CommitLog
     store: str
     continues: Callable[[str, int], bool]
+    head: int
     floor: int = 1
     snapshots: tuple[SnapshotMark, ...] = ()
 
@@ -57,6 +59,7 @@ class Past:
             HistoryTrimmedError: neither a snapshot nor the log reaches back that far, or the moment is before the
                 first commit.
             InvalidArgumentError: a negative seq, or a datetime without a time zone.
+            CorruptionError: the way there leads over commits that the log does not have any more.
         """
         if isinstance(at, datetime):
             until = moment(at)
@@ -76,7 +79,7 @@ class Past:
             if meta.seq == at:
                 return replica  # which needs no log, should it begin later
             if not reached(meta.seq, meta.time):
-                return await _replay(self.backend, self.log, replica, reached)
+                return await self._replay(replica, reached)
         if self.floor > 1:
             # The storage may still have what was trimmed; the history begins at the floor all the same.
             raise HistoryTrimmedError(
@@ -85,7 +88,7 @@ class Past:
                 "set by STATE_HISTORY",
                 floor=self.floor,
             )
-        then = await _replay(self.backend, self.log, Replica(), reached)
+        then = await self._replay(Replica(), reached)
         if isinstance(at, datetime) and not then.head:
             # Of what there was before the first commit, such as an original server's state, nothing is known.
             async for first in self.log.read(0):
@@ -118,26 +121,40 @@ class Past:
                 seen.append(meta.seq)
                 yield meta, replica
 
-
-async def _replay(
-    backend: Backend, log: CommitLog, replica: Replica, reached: Callable[[int, int], bool]
-) -> Replica:
-    async for commit in log.read(replica.head):
-        time = microseconds(commit.time)
-        if reached(commit.first, time):
-            break
-        if not reached(commit.last, time):
-            await apply_commit(backend, replica, commit)
-            continue
-        for seq, transaction in enumerate(commit.transactions, commit.first):
-            if reached(seq, time):
+    async def _replay(self, replica: Replica, reached: Callable[[int, int], bool]) -> Replica:
+        async for commit in commits(self.log, replica.head, self.head):
+            time = microseconds(commit.time)
+            if reached(commit.first, time):
                 break
-            stage = Stage(replica)
-            for change in await changes_of(backend, transaction):
-                stage.apply(change, seq, time)
-            stage.install(replica, seq, commit.id, time)
-        break
-    return replica
+            if not reached(commit.last, time):
+                await apply_commit(self.backend, replica, commit)
+                continue
+            for seq, transaction in enumerate(commit.transactions, commit.first):
+                if reached(seq, time):
+                    break
+                stage = Stage(replica)
+                for change in await changes_of(self.backend, transaction):
+                    stage.apply(change, seq, time)
+                stage.install(replica, seq, commit.id, time)
+            break
+        return replica
+
+
+async def commits(log: CommitLog, after: int, head: int) -> AsyncIterator[Commit]:
+    """The commits behind the seq `after`, up to `head` at least, which was durable.
+
+    Raises:
+        HistoryTrimmedError: the log begins later.
+        CorruptionError: it ends before `head`.
+    """
+    last = after
+    async for commit in log.read(after):
+        yield commit
+        last = commit.last
+    if last < head:
+        raise CorruptionError(
+            f"the journal ends at seq {last}, and the state shows seq {head}", key="journal/"
+        )
 
 
 async def left_by(
@@ -203,14 +220,15 @@ def same_value(one: object, other: object) -> bool:
 
 
 async def transactions(
-    backend: Backend, log: CommitLog, after: int
+    backend: Backend, log: CommitLog, after: int, head: int = 0
 ) -> AsyncIterator[tuple[Commit, int, Transaction]]:
     """Every transaction behind the seq `after` that the log still has, with its commit and its own seq.
 
     Raises:
         HistoryTrimmedError: the log begins later.
+        CorruptionError: it ends before `head`.
     """
-    async for commit in log.read(after):
+    async for commit in commits(log, after, head):
         for seq, transaction in enumerate(commit.transactions, commit.first):
             if seq > after:
                 yield commit, seq, await changes_of(backend, transaction)

@@ -45,7 +45,9 @@ async def past(engine: Engine, at: int | datetime) -> Replica:
                 f"{at.isoformat()} is not there yet: give a seq, or a moment that has been"
             )
     floor, snapshots = await engine.look_back(), engine.record.snapshots
-    return await Past(engine.backend, engine.log, engine.store, engine.continues, floor, snapshots).at(at)
+    return await Past(
+        engine.backend, engine.log, engine.store, engine.continues, engine.replica.head, floor, snapshots
+    ).at(at)
 
 
 async def past_to_take(engine: Engine, at: int | datetime) -> Replica:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import statepath
 from statepath.commit import decode_commit, slot_key
+from statepath.errors import CorruptionError
 from statepath.events import CorruptionDetected, DocumentRecovered
 
 SEGMENT = "journal/00000000000000000001.jsonl"
@@ -183,6 +184,18 @@ async def test_a_journal_whose_end_is_missing_is_continued_behind_the_snapshot(c
     async with counted.open() as store:
         assert await ids(store) == [*first(COUNT), "new"]
         assert await store.verify() == []
+
+
+async def test_a_journal_whose_end_is_missing_gives_no_part_of_the_history_for_the_whole(counted, lines):
+    async with counted.open() as store:
+        await store.snapshot()
+    counted.write(SEGMENT, b"".join(lines[:3]))
+    later = decode_commit(lines[3]).time
+    async with counted.open(readonly=True) as store:
+        for asked in (store.history(), store.diff(4), store.diff(5, 6), store.diff(later)):
+            with pytest.raises(CorruptionError, match="the journal ends at seq 3, and the state shows seq 6"):
+                await asked
+        assert [one.key for one in await store.diff(2)] == [f"tasks/{n}" for n in range(3, COUNT + 1)]
 
 
 async def test_commits_behind_a_recovery_that_an_older_backup_does_not_know_are_told(memory):
