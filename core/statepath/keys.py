@@ -176,7 +176,7 @@ async def _begun(path: Path, command: str, settings: Settings) -> bool:
     try:
         if not await has_ring(backend):
             if command == DECRYPT:
-                raise NotFoundError(f"the store at {backend.url} is not encrypted", key=backend.url)
+                raise await _no_keys(backend)
             if await _is_empty(backend):
                 raise NotFoundError(
                     f"there is no store at {backend.url}; a new one is encrypted from the beginning",
@@ -195,6 +195,12 @@ async def _begun(path: Path, command: str, settings: Settings) -> bool:
         return bool(keys.ring.converting)
     finally:
         await backend.close()
+
+
+async def _no_keys(backend: Backend) -> NotFoundError:
+    if await _is_empty(backend):
+        return NotFoundError(f"there is no store at {backend.url}", key=backend.url)
+    return NotFoundError(f"the store at {backend.url} is not encrypted", key=backend.url)
 
 
 async def _is_empty(backend: Backend) -> bool:
@@ -218,7 +224,7 @@ async def read_keys(path: Path | None = None, *, settings: Settings | None = Non
 
         found = await read_ring(backend)
         if found is None:
-            raise NotFoundError(f"the store at {backend.url} is not encrypted", key=backend.url)
+            raise await _no_keys(backend)
         ring = found[0]
         log = commit_log(backend, used)
         begin = await _begin(log)

@@ -297,6 +297,10 @@ def _read_file(file: str, limit: int) -> bytes:
             f"{file} has more than {limit:,} bytes, the most of a document: split it, or raise STATE_MAX_DOCUMENT",
             key=file,
         )
+    if not text.strip():
+        raise InvalidArgumentError(
+            f"{'stdin' if file == '-' else file} is empty; give a JSON object", key=file
+        )
     return text
 
 

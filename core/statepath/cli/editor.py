@@ -45,8 +45,9 @@ class Draft:
             with uninterrupted():
                 done = subprocess.run([*shlex.split(command), self.path], check=False)  # noqa: S603 - the user's
         except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
             raise InvalidArgumentError(
-                f"the editor {command!r} cannot be started: {error}; name another one in EDITOR"
+                f"the editor {command!r} cannot be started: {why}; name another one in EDITOR"
             ) from None
         if done.returncode:
             raise InvalidArgumentError(

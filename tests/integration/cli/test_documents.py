@@ -178,6 +178,13 @@ def test_put_names_a_file_that_cannot_be_read(on: Run, path: str) -> None:
     assert "missing.json cannot be read: No such file or directory" in answer.err
 
 
+@pytest.mark.parametrize("text", ["", "\n"])
+def test_put_of_what_came_to_nothing_says_so(on: Run, path: str, text: str) -> None:
+    answer = on("put", "tasks/a", "-", stdin=text)
+    assert (answer.code, answer.err.splitlines()[0]) == (2, "error: stdin is empty; give a JSON object")
+    assert not Path(path).exists()
+
+
 def test_put_with_a_version_that_is_not_stored_is_a_conflict(on: Run, filled: str) -> None:
     answer = on("put", "tasks/task_1", "-", "--if-version", "1", stdin="{}")
     assert answer.code == 4

@@ -131,7 +131,7 @@ def test_edit_names_an_editor_that_does_not_exist(
     monkeypatch.setenv("EDITOR", "no-such-editor")
     answer = on("edit", "tasks/task_1")
     assert answer.code == 2
-    assert "'no-such-editor' cannot be started" in answer.err
+    assert "'no-such-editor' cannot be started: No such file or directory; name another" in answer.err
     assert left() == []
 
 

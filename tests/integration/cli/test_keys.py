@@ -51,6 +51,12 @@ def test_init_makes_the_keys_of_a_new_store(on: Run, key_file: Path, path: str) 
     assert not key_file.exists()
 
 
+@pytest.mark.parametrize("words", [("list",), ("decrypt", "--yes")])
+def test_keys_of_no_store_are_not_those_of_a_plain_one(on: Run, path: str, words: tuple[str, ...]) -> None:
+    answer = on("keys", *words)
+    assert (answer.code, answer.err.splitlines()[0]) == (3, f"error: there is no store at {path}")
+
+
 def test_init_says_how_a_key_file_that_is_there_is_used(on: Run, key_file: Path) -> None:
     key_file.touch()
     answer = on("keys", "init", "--new-key")
@@ -145,7 +151,7 @@ def test_encrypt_and_decrypt(filled: str, on: Run, files: Run, key_file: Path) -
     ("words", "code", "told"),
     [
         (("encrypt",), 3, "there is no store"),
-        (("decrypt",), 3, "is not encrypted"),
+        (("decrypt",), 3, "there is no store"),
         (("retire",), 3, "there is no store"),
     ],
 )
