@@ -14,6 +14,7 @@ from statepath.engine.founding import Founded, silent
 from statepath.engine.opening import found, open_engine
 from statepath.engine.origin import present
 from statepath.engine.portable import MAX_BYTES, open_portable
+from statepath.errors import NotFoundError
 from statepath.events import Events, StoreCopied
 from statepath.settings import Settings
 
@@ -69,9 +70,11 @@ async def copy(
     check_apart(source, target)
     used = settings if settings is not None else Settings.load(source)
     bus = Events() if events is None else events
-    engine = await open_engine(
-        await connect(source, readonly=True, deadline=used.deadline), used, bus, readonly=True
-    )
+    stored = await connect(source, readonly=True, deadline=used.deadline)
+    try:
+        engine = await open_engine(stored, used, bus, readonly=True)
+    except NotFoundError:
+        raise NotFoundError(f"there is no store at {stored.url} to be copied", key=stored.url) from None
     try:
         progress(f"reading {engine.backend.url}")
         origin = await present(engine, history=history)

@@ -9,7 +9,7 @@ import typer
 
 import statepath
 from statepath.cli.opening import warn_if_gone
-from statepath.cli.options import History, Json, about
+from statepath.cli.options import History, Json, named
 from statepath.cli.output import Output
 from statepath.cli.running import asynchronous, shown
 
@@ -28,7 +28,7 @@ async def copy(
     as_json: Json = False,
 ) -> None:
     """Copy a store to another place, from any backend to any. Run it again if it was interrupted."""
-    about(ctx, source)
+    named(ctx, source)
     output = Output(as_json=as_json)
     with output.progress(f"copying to {shown(target)}") as tell:
         made = await statepath.copy(source, target, history=history, progress=tell)

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 import statepath
 from statepath.cli.opening import reading, warn_if_gone
-from statepath.cli.options import DryRun, Json, Yes, about
+from statepath.cli.options import DryRun, Json, Yes, named
 from statepath.cli.output import Output, confirm, moment
 from statepath.cli.running import asynchronous, shown
 from statepath.commit import FLOOR_KEY
@@ -60,7 +60,7 @@ async def run(
 ) -> None:
     """Make a replica of a store, and ship each commit there until Ctrl-C. Works beside a running server; run it again
     if it was interrupted."""
-    about(ctx, source)
+    named(ctx, source)
     output = Output(as_json=as_json)
     if dry_run and not reseed:
         raise InvalidArgumentError("--dry-run is about --reseed: without that nothing is written over")
@@ -144,7 +144,7 @@ async def promote(
     as_json: Json = False,
 ) -> None:
     """Make a replica the store, because the primary is lost. Says what may be missing."""
-    about(ctx, target)
+    named(ctx, target)
     output = Output(as_json=as_json)
     async with reading(target) as store:
         primary, health = store.replica_of, await store.health()

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from statepath.errors import InvalidArgumentError
+
 
 def inherited(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
     """Let an option stand before the command or behind it: the last one counts, for the whole command line."""
@@ -18,6 +20,19 @@ def inherited(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any
 def about(ctx: typer.Context, path: str) -> None:
     """Errors from here on are about this store."""
     ctx.meta["statepath.state_path"] = path
+
+
+def named(ctx: typer.Context, path: str) -> None:
+    """Errors from here on are about this store, which is an argument of the command.
+
+    Raises:
+        InvalidArgumentError: another one was given, which would be left alone in silence.
+    """
+    if given(ctx, "state_path") is not None:
+        raise InvalidArgumentError(
+            f"{ctx.command_path} takes its stores as arguments; leave out --state-path"
+        )
+    about(ctx, path)
 
 
 def given(ctx: typer.Context, name: str) -> Any:

@@ -21,6 +21,24 @@ def test_copy_tells_what_went_along(cli: Run, filled: str, files: Run, tmp_path:
     assert cli("show", "reports/r1", "-s", to).out == cli("show", "reports/r1", "-s", filled).out
 
 
+def test_copy_of_no_store_says_what_was_to_be_done_with_it(cli: Run, path: str, tmp_path: Path) -> None:
+    answer = cli("copy", path, str(tmp_path / "to"))
+    assert (answer.code, answer.err.splitlines()[0]) == (
+        3,
+        f"error: there is no store at {path} to be copied",
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [("copy", "from", "to"), ("mirror", "from", "to"), ("mirror", "promote", "to")]
+)
+def test_a_state_path_beside_the_stores_of_the_arguments_is_refused(
+    cli: Run, filled: str, words: tuple[str, ...]
+) -> None:
+    answer = cli("-s", filled, *words)
+    assert (answer.code, "leave out --state-path" in answer.err) == (2, True)
+
+
 @pytest.mark.slow
 def test_a_store_that_is_made_in_memory_is_said_to_be_gone_with_the_command(
     cli: Run, on: Run, filled: str, tmp_path: Path
