@@ -44,7 +44,7 @@ def check_collection(name: object) -> str:
     if not isinstance(name, str):
         raise InvalidArgumentError(f"a collection's name must be a str, not {type(name).__name__}")
     if (fault := fault_of(name)) is not None:
-        raise InvalidArgumentError(f"{name!r} cannot name a collection: {fault}")
+        raise InvalidArgumentError(f"{name!r} cannot name a collection: {fault}", key=name)
     return str.__str__(name)
 
 

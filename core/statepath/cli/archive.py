@@ -25,7 +25,7 @@ async def run(
     collection: Annotated[
         str | None,
         typer.Argument(
-            metavar="[COLLECTION]", help="Default: what the setting archive says.", show_default=False
+            metavar="COLLECTION", help="Default: what the setting archive says.", show_default=False
         ),
     ] = None,
     older_than: Annotated[
@@ -83,7 +83,7 @@ async def run(
 @group.command("list")
 @asynchronous
 async def list_archive(
-    collection: Annotated[str | None, typer.Argument(metavar="[COLLECTION]", show_default=False)] = None,
+    collection: Annotated[str | None, typer.Argument(metavar="COLLECTION", show_default=False)] = None,
     state_path: StatePath = None,
     as_json: Json = False,
 ) -> None:

@@ -52,7 +52,7 @@ async def doctor(
     ctx: typer.Context,
     url: Annotated[
         str | None,
-        typer.Argument(metavar="[URL]", help="A state path to examine instead.", show_default=False),
+        typer.Argument(metavar="URL", help="A state path to examine instead.", show_default=False),
     ] = None,
     state_path: StatePath = None,
     as_json: Json = False,

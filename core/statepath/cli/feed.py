@@ -13,7 +13,7 @@ from statepath.cli.options import Json, StatePath
 from statepath.cli.output import Output, moment, preview
 from statepath.cli.running import asynchronous
 from statepath.engine.ids import check_id, parse_ref
-from statepath.errors import NotFoundError
+from statepath.errors import InvalidArgumentError, NotFoundError
 from statepath.naming import check_told
 
 group = typer.Typer()
@@ -33,6 +33,10 @@ async def logs(
 ) -> None:
     """Show the log of a session."""
     output = Output(as_json=as_json)
+    if follow and session is None:
+        raise InvalidArgumentError(
+            "--follow goes on with the log of one session: name it, or use watch --collection logs for all"
+        )
     async with reading(state_path) as store:
         if session is None:
             for id in await store.logs():
@@ -151,7 +155,7 @@ async def history(
     document: Annotated[
         str | None,
         typer.Argument(
-            metavar="[COLLECTION/ID]",
+            metavar="COLLECTION/ID",
             help="One document, log or report; without one: all.",
             show_default=False,
         ),

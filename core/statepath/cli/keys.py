@@ -151,7 +151,7 @@ async def _opening(state_path: str | None, new_master: str | None) -> Settings:
 async def retire(
     keys: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY]…", help="Which. Default: all but the primary.", show_default=False),
+        typer.Argument(metavar="KEY", help="Which. Default: all but the primary.", show_default=False),
     ] = None,
     yes: Yes = False,
     state_path: StatePath = None,

@@ -52,7 +52,7 @@ async def diff(
     a: Annotated[str, typer.Argument(metavar="SEQ|TIME", help="The earlier state.", show_default=False)],
     b: Annotated[
         str | None,
-        typer.Argument(metavar="[SEQ|TIME]", help="The later one. Default: that of now.", show_default=False),
+        typer.Argument(metavar="SEQ|TIME", help="The later one. Default: that of now.", show_default=False),
     ] = None,
     state_path: StatePath = None,
     as_json: Json = False,

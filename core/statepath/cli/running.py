@@ -136,6 +136,14 @@ class Failure:
                 return "statepath config show"
             case StoreLockedError():
                 return self._command("status")
+            case NotFoundError(code="no_file") | CorruptionError(code="bad_file"):
+                return None  # it is about a file of the user's own, which the message names
+            case InvalidArgumentError() if key == "logs":
+                return self._command("logs")
+            case InvalidArgumentError() if key == "reports":
+                return self._command("ls", "reports")
+            case InvalidArgumentError() if ran == "ls" and "/" in key:
+                return self._command("show", key)
             case NotFoundError() if key in ("", self.place) or key.startswith("/") or "://" in key:
                 return self._command("config", "show")
             case NotFoundError() if key.startswith("archive/"):

@@ -101,4 +101,6 @@ class SealedReader(io.RawIOBase):
         return self._held[1]
 
     def _altered(self, error: CorruptionError) -> CorruptionError:
-        return CorruptionError(f"{self._name} cannot be opened: {error}; nothing was written", key=self._name)
+        return CorruptionError(
+            f"{self._name} cannot be opened: {error}; nothing was written", key=self._name, code="bad_file"
+        )

@@ -126,8 +126,10 @@ def file_errors(path: str) -> Iterator[None]:
         yield
     except FileExistsError as error:
         raise AlreadyExistsError(f"{path} exists already", key=path) from error
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise NotFoundError(f"{path}: {error.strerror}", key=path) from error
+    except IsADirectoryError as error:
+        raise InvalidArgumentError(f"{path} is a folder; name a file", key=path) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"{path}: {error.strerror}; check the path", key=path, code="no_file") from error
     except PermissionError as error:
         raise AccessDeniedError(f"{path}: {error.strerror}", key=path) from error
     except OSError as error:
@@ -238,7 +240,9 @@ def _chunks(path: str, file: zipfile.ZipFile, name: str) -> Iterator[bytes]:
 
 
 def _bad(path: str, reason: str) -> CorruptionError:
-    return CorruptionError(f"{path} cannot be imported: {reason}; nothing was written", key=path)
+    return CorruptionError(
+        f"{path} cannot be imported: {reason}; nothing was written", key=path, code="bad_file"
+    )
 
 
 class Portable:

@@ -153,13 +153,45 @@ def test_a_command_to_go_on_with_is_for_the_same_store_but_has_no_secrets() -> N
     [
         (("archive", "show", "tasks/task_9"), "archive list"),
         (("keys", "list"), "config show"),
-        (("backup", "export", "/no/such/folder/file"), "config show"),
+        (("show", "logs/s1"), "logs"),
+        (("delete", "reports/r1"), "ls reports"),
+        (("ls", "tasks/task_1"), "show tasks/task_1"),
     ],
 )
 def test_a_command_to_go_on_with_is_one_that_helps(
     on: Run, filled: str, words: tuple[str, ...], command: str
 ) -> None:
     assert on(*words, "--json").error["next"] == f"statepath {command} -s {filled}"
+
+
+@pytest.mark.parametrize("file", ["/no/such/folder/file", "tasks/file"])
+def test_a_file_that_is_not_there_is_no_document(on: Run, filled: str, file: str) -> None:
+    for words in (("backup", "export", file), ("backup", "import", file)):
+        answer = on(*words, "--json")
+        assert (answer.code, answer.error["next"]) == (3, None)
+        assert answer.error["message"] == f"{file}: No such file or directory; check the path"
+
+
+def test_a_file_that_is_no_backup_is_no_damage_of_the_store(cli: Run, path: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    answer = cli("backup", "import", str(tmp_path / "file"), "-s", path, "--json")
+    assert (answer.code, answer.error["next"]) == (6, None)
+
+
+def test_a_folder_is_no_backup(on: Run, path: str, tmp_path: Path) -> None:
+    answer = on("backup", "import", str(tmp_path))
+    assert (answer.code, answer.err.splitlines()[0]) == (2, f"error: {tmp_path} is a folder; name a file")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("diff",), ("doctor",), ("history",), ("archive", "list"), ("archive", "run"), ("keys", "retire")],
+)
+def test_what_may_be_left_out_is_in_brackets_once(cli: Run, words: tuple[str, ...]) -> None:
+    usage = re.search("Usage: .*", cli(*words, "--help").out)
+    assert usage is not None
+    assert usage[0].count("[") == 2
+    assert "[[" not in usage[0]
 
 
 def test_only_a_document_in_a_conflict_is_to_be_shown() -> None:

@@ -68,6 +68,11 @@ def test_logs_without_a_session_lists_them(on: Run, filled: str) -> None:
     assert on("logs", "--json").lines == [{"id": "s1"}]
 
 
+def test_logs_follows_one_session_only(on: Run, filled: str) -> None:
+    answer = on("logs", "--follow")
+    assert (answer.code, answer.out, "name it" in answer.err) == (2, "", True)
+
+
 def test_logs_of_an_unknown_session_points_to_the_list(on: Run, filled: str) -> None:
     answer = on("logs", "s2")
     assert answer.code == 3
