@@ -72,45 +72,45 @@ async def test_nothing_of_a_large_store_stays_in_memory_when_it_is_closed(tmp_pa
     assert replica() is None
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda store: store.collection("raw").put({"id": "x"}),
-        lambda store: store.collection("raw").create({"id": "x"}),
-        lambda store: store.collection("raw").get("a"),
-        lambda store: store.collection("raw").get_document("a"),
-        lambda store: store.collection("raw").delete("a"),
-        lambda store: store.collection("raw").append("a", "logs", 1),
-        lambda store: store.collection("raw").update("a", lambda document: None),
-        lambda store: store.collection("raw").count(),
-        lambda store: store.collection("raw").find().all(),
-        lambda store: store.get_member("metrics"),
-        lambda store: store.members(),
-        lambda store: store.append_log("s", "x"),
-        lambda store: store.read_log("s"),
-        lambda store: store.logs(),
-        lambda store: store.save_report("r", 1),
-        lambda store: store.read_report("r"),
-        lambda store: store.reports(),
-        lambda store: store.history(),
-        lambda store: store.restore(at=0),
-        lambda store: store.snapshot(),
-        lambda store: store.backup(),
-        lambda store: store.backups(),
-        lambda store: store.flush(),
-        lambda store: store.sync(),
-        lambda store: store.verify(),
-        lambda store: store.stats(),
-    ],
-)
+USES_OF_A_STORE = [
+    lambda store: store.collection("raw").put({"id": "x"}),
+    lambda store: store.collection("raw").create({"id": "x"}),
+    lambda store: store.collection("raw").get("a"),
+    lambda store: store.collection("raw").get_document("a"),
+    lambda store: store.collection("raw").delete("a"),
+    lambda store: store.collection("raw").append("a", "logs", 1),
+    lambda store: store.collection("raw").update("a", lambda document: None),
+    lambda store: store.collection("raw").count(),
+    lambda store: store.collection("raw").find().all(),
+    lambda store: store.get_member("metrics"),
+    lambda store: store.members(),
+    lambda store: store.append_log("s", "x"),
+    lambda store: store.read_log("s"),
+    lambda store: store.logs(),
+    lambda store: store.save_report("r", 1),
+    lambda store: store.read_report("r"),
+    lambda store: store.reports(),
+    lambda store: store.history(),
+    lambda store: store.restore(at=0),
+    lambda store: store.snapshot(),
+    lambda store: store.backup(),
+    lambda store: store.backups(),
+    lambda store: store.flush(),
+    lambda store: store.sync(),
+    lambda store: store.verify(),
+    lambda store: store.stats(),
+]
+
+
 @pytest.mark.parametrize("readonly", [False, True])
-async def test_after_closing_every_use_is_a_closed_error(store, raw, url, use, readonly):
+async def test_after_closing_every_use_is_a_closed_error(store, raw, url, readonly):
     await raw.put({"id": "a", "logs": []})
     if readonly:
         store = await statepath.open(url, readonly=True)
     await store.aclose()
-    with pytest.raises(ClosedError):
-        await use(store)
+    for use in USES_OF_A_STORE:
+        with pytest.raises(ClosedError):
+            await use(store)
 
 
 async def test_after_closing_there_are_no_transactions_and_no_watchers(store, raw):
@@ -506,17 +506,17 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("use", USES.values(), ids=USES)
-async def test_another_event_loop_is_refused_and_harms_nobody(store, raw, use):
+async def test_another_event_loop_is_refused_and_harms_nobody(store, raw):
     await raw.put({"id": "a"})
 
-    async def elsewhere():
+    async def elsewhere(use):
         with pytest.raises(UnsupportedError, match="open the store in this one") as refused:
             await use(store)
         return refused.value.code
 
-    assert await asyncio.to_thread(asyncio.run, elsewhere()) == "other_loop"
-    assert await raw.put({"id": "b"}) == 2
+    for seq, (name, use) in enumerate(USES.items(), start=2):
+        assert await asyncio.to_thread(asyncio.run, elsewhere(use)) == "other_loop", name
+        assert await raw.put({"id": "b"}) == seq, name
 
 
 async def test_a_watch_that_is_iterated_in_another_event_loop_is_refused(store, raw):

@@ -84,12 +84,12 @@ async def test_the_sessions_with_a_log_are_listed(store):
     assert await store.logs() == ["a/b", "s1", "s2"]
 
 
-@pytest.mark.parametrize("id", ["", 7, "a\0", "x" * 201])
-async def test_what_is_no_id_is_refused(store, id):
-    with pytest.raises(InvalidArgumentError):
-        await store.append_log(id, "x")
-    with pytest.raises(InvalidArgumentError):
-        await store.save_report(id, 1)
+async def test_what_is_no_id_is_refused(store):
+    for id in ("", 7, "a\0", "x" * 201):
+        with pytest.raises(InvalidArgumentError):
+            await store.append_log(id, "x")
+        with pytest.raises(InvalidArgumentError):
+            await store.save_report(id, 1)
 
 
 async def test_a_lone_surrogate_in_a_log_is_refused(store):

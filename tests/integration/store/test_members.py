@@ -36,11 +36,11 @@ async def test_a_member_can_be_removed(store):
     assert await store.members() == {}
 
 
-@pytest.mark.parametrize("name", [["metrics"], {}, None, ""])
-async def test_what_is_no_name_of_a_member_is_refused(store, name):
+async def test_what_is_no_name_of_a_member_is_refused(store):
     async with store.transaction() as tx:
-        with pytest.raises(InvalidArgumentError):
-            tx.delete_member(name)
+        for name in (["metrics"], {}, None, ""):
+            with pytest.raises(InvalidArgumentError):
+                tx.delete_member(name)
 
 
 async def test_a_member_that_was_read_must_still_hold(store):

@@ -223,10 +223,10 @@ async def test_a_cursor_of_the_future_or_of_another_incarnation_is_refused(store
         store.watch(since="f" * 32 + cursor[32:])
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "x:y", ":", "x:1.", "x:.1", "x:1.2.3", "x:" + "1" * 5000, -1])
-async def test_what_is_no_cursor_is_refused(store, cursor):
-    with pytest.raises(InvalidArgumentError):
-        store.watch(since=cursor)
+async def test_what_is_no_cursor_is_refused(store):
+    for cursor in ("", "x", "x:y", ":", "x:1.", "x:.1", "x:1.2.3", "x:" + "1" * 5000, -1):
+        with pytest.raises(InvalidArgumentError):
+            store.watch(since=cursor)
 
 
 async def test_a_cursor_that_the_log_does_not_reach_back_to_is_refused_with_the_next_step(trimmed):
