@@ -435,7 +435,13 @@ async def main(path, to):
 
 asyncio.run(main(*sys.argv[1:]))
 """
-MIRRORS = "import asyncio, sys, statepath; asyncio.run(statepath.mirror(*sys.argv[1:], progress=print))"
+MIRRORS = """
+import asyncio, sys, statepath
+from statepath.engine import mirror
+
+mirror._TTL, mirror._TURN = 1.5, 0.5  # the next one waits until the lease of one that was killed expires
+asyncio.run(statepath.mirror(*sys.argv[1:], progress=print))
+"""
 
 
 def killed_after(program, *words, lines):
