@@ -104,6 +104,7 @@ async def test_a_holder_that_gives_a_sign_of_life_while_it_is_cleaned_keeps_its_
     store, other, monkeypatch, falls_silent
 ):
     monkeypatch.setattr("statepath.engine.cleaning._SILENT", -3600.0)
+    monkeypatch.setattr("statepath.engine.cleaning._SHOWS_ITSELF", 0.0)
     look = other._engine.leases.silent
     async with store.lease("leader", ttl=60) as lease:
         falls_silent(lease)
