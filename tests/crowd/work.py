@@ -83,6 +83,24 @@ async def watch(path: str, until: int) -> list[tuple[int, str]]:
     return told
 
 
+async def save_in_lanes(path: str, first: int, file: str) -> None:
+    """Save two documents in a transaction, again and again in eight lanes from that step on, noting each step that was
+    acknowledged."""
+    journal = Journal(file)
+
+    async def save(lane: int) -> None:
+        n = first
+        while True:
+            async with store.transaction() as tx:
+                tx.put(store.collection("raw"), {"id": str(lane), "n": n})
+                tx.put(store.collection("other"), {"id": str(lane), "n": n})
+            journal.note(lane=str(lane), n=n)
+            n += 1
+
+    async with statepath.open(path, autosave=0.2) as store:
+        await asyncio.gather(*(save(lane) for lane in range(8)))
+
+
 async def swap(path: str, number: int, keys: int, times: int, file: str, seed: int) -> None:
     """Compare-and-swap and read, noting each beginning and end."""
     async with statepath.open(path, autosave=0.5, deadline=10) as store:

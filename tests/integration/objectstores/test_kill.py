@@ -3,52 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import json
 import random
 import signal
-import sys
-from asyncio.subprocess import PIPE
 
 import pytest
 import statepath
+from crowd import work
+from crowd.processes import Client
 
 ROUNDS = 5
-WRITER = """
-import asyncio, os, sys, statepath
-
-async def lane(store, number, start):
-    raw, other = store.collection("raw"), store.collection("other")
-    n = start
-    while True:
-        n += 1
-        async with store.transaction() as tx:
-            tx.put(raw, {"id": str(number), "n": n})
-            tx.put(other, {"id": str(number), "n": n})
-        os.write(1, b"%d %d\\n" % (number, n))
-
-async def main():
-    async with statepath.open(sys.argv[1], autosave=0.2) as store:
-        await asyncio.gather(*(lane(store, number, int(sys.argv[2])) for number in range(8)))
-
-asyncio.run(main())
-"""
 
 
 @pytest.mark.slow
-async def test_what_a_killed_writer_acknowledged_is_there(path):
+async def test_what_a_killed_writer_acknowledged_is_there(path, tmp_path):
     told: dict[str, int] = {}
     for round_number in range(ROUNDS):
-        start = max(told.values(), default=0) + 1
-        writer = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", WRITER, path, str(start), stdout=PIPE, env=os.environ
-        )
-        assert writer.stdout is not None
-        first = await writer.stdout.readline()
+        notes = tmp_path / str(round_number)
+        notes.touch()
+        first = max(told.values(), default=0) + 1
+        writer = Client(work.save_in_lanes, path, first, str(notes))
+        while not notes.stat().st_size:
+            assert writer.process.is_alive()
+            await asyncio.sleep(0.01)
         await asyncio.sleep(random.Random(round_number).uniform(0.05, 0.8))
-        writer.send_signal(signal.SIGKILL)
-        lines = (first + await writer.stdout.read()).decode().splitlines()
-        await writer.wait()
-        told.update({lane: int(n) for lane, n in (line.split() for line in lines)})
+        writer.send(signal.SIGKILL)
+        await writer.ended()
+        told.update({note["lane"]: note["n"] for note in map(json.loads, notes.read_text().splitlines())})
         async with statepath.open(path, autosave=0) as store:
             raw, other = store.collection("raw"), store.collection("other")
             for lane, n in told.items():
