@@ -28,6 +28,7 @@ from statepath.objectstore import (
     Unreadable,
     blocks,
     measure,
+    proxy_for,
     unmet,
 )
 
@@ -53,7 +54,13 @@ _SUCCESS: Final = "success"
 
 class _SendsOnce(AioHttpTransport):  # type: ignore[misc]  # its module loads it by name
     """aiohttp sends a PUT again when the connection ends before the answer, and waits for ever for one that takes no
-    more of its body; not so here."""
+    more of its body; not so here.
+
+    Attributes:
+        proxy: what stands before the service.
+    """
+
+    proxy: str | None = None
 
     async def open(self) -> None:
         await super().open()
@@ -65,7 +72,7 @@ class _SendsOnce(AioHttpTransport):  # type: ignore[misc]  # its module loads it
             if isinstance(body, io.IOBase):
                 request.data = patience.sending(blocks(body))  # type: ignore[arg-type]  # a BinaryIO
             try:
-                answer = await super().send(request, **options)
+                answer = await super().send(request, proxy=self.proxy, **options)
             finally:
                 request.data = body
         if answer.status_code < _REFUSED and _OF_AZURE not in answer.headers:
@@ -232,11 +239,22 @@ class AzureDriver:
 
 def _client(config: AzureConfig, found: Found) -> BlobServiceClient:
     timeout = DEFAULT_TIMEOUT if config.timeout is None else config.timeout
-    options: dict[str, Any] = {
-        "transport": _SendsOnce(connection_timeout=min(timeout, _CONNECT_SECONDS), read_timeout=timeout),
-        "retry_total": 0,
-        "max_single_get_size": _AT_ONCE,
-    }
+    transport = _SendsOnce(
+        connection_timeout=min(timeout, _CONNECT_SECONDS), read_timeout=timeout, use_env_settings=False
+    )
+    client = _client_of(
+        found,
+        {
+            "transport": transport,
+            "retry_total": 0,
+            "max_single_get_size": _AT_ONCE,
+        },
+    )
+    transport.proxy = proxy_for(client.url)
+    return client
+
+
+def _client_of(found: Found, options: dict[str, Any]) -> BlobServiceClient:
     if found.connection_string is not None:
         try:
             return BlobServiceClient.from_connection_string(found.connection_string, **options)

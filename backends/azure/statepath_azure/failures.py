@@ -19,6 +19,7 @@ from azure.core.exceptions import (
     HttpResponseError,
     ServiceRequestError,
     ServiceRequestTimeoutError,
+    ServiceResponseError,
 )
 from statepath.errors import AccessDeniedError, InvalidArgumentError, ThrottledError, UnavailableError
 from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container, refusal, unanswered, unsent
@@ -126,8 +127,8 @@ def no_credentials(asked: Asked, why: str) -> AccessDeniedError:
 def _never_connected(error: Exception) -> bool:
     """The client says the same of a connection that ended in the middle of a request."""
     return isinstance(error, ServiceRequestTimeoutError) or (
-        isinstance(error, ServiceRequestError)
-        and isinstance(error.inner_exception, aiohttp.ClientConnectorError)
+        isinstance(error, ServiceRequestError | ServiceResponseError)
+        and isinstance(error.inner_exception, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError)
     )
 
 

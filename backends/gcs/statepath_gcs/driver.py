@@ -18,7 +18,17 @@ import msgspec
 from gcsfs.core import GCSFileSystem
 from google.auth.exceptions import GoogleAuthError
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
-from statepath.objectstore import Asked, Content, Listed, Page, Patience, Place, Served, Unreadable
+from statepath.objectstore import (
+    Asked,
+    Content,
+    Listed,
+    Page,
+    Patience,
+    Place,
+    Served,
+    Unreadable,
+    proxy_for,
+)
 from yarl import URL
 
 from statepath_gcs.config import DEFAULT_TIMEOUT, GCSConfig
@@ -76,6 +86,7 @@ class GCSDriver:
         self.endpoint = str(fs._location)  # noqa: SLF001 - nothing public says it
         self._fs = fs  # its session ends with it
         self._session = session
+        self._proxy = proxy_for(self.endpoint)
         self._token = Token(fs.credentials)
         self._paid_by = {"userProject": config.user_project} if config.user_project else {}
         self._seconds = DEFAULT_TIMEOUT if config.timeout is None else config.timeout
@@ -211,6 +222,7 @@ class GCSDriver:
                 headers=told,
                 data=None if blocks is None else patience.sending(blocks),
                 timeout=self._timeout,
+                proxy=self._proxy,
                 allow_redirects=False,
             ) as answer,
         ):
@@ -242,7 +254,6 @@ def _file_system(config: GCSConfig) -> Any:
     if config.endpoint_url is not None:
         options["endpoint_url"] = config.endpoint_url
     return GCSFileSystem(
-        session_kwargs={"trust_env": True},  # proxies
         asynchronous=True,
         skip_instance_cache=True,
         use_listings_cache=False,

@@ -122,7 +122,11 @@ def translated(asked: Asked) -> Iterator[None]:
         raise refusal(asked, refused.answer, CAUSES) from None
     except (HttpError, NonRetryableError, GoogleAuthError) as error:
         raise unrenewed(asked, error) from None
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+    except (
+        aiohttp.ClientConnectorError,
+        aiohttp.ConnectionTimeoutError,
+        aiohttp.ClientHttpProxyError,
+    ) as error:
         raise unsent(asked, error) from None
     except (Unreadable, msgspec.MsgspecError, TimeoutError, aiohttp.ClientError, OSError) as error:
         raise unanswered(asked, error) from None

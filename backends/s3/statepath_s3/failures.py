@@ -20,6 +20,8 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
+    ProxyConnectionError,
+    SSLError,
     SSOError,
     TokenRetrievalError,
 )
@@ -170,4 +172,6 @@ def _of_bucket(kind: type[StateError], asked: Asked, cause: str, code: str | Non
 def _never_connected(error: Exception) -> bool:
     """The SDK says the same of a connection that ended in the middle of a request."""
     cause = error.kwargs.get("error") if isinstance(error, EndpointConnectionError) else error
-    return isinstance(cause, ConnectTimeoutError | aiohttp.ClientConnectorError)
+    return isinstance(
+        cause, ConnectTimeoutError | ProxyConnectionError | SSLError | aiohttp.ClientConnectorError
+    )

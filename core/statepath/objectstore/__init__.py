@@ -4,7 +4,7 @@ A `Driver` says how one service puts, gets, removes and lists a named object. `O
 `statepath.backend.Backend` of it: names below a prefix, spans, pages, streams, read-only and closed handles.
 `open_backend` does so unless the service ignores conditions. `Place` is where a store lies, as its URL says, and
 `Parameters` are what that and the environment say besides. `refusal` turns the status of an answer into the error that
-a caller can act on, and `Patience` gives up a request that does not get on.
+a caller can act on, `Patience` gives up a request that does not get on, and `proxy_for` says what stands between.
 """
 
 from statepath.objectstore.answers import (
@@ -26,6 +26,7 @@ from statepath.objectstore.opening import open_backend
 from statepath.objectstore.parameters import Parameters, endpoint, flag, seconds, text
 from statepath.objectstore.patience import Patience
 from statepath.objectstore.place import Place
+from statepath.proxies import proxy_for
 
 __all__ = [
     "BLOCK",
@@ -49,6 +50,7 @@ __all__ = [
     "measure",
     "no_container",
     "open_backend",
+    "proxy_for",
     "refusal",
     "seconds",
     "text",

@@ -120,7 +120,8 @@ def unsent(asked: Asked, error: BaseException) -> StateError:
     """The error where nothing was sent, since no connection came about: so nothing was done."""
     return _error(
         UnavailableError,
-        f"{asked}: the service cannot be reached ({type(error).__name__}); check the network and the endpoint",
+        f"{asked}: the service cannot be reached ({type(error).__name__}); check the network, the endpoint, and the"
+        " proxy if one is set",
         asked,
         "not_sent",
     )

@@ -12,6 +12,8 @@ from botocore.exceptions import (
     EndpointConnectionError,
     InvalidRegionError,
     NoRegionError,
+    ProxyConnectionError,
+    SSLError,
     SSOTokenLoadError,
     UnauthorizedSSOTokenError,
 )
@@ -134,6 +136,8 @@ def test_without_an_answer_it_is_open_what_happened(error):
             endpoint_url="http://canary", error=aiohttp.ClientConnectorError(CANARY, OSError("canary"))
         ),
         ConnectTimeoutError(endpoint_url="http://canary"),
+        ProxyConnectionError(proxy_url="http://canary", error="canary"),
+        SSLError(endpoint_url="https://canary", error="canary"),
         CredentialRetrievalError(provider="canary", error_msg="canary"),
         answer(400, "Throttling", "AssumeRoleWithWebIdentity"),
     ],
