@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from statepath.errors import ConfigurationError
 from statepath.events import AlertCleared, AlertRaised, Events
+from statepath.proxies import proxy_for
 from statepath.settings.webhookurl import shown_webhook
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Webhook:
         url = self._url.get_secret_value()
         try:
             # A redirect is not followed: it would carry what is secret to somebody else.
-            async with session.post(url, json=body, allow_redirects=False) as response:
+            async with session.post(url, json=body, allow_redirects=False, proxy=proxy_for(url)) as response:
                 status = response.status
         except (self._aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _DeliveryError(type(error).__name__) from None

@@ -176,6 +176,17 @@ async def test_a_server_that_is_not_there_is_a_line_in_the_log(hook, events, pla
     assert "was not told of the alert space: ClientConnectorError, in each of 5" in log_of(caplog)[0]
 
 
+async def test_one_behind_a_proxy_is_told_through_it(hook, events, place, monkeypatch):
+    for name in ("NO_PROXY", "no_proxy", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{hook.port}")
+    elsewhere = f"http://hooks.invalid/{PLACE}?token=hunter3"
+    async with statepath.open(place, events=events, alert_webhook=elsewhere) as store:
+        tell(store, RAISED)
+        await hook.told(1)
+    assert hook.bodies[0]["alert"] == "space"
+
+
 @pytest.mark.slow
 async def test_a_webhook_that_hangs_holds_up_neither_saves_nor_the_end(hook, events, place, caplog):
     hook.hang = True
