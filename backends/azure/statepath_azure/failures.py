@@ -21,7 +21,13 @@ from azure.core.exceptions import (
     ServiceRequestTimeoutError,
     ServiceResponseError,
 )
-from statepath.errors import AccessDeniedError, InvalidArgumentError, ThrottledError, UnavailableError
+from statepath.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    InvalidArgumentError,
+    ThrottledError,
+    UnavailableError,
+)
 from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container, refusal, unanswered, unsent
 
 _SKEW: Final = 15 * 60
@@ -42,6 +48,7 @@ _TYPE: Final = "another tool has put a page or append blob there; use another pr
 CAUSES: Final = {
     "ContainerNotFound": no_container("container", "create it, or correct the state path"),
     "ContainerBeingDeleted": no_container("container", "it is being deleted; use another one"),
+    "BlobAlreadyExists": Cause(AlreadyExistsError, "it exists already"),
     "ContainerDisabled": Cause(
         AccessDeniedError, "the container is disabled; ask whoever manages the account"
     ),

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import aiohttp
+from botocore import exceptions
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -37,11 +38,17 @@ from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container
 
 _RENEW = "renew the credentials"
 _REGION = "set region, or AWS_REGION, to the bucket's region"
+_KEY = "the key that the bucket is encrypted with cannot be used; enable it, or set another one"
+_BUSY = "too many requests of the account at once, be they to S3 or to the service that keeps its keys"
+_FULL = "the bucket's or the user's quota is used up; raise it, or make room"
 _DAMAGED = "the content was cut or changed on its way, and nothing was stored"
 _WHOSE = "the service does not know the access key; check AWS_ACCESS_KEY_ID or the profile"
 
 _LACKING: Final = 404
 _NO_BUCKET: Final = "NoSuchBucket"
+
+_LoginError: Final = getattr(exceptions, "LoginError", SSOError)
+"""What newer releases say of `aws login`."""
 
 _ISSUE: Final = frozenset({"AssumeRole", "AssumeRoleWithWebIdentity", "GetRoleCredentials"})
 """What the SDK asks of other services before it asks S3."""
@@ -78,17 +85,23 @@ CAUSES: Final = {
         "the object is in an archive class; restore it, and take the state path out of the lifecycle rules",
         "archived",
     ),
-    "QuotaExceeded": Cause(
-        UnavailableError, "the bucket's or the user's quota is used up; raise it, or make room", "disk_full"
-    ),
+    "QuotaExceeded": Cause(UnavailableError, _FULL, "disk_full"),
+    "XMinioAdminBucketQuotaExceeded": Cause(UnavailableError, _FULL, "disk_full"),
+    "KMS.DisabledException": Cause(AccessDeniedError, _KEY),
+    "KMS.KMSInvalidStateException": Cause(AccessDeniedError, _KEY),
+    "KMS.NotFoundException": Cause(AccessDeniedError, _KEY),
     "BadDigest": Cause(UnavailableError, _DAMAGED),
     "IncompleteBody": Cause(UnavailableError, _DAMAGED),
     "XAmzContentSHA256Mismatch": Cause(UnavailableError, _DAMAGED),
     "RequestTimeout": Cause(UnavailableError, "the request did not arrive in time, and nothing was done"),
     "ConditionalRequestConflict": Cause(ThrottledError, "another request for the object was under way"),
     "OperationAborted": Cause(ThrottledError, "another operation on the bucket was under way"),
+    "Throttling": Cause(ThrottledError, _BUSY),
+    "ThrottlingException": Cause(ThrottledError, _BUSY),
+    "KMS.ThrottlingException": Cause(ThrottledError, _BUSY),
+    "RequestThrottledException": Cause(ThrottledError, _BUSY),
 }
-"""By the code in S3's answer (Amazon S3 API reference, "Error responses")."""
+"""By the code in S3's answer (Amazon S3 API reference, "Error responses"), or in MinIO's."""
 
 
 @contextmanager
@@ -106,6 +119,7 @@ def translated(asked: Asked) -> Iterator[None]:
         ProfileNotFound,
         SSOError,
         TokenRetrievalError,
+        _LoginError,
     ) as error:
         raise no_credentials(asked, error) from error
     except CredentialRetrievalError as error:

@@ -21,6 +21,7 @@ from statepath.errors import (
     StateError,
     ThrottledError,
     UnavailableError,
+    UnsupportedError,
 )
 
 
@@ -66,9 +67,10 @@ class Cause:
     error_code: str | None = None
 
 
-_PRECONDITION: Final = (409, 412)
+_UNMET: Final = 412
 _THROTTLED: Final = 429
 _LACKING: Final = 404
+_NOT_IMPLEMENTED: Final = 501
 _FAILED: Final = "service_failed"
 
 
@@ -76,7 +78,8 @@ def refusal(asked: Asked, answer: Answer, causes: Mapping[str, Cause]) -> StateE
     """The error for an answer. `causes` is the service's own table, by code; it is looked at first.
 
     A refusal with 5xx of a write leaves open whether it was applied: a gateway may have answered for a server that did
-    it. 429 says that nothing was done. `service_failed` tells what answered from what could not be reached.
+    it. 429 says that nothing was done. 409 has so many causes that it says of no condition that it did not hold: where
+    a service means that, its table does. `service_failed` tells what answered from what could not be reached.
     """
     known = causes.get(answer.code)
     if known is not None:
@@ -84,7 +87,7 @@ def refusal(asked: Asked, answer: Answer, causes: Mapping[str, Cause]) -> StateE
         return _error(known.kind, f"{asked}: {known.advice} (the answer was {answer})", asked, code)
     if answer.status == _LACKING:
         return _error(NotFoundError, f"there is no object {asked}", asked)
-    if answer.status in _PRECONDITION and not isinstance(asked.when, Always):
+    if answer.status == _UNMET and not isinstance(asked.when, Always):
         return unmet(asked)
     if answer.status in (401, 403):
         return _error(
@@ -94,6 +97,9 @@ def refusal(asked: Asked, answer: Answer, causes: Mapping[str, Cause]) -> StateE
         )
     if answer.status == _THROTTLED:
         return _error(ThrottledError, f"{asked}: too many requests (the answer was {answer})", asked)
+    if answer.status == _NOT_IMPLEMENTED:
+        message = f"{asked}: the service cannot do what was asked for (the answer was {answer})"
+        return _error(UnsupportedError, message, asked)
     if answer.status >= 500 or answer.status in (408, 409):
         message = f"{asked}: the service failed (the answer was {answer})"
         return _error(UnavailableError, message, asked, _FAILED)

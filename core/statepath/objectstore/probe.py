@@ -9,8 +9,8 @@ version in the place of another, but nobody needs the service for that: what is 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable
-from contextlib import suppress
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from statepath.backend import ALWAYS, IF_ABSENT, ETag, IfMatch
@@ -29,6 +29,10 @@ _DELETIONS: Final = (
 )
 
 _passed: Final[dict[tuple[str, str, str], bool]] = {}
+
+
+class _Ignored(Exception):  # noqa: N818 - a signal that ends the trial
+    """The service did what it was asked to do on a condition that does not hold."""
 
 
 async def probe(driver: Driver, place: Place, bare: Driver) -> bool:
@@ -62,17 +66,18 @@ async def probe(driver: Driver, place: Place, bare: Driver) -> bool:
 
 
 async def _try(driver: Driver, bare: Driver, name: str) -> bool | None:
-    stale = await driver.put(name, b"1", IF_ABSENT)
-    if not await _fails(driver.put(name, b"2", IF_ABSENT)):
-        raise _ignores(driver, "create only if absent")
-    current = await driver.put(name, b"2", IfMatch(stale))
-    if not await _fails(bare.put(name, b"3", IfMatch(stale))):
-        raise _ignores(driver, "replace only a given version")
-    if not await _fails(bare.remove(name, IfMatch(stale))):
-        raise _ignores(driver, "delete only a given version", _DELETIONS)
-    served = await driver.get(name, None)
-    if served.data != b"2" or served.etag != current:
-        raise _ignores(driver, "read what was written last")
+    with _required(driver, "create only if absent"):
+        stale = await driver.put(name, b"1", IF_ABSENT)
+        await _refuses(driver.put(name, b"2", IF_ABSENT))
+    with _required(driver, "replace only a given version"):
+        current = await driver.put(name, b"2", IfMatch(stale))
+        await _refuses(bare.put(name, b"3", IfMatch(stale)))
+    with _required(driver, "delete only a given version", _DELETIONS):
+        await _refuses(bare.remove(name, IfMatch(stale)))
+    with _required(driver, "read what was written last"):
+        served = await driver.get(name, None)
+        if served.data != b"2" or served.etag != current:
+            raise _Ignored
     # Onto itself: so there is no second object to remove.
     return await _copies(bare, name, stale)
 
@@ -88,17 +93,26 @@ async def _copies(bare: Driver, name: str, stale: ETag) -> bool | None:
     return False
 
 
-async def _fails(call: Awaitable[object]) -> bool:
+async def _refuses(call: Awaitable[object]) -> None:
+    """
+    Raises:
+        _Ignored: the service did as it was asked, though the condition does not hold.
+    """
     try:
         await call
     except (AlreadyExistsError, ConflictError, NotFoundError):
-        return True
-    return False
+        return
+    raise _Ignored
 
 
-def _ignores(driver: Driver, condition: str, loss: str = _WRITES) -> UnsupportedError:
-    return UnsupportedError(
-        f"the service at {driver.endpoint} does not keep the condition '{condition}' in {driver.container}: {loss}",
-        backend=driver.scheme,
-        code="conditions_ignored",
-    )
+@contextmanager
+def _required(driver: Driver, condition: str, loss: str = _WRITES) -> Iterator[None]:
+    """Say of a condition that the service ignores, or does not know, what comes of that."""
+    try:
+        yield
+    except (_Ignored, UnsupportedError) as error:
+        raise UnsupportedError(
+            f"the service at {driver.endpoint} does not keep the condition '{condition}' in {driver.container}: {loss}",
+            backend=driver.scheme,
+            code="conditions_ignored",
+        ) from error

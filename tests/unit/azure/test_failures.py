@@ -79,6 +79,7 @@ def answer(status: int, code: str = "", date: str = "") -> HttpResponseError:
         (409, "PendingCopyOperation", MATCH, ThrottledError),
         (409, "InvalidBlobType", MATCH, InvalidArgumentError),
         (409, "Whatever", ALWAYS, UnavailableError),
+        (409, "ResourceTypeMismatch", IF_ABSENT, UnavailableError),
         (403, "AuthenticationFailed", ALWAYS, AccessDeniedError),
         (403, "AuthorizationPermissionMismatch", ALWAYS, AccessDeniedError),
         (401, "", ALWAYS, AccessDeniedError),

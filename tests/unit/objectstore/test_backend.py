@@ -335,6 +335,22 @@ async def test_a_service_that_fails_to_copy_for_now_is_asked_again():
     assert (await opened(driver)).capabilities.copy
 
 
+@pytest.mark.parametrize("kind", [IfAbsent, IfMatch])
+async def test_the_probe_refuses_a_service_that_does_not_know_a_condition(kind):
+    class Ignorant(Driver):
+        async def put(self, name, content, when):
+            if isinstance(when, kind):
+                raise UnsupportedError("501")
+            return await super().put(name, content, when)
+
+    driver = Ignorant()
+    driver.endpoint = f"mem://ignorant-{kind.__name__}"
+    with pytest.raises(UnsupportedError, match="does not keep the condition") as caught:
+        await opened(driver)
+    assert caught.value.code == "conditions_ignored"
+    assert driver.objects == {}
+
+
 async def test_the_probe_refuses_who_may_not_delete():
     class Keeping(Driver):
         async def remove(self, name, when):

@@ -11,6 +11,7 @@ from botocore.exceptions import (
     CredentialRetrievalError,
     EndpointConnectionError,
     InvalidRegionError,
+    LoginRefreshRequired,
     NoRegionError,
     ProxyConnectionError,
     SSLError,
@@ -28,6 +29,7 @@ from statepath.errors import (
     NotFoundError,
     ThrottledError,
     UnavailableError,
+    UnsupportedError,
 )
 from statepath.objectstore import Asked, Unreadable
 from statepath_s3.failures import translated
@@ -74,6 +76,12 @@ def answer(status: int, code: str = "", operation: str = "PutObject") -> ClientE
         (400, "TokenRefreshRequired", ALWAYS, AccessDeniedError),
         (403, "InvalidObjectState", ALWAYS, UnavailableError),
         (403, "QuotaExceeded", IF_ABSENT, UnavailableError),
+        (400, "XMinioAdminBucketQuotaExceeded", IF_ABSENT, UnavailableError),
+        (400, "ThrottlingException", IF_ABSENT, ThrottledError),
+        (400, "KMS.ThrottlingException", IF_ABSENT, ThrottledError),
+        (400, "KMS.DisabledException", IF_ABSENT, AccessDeniedError),
+        (409, "Whatever", IF_ABSENT, UnavailableError),
+        (501, "NotImplemented", IF_ABSENT, UnsupportedError),
     ],
 )
 def test_an_answer_is_classified_by_its_status_and_its_code(status, code, when, kind):
@@ -82,8 +90,11 @@ def test_an_answer_is_classified_by_its_status_and_its_code(status, code, when, 
     assert "s3://bucket/prefix/key" in str(error)
 
 
-def test_a_quota_that_is_used_up_is_a_full_disk():
-    assert told(answer(403, "QuotaExceeded"), IF_ABSENT).code == "disk_full"
+@pytest.mark.parametrize(
+    ("status", "code"), [(403, "QuotaExceeded"), (400, "XMinioAdminBucketQuotaExceeded")], ids=str
+)
+def test_a_quota_that_is_used_up_is_a_full_disk(status, code):
+    assert told(answer(status, code), IF_ABSENT).code == "disk_full"
 
 
 def test_a_clock_that_is_off_has_a_code_of_its_own():
@@ -99,6 +110,7 @@ def test_a_clock_that_is_off_has_a_code_of_its_own():
         (InvalidRegionError(region_name="-"), InvalidArgumentError, "AWS_REGION"),
         (SSOTokenLoadError(error_msg="canary"), AccessDeniedError, "profile"),
         (UnauthorizedSSOTokenError(), AccessDeniedError, "profile"),
+        (LoginRefreshRequired(), AccessDeniedError, "profile"),
         (CredentialRetrievalError(provider="p", error_msg="canary"), UnavailableError, "profile"),
     ],
     ids=lambda given: type(given).__name__ if isinstance(given, Exception) else "",
