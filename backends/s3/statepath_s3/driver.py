@@ -51,6 +51,8 @@ _TYPE: Final = "binary/octet-stream"
 """What S3 takes a content for of which nothing is said. Where nothing is said SeaweedFS compresses what it can, which
 takes it longer than storing does."""
 _LISTS_BY_FOLDER: Final = "SeaweedFS"
+_WITHOUT_REASON: Final = (400, 403)
+"""What a HEAD is answered, for one, if the session token has expired or the clock is off."""
 _UNMET: Final = 412
 _PAST_THE_END: Final = 416
 
@@ -219,7 +221,7 @@ class S3Driver:
             except ClientError as error:
                 if answer_of(error).status != _PAST_THE_END:
                     raise
-                answer = await self._send("head_object", Key=name)
+                answer = await self._look(name)
                 return Served(b"", _token(answer), _said(answer, "LastModified"))
             async with answer["Body"] as body, Patience(self._seconds) as patience:
                 data = await patience.receiving(body.iter_chunks(BLOCK))
@@ -328,7 +330,7 @@ class S3Driver:
         if isinstance(when, IfMatch) and not self._checks:
             return _hash_in(when.etag)
         try:
-            stored = await self._send("head_object", Key=asked.name)
+            stored = await self._look(asked.name)
         except ClientError as error:
             if not lacks_object(error):
                 raise
@@ -337,6 +339,17 @@ class S3Driver:
         if isinstance(when, IfMatch) and _token(stored) != when.etag:
             raise unmet(asked)
         return str(_said(stored, "ETag"))
+
+    async def _look(self, name: str) -> Any:
+        """What is known of the object without its content. The refusal of a HEAD has no body that says why: that of a
+        GET has."""
+        try:
+            return await self._send("head_object", Key=name)
+        except ClientError as error:
+            if answer_of(error).status in _WITHOUT_REASON:
+                answer = await self._send("get_object", Key=name)
+                answer["Body"].close()
+            raise
 
     async def _send(self, operation: str, **parameters: Any) -> Any:
         return await getattr(self._client, operation)(Bucket=self.container, **parameters)

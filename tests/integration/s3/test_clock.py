@@ -10,6 +10,8 @@ import pytest
 import statepath
 from servers.s3 import BUCKET, SECRET, client
 from servers.services import s3_service
+from statepath.backend import IfMatch
+from statepath.discovery import connect
 from statepath.errors import AccessDeniedError
 from statepath.events import SaveError
 
@@ -90,3 +92,13 @@ async def test_a_clock_that_jumps_costs_no_more_than_what_was_saved_meanwhile(pa
         assert [document["id"] async for document in store.collection("raw")] == ["after", "before"]
         assert len(await store.history()) == 2
         assert await store.verify() == []
+
+
+async def test_a_replace_that_is_refused_is_told_why(path, clock):
+    backend = await connect(path)
+    etag = await backend.write("a", b"1")
+    clock(timedelta(hours=1))
+    with pytest.raises(AccessDeniedError) as caught:
+        await backend.write("a", b"2", when=IfMatch(etag))
+    check(caught.value)
+    await backend.close()

@@ -8,7 +8,13 @@ import pytest
 from botocore.exceptions import ClientError
 from statepath.backend import ALWAYS, ETag, IfMatch
 from statepath.discovery import connect
-from statepath.errors import ConfigurationError, ConflictError, InvalidArgumentError, UnavailableError
+from statepath.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    ConflictError,
+    InvalidArgumentError,
+    UnavailableError,
+)
 from statepath.objectstore import Place
 from statepath_s3.config import S3Config
 from statepath_s3.driver import S3Driver
@@ -55,7 +61,7 @@ class Losing:
         raise ClientError(gone, "PutObject")  # type: ignore[arg-type]  # what of it is looked at
 
 
-def driver(client: Changing | Losing) -> S3Driver:
+def driver(client: Changing | Losing | Mute) -> S3Driver:
     return S3Driver(client, S3Config(Place("bucket", "")))
 
 
@@ -85,3 +91,39 @@ async def test_a_service_that_refuses_each_deletion_is_told_and_not_asked_for_ev
 async def test_a_host_that_the_client_does_not_take_is_told():
     with pytest.raises(InvalidArgumentError, match="no underscore"):
         await connect("s3://bucket/p?endpoint_url=http://my_minio:9", env={})
+
+
+class Mute:
+    """A service that refuses everybody: with the reason, but in the answer to a HEAD, which has no body."""
+
+    meta = SimpleNamespace(endpoint_url="http://mute")
+
+    def __init__(self, status: int, code: str) -> None:
+        self.status = status
+        self.code = code
+
+    def refusal(self, code: str, operation: str) -> ClientError:
+        told = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": self.status}}
+        return ClientError(told, operation)  # type: ignore[arg-type]  # what of it is looked at
+
+    async def head_object(self, **asked):
+        raise self.refusal(str(self.status), "HeadObject")
+
+    async def get_object(self, **asked):
+        raise self.refusal(self.code, "GetObject")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (400, "ExpiredToken", "the session token has expired"),
+        (403, "RequestTimeTooSkewed", "set the clock"),
+        (403, "AccessDenied", "GetObject, PutObject and DeleteObject"),
+    ],
+)
+async def test_why_a_head_was_refused_is_told(status, code, said):
+    mute = driver(Mute(status, code))
+    with pytest.raises(AccessDeniedError, match=said):
+        await mute.put("a/b", b"", IfMatch(ETag("1")))
+    with pytest.raises(AccessDeniedError, match=said):
+        await mute.remove("a/b", ALWAYS)
