@@ -21,9 +21,15 @@ _PARAMETERS: Final = Parameters(
     profile=text,
     anonymous=flag,
     path_style=flag,
+    requester_pays=flag,
     timeout=seconds,
 )
-_DEFAULTS: Final = {"anonymous": "false", "path_style": "false", "timeout": f"{DEFAULT_TIMEOUT:g}"}
+_DEFAULTS: Final = {
+    "anonymous": "false",
+    "path_style": "false",
+    "requester_pays": "false",
+    "timeout": f"{DEFAULT_TIMEOUT:g}",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,7 @@ class S3Config:
         profile: the one in `~/.aws/config` to take credentials from.
         anonymous: sign nothing.
         path_style: the bucket in the path of the request, not in the name of the host.
+        requester_pays: agree to pay for the requests, where the bucket's owner does not.
         timeout: seconds after which a request has failed that does not get on.
     """
 
@@ -45,6 +52,7 @@ class S3Config:
     profile: str | None = None
     anonymous: bool | None = None
     path_style: bool | None = None
+    requester_pays: bool | None = None
     timeout: float | None = None
 
 

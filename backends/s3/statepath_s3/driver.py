@@ -150,6 +150,7 @@ class S3Driver:
         self._seconds = DEFAULT_TIMEOUT if config.timeout is None else config.timeout
         self._sorted = True
         self._checks = checks
+        self._agreed = {"RequestPayer": "requester"} if config.requester_pays else {}
 
     @classmethod
     async def connect(cls, config: S3Config) -> Self:
@@ -305,16 +306,12 @@ class S3Driver:
             options["StartAfter"] = after
         with translated(self._asked(prefix)):
             answer = await self._send("list_objects_v2", Prefix=prefix, **options)
-            _said(answer, "IsTruncated")
+            beyond = str(_said(answer, "NextContinuationToken")) if _said(answer, "IsTruncated") else ""
             listed = [
                 Listed(_said(entry, "Key"), _said(entry, "Size"), _said(entry, "LastModified"))
                 for entry in answer.get("Contents", ())
             ]
-        return Page(
-            tuple(listed),
-            answer.get("NextContinuationToken", ""),
-            self._sorted,
-        )
+        return Page(tuple(listed), beyond, self._sorted)
 
     def unchecked(self) -> S3Driver:
         """One that leaves each condition to the service alone, over the same client; it is not closed."""
@@ -352,7 +349,7 @@ class S3Driver:
             raise
 
     async def _send(self, operation: str, **parameters: Any) -> Any:
-        return await getattr(self._client, operation)(Bucket=self.container, **parameters)
+        return await getattr(self._client, operation)(Bucket=self.container, **self._agreed, **parameters)
 
     def _asked(self, name: str, when: When = ALWAYS) -> Asked:
         return Asked(SCHEME, self.container, name, when)

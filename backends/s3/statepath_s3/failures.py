@@ -66,7 +66,8 @@ CAUSES: Final = {
     "AccessDenied": Cause(
         AccessDeniedError,
         "access was refused; the permissions GetObject, PutObject and DeleteObject on the objects and ListBucket on"
-        " the bucket are needed (without ListBucket S3 refuses to say that an object is missing)",
+        " the bucket are needed (without ListBucket S3 refuses to say that an object is missing), and requester_pays"
+        " where the bucket's owner does not pay",
     ),
     "InvalidAccessKeyId": Cause(AccessDeniedError, _WHOSE),
     "SignatureDoesNotMatch": Cause(

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 from servers.proxy import Does, Proxy, Request
 from servers.services import s3_service
-from statepath.backend import ALWAYS, StateURL
+from statepath.backend import ALWAYS, IfMatch, StateURL
+from statepath.discovery import connect
 from statepath.errors import UnavailableError
 from statepath_s3 import config
 from statepath_s3.driver import S3Driver
@@ -72,6 +73,19 @@ async def test_a_small_one_does_not_make_up_for_a_large_one_that_was_broken_off(
     await driver.put("c", b"x", ALWAYS)
     await driver.put("b", LARGE, ALWAYS)
     assert waited(proxy) == [True, False, False, True]
+
+
+async def test_who_asks_pays_for_each_request_where_that_is_set(moto, proxy):
+    service = s3_service("moto", moto).at(proxy.url)
+    backend = await connect(service.path("paid", requester_pays="true"))
+    etag = await backend.write("a", b"x")
+    await backend.copy("a", "b", when=IfMatch(etag))
+    await backend.read("a")
+    assert [entry.key async for entry in backend.list_keys("")] == ["a", "b"]
+    await backend.delete("a")
+    await backend.close()
+    for request in proxy.requests:
+        assert b"\r\nx-amz-request-payer: requester\r\n" in request.head.lower()
 
 
 async def test_the_service_need_not_guess_what_a_content_is(proxy, driver):

@@ -22,10 +22,10 @@ def test_a_bucket_and_a_prefix():
 def test_every_parameter():
     config = parsed(
         "s3://b/x?endpoint_url=https://s3.example.org:9000&region=eu-central-1&profile=agents&anonymous=false"
-        "&path_style=True&timeout=2.5"
+        "&path_style=True&requester_pays=true&timeout=2.5"
     )
     assert config == S3Config(
-        Place("b", "x/"), "https://s3.example.org:9000", "eu-central-1", "agents", False, True, 2.5
+        Place("b", "x/"), "https://s3.example.org:9000", "eu-central-1", "agents", False, True, True, 2.5
     )
 
 

@@ -61,7 +61,7 @@ class Losing:
         raise ClientError(gone, "PutObject")  # type: ignore[arg-type]  # what of it is looked at
 
 
-def driver(client: Changing | Losing | Mute) -> S3Driver:
+def driver(client: Changing | Losing | Forgetful | Mute) -> S3Driver:
     return S3Driver(client, S3Config(Place("bucket", "")))
 
 
@@ -91,6 +91,20 @@ async def test_a_service_that_refuses_each_deletion_is_told_and_not_asked_for_ev
 async def test_a_host_that_the_client_does_not_take_is_told():
     with pytest.raises(InvalidArgumentError, match="no underscore"):
         await connect("s3://bucket/p?endpoint_url=http://my_minio:9", env={})
+
+
+class Forgetful:
+    """A service that says of a listing that it goes on, and not where."""
+
+    meta = SimpleNamespace(endpoint_url="http://forgetful")
+
+    async def list_objects_v2(self, **asked):
+        return {"IsTruncated": True, "Contents": []}
+
+
+async def test_a_listing_that_goes_on_nowhere_is_not_taken_for_whole():
+    with pytest.raises(UnavailableError):
+        await driver(Forgetful()).page("a/", "", "")
 
 
 class Mute:
