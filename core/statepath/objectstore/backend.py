@@ -103,8 +103,10 @@ class ObjectStoreBackend:
         waiting: list[Listed] = []
         last = ""
         async for page in self._pages(prefix, start):
-            # Consoles mark a folder by an object of its name: below the prefix that one has no key.
-            found = [listed for listed in page.objects if listed.name > (start or self._prefix)]
+            # Consoles mark a folder by an object of its name, which is no key.
+            found = [
+                listed for listed in page.objects if listed.name > start and not listed.name.endswith("/")
+            ]
             if not page.sorted:
                 waiting += found
                 continue

@@ -116,6 +116,13 @@ async def test_the_mark_of_the_folder_itself_is_no_object_of_the_store():
     assert [entry.key async for entry in backend(driver).list_keys("")] == ["a"]
 
 
+async def test_nor_is_that_of_a_folder_within():
+    driver = Driver()
+    driver.objects["p/leases/"] = (b"", ETag("x"))
+    await backend(driver).write("leases/a", b"A")
+    assert [entry.key async for entry in backend(driver).list_keys("leases/")] == ["leases/a"]
+
+
 async def test_an_error_names_the_key_and_not_the_object():
     with pytest.raises(NotFoundError) as caught:
         await backend(Driver()).read("a/b")
