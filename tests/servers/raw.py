@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import count
@@ -28,7 +29,7 @@ OBJECT = (
 
 
 @asynccontextmanager
-async def listening(serve: Serve) -> AsyncIterator[str]:
+async def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """Serves one request a connection; the address, with an account in it as Azure needs it and others do not mind."""
     tasks: set[asyncio.Task[None]] = set()
 
@@ -40,9 +41,9 @@ async def listening(serve: Serve) -> AsyncIterator[str]:
             await serve(await reader.readuntil(b"\r\n\r\n"), writer)
         writer.close()
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/{ACCOUNT}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/{ACCOUNT}"
     finally:
         server.close()
         for task in tasks:
