@@ -229,9 +229,11 @@ class AzureDriver:
 
     async def close(self) -> None:
         with suppress(aiohttp.ClientError, OSError):
-            await self._client.close()
-            if self._found.token is not None:
-                await self._found.token.close()
+            try:
+                await self._client.close()
+            finally:
+                if self._found.token is not None:
+                    await self._found.token.close()
 
     def _asked(self, name: str, when: When = ALWAYS) -> Asked:
         return Asked(SCHEME, self.container, name, when)

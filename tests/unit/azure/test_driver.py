@@ -32,3 +32,31 @@ async def test_one_that_names_another_account_or_endpoint_is_refused():
         await check(OF_ONE, STATE_AZURE_ACCOUNT_NAME="two")
     with pytest.raises(InvalidArgumentError, match="another endpoint_url"):
         await check(ELSEWHERE, STATE_AZURE_ENDPOINT_URL="https://other.example.org")
+
+
+class Failing:
+    """A client that cannot be closed in order."""
+
+    scheme, primary_hostname = "https", "one.blob.core.windows.net"
+
+    def get_container_client(self, name: str) -> None:
+        pass
+
+    async def close(self) -> None:
+        raise OSError
+
+
+class Login:
+    """What issues tokens, over connections of its own."""
+
+    closed = False
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+async def test_the_login_s_connections_are_given_back_though_the_client_s_cannot_be():
+    login = Login()
+    config = parse(StateURL.parse("az://con/x"))
+    await AzureDriver(Failing(), Found(token=login), config).close()  # type: ignore[arg-type]  # what of it is used
+    assert login.closed
