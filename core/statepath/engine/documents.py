@@ -83,8 +83,8 @@ def encode_mapping(value: Mapping[str, Any], *, key: str, limit: int = MAX_BYTES
 def encode_model(model: BaseModel, *, key: str, limit: int = MAX_BYTES) -> bytes:
     """A pydantic model as a document: by alias, without computed fields, so that it can be validated again.
 
-    Parameters and errors: as `encode_mapping`; a value that is not of its field's type is refused, too, and a model
-    that would not read a field again as it is written.
+    Parameters and errors: as `encode_mapping`; a value that is not of its field's type is refused, too, one of a
+    subclass with fields of its own, and a model that would not read a field again as it is written.
     """
     scope = scope_of(type(model))
     if scope.loss is not None:
@@ -318,6 +318,8 @@ def _write_model(model: BaseModel, scope: Scope, key: str) -> bytes:
         )
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise _refuse(key, _unserializable(error), "assign a value of the field's type") from error
+    if scope.look is not None and (narrowed := scope.look.narrowed(model)) is not None:
+        raise _refuse(key, *narrowed.told)
     return _with_short_integers(data, key)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from statepath.engine.narrowing import Look, look_of
 from statepath.engine.rereading import Loss, loss_of
 
 MARK: Final = "_statepath"
@@ -51,6 +52,7 @@ class Scope:
         writes_constants: NaN and Infinity may be written as such.
         duck_typed: a field may be written as a subclass of its type would be, with fields that the model does not know.
         loss: what would be lost between writing and reading, if anything.
+        look: how to look for what is not written whole, where a field can hold such.
         omits_unset: what was never given is not written, not even as null (`__omit_unset__`).
     """
 
@@ -59,6 +61,7 @@ class Scope:
     writes_constants: bool
     duck_typed: bool
     loss: Loss | None
+    look: Look | None
     omits_unset: bool
 
 
@@ -82,6 +85,7 @@ def scope_of(model: type[BaseModel]) -> Scope:
         writes_constants=any(word in whole for word in ("ser_json_inf_nan", "'any'", *_OPEN)),
         duck_typed=_DUCK_TYPED in whole,
         loss=loss_of(model),
+        look=look_of(model),
         omits_unset=bool(getattr(model, "__omit_unset__", False)),
     )
 
