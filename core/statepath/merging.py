@@ -31,7 +31,7 @@ def check_policy(policy: object) -> OnConflict:
     Raises:
         InvalidArgumentError: it is no policy.
     """
-    if iscoroutinefunction(policy):
+    if callable(policy) and (iscoroutinefunction(policy) or iscoroutinefunction(type(policy).__call__)):
         raise InvalidArgumentError(
             "on_conflict takes a function that is not async: it is given all that it needs, and nothing waits for it"
         )

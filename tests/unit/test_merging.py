@@ -1,5 +1,7 @@
 """A three-way merge of JSON: what both sides did is kept, and where they meet is told."""
 
+from functools import partial
+
 import pytest
 from statepath.errors import InvalidArgumentError
 from statepath.merging import Clash, check_policy, merge, resolver
@@ -74,5 +76,10 @@ def test_a_policy_is_no_async_function():
     async def later(base, theirs, ours):
         return ours
 
-    with pytest.raises(InvalidArgumentError, match="not async"):
-        check_policy(later)
+    class Later:
+        async def __call__(self, base, theirs, ours):
+            return ours
+
+    for policy in (later, Later(), partial(later)):
+        with pytest.raises(InvalidArgumentError, match="not async"):
+            check_policy(policy)
