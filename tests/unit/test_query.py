@@ -3,16 +3,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cmp_to_key
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, computed_field
 from statepath.errors import CorruptionError, InvalidArgumentError
 from statepath.filters import F, Filter
 from statepath.query import DEFAULT_PAGE, Page, Query
@@ -365,6 +365,35 @@ def test_fields_that_the_model_does_not_know_are_refused(options: Json, message:
     where = options.pop("where", None)
     with pytest.raises(InvalidArgumentError, match=message.replace("?", r"\?")):
         TASKS.find(where, model=Task, **options)
+
+
+Written = Annotated[list[str], PlainSerializer(lambda value: dict.fromkeys(value, 1))]
+
+
+class Lists(BaseModel):
+    steps: list[Result] = Field([], alias="theSteps")
+    maybe: Sequence[str] | None = None
+    either: list[str] | dict[str, str] = []
+    written: Written = []
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("steps.tests_passed", r"theSteps is a list.* such as theSteps\.0\.tests_passed or theSteps\.-1\."),
+        ("maybe.x", "'x' no place in it"),
+    ],
+)
+def test_what_is_looked_for_in_a_list_needs_a_place(path: str, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        TASKS.find(F(path) == 1, model=Lists)
+    with pytest.raises(InvalidArgumentError, match=message):
+        TASKS.find(order_by=path, model=Lists)
+
+
+@pytest.mark.parametrize("path", ["steps.0.tests_passed", "maybe.-1", "either.x", "written.x"])
+def test_what_has_a_place_or_may_be_no_list_is_looked_for(path: str) -> None:
+    TASKS.find(F(path) == 1, model=Lists)
 
 
 async def test_a_model_that_takes_any_field_takes_any_in_queries() -> None:

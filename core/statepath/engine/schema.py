@@ -3,7 +3,8 @@ lie."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -238,10 +239,16 @@ def stored_path(model: type[BaseModel], path: tuple[str, ...]) -> tuple[str, ...
     """The path of a field in stored documents, from one in the names of the model's fields or in aliases.
 
     Raises:
-        InvalidArgumentError: a model on the way has no such field, and takes no others.
+        InvalidArgumentError: a model on the way has no such field, and takes no others, or it is within a list, and not
+            within one of its elements.
     """
-    shape, stored = shape_of(model), []
+    shape = shape_of(model)
+    stored: list[str] = []
+    within_list = False
     for name in path:
+        if within_list and not _PLACE.fullmatch(name):
+            raise _needs_place(stored, name)
+        within_list = False
         match shape:
             case ObjectShape(inner, alone):
                 info, fields = fields_of(inner).get(name), stored_fields(inner)
@@ -250,6 +257,7 @@ def stored_path(model: type[BaseModel], path: tuple[str, ...]) -> tuple[str, ...
                     raise _unknown(inner, name)
                 shape = fields.get(written)
                 stored.append(written)
+                within_list = info is not None and _is_list(inner, info)
             case ListShape(inner_shape) | DictShape(inner_shape):
                 shape = inner_shape
                 stored.append(name)
@@ -257,6 +265,45 @@ def stored_path(model: type[BaseModel], path: tuple[str, ...]) -> tuple[str, ...
                 shape = None
                 stored.append(name)
     return tuple(stored)
+
+
+_PLACE: Final = re.compile(r"-?[0-9]+")
+
+
+def _is_list(model: type[BaseModel], info: FieldInfo) -> bool:
+    """Whether the field is a list in JSON, or null, and nothing else; where a serializer writes it, that is open."""
+    own = model.__pydantic_decorators__
+    return not (
+        own.model_serializers or own.field_serializers or model.model_config.get("json_encoders")
+    ) and _makes_list(Annotated[info.annotation, None, *info.metadata])
+
+
+def _makes_list(annotation: Any) -> bool:
+    if (named := _named(annotation)) is not None:
+        return annotation not in types_in(named) and _makes_list(named)
+    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    if origin is Annotated:
+        return not any(map(_has_own_schema, arguments[1:])) and _makes_list(arguments[0])
+    if origin in (Union, UnionType):
+        return all(kind is NoneType or _makes_list(kind) for kind in arguments)
+    return (
+        isinstance(origin, type)
+        and issubclass(origin, Sequence | Set)
+        and not issubclass(origin, str | bytes)
+        and not _has_own_schema(origin)
+    )
+
+
+def _has_own_schema(kind: Any) -> bool:
+    return hasattr(kind, "__get_pydantic_core_schema__")
+
+
+def _needs_place(stored: Sequence[str], name: str) -> InvalidArgumentError:
+    field = ".".join(stored)
+    return InvalidArgumentError(
+        f"{field} is a list, and {name!r} no place in it: name an element by its place, such as {field}.0.{name} or "
+        f"{field}.-1.{name} for the last; for whatever element it is, look through the documents"
+    )
 
 
 def _unknown(model: type[BaseModel], name: str) -> InvalidArgumentError:
