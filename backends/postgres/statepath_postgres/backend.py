@@ -22,7 +22,7 @@ from statepath.backend import (
     Span,
     When,
 )
-from statepath.errors import NotFoundError, ReadOnlyError
+from statepath.errors import AccessDeniedError, NotFoundError, ReadOnlyError
 
 from statepath_postgres.config import SCHEME, PostgresConfig
 from statepath_postgres.connections import Connections
@@ -36,7 +36,10 @@ _log = logging.getLogger("statepath.postgres")
 
 _FIND: Final = "SELECT id FROM statepath.stores WHERE name = $1"
 _MAKE: Final = "INSERT INTO statepath.stores (name) VALUES ($1) ON CONFLICT (name) DO NOTHING"
-_SETTINGS: Final = "SELECT current_setting('fsync') = 'on', current_setting('synchronous_commit')"
+_SETTINGS: Final = (
+    "SELECT current_setting('default_transaction_read_only') = 'on', current_setting('fsync') = 'on', "
+    "current_setting('synchronous_commit')"
+)
 
 
 class PostgresBackend:
@@ -71,11 +74,11 @@ class PostgresBackend:
         if self._readonly:
             await self.store()
             return
+        await self._check_settings()
         await upgrade(self._connections)
         if await self.store() is None:
             await self._connections.change(_MAKE, self._name)
             await self.store()
-        await self._check_durability()
 
     async def store(self) -> int | None:
         """The number of the store; `None`: it is not there, and this handle makes none."""
@@ -165,9 +168,19 @@ class PostgresBackend:
         assert store is not None  # noqa: S101 - a writer made it
         return store
 
-    async def _check_durability(self) -> None:
+    async def _check_settings(self) -> None:
+        """
+        Raises:
+            AccessDeniedError: every change would be refused.
+        """
         async with self._connections.use() as connection:
-            fsync, synchronous = await connection.fetchrow(_SETTINGS)
+            reads_only, fsync, synchronous = await connection.fetchrow(_SETTINGS)
+        if reads_only:
+            raise AccessDeniedError(
+                f"default_transaction_read_only is on in {self.url}, so nothing can be saved; turn it off for this "
+                "role (ALTER ROLE … SET default_transaction_read_only = off), or open the store with readonly=True",
+                backend=SCHEME,
+            )
         if fsync and synchronous != "off":
             return
         setting = "synchronous_commit" if fsync else "fsync"

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 
 import asyncpg
 from statepath.errors import (
+    AccessDeniedError,
     ClosedError,
     InvalidArgumentError,
     StateError,
@@ -47,6 +48,11 @@ set_config('idle_in_transaction_session_timeout', '0', true),
 CASE WHEN current_setting('transaction_timeout', true) <> '' THEN set_config('transaction_timeout', '0', true) END
 """
 """For a transaction that takes its time, whatever the server says of those; an older one knows the first only."""
+
+_DATABASE: Final = """
+SELECT oid, (SELECT system_identifier FROM pg_control_system()) FROM pg_database WHERE datname = current_database()
+"""
+"""Which database it is: the same on its standbys, whatever they are called there."""
 
 IDLE: Final = 300.0
 """For how many seconds a connection without use is kept: what stands between may forget it, and tell nobody."""
@@ -110,6 +116,25 @@ class Connections:
     def can_listen(self) -> bool:
         """Whether notifications reach us: not through a pooler that gives each transaction another session."""
         return not self._config.pgbouncer or self._config.listener is not None
+
+    async def check_listener(self, connection: Connection) -> None:
+        """
+        Raises:
+            InvalidArgumentError: the connection is to another database, where nothing of ours is announced.
+        """
+        if self._config.listener is None:
+            return
+        with suppress(AccessDeniedError):  # this is told to everybody, but where somebody has forbidden it
+            with translated(self.url):
+                there = await connection.fetchrow(_DATABASE)
+            async with self.use() as ours:
+                here = await ours.fetchrow(_DATABASE)
+            if tuple(here) != tuple(there):
+                raise InvalidArgumentError(
+                    f"listen_dsn names another database than {self.url}, and nothing is announced there; name the same "
+                    "database, past the pooler",
+                    backend=SCHEME,
+                )
 
     @asynccontextmanager
     async def use(self, key: str | None = None) -> AsyncIterator[Connection]:

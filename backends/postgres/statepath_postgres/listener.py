@@ -85,6 +85,7 @@ class Listener:
             try:
                 connection = await self._connections.connect(listening=True)
                 try:
+                    await self._connections.check_listener(connection)
                     await self._hear(connection, store)
                     pause = _SOONEST
                 finally:

@@ -71,6 +71,18 @@ async def test_without_the_right_to_make_the_schema_it_is_said_who_may(postgres,
             await admin.execute(f"DROP ROLE {role}")
 
 
+async def test_a_role_that_may_only_read_is_told_before_anything_is_saved(postgres, database):
+    async with statepath.open(postgres.url(database)) as store:
+        await store.collection("raw").put({"id": "a"})
+    async with session(postgres.url()) as admin:
+        await admin.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    await refused(
+        postgres.url(database), AccessDeniedError, "default_transaction_read_only is on.*readonly=True"
+    )
+    async with statepath.open(postgres.url(database), readonly=True) as store:
+        assert await store.collection("raw").get("a") == {"id": "a"}
+
+
 async def test_several_hosts_are_tried_in_their_order(postgres, path):
     several = path.replace("@127.0.0.1", f"@127.0.0.1:{free_port()},127.0.0.1")
     async with statepath.open(several) as store:

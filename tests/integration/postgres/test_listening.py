@@ -61,6 +61,30 @@ async def test_who_begins_to_listen_during_a_commit_hears_of_it(path, name, conn
         assert await following == commit
 
 
+async def follow_past_the_pooler(connect, path, listen_dsn):
+    """The commits of another, as one who listens there gets them."""
+    writer = Writer((await connect(path)).commit_log())
+    follower = (await connect(path, readonly=True, STATE_POSTGRES_LISTEN_DSN=listen_dsn)).commit_log()
+    async with asyncio.timeout(60), aclosing(follower.follow(0)) as commits:
+        following = asyncio.ensure_future(anext(commits))
+        while follower._listener._task is None:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0)
+        yield follower._listener._task
+        assert await writer.append() == await following
+
+
+async def test_who_listens_in_another_database_is_told_and_polls(postgres, path, database, connect, caplog):
+    async for task in follow_past_the_pooler(connect, path, postgres.url(database)):
+        await task
+    (warning,) = [record for record in caplog.records if record.name == "statepath.postgres"]
+    assert "listen_dsn names another database" in warning.getMessage()
+
+
+async def test_who_listens_in_the_same_database_hears(postgres, path, connect, unpolled):
+    async for task in follow_past_the_pooler(connect, path, postgres.url()):
+        assert not task.done()
+
+
 @pytest.mark.slow
 async def test_where_there_is_no_room_to_announce_commits_stand_and_are_found(connect, caplog, monkeypatch):
     monkeypatch.setattr(listener, "_NET", 0.1)

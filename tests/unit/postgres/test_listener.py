@@ -26,6 +26,9 @@ class Server:
     def check_open(self):
         pass
 
+    async def check_listener(self, connection):
+        pass
+
     async def connect(self, *, listening):
         with translated(URL):
             if self.connecting:
