@@ -34,7 +34,9 @@ def state_error(error: OSError, what: str, key: str | None = None) -> StateError
         return NotFoundError(f"there is no {what}", key=key, backend=SCHEME)
     if error.errno in (errno.ENOTDIR, errno.EISDIR):
         return InvalidArgumentError(
-            f"{what} cannot be a file: its name, or the beginning of it, is taken", key=key, backend=SCHEME
+            f"{what} cannot be a file: its name, or the beginning of it, is taken; move what is there out of the way",
+            key=key,
+            backend=SCHEME,
         )
     if error.errno == errno.ELOOP:
         return AccessDeniedError(

@@ -27,7 +27,7 @@ from statepath.engine.migration import is_migration_log
 from statepath.engine.opening import put_aside
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.verification import Finding
-from statepath.errors import ConflictError, CorruptionError, NotFoundError
+from statepath.errors import ConflictError, CorruptionError, InvalidArgumentError, NotFoundError
 
 _BODIES = "bodies/"
 
@@ -104,7 +104,9 @@ async def mend(engine: Engine, findings: Sequence[Finding]) -> Mended:
         )
         for collection, id in examined.altered:
             engine.views.mark(collection, id)
-    await engine.flush()
+    # A folder where a file belongs is a person's, and in nothing else's way.
+    with suppress(InvalidArgumentError):
+        await engine.flush()
     await engine.snapshot()
     if engine.replica.head and not await reached(engine.backend, engine.record):
         await engine.backup()

@@ -320,7 +320,11 @@ class _Verification:
         for edit in examined.edits:
             self._found(edit.key, "was edited by hand; it is adopted when the store is opened next", "notice")
         for collection, id in examined.stale:
-            if not await self._shows(collection, id):
+            if await self._shows(collection, id):
+                continue
+            if await self._is_barred(key := document_key(collection, id)):
+                self._found(key, f"a folder is where {key} belongs; move it away")
+            else:
                 self._found(f"{collection}/{id}", "its file is missing or shows another version", "notice")
 
     async def _unedited_views(self) -> None:
@@ -344,3 +348,7 @@ class _Verification:
         except (NotFoundError, InvalidArgumentError):
             return False
         return view.ours and entry is not None and (view.store, view.seq) == (engine.store, entry.version)
+
+    async def _is_barred(self, key: str) -> bool:
+        """Whether something below the key keeps a file from being there."""
+        return [entry async for entry in self.engine.backend.list_keys(f"{key}/")] != []

@@ -359,6 +359,24 @@ async def test_a_damaged_file_of_a_document_is_written_again(tmp_path, fill, con
     assert await holds(path, contents) == held
 
 
+async def test_a_folder_where_a_documents_file_belongs_is_told_and_bars_no_other_repair(tmp_path):
+    """It is a person's, and stays."""
+    path, file = str(tmp_path / "store"), tmp_path / "store/tasks/a.json"
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a"})
+        await store.save_report("r", {"n": 1})
+    file.unlink()
+    file.mkdir()
+    (file / "mine").touch()
+    (tmp_path / "store/reports/r.json").write_bytes(b"damaged")
+    done = await statepath.repair(path)
+    assert {one.key for one in done.found} == {"reports/r.json", "tasks/a.json"}
+    assert [one.reason for one in done.left] == ["a folder is where tasks/a.json belongs; move it away"]
+    file.rename(tmp_path / "elsewhere")
+    assert (await statepath.repair(path)).left == ()
+    assert file.is_file()
+
+
 @pytest.mark.parametrize("bad", ["another", "altered", "no JSON", "missing", "earlier"])
 async def test_the_file_of_a_document_on_a_storage_where_nobody_edits_files_is_written_again(
     bad, monkeypatch
