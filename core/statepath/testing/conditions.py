@@ -171,6 +171,27 @@ class ConditionChecks(Subject):
                 f"{number}-{turn}" for number in range(8) for turn in range(_TURNS)
             )
 
+    async def test_what_a_person_changed_is_read_and_not_replaced(self) -> None:
+        path = self.new_store()
+        async with self.connection(path) as backend:
+            if not backend.capabilities.editable:
+                return
+            etag = await backend.write("tasks/a.json", b"ours")
+            assert (await backend.read("tasks/a.json")).data == b"ours"
+            await self.raw_write(path, "tasks/a.json", b"theirs")
+            await self.raw_write(path, "tasks/new.json", b"new")
+            edited = await backend.read("tasks/a.json")
+            assert edited.data == b"theirs"
+            assert edited.etag != etag, "an edited object has the ETag that it had before"
+            with pytest.raises(ConflictError):
+                await backend.write("tasks/a.json", b"ours again", when=IfMatch(etag))
+            with pytest.raises(AlreadyExistsError):
+                await backend.write("tasks/new.json", b"ours", when=IF_ABSENT)
+            assert [entry.key async for entry in backend.list_keys("tasks/")] == [
+                "tasks/a.json",
+                "tasks/new.json",
+            ]
+
 
 async def add_token(backend: Backend, key: str, token: str) -> None:
     """Add it to the list that is stored there, by read and replace, however often others are faster."""

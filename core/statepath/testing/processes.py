@@ -78,6 +78,20 @@ class ProcessChecks(Subject):
             assert (await reader.read("tasks/a")).data == b"A"
             assert [commit.writer async for commit in commit_log(reader).read(0)] == ["there"]
 
+    async def test_a_writer_that_was_killed_keeps_nobody_out(self) -> None:
+        path = self.new_store()
+        async with self.connection(path) as backend:
+            can = backend.capabilities
+            if not can.exclusive or not (can.shared or can.durable):
+                return
+        with suppress(BrokenProcessPool):
+            await self._elsewhere(_end, path)
+        try:
+            async with self.connection(path) as backend:
+                await backend.write("tasks/b", b"B")
+        except StoreLockedError as error:
+            pytest.fail(f"the lock of a process that is gone keeps everybody out: {error}")
+
     async def _elsewhere(
         self, work: Callable[[Backend], Awaitable[T]], path: str, *, readonly: bool = False
     ) -> T:

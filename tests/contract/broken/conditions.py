@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
-from broken.sound import Sound, caught_by
-from statepath.backend import ALWAYS, IF_ABSENT, ETag, IfAbsent, IfMatch, When
+from broken.sound import Config, Sound, caught_by
+from statepath.backend import ALWAYS, IF_ABSENT, Blob, ETag, IfAbsent, IfMatch, Span, When
 from statepath.errors import AlreadyExistsError, ConflictError
 
 
@@ -120,3 +121,24 @@ class AsksForTheEtag(Sound):
         await super().write(key, data, when=when)
         await asyncio.sleep(0)
         return (await self.read(key)).etag
+
+
+@caught_by("test_what_a_person_changed_is_read_and_not_replaced")
+class RemembersWhatItWrote(Sound):
+    """Gives what it has written itself from memory."""
+
+    capabilities = replace(Sound.capabilities, editable=True)
+
+    def __init__(self, config: Config, *, readonly: bool = False) -> None:
+        super().__init__(config, readonly=readonly)
+        self.written: dict[str, Blob] = {}
+
+    async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+        etag = await super().write(key, data, when=when)
+        self.written[key] = await super().read(key)
+        return etag
+
+    async def read(self, key: str, *, span: Span | None = None) -> Blob:
+        return (
+            self.written[key] if span is None and key in self.written else await super().read(key, span=span)
+        )

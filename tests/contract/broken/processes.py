@@ -93,3 +93,24 @@ class KeepsItUntilItIsClosed(LocksItsOwnProcess):
     async def close(self) -> None:
         super().save()
         await super().close()
+
+
+@caught_by("test_a_writer_that_was_killed_keeps_nobody_out")
+class LocksWithAFile(LocksItsOwnProcess):
+    """Takes a file for a lock, which nobody removes but who made it."""
+
+    capabilities = replace(LocksItsOwnProcess.capabilities, exclusive=True)
+
+    def __init__(self, config: Config, *, readonly: bool = False) -> None:
+        super().__init__(config, readonly=readonly)
+        self.lock = self.file.with_name("lock")
+        if not readonly:
+            try:
+                self.lock.touch(exist_ok=False)
+            except FileExistsError:
+                raise StoreLockedError("somebody has it", holder={"pid": 0}) from None
+
+    async def close(self) -> None:
+        if not self.readonly:
+            self.lock.unlink(missing_ok=True)
+        await super().close()
