@@ -46,18 +46,19 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._locks: WeakValueDictionary[tuple[str, str], Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[tuple[str, ...], Lock] = WeakValueDictionary()
 
     def __len__(self) -> int:
         return len(self._locks)
 
     @asynccontextmanager
-    async def turn(self, place: tuple[str, str]) -> AsyncIterator[None]:
-        """Go on when it is this one's turn, in the order of arrival, or when it was waited for long enough."""
+    async def turn(self, place: tuple[str, ...], *, surely: bool = False) -> AsyncIterator[None]:
+        """Go on when it is this one's turn, in the order of arrival, or when it was waited for long enough. `surely`:
+        not before its turn, as nobody who has one there waits for another one."""
         lock = self._locks.setdefault(place, Lock())
         mine = False
         with suppress(TimeoutError):
-            async with timeout(PATIENCE):
+            async with timeout(None if surely else PATIENCE):
                 mine = await lock.acquire()
         try:
             yield

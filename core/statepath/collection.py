@@ -305,7 +305,7 @@ class Collection(Generic[T]):
         if resolver(self.on_conflict) is None:
             raise conflict
         committer = self._engine.committer
-        async with self._turns.turn((self.name, document[1])):
+        async with self._turns.turn((self.name, document[1], "put"), surely=True):
             for attempt in range(ATTEMPTS - 1):
                 document, bare, version = await self.resolve(conflict, document, bare)
                 try:

@@ -105,13 +105,33 @@ async def unknown(store):
     return raw, seen
 
 
-async def test_as_many_merges_of_one_document_as_meet_are_all_kept(at_once):
+@pytest.mark.parametrize("patience", [0, 10])
+async def test_as_many_merges_of_one_document_as_meet_are_all_kept(at_once, monkeypatch, patience):
+    """However long a commit takes."""
+    monkeypatch.setattr("statepath.attempts.PATIENCE", patience)
     logs = [str(number) for number in range(50)]
     async with statepath.open("memory://as-many-merges") as store:
         tasks = store.collection("tasks", Task, on_conflict="merge")
         version = await tasks.put(Task(id="a"))
         await asyncio.gather(*(tasks.put(Task(id="a", logs=[line]), if_version=version) for line in logs))
         assert sorted((await tasks.get("a")).logs) == sorted(logs)
+
+
+async def test_a_merge_may_be_a_part_of_an_update_that_is_repeated():
+    async with statepath.open("memory://merges-in-an-update") as store:
+        tasks = store.collection("tasks", Task, on_conflict="merge")
+        version = await tasks.put(Task(id="a"))
+        calls = []
+
+        async def merging(task):
+            calls.append(task.owner)
+            if len(calls) < 3:
+                await tasks.append("a", "logs", "meanwhile")
+                await tasks.put(Task(id="a", owner="me"), if_version=version)
+
+        async with asyncio.timeout(60):
+            await tasks.update("a", merging)
+        assert calls == ["", "me", "me"]
 
 
 async def test_a_merge_counts_as_ours_only_what_the_model_knows(store, unknown):
