@@ -1,4 +1,7 @@
-"""What S3's own errors mean to a caller."""
+"""What S3's own errors mean to a caller.
+
+One that tells of no answer is not chained: beneath it may stand the URL of a proxy, and its password.
+"""
 
 from __future__ import annotations
 
@@ -138,7 +141,7 @@ def translated(asked: Asked) -> Iterator[None]:
         OSError,
         BotoCoreError,
     ) as error:
-        raise (unsent if _never_connected(error) else unanswered)(asked, error) from error
+        raise (unsent if _never_connected(error) else unanswered)(asked, error) from None
 
 
 def answer_of(error: ClientError) -> Answer:

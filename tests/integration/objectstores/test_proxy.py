@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from traceback import format_exception
 
 import pytest
 from servers.azure import ACCOUNT
@@ -18,6 +19,10 @@ pytestmark = pytest.mark.slow
 
 NOWHERE = f"storage.invalid/{ACCOUNT}"
 """Only a proxy can know the way there."""
+
+
+def with_password(proxy: str) -> str:
+    return proxy.replace("//", "//somebody:canary@")
 
 
 @pytest.fixture(autouse=True)
@@ -75,10 +80,19 @@ async def test_what_it_does_not_let_through_was_not_sent(name, monkeypatch):
 
     path = SERVICES[name]("far", f"https://{NOWHERE}").path("x")
     async with listening(refuse) as proxy:
-        monkeypatch.setenv("HTTPS_PROXY", proxy.removesuffix(f"/{ACCOUNT}"))
-        assert (await refusal(path, UnavailableError)).code == "not_sent"
+        monkeypatch.setenv("HTTPS_PROXY", with_password(proxy.removesuffix(f"/{ACCOUNT}")))
+        error = await refusal(path, UnavailableError)
+    assert error.code == "not_sent"
+    assert "canary" not in "".join(format_exception(error))
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
     assert (await refusal(path, UnavailableError)).code == "not_sent"
+
+
+@pytest.mark.parametrize("address", ["http://proxy.invalid:port", "http://[proxy"])
+async def test_an_address_that_is_none_is_not_shown_either(name, address, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", with_password(address))
+    error = await refusal(SERVICES[name]("far", f"https://{NOWHERE}").path("x"), UnavailableError)
+    assert "canary" not in "".join(format_exception(error))
 
 
 async def test_to_what_does_not_show_that_it_is_the_service_nothing_was_sent(name):
@@ -86,8 +100,7 @@ async def test_to_what_does_not_show_that_it_is_the_service_nothing_was_sent(nam
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
 
-    server = await asyncio.start_server(plain, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    path = SERVICES[name]("plain", f"https://127.0.0.1:{port}/{ACCOUNT}").path("x")
-    assert (await refusal(path, UnavailableError)).code == "not_sent"
-    server.close()
+    async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        path = SERVICES[name]("plain", f"https://127.0.0.1:{port}/{ACCOUNT}").path("x")
+        assert (await refusal(path, UnavailableError)).code == "not_sent"
