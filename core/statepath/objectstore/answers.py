@@ -67,6 +67,7 @@ class Cause:
     error_code: str | None = None
 
 
+_BY_PROXY: Final = 407
 _UNMET: Final = 412
 _THROTTLED: Final = 429
 _LACKING: Final = 404
@@ -95,6 +96,11 @@ def refusal(asked: Asked, answer: Answer, causes: Mapping[str, Cause]) -> StateE
             f"{asked}: access was refused (the answer was {answer}); check the credentials and their permissions",
             asked,
         )
+    if answer.status == _BY_PROXY:
+        message = (
+            f"{asked}: the proxy wants a password (the answer was {answer}); write it into the proxy's URL"
+        )
+        return _error(UnavailableError, message, asked, "not_sent")
     if answer.status == _THROTTLED:
         return _error(ThrottledError, f"{asked}: too many requests (the answer was {answer})", asked)
     if answer.status == _NOT_IMPLEMENTED:

@@ -88,6 +88,18 @@ async def test_what_it_does_not_let_through_was_not_sent(name, monkeypatch):
     assert (await refusal(path, UnavailableError)).code == "not_sent"
 
 
+async def test_nor_was_what_it_wants_a_password_for(name, monkeypatch):
+    async def refuse(head, writer):
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+
+    async with listening(refuse) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.removesuffix(f"/{ACCOUNT}"))
+        error = await refusal(SERVICES[name]("far", f"http://{NOWHERE}").path("x"), UnavailableError)
+    assert error.code == "not_sent"
+    assert "the proxy wants a password" in str(error)
+
+
 @pytest.mark.parametrize("address", ["http://proxy.invalid:port", "http://[proxy"])
 async def test_an_address_that_is_none_is_not_shown_either(name, address, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", with_password(address))
