@@ -15,6 +15,7 @@ def proxy_for(url: str) -> str | None:
     go straight there."""
     parts = urlsplit(url)
     proxy = getproxies().get(parts.scheme)
-    if proxy is None or proxy_bypass(parts.netloc.rpartition("@")[2]):
+    # `NO_PROXY` may name the host with its port, and an IPv6 address without the brackets.
+    if proxy is None or any(map(proxy_bypass, (parts.netloc.rpartition("@")[2], parts.hostname or ""))):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"

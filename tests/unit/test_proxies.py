@@ -14,7 +14,7 @@ def _proxies(monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HTTPS_PROXY", "http://user:word@secure:3128")
     monkeypatch.setenv("HTTP_PROXY", "plain:3128")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,.example.org,here:9000")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,::1,.example.org,here:9000")
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,9 @@ def _proxies(monkeypatch):
         ("http://storage.googleapis.com", "http://plain:3128"),
         ("https://blobs.example.org/x", None),
         ("http://127.0.0.1:10000/devstoreaccount1", None),
+        ("http://[::1]:10000/devstoreaccount1", None),
+        ("http://[::1]", None),
+        ("http://[::2]", "http://plain:3128"),
         ("http://here:9000", None),
         ("http://here:9001", "http://plain:3128"),
     ],
