@@ -13,7 +13,6 @@ from urllib.parse import quote, urlencode
 
 import asyncpg
 from statepath.errors import (
-    AccessDeniedError,
     ClosedError,
     InvalidArgumentError,
     StateError,
@@ -124,17 +123,26 @@ class Connections:
         """
         if self._config.listener is None:
             return
-        with suppress(AccessDeniedError):  # this is told to everybody, but where somebody has forbidden it
+        there = await self._database_of(connection)
+        async with self.use() as ours:
+            here = await self._database_of(ours)
+        if None not in (here, there) and here != there:
+            raise InvalidArgumentError(
+                f"listen_dsn names another database than {self.url}, and nothing is announced there; name the same "
+                "database, past the pooler",
+                backend=SCHEME,
+            )
+
+    async def _database_of(self, connection: Connection) -> tuple[Any, ...] | None:
+        """Which database the connection is to; `None`: the server does not say. PostgreSQL tells everybody, but who
+        manages one may have forbidden it, or have no such function."""
+        try:
             with translated(self.url):
-                there = await connection.fetchrow(_DATABASE)
-            async with self.use() as ours:
-                here = await ours.fetchrow(_DATABASE)
-            if tuple(here) != tuple(there):
-                raise InvalidArgumentError(
-                    f"listen_dsn names another database than {self.url}, and nothing is announced there; name the same "
-                    "database, past the pooler",
-                    backend=SCHEME,
-                )
+                return tuple(await connection.fetchrow(_DATABASE))
+        except StateError as error:
+            if worth_repeating(error):
+                raise
+            return None
 
     @asynccontextmanager
     async def use(self, key: str | None = None) -> AsyncIterator[Connection]:

@@ -69,20 +69,35 @@ async def follow_past_the_pooler(connect, path, listen_dsn):
         following = asyncio.ensure_future(anext(commits))
         while follower._listener._task is None:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
-        yield follower._listener._task
+        yield follower._listener
         assert await writer.append() == await following
 
 
+async def hears(ears):
+    """Until it hears what is announced from now on."""
+    while not ears._listening:  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0.01)
+
+
 async def test_who_listens_in_another_database_is_told_and_polls(postgres, path, database, connect, caplog):
-    async for task in follow_past_the_pooler(connect, path, postgres.url(database)):
-        await task
+    async for ears in follow_past_the_pooler(connect, path, postgres.url(database)):
+        await ears._task
     (warning,) = [record for record in caplog.records if record.name == "statepath.postgres"]
     assert "listen_dsn names another database" in warning.getMessage()
 
 
 async def test_who_listens_in_the_same_database_hears(postgres, path, connect, unpolled):
-    async for task in follow_past_the_pooler(connect, path, postgres.url()):
-        assert not task.done()
+    async for ears in follow_past_the_pooler(connect, path, postgres.url()):
+        await hears(ears)
+
+
+async def test_so_does_who_is_not_told_which_database_it_is(postgres, database, connect, unpolled):
+    path = postgres.url(database)
+    await connect(path)
+    async with session(path) as admin:
+        await admin.execute("ALTER FUNCTION pg_control_system RENAME TO not_here")
+    async for ears in follow_past_the_pooler(connect, path, path):
+        await hears(ears)
 
 
 @pytest.mark.slow
