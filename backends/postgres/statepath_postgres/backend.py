@@ -178,7 +178,8 @@ class PostgresBackend:
         if reads_only:
             raise AccessDeniedError(
                 f"default_transaction_read_only is on in {self.url}, so nothing can be saved; turn it off for this "
-                "role (ALTER ROLE … SET default_transaction_read_only = off), or open the store with readonly=True",
+                "role (ALTER ROLE … SET default_transaction_read_only = off), make room where a service has turned it "
+                "on because the disk is nearly full, or open the store with readonly=True",
                 backend=SCHEME,
             )
         if fsync and synchronous != "off":

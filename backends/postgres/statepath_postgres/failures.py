@@ -32,7 +32,11 @@ class _Meaning(NamedTuple):
 _MEANINGS: Final[dict[str, _Meaning]] = {
     "08": _Meaning(UnavailableError),
     "22": _Meaning(InvalidArgumentError),
-    "25006": _Meaning(ThrottledError, "this server takes no writes; name the primary in the state path, too"),
+    "25006": _Meaning(
+        ThrottledError,
+        "this server takes no writes; if it is a standby, name the primary in the state path, too, and if its disk is "
+        "full, make room",
+    ),
     "25P04": _Meaning(
         ThrottledError, "it took longer than the server's transaction_timeout; raise that for the role"
     ),
