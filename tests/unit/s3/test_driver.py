@@ -127,6 +127,27 @@ class Mute:
         raise self.refusal(self.code, "GetObject")
 
 
+class Closing:
+    """The body of an answer."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def test_nothing_is_left_of_the_question_why_a_head_was_refused():
+    mute, body = Mute(403, ""), Closing()
+
+    async def get_object(**asked):
+        return {"Body": body}
+
+    mute.get_object = get_object  # type: ignore[method-assign]
+    with pytest.raises(AccessDeniedError, match="403"):
+        await driver(mute).remove("a/b", ALWAYS)
+    assert body.closed
+
+
 @pytest.mark.parametrize(
     ("status", "code", "said"),
     [
