@@ -36,6 +36,7 @@ from statepath.errors import (
     StateError,
     ThrottledError,
     UnavailableError,
+    UnsupportedError,
 )
 from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container, refusal, unanswered, unsent
 
@@ -98,6 +99,7 @@ CAUSES: Final = {
     "IncompleteBody": Cause(UnavailableError, _DAMAGED),
     "XAmzContentSHA256Mismatch": Cause(UnavailableError, _DAMAGED),
     "RequestTimeout": Cause(UnavailableError, "the request did not arrive in time, and nothing was done"),
+    "NotImplemented": Cause(UnsupportedError, "the service cannot do what was asked for"),
     "ConditionalRequestConflict": Cause(ThrottledError, "another request for the object was under way"),
     "OperationAborted": Cause(ThrottledError, "another operation on the bucket was under way"),
     "Throttling": Cause(ThrottledError, _BUSY),

@@ -82,6 +82,7 @@ def answer(status: int, code: str = "", operation: str = "PutObject") -> ClientE
         (400, "KMS.DisabledException", IF_ABSENT, AccessDeniedError),
         (409, "Whatever", IF_ABSENT, UnavailableError),
         (501, "NotImplemented", IF_ABSENT, UnsupportedError),
+        (400, "NotImplemented", IF_ABSENT, UnsupportedError),
     ],
 )
 def test_an_answer_is_classified_by_its_status_and_its_code(status, code, when, kind):
