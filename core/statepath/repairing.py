@@ -82,6 +82,8 @@ async def repair(
         async with Store(engine, owns_events=events is None) as store:
             mended = await mend(engine, found)
             left = [finding for finding in await store.verify() if finding.severity == "damage"]
+            if mended.barred is not None and mended.barred.key not in {finding.key for finding in left}:
+                left.append(mended.barred)
             seq = store.seq
     finally:
         stop()

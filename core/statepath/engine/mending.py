@@ -27,7 +27,13 @@ from statepath.engine.migration import is_migration_log
 from statepath.engine.opening import put_aside
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.verification import Finding
-from statepath.errors import ConflictError, CorruptionError, InvalidArgumentError, NotFoundError
+from statepath.errors import (
+    AccessDeniedError,
+    ConflictError,
+    CorruptionError,
+    InvalidArgumentError,
+    NotFoundError,
+)
 
 _BODIES = "bodies/"
 
@@ -67,10 +73,12 @@ def remedy(key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Mended:
-    """The keys under which damaged objects were kept, and the segments of the archive that were given up."""
+    """The keys under which damaged objects were kept, the segments of the archive that were given up, and what keeps a
+    file from being written."""
 
     kept: tuple[str, ...]
     lost: tuple[str, ...]
+    barred: Finding | None
 
 
 async def mend(engine: Engine, findings: Sequence[Finding]) -> Mended:
@@ -104,13 +112,16 @@ async def mend(engine: Engine, findings: Sequence[Finding]) -> Mended:
         )
         for collection, id in examined.altered:
             engine.views.mark(collection, id)
-    # A folder where a file belongs is a person's, and in nothing else's way.
-    with suppress(InvalidArgumentError):
+    barred = None
+    try:
         await engine.flush()
+    except (AccessDeniedError, InvalidArgumentError) as error:
+        # A folder or a link where a file belongs is a person's, and in nothing else's way.
+        barred = Finding(error.key or "", str(error))
     await engine.snapshot()
     if engine.replica.head and not await reached(engine.backend, engine.record):
         await engine.backup()
-    return Mended(tuple(key for key in kept if key), tuple(segment.key for segment in lost))
+    return Mended(tuple(key for key in kept if key), tuple(segment.key for segment in lost), barred)
 
 
 async def _remove_lease(backend: Backend, key: str) -> None:

@@ -31,6 +31,7 @@ from statepath.engine.replay import changes_of
 from statepath.engine.snapshot import STATE_KEY, SnapshotFacts, is_ours
 from statepath.engine.views import parse_view
 from statepath.errors import (
+    AccessDeniedError,
     CorruptionError,
     HistoryTrimmedError,
     InvalidArgumentError,
@@ -320,9 +321,14 @@ class _Verification:
         for edit in examined.edits:
             self._found(edit.key, "was edited by hand; it is adopted when the store is opened next", "notice")
         for collection, id in examined.stale:
-            if await self._shows(collection, id):
+            key = document_key(collection, id)
+            try:
+                if await self._shows(collection, id):
+                    continue
+            except AccessDeniedError as error:  # no more than this one file
+                self._found(key, str(error))
                 continue
-            if await self._is_barred(key := document_key(collection, id)):
+            if await self._is_barred(key):
                 self._found(key, f"a folder is where {key} belongs; move it away")
             else:
                 self._found(f"{collection}/{id}", "its file is missing or shows another version", "notice")

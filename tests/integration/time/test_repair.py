@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -359,6 +360,10 @@ async def test_a_damaged_file_of_a_document_is_written_again(tmp_path, fill, con
     assert await holds(path, contents) == held
 
 
+def link(file):
+    file.symlink_to("elsewhere")
+
+
 async def test_a_folder_where_a_documents_file_belongs_is_told_and_bars_no_other_repair(tmp_path):
     """It is a person's, and stays."""
     path, file = str(tmp_path / "store"), tmp_path / "store/tasks/a.json"
@@ -372,6 +377,24 @@ async def test_a_folder_where_a_documents_file_belongs_is_told_and_bars_no_other
     done = await statepath.repair(path)
     assert {one.key for one in done.found} == {"reports/r.json", "tasks/a.json"}
     assert [one.reason for one in done.left] == ["a folder is where tasks/a.json belongs; move it away"]
+    file.rename(tmp_path / "elsewhere")
+    assert (await statepath.repair(path)).left == ()
+    assert file.is_file()
+
+
+@pytest.mark.parametrize(("bars", "why"), [(Path.mkdir, "move what is there"), (link, "is a symbolic link")])
+async def test_what_keeps_a_documents_file_from_being_written_is_told_after_a_repair(tmp_path, bars, why):
+    """An empty folder is in no listing, and what a link leads to is not looked at."""
+    path, file = str(tmp_path / "store"), tmp_path / "store/tasks/a.json"
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a"})
+        await store.save_report("r", {"n": 1})
+    file.unlink()
+    bars(file)
+    (tmp_path / "store/reports/r.json").write_bytes(b"damaged")
+    done = await statepath.repair(path)
+    assert {one.key for one in done.found} >= {"reports/r.json"}
+    assert [(one.key, why in one.reason) for one in done.left] == [("tasks/a.json", True)]
     file.rename(tmp_path / "elsewhere")
     assert (await statepath.repair(path)).left == ()
     assert file.is_file()
