@@ -8,10 +8,10 @@ from types import ModuleType
 
 import pytest
 from broken.processes import KeepsItUntilItIsClosed
-from broken.sound import FAULTS, Fault, Sound, SoundFactory
+from broken.sound import FAULTS, Config, Fault, Sound, SoundFactory
 from hypothesis import Phase, settings
 from statepath.backend import ALWAYS, BackendFactory, ETag, When, slot_key
-from statepath.errors import NotFoundError, ThrottledError
+from statepath.errors import NotFoundError, StoreLockedError, ThrottledError
 from statepath.memory import MemoryBackend, MemoryConfig
 from statepath.testing import BackendContract
 from statepath.testing.subject import altered
@@ -91,6 +91,58 @@ async def test_a_lock_on_what_only_one_process_has_keeps_no_other_out(tmp_path: 
 
     kit = subject(SoundFactory(Locks), tmp_path)
     await kit.test_another_process_is_kept_out_of_a_store_that_one_has_alone()
+
+
+async def test_a_service_may_notice_late_that_a_writer_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = 0
+
+    class NoticesLate(Sound):
+        capabilities = replace(Sound.capabilities, exclusive=True, shared=True)
+
+        def __init__(self, config: Config, *, readonly: bool = False) -> None:
+            nonlocal refusals
+            if refusals:
+                refusals -= 1
+                raise StoreLockedError("somebody has it", holder={"pid": 0})
+            super().__init__(config, readonly=readonly)
+
+    async def elsewhere(*_: object) -> None:
+        nonlocal refusals
+        refusals = 2
+
+    kit = subject(SoundFactory(NoticesLate), tmp_path)
+
+    monkeypatch.setattr(kit, "_elsewhere", elsewhere)
+    await kit.test_a_writer_that_was_killed_keeps_nobody_out()
+    assert not refusals
+
+
+async def test_a_person_edits_what_nobody_has_open(tmp_path: Path) -> None:
+    opened = 0
+
+    class Editable(Sound):
+        capabilities = replace(Sound.capabilities, editable=True, exclusive=True)
+
+        def __init__(self, config: Config, *, readonly: bool = False) -> None:
+            nonlocal opened
+            if opened:
+                raise StoreLockedError("somebody has it", holder={"pid": 0})
+            opened += 1
+            super().__init__(config, readonly=readonly)
+
+        async def close(self) -> None:
+            nonlocal opened
+            opened = 0
+            await super().close()
+
+    class ByDefault(Contract):
+        raw_write = BackendContract.raw_write
+
+    kit = ByDefault()
+    kit.factory, kit.root = SoundFactory(Editable), tmp_path
+    await kit.test_what_a_person_changed_is_read_and_not_replaced()
 
 
 async def test_a_factory_that_no_other_process_can_load_is_told(

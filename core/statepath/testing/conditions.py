@@ -178,8 +178,9 @@ class ConditionChecks(Subject):
                 return
             etag = await backend.write("tasks/a.json", b"ours")
             assert (await backend.read("tasks/a.json")).data == b"ours"
-            await self.raw_write(path, "tasks/a.json", b"theirs")
-            await self.raw_write(path, "tasks/new.json", b"new")
+        await self.raw_write(path, "tasks/a.json", b"theirs")
+        await self.raw_write(path, "tasks/new.json", b"new")
+        async with self.connection(path) as backend:
             edited = await backend.read("tasks/a.json")
             assert edited.data == b"theirs"
             assert edited.etag != etag, "an edited object has the ETag that it had before"

@@ -19,6 +19,7 @@ from statepath.errors import StoreLockedError
 from statepath.testing.commits import Writer, commit_log
 from statepath.testing.conditions import add_token
 from statepath.testing.meanwhile import meanwhile
+from statepath.testing.patience import soon
 from statepath.testing.subject import Subject
 
 T = TypeVar("T")
@@ -87,10 +88,20 @@ class ProcessChecks(Subject):
         with suppress(BrokenProcessPool):
             await self._elsewhere(_end, path)
         try:
-            async with self.connection(path) as backend:
-                await backend.write("tasks/b", b"B")
-        except StoreLockedError as error:
-            pytest.fail(f"the lock of a process that is gone keeps everybody out: {error}")
+            await soon(self._until_admitted(path))
+        except TimeoutError:
+            pytest.fail("the lock of a process that is gone keeps everybody out")
+
+    async def _until_admitted(self, path: str) -> None:
+        """A service may notice only after a while that a client is gone."""
+        while True:
+            try:
+                async with self.connection(path) as backend:
+                    await backend.write("tasks/b", b"B")
+            except StoreLockedError:
+                await asyncio.sleep(0.05)
+            else:
+                return
 
     async def _elsewhere(
         self, work: Callable[[Backend], Awaitable[T]], path: str, *, readonly: bool = False

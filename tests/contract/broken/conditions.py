@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import ClassVar
 
-from broken.sound import Config, Sound, caught_by
+from broken.sound import Sound, caught_by
 from statepath.backend import ALWAYS, IF_ABSENT, Blob, ETag, IfAbsent, IfMatch, Span, When
 from statepath.errors import AlreadyExistsError, ConflictError
 
@@ -125,20 +126,16 @@ class AsksForTheEtag(Sound):
 
 @caught_by("test_what_a_person_changed_is_read_and_not_replaced")
 class RemembersWhatItWrote(Sound):
-    """Gives what it has written itself from memory."""
+    """Gives what its process has written itself from memory."""
 
     capabilities = replace(Sound.capabilities, editable=True)
-
-    def __init__(self, config: Config, *, readonly: bool = False) -> None:
-        super().__init__(config, readonly=readonly)
-        self.written: dict[str, Blob] = {}
+    written: ClassVar[dict[tuple[str, str], Blob]] = {}
 
     async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
         etag = await super().write(key, data, when=when)
-        self.written[key] = await super().read(key)
+        self.written[self.config.name, key] = await super().read(key)
         return etag
 
     async def read(self, key: str, *, span: Span | None = None) -> Blob:
-        return (
-            self.written[key] if span is None and key in self.written else await super().read(key, span=span)
-        )
+        known = self.written.get((self.config.name, key))
+        return known if span is None and known is not None else await super().read(key, span=span)
