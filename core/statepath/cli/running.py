@@ -21,6 +21,7 @@ from statepath.cli.exits import exit_of
 from statepath.cli.options import given
 from statepath.cli.output import escaped
 from statepath.debug import EVERYTHING, LOGGER, enable_debug
+from statepath.engine.ids import is_id
 from statepath.errors import (
     AccessDeniedError,
     BackendNotInstalledError,
@@ -138,11 +139,11 @@ class Failure:
                 return self._command("status")
             case NotFoundError(code="no_file") | CorruptionError(code="bad_file"):
                 return None  # it is about a file of the user's own, which the message names
-            case InvalidArgumentError() if key == "logs":
+            case InvalidArgumentError() if key == "logs" or (ran == "ls" and key.startswith("logs/")):
                 return self._command("logs")
             case InvalidArgumentError() if key == "reports":
                 return self._command("ls", "reports")
-            case InvalidArgumentError() if ran == "ls" and "/" in key:
+            case InvalidArgumentError() if ran == "ls" and _is_shown(key):
                 return self._command("show", key)
             case NotFoundError() if key in ("", self.place) or key.startswith("/") or "://" in key:
                 return self._command("config", "show")
@@ -223,6 +224,12 @@ def shown(path: str | os.PathLike[str]) -> str:
         return StateURL.parse(os.fspath(path)).redacted()
     except StateError:
         return "(not a state path)"
+
+
+def _is_shown(name: str) -> bool:
+    """Whether it names what `show` can show."""
+    collection, _, id = name.partition("/")
+    return is_id(id) and (collection == "reports" or is_collection(collection))
 
 
 def _place(path: str | None) -> str | None:

@@ -156,12 +156,19 @@ def test_a_command_to_go_on_with_is_for_the_same_store_but_has_no_secrets() -> N
         (("show", "logs/s1"), "logs"),
         (("delete", "reports/r1"), "ls reports"),
         (("ls", "tasks/task_1"), "show tasks/task_1"),
+        (("ls", "reports/r1"), "show reports/r1"),
+        (("ls", "logs/s1"), "logs"),
     ],
 )
 def test_a_command_to_go_on_with_is_one_that_helps(
     on: Run, filled: str, words: tuple[str, ...], command: str
 ) -> None:
     assert on(*words, "--json").error["next"] == f"statepath {command} -s {filled}"
+
+
+def test_what_names_no_document_is_not_to_be_shown(on: Run, filled: str) -> None:
+    for name in ("tasks/", "/", "../x", "Tasks/a", "archive/x"):
+        assert (name, on("ls", name, "--json").error["next"]) == (name, None)
 
 
 @pytest.mark.parametrize("file", ["/no/such/folder/file", "tasks/file"])
