@@ -108,7 +108,7 @@ async def test_after_closing_every_use_is_a_closed_error(store, raw, url, readon
     if readonly:
         store = await statepath.open(url, readonly=True)
     await store.aclose()
-    for use in USES_OF_A_STORE:
+    for _number, use in enumerate(USES_OF_A_STORE):
         with pytest.raises(ClosedError):
             await use(store)
 

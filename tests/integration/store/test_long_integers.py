@@ -97,7 +97,7 @@ READS = [
 
 
 async def test_whoever_reads_one_that_is_stored_already_is_told_its_name(poisoned):
-    for read in READS:
+    for _number, read in enumerate(READS):
         with pytest.raises(CorruptionError, match=r"^things/bad cannot be read") as caught:
             await read(poisoned)
         assert caught.value.key == "things/bad"

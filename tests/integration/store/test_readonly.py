@@ -62,7 +62,7 @@ CHANGES = [
 
 
 async def test_every_change_is_refused(reader):
-    for change in CHANGES:
+    for _number, change in enumerate(CHANGES):
         with pytest.raises(ReadOnlyError, match="readonly=True"):
             await change(reader)
 
