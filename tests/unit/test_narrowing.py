@@ -1,10 +1,10 @@
 """What pydantic would write without what a subclass adds: it is refused where it is stored."""
 
 import json
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import pytest
 from pydantic import (
@@ -12,10 +12,13 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    PlainSerializer,
     RootModel,
     SerializeAsAny,
+    SkipValidation,
     create_model,
     field_serializer,
+    model_serializer,
 )
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import CoreSchema
@@ -91,6 +94,37 @@ class Kept(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class OpenMembers(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    name: str
+
+
+class OwnWay(Place):
+    zone: int = 1
+
+    @model_serializer
+    def write(self) -> dict[str, Any]:
+        return {"name": self.name, "zone": self.zone}
+
+
+class Polymorphic(BaseModel):
+    model_config = ConfigDict(polymorphic_serialization=True)
+    name: str = "eu"
+
+
+class PolymorphicRegion(Polymorphic):
+    zone: int = 1
+    place: Place = Place()
+
+
+class Unrelated(BaseModel):
+    name: str = "eu"
+    zone: int = 1
+
+
+Written = Annotated[Region, PlainSerializer(lambda region: {"name": region.name, "zone": region.zone})]
+
+
 def written(kind: Any, value: object) -> Any:
     """What is stored of the value in a field of that type."""
     model = create_model("Made", __config__=ConfigDict(arbitrary_types_allowed=True), field=(kind, ...))
@@ -119,6 +153,17 @@ def written(kind: Any, value: object) -> Any:
         (Any, {"a": [Tree(place=Region())]}, "field.a[0].place"),
         (Any, Visit(Region()), "field.place"),
         (Kept, Kept.model_validate({"more": Tree(place=Region())}), "field.more.place"),
+        (OpenMembers, {"name": "eu", "more": Tree(place=Region())}, "field.more.place"),
+        (OrderedDict[str, Place], OrderedDict(a=Region()), "field.a"),
+        (defaultdict[str, list[Place]], defaultdict(list, a=[Region()]), "field.a[0]"),
+        (SkipValidation[Place], Region(), "field"),
+        (Place | int, Region(), "field"),
+        (list[Place] | list[Region], [Place(), Region()], "field[1]"),
+        (list[Region] | list[Place], [Place(), Region()], "field[1]"),
+        (list[Place] | tuple[Region, ...], [Region()], "field[0]"),
+        (Box[Place], Box[Region](content=Region()), "field.content"),
+        (list[Box[Place]], [Box[Any](content=Region())], "field[0].content"),
+        (Polymorphic, PolymorphicRegion(place=Region()), "field.place"),
     ],
     ids=str,
 )
@@ -151,6 +196,11 @@ def test_a_dataclass_is_treated_alike(kind: Any, value: object) -> None:
         (Any, Point3()),
         (Place, Shouting()),
         (Place, Open()),
+        (Place | OwnWay, OwnWay()),
+        pytest.param(Place | Written, Region(), id="a serializer of its own"),
+        (Polymorphic, PolymorphicRegion()),
+        (list[Place] | list[Any], [Region()]),
+        (list[Place | str], ["eu"]),
     ],
     ids=str,
 )
@@ -167,6 +217,13 @@ def test_what_a_subclass_holds_beside_its_fields_counts_as_its_own() -> None:
         InvalidArgumentError, match="holds a Open and would be written as Place, without 'more'"
     ):
         written(Place, Open.model_validate({"more": 1}))
+
+
+def test_a_value_of_an_unrelated_class_is_refused_where_something_of_it_would_not_be_written() -> None:
+    with pytest.raises(
+        InvalidArgumentError, match="holds a Unrelated and would be written as Place, without 'zone'"
+    ):
+        written(Place, Unrelated())
 
 
 def test_a_field_that_a_subclass_never_writes_is_not_missed() -> None:

@@ -16,6 +16,8 @@ from pydantic import BaseModel
 _NOTHING: Final = frozenset({NoneType})
 _JSON: Final = frozenset({NoneType, str, int, float, bool})
 _LISTS: Final = (list, tuple, set, frozenset, deque)
+_KINDS: Final = {kind.__name__: (kind,) for kind in _LISTS}
+_ANY: Final = {"type": "any"}
 
 
 class Narrowed(NamedTuple):
@@ -75,6 +77,7 @@ class _Object:
     inner: Mapping[str, Look]
     extra: Look | None
     keeps_extra: bool
+    polymorphic: bool
     sure: frozenset[type]
 
     def takes(self, value: object, *, exactly: bool) -> bool:
@@ -83,8 +86,8 @@ class _Object:
     def narrowed(self, value: Any) -> Narrowed | None:
         kind: Any = type(value)
         if kind is not self.kind:
-            if not issubclass(kind, self.kind):
-                return None
+            if self.polymorphic and issubclass(kind, self.kind):
+                return _ANYTHING.narrowed(value)
             added = _added(kind, self.kind) or self._beside(value)
             if added:
                 return Narrowed("", kind, self.kind, added)
@@ -105,17 +108,26 @@ class _Members:
     """A dict whose members each have a type of their own."""
 
     inner: Mapping[str, Look]
+    names: Collection[str]
+    extra: Look | None
 
     sure = _NOTHING
 
     def takes(self, value: object, *, exactly: bool) -> bool:
-        return isinstance(value, dict)
+        return isinstance(value, dict) and all(
+            look.takes(value[name], exactly=exactly) for name, look in self.inner.items() if name in value
+        )
 
     def narrowed(self, value: Any) -> Narrowed | None:
+        if not isinstance(value, dict):
+            return None
         for name, look in self.inner.items():
-            if isinstance(value, dict) and (found := look.narrowed(value.get(name))) is not None:
+            if (found := look.narrowed(value.get(name))) is not None:
                 return found.at(f".{name}")
-        return None
+        if self.extra is None:
+            return None
+        more = {name: member for name, member in value.items() if name not in self.names}
+        return _among(more.values(), self.extra, ".{}", more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +139,10 @@ class _Places:
     sure = _NOTHING
 
     def takes(self, value: object, *, exactly: bool) -> bool:
-        return isinstance(value, tuple)
+        return isinstance(value, tuple) and all(
+            look is None or look.takes(element, exactly=exactly)
+            for element, look in zip(value, self.inner, strict=False)
+        )
 
     def narrowed(self, value: Any) -> Narrowed | None:
         if isinstance(value, tuple):
@@ -146,26 +161,37 @@ class _Elements:
 
     sure = _NOTHING
 
-    def takes(self, value: object, *, exactly: bool) -> bool:
-        return isinstance(value, self.kinds)
+    def takes(self, value: Any, *, exactly: bool) -> bool:
+        if not self._holds(value):
+            return False
+        elements = value.values() if isinstance(value, dict) else value
+        return all(self.element.takes(element, exactly=exactly) for element in elements)
 
     def narrowed(self, value: Any) -> Narrowed | None:
-        if not self.takes(value, exactly=True):
+        if not self._holds(value):
             return None
         if isinstance(value, dict):
             return _among(value.values(), self.element, ".{}", value)
         return _among(value, self.element, "[{}]", count())
 
+    def _holds(self, value: object) -> bool:
+        return isinstance(value, self.kinds)
+
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """A value of one of several types: of that which is its class, else of the first that takes it."""
+    """A value of one of several types: of that which is its class, else of the first that takes it.
+
+    Attributes:
+        others: it may be of a type that needs no look, too.
+    """
 
     among: tuple[Look, ...]
+    others: bool
     sure: frozenset[type]
 
     def takes(self, value: object, *, exactly: bool) -> bool:
-        return any(look.takes(value, exactly=exactly) for look in self.among)
+        return self.others or any(look.takes(value, exactly=exactly) for look in self.among)
 
     def narrowed(self, value: Any) -> Narrowed | None:
         exact = [look.narrowed(value) for look in self.among if look.takes(value, exactly=True)]
@@ -185,6 +211,8 @@ class _Anything:
 
     def narrowed(self, value: Any) -> Narrowed | None:
         kind: Any = type(value)
+        if _are_json((value,)):
+            return None
         if isinstance(value, dict):
             return _among(value.values(), self, ".{}", value)
         if isinstance(value, _LISTS):
@@ -199,6 +227,23 @@ class _Anything:
 
 
 _ANYTHING: Final = _Anything()
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """A value that is written by a serializer which is not pydantic's: one of a class, or whatever it may be."""
+
+    kind: type = object
+
+    sure = _NOTHING
+
+    def takes(self, value: object, *, exactly: bool) -> bool:
+        return (
+            type(value) is self.kind if exactly and self.kind is not object else isinstance(value, self.kind)
+        )
+
+    def narrowed(self, value: Any) -> Narrowed | None:
+        return None
 
 
 @dataclass(slots=True)
@@ -225,6 +270,19 @@ def _among(values: Collection[Any], look: Look, place: str, names: Iterable[obje
     return None
 
 
+def _are_json(values: Iterable[Any]) -> bool:
+    """Whether there are but JSON's own types in them, which is quickly told."""
+    for value in values:
+        kind = type(value)
+        if kind in _JSON:
+            continue
+        if kind is not dict and kind is not list:
+            return False
+        if not _are_json(value.values() if kind is dict else value):
+            return False
+    return True
+
+
 @lru_cache(maxsize=1024)
 def _added(kind: type, declared: type) -> tuple[str, ...]:
     """The fields that a subclass writes and its base does not know."""
@@ -249,29 +307,34 @@ class _Reader:
         writer = schema.get("serialization")
         if writer is not None and not _is_pydantics(writer):
             return None
-        if writer is not None and "any" in (writer["type"], writer.get("schema", {}).get("type")):
-            return _ANYTHING
+        match writer:
+            case {"type": "any"}:
+                return _ANYTHING
+            case {"function": function, "schema": inner}:
+                inner_look = self.look(inner)
+                return _elements(_LISTS, inner_look) if _writes_elements(function) else inner_look
         match schema:
             case {"type": "definitions", "definitions": definitions, "schema": inner}:
                 self._schemas |= {definition["ref"]: definition for definition in definitions}
                 return self.look(inner)
             case {"type": "definition-ref", "schema_ref": name}:
                 return self._by_name(name)
-            case {"type": "any"}:
+            case {"type": "any" | "call"}:
                 return _ANYTHING
             case {"type": "model" | "dataclass", "cls": kind, "schema": inner}:
                 return self._object(kind, schema, inner)
             case {"type": "typed-dict", "fields": members}:
-                looks = self._looks(members)
-                return _Members(looks) if looks else None
+                looks, extra = self._looks(members), self._extra(schema, schema)
+                return _Members(looks, members.keys(), extra) if looks or extra is not None else None
             case {"type": "tuple", "items_schema": items} if "variadic_item_index" not in schema:
                 return self._places(items)
             case {"type": "named-tuple", "fields": members}:
                 return self._places([member["schema"] for member in members])
-            case {"type": "list" | "set" | "frozenset" | "tuple" | "deque", "items_schema": items}:
-                return _elements(_LISTS, self._one_of(items if isinstance(items, list) else [items]))
-            case {"type": "dict", "values_schema": values}:
-                return _elements((dict,), self.look(values))
+            case {"type": "list" | "set" | "frozenset" | "tuple" | "deque" as name}:
+                items = schema.get("items_schema", _ANY)
+                return _elements(_KINDS[name], self._one_of(items if isinstance(items, list) else [items]))
+            case {"type": "dict" | "ordered-dict"}:
+                return _elements((dict,), self.look(schema.get("values_schema", _ANY)))
             case {"type": "union", "choices": choices}:
                 return self._one_of(choices)
             case {"type": "tagged-union", "choices": choices}:
@@ -293,15 +356,18 @@ class _Reader:
             inner = inner["schema"]
         if "fields" not in inner:
             return None  # the class has a way of its own
-        members, extra = inner["fields"], None
+        members, config = inner["fields"], schema.get("config") or {}
         if not isinstance(members, dict):
             members = {member["name"]: member for member in members}
-        keeps_extra = (schema.get("config") or {}).get("extra_fields_behavior") == "allow"
-        if keeps_extra:
-            extra = self.look(inner["extras_schema"]) if "extras_schema" in inner else _ANYTHING
+        extra = self._extra(schema, inner)
+        keeps_extra = _keeps_extra(schema, inner)
+        polymorphic = config.get("polymorphic_serialization", False)
         looks = self._looks(members)
         sure = _NOTHING if looks or extra is not None else _NOTHING | {kind}
-        return _Object(kind, looks, extra, keeps_extra, sure)
+        return _Object(kind, looks, extra, keeps_extra, polymorphic, sure)
+
+    def _extra(self, schema: Any, inner: Any) -> Look | None:
+        return self.look(inner.get("extras_schema", _ANY)) if _keeps_extra(schema, inner) else None
 
     def _looks(self, members: Mapping[str, Any]) -> dict[str, Look]:
         written = {
@@ -319,10 +385,23 @@ class _Reader:
 
     def _one_of(self, choices: Iterable[Any]) -> Look | None:
         schemas = [choice[0] if isinstance(choice, tuple) else choice for choice in choices]
-        looks = [look for schema in schemas if isinstance(schema, dict) and (look := self.look(schema))]
-        if len(looks) < 2:
-            return looks[0] if looks else None
-        return _Choice(tuple(looks), frozenset[type]().union(*(look.sure for look in looks)))
+        schemas = [schema for schema in schemas if isinstance(schema, dict)]
+        looks = [self.look(schema) or self._own(schema) for schema in schemas]
+        among = tuple(look for look in looks if look is not None)
+        if all(isinstance(look, _Own) for look in among):
+            return None
+        if len(looks) == 1:
+            return looks[0]
+        return _Choice(among, None in looks, frozenset[type]().union(*(look.sure for look in among)))
+
+    def _own(self, schema: Any) -> Look | None:
+        """For a choice that needs no look: what it takes, where it has a serializer of its own."""
+        if schema["type"] == "definition-ref":
+            schema = self._schemas[schema["schema_ref"]]
+        if schema["type"] in ("model", "dataclass"):
+            return _Own(schema["cls"])
+        writer = schema.get("serialization")
+        return None if writer is None or _is_pydantics(writer) else _Own()
 
 
 def _elements(kinds: tuple[type, ...], element: Look | None) -> Look | None:
@@ -332,3 +411,12 @@ def _elements(kinds: tuple[type, ...], element: Look | None) -> Look | None:
 def _is_pydantics(writer: Any) -> bool:
     function = writer.get("function")
     return function is None or getattr(function, "__module__", "").startswith("pydantic.")
+
+
+def _writes_elements(function: Any) -> bool:
+    return getattr(function, "__name__", "") == "serialize_sequence_via_list"
+
+
+def _keeps_extra(schema: Any, inner: Any) -> bool:
+    behavior = inner.get("extra_behavior") or (schema.get("config") or {}).get("extra_fields_behavior")
+    return bool(behavior == "allow")

@@ -39,7 +39,7 @@ _CLOSED: Final = _CONTAINERS | {
 _MOST_CONTAINERS: Final = 50
 _OPEN: Final = ("'serialization'", "'allow'")
 """What is in a schema that lets something else be written than the types of the fields say."""
-_DUCK_TYPED: Final = "'serialization': {'type': 'any'"
+_DUCK_TYPED: Final = ("'serialization': {'type': 'any'", "'polymorphic_serialization': True")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def scope_of(model: type[BaseModel]) -> Scope:
         open_fields,
         known=found and depth <= _MOST_CONTAINERS and not any(word in whole for word in (*_OPEN, MARK)),
         writes_constants=any(word in whole for word in ("ser_json_inf_nan", "'any'", *_OPEN)),
-        duck_typed=_DUCK_TYPED in whole,
+        duck_typed=any(word in whole for word in _DUCK_TYPED),
         loss=loss_of(model),
         look=look_of(model),
         omits_unset=bool(getattr(model, "__omit_unset__", False)),

@@ -135,6 +135,24 @@ async def test_what_a_subclass_in_a_field_added_survives_a_put_of_its_base(store
     assert stored == {"id": "a", "places": [{"name": "eu", "zone": 1}]}
 
 
+async def test_what_a_model_that_is_written_by_its_subclass_adds_is_not_lost_when_it_is_put_again(store):
+    class Place(BaseModel):
+        model_config = ConfigDict(polymorphic_serialization=True)
+        name: str
+
+    class Region(Place):
+        zone: int
+
+    class Deployment(BaseModel):
+        id: str
+        place: Place
+
+    deployments = store.collection("deployments", Deployment)
+    await deployments.put(Deployment(id="a", place=Region(name="eu", zone=1)))
+    await deployments.put(await deployments.get("a"))
+    assert await store.collection("deployments").get("a") == {"id": "a", "place": {"name": "eu", "zone": 1}}
+
+
 async def test_a_model_that_allows_extra_fields_decides_itself_what_is_kept(store):
     class Open(BaseModel):
         model_config = ConfigDict(extra="allow")
