@@ -381,6 +381,7 @@ class Lists(BaseModel):
     ("path", "message"),
     [
         ("steps.tests_passed", r"theSteps is a list.* such as theSteps\.0\.tests_passed or theSteps\.-1\."),
+        ("theSteps.tests_passed", r"theSteps is a list.* such as theSteps\.0\.tests_passed"),
         ("maybe.x", "'x' no place in it"),
     ],
 )

@@ -251,7 +251,7 @@ def stored_path(model: type[BaseModel], path: tuple[str, ...]) -> tuple[str, ...
         within_list = False
         match shape:
             case ObjectShape(inner, alone):
-                info, fields = fields_of(inner).get(name), stored_fields(inner)
+                info, fields = _field_named(inner, name), stored_fields(inner)
                 written = info.serialization_alias if info and info.serialization_alias else name
                 if written not in fields and alone and extra(inner) != "allow":
                     raise _unknown(inner, name)
@@ -265,6 +265,14 @@ def stored_path(model: type[BaseModel], path: tuple[str, ...]) -> tuple[str, ...
                 shape = None
                 stored.append(name)
     return tuple(stored)
+
+
+def _field_named(model: type[BaseModel], name: str) -> FieldInfo | None:
+    """The field of that name or, if there is none, alias."""
+    fields = fields_of(model)
+    return fields.get(name) or next(
+        (info for info in fields.values() if info.serialization_alias == name), None
+    )
 
 
 _PLACE: Final = re.compile(r"-?[0-9]+")
