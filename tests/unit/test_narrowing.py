@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    JsonValue,
     PlainSerializer,
     RootModel,
     SerializeAsAny,
@@ -24,6 +25,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import model_schema, no_info_plain_validator_function
 from statepath.engine.documents import encode_model, encode_value
+from statepath.engine.narrowing import look_of
 from statepath.errors import InvalidArgumentError
 from typing_extensions import TypedDict
 
@@ -231,6 +233,11 @@ def test_a_field_that_a_subclass_never_writes_is_not_missed() -> None:
         cache: int = Field(0, exclude=True)
 
     assert written(Place, Cached(cache=1)) == {"name": "eu"}
+
+
+def test_a_field_of_json_values_needs_no_look() -> None:
+    assert look_of(create_model("Task", result=(dict[str, JsonValue] | None, None))) is None
+    assert look_of(create_model("Task", result=(dict[str, Any] | None, None))) is not None
 
 
 def test_a_serializer_of_the_models_own_writes_what_it_will() -> None:

@@ -339,6 +339,8 @@ class _Reader:
                 return self._one_of(choices)
             case {"type": "tagged-union", "choices": choices}:
                 return self._one_of(choices.values())
+            case {"type": "json-or-python", "python_schema": {"custom_error_type": "invalid-json-value"}}:
+                return None  # a `JsonValue`, which holds no objects
             case {"type": "json-or-python", "json_schema": inner} | {"schema": dict() as inner}:
                 return self.look(inner)
         return None
