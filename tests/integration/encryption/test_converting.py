@@ -583,7 +583,7 @@ async def test_backups_ascend_though_the_clock_went_back_before_the_conversion(
 async def test_the_wrong_commands_change_nothing(folder, settings, tmp_path):
     with pytest.raises(NotFoundError, match="there is no store"):
         await encrypt(folder.url, settings=settings)
-    with pytest.raises(NotFoundError, match="is not encrypted"):
+    with pytest.raises(NotFoundError, match="there is no store"):
         await decrypt(folder.url, settings=settings)
     with pytest.raises(NotFoundError, match="there is no store"):
         await encrypt(folder.url, settings=Settings())
