@@ -109,21 +109,25 @@ class Collection(Generic[T]):
             ConflictError: another version is stored, and the collection's `on_conflict` does not resolve that;
                 nothing was changed.
         """
-        new = if_version == 0
-        if if_version is not None and check_version(if_version) > self._engine.seq and not self._keeps_all:
+        if if_version is not None:
+            return await self._put_if(value, if_version)
+        engine = self._engine
+        document = self.encode(value) if engine.elsewhere is None else await self.encoded(value)
+        committer = engine.committer
+        if committer.crowded:
+            await committer.room()
+        return await committer.put(document)
+
+    async def _put_if(self, value: T, version: int) -> int:
+        if check_version(version) > self._engine.seq and not self._keeps_all:
             await self._engine.catch_up()  # what the model does not know is kept of that version
-        if self._engine.elsewhere is None and not new:
-            document = self.encode(value)
-        else:
-            document = await self.encoded(value, new=new)
-        bare: PutDocument | None = document if if_version is None else self.bare(document, value)
+        document = await self.encoded(value, new=not version)
+        bare = self.bare(document, value)
         committer = self._engine.committer
         if committer.crowded:
             await committer.room()
-        if if_version is None:
-            return await committer.put(document)
         try:
-            return await committer.submit((_change(document, if_version),), len(document[2]))
+            return await committer.submit((_change(document, version),), len(document[2]))
         except ConflictError as conflict:
             met = conflict
         return await self._put_resolved(met, document, bare)
@@ -443,7 +447,7 @@ class Collection(Generic[T]):
     def encode(self, value: T) -> PutDocument:
         """The document as it will be stored in place of the one in memory, if there is one."""
         id, engine = self.id_of(value), self._engine
-        held = engine.elsewhere is None and not self._keeps_all
+        held = engine.elsewhere is None
         return self._encode(value, id, engine.replica.get(self.name, id) if held else None)
 
     def encode_over(self, stored: Entry | None, value: T) -> PutDocument:
@@ -457,7 +461,7 @@ class Collection(Generic[T]):
             data = encode_mapping(cast("Mapping[str, Any]", value), key=f"{name}/{id}", limit=limit)
             return name, id, data, None
         data = encode_model(cast("BaseModel", value), key=f"{name}/{id}", limit=limit)
-        kept = data if stored is None else self.keep(data, stored)
+        kept = data if stored is None or stored.complete is model else self.keep(data, stored)
         # What a subclass adds, the model does not know.
         known = type(value) is model and not scope_of(cast("type[BaseModel]", model)).duck_typed
         return name, id, kept, model if known and kept is data else None

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from pydantic import BaseModel
 
+_NO_CLASS: Final[frozenset[type]] = frozenset()
 _NOTHING: Final = frozenset({NoneType})
 _JSON: Final = frozenset({NoneType, str, int, float, bool})
 _LISTS: Final = (list, tuple, set, frozenset, deque)
@@ -47,10 +48,14 @@ class Look(Protocol):
 
     Attributes:
         sure: the classes of values that need no look.
+        elements: those of what is in a list that needs none, where the type is a list.
     """
 
     @property
     def sure(self) -> frozenset[type]: ...
+
+    @property
+    def elements(self) -> frozenset[type]: ...
 
     def takes(self, value: object, *, exactly: bool) -> bool:
         """Whether the value is written by this type, where it may be of several."""
@@ -80,6 +85,8 @@ class _Object:
     polymorphic: bool
     sure: frozenset[type]
 
+    elements = _NO_CLASS
+
     def takes(self, value: object, *, exactly: bool) -> bool:
         return type(value) is self.kind if exactly else isinstance(value, self.kind)
 
@@ -92,8 +99,11 @@ class _Object:
             if added:
                 return Narrowed("", kind, self.kind, added)
         for name, look in self.inner.items():
-            member = getattr(value, name, None)
-            if type(member) not in look.sure and (found := look.narrowed(member)) is not None:
+            member: Any = getattr(value, name, None)
+            held = type(member)
+            if held in look.sure or (held is list and look.elements.issuperset(map(type, member))):
+                continue
+            if (found := look.narrowed(member)) is not None:
                 return found.at(f".{name}")
         if self.extra is not None and (more := getattr(value, "__pydantic_extra__", None)):
             return _among(more.values(), self.extra, ".{}", more)
@@ -112,6 +122,7 @@ class _Members:
     extra: Look | None
 
     sure = _NOTHING
+    elements = _NO_CLASS
 
     def takes(self, value: object, *, exactly: bool) -> bool:
         return isinstance(value, dict) and all(
@@ -137,6 +148,7 @@ class _Places:
     inner: tuple[Look | None, ...]
 
     sure = _NOTHING
+    elements = _NO_CLASS
 
     def takes(self, value: object, *, exactly: bool) -> bool:
         return isinstance(value, tuple) and all(
@@ -158,6 +170,7 @@ class _Elements:
 
     kinds: tuple[type, ...]
     element: Look
+    elements: frozenset[type]
 
     sure = _NOTHING
 
@@ -190,6 +203,8 @@ class _Choice:
     others: bool
     sure: frozenset[type]
 
+    elements = _NO_CLASS
+
     def takes(self, value: object, *, exactly: bool) -> bool:
         return self.others or any(look.takes(value, exactly=exactly) for look in self.among)
 
@@ -205,6 +220,7 @@ class _Anything:
     """A value that is written by its own class."""
 
     sure = _JSON
+    elements = _JSON
 
     def takes(self, value: object, *, exactly: bool) -> bool:
         return True
@@ -236,6 +252,7 @@ class _Own:
     kind: type = object
 
     sure = _NOTHING
+    elements = _NO_CLASS
 
     def takes(self, value: object, *, exactly: bool) -> bool:
         return (
@@ -253,6 +270,7 @@ class _Later:
     look: Look | None = None
 
     sure = _NOTHING
+    elements = _NO_CLASS
 
     def takes(self, value: object, *, exactly: bool) -> bool:
         return self.look is not None and self.look.takes(value, exactly=exactly)
@@ -407,7 +425,9 @@ class _Reader:
 
 
 def _elements(kinds: tuple[type, ...], element: Look | None) -> Look | None:
-    return None if element is None else _Elements(kinds, element)
+    if element is None:
+        return None
+    return _Elements(kinds, element, element.sure if list in kinds else _NO_CLASS)
 
 
 def _is_pydantics(writer: Any) -> bool:
