@@ -6,7 +6,7 @@ It is read whole, whatever is damaged in it, and then becomes the first commit o
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import AsyncIterator, Container, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain, count
@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from msgspec import Raw
 
-from statepath.backend import Backend
+from statepath.backend import Backend, Entry
 from statepath.commit import Change, Note, Put
 from statepath.engine.adoption import check_size
 from statepath.engine.documents import MARK, encode_mapping, encode_value, parse_untrusted, without_halves
@@ -244,10 +244,7 @@ async def _files(
     folders = _FOLDERS | {collection for collection, _ in documents}
     evident, damage = bool(original.source or original.damage), list[Damage]()
     others: list[tuple[str, tuple[str, str], dict[str, Any]]] = []
-    async for entry in backend.list_keys(""):
-        collection, _, name = entry.key.partition("/")
-        if collection not in folders or not name.endswith(".json") or "/" in name:
-            continue
+    async for collection, entry in _listed(backend, folders):
         try:
             await check_size(backend, entry, limit)
             data = _told(damage, entry.key, (await backend.read(entry.key)).data)
@@ -277,6 +274,16 @@ async def _files(
     _others(original, documents, others)
     if original.source or original.damage:
         original.damage += damage
+
+
+async def _listed(backend: Backend, folders: Iterable[str]) -> AsyncIterator[tuple[str, Entry]]:
+    """The files of documents, with the collection. Each folder is asked for by its name, so that one that cannot be
+    read, as it is a link, is told and not passed over."""
+    for collection in sorted(folders):
+        async for entry in backend.list_keys(f"{collection}/"):
+            name = entry.key.removeprefix(f"{collection}/")
+            if name.endswith(".json") and "/" not in name:
+                yield collection, entry
 
 
 def _others(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from statepath.errors import AccessDeniedError
 from statepath.events import CorruptionDetected, EditConflict, StoreUpgraded
 
 pytestmark = pytest.mark.slow
@@ -189,6 +190,17 @@ async def test_a_task_that_has_only_its_file(original, tasks):
     original.put("state.json", state)
     async with original.open() as store:
         assert await tasks(store) == by_id([*state["tasks"], lone])
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+async def test_a_folder_of_tasks_that_is_a_link_is_told_and_not_taken_for_an_empty_one(original, readonly):
+    (original.path / "state.json").unlink()
+    (original.path / "tasks").rename(elsewhere := original.path.parent / "elsewhere")
+    (original.path / "tasks").symlink_to(elsewhere)
+    before = original.tree()
+    with pytest.raises(AccessDeniedError, match="'tasks' in the state path is a symbolic link"):
+        await original.open(readonly=readonly)
+    assert original.tree() == before
 
 
 async def test_everything_broken_is_an_empty_store_that_says_so(original, tasks):
