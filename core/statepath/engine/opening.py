@@ -27,7 +27,7 @@ from statepath.backend import (
     SupportsQueries,
     SupportsSharing,
 )
-from statepath.commit import FLOOR_KEY, Note, Put, WriteLog
+from statepath.commit import FLOOR_KEY, Note, Put, Transaction, WriteLog
 from statepath.encryption import Encrypted, check_founded_plain, storage_of, unlock, unsealed
 from statepath.engine.adoption import Examined
 from statepath.engine.archiving import archive_by_rules
@@ -42,7 +42,7 @@ from statepath.engine.original import Original, read_original
 from statepath.engine.recovering import Outrun, begin_anew, cover, restore_replaced, take_next_place
 from statepath.engine.recovery import Recovered, recover, saved_since
 from statepath.engine.replay import Damage
-from statepath.engine.replica import Cut, Stage
+from statepath.engine.replica import Cut, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.snapshotter import KEEP_SECONDS, Written
 from statepath.engine.surveying import survey
@@ -288,8 +288,9 @@ def _show(engine: Engine, found: Recovered, original: Original | None) -> None:
         )
     if original is not None:
         stage = Stage(found.replica)
-        for change in original.changes:
-            stage.apply(change, 0, 0)
+        for place, transaction in enumerate(original.transactions):
+            for change in transaction:
+                stage.apply(change, place, 0)
         stage.install(found.replica, 0, "", 0)
     engine.show(
         found.replica,
@@ -339,6 +340,12 @@ async def put_aside(backend: Backend, key: str, why: str) -> str:
         await stored.delete(kept)
         return ""
     return kept
+
+
+def _next(place: int, transaction: Transaction, now: Replica) -> Transaction:
+    """What makes the first seqs of a store: nothing where it has that one. Who comes second finds what the first one
+    has made of them since."""
+    return transaction if now.head == place else ()
 
 
 @dataclass(slots=True)
@@ -400,7 +407,7 @@ class _TakeOver:
         for damage in self.engine.damage:
             if damage not in self.told:
                 await self._keep_aside(damage)
-        if original is not None and (original.changes or original.state is not None):
+        if original is not None and (original.transactions or original.state is not None):
             await self._back_up(original)
         elif found.foreign is not None:
             if kept := await self._put_aside(STATE_KEY, "conflict"):
@@ -479,7 +486,7 @@ class _TakeOver:
         await cover(engine)
         for key in found.recovered:
             engine.events.emit(DocumentRecovered(key, "its own file"))
-        if original is not None and original.changes:
+        if original is not None and original.transactions:
             await self._import(original, views)
         elif found.examined is not None:
             await self._adopt(found.examined, views)
@@ -492,8 +499,8 @@ class _TakeOver:
         engine = self.engine
         for key, reason in original.conflicts:
             await self._keep_conflict(key, reason)
-        # Who comes second finds what the first one has made of them since.
-        await engine.decide(lambda now: () if now.head else tuple(original.missing_in(now)))
+        for place, transaction in enumerate(original.transactions):
+            await engine.decide(partial(_next, place, transaction))
         for collection, id, _ in engine.replica:
             views.mark(collection, id)
         await engine.flush()

@@ -1,6 +1,6 @@
 """A directory that the original TypeScript server wrote: no journal, no checksums, backups named by milliseconds.
 
-It is read whole, whatever is damaged in it, and then becomes the first commit of a store.
+It is read whole, whatever is damaged in it, and then becomes the first commits of a store.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from urllib.parse import unquote_to_bytes
 from msgspec import Raw
 
 from statepath.backend import Backend, Entry
-from statepath.commit import Change, Note, Put
+from statepath.commit import Note, Put, Transaction
 from statepath.engine.adoption import check_size
 from statepath.engine.documents import MARK, encode_mapping, encode_value, parse_untrusted, without_halves
 from statepath.engine.ids import decode_id, document_key, is_id, is_shortened, log_key, report_key
 from statepath.engine.replay import Damage
-from statepath.engine.replica import MEMBERS, Replica
+from statepath.engine.replica import MEMBERS
 from statepath.engine.snapshot import SNAPSHOT_MEMBERS, STATE_KEY, is_own_member
 from statepath.engine.views import parse_view
 from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
@@ -53,7 +53,8 @@ class Original:
 
     Attributes:
         source: the file that most of it was read from.
-        changes: the documents, as the changes of one transaction.
+        transactions: the documents and members. Where files have documents that the state has not, a second one puts
+            those again: what the members say, as the metrics do, is not said of them.
         misnamed: files whose document gets a file of another name.
         renamed: files of session logs and reports, the names that they get, and their ids.
         conflicts: files that say something else than the state, and do not say that it is newer; with the reason.
@@ -61,26 +62,13 @@ class Original:
     """
 
     source: str
-    changes: list[Change] = field(default_factory=list)
+    transactions: list[Transaction] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
     misnamed: list[str] = field(default_factory=list)
     renamed: list[tuple[str, str, str]] = field(default_factory=list)
     conflicts: list[tuple[str, str]] = field(default_factory=list)
     state: bytes | None = None
     documents: int = 0
-
-    def missing_in(self, replica: Replica) -> list[Change]:
-        """The changes that are still to be committed: all of them or, after a crash, none."""
-        missing: list[Change] = []
-        for change in self.changes:
-            if isinstance(change, Put):
-                entry = replica.get(change.collection, change.id)
-                if entry is None or entry.json() != bytes(change.document):
-                    missing.append(change)
-        return missing and [
-            *missing,
-            Note("imported", f"{self.documents} documents of an original directory"),
-        ]
 
 
 @dataclass(slots=True)
@@ -183,16 +171,24 @@ async def read_original(backend: Backend, *, limit: int) -> Original | None:
     state = State.of(await _state(backend, original))
     documents, members = state.documents, state.members
     original.damage += [Damage(original.source, reason, aside=False) for reason in state.oddities]
-    await _files(backend, original, documents, limit)
+    newer = await _files(backend, original, documents, limit)
     await _beside(backend, original)
     if not documents and not members and not original.source:
         return None if not original.damage else original
-    for (collection, id), document in documents.items():
-        data = encode_mapping(document, key=f"{collection}/{id}", limit=limit)
-        original.changes.append(Put(collection, id, Raw(data)))
-    for name, value in members.items():
-        original.changes.append(Put(MEMBERS, name, Raw(encode_value(value, key=name))))
+    puts = {
+        (collection, id): Put(
+            collection, id, Raw(encode_mapping(document, key=f"{collection}/{id}", limit=limit))
+        )
+        for (collection, id), document in documents.items()
+    }
+    told = [Put(MEMBERS, name, Raw(encode_value(value, key=name))) for name, value in members.items()]
     original.documents = len(documents)
+    if puts or told:
+        note = Note("imported", f"{original.documents} documents of an original directory")
+        original.transactions.append((*puts.values(), *told, note))
+    if told and newer:
+        note = Note("imported", f"{len(newer)} documents that {original.source} did not have")
+        original.transactions.append((*(put for place, put in puts.items() if place in newer), note))
     return original
 
 
@@ -238,9 +234,10 @@ def _occupied(backend: Backend) -> InvalidArgumentError:
 
 async def _files(
     backend: Backend, original: Original, documents: dict[tuple[str, str], dict[str, Any]], limit: int
-) -> None:
-    """Documents of their own files: those that are missing from the state, or newer than in it. Without a state only
-    files that are named after their documents say that this is such a directory."""
+) -> set[tuple[str, str]]:
+    """Documents of their own files: those that are missing from the state, or newer than in it; which they are. Without
+    a state only files that are named after their documents say that this is such a directory."""
+    newer = set[tuple[str, str]]()
     folders = _FOLDERS | {collection for collection, _ in documents}
     evident, damage = bool(original.source or original.damage), list[Damage]()
     others: list[tuple[str, tuple[str, str], dict[str, Any]]] = []
@@ -266,6 +263,7 @@ async def _files(
         stored = documents.get((collection, id))
         if stored is None or _updated(document) > _updated(stored):
             documents[collection, id] = document
+            newer.add((collection, id))
             original.source = original.source or "the task files"
         elif document != stored and _updated(document) == _updated(stored):
             original.conflicts.append(
@@ -274,6 +272,7 @@ async def _files(
     _others(original, documents, others)
     if original.source or original.damage:
         original.damage += damage
+    return newer
 
 
 async def _listed(backend: Backend, folders: Iterable[str]) -> AsyncIterator[tuple[str, Entry]]:

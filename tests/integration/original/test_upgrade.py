@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import statepath
 from statepath import StatePersistence
+from statepath.engine.engine import Engine
 from statepath.errors import HistoryTrimmedError, ReadOnlyError
 from statepath.events import CorruptionDetected, EditConflict, StoreUpgraded
 
@@ -318,6 +319,63 @@ async def test_a_store_that_was_upgraded_can_be_exported_and_imported(empty, tmp
     await statepath.import_backup(str(tmp_path / "store.zip"), tmp_path / "other")
     async with statepath.open(tmp_path / "other") as other:
         assert await other.members() == held
+
+
+BEHIND = {
+    "tasks": [{"id": "a", "updated_at": "2025-01-01T00:00:00Z", "status": "pending"}],
+    "metrics": {"total_tasks": 1, "completed_tasks": 0, "failed_tasks": 0, "average_completion_time": 0},
+}
+"""A state of before its task failed, and the next one began."""
+
+
+def put_behind(empty):
+    empty.put("state.json", BEHIND)
+    empty.put("tasks/a.json", {"id": "a", "updated_at": "2025-01-02T00:00:00Z", "status": "failed"})
+    empty.put("tasks/b.json", {"id": "b", "updated_at": "2025-01-02T00:00:00Z", "status": "pending"})
+
+
+async def counts(empty, **settings):
+    async with StatePersistence.open(empty.path, autosave=0, **settings) as persistence:
+        state = await persistence.load_state()
+        assert state is not None
+        return state.metrics.total_tasks, state.metrics.failed_tasks
+
+
+@pytest.mark.parametrize("readonly", [True, False])
+async def test_metrics_of_a_state_that_is_behind_the_files_are_counted_from_the_tasks(empty, readonly):
+    put_behind(empty)
+    assert await counts(empty, readonly=readonly) == (2, 1)
+    assert await counts(empty) == (2, 1)
+
+
+async def test_metrics_of_a_state_that_is_behind_are_kept_as_they_were(empty):
+    put_behind(empty)
+    async with empty.open() as store:
+        assert await store.members() == {"metrics": BEHIND["metrics"]}
+
+
+async def test_metrics_of_a_state_that_is_behind_are_counted_though_the_upgrade_was_interrupted(
+    empty, monkeypatch, tasks
+):
+    put_behind(empty)
+    decide = Engine.decide
+
+    async def once(engine, deciding):
+        if engine.seq:
+            await _fail()
+        return await decide(engine, deciding)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "decide", once)
+        with pytest.raises(OSError, match="power"):
+            await empty.open()
+    assert await counts(empty) == (2, 1)
+    async with empty.open() as store:
+        assert {id: task["status"] for id, task in (await tasks(store)).items()} == {
+            "a": "failed",
+            "b": "pending",
+        }
+        assert await store.verify() == []
 
 
 async def test_metrics_that_are_none_are_counted_from_the_tasks(empty):
