@@ -45,7 +45,7 @@ from statepath.events import (
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task, iso
 from statepath.settings import Settings, SettingsArgs
 from statepath.signals import SignalSaver
-from statepath.state_save import DERIVED, METRICS, Plan, StateSave
+from statepath.state_save import DERIVED, METRICS, Plan, StateSave, are_given
 from statepath.store import Store
 from statepath.tally import Tally
 from statepath.threads import in_thread
@@ -452,7 +452,7 @@ def _are_metrics(stored: dict[str, Any]) -> bool:
         StateMetrics.model_validate(stored)
     except ValidationError:
         return False
-    return True
+    return are_given(stored)
 
 
 def _iso(micros: int) -> str | None:

@@ -31,6 +31,11 @@ DERIVED: Final = frozenset({"version", "seq", "last_saved", MARK})
 _COUNTS: Final = tuple(StateMetrics.model_fields)
 
 
+def are_given(metrics: Mapping[str, Any]) -> bool:
+    """Whether the metrics say anything: if all are 0, they are to be counted."""
+    return any(metrics.get(name) for name in _COUNTS)
+
+
 class Part(NamedTuple):
     """The documents that a state gives for one collection: their JSON by id."""
 
@@ -129,7 +134,7 @@ class StateSave:
         names = [part.collection.name for part in parts]
         plan.reads += [(MEMBERS, name, _version(members, name)) for name in names]
         if loose:
-            names = [] if left or self._are_given else ["tasks"]
+            names = [] if left or are_given(self._metrics) else ["tasks"]
         names += filter(is_collection, given)
         plan.reads += [(name, UNTOUCHED, cut.seq) for name in names]
         return plan
@@ -177,19 +182,15 @@ class StateSave:
     def _metrics_of(self, tasks: dict[str, Entry], stored: JsonValue, tally: Tally) -> JsonValue:
         counted = tally.count(list(tasks.items()))
         known = stored if isinstance(stored, dict) else {}
-        if self._are_given:
+        if are_given(self._metrics):
             return {**known, **self._metrics}
         return {**known, **self._metrics, **counted}
-
-    @property
-    def _are_given(self) -> bool:
-        return any(self._metrics.get(name) for name in _COUNTS)
 
     def _leaves_metrics(self, stored: JsonValue) -> bool:
         """Whether the state says nothing of the metrics but that they are to be counted."""
         known = stored if isinstance(stored, dict) else {}
         own = {name: value for name, value in self._metrics.items() if name not in _COUNTS}
-        return not self._are_given and all(
+        return not are_given(self._metrics) and all(
             name in known and same_value(known[name], value) for name, value in own.items()
         )
 

@@ -11,6 +11,7 @@ from statepath import StatePersistence
 from statepath.engine.engine import Engine
 from statepath.errors import HistoryTrimmedError, ReadOnlyError
 from statepath.events import CorruptionDetected, EditConflict, StoreUpgraded
+from statepath.models import StateMetrics
 
 pytestmark = pytest.mark.slow
 
@@ -376,6 +377,14 @@ async def test_metrics_of_a_state_that_is_behind_are_counted_though_the_upgrade_
             "b": "pending",
         }
         assert await store.verify() == []
+
+
+@pytest.mark.parametrize(
+    "metrics", [{}, StateMetrics().model_dump(exclude_unset=False)], ids=["none", "zeros"]
+)
+async def test_metrics_that_say_nothing_are_counted_from_the_tasks(empty, metrics):
+    empty.put("state.json", {"tasks": [{"id": "a", "status": "failed"}], "metrics": metrics})
+    assert await counts(empty) == (1, 1)
 
 
 async def test_metrics_that_are_none_are_counted_from_the_tasks(empty):
