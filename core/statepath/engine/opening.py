@@ -131,7 +131,8 @@ async def open_engine(
         raise
     for damage in engine.damage:
         logger.warning("damage found: %s", damage.reason, extra={"key": damage.key})
-    head, documents, took = engine.replica.head, len(engine.replica), time.monotonic() - began
+    replica, took = engine.replica, time.monotonic() - began
+    head, documents = replica.head, len(replica) - len(replica.members)
     logger.debug(
         "opened %s at seq %d in %.3f s, from %s",
         backend.url,

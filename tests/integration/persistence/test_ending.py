@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import pytest
 import statepath
 from statepath.errors import ClosedError, UnavailableError, UnsupportedError
-from statepath.events import EmergencySave, Event, SaveError, ShutdownSave, StateSaved
+from statepath.events import EmergencySave, Event, Events, SaveError, ShutdownSave, StateLoaded, StateSaved
 from statepath.models import PersistedState, Task
 from statepath.persistence import StatePersistence
 
@@ -63,6 +63,16 @@ async def test_save_state_tells_what_it_saved(
     assert (event.seq, event.documents) == (result.seq, 2)
     assert event.bytes > 100
     assert event.seconds > 0
+
+
+async def test_opening_tells_how_many_documents_there_are(tmp_path: Path, task: MakeTask) -> None:
+    async with StatePersistence.open(tmp_path) as p:
+        await p.save_state(PersistedState(tasks=[task("a"), task("b")]))
+    heard: list[StateLoaded] = []
+    events = Events()
+    events.on(StateLoaded, heard.append)
+    async with StatePersistence.open(tmp_path, events=events):
+        assert [event.documents for event in heard] == [2]
 
 
 async def test_a_listener_that_raises_harms_nobody(
