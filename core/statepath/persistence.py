@@ -171,7 +171,8 @@ class StatePersistence:
         """
         began = time.monotonic()
         self._check_open()
-        save = StateSave(self.store, _model(PersistedState, state), replace=replace)
+        stored = self._engine.replica.collections
+        save = StateSave(self.store, stored, _model(PersistedState, state), replace=replace)
         plan, seq = await self._commit(save)
         for key in plan.skipped:
             logger.warning("%s was not saved: the stored one has a later updated_at", key, extra={"key": key})

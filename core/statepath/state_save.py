@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from msgspec import Raw
 from pydantic import JsonValue
@@ -74,11 +74,16 @@ class Plan:
 class StateSave:
     """One state, encoded as it was when it was given, so that a retry after a conflict saves the same.
 
+    Parameters:
+        stored: the documents of the store by collection and id, which tell where those of the state have their ids.
+
     Raises:
         InvalidArgumentError: a part of it cannot be stored; the message names it.
     """
 
-    def __init__(self, store: Store, state: PersistedState, *, replace: bool) -> None:
+    def __init__(
+        self, store: Store, stored: Mapping[str, Mapping[str, Entry]], state: PersistedState, *, replace: bool
+    ) -> None:
         self._store = store
         self._replace = replace
         self._metrics = _metrics(state.metrics)
@@ -91,8 +96,9 @@ class StateSave:
             if name in DERIVED or is_own_member(name):
                 continue
             value = _plain(name, given)
-            if _is_collection(name, value):
-                self._parts.append(_part(store.collection(name), value))
+            field = _id_field(stored.get(name, {}))
+            if _is_collection(name, value, field):
+                self._parts.append(_part(store.collection(name, id=field), value))
             else:
                 self._members[name] = decode(encode_value(value, key=name))
 
@@ -232,12 +238,23 @@ def _plain(name: str, value: object) -> Any:
         return decode(encode_value(value, key=name))  # which says what is wrong, and where
 
 
-def _is_collection(name: str, value: object) -> bool:
+def _id_field(stored: Mapping[str, Entry]) -> str:
+    """The member that has the id in each of the documents; `id` where they do not tell."""
+    names: list[str] = []
+    for id, entry in stored.items():
+        document = cast("dict[str, JsonValue]", decode(entry.json()))
+        names = [name for name in names or document if document.get(name) == id]
+        if len(names) < 2:
+            break
+    return names[0] if names and "id" not in names else "id"
+
+
+def _is_collection(name: str, value: object, field: str) -> bool:
     return (
         isinstance(value, list)
         and bool(value)
         and is_collection(name)
-        and all(isinstance(one, Mapping) and is_id(one.get("id")) for one in value)
+        and all(isinstance(one, Mapping) and is_id(one.get(field)) for one in value)
     )
 
 

@@ -225,6 +225,22 @@ async def test_a_list_of_objects_with_ids_is_a_collection(p: StatePersistence) -
     assert loaded.model_extra == {"agents": agents}
 
 
+@pytest.mark.parametrize("more", [{}, {"id": "of the job"}, {"after": "r0"}], ids=repr)
+async def test_a_collection_whose_ids_are_in_another_field_is_saved_as_it_was_loaded(
+    p: StatePersistence, task: MakeTask, more: dict[str, str]
+) -> None:
+    await p.save_task(task("a"))
+    runs = p.store.collection("runs", id="run")
+    await runs.put({"run": "r0", **more})
+    await runs.put({"run": "r1", **more})
+    loaded = await p.load_state()
+    assert loaded is not None
+    assert (await p.save_state(loaded)).saved == ()
+    loaded = PersistedState(**dict(loaded) | {"runs": [{"run": "r1", "done": True}, {"run": "r2"}]})
+    result = await p.save_state(loaded, replace=True)
+    assert (result.saved, result.deleted) == (("runs/r1", "runs/r2"), ("runs/r0",))
+
+
 async def test_a_member_cannot_take_the_name_of_a_collection(p: StatePersistence) -> None:
     await p.store.collection("agents").put({"id": "agent_1"})
     with pytest.raises(InvalidArgumentError, match="'agents' is a collection"):
