@@ -440,10 +440,15 @@ class _TakeOver:
         return await put_aside(self.engine.backend, key, why)
 
     async def _back_up(self, original: Original) -> None:
-        """The pre-migration backup: the `state.json` that was used, as it was. An earlier one is never replaced."""
+        """The pre-migration backup: the `state.json` that was used, as it was. One that the original made of its own
+        is kept aside."""
+        backend = self.engine.backend
         data = b"{}\n" if original.state is None else original.state
+        with suppress(NotFoundError):
+            if (await backend.read(PRE_MIGRATION_KEY)).data != data:
+                await self._put_aside(PRE_MIGRATION_KEY, "earlier")
         with suppress(AlreadyExistsError):
-            await self.engine.backend.write(PRE_MIGRATION_KEY, data, when=IF_ABSENT)
+            await backend.write(PRE_MIGRATION_KEY, data, when=IF_ABSENT)
 
     async def _floor(self) -> tuple[Floor, ETag | None]:
         """The log's own record as it has to be from now on, and the version of it that is stored."""

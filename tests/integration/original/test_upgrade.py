@@ -55,6 +55,17 @@ async def test_the_upgrade_is_told_and_leaves_a_backup_of_what_was_there(origina
     assert (original.path / told.backup).read_bytes() == before
 
 
+async def test_a_backup_of_a_migration_of_the_originals_own_is_kept_aside(original):
+    before = (original.path / "state.json").read_bytes()
+    original.put("state.pre-migration.backup.json", theirs := '{"version": "0.9.0", "tasks": []}')
+    async with original.open() as store:
+        assert await store.verify() == []
+    (told,) = original.told(StoreUpgraded)
+    assert (original.path / told.backup).read_bytes() == before
+    (earlier,) = original.path.glob("state.pre-migration.backup.json.earlier.*")
+    assert earlier.read_text() == theirs
+
+
 async def test_the_second_opening_is_no_upgrade_and_changes_nothing(original, tasks):
     async with original.open() as store:
         seq, held = store.seq, await tasks(store)
