@@ -99,6 +99,11 @@ class State:
                         f"{len(rest)} elements of {name!r} have no id and were kept as they are"
                     )
                     found.members[_free(f"{name}_without_id", state)] = rest
+                different = sum(collection == name for collection, _ in found.documents)
+                if twice := len(value) - len(rest) - different:
+                    found.oddities.append(
+                        f"{twice} elements of {name!r} have the id of another one; the one updated last was kept"
+                    )
             elif is_id(name) and name not in SNAPSHOT_MEMBERS and not is_own_member(name):
                 found.members[name] = value
             else:

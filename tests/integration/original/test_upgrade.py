@@ -425,7 +425,7 @@ async def test_an_empty_one_becomes_an_empty_store(empty, tasks, state):
     assert empty.told(EditConflict, CorruptionDetected) == []
 
 
-async def test_a_task_that_stands_twice_counts_as_it_was_updated_last(empty, tasks):
+async def test_a_task_that_stands_twice_counts_as_it_was_updated_last_and_is_told(empty, tasks):
     empty.put(
         "state.json",
         {
@@ -437,6 +437,9 @@ async def test_a_task_that_stands_twice_counts_as_it_was_updated_last(empty, tas
     )
     async with empty.open() as store:
         assert (await tasks(store))["a"]["n"] == 2
+    (told,) = empty.told(CorruptionDetected)
+    assert (told.key, told.kept_as) == ("state.json", None)
+    assert "1 elements of 'tasks' have the id of another one" in told.reason
 
 
 @pytest.mark.parametrize(
