@@ -170,12 +170,13 @@ async def _whole(backend: Backend, slots: Sequence[Piece]) -> AsyncGenerator[_Sl
 async def _read_slot(backend: Backend, slot: Piece) -> _Slot | None:
     """What the slot holds; `None` if it is gone or damaged."""
     try:
-        data = (await backend.read(slot.key)).data
-        links = [_decode_link(unseal(line, "commit record")) for line in data.splitlines(keepends=True)]
+        lines = (await backend.read(slot.key)).data.splitlines()
+        links = [_decode_link(unseal(line, "commit record")) for line in lines]
     except (NotFoundError, CorruptionError, msgspec.MsgspecError):
         return None
     whole = bool(links) and links[0].first == slot.first and all(map(_continues, links, links[1:]))
-    return _Slot(links[0], links[-1], data) if whole else None
+    # The last line end may be missing, and then the next slot's record would stand on the same line.
+    return _Slot(links[0], links[-1], b"".join(line + b"\n" for line in lines)) if whole else None
 
 
 def _continues(one: _Link, following: _Link) -> bool:

@@ -123,6 +123,14 @@ class TestPack:
         assert (await storage.read(PACK)).data == lines(writer.commits[:4])
         assert await keys(storage) == sorted([*before, PACK])
 
+    async def test_a_slot_that_lacks_its_line_end_is_a_line_of_the_pack(
+        self, storage: Storage, writer: Writer
+    ) -> None:
+        slot = slot_key(2)
+        await storage.write(slot, (await storage.read(slot)).data.removesuffix(b"\n"))
+        await pack(storage, writer.log, 6)
+        assert await read(PortableCommitLog(storage)) == writer.commits
+
     async def test_slots_go_once_the_record_says_so(self, storage: Storage, writer: Writer) -> None:
         assert await pack(storage, writer.log, 6) == 6
         assert await keys(storage) == [PACK, *(slot_key(first) for first in (7, 9, 10, 11))]
