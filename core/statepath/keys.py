@@ -9,7 +9,16 @@ from typing import Final, Literal
 
 from statepath.backend import Backend, CommitLog
 from statepath.discovery import connect
-from statepath.encryption import Converted, KeyInfo, check_new, has_ring, load_keys, make_keys, unlock
+from statepath.encryption import (
+    Converted,
+    KeyInfo,
+    check_new,
+    check_outside,
+    has_ring,
+    load_keys,
+    make_keys,
+    unlock,
+)
 from statepath.engine.founding import silent
 from statepath.engine.opening import check_alone, commit_log
 from statepath.errors import (
@@ -68,6 +77,7 @@ async def init_keys(
         await connect(used.path if path is None else path, deadline=used.deadline), deadline=used.deadline
     )
     try:
+        check_outside(backend, used.encryption_key_file)
         await check_new(backend)
         if new_key and used.encryption_key_file is not None:
             from statepath.encryption.providers import create_key_file
@@ -182,6 +192,7 @@ async def _begun(path: Path, command: str, settings: Settings) -> bool:
                     f"there is no store at {backend.url}; a new one is encrypted from the beginning",
                     key=backend.url,
                 )
+            check_outside(backend, settings.encryption_key_file)
         keys = await load_keys(backend, settings)
         if keys is None:
             return False

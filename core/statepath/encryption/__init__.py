@@ -7,6 +7,7 @@ data keys stand in the store's own key ring (`keyring`), each wrapped by a maste
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from statepath.errors import (
     NotFoundError,
 )
 from statepath.settings import Settings
+from statepath.url import StateURL
 
 if TYPE_CHECKING:
     from statepath.encryption.keyring import Keys
@@ -184,13 +186,15 @@ async def unlock(backend: Backend, settings: Settings, *, readonly: bool) -> Key
         if await has_ring(backend):
             raise _no_key(backend)
         return None
-    return await _with_master(settings, partial(_unlocked, backend, readonly))
+    return await _with_master(settings, partial(_unlocked, backend, settings.encryption_key_file, readonly))
 
 
-async def _unlocked(backend: Backend, readonly: bool, provider: KeyProvider) -> Keys | None:
+async def _unlocked(backend: Backend, file: str | None, readonly: bool, provider: KeyProvider) -> Keys | None:
     from statepath.encryption.keyring import Keys
 
     keys = await Keys.load(backend, provider)
+    if keys is None:
+        check_outside(backend, file)
     if keys is None and (found := await _first_object(backend)) is not None:
         # Another process may have founded the store since the ring was looked for.
         keys = await Keys.load(backend, provider)
@@ -218,6 +222,29 @@ async def check_new(backend: Backend) -> None:
     if (found := await _first_object(backend)) is not None:
         await _check_plain(backend, found)
         raise _not_encrypted(backend, found)
+
+
+def check_outside(backend: Backend, file: str | None) -> None:
+    """
+    Raises:
+        ConfigurationError: the file of the master key lies in the folder that is the store (`bad_key`).
+    """
+    url = StateURL.parse(backend.url)
+    if file is None or url.scheme != "file":
+        return
+    if _lies_within(os.path.realpath(url.path), file):
+        raise ConfigurationError(
+            f"the key file {file} would lie within the store at {backend.url}, and whoever has it would have its key: "
+            "name a file elsewhere",
+            code="bad_key",
+        )
+
+
+def _lies_within(folder: str, file: str) -> bool:
+    try:
+        return os.path.commonpath((folder, os.path.realpath(file))) == folder
+    except ValueError:  # on another drive, or of a name that no file can have: whoever opens it says so
+        return False
 
 
 async def check_founded_plain(backend: Backend, founded: ETag) -> None:
@@ -273,6 +300,7 @@ async def load_keys(backend: Backend, settings: Settings) -> Keys | None:
 
 async def make_keys(backend: Backend, settings: Settings, *, converting: str = "") -> Keys:
     """A new key ring for the store. `converting` names the command that makes an encrypted store of it."""
+    check_outside(backend, settings.encryption_key_file)
 
     async def make(provider: KeyProvider) -> Keys:
         from statepath.encryption.keyring import Keys

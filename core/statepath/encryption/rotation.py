@@ -21,7 +21,7 @@ from msgspec import UNSET
 
 from statepath.aside import why_aside
 from statepath.backend import Backend, CommitLog, Entry, Span
-from statepath.encryption import RING_KEY, KeyInfo, Retired, Rotated
+from statepath.encryption import RING_KEY, KeyInfo, Retired, Rotated, check_outside
 from statepath.encryption.keyring import REFRESH, Ring
 from statepath.encryption.objects import SealedBackend, is_of_store, is_sealed_key
 from statepath.encryption.providers import MasterKey, create_key_file, read_key_file
@@ -66,6 +66,7 @@ async def rotate(
     before, begun = keys.newest.id, keys.ring.rotating
     async with keys.exchanging:
         if master is not None:
+            check_outside(backend.inner, master)
             with suppress(AlreadyExistsError):
                 create_key_file(master)
             await keys.rewrap(MasterKey(read_key_file(master), master))

@@ -505,6 +505,18 @@ async def test_a_master_key_is_named_by_the_path_of_its_file(memory):
         assert len(await store.data_keys()) == 1
 
 
+async def test_no_new_master_key_is_made_within_the_store(folder, tmp_path):
+    (tmp_path / "elsewhere").symlink_to(folder.url)
+    async with folder.open() as store:
+        for place in (f"{folder.url}/key", tmp_path / "elsewhere" / "key"):
+            with pytest.raises(ConfigurationError, match="would lie within the store"):
+                await store.rotate_key(master=place)
+        with pytest.raises(ConfigurationError, match="no file can be named"):
+            await store.rotate_key(master="a\0b")
+        assert len(await store.data_keys()) == 1
+    assert "key" not in await folder.everything()
+
+
 @pytest.fixture
 def unanswered(monkeypatch):
     """Writes the key ring once without learning of it."""

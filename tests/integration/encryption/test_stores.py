@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import statepath
 from statepath import F, encryption
 from statepath.encryption import providers
 from statepath.encryption.keyring import Keys
-from statepath.encryption.providers import MasterKey
+from statepath.encryption.providers import MasterKey, create_key_file
 from statepath.engine import opening
 from statepath.errors import ConfigurationError, NotFoundError, StateError, UnsupportedError
+from statepath.keys import encrypt, init_keys
 from statepath.settings import Settings
 
 
@@ -267,6 +270,41 @@ async def test_reading_makes_no_key_ring(place):
     with pytest.raises(NotFoundError):
         await place.open(readonly=True)
     assert "keyring.json" not in await place.everything()
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda settings: statepath.open(settings=settings),
+        lambda settings: init_keys(settings=settings),
+        lambda settings: init_keys(settings=settings, new_key=True),
+    ],
+    ids=["open", "init", "init with a new key"],
+)
+async def test_a_master_key_within_the_store_is_refused_and_no_key_ring_is_made(folder, begin):
+    root = Path(folder.url)
+    root.mkdir()
+    create_key_file(str(root / "master"))
+    with pytest.raises(ConfigurationError, match="would lie within the store") as caught:
+        await begin(Settings(path=folder.url, encryption_key_file=root / "master"))
+    assert caught.value.code == "bad_key"
+    assert "keyring.json" not in await folder.everything()
+
+
+async def test_no_store_is_encrypted_by_a_master_key_within_it(folder):
+    async with statepath.open(folder.url) as store:
+        await store.collection("tasks").put({"id": "a"})
+    create_key_file(f"{folder.url}/master")
+    with pytest.raises(ConfigurationError, match="would lie within the store"):
+        await encrypt(settings=Settings(path=folder.url, encryption_key_file=f"{folder.url}/master"))
+    assert "keyring.json" not in await folder.everything()
+
+
+async def test_a_master_key_beside_the_store_is_none_within_it(tmp_path):
+    key = tmp_path / "store-key"
+    await init_keys(settings=Settings(path=tmp_path / "store", encryption_key_file=key), new_key=True)
+    async with statepath.open(tmp_path / "store", encryption_key_file=key) as store:
+        assert store.encrypted
 
 
 async def test_a_key_that_cannot_be_used_touches_nothing(folder, tmp_path):
