@@ -368,7 +368,7 @@ class Keys:
         wrapped: object = await self._provider.wrap(key.secret, context)
         if not isinstance(wrapped, bytes):
             raise _unfit(self._provider, f"wraps a data key as {type(wrapped).__name__}, and not as bytes")
-        if await _secret(self._provider, wrapped, context) != key.secret:
+        if not await _is_unwrapped(self._provider, wrapped, context, key.secret):
             raise _unfit(self._provider, "does not unwrap what it has wrapped itself")
         return RingKey(key.id, wrapped, self._provider.name, created)
 
@@ -393,6 +393,15 @@ class Keys:
                 code="wrong_key",
             ) from error
         return DataKey(key.id, secret)
+
+
+async def _is_unwrapped(provider: KeyProvider, wrapped: bytes, context: bytes, secret: bytes) -> bool:
+    try:
+        return await _secret(provider, wrapped, context) == secret
+    except ConfigurationError as error:
+        if error.code != "wrong_key":
+            raise
+        return False
 
 
 async def _secret(provider: KeyProvider, wrapped: bytes, context: bytes) -> bytes:

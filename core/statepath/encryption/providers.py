@@ -20,7 +20,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from statepath.encryption import KeyProvider
 from statepath.encryption.sealing import KEY_BYTES, derive
-from statepath.errors import AlreadyExistsError, ConfigurationError, StateError, UnavailableError
+from statepath.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    ConfigurationError,
+    StateError,
+    UnavailableError,
+)
 from statepath.installed import points_of
 from statepath.masterkey import MAKE_ONE, MASTER_BYTES, check_private, parse_master_key
 from statepath.settings import Settings
@@ -35,6 +41,9 @@ _PROVIDER: Final = "STATE_ENCRYPTION_PROVIDER"
 _NONCE: Final = 12
 _PATIENCE: Final = 30.0
 """Seconds that a provider has to answer."""
+
+_TOLD: Final = (AccessDeniedError, ConfigurationError, UnavailableError)
+"""What a provider may say. Of others, such as `NotFoundError`, it would be believed that they are about an object."""
 
 
 class MasterKey:
@@ -179,6 +188,8 @@ def _load(text: str) -> KeyProvider:
         raise _bad(
             f"{target} makes no key provider: it lacks a part of statepath.encryption.KeyProvider; update its package"
         )
+    if not str(provider.name).isprintable():
+        raise _bad(f"the key provider {name!r} has a name that cannot be printed: update its package")
     return _Guarded(provider, name)
 
 
@@ -195,7 +206,7 @@ class _Guarded:
             async with asyncio.timeout(_PATIENCE):
                 return await self._provider.wrap(data_key, context)
         except Exception as error:
-            if isinstance(error, StateError):
+            if isinstance(error, _TOLD):
                 raise
             raise self._silent(error) from None
 
@@ -204,7 +215,7 @@ class _Guarded:
             async with asyncio.timeout(_PATIENCE):
                 return await self._provider.unwrap(wrapped, context)
         except Exception as error:
-            if isinstance(error, StateError):
+            if isinstance(error, _TOLD):
                 raise
             raise self._silent(error) from None
 

@@ -38,6 +38,10 @@ def of_text(text: str) -> bytes:
     return b64decode(text.removeprefix("vault:v1:"))
 
 
+def refusing(wrapped: bytes) -> bytes:
+    raise ConfigurationError("it was wrapped by another key", code="wrong_key")
+
+
 @pytest.mark.parametrize(
     ("provider", "told"),
     [
@@ -45,8 +49,9 @@ def of_text(text: str) -> bytes:
         (Provider(unwrapped=as_text), "unwraps something other than a data key"),
         (Provider(unwrapped=lambda wrapped: wrapped[:16]), "unwraps something other than a data key"),
         (Provider(unwrapped=lambda wrapped: b"0" * 32), "does not unwrap what it has wrapped itself"),
+        (Provider(unwrapped=refusing), "does not unwrap what it has wrapped itself"),
     ],
-    ids=["wraps text", "unwraps text", "unwraps half", "unwraps another"],
+    ids=["wraps text", "unwraps text", "unwraps half", "unwraps another", "refuses"],
 )
 async def test_no_ring_is_written_by_a_provider_that_does_not_unwrap_what_it_wraps(
     provider: Provider, told: str

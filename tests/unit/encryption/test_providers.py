@@ -18,7 +18,16 @@ from secrets import token_bytes
 import pytest
 from statepath.encryption import KeyProvider, providers
 from statepath.encryption.providers import MasterKey, _Guarded, create_key_file, provider_of, read_key_file
-from statepath.errors import AlreadyExistsError, ConfigurationError, StateError, UnavailableError
+from statepath.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    ConfigurationError,
+    ConflictError,
+    CorruptionError,
+    NotFoundError,
+    StateError,
+    UnavailableError,
+)
 from statepath.settings import Settings
 
 SECRET = token_bytes(32)
@@ -160,6 +169,12 @@ def lacking(reference: str) -> object:
     return object()
 
 
+def unprintable(reference: str) -> KeyProvider:
+    provider = Talkative()
+    provider.name = "one\x1b[2J"
+    return provider
+
+
 @pytest.mark.parametrize(
     ("points", "told"),
     [
@@ -168,9 +183,10 @@ def lacking(reference: str) -> object:
             "cannot be made by .*: RuntimeError; check what STATE_ENCRYPTION_PROVIDER says behind kms:",
         ),
         (["lacking"], "makes no key provider: .*; update its package"),
+        (["unprintable"], "has a name that cannot be printed: update its package"),
         (["broken", "lacking"], "several installed packages claim .*: uninstall all but one of them"),
     ],
-    ids=["broken", "lacking", "several"],
+    ids=["broken", "lacking", "unprintable", "several"],
 )
 def test_a_provider_that_cannot_be_made_is_told_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, points: list[str], told: str
@@ -282,6 +298,42 @@ async def test_a_provider_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch
             match=r"the key provider 'kms' did not answer: .*: check that .*, then try again",
         ):
             await call(SECRET, b"")
+
+
+class Saying:
+    """A provider that says what it was made with."""
+
+    name = "one"
+
+    def __init__(self, error: StateError) -> None:
+        self.error = error
+
+    async def wrap(self, data_key: bytes, context: bytes) -> bytes:
+        raise self.error
+
+    unwrap = wrap
+
+    async def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "error", [NotFoundError("no such key"), CorruptionError("altered"), ConflictError("busy")], ids=str
+)
+async def test_what_a_provider_says_is_not_mistaken_for_what_a_storage_would(error: StateError) -> None:
+    provider = _Guarded(Saying(error), "kms")
+    for call in (provider.wrap, provider.unwrap):
+        with pytest.raises(UnavailableError, match=f"did not answer: {type(error).__name__}"):
+            await call(SECRET, b"")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [AccessDeniedError("not you"), UnavailableError("not now"), ConfigurationError("not this")],
+    ids=str,
+)
+async def test_what_a_provider_may_say_reaches_the_caller(error: StateError) -> None:
+    with pytest.raises(type(error), match="not "):
+        await _Guarded(Saying(error), "kms").unwrap(SECRET, b"")
 
 
 @pytest.mark.parametrize("how", ["hangs", "fails"])
