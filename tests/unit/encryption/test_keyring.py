@@ -6,9 +6,11 @@ from base64 import b64decode, b64encode
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
+from statepath.commit import seal
 from statepath.encryption import RING_KEY
-from statepath.encryption.keyring import Keys
-from statepath.errors import ConfigurationError, NotFoundError
+from statepath.encryption.keyring import Keys, read_ring
+from statepath.errors import ConfigurationError, CorruptionError, NotFoundError
 from statepath.memory import MemoryBackend, MemoryConfig
 
 
@@ -70,3 +72,31 @@ async def test_a_provider_that_unwraps_no_data_key_is_named(unwrapped: Any) -> N
     await Keys.create(backend, Provider())
     with pytest.raises(ConfigurationError, match="the key provider 'kms alias/agents' cannot be used"):
         await Keys.load(backend, Provider(unwrapped=unwrapped))
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"id": "\x1b[2J"},
+        {"id": "0" * 31 + "g"},
+        {"by": "key \x1b]0;hunter2\x07"},
+        {"created": 1e300},
+        {"created": -1e12},
+    ],
+    ids=str,
+)
+async def test_a_ring_that_cannot_be_shown_is_damaged(forged: dict[str, Any]) -> None:
+    backend = MemoryBackend(MemoryConfig())
+    ring = (await Keys.create(backend, Provider())).ring
+    await backend.write(RING_KEY, bytes(seal(replace(ring, keys=(replace(ring.keys[0], **forged),)))))
+    with pytest.raises(CorruptionError, match=r"keyring\.json is damaged") as caught:
+        await read_ring(backend)
+    assert str(caught.value).isprintable()
+
+
+async def test_a_ring_that_names_an_unknown_command_is_damaged() -> None:
+    backend = MemoryBackend(MemoryConfig())
+    ring = (await Keys.create(backend, Provider())).ring
+    await backend.write(RING_KEY, bytes(seal(replace(ring, converting="retire --yes"))))
+    with pytest.raises(CorruptionError, match=r"keyring\.json is damaged"):
+        await read_ring(backend)
