@@ -248,11 +248,12 @@ class Keys:
 
         await self._replace(begun)
 
-    async def rotated(self) -> None:
-        """Everything is sealed with the primary key."""
+    async def rotated(self, id: str) -> None:
+        """Everything is sealed with the key of that id. If somebody has made another one meanwhile, that rotation is
+        not finished by this."""
 
         async def finished(ring: Ring) -> Ring:
-            return replace(ring, rotating=False)
+            return replace(ring, rotating=ring.rotating and ring.keys[-1].id != id)
 
         await self._replace(finished)
 

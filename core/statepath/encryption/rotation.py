@@ -77,7 +77,7 @@ async def rotate(
         if (await _records(log, floor)).keys() - {done.key}:
             tell("making the snapshots behind which the journal can be trimmed")
             await cover(done.key)
-        await keys.rotated()
+        await keys.rotated(done.key)
         return done
 
 

@@ -100,3 +100,16 @@ async def test_a_ring_that_names_an_unknown_command_is_damaged() -> None:
     await backend.write(RING_KEY, bytes(seal(replace(ring, converting="retire --yes"))))
     with pytest.raises(CorruptionError, match=r"keyring\.json is damaged"):
         await read_ring(backend)
+
+
+async def test_a_rotation_is_finished_by_who_has_sealed_with_the_newest_key() -> None:
+    backend = MemoryBackend(MemoryConfig())
+    one = await Keys.create(backend, Provider())
+    other = await Keys.load(backend, Provider())
+    assert other is not None
+    await one.rotate()
+    await other.rotate()
+    await one.rotated(one.ring.keys[1].id)
+    assert one.ring.rotating
+    await other.rotated(other.newest.id)
+    assert not other.ring.rotating
