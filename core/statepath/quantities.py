@@ -18,6 +18,7 @@ _SIZES: Final = {"": 1, "b": 1} | {
 _QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 _LONGEST: Final = timedelta(days=36500)
 _NO_DURATION: Final = 'this is no duration: write "30s", "15m", "24h", "7d", or a number of seconds'
+_TWO_MEANINGS: Final = 'M may be minutes or months: write "6m", or "180d"'
 _NO_SIZE: Final = 'this is no size: write "100MiB", "1GB", or a number of bytes'
 
 
@@ -29,6 +30,8 @@ def to_seconds(value: object) -> float:
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, str) and (match := _QUANTITY.fullmatch(value)) and match[2].lower() in _UNITS:
+        if match[2] == "M":
+            raise ValueError(_TWO_MEANINGS)
         value = float(match[1]) * _UNITS[match[2].lower()]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(_NO_DURATION)  # noqa: TRY004 - pydantic collects ValueError only

@@ -507,6 +507,11 @@ def test_what_is_no_duration_is_refused(value: Any) -> None:
         Settings.load(autosave=value)
 
 
+def test_what_may_be_minutes_or_months_is_refused() -> None:
+    with refused('log_age (argument): M may be minutes or months: write "6m", or "180d"'):
+        Settings.load(log_age="6M")
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [
