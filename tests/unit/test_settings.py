@@ -666,14 +666,17 @@ def test_what_is_no_webhook_is_refused_and_not_shown(url: str) -> None:
 def test_off_takes_a_setting_back_that_a_file_has() -> None:
     Path("statepath.toml").write_text(
         'backup_age = "1d"\nkey_age = "90d"\nalert_webhook = "https://host/x"\nmetrics_port = 9464\n'
+        'mirror = "s3://bucket/replica"\n'
     )
     Path(".env").write_text(
         "STATE_BACKUP_AGE=off\nSTATE_KEY_AGE=off\nSTATE_ALERT_WEBHOOK=Off\nSTATE_METRICS_PORT=off\n"
+        "STATE_MIRROR=off\n"
     )
     settings = Settings.load()
     assert (settings.backup_age, settings.alert_webhook, settings.metrics_port) == (None, None, None)
-    assert settings.key_age is None
+    assert (settings.key_age, settings.mirror) == (None, None)
     assert origin("metrics_port") == ("off", ".env", "STATE_METRICS_PORT")
+    assert origin("mirror") == ("off", ".env", "STATE_MIRROR")
 
 
 def test_all_that_is_wrong_in_one_file_is_told_at_once() -> None:

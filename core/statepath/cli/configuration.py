@@ -104,6 +104,6 @@ def _shown(one: Parameter, value: str) -> str:
 
 def _text(setting: Setting) -> str | int | float:
     if setting.value is None:
-        unset = setting.name.startswith(("compression", "encryption", "mirror")) or "." in setting.name
+        unset = setting.name.startswith(("compression", "encryption")) or "." in setting.name
         return "none" if unset else "auto"
     return setting.value

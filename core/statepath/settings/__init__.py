@@ -30,6 +30,7 @@ from statepath.settings.kinds import (
     NumberOrOff,
     PathText,
     PathTextOrNone,
+    PathTextOrOff,
     Rules,
     Seconds,
     Size,
@@ -178,8 +179,9 @@ class Settings(BaseSettings):
         """The same for a command beside a server: nobody is alerted, and no metrics are served."""
         return self.model_copy(update={"alert_webhook": None, "metrics_port": None})
 
-    mirror: PathTextOrNone = Field(None, min_length=1)
-    """The state path of a replica, to which whoever has the store open for writing ships each commit."""
+    mirror: PathTextOrOff = Field(None, min_length=1)
+    """The state path of a replica, to which whoever has the store open for writing ships each commit; `None` (or
+    "off"): none."""
 
     mirror_lag: Duration = timedelta(seconds=10)
     """By how much the replica may be behind before `mirror:lagging` is told."""

@@ -68,6 +68,10 @@ def _number_or_off(value: object) -> object:
     return _number(_off(value))
 
 
+def _path_text_or_off(value: object) -> object:
+    return _off(path_text(value))
+
+
 def _webhook_or_off(value: object) -> SecretStr | None:
     value = _off(value)
     return None if value is None else check_webhook(value)
@@ -86,6 +90,7 @@ def path_text(value: object) -> object:
 
 PathText: TypeAlias = Annotated[str, BeforeValidator(path_text)]
 PathTextOrNone: TypeAlias = Annotated[str | None, BeforeValidator(path_text)]
+PathTextOrOff: TypeAlias = Annotated[str | None, BeforeValidator(_path_text_or_off)]
 Seconds: TypeAlias = Annotated[float, BeforeValidator(to_seconds)]
 Duration: TypeAlias = Annotated[timedelta, BeforeValidator(to_duration)]
 DurationOrAuto: TypeAlias = Annotated[timedelta | None, BeforeValidator(_duration_or_auto)]

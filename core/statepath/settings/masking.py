@@ -21,6 +21,7 @@ _SWITCHED_OFF: Final = (
     "log_age",
     "log_bytes",
     "metrics_port",
+    "mirror",
     "report_age",
     "report_bytes",
 )
