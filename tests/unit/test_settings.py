@@ -533,6 +533,38 @@ def test_what_is_no_size_is_refused(value: Any) -> None:
         Settings.load(disk_low=value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("migrate", "maybe", "this is neither true nor false"),
+        ("views", 2, "this is neither true nor false"),
+        ("backups", "ten", "this is no number: write it in digits"),
+        ("backups", 1.5, "this is no number: write it in digits"),
+        ("mirror", "", "it is empty: leave it out, or say what it is"),
+        ("encryption_key", "", "it is empty: leave it out, or say what it is"),
+    ],
+)
+def test_what_is_wrong_with_a_value_is_told_in_plain_words(name: str, value: Any, told: str) -> None:
+    with refused(f"{name} (argument): {told}"):
+        Settings.load(**{name: value})
+
+
+def test_the_line_end_of_windows_behind_a_value_is_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {
+        "load": "false",
+        "views": "true",
+        "migrate": "no",
+        "backups": "3",
+        "history": "7d",
+        "compression": "zstd",
+    }
+    for name, word in words.items():
+        monkeypatch.setenv(f"STATE_{name.upper()}", f"{word}\r")
+    settings = Settings.load()
+    assert (settings.loads, settings.views, settings.migrate) == (False, True, False)
+    assert (settings.backups, settings.history, settings.compression) == (3, timedelta(days=7), "zstd")
+
+
 def test_auto_leaves_the_choice_to_the_store() -> None:
     Path("statepath.toml").write_text('views = true\nhistory_bytes = "1GiB"\n')
     assert Settings.load(views=None, history_bytes=None).views is None

@@ -20,6 +20,7 @@ from statepath.settings.kinds import (
     MASTERS,
     NAMING,
     PATHS,
+    Bool,
     BoolOrAuto,
     Compression,
     Duration,
@@ -94,7 +95,7 @@ class Settings(BaseSettings):
     path: PathText = Field("./coding-agent-state", min_length=1)
     """The state path: a folder or a URL."""
 
-    loads: bool = Field(True, alias="load")
+    loads: Bool = Field(True, alias="load")
     """Whether the documents are held in memory; if not, each is read where the backend keeps them."""
 
     autosave: Seconds = 30.0
@@ -130,7 +131,7 @@ class Settings(BaseSettings):
     migrations: Names = ()
     """Modules (`package.module`) or functions (`package.module:function`) that hold migrations."""
 
-    migrate: bool = True
+    migrate: Bool = True
     """Whether migrations that are due are done when the store is opened for writing."""
 
     archive: Rules = ()

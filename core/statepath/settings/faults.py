@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Final
 
 from pydantic import SecretStr, ValidationError
 
@@ -22,6 +23,20 @@ from statepath.settings.archiverules import rules_of
 from statepath.settings.kinds import MASTERS, NAMING, PATHS, path_text
 from statepath.settings.sources import Layer
 from statepath.url import StateURL
+
+_NOT_BOOL: Final = "this is neither true nor false"
+_NO_NUMBER: Final = "this is no number: write it in digits"
+_EMPTY: Final = "it is empty: leave it out, or say what it is"
+_CAUSES: Final = {
+    "bool_parsing": _NOT_BOOL,
+    "bool_type": _NOT_BOOL,
+    "int_parsing": _NO_NUMBER,
+    "int_type": _NO_NUMBER,
+    "int_from_float": _NO_NUMBER,
+    "string_too_short": _EMPTY,
+    "too_short": _EMPTY,
+}
+"""What pydantic tells in words of its own, in ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +55,7 @@ def of_another_kind(error: ValidationError, known: Collection[str]) -> Iterator[
             near = get_close_matches(field, known, n=1)
             cause = "there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
         else:
-            cause = problem["msg"].removeprefix("Value error, ")
+            cause = _CAUSES.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
         yield Fault((field,), ConfigurationError(cause))
 
 

@@ -26,16 +26,26 @@ NAMING: Final = ("encryption_key_file", "encryption_provider")
 """Those of them that say where it is kept, and may hold it itself by mistake."""
 
 
+def _stripped(value: object) -> object:
+    """As numbers are read: a file with the line ends of Windows leaves one behind each value."""
+    return value.strip() if isinstance(value, str) else value
+
+
 def _auto(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() == "auto" else value
 
 
-def _none(value: object) -> object:
-    return None if isinstance(value, str) and value.strip().lower() in ("none", "off", "false") else value
+def _compression(value: object) -> object:
+    word = _stripped(value)
+    return None if isinstance(word, str) and word.lower() in ("none", "off", "false") else word
 
 
 def _off(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() == "off" else value
+
+
+def _bool_or_auto(value: object) -> object:
+    return _auto(_stripped(value))
 
 
 def _size_or_auto(value: object) -> int | None:
@@ -100,8 +110,9 @@ SizeOrAuto: TypeAlias = Annotated[int | None, BeforeValidator(_size_or_auto)]
 SizeOrOff: TypeAlias = Annotated[int | None, BeforeValidator(_size_or_off)]
 Number: TypeAlias = Annotated[int, BeforeValidator(_number)]
 NumberOrOff: TypeAlias = Annotated[int | None, BeforeValidator(_number_or_off)]
-BoolOrAuto: TypeAlias = Annotated[bool | None, BeforeValidator(_auto)]
+Bool: TypeAlias = Annotated[bool, BeforeValidator(_stripped)]
+BoolOrAuto: TypeAlias = Annotated[bool | None, BeforeValidator(_bool_or_auto)]
 Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Rules: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(check_rules)]
 WebhookOrOff: TypeAlias = Annotated[SecretStr | None, BeforeValidator(_webhook_or_off)]
-Compression: TypeAlias = Annotated[Literal["zstd"] | None, BeforeValidator(_none)]
+Compression: TypeAlias = Annotated[Literal["zstd"] | None, BeforeValidator(_compression)]
