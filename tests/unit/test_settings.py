@@ -357,6 +357,11 @@ def test_what_other_programs_write_into_the_env_file_is_let_alone() -> None:
     assert Settings.load().backups == 3
 
 
+def test_the_file_may_begin_with_a_byte_order_mark() -> None:
+    Path("statepath.toml").write_bytes(b"\xef\xbb\xbfbackups = 3\r\nautosave = 5\r\n")
+    assert (Settings.load().backups, Settings.load().autosave) == (3, 5)
+
+
 def test_an_env_file_may_begin_with_a_byte_order_mark() -> None:
     Path(".env").write_bytes(b"\xef\xbb\xbfSTATE_BACKUPS=3\n")
     assert Settings.load().backups == 3

@@ -142,8 +142,8 @@ def _read_env_file() -> dict[str, str | None]:
 
 def _read_toml(file: str, *, required: bool) -> dict[str, Any]:
     try:
-        with open(file, "rb") as stream:
-            return tomllib.load(stream)
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            return tomllib.loads(stream.read())
     except FileNotFoundError:
         if required:
             raise ConfigurationError(
