@@ -818,6 +818,12 @@ def test_settings_do_not_change() -> None:
         Settings.load().backups = 3  # type: ignore[misc]  # the mistake
 
 
+def test_a_key_file_may_be_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/agents")
+    Path(".env").write_text("STATE_ENCRYPTION_KEY_FILE=~/master-key\n")
+    assert Settings.load().encryption_key_file == "/home/agents/master-key"
+
+
 def test_a_path_may_be_a_path_object() -> None:
     assert Settings.load(Path("a") / "b").path == "a/b"
 

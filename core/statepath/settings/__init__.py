@@ -26,11 +26,11 @@ from statepath.settings.kinds import (
     Duration,
     DurationOrAuto,
     DurationOrOff,
+    KeyFile,
     Names,
     Number,
     NumberOrOff,
     PathText,
-    PathTextOrNone,
     PathTextOrOff,
     Rules,
     Seconds,
@@ -149,7 +149,7 @@ class Settings(BaseSettings):
     report_bytes: SizeOrOff = None
     """The most bytes of reports to keep: the longest unwritten are removed; `None` (or "off"): no bound."""
 
-    encryption_key_file: PathTextOrNone = Field(None, min_length=1)
+    encryption_key_file: KeyFile = Field(None, min_length=1)
     """The file that holds the master key, and makes the store an encrypted one."""
 
     encryption_key: SecretStr | None = Field(None, min_length=1)

@@ -78,6 +78,12 @@ def _number_or_off(value: object) -> object:
     return _number(_off(value))
 
 
+def _key_file(value: object) -> object:
+    """No shell has read what stands in a file, and a state path may begin so, too."""
+    text = path_text(value)
+    return os.path.expanduser(text) if isinstance(text, str) else text
+
+
 def _path_text_or_off(value: object) -> object:
     return _off(path_text(value))
 
@@ -99,7 +105,7 @@ def path_text(value: object) -> object:
 
 
 PathText: TypeAlias = Annotated[str, BeforeValidator(path_text)]
-PathTextOrNone: TypeAlias = Annotated[str | None, BeforeValidator(path_text)]
+KeyFile: TypeAlias = Annotated[str | None, BeforeValidator(_key_file)]
 PathTextOrOff: TypeAlias = Annotated[str | None, BeforeValidator(_path_text_or_off)]
 Seconds: TypeAlias = Annotated[float, BeforeValidator(to_seconds)]
 Duration: TypeAlias = Annotated[timedelta, BeforeValidator(to_duration)]
