@@ -367,6 +367,16 @@ def test_an_env_file_may_begin_with_a_byte_order_mark() -> None:
     assert Settings.load().backups == 3
 
 
+@pytest.mark.parametrize("variable", ["state_encryption_key_file", "State_Path"])
+def test_a_setting_in_small_letters_in_the_env_file_is_an_error(variable: str) -> None:
+    Path(".env").write_text(f"{variable}=hunter2\n")
+    with pytest.raises(
+        ConfigurationError, match=f"{variable} in .env .* write {variable.upper()}, in capital"
+    ) as caught:
+        Settings.load()
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_misspelt_variable_of_the_environment_may_be_anybody_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_HISTROY", "7d")
     assert Settings.load().history == timedelta(hours=24)

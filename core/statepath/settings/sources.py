@@ -77,6 +77,7 @@ def layers_over(arguments: Mapping[str, Any], names: Collection[str]) -> tuple[L
         ConfigurationError: a file cannot be read.
     """
     env_file = _read_env_file()
+    _check_letters(env_file, names)
     config = os.environ.get(CONFIG_VARIABLE) or env_file.get(CONFIG_VARIABLE)
     file = config or CONFIG_FILE
     return (
@@ -91,6 +92,19 @@ def _among(variables: Mapping[str, str | None], names: Collection[str]) -> dict[
     """The settings among the variables. An empty variable is one that is not set."""
     found = {name: variables.get(variable_of(name)) for name in names}
     return {name: value for name, value in found.items() if value}
+
+
+def _check_letters(variables: Collection[str], names: Collection[str]) -> None:
+    """
+    Raises:
+        ConfigurationError: a variable is a setting's but for capital letters.
+    """
+    ours = {variable_of(name) for name in names}
+    for variable in variables:
+        if variable.upper() in ours and variable not in ours:
+            raise ConfigurationError(
+                f"{variable} in {ENV_FILE} has no effect: write {variable.upper()}, in capital letters"
+            )
 
 
 def _misspelt(variables: Mapping[str, str | None], names: Collection[str]) -> dict[str, Any]:
