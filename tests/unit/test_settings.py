@@ -553,8 +553,8 @@ def test_what_is_no_size_is_refused(value: Any) -> None:
     [
         ("migrate", "maybe", "this is neither true nor false"),
         ("views", 2, "this is neither true nor false"),
-        ("backups", "ten", "this is no number: write it in digits"),
-        ("backups", 1.5, "this is no number: write it in digits"),
+        ("backups", "ten", "this is no whole number: write it in digits"),
+        ("backups", 1.5, "this is no whole number: write it in digits"),
         ("mirror", "", "it is empty: leave it out, or say what it is"),
         ("encryption_key", "", "it is empty: leave it out, or say what it is"),
     ],
@@ -754,8 +754,8 @@ def test_what_no_store_can_be_opened_with_is_told_at_once_with_what_is_of_anothe
     place = "(file: statepath.toml)"
     assert head == "7 settings cannot be used:"
     expected = (
-        f"backups {place}: this is no number: write it in digits",
-        f"metrics_port {place}: this is no number: write it in digits",
+        f"backups {place}: this is no whole number: write it in digits",
+        f"metrics_port {place}: this is no whole number: write it in digits",
         f"path {place}: no backend for s4:// is installed (installed: {INSTALLED})",
         f"mirror {place}: write s3:// with two slashes for a URL, or ./ before a folder of that name",
         f"encryption_key_file {place} and encryption_key {place}: a store has one master key: unset all but one",

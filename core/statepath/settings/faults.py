@@ -25,7 +25,7 @@ from statepath.settings.sources import Layer
 from statepath.url import StateURL
 
 _NOT_BOOL: Final = "this is neither true nor false"
-_NO_NUMBER: Final = "this is no number: write it in digits"
+_NO_NUMBER: Final = "this is no whole number: write it in digits"
 _EMPTY: Final = "it is empty: leave it out, or say what it is"
 _CAUSES: Final = {
     "bool_parsing": _NOT_BOOL,

@@ -70,7 +70,7 @@ def _duration_or_off(value: object) -> timedelta | None:
 
 def _number(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError("this is no number: write it in digits")  # noqa: TRY004 - pydantic collects ValueError only
+        raise ValueError("this is no whole number: write it in digits")  # noqa: TRY004 - pydantic collects ValueError only
     return value
 
 
