@@ -11,7 +11,6 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from typing import Final
@@ -23,6 +22,7 @@ from pydantic import JsonValue
 from statepath.backend import Backend
 from statepath.commit import Change, Delete, Note, Put, Transaction, seal, unseal
 from statepath.engine.adoption import view_id
+from statepath.engine.aging import unhurried_now
 from statepath.engine.backups import kept_keys
 from statepath.engine.documents import decode, parse_untrusted
 from statepath.engine.engine import Engine
@@ -189,7 +189,7 @@ async def archive_by_rules(engine: Engine, *, dry_run: bool = False) -> list[Arc
     """What the settings say, rule by rule."""
     done: list[Archived] = []
     for rule in engine.settings.archive_rules:
-        before = round((datetime.now(UTC) - rule.older_than).timestamp() * 1_000_000)
+        before = round((unhurried_now() - rule.older_than.total_seconds()) * 1_000_000)
         matches = And(tuple(F(name) == value for name, value in rule.fields)).compile(reader)
         chosen = await choose(engine.replica, rule.collection, before, matches)
         size = sum(entry.size for _, entry in chosen)

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Final
 
 from statepath.commit import RemoveLog, RemoveReport
+from statepath.engine.aging import earliest_now, unhurried_now
 from statepath.engine.engine import Engine
 from statepath.engine.ids import LOGS, REPORTS, decode_id, log_id, log_place, long_logs, report_key
 from statepath.errors import ClosedError
@@ -96,7 +97,14 @@ async def _remove(engine: Engine, due: list[Kept], bounds: _Bounds) -> list[Kept
 async def _due(engine: Engine, bounds: _Bounds) -> list[Kept]:
     """What the bounds do not allow, the longest untouched first."""
     stored = sorted([one async for one in bounds.stored(engine)], key=lambda one: (one.touched, one.id))
-    too_old = float("-inf") if bounds.age is None else time.time() - bounds.age.total_seconds()
+    due = _beyond(bounds, stored, unhurried_now())
+    if due and bounds.age is not None and not engine.readonly:
+        due = _beyond(bounds, stored, await earliest_now(engine.backend))
+    return due
+
+
+def _beyond(bounds: _Bounds, stored: list[Kept], now: float) -> list[Kept]:
+    too_old = float("-inf") if bounds.age is None else now - bounds.age.total_seconds()
     total = sum(one.bytes for one in stored)
     due: list[Kept] = []
     for one in stored:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +13,7 @@ from statepath.aside import time_aside, why_aside
 from statepath.backend import ALWAYS, Entry, ETag, IfMatch, Span
 from statepath.commit import PROBES
 from statepath.encryption import storage_of
+from statepath.engine.aging import earliest_now, unhurried_now
 from statepath.engine.archiving import ARCHIVE, named, segments
 from statepath.engine.bounding import bound_files
 from statepath.engine.breaking import end_epoch, end_left_epochs
@@ -61,7 +61,7 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
     A segment that any state names to which there is a way back, by the history or by a backup, stays; so does one that
     is less than an hour old, since an archive run may be about to name it.
     """
-    now = time.time()
+    now = unhurried_now() if engine.readonly else await earliest_now(engine.backend)
     until = now - older_than.total_seconds()
     settled = min(until, now - _RUN)
 

@@ -28,6 +28,7 @@ from statepath.backend import (
 )
 from statepath.commit import FLOOR_KEY, Body
 from statepath.encryption import Encrypted, storage_of, unsealed
+from statepath.engine.aging import earliest_now, unhurried_now
 from statepath.engine.backing_up import Backups
 from statepath.engine.backups import backup_key, backup_keys
 from statepath.engine.checking import check_snapshot
@@ -504,15 +505,14 @@ class Snapshotter:
         self._covered = covered = max(
             (mark.seq for mark in marks[:-1] if backup_key(mark.time) in kept), default=0
         )
-        now = time.time()
         floor, reason = self.floor.floor, ""
-        aged = await self._aged()
-        for mark in marks:
-            if mark.seq > min(covered, aged):
-                break
-            if backup_key(mark.time) not in kept:
-                continue
-            if now - mark.time / 1_000_000 > self._history.total_seconds():
+        last = min(covered, await self._aged())
+        steps = [mark for mark in marks if floor <= mark.seq <= last and backup_key(mark.time) in kept]
+        now = unhurried_now()
+        if any(self._is_old(mark, now) for mark in steps):
+            now = await earliest_now(self._backend)
+        for mark in steps:
+            if self._is_old(mark, now):
                 floor, reason = mark.seq + 1, "age"
             elif self._total - mark.journal_bytes > self._most:
                 floor, reason = mark.seq + 1, "bytes"
@@ -527,6 +527,9 @@ class Snapshotter:
         self._untrimmed = ""
         logger.debug("trimmed the log, which begins at seq %d now", floor, extra={"reason": reason})
         self._events.emit(HistoryTrimmed(floor, reason))
+
+    def _is_old(self, mark: SnapshotMark, now: float) -> bool:
+        return now - mark.time / 1_000_000 > self._history.total_seconds()
 
     async def _aged(self) -> int:
         """Up to which seq commits have been in the log for as long as a writer relies on it. That is told by the

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-import types
 from contextlib import suppress
+from unittest.mock import AsyncMock
 
 import pytest
 import statepath
@@ -12,6 +12,10 @@ from statepath.commit import FLOOR_KEY, WriteReport
 from statepath.engine.leases import Leases
 from statepath.engine.maintenance import Maintenance
 from statepath.errors import AccessDeniedError
+
+
+def days_ahead(*_):
+    return time.time() + 10 * 86400
 
 
 async def both_know(*handles):
@@ -221,8 +225,8 @@ async def test_a_maintainer_whose_clock_is_days_ahead_trims_nothing_that_others_
     for n in range(3):
         await raw.put({"id": "a", "n": n})
         await store.snapshot()
-    ahead = types.SimpleNamespace(time=lambda: time.time() + 10 * 86400, monotonic=time.monotonic)
-    monkeypatch.setattr("statepath.engine.snapshotter.time", ahead)
+    monkeypatch.setattr("statepath.engine.snapshotter.unhurried_now", days_ahead)
+    monkeypatch.setattr("statepath.engine.snapshotter.earliest_now", AsyncMock(side_effect=days_ahead))
     for n in range(3):
         await raw.put({"id": "b", "n": n})
         await store.snapshot()

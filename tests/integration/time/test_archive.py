@@ -6,9 +6,11 @@ import asyncio
 import gzip
 import json
 import sys
+import time
 from contextlib import suppress
 from datetime import timedelta
 from functools import reduce
+from uuid import uuid4
 
 import pytest
 import statepath
@@ -323,6 +325,15 @@ async def test_clean_removes_what_nothing_names_and_keeps_every_way_back(
     assert set(before) - set(after) == {key for key, _ in plan.objects}
     await store.restore(at=5)
     assert (await store.read_archived("tasks", "done_0"))["n"] == 0
+
+
+async def test_clean_with_a_clock_that_is_ahead_keeps_what_an_archive_run_is_about_to_name(monkeypatch):
+    name = f"archive/{'0' * 64}.jsonl.gz"
+    monkeypatch.setattr("statepath.engine.aging.unhurried_now", lambda: time.time() + 10 * 86_400)
+    async with statepath.open(f"memory://{uuid4().hex}", autosave=0) as store:
+        await store._engine.backend.write(name, b"about to be named")
+        assert (await store.clean(older_than=NOW)).objects == ()
+        assert [one.key async for one in store._engine.backend.list_keys("archive/")] == [name]
 
 
 async def test_clean_of_a_handle_that_others_left_behind_keeps_what_they_archived(

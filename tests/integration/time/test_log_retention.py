@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
-from types import SimpleNamespace
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import pytest
@@ -442,9 +442,32 @@ async def test_what_was_not_written_to_for_so_long_goes(path, kind, monkeypatch)
         await asyncio.sleep(0.02)
         await files.write("live")
         await store.flush()
-        monkeypatch.setattr("statepath.engine.bounding.time", SimpleNamespace(time=lambda: between + 3600))
+        monkeypatch.setattr(bounding, "unhurried_now", lambda: between + 3600)
+        monkeypatch.setattr(bounding, "earliest_now", AsyncMock(return_value=between + 3600))
         await store.clean()
         assert await files.kept() == ["live"]
+
+
+@both
+async def test_a_clock_that_jumps_ahead_removes_nothing(path, kind, monkeypatch):
+    async with statepath.open(path, autosave=0, **{kind.age: "1d"}) as store:
+        await kind(store).write("a")
+        await store.flush()
+        now = time.time()
+        monkeypatch.setattr("time.time", lambda: now + 10 * 86_400)
+        assert (await store.clean(dry_run=True)).objects == ()
+        assert (await store.clean()).objects == ()
+        assert await kind(store).kept() == ["a"]
+
+
+@both
+async def test_what_is_not_old_by_the_clock_of_the_storage_stays(kind, monkeypatch):
+    async with statepath.open(f"memory://{uuid4().hex}", autosave=0, **{kind.age: "1d"}) as store:
+        await kind(store).write("a")
+        monkeypatch.setattr("statepath.engine.aging.unhurried_now", lambda: time.time() + 10 * 86_400)
+        monkeypatch.setattr(bounding, "unhurried_now", lambda: time.time() + 10 * 86_400)
+        assert (await store.clean()).objects == ()
+        assert await kind(store).kept() == ["a"]
 
 
 async def test_a_session_log_with_a_long_id_is_bounded_too(path):

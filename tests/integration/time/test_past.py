@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import pytest
 import statepath
@@ -133,6 +135,27 @@ async def test_there_is_a_way_back_to_all_that_the_log_has(path, monkeypatch, by
             assert (await past(store._engine, at)).get("raw", "a").json() == b'{"id":"a","n":%d}' % at
         with pytest.raises(HistoryTrimmedError, match=f"a way back is that of seq {floor - 1}"):
             await store.diff(floor - 2)
+
+
+async def test_a_clock_that_jumps_ahead_ends_no_history(store, raw, monkeypatch):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    now = time.time()
+    for n in range(6):
+        monkeypatch.setattr("time.time", lambda ahead=n // 3 * 10 * 86_400: now + ahead)
+        await raw.put({"id": "a", "n": n})
+        await store.snapshot()
+    assert (await store.stats()).floor == 1
+
+
+async def test_history_that_is_not_old_by_the_clock_of_the_storage_stays(monkeypatch):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    for module in ("aging", "snapshotter"):
+        monkeypatch.setattr(f"statepath.engine.{module}.unhurried_now", lambda: time.time() + 10 * 86_400)
+    async with statepath.open(f"memory://{uuid4().hex}", autosave=0) as store:
+        for n in range(6):
+            await store.collection("raw").put({"id": "a", "n": n})
+            await store.snapshot()
+        assert (await store.stats()).floor == 1
 
 
 @pytest.mark.parametrize("trimmed_at", [4, 5])

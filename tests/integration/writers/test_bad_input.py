@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-import types
 from datetime import timedelta
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import pytest
@@ -12,6 +12,10 @@ import statepath
 from statepath.errors import AlreadyExistsError, HistoryTrimmedError
 
 pytestmark = pytest.mark.slow
+
+
+def days_ahead(*_):
+    return time.time() + 10 * 86400
 
 
 async def save(store, times):
@@ -60,8 +64,8 @@ async def test_a_maintainer_whose_clock_is_days_ahead_trims_nothing_that_others_
 ):
     async with statepath.open(path, autosave=0) as store, statepath.open(path, autosave=0) as other:
         await save(store, 3)
-        ahead = types.SimpleNamespace(time=lambda: time.time() + 10 * 86400, monotonic=time.monotonic)
-        monkeypatch.setattr("statepath.engine.snapshotter.time", ahead)
+        monkeypatch.setattr("statepath.engine.snapshotter.unhurried_now", days_ahead)
+        monkeypatch.setattr("statepath.engine.snapshotter.earliest_now", AsyncMock(side_effect=days_ahead))
         await save(store, 3)
         assert (await store.stats()).floor == 1
         assert await other.collection("raw").put({"id": "b"}) == 7

@@ -1,0 +1,46 @@
+"""What time it is for whoever removes something because of its age: no clock that is ahead takes anything too early.
+
+What is gone cannot be had back, and a machine's clock may jump while the process runs, or be wrong from the beginning.
+So the earliest of the clocks at hand counts; one that is behind keeps things longer, and harms nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Final
+
+from statepath.backend import Backend
+from statepath.clock import clock
+from statepath.commit import PROBES
+from statepath.encryption import storage_of
+
+_BEGAN: Final = time.time(), clock()
+
+_APART: Final = 60.0
+"""Seconds: two clocks that are right may be so far apart, and some storages tell whole seconds only."""
+
+
+def unhurried_now() -> float:
+    """Seconds since 1970, as the machine's clock tells them, but no more than went by since this process began."""
+    then, began = _BEGAN
+    return min(time.time(), then + clock() - began + _APART)
+
+
+async def earliest_now(backend: Backend) -> float:
+    """As `unhurried_now`, and not later than it is by the clock of the storage, where it has one of its own: an object
+    is written and removed again, by which that is told."""
+    now = unhurried_now()
+    if backend.capabilities.editable:  # files are dated by the machine
+        return now
+    told = await _written_now(backend)
+    return min(now, told + _APART) if told else now
+
+
+async def _written_now(backend: Backend) -> float:
+    storage, key = storage_of(backend), f"{PROBES}{secrets.token_hex(12)}"
+    await storage.write(key, b"")
+    try:
+        return max([entry.modified async for entry in storage.list_keys(key)], default=0.0)
+    finally:
+        await storage.delete(key)
