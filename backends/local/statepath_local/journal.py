@@ -202,7 +202,7 @@ class LocalCommitLog:
         """What can be read now. `thorough`: look for records behind a place that cannot be read, even if no later
         segment suggests it."""
         while True:
-            while batch := await self._worker.run(cursor.next):
+            while batch := await self._worker.run(partial(self._next, cursor)):
                 yield batch
             if not thorough and not cursor.behind:
                 return
@@ -213,6 +213,13 @@ class LocalCommitLog:
             if not batch:
                 raise damage
             yield batch
+
+    def _next(self, cursor: Cursor) -> list[Found]:
+        if self._writer is None:
+            # What was moved away has an end that nobody continues: it would look as if nothing happened.
+            with failing(JOURNAL):
+                self._tree.check_in_place()
+        return cursor.next()
 
     async def newest(self) -> tuple[int, str]:
         """As `SupportsNewest.newest`."""

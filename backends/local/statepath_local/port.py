@@ -72,6 +72,10 @@ class Port:
         """The state path itself: the one place where a link to a folder is followed."""
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
+    def stat_root(self, path: str) -> os.stat_result:
+        """What stands at the state path now, through a link, too."""
+        return os.stat(path)
+
     def open_folder(self, name: str, *, within: int) -> int:
         return os.open(name, os.O_RDONLY | os.O_DIRECTORY | _NEVER_FOLLOW, dir_fd=within)
 

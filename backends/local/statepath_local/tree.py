@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 
-from statepath.errors import AccessDeniedError, InvalidArgumentError
+from statepath.errors import AccessDeniedError, DivergedError, InvalidArgumentError, UnavailableError
 
 from statepath_local.failures import SCHEME
 from statepath_local.port import Port
@@ -79,6 +79,29 @@ class Tree:
                 if self._root is None:
                     self._root = self.port.open_root(self.path)
         return self._root
+
+    def check_in_place(self) -> None:
+        """
+        Raises:
+            DivergedError: another folder is at the state path by now.
+            UnavailableError: there is none for now.
+        """
+        if self._root is None:
+            return
+        try:
+            named = self.port.stat_root(self.path)
+        except FileNotFoundError:
+            raise UnavailableError(
+                f"the folder {self.path} was moved or removed while it was open; put it back", backend=SCHEME
+            ) from None
+        except PermissionError:
+            return  # who gave rights up since still reads what is open
+        held = self.port.fstat(self._root)
+        if (named.st_dev, named.st_ino) != (held.st_dev, held.st_ino):
+            raise DivergedError(
+                f"the folder {self.path} was replaced by another one while it was open; open it again",
+                backend=SCHEME,
+            )
 
     def folder(self, parts: Sequence[str], *, create: bool = False, lasting: bool = False) -> int:
         """A descriptor of the folder, which the caller closes. With `create`, missing ones are made, durably; with

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Callable
 from contextlib import aclosing
@@ -10,8 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import statepath
 from statepath.backend import encode_commit
-from statepath.errors import ClosedError, OutcomeUnknownError, ReadOnlyError
+from statepath.errors import (
+    ClosedError,
+    DivergedError,
+    OutcomeUnknownError,
+    ReadOnlyError,
+    UnavailableError,
+)
 
 Connect = Callable[..., Any]
 
@@ -162,3 +170,53 @@ async def test_reading_is_no_writing(connect: Connect, chain: Any, path: Path, c
             await change()
     await reader.close()
     assert [(file, file.stat().st_mtime_ns) for file in path.rglob("*")] == before
+
+
+async def test_a_reader_whose_folder_was_replaced_is_told(
+    connect: Connect, chain: Any, path: Path, commits: Any
+) -> None:
+    log = chain((await connect()).commit_log())
+    await log.append()
+    reader = (await connect(readonly=True)).commit_log()
+    assert await commits(reader) == log.commits
+    path.rename(path.with_name("earlier"))
+    with pytest.raises(UnavailableError, match="moved or removed while it was open"):
+        await commits(reader)
+    path.mkdir()
+    with pytest.raises(DivergedError, match="replaced by another one"):
+        await commits(reader)
+    path.rmdir()
+    path.with_name("earlier").rename(path)
+    assert await commits(reader) == log.commits
+
+
+async def test_a_reader_follows_no_link_that_leads_elsewhere_by_now(
+    connect: Connect, chain: Any, path: Path, tmp_path: Path
+) -> None:
+    log = chain((await connect()).commit_log())
+    await log.append()
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    reader = (await connect(link, readonly=True)).commit_log()
+    async with aclosing(reader.follow(0)) as following:
+        assert await anext(following) == log.commits[0]
+        (tmp_path / "other").mkdir()
+        link.unlink()
+        link.symlink_to(tmp_path / "other")
+        with pytest.raises(DivergedError, match="replaced by another one"):
+            await anext(following)
+
+
+async def test_a_store_that_is_read_and_whose_folder_was_replaced_says_so(path: Path) -> None:
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "a", "n": 1})
+    async with statepath.open(path, readonly=True) as reader, aclosing(reader.watch(since=0)) as changes:
+        assert (await anext(changes)).value == {"id": "a", "n": 1}
+        path.rename(path.with_name("earlier"))
+        shutil.copytree(path.with_name("earlier"), path)
+        with pytest.raises(DivergedError):
+            await reader.sync()
+        with pytest.raises(DivergedError):
+            await reader.collection("raw").get("a", fresh=True)
+        with pytest.raises(DivergedError):
+            await anext(changes)
