@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,7 +14,7 @@ from statepath.engine.documents import pretty
 from statepath.engine.ids import LOGS, REPORTS, is_name, log_key, log_place, report_key
 from statepath.engine.replay import changes_of
 from statepath.engine.replica import Replica
-from statepath.errors import ConflictError, CorruptionError, NotFoundError
+from statepath.errors import ConflictError, CorruptionError, HistoryTrimmedError, NotFoundError
 
 PIECE: Final = 4 * 1024 * 1024
 """How much of a session log is held in memory at once, about."""
@@ -122,6 +123,9 @@ class Files:
                 "back, or delete_log gives the log up",
                 key=key,
             )
+        if end > size > 0:  # it went on since, or was removed and begun anew
+            with suppress(HistoryTrimmedError):
+                await self._check_not_removed(key)
 
     async def _check_not_removed(self, key: str) -> None:
         async for commit in self.log.read(self.replica.head):

@@ -245,6 +245,32 @@ async def test_a_log_that_is_removed_while_it_is_copied_is_told(store):
         [piece async for piece in files.read()]
 
 
+@pytest.mark.parametrize("shown", ["in its file", "in the journal"])
+async def test_a_log_that_is_begun_anew_while_it_is_copied_is_told(store, shown):
+    """Though it has become longer than what was to be copied."""
+    await store.append_log("a", "old\n")
+    await store.snapshot()
+    if shown == "in the journal":
+        await store.append_log("a", "later\n")
+    engine = store._engine
+    files = Files(engine.backend, engine.log, await present(engine), engine.vitals.saved[0])
+    await store.delete_log("a")
+    await store.append_log("a", "new, and longer than before\n")
+    await store.flush()
+    with pytest.raises(ConflictError, match="the log of session a was removed while it was read"):
+        [piece async for piece in files.read()]
+
+
+async def test_a_log_that_goes_on_while_it_is_copied_is_taken_as_it_was(store):
+    await store.append_log("a", "old\n")
+    await store.snapshot()
+    engine = store._engine
+    files = Files(engine.backend, engine.log, await present(engine), engine.vitals.saved[0])
+    await store.append_log("a", "new\n")
+    await store.flush()
+    assert [piece.data async for piece in files.read()] == [b"old\n"]
+
+
 class Watched:
     """A backend that counts what is read of session logs."""
 
