@@ -19,6 +19,9 @@ from statepath.errors import ConflictError, CorruptionError, HistoryTrimmedError
 PIECE: Final = 4 * 1024 * 1024
 """How much of a session log is held in memory at once, about."""
 
+_TOGETHER: Final = 256
+"""How many reports at the most are read between two looks at the log."""
+
 
 @dataclass(frozen=True, slots=True)
 class LogPiece:
@@ -42,16 +45,24 @@ class Report:
 @dataclass(slots=True)
 class Files:
     """The logs and reports of one store as of the seq `replica.head`. The files show all up to the seq `since`, and
-    perhaps more; the log has the rest."""
+    perhaps more; the log has the rest.
+
+    With `begin` the log is taken along from that seq on, and a report has to be what it says: one that is written again
+    or removed meanwhile is taken from there.
+    """
 
     backend: Backend
     log: CommitLog
     replica: Replica
     since: int
+    begin: int | None = None
     _texts: dict[str, list[WriteLog]] = field(default_factory=dict)
     _documents: dict[str, bytes] = field(default_factory=dict)
     _removed: set[str] = field(default_factory=set)
     """The keys of what was removed: their files may be there still."""
+    _met: int = 0
+    _changing: set[str] = field(default_factory=set)
+    """The keys of reports that were changed behind the head, up to the seq `_met`."""
 
     async def read(self) -> AsyncIterator[LogPiece | Report]:
         """All of them, logs before reports."""
@@ -162,16 +173,61 @@ class Files:
     async def _reports(self) -> AsyncIterator[Report]:
         for newest, data in sorted(self._documents.items()):
             yield Report(newest, data)
+        told: set[str] = set()
+        async for some in self._stored_reports():
+            # After they were read: the log has what a file shows before the file does.
+            changing = set[str]() if self.begin is None else await self._look_behind()
+            for report in some:
+                if report.key not in changing:
+                    told.add(report.key)
+                    yield report
+        if self.begin is not None:
+            missing = await self._look_behind() - told - self._documents.keys() - self._removed
+            for report in await self._as_logged(missing) if missing else ():
+                yield report
+
+    async def _stored_reports(self) -> AsyncIterator[list[Report]]:
+        some: list[Report] = []
         async for entry in self.backend.list_keys(REPORTS):
             name = entry.key.removeprefix(REPORTS)
             if not name.endswith(".json") or not is_name(name.removesuffix(".json")):
                 continue
             if entry.key in self._documents or entry.key in self._removed:
                 continue
-            try:
-                yield Report(entry.key, (await self.backend.read(entry.key)).data)
-            except NotFoundError:
-                continue
+            with suppress(NotFoundError):
+                some.append(Report(entry.key, (await self.backend.read(entry.key)).data))
+            if self.begin is None or sum(len(one.data) for one in some) >= PIECE or len(some) >= _TOGETHER:
+                yield some
+                some = []
+        yield some
+
+    async def _look_behind(self) -> set[str]:
+        """The keys of the reports that were changed behind the head up to now."""
+        self._met = max(self._met, self.replica.head)
+        async for commit in self.log.read(self._met):
+            for transaction in commit.transactions:
+                for change in await changes_of(self.backend, transaction):
+                    if isinstance(change, WriteReport | RemoveReport):
+                        self._changing.add(report_key(change.id))
+            self._met = commit.last
+        return self._changing
+
+    async def _as_logged(self, keys: set[str]) -> list[Report]:
+        """The reports as the log has them as of the head; those of which it has nothing, as their files are."""
+        found: dict[str, bytes | None] = {}
+        async for commit in self.log.read((self.begin or 1) - 1):
+            if commit.first > self.since:
+                break
+            for transaction in commit.transactions:
+                for change in await changes_of(self.backend, transaction):
+                    if isinstance(change, WriteReport) and report_key(change.id) in keys:
+                        found[report_key(change.id)] = pretty(bytes(change.document))
+                    elif isinstance(change, RemoveReport) and report_key(change.id) in keys:
+                        found[report_key(change.id)] = None
+        for key in keys - found.keys():
+            with suppress(NotFoundError):
+                found[key] = (await self.backend.read(key)).data
+        return [Report(key, data) for key, data in sorted(found.items()) if data is not None]
 
 
 async def stored_log(backend: Backend, key: str, start: int, end: int) -> AsyncIterator[LogPiece]:

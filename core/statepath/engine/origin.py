@@ -42,7 +42,7 @@ class StoreOrigin:
         engine, now = self.engine, self.now
         # Before a snapshot the files are brought up to it; a writer's own were brought up to `now`.
         shown = engine.vitals.saved[0] if engine.readonly else now.head
-        return Files(engine.backend, engine.log, now, shown).read()
+        return Files(engine.backend, engine.log, now, shown, self.begin).read()
 
     async def archive(self) -> AsyncIterator[tuple[str, bytes]]:
         backend, live = self.engine.backend, segments(self.replica)

@@ -271,6 +271,34 @@ async def test_a_log_that_goes_on_while_it_is_copied_is_taken_as_it_was(store):
     assert [piece.data async for piece in files.read()] == [b"old\n"]
 
 
+@pytest.mark.parametrize("meanwhile", ["written again", "removed"])
+async def test_with_its_history_a_report_is_copied_as_that_has_it(
+    store, tmp_path, places, monkeypatch, meanwhile
+):
+    for id in ("a", "b"):
+        await store.save_report(id, {"id": id})
+    await store.snapshot()
+    begin = Files.read
+
+    async def changed(files):
+        if meanwhile == "removed":
+            await store.delete_report("a")
+        else:
+            await store.save_report("a", {"id": "a", "later": True})
+            await store.flush()
+        async for piece in begin(files):
+            yield piece
+
+    monkeypatch.setattr(Files, "read", changed)
+    await store.export(tmp_path / "file", history=True)
+    monkeypatch.undo()
+    to = places.new()
+    await statepath.import_backup(tmp_path / "file", to)
+    async with statepath.open(to, autosave=0) as other:
+        assert await other.verify() == []
+        assert [await other.read_report(id) for id in ("a", "b")] == [{"id": "a"}, {"id": "b"}]
+
+
 class Watched:
     """A backend that counts what is read of session logs."""
 
