@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from statepath.errors import ConflictError, CorruptionError, HistoryTrimmedError
 
 PIECE: Final = 4 * 1024 * 1024
 """How much of a session log is held in memory at once, about."""
+
+_LOOK: Final = 1.0
+"""Seconds between two looks at whether the logs that were read are still what they were."""
 
 _TOGETHER: Final = 256
 """How many reports at the most are read between two looks at the log."""
@@ -63,6 +67,8 @@ class Files:
     _met: int = 0
     _changing: set[str] = field(default_factory=set)
     """The keys of reports that were changed behind the head, up to the seq `_met`."""
+    _gone: set[str] = field(default_factory=set)
+    """The keys of logs that were removed there."""
 
     async def read(self) -> AsyncIterator[LogPiece | Report]:
         """All of them, logs before reports."""
@@ -100,6 +106,8 @@ class Files:
             place = log_place(entry.key)
             if place is not None and place[0] not in self._removed:
                 stored.setdefault(place[0], []).append(entry.key)
+        last = max(stored, default="")
+        unsure, looked = list[str](), time.monotonic()
         for key in sorted(stored):
             size = sizes.get(key, 0)
             reading = _stored(self.backend, key, stored[key])
@@ -111,6 +119,11 @@ class Files:
             except NotFoundError:
                 await self._check_not_removed(key)
                 raise
+            unsure.append(key)
+            if key == last or time.monotonic() - looked >= _LOOK:
+                with suppress(HistoryTrimmedError):  # then nothing tells
+                    await self._check_not_removed(*unsure)
+                unsure, looked = [], time.monotonic()
 
     async def _whole(
         self, key: str, size: int, pieces: AsyncIterator[tuple[int, bytes]]
@@ -134,20 +147,16 @@ class Files:
                 "back, or delete_log gives the log up",
                 key=key,
             )
-        if end > size > 0:  # it went on since, or was removed and begun anew
-            with suppress(HistoryTrimmedError):
-                await self._check_not_removed(key)
 
-    async def _check_not_removed(self, key: str) -> None:
-        async for commit in self.log.read(self.replica.head):
-            for transaction in commit.transactions:
-                for change in await changes_of(self.backend, transaction):
-                    if isinstance(change, RemoveLog) and log_key(change.id) == key:
-                        raise ConflictError(
-                            f"the log of session {change.id} was removed while it was read; repeat the command, "
-                            "which goes on from where it is",
-                            key=key,
-                        )
+    async def _check_not_removed(self, *keys: str) -> None:
+        """That what was read of the logs is what they were: none was removed, and perhaps begun anew."""
+        await self._look_behind()
+        for key in keys:
+            if key in self._gone:
+                raise ConflictError(
+                    f"{key} was removed while it was read; repeat the command, which goes on from where it is",
+                    key=key,
+                )
 
     async def _joined(
         self, key: str, stored: AsyncIterator[tuple[int, bytes]]
@@ -202,13 +211,15 @@ class Files:
         yield some
 
     async def _look_behind(self) -> set[str]:
-        """The keys of the reports that were changed behind the head up to now."""
+        """Note what was changed behind the head up to now; the keys of reports that were."""
         self._met = max(self._met, self.replica.head)
         async for commit in self.log.read(self._met):
             for transaction in commit.transactions:
                 for change in await changes_of(self.backend, transaction):
                     if isinstance(change, WriteReport | RemoveReport):
                         self._changing.add(report_key(change.id))
+                    elif isinstance(change, RemoveLog):
+                        self._gone.add(log_key(change.id))
             self._met = commit.last
         return self._changing
 

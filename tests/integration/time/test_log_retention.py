@@ -241,23 +241,25 @@ async def test_a_log_that_is_removed_while_it_is_copied_is_told(store):
     engine = store._engine
     files = Files(engine.backend, engine.log, await present(engine), engine.vitals.saved[0])
     await store.delete_log("a")
-    with pytest.raises(ConflictError, match="the log of session a was removed while it was read"):
+    with pytest.raises(ConflictError, match=r"logs/session_a\.log was removed while it was read"):
         [piece async for piece in files.read()]
 
 
+@pytest.mark.parametrize("text", ["new\n", "new, and longer than before\n"])
 @pytest.mark.parametrize("shown", ["in its file", "in the journal"])
-async def test_a_log_that_is_begun_anew_while_it_is_copied_is_told(store, shown):
-    """Though it has become longer than what was to be copied."""
+async def test_a_log_that_is_begun_anew_while_it_is_copied_is_told(store, shown, text):
+    """Though it has become as long as what was to be copied, or longer."""
     await store.append_log("a", "old\n")
     await store.snapshot()
     if shown == "in the journal":
-        await store.append_log("a", "later\n")
+        await store.append_log("a", "old\n")
     engine = store._engine
     files = Files(engine.backend, engine.log, await present(engine), engine.vitals.saved[0])
     await store.delete_log("a")
-    await store.append_log("a", "new, and longer than before\n")
+    for _ in range(2 if shown == "in the journal" else 1):
+        await store.append_log("a", text)
     await store.flush()
-    with pytest.raises(ConflictError, match="the log of session a was removed while it was read"):
+    with pytest.raises(ConflictError, match=r"logs/session_a\.log was removed while it was read"):
         [piece async for piece in files.read()]
 
 
