@@ -330,6 +330,7 @@ class Store:
         Raises:
             HistoryTrimmedError: the log does not reach back to `since`, or not to what this handle shows: then open
                 the store again.
+            CorruptionError: the log is damaged, or has ended for `deadline` seconds before what this handle shows.
             DivergedError: `since` belongs to another history of the store.
             InvalidArgumentError: `since` is no cursor, or nothing can have one of the names.
         """

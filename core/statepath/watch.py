@@ -183,6 +183,7 @@ async def watch(engine: Engine, place: Place, wanted: Wanted, *, resync: bool) -
     Raises:
         DivergedError: the place lies in the future of the store.
         HistoryTrimmedError: the log does not reach back to it, or not to what this handle shows.
+        CorruptionError: the log is damaged, or ends before what this handle shows.
         UnsupportedError: another event loop runs than the store's (`other_loop`).
     """
     engine.check_loop()  # where it is iterated, which need not be where it was asked for

@@ -131,6 +131,8 @@ class Engine:
             head=lambda: self.replica.head,
             closed=lambda: self.closed,
             take=self.catching_up.take,
+            begin=self.look_back,
+            patience=settings.deadline,
         )
         self._took_over = self._alone
         _open_engines.add(self)

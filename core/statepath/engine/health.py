@@ -22,12 +22,15 @@ from statepath.engine.companion import MirrorLag
 from statepath.engine.engine import Engine
 from statepath.engine.floor import Floor, SnapshotMark, read_floor
 from statepath.engine.trouble import Trouble
-from statepath.errors import AccessDeniedError, DivergedError, NotFoundError, StateError
+from statepath.errors import AccessDeniedError, DivergedError, HistoryTrimmedError, NotFoundError, StateError
 
 _RECENT: Final = 60.0
 _SNAPSHOTS_LATE: Final = 4
 _JOURNAL_SNAPSHOTS: Final = 4
 _JOURNAL_LEAST: Final = 4 * 1024**3
+_LOOKS: Final = 5
+_BEHIND: Final = 0.2
+"""Seconds until a log that ends before what is shown is read again."""
 
 Unit = Literal["seconds", "bytes", "files", "objects"]
 
@@ -69,6 +72,7 @@ class Seen:
         floor: the log's own record as it is stored now.
         backups: the keys of the backups, oldest first.
         unsaved: when the first change behind the snapshot was committed, in seconds since 1970.
+        lost: what the log lacks that a reader shows, if so.
     """
 
     seconds: float | None = None
@@ -78,6 +82,7 @@ class Seen:
     free: int | None = None
     unsaved: float | None = None
     denied: StateError | None = None
+    lost: str | None = None
 
 
 Examination = Callable[[Engine, Seen], Check | None]
@@ -132,8 +137,24 @@ async def _unsaved(engine: Engine, seen: Seen) -> Seen:
     return seen
 
 
+async def _end(engine: Engine, seen: Seen) -> Seen:
+    """Whether the log leads up to what a reader shows. A writer finds out by itself, and mends it."""
+    head = engine.replica.head
+    if not engine.readonly or seen.floor is None or seen.floor.floor > head:
+        return seen
+    for look in range(_LOOKS):
+        if look:  # a standby may be behind the server that was read before it
+            await asyncio.sleep(_BEHIND)
+        try:
+            async for _ in engine.log.read(head - 1):
+                return seen
+        except HistoryTrimmedError:
+            return seen
+    return replace(seen, lost=f"the journal ends before seq {head}, which the state shows")
+
+
 Question = Callable[[Engine, Seen], Awaitable[Seen]]
-_QUESTIONS: Final[tuple[Question, ...]] = (answers, free_space, kept, _unsaved)
+_QUESTIONS: Final[tuple[Question, ...]] = (answers, free_space, kept, _unsaved, _end)
 
 
 async def look(engine: Engine, questions: Sequence[Question] = _QUESTIONS) -> Seen:
@@ -329,14 +350,20 @@ def _key(engine: Engine, seen: Seen) -> Check | None:
 
 def _damage(engine: Engine, seen: Seen) -> Check | None:
     """What a writer found is mended or kept aside already; verification settles it. A reader mends nothing."""
-    found = engine.damage
+    found = _damaged(engine, seen)
     if not found:
         return Check("damage", Status.OK, "none was found", 0, None, "objects")
-    summary = "; ".join(damage.reason for damage in found)
-    if engine.verified:
+    summary = "; ".join(found)
+    if engine.verified and seen.lost is None:
         return Check("damage", Status.OK, f"verified since: {summary}", 0, None, "objects")
     status = Status.FAIL if engine.readonly else Status.WARN
     return Check("damage", status, summary, len(found), None, "objects")
+
+
+def _damaged(engine: Engine, seen: Seen) -> tuple[str, ...]:
+    """What was found damaged, a sentence each."""
+    found = tuple(damage.reason for damage in engine.damage)
+    return found if seen.lost is None else (*found, seen.lost)
 
 
 CHECKS: Final[tuple[Examination, ...]] = (
@@ -438,7 +465,7 @@ async def health(engine: Engine) -> Health:
         view_lag=engine.vitals.view_lag,
         journal_bytes=engine.vitals.journal_behind(seen.floor),
         free_bytes=seen.free,
-        damage=tuple(damage.reason for damage in engine.damage),
+        damage=_damaged(engine, seen),
         last_backup=backup_time(backups[-1]) if backups else None,
         mirror=engine.vitals.mirror_lag,
         status=worst(found),

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from statepath.backend import Backend, CommitLog
-from statepath.commit import Append, Change, Commit, Delete, Note, Put, Transaction, microseconds
+from statepath.commit import JOURNAL, Append, Change, Commit, Delete, Note, Put, Transaction, microseconds
 from statepath.engine.backups import backup_key, backup_keys
 from statepath.engine.floor import SnapshotMark
 from statepath.engine.replay import apply_commit, changes_of
@@ -152,9 +152,12 @@ async def commits(log: CommitLog, after: int, head: int) -> AsyncIterator[Commit
         yield commit
         last = commit.last
     if last < head:
-        raise CorruptionError(
-            f"the journal ends at seq {last}, and the state shows seq {head}", key="journal/"
-        )
+        raise ends_early(last, head)
+
+
+def ends_early(last: int, head: int) -> CorruptionError:
+    """The log ends at the seq `last`, and `head` was durable."""
+    return CorruptionError(f"the journal ends at seq {last}, and the state shows seq {head}", key=JOURNAL)
 
 
 async def left_by(

@@ -12,11 +12,13 @@ from typing import Final
 
 from statepath.backend import Backend, CommitLog
 from statepath.breath import Breath
+from statepath.clock import clock
 from statepath.commit import Commit, Transaction, commit_size
 from statepath.engine.feed import Feed, in_bulk
 from statepath.engine.following import Follower
+from statepath.engine.history import ends_early
 from statepath.engine.replay import changes_of
-from statepath.errors import ClosedError, StateError
+from statepath.errors import ClosedError, HistoryTrimmedError, StateError
 
 logger = logging.getLogger("statepath.following")
 
@@ -31,7 +33,8 @@ class Stream:
     """The commits of one handle: the latest from memory, earlier ones from the log.
 
     Unless the handle is `alone`, other writers' commits are handed to `take` while somebody follows. `head` is the seq
-    that the handle shows, and `closed` says that it shows nothing more.
+    that the handle shows, and `closed` says that it shows nothing more. `begin` tells where the log begins by its own
+    record, and `patience` is for how many seconds it may end before what is shown.
     """
 
     def __init__(
@@ -43,12 +46,16 @@ class Stream:
         head: Callable[[], int],
         closed: Callable[[], bool],
         take: Callable[[Commit], Awaitable[None]],
+        begin: Callable[[], Awaitable[int]],
+        patience: float,
     ) -> None:
         self._backend = backend
         self._log = log
         self._alone = alone
         self._head = head
         self._closed = closed
+        self._begin = begin
+        self._patience = patience
         self._feed = Feed()
         self._follower = Follower(log, head, take, self._feed.wake)
 
@@ -80,9 +87,10 @@ class Stream:
 
         Raises:
             HistoryTrimmedError: the log begins later.
+            CorruptionError: it ends before what the handle shows.
         """
         self._join()
-        pause, breath = _SOONEST, Breath()
+        pause, breath, short = _SOONEST, Breath(), None
         try:
             while True:
                 recent = self._feed.behind(after)
@@ -98,9 +106,12 @@ class Stream:
                         async with aclosing(self._read(after, self._head())) as read:
                             async for commit, transactions in read:
                                 yield commit, transactions
-                                after, pause = commit.last, _SOONEST
+                                after, pause, short = commit.last, _SOONEST, None
                                 if breath.due(commit_size(commit)):
                                     await asyncio.sleep(0)
+                        if after == begun:
+                            short = clock() if short is None else short
+                            await self._wait_for_log(after, short)
                     except StateError as error:
                         if not error.retryable:
                             raise
@@ -109,9 +120,6 @@ class Stream:
                         )
                         await self._rest(pause)
                         pause = min(2 * pause, _LATEST)
-                    else:
-                        if after == begun:  # a standby may be behind the server that was read before it
-                            await asyncio.sleep(_BEHIND)
                 if self._closed():
                     return
                 if self._head() <= after:
@@ -130,17 +138,25 @@ class Stream:
 
         Raises:
             HistoryTrimmedError: the log begins later.
+            CorruptionError: it ends before what the handle shows.
         """
         self._join()
+        short = None
         try:
             while True:
                 if recent := self._feed.behind(after):
                     yield [commit for commit, _ in recent]
                     after = recent[-1][0].last
                 elif self._head() > after:
+                    begun = after
                     async for commits in in_bulk(self._log.read(after)):
                         yield commits
-                        after = commits[-1].last
+                        after, short = commits[-1].last, None
+                    if after == begun:
+                        short = clock() if short is None else short
+                        await self._wait_for_log(after, short)
+                        if self._closed():
+                            return
                 elif self._closed():
                     return
                 elif self._follower.failure is not None:
@@ -158,6 +174,23 @@ class Stream:
             if commit.last > head:
                 break
             yield commit, [await changes_of(self._backend, one) for one in commit.transactions]
+
+    async def _wait_for_log(self, after: int, since: float) -> None:
+        """Wait for a log that ended at the seq, before what is shown, when it was read: a standby may be behind the
+        server that was read before it. `since`: when that was noticed first.
+
+        Raises:
+            HistoryTrimmedError: nothing is left of it behind the seq.
+            CorruptionError: it has lost its end.
+        """
+        begin = await self._begin()
+        if begin > after + 1:
+            raise HistoryTrimmedError(
+                f"the log begins at seq {begin}; what came before was trimmed", floor=begin
+            )
+        if clock() - since >= self._patience:
+            raise ends_early(after, self._head())
+        await self._rest(_BEHIND)
 
     async def _rest(self, seconds: float) -> None:
         """Wait so long, unless the handle is closed meanwhile."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 import statepath
 from statepath.commit import decode_commit, slot_key
-from statepath.errors import CorruptionError
+from statepath.errors import CorruptionError, HistoryTrimmedError
 from statepath.events import CorruptionDetected, DocumentRecovered
 
 SEGMENT = "journal/00000000000000000001.jsonl"
@@ -196,6 +197,45 @@ async def test_a_journal_whose_end_is_missing_gives_no_part_of_the_history_for_t
             with pytest.raises(CorruptionError, match="the journal ends at seq 3, and the state shows seq 6"):
                 await asked
         assert [one.key for one in await store.diff(2)] == [f"tasks/{n}" for n in range(3, COUNT + 1)]
+
+
+@pytest.fixture
+async def endless(counted: Any, lines: list[bytes]) -> Any:
+    """A store whose snapshot shows six commits, and whose journal has the first three of them."""
+    async with counted.open() as store:
+        await store.snapshot()
+    counted.write(SEGMENT, b"".join(lines[:3]))
+    return counted
+
+
+async def test_who_watches_a_journal_whose_end_is_missing_is_told_what_there_is_and_then_that(endless):
+    async with endless.open(readonly=True, deadline=0.3) as store:
+        changes = store.watch(since=1)
+        assert [(await anext(changes)).seq for _ in range(2)] == [2, 3]
+        with pytest.raises(CorruptionError, match="the journal ends at seq 3, and the state shows seq 6"):
+            await anext(changes)
+
+
+async def test_who_watches_from_before_a_journal_that_was_begun_anew_is_told_at_once(endless):
+    async with endless.open() as store:
+        with pytest.raises(HistoryTrimmedError, match="the log begins at seq 7"):
+            await anext(store.watch(since=1))
+        async with aclosing(store.watch(since=1, resync=True)) as changes:
+            assert (await anext(changes)).kind == "resync"
+
+
+async def test_a_reader_whose_journal_has_lost_its_end_is_not_well(endless):
+    async with endless.open(readonly=True) as store:
+        health = await store.health()
+    assert not health.healthy
+    assert health.damage == ("the journal ends before seq 6, which the state shows",)
+
+
+async def test_a_journal_that_was_begun_anew_behind_the_snapshot_is_well(endless):
+    async with endless.open():
+        pass
+    async with endless.open(readonly=True) as store:
+        assert (await store.health()).status == "ok"
 
 
 async def test_commits_behind_a_recovery_that_an_older_backup_does_not_know_are_told(memory):
