@@ -50,7 +50,7 @@ def statepath(
         bool, typer.Option("--debug", help="Log what happens to stderr, as DEBUG=persistence:* does.")
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=print_version)
+        bool, typer.Option("--version", help="Show the version.", callback=print_version)
     ] = False,
 ) -> None:
     ctx.with_resource(logging_to_stderr(debug=debug))

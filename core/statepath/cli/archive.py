@@ -10,13 +10,14 @@ import typer
 import statepath
 from statepath.cli.documents import filter_of
 from statepath.cli.opening import reading, writing
-from statepath.cli.options import DryRun, Json, Reference, StatePath, Yes
-from statepath.cli.output import Output, amount, confirm, moment
+from statepath.cli.options import DryRun, Json, Reference, StatePath, Yes, of_a_group
+from statepath.cli.output import Output, amount, confirm, counted, moment
 from statepath.cli.running import asynchronous
 from statepath.engine.ids import parse_ref
 from statepath.errors import InvalidArgumentError
 
 group = typer.Typer(help="Documents that are done: out of the live state, and back.", no_args_is_help=True)
+group.callback()(of_a_group)
 
 
 @group.command()
@@ -63,7 +64,7 @@ async def run(
 
     async with reading(state_path) as store:
         plan = await archived(store, tried=True)
-    told = f"{plan.documents} documents ({amount(plan.bytes)})"
+    told = f"{counted(plan.documents, 'document')} ({amount(plan.bytes)})"
     if dry_run or not plan.documents:
         output.result(
             {"dry_run": dry_run} | asdict(plan),
@@ -76,7 +77,7 @@ async def run(
             done = await archived(store, tried=False)
     output.result(
         {"dry_run": False} | asdict(done),
-        f"archived {done.documents} documents: {amount(done.bytes)} became {amount(done.compressed)}",
+        f"archived {counted(done.documents, 'document')}: {amount(done.bytes)} became {amount(done.compressed)}",
     )
 
 

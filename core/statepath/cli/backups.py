@@ -13,7 +13,7 @@ import typer
 from statepath import import_backup
 from statepath.backend import Backend
 from statepath.cli.opening import reading, warn_if_gone, writing
-from statepath.cli.options import DryRun, History, Json, StatePath, Yes
+from statepath.cli.options import DryRun, History, Json, StatePath, Yes, of_a_group
 from statepath.cli.original import described, is_original, restore_original
 from statepath.cli.output import Output, amount, moment
 from statepath.cli.recovery import restore_to
@@ -29,6 +29,7 @@ from statepath.quantities import size
 from statepath.settings import Settings
 
 group = typer.Typer(help="Keep the state of now, and go back to one that was kept.", no_args_is_help=True)
+group.callback()(of_a_group)
 
 
 @group.command()

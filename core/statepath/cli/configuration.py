@@ -10,7 +10,7 @@ from typing import Final
 import typer
 
 from statepath.backend import Parameter, StateURL
-from statepath.cli.options import Json, StatePath
+from statepath.cli.options import Json, StatePath, of_a_group
 from statepath.cli.output import Output
 from statepath.discovery import parameters, refused
 from statepath.errors import StateError
@@ -26,6 +26,7 @@ _TELLING: Final = re.compile(
 """What is in credentials, in a file that should only be named, or in a query or a connection string with a secret."""
 
 group = typer.Typer(help="See how statepath is set up.", no_args_is_help=True)
+group.callback()(of_a_group)
 
 
 @group.command()

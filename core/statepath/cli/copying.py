@@ -10,7 +10,7 @@ import typer
 import statepath
 from statepath.cli.opening import warn_if_gone
 from statepath.cli.options import History, Json, named
-from statepath.cli.output import Output
+from statepath.cli.output import Output, counted
 from statepath.cli.running import asynchronous, shown
 
 group = typer.Typer()
@@ -33,7 +33,10 @@ async def copy(
     with output.progress(f"copying to {shown(target)}") as tell:
         made = await statepath.copy(source, target, history=history, progress=tell)
     await warn_if_gone(target)
-    told = f"{made.documents} documents, {made.logs} session logs, {made.reports} reports"
-    if history:
-        told += f", {made.commits} commits"
-    output.result(asdict(made), f"{made.target} holds seq {made.seq}: {told}")
+    told = [
+        counted(made.documents, "document"),
+        counted(made.logs, "session log"),
+        counted(made.reports, "report"),
+        *([counted(made.commits, "commit")] if history else []),
+    ]
+    output.result(asdict(made), f"{made.target} holds seq {made.seq}: {', '.join(told)}")

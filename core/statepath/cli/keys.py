@@ -13,7 +13,7 @@ import typer
 from statepath import Settings
 from statepath.cli.exits import Exit
 from statepath.cli.opening import reading, warn_if_gone, writing
-from statepath.cli.options import Json, StatePath, Yes
+from statepath.cli.options import Json, StatePath, Yes, of_a_group
 from statepath.cli.output import Output, confirm, moment
 from statepath.cli.running import asynchronous, command_line
 from statepath.encryption import KeyInfo
@@ -23,6 +23,7 @@ from statepath.keys import Converted, KeyRing, check_convertible, decrypt, encry
 _NAMED: Final = 5
 
 group = typer.Typer(help="Encrypt what is stored, and exchange the keys.", no_args_is_help=True)
+group.callback()(of_a_group)
 
 
 @group.command()

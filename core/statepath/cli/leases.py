@@ -7,13 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from statepath.cli.opening import reading, writing
-from statepath.cli.options import Json, StatePath, Yes
+from statepath.cli.options import Json, StatePath, Yes, of_a_group
 from statepath.cli.output import Output, confirm, moment
 from statepath.cli.running import asynchronous, command_line
 from statepath.engine.leases import Holder, lease_key
 from statepath.errors import LeaseHeldError, NotFoundError
 
 group = typer.Typer(help="Leases: who holds them, and how to take one away.", no_args_is_help=True)
+group.callback()(of_a_group)
 
 
 @group.command("list")

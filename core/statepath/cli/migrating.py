@@ -9,12 +9,13 @@ import typer
 
 import statepath
 from statepath.cli.opening import reading
-from statepath.cli.options import DryRun, Json, StatePath, Yes
-from statepath.cli.output import Output, confirm
+from statepath.cli.options import DryRun, Json, StatePath, Yes, of_a_group
+from statepath.cli.output import Output, confirm, counted
 from statepath.cli.recovery import show_differences
 from statepath.cli.running import asynchronous
 
 group = typer.Typer(help="Bring documents to another schema version, and back.", no_args_is_help=True)
+group.callback()(of_a_group)
 
 
 @group.command()
@@ -60,7 +61,7 @@ async def rollback(
         if not as_json:
             output.text(f"would go back to seq {plan.to}: {_text(plan.versions)}\n")
         return
-    confirm(f"This takes {len(found)} documents back to seq {plan.to}.", yes=yes)
+    confirm(f"This takes {counted(len(found), 'document')} back to seq {plan.to}.", yes=yes)
     with output.progress("going back"):
         done = await statepath.rollback(state_path)
     output.result(

@@ -52,7 +52,9 @@ StatePath = Annotated[
     ),
 ]
 Json = Annotated[
-    bool, typer.Option("--json", help="Write JSON: one object, or one a line.", callback=inherited)
+    bool,
+    # Eager: whatever else ends the command line, such as --version, is told that way.
+    typer.Option("--json", help="Write JSON: one object, or one a line.", callback=inherited, is_eager=True),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what would happen; change nothing.")]
@@ -61,3 +63,7 @@ Reference = Annotated[
     str,
     typer.Argument(metavar="COLLECTION/ID", help="The document, such as tasks/task_1.", show_default=False),
 ]
+
+
+def of_a_group(state_path: StatePath = None, as_json: Json = False) -> None:
+    """The options that a group of commands takes for them."""

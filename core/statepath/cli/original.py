@@ -9,7 +9,7 @@ from typing import Any
 
 from statepath import Store
 from statepath.cli.opening import reading, writing
-from statepath.cli.output import Output, confirm
+from statepath.cli.output import Output, confirm, counted
 from statepath.cli.running import command_line
 from statepath.collection import documents
 from statepath.engine.history import same_value
@@ -64,13 +64,13 @@ async def restore_original(
         head, planned = store.seq, [one async for one in _differences(store, kept)]
     facts = {"at": key, "changes": len(planned), "documents": _count(planned), "dry_run": dry_run}
     if dry_run or not planned:
-        told = f"would change {_count(planned)} documents to those of {key}"
+        told = f"would change {counted(_count(planned), 'document')} to those of {key}"
         output.result(
             facts | {"restored": False, "to": None, "seq": head, "undo": None},
             told if planned else f"the documents are those of {key} already",
         )
         return
-    confirm(f"This changes {_count(planned)} documents to those of {key}.", yes=yes)
+    confirm(f"This changes {counted(_count(planned), 'document')} to those of {key}.", yes=yes)
     async with writing(state_path) as store:
         if store.schema_versions:
             raise UnsupportedError(

@@ -162,6 +162,11 @@ def moment(at: datetime | None) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z" if at is not None and at > EPOCH else "unknown"
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of them, for people: `1 change`, `2 changes`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def amount(size: int | None) -> str:
     """A number of bytes for people."""
     if size is None:

@@ -12,7 +12,7 @@ import typer
 from statepath import Difference, Store
 from statepath.cli.opening import reading, warn_if_gone, writing
 from statepath.cli.options import DryRun, Json, StatePath, Yes
-from statepath.cli.output import Output, confirm, moment, preview, printable
+from statepath.cli.output import Output, confirm, counted, moment, preview, printable
 from statepath.cli.running import asynchronous, command_line, shown
 from statepath.errors import InvalidArgumentError
 from statepath.undoing import undone_by
@@ -43,7 +43,9 @@ class Plan:
         return f"seq {self.at}" if isinstance(self.at, int) else moment(self.at)
 
     def __str__(self) -> str:
-        return f"{self.changes} changes of {self.documents} documents since {self.moment}"
+        return (
+            f"{counted(self.changes, 'change')} of {counted(self.documents, 'document')} since {self.moment}"
+        )
 
 
 @group.command()

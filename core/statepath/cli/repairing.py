@@ -10,7 +10,7 @@ import typer
 from statepath.cli.exits import Exit
 from statepath.cli.opening import reading
 from statepath.cli.options import DryRun, Json, StatePath, Yes
-from statepath.cli.output import Output, confirm
+from statepath.cli.output import Output, confirm, counted
 from statepath.cli.running import asynchronous, command_line
 from statepath.engine.verification import Finding
 from statepath.repairing import everything_wrong_with, repair
@@ -61,7 +61,7 @@ async def repair_store(
         for finding, remedy in zip(damage, done.remedies, strict=True):
             output.text(f"damage: {_about(finding)}{finding.reason}\n    {remedy}\n")
     if damage and not dry_run:
-        confirm(f"This mends {len(damage)} damaged {'object' if len(damage) == 1 else 'objects'}.", yes=yes)
+        confirm(f"This mends {counted(len(damage), 'damaged object')}.", yes=yes)
         with output.progress("repairing"):
             done = await repair(state_path)
     if as_json:

@@ -48,6 +48,9 @@ P = ParamSpec("P")
 
 logger = logging.getLogger("statepath.cli")
 
+OPENING = "statepath.opening"
+"""The log of what is found when a store is opened."""
+
 ALERTS = "statepath.alerts"
 """The log of alerts, which are for whoever is not there to see what fails."""
 
@@ -246,6 +249,7 @@ def logging_to_stderr(*, debug: bool) -> Iterator[None]:
     warnings.setLevel(logging.WARNING)
     warnings.setFormatter(_Remark())
     warnings.addFilter(lambda record: record.name != ALERTS)
+    warnings.addFilter(_Damage().is_new)
     root = logging.getLogger(LOGGER)
     disable = enable_debug(EVERYTHING if debug else None)
     if root.level != logging.DEBUG:
@@ -255,6 +259,21 @@ def logging_to_stderr(*, debug: bool) -> Iterator[None]:
     finally:
         root.removeHandler(warnings)
         disable()
+
+
+class _Damage:
+    """What is found damaged, which is told once, however often a command opens the store."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def is_new(self, record: logging.LogRecord) -> bool:
+        if record.name != OPENING:
+            return True
+        text = record.getMessage()
+        new = text not in self._told
+        self._told.add(text)
+        return new
 
 
 class _Remark(logging.Formatter):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 import statepath
-from statepath.cli.options import Json
+from statepath.cli.options import Json, given
 from statepath.cli.output import Output
 
 group = typer.Typer()
@@ -19,5 +19,5 @@ def version(as_json: Json = False) -> None:
 
 def print_version(ctx: typer.Context, value: bool) -> None:
     if value:
-        typer.echo(f"statepath {statepath.__version__}")
+        version(as_json=bool(given(ctx, "as_json")))
         raise typer.Exit

@@ -15,7 +15,7 @@ Run = Callable[..., Any]
 @pytest.mark.slow
 def test_copy_tells_what_went_along(cli: Run, filled: str, files: Run, tmp_path: Path) -> None:
     to, before = f"sqlite://{tmp_path}/to.db", files()
-    assert cli("copy", filled, to).out == f"{to} holds seq 7: 4 documents, 1 session logs, 1 reports\n"
+    assert cli("copy", filled, to).out == f"{to} holds seq 7: 4 documents, 1 session log, 1 report\n"
     assert files() == before
     assert cli("ls", "tasks", "--json", "-s", to).lines == cli("ls", "tasks", "--json", "-s", filled).lines
     assert cli("show", "reports/r1", "-s", to).out == cli("show", "reports/r1", "-s", filled).out

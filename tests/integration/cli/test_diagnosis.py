@@ -278,5 +278,8 @@ def test_the_version_is_told(cli: Run, words: tuple[str, ...]) -> None:
     assert cli(*words).out == f"statepath {statepath.__version__}\n"
 
 
-def test_the_version_is_told_in_json(cli: Run) -> None:
-    assert cli("version", "--json").json == {"version": statepath.__version__}
+@pytest.mark.parametrize(
+    "words", [("version", "--json"), ("--json", "version"), ("--json", "--version"), ("--version", "--json")]
+)
+def test_the_version_is_told_in_json(cli: Run, words: tuple[str, ...]) -> None:
+    assert cli(*words).json == {"version": statepath.__version__}

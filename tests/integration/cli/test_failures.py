@@ -231,6 +231,19 @@ def test_the_state_path_may_stand_before_the_command(cli: Run, filled: str) -> N
     assert cli("-s", filled, "--json", "status").json["url"] == filled
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("backup", "list"), ("archive", "list"), ("lease", "list"), ("keys", "list"), ("config", "show")],
+)
+def test_the_options_of_a_group_may_stand_before_its_command(
+    cli: Run, filled: str, words: tuple[str, str]
+) -> None:
+    group, command = words
+    behind = cli(group, command, "-s", filled, "--json")
+    between = cli(group, "-s", filled, "--json", command)
+    assert (between.code, between.out, between.err) == (behind.code, behind.out, behind.err)
+
+
 def test_the_last_state_path_counts(cli: Run, filled: str, tmp_path: Path) -> None:
     assert cli("-s", str(tmp_path / "other"), "status", "-s", filled).code == 0
 

@@ -151,9 +151,7 @@ def test_backup_restore_asks_and_can_be_tried(on: Run, filled: str, files: Run) 
     key = on("backup", "create", "--json").json["key"]
     on("put", "tasks/task_1", "-", stdin='{"status": "later"}')
     before = files()
-    assert (
-        on("backup", "restore", key, "--dry-run").out == "would undo 1 changes of 1 documents since seq 7\n"
-    )
+    assert on("backup", "restore", key, "--dry-run").out == "would undo 1 change of 1 document since seq 7\n"
     assert on("backup", "restore", key, stdin="n\n").code == 1
     assert files() == before
 
@@ -281,6 +279,11 @@ def test_repair_asks_and_mends(on: Run, filled: str, files: Run) -> None:
     assert done.out.splitlines()[-1] == "mended, up to seq 7"
     assert "kept aside: state.json.corrupt." in done.out
     assert on("verify").out == "all is well, up to seq 7\n"
+
+
+def test_what_is_damaged_is_warned_of_once_however_often_the_store_is_opened(on: Run, filled: str) -> None:
+    Path(filled, "state.json").write_text("{")
+    assert on("repair", "--yes").err.count("warning: damage found") == 1
 
 
 def test_repair_of_a_sound_store_does_nothing(on: Run, filled: str, files: Run) -> None:
