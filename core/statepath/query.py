@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from heapq import merge, nsmallest
+from heapq import merge
+from itertools import islice
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -207,6 +208,16 @@ class _Order:
 _cursors = msgspec.json.Decoder(tuple[str, tuple[tuple[int, int | float | str], ...], str])
 
 
+async def _first(runs: list[list[_Hit]], limit: int) -> list[_Hit]:
+    """The first hits of runs that are sorted each."""
+    breath, found = Breath(), []
+    for hit in islice(merge(*runs), limit):
+        found.append(hit)
+        if breath.due(0):
+            await sleep(0)
+    return found
+
+
 def _checked(kinds: _Kinds) -> _Kinds:
     """The values, each of its kind: so they can be compared with those of documents."""
     for kind, value in kinds:
@@ -385,13 +396,18 @@ class Query(Generic[T]):
 
     async def _best(self, look: _Look, limit: int) -> list[_Hit]:
         """The first documents that match, in order."""
-        best: list[_Hit] = []
+        runs: list[list[_Hit]] = []
+        held = 0
         async with aclosing(self._hits(look)) as parts:
             async for hits in parts:
-                best = nsmallest(limit, best + hits)
-                if look.by_id and not self._order.fields and len(best) == limit:
+                runs.append(sorted(hits))
+                held += len(hits)
+                if look.by_id and not self._order.fields and held >= limit:
                     break
-        return best
+                if held >= 2 * limit:  # not before: what a part costs is not to grow with the limit
+                    runs = [await _first(runs, limit)]
+                    held = limit
+        return await _first(runs, limit)
 
     async def _hits(self, look: _Look) -> AsyncGenerator[list[_Hit], None]:
         """The documents that match, in parts, between which other tasks run."""

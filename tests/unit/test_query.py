@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, computed_field
 from statepath.errors import CorruptionError, InvalidArgumentError
 from statepath.filters import F, Filter
-from statepath.query import DEFAULT_PAGE, Page, Query
+from statepath.query import DEFAULT_PAGE, Page, Query, _Reversed
 
 Json = dict[str, Any]
 
@@ -222,6 +222,36 @@ async def test_pages_together_are_the_whole(found: list[Json], order: str, limit
             break
         assert len(page.items) == limit
     assert pages == whole
+
+
+@pytest.fixture
+def shuffled() -> Documents:
+    """More documents than are looked at without a pause, in no order, some with equal texts."""
+    return Documents({f"{n * 797 % 3000:04}": {"x": f"{n * 311 % 1000:03}"} for n in range(3000)})
+
+
+@pytest.mark.parametrize("order", [None, "x", "-x"])
+@pytest.mark.parametrize("limit", [1, 255, 256, 257, 1000, 2999, 3000, 5000])
+async def test_a_limit_gives_the_beginning_of_many(
+    shuffled: Documents, order: str | None, limit: int
+) -> None:
+    whole = ids(await shuffled.find(order_by=order).all())
+    assert ids(await shuffled.find(order_by=order, limit=limit).all()) == whole[:limit]
+
+
+async def test_a_limit_makes_no_query_dearer(shuffled: Documents, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared, before = 0, _Reversed.__lt__
+
+    def counted(one: _Reversed, other: _Reversed) -> bool:
+        nonlocal compared
+        compared += 1
+        return before(one, other)
+
+    monkeypatch.setattr(_Reversed, "__lt__", counted)
+    await shuffled.find(order_by="-x").all()
+    without, compared = compared, 0
+    await shuffled.find(order_by="-x", limit=1000).all()
+    assert compared < 1.5 * without
 
 
 def _naive(source: Documents, order: str) -> list[str]:
