@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from asyncio import sleep
+
 from statepath.arguments import wrong_kind
+from statepath.breath import Breath
+from statepath.commit import size_of
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
 from statepath.engine.ids import check_id, check_seq
@@ -28,6 +32,7 @@ async def history(engine: Engine, key: str | None, *, since: int, limit: int | N
         if since > engine.replica.head:  # a log need not know what has not been committed
             return []
     found: list[StateChange] = []
+    breath = Breath()
     head = engine.replica.head
     async for commit, seq, transaction in transactions(
         engine.backend, engine.log, max(since, await engine.look_back() - 1), head
@@ -37,6 +42,8 @@ async def history(engine: Engine, key: str | None, *, since: int, limit: int | N
         ]
         if limit is not None and len(found) > 2 * limit:
             del found[: len(found) - limit]
+        if breath.due(sum(map(size_of, transaction))):
+            await sleep(0)
     return found if limit is None else found[len(found) - min(limit, len(found)) :]
 
 

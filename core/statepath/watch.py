@@ -228,9 +228,12 @@ def _check_lag(engine: Engine, place: Place) -> None:
 
 
 async def _changes(engine: Engine, place: Place, wanted: Wanted) -> AsyncGenerator[StateChange]:
+    breath = Breath()
     async with aclosing(engine.stream.follow(place.after)) as commits:
         async for commit, transactions in commits:
             for seq, transaction in enumerate(transactions, commit.first):
+                if breath.due(0):  # one commit may hold thousands
+                    await asyncio.sleep(0)
                 if seq <= place.after:
                     continue
                 behind = place.told if seq == place.after + 1 else 0

@@ -301,7 +301,12 @@ async def test_what_is_not_asked_for_is_not_decoded(store, raw, monkeypatch):
 
 
 async def gone_through(changes, count):
-    """How many turns another task had while so many changes were taken one right after the other."""
+    """As `turns_beside`, while so many changes are taken one right after the other."""
+    return await turns_beside(take(changes, count))
+
+
+async def turns_beside(work):
+    """How many turns another task had meanwhile."""
     turns = 0
 
     async def take_turns():
@@ -311,7 +316,7 @@ async def gone_through(changes, count):
             await asyncio.sleep(0)
 
     beside = asyncio.ensure_future(take_turns())
-    await take(changes, count)
+    await work
     beside.cancel()
     return turns
 
@@ -323,6 +328,17 @@ async def test_a_long_feed_lets_other_tasks_run(store, raw):
         for n in range(12):
             await raw.put({"id": str(n), "text": "x" * 200_000})
         assert await gone_through(changes, 12) >= 3
+
+
+async def test_a_commit_of_many_transactions_lets_other_tasks_run_while_it_is_told(store, raw):
+    async with aclosing(store.watch()) as changes:
+        await asyncio.gather(*(raw.put({"id": str(n)}) for n in range(1000)))
+        assert await gone_through(changes, 1000) >= 3
+
+
+async def test_a_long_history_lets_other_tasks_run(store, raw):
+    await asyncio.gather(*(raw.put({"id": str(n)}) for n in range(1000)))
+    assert await turns_beside(store.history()) >= 3
 
 
 async def test_who_is_told_many_documents_as_they_are_lets_other_tasks_run(trimmed):
