@@ -7,12 +7,13 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from typing import Any, BinaryIO, Final, Self, cast
 
 import aiohttp
 import botocore
+from aiobotocore.hooks import AioHierarchicalEmitter
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError, ClientError
@@ -118,11 +119,18 @@ def _size(body: io.BytesIO) -> int:
 
 
 def _session(profile: str | None) -> AioSession:
-    """A session of its own, with the SDK's descriptions of the services, which take it long to read, from a shared
-    reader: that keeps what it has read."""
-    session = AioSession(profile=profile)
+    """A session of its own, with what takes the SDK long from what all share: its handlers, and its descriptions of the
+    services from a reader that keeps what it has read."""
+    session = AioSession(profile=profile, event_hooks=copy(_handlers()), include_builtin_handlers=False)
     session.register_component("data_loader", _descriptions(session.get_config_variable("data_path")))
     return session
+
+
+@cache
+def _handlers() -> AioHierarchicalEmitter:
+    handlers = AioHierarchicalEmitter()
+    AioSession(event_hooks=handlers)  # registers them there
+    return handlers
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,7 @@ from statepath.errors import (
 )
 from statepath.objectstore import Place
 from statepath_s3.config import S3Config
-from statepath_s3.driver import S3Driver
+from statepath_s3.driver import S3Driver, _session
 
 ENOUGH = 100
 
@@ -162,3 +162,10 @@ async def test_why_a_head_was_refused_is_told(status, code, said):
         await mute.put("a/b", b"", IfMatch(ETag("1")))
     with pytest.raises(AccessDeniedError, match=said):
         await mute.remove("a/b", ALWAYS)
+
+
+async def test_what_is_registered_with_one_session_reaches_no_other():
+    told = []
+    _session(None).register("made-up", lambda **facts: told.append(facts))
+    await _session(None).get_component("event_emitter").emit("made-up")
+    assert told == []
