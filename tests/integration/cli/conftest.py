@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import statepath
 from statepath.cli.app import app
+from typer.main import get_command
 from typer.testing import CliRunner
 
 SERVER = """
@@ -69,6 +71,9 @@ class Answer:
 
 Cli = Callable[..., Answer]
 
+_put_together = functools.cache(get_command)
+"""Putting the commands together takes longer than most of them."""
+
 
 @pytest.fixture(autouse=True)
 def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,8 +94,11 @@ def path(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def cli() -> Cli:
+def cli(monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Run a command in this process."""
+
+    # The runner would put them together for each call.
+    monkeypatch.setattr("typer.testing._get_command", _put_together)
 
     def run(*words: str, stdin: str | None = None, env: dict[str, str] | None = None) -> Answer:
         result = CliRunner().invoke(app, list(words), input=stdin, env=env, catch_exceptions=False)
