@@ -6,16 +6,19 @@ import asyncio
 import json
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from signal import pidfd_send_signal
 from typing import Any, TypeVar
+
+from statepath.cli import main
 
 PRELOADED = [
     "crowd.work",
@@ -24,6 +27,7 @@ PRELOADED = [
     "statepath_gcs",
     "statepath_azure",
     "statepath_postgres",
+    "statepath.cli.app",
 ]
 
 _context: ForkServerContext = multiprocessing.get_context("forkserver")
@@ -91,6 +95,15 @@ class Client:
             os.close(handle)
 
 
+def running_command(*words: str, **environment: str) -> BaseProcess:
+    """A process that runs a command, which tells nobody anything."""
+    process = _context.Process(
+        target=_command, args=(words, os.getcwd(), {**os.environ, **environment}), daemon=True
+    )
+    process.start()
+    return process
+
+
 async def together(number: int, work: Work, *args: Any) -> list[Any]:
     """What each of so many processes returns of `work(start, number, *args)`; all begin at `start`, when they are
     there."""
@@ -128,3 +141,15 @@ def _run(answer: Connection, environment: dict[str, str], work: Work, args: tupl
         answer.send(error)
     else:
         answer.send(result)
+
+
+def _command(words: tuple[str, ...], folder: str, environment: dict[str, str]) -> None:
+    os.chdir(folder)
+    os.environ.update(environment)
+    sys.argv[1:] = words
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
+        main()

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import statepath
+from crowd.processes import running_command
 
 pytestmark = pytest.mark.slow
 
@@ -249,34 +245,31 @@ def test_config_shows_no_key(on: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("command", ["encrypt", "decrypt", "rotate"])
+@pytest.mark.parametrize("what", ["encrypt", "decrypt", "rotate"])
 def test_a_command_that_is_killed_is_finished_by_the_next(
-    cli: Run, on: Run, path: str, key_file: Path, command: str
+    cli: Run, on: Run, path: str, key_file: Path, what: str
 ) -> None:
     plain = {"STATE_ENCRYPTION_KEY_FILE": ""}
     assert cli("keys", "init", "--new-key", "-s", f"{path}-other").code == 0
-    before = plain if command == "encrypt" else None
+    before = plain if what == "encrypt" else None
     for n in range(40):
         assert on("put", f"tasks/task_{n}", "-", stdin='{"note": "sesame"}', env=before).code == 0
     for n in range(5):
         assert on("backup", "create", env=before).code == 0
         assert on("put", "tasks/more", "-", stdin=f'{{"n": {n}}}', env=before).code == 0
-    words = ["keys", command, *(["--yes"] if command != "rotate" else [])]
+    words = ["keys", what, *(["--yes"] if what != "rotate" else [])]
     moments = random.Random(20261125)
     code, killed = -1, 0
     while code not in (0, 3, 4):  # the latter: it had been done when it was killed
-        running = subprocess.Popen(
-            [sys.executable, "-m", "statepath.cli", *words, "-s", path],
-            env=os.environ | {"STATE_ENCRYPTION_KEY_FILE": str(key_file)},
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        time.sleep(0.6 + moments.random() * (0.4 + 0.2 * killed))
-        running.send_signal(signal.SIGKILL)
-        code = running.wait()
+        running = running_command(*words, "-s", path, STATE_ENCRYPTION_KEY_FILE=str(key_file))
+        running.join(moments.random() * (0.4 + 0.2 * killed))
+        running.kill()
+        running.join()
+        assert running.exitcode is not None
+        code = running.exitcode
         killed += 1
-    after = plain if command == "decrypt" else None
+    after = plain if what == "decrypt" else None
     assert on("verify", env=after).code == 0
     assert len(on("ls", "tasks", "--json", env=after).lines) == 41
     found = [file for file in Path(path).rglob("*") if file.is_file() and b"sesame" in file.read_bytes()]
-    assert bool(found) == (command == "decrypt")
+    assert bool(found) == (what == "decrypt")
