@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -442,7 +442,7 @@ class Snapshotter:
         ripe = [
             mark.seq for mark in self.floor.snapshots if mark.seq <= self._covered and mark.time <= oldest
         ]
-        aged = await self._aged() if ripe else 0
+        aged = self._aged(await self._written()) if ripe else 0
         ripe = [seq for seq in ripe if seq <= aged]
         if not ripe or ripe[-1] <= self.floor.packed:
             return
@@ -506,11 +506,15 @@ class Snapshotter:
             (mark.seq for mark in marks[:-1] if backup_key(mark.time) in kept), default=0
         )
         floor, reason = self.floor.floor, ""
-        last = min(covered, await self._aged())
+        written = await self._written()
+        last = min(covered, self._aged(written))
         steps = [mark for mark in marks if floor <= mark.seq <= last and backup_key(mark.time) in kept]
         now = unhurried_now()
         if any(self._is_old(mark, now) for mark in steps):
-            now = await earliest_now(self._backend)
+            # By the storage's clock it is later than when the last snapshot was written, which mostly is enough.
+            now = min(now, written.get(STATE_KEY, 0.0))
+            if not any(self._is_old(mark, now) for mark in steps):
+                now = await earliest_now(self._backend)
         for mark in steps:
             if self._is_old(mark, now):
                 floor, reason = mark.seq + 1, "age"
@@ -531,10 +535,13 @@ class Snapshotter:
     def _is_old(self, mark: SnapshotMark, now: float) -> bool:
         return now - mark.time / 1_000_000 > self._history.total_seconds()
 
-    async def _aged(self) -> int:
+    async def _written(self) -> dict[str, float]:
+        """When the snapshot and its backups were written, by the storage's clock."""
+        return {entry.key: entry.modified async for entry in self._backend.list_keys("state.")}
+
+    def _aged(self, written: Mapping[str, float]) -> int:
         """Up to which seq commits have been in the log for as long as a writer relies on it. That is told by the
         storage's clock: this handle's may be wrong, and so may those by which commits are dated."""
-        written = {entry.key: entry.modified async for entry in self._backend.list_keys("state.")}
         now = written.get(STATE_KEY, 0.0)
         kept = ((mark.seq, written.get(backup_key(mark.time), now)) for mark in self.floor.snapshots)
         return max((seq for seq, at in kept if now - at >= KEEP_SECONDS), default=0)
