@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import aclosing
 from datetime import UTC, datetime
+from unittest.mock import AsyncMock
 
 import pytest
 from statepath.commit import Commit, Note
@@ -85,10 +86,24 @@ class Interrupted:
         raise UnavailableError("no answer")
 
 
+def stream_of(log, closed=lambda: False):
+    """What follows the log for a handle that shows its second commit."""
+    return Stream(
+        None,
+        log,
+        alone=True,
+        head=lambda: 2,
+        closed=closed,
+        take=None,
+        begin=AsyncMock(return_value=1),
+        patience=60,
+    )
+
+
 async def test_who_reads_the_log_goes_on_behind_what_was_told_after_an_outage(monkeypatch):
     monkeypatch.setattr("statepath.engine.stream._SOONEST", 0)
     log = Interrupted()
-    stream = Stream(None, log, alone=True, head=lambda: 2, closed=lambda: False, take=None)
+    stream = stream_of(log)
     async with aclosing(stream.follow(0)) as commits:
         assert [(await anext(commits))[0].first for _ in range(2)] == [1, 2]
     assert log.reads == [0, 0, 0, 1, 1, 1]
@@ -97,7 +112,7 @@ async def test_who_reads_the_log_goes_on_behind_what_was_told_after_an_outage(mo
 async def test_who_reads_a_log_that_does_not_answer_ends_with_the_handle(monkeypatch):
     monkeypatch.setattr("statepath.engine.stream._SOONEST", 3600)
     log, closed = Interrupted(), False
-    stream = Stream(None, log, alone=True, head=lambda: 2, closed=lambda: closed, take=None)
+    stream = stream_of(log, lambda: closed)
     waiting = asyncio.ensure_future(anext(stream.follow(0), None))
     await log.asked.wait()
     closed = True
@@ -111,7 +126,7 @@ async def test_who_reads_a_log_that_refuses_is_told():
             raise AccessDeniedError("refused")
             yield
 
-    stream = Stream(None, Refusing(), alone=True, head=lambda: 2, closed=lambda: False, take=None)
+    stream = stream_of(Refusing())
     with pytest.raises(AccessDeniedError):
         await anext(stream.follow(0))
 
@@ -128,7 +143,7 @@ async def test_a_log_that_ends_before_what_is_shown_is_not_read_without_pause(mo
             yield
 
     monkeypatch.setattr("statepath.engine.stream._BEHIND", 60)
-    stream = Stream(None, Short(), alone=True, head=lambda: 2, closed=lambda: False, take=None)
+    stream = stream_of(Short())
     waiting = asyncio.ensure_future(anext(stream.follow(0)))
     await behind.wait()
     for _ in range(20):

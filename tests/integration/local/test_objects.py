@@ -271,8 +271,8 @@ async def test_a_lazy_write_for_which_there_proves_to_be_no_space_changes_nothin
 
 @pytest.mark.parametrize("views", [2, 600])
 async def test_a_folder_that_is_a_link_is_in_no_other_views_way(tmp_path: Path, views: int) -> None:
-    (tmp_path / "sessions").symlink_to(tmp_path)
     async with statepath.open(tmp_path, view_interval=0) as store:
+        (tmp_path / "sessions").symlink_to(tmp_path)
         await store.collection("sessions").put({"id": "a"})
         async with store.transaction() as tx:
             for id in range(views):
@@ -285,8 +285,8 @@ async def test_a_folder_that_is_a_link_is_in_no_other_views_way(tmp_path: Path, 
 async def test_what_was_written_beside_what_cannot_be_is_not_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sessions").symlink_to(tmp_path)
     async with statepath.open(tmp_path, view_interval=0) as store:
+        (tmp_path / "sessions").symlink_to(tmp_path)
         await store.collection("sessions").put({"id": "a"})
         await store.collection("tasks").put({"id": "b"})
         with pytest.raises(AccessDeniedError):
