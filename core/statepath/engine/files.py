@@ -208,7 +208,8 @@ class Files:
             if self.begin is None or sum(len(one.data) for one in some) >= PIECE or len(some) >= _TOGETHER:
                 yield some
                 some = []
-        yield some
+        if some:
+            yield some
 
     async def _look_behind(self) -> set[str]:
         """Note what was changed behind the head up to now; the keys of reports that were."""
@@ -224,9 +225,31 @@ class Files:
         return self._changing
 
     async def _as_logged(self, keys: set[str]) -> list[Report]:
-        """The reports as the log has them as of the head; those of which it has nothing, as their files are."""
+        """The reports as the log has them as of the head; those of which it has nothing, as their files are.
+
+        Raises:
+            HistoryTrimmedError: it was trimmed since it was asked where it begins, and may have had one of them there.
+        """
+        after, trimmed = (self.begin or 1) - 1, None
+        found: dict[str, bytes | None] | None = None
+        while found is None:
+            try:
+                found = await self._logged(keys, after)
+            except HistoryTrimmedError as error:
+                if error.floor <= after + 1:
+                    raise
+                after, trimmed = error.floor - 1, error
+        for key in keys - found.keys():
+            if trimmed is not None:
+                raise trimmed
+            with suppress(NotFoundError):
+                found[key] = (await self.backend.read(key)).data
+        return [Report(key, data) for key, data in sorted(found.items()) if data is not None]
+
+    async def _logged(self, keys: set[str], after: int) -> dict[str, bytes | None]:
+        """What the log has of the reports behind the seq `after` and up to the head; `None` for those removed there."""
         found: dict[str, bytes | None] = {}
-        async for commit in self.log.read((self.begin or 1) - 1):
+        async for commit in self.log.read(after):
             if commit.first > self.since:
                 break
             for transaction in commit.transactions:
@@ -235,10 +258,7 @@ class Files:
                         found[report_key(change.id)] = pretty(bytes(change.document))
                     elif isinstance(change, RemoveReport) and report_key(change.id) in keys:
                         found[report_key(change.id)] = None
-        for key in keys - found.keys():
-            with suppress(NotFoundError):
-                found[key] = (await self.backend.read(key)).data
-        return [Report(key, data) for key, data in sorted(found.items()) if data is not None]
+        return found
 
 
 async def stored_log(backend: Backend, key: str, start: int, end: int) -> AsyncIterator[LogPiece]:

@@ -21,6 +21,7 @@ from statepath.errors import (
     ClosedError,
     ConfigurationError,
     ConflictError,
+    HistoryTrimmedError,
     NotFoundError,
     ReadOnlyError,
     UnavailableError,
@@ -299,6 +300,35 @@ async def test_with_its_history_a_report_is_copied_as_that_has_it(
     async with statepath.open(to, autosave=0) as other:
         assert await other.verify() == []
         assert [await other.read_report(id) for id in ("a", "b")] == [{"id": "a"}, {"id": "b"}]
+
+
+@pytest.mark.parametrize("written", ["since the log was trimmed", "before"])
+async def test_a_report_is_copied_as_its_history_has_it_while_that_is_trimmed(tmp_path, monkeypatch, written):
+    begin = Files.read
+
+    async def trimmed(files):
+        await store.delete_report("a")
+        await store._engine._writing_snapshotter().save_floor(floor=3)
+        await store._engine.log.trim(2)
+        async for piece in begin(files):
+            yield piece
+
+    monkeypatch.setattr(Files, "read", trimmed)
+    async with statepath.open(f"memory://{uuid4().hex}", autosave=0) as store:
+        for n in range(4 if written == "since the log was trimmed" else 1):
+            await store.save_report("a", {"n": n})
+        while (await store.stats()).seq < 4:
+            await store.collection("raw").put({"id": "a"})
+        await store.snapshot()
+        if written == "before":
+            with pytest.raises(HistoryTrimmedError):
+                await store.export(tmp_path / "file", history=True)
+            return
+        await store.export(tmp_path / "file", history=True)
+    await statepath.import_backup(tmp_path / "file", tmp_path / "copy")
+    async with statepath.open(tmp_path / "copy", autosave=0) as other:
+        assert await other.verify() == []
+        assert await other.read_report("a") == {"n": 3}
 
 
 class Watched:
