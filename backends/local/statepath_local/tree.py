@@ -90,7 +90,7 @@ class Tree:
             return
         try:
             named = self.port.stat_root(self.path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UnavailableError(
                 f"the folder {self.path} was moved or removed while it was open; put it back", backend=SCHEME
             ) from None

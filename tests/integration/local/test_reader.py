@@ -190,6 +190,21 @@ async def test_a_reader_whose_folder_was_replaced_is_told(
     assert await commits(reader) == log.commits
 
 
+async def test_a_reader_whose_folder_is_behind_a_file_by_now_is_told(
+    connect: Connect, chain: Any, tmp_path: Path, commits: Any
+) -> None:
+    above = tmp_path / "above"
+    above.mkdir()
+    log = chain((await connect(above / "store")).commit_log())
+    await log.append()
+    reader = (await connect(above / "store", readonly=True)).commit_log()
+    assert await commits(reader) == log.commits
+    above.rename(tmp_path / "earlier")
+    above.write_text("")
+    with pytest.raises(UnavailableError, match="moved or removed while it was open"):
+        await commits(reader)
+
+
 async def test_a_reader_follows_no_link_that_leads_elsewhere_by_now(
     connect: Connect, chain: Any, path: Path, tmp_path: Path
 ) -> None:
