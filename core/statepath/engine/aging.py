@@ -1,7 +1,7 @@
 """What time it is for whoever removes something because of its age: no clock that is ahead takes anything too early.
 
 What is gone cannot be had back, and a machine's clock may jump while the process runs, or be wrong from the beginning.
-So the earliest of the clocks at hand counts; one that is behind keeps things longer, and harms nothing.
+So the earliest of the clocks at hand counts; one that is behind keeps things longer.
 """
 
 from __future__ import annotations
