@@ -726,6 +726,11 @@ def test_off_takes_a_setting_back_that_a_file_has() -> None:
     assert origin("mirror") == ("off", ".env", "STATE_MIRROR")
 
 
+@pytest.mark.parametrize("folder", ["./off", Path("./off")], ids=repr)
+def test_a_mirror_may_be_in_a_folder_of_the_name_off(folder: Path | str) -> None:
+    assert Settings.load(mirror=folder).mirror == str(folder)
+
+
 def test_all_that_is_wrong_in_one_file_is_told_at_once() -> None:
     Path("statepath.toml").write_text('metrics_prot = 1\nbackups = 0\ndisk_low = "many"\nview_lag = "few"\n')
     with pytest.raises(ConfigurationError) as caught:

@@ -85,7 +85,8 @@ def _key_file(value: object) -> object:
 
 
 def _path_text_or_off(value: object) -> object:
-    return _off(path_text(value))
+    """A `Path` is a folder, whatever its name: it has no `./` to tell it from the word."""
+    return path_text(_off(value))
 
 
 def _webhook_or_off(value: object) -> SecretStr | None:
