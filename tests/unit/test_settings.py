@@ -367,7 +367,7 @@ def test_an_env_file_may_begin_with_a_byte_order_mark() -> None:
     assert Settings.load().backups == 3
 
 
-@pytest.mark.parametrize("variable", ["state_encryption_key_file", "State_Path"])
+@pytest.mark.parametrize("variable", ["state_encryption_key_file", "State_Path", "state_config"])
 def test_a_setting_in_small_letters_in_the_env_file_is_an_error(variable: str) -> None:
     Path(".env").write_text(f"{variable}=hunter2\n")
     with pytest.raises(
@@ -375,6 +375,11 @@ def test_a_setting_in_small_letters_in_the_env_file_is_an_error(variable: str) -
     ) as caught:
         Settings.load()
     assert "hunter2" not in str(caught.value)
+
+
+def test_an_empty_variable_in_small_letters_is_not_set() -> None:
+    Path(".env").write_text("state_path=\nstate_backups\nSTATE_BACKUPS=3\n")
+    assert Settings.load().backups == 3
 
 
 def test_a_misspelt_variable_of_the_environment_may_be_anybody_s(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,14 +94,14 @@ def _among(variables: Mapping[str, str | None], names: Collection[str]) -> dict[
     return {name: value for name, value in found.items() if value}
 
 
-def _check_letters(variables: Collection[str], names: Collection[str]) -> None:
+def _check_letters(variables: Mapping[str, str | None], names: Collection[str]) -> None:
     """
     Raises:
-        ConfigurationError: a variable is a setting's but for capital letters.
+        ConfigurationError: a variable is a setting's, or `STATE_CONFIG`, but for capital letters.
     """
-    ours = {variable_of(name) for name in names}
-    for variable in variables:
-        if variable.upper() in ours and variable not in ours:
+    ours = {CONFIG_VARIABLE, *map(variable_of, names)}
+    for variable, value in variables.items():
+        if value and variable.upper() in ours and variable not in ours:
             raise ConfigurationError(
                 f"{variable} in {ENV_FILE} has no effect: write {variable.upper()}, in capital letters"
             )
