@@ -55,6 +55,12 @@ class RingKey(msgspec.Struct, frozen=True):
     created: _Time
 
 
+class _Format(msgspec.Struct, frozen=True):
+    """What tells whether the rest can be read: what is damage in this format may be sound in a newer one."""
+
+    format: int = FORMAT
+
+
 class Ring(msgspec.Struct, frozen=True, kw_only=True):
     """The stored record. `keys` is ordered by age; the last one is the primary. `store` is random, and a part of
     everything that is sealed; `converting` names the command that is encrypting or decrypting the store still, and
@@ -75,6 +81,7 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
 
 _Change: TypeAlias = Callable[[Ring], Awaitable[Ring]]
 
+_format_decoder: Final = msgspec.json.Decoder(_Format)
 _decoder: Final = msgspec.json.Decoder(Ring)
 _encoder: Final = msgspec.json.Encoder()
 
@@ -90,17 +97,19 @@ async def read_ring(backend: Backend) -> tuple[Ring, ETag] | None:
     except NotFoundError:
         return None
     try:
-        ring = _decoder.decode(unseal(blob.data, "key ring"))
+        record = unseal(blob.data, "key ring")
+        found = _format_decoder.decode(record).format
+        if found > FORMAT:
+            raise UnsupportedError(
+                f"{RING_KEY} is of format {found}: install a newer statepath",
+                key=RING_KEY,
+                code="newer_format",
+            )
+        ring = _decoder.decode(record)
     except (CorruptionError, msgspec.MsgspecError) as error:
         raise _damaged(str(error)) from error
     if not blob.data.endswith(b"\n"):
         raise _damaged("it was cut")
-    if ring.format > FORMAT:
-        raise UnsupportedError(
-            f"{RING_KEY} is of format {ring.format}: install a newer statepath",
-            key=RING_KEY,
-            code="newer_format",
-        )
     if not ring.keys:
         raise _damaged("it has no keys")
     return ring, blob.etag

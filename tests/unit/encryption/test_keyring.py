@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from statepath.commit import seal
 from statepath.encryption import RING_KEY
 from statepath.encryption.keyring import Keys, read_ring
-from statepath.errors import ConfigurationError, CorruptionError, NotFoundError
+from statepath.errors import ConfigurationError, CorruptionError, NotFoundError, UnsupportedError
 from statepath.memory import MemoryBackend, MemoryConfig
 
 
@@ -100,6 +100,15 @@ async def test_a_ring_that_names_an_unknown_command_is_damaged() -> None:
     await backend.write(RING_KEY, bytes(seal(replace(ring, converting="retire --yes"))))
     with pytest.raises(CorruptionError, match=r"keyring\.json is damaged"):
         await read_ring(backend)
+
+
+async def test_a_ring_of_a_newer_format_is_not_damaged_by_what_is_new_in_it() -> None:
+    backend = MemoryBackend(MemoryConfig())
+    ring = (await Keys.create(backend, Provider())).ring
+    await backend.write(RING_KEY, bytes(seal(replace(ring, format=2, converting="compress"))))
+    with pytest.raises(UnsupportedError, match="install a newer statepath") as caught:
+        await read_ring(backend)
+    assert caught.value.code == "newer_format"
 
 
 async def test_a_rotation_is_finished_by_who_has_sealed_with_the_newest_key() -> None:
