@@ -93,14 +93,14 @@ class State:
             if name in _OURS:
                 continue
             if isinstance(value, list) and is_collection(name) and not is_own_member(name):
+                others = len(found.documents)
                 if rest := [one for one in value if not _take(found.documents, name, one)]:
                     # Not documents after all: kept under a name of their own, so that nothing is lost.
                     found.oddities.append(
                         f"{len(rest)} elements of {name!r} have no id and were kept as they are"
                     )
                     found.members[_free(f"{name}_without_id", state)] = rest
-                different = sum(collection == name for collection, _ in found.documents)
-                if twice := len(value) - len(rest) - different:
+                if twice := len(value) - len(rest) - (len(found.documents) - others):
                     found.oddities.append(
                         f"{twice} elements of {name!r} have the id of another one; the one updated last was kept"
                     )
