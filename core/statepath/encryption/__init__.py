@@ -25,7 +25,6 @@ from statepath.errors import (
     NotFoundError,
 )
 from statepath.settings import Settings
-from statepath.url import StateURL
 
 if TYPE_CHECKING:
     from statepath.encryption.keyring import Keys
@@ -229,10 +228,8 @@ def check_outside(backend: Backend, file: str | None) -> None:
     Raises:
         ConfigurationError: the file of the master key lies in the folder that is the store (`bad_key`).
     """
-    url = StateURL.parse(backend.url)
-    if file is None or url.scheme != "file":
-        return
-    if _lies_within(os.path.realpath(url.path), file):
+    folder = backend.url
+    if file is not None and os.path.isabs(folder) and _lies_within(os.path.realpath(folder), file):
         raise ConfigurationError(
             f"the key file {file} would lie within the store at {backend.url}, and whoever has it would have its key: "
             "name a file elsewhere",

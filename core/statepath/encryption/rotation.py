@@ -66,7 +66,7 @@ async def rotate(
     before, begun = keys.newest.id, keys.ring.rotating
     async with keys.exchanging:
         if master is not None:
-            check_outside(backend.inner, master)
+            check_outside(backend, master)
             with suppress(AlreadyExistsError):
                 create_key_file(master)
             await keys.rewrap(MasterKey(read_key_file(master), master))

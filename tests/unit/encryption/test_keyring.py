@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from statepath.commit import seal
-from statepath.encryption import RING_KEY
+from statepath.encryption import RING_KEY, check_outside
 from statepath.encryption.keyring import Keys, read_ring
 from statepath.errors import ConfigurationError, CorruptionError, NotFoundError, UnsupportedError
 from statepath.memory import MemoryBackend, MemoryConfig
@@ -122,3 +122,9 @@ async def test_a_rotation_is_finished_by_who_has_sealed_with_the_newest_key() ->
     assert one.ring.rotating
     await other.rotated(other.newest.id)
     assert not other.ring.rotating
+
+
+def test_a_store_that_is_no_folder_has_no_key_file_in_it() -> None:
+    backend = MemoryBackend(MemoryConfig())
+    backend.url = "memory:of a person"
+    check_outside(backend, "/etc/master-key")
