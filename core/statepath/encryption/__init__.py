@@ -39,11 +39,12 @@ SEALED: Final = b"\x93STPEN"
 
 @runtime_checkable
 class KeyProvider(Protocol):
-    """Wraps and unwraps data keys. `name` tells which master key that is, for people: it is stored beside what was
-    wrapped, and is no secret. `context` has to be the same in both calls, and is no secret either.
+    """Wraps and unwraps data keys. `name` tells which master key that is, for people: it is printable, stored beside
+    what was wrapped, and no secret. `context` has to be the same in both calls, and is no secret either.
 
-    Errors are `AccessDeniedError`, where the key may not be used, and `UnavailableError`, where its keeper does not
-    answer. Whatever else is raised becomes the latter. What is wrapped is unwrapped once before it is stored.
+    Errors are `AccessDeniedError`, where the key may not be used, `ConfigurationError`, where it is not set up right,
+    and `UnavailableError`, where its keeper does not answer. Whatever else is raised becomes the latter. What is
+    wrapped is unwrapped once before it is stored.
     """
 
     name: str
