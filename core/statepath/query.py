@@ -397,16 +397,16 @@ class Query(Generic[T]):
     async def _best(self, look: _Look, limit: int) -> list[_Hit]:
         """The first documents that match, in order."""
         runs: list[list[_Hit]] = []
-        held = 0
+        held, last = 0, None
         async with aclosing(self._hits(look)) as parts:
             async for hits in parts:
-                runs.append(sorted(hits))
-                held += len(hits)
+                runs.append(sorted(hits if last is None else [hit for hit in hits if hit < last]))
+                held += len(runs[-1])
                 if look.by_id and not self._order.fields and held >= limit:
                     break
                 if held >= 2 * limit:  # not before: what a part costs is not to grow with the limit
-                    runs = [await _first(runs, limit)]
-                    held = limit
+                    runs = [best := await _first(runs, limit)]
+                    held, last = limit, best[-1]
         return await _first(runs, limit)
 
     async def _hits(self, look: _Look) -> AsyncGenerator[list[_Hit], None]:

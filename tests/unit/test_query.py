@@ -239,19 +239,33 @@ async def test_a_limit_gives_the_beginning_of_many(
     assert ids(await shuffled.find(order_by=order, limit=limit).all()) == whole[:limit]
 
 
-async def test_a_limit_makes_no_query_dearer(shuffled: Documents, monkeypatch: pytest.MonkeyPatch) -> None:
-    compared, before = 0, _Reversed.__lt__
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[_Reversed]:
+    """What has been compared in falling order."""
+    found: list[_Reversed] = []
+    before = _Reversed.__lt__
 
     def counted(one: _Reversed, other: _Reversed) -> bool:
-        nonlocal compared
-        compared += 1
+        found.append(one)
         return before(one, other)
 
     monkeypatch.setattr(_Reversed, "__lt__", counted)
+    return found
+
+
+async def test_a_limit_makes_no_query_dearer(shuffled: Documents, compared: list[_Reversed]) -> None:
     await shuffled.find(order_by="-x").all()
-    without, compared = compared, 0
+    without = len(compared)
+    compared.clear()
     await shuffled.find(order_by="-x", limit=1000).all()
-    assert compared < 1.5 * without
+    assert len(compared) < 1.5 * without
+
+
+async def test_what_cannot_be_among_the_first_is_compared_once(
+    shuffled: Documents, compared: list[_Reversed]
+) -> None:
+    await shuffled.find(order_by="-x", limit=1).all()
+    assert len(compared) < 2 * 3000
 
 
 def _naive(source: Documents, order: str) -> list[str]:
