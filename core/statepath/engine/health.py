@@ -30,7 +30,7 @@ _JOURNAL_SNAPSHOTS: Final = 4
 _JOURNAL_LEAST: Final = 4 * 1024**3
 _LOOKS: Final = 5
 _BEHIND: Final = 0.2
-"""Seconds until a log that ends before what is shown is read again."""
+"""Seconds until a log that ends before what is shown is read again, at most."""
 
 Unit = Literal["seconds", "bytes", "files", "objects"]
 
@@ -142,9 +142,10 @@ async def _end(engine: Engine, seen: Seen) -> Seen:
     head = engine.replica.head
     if not engine.readonly or seen.floor is None or seen.floor.floor > head:
         return seen
+    pause = min(_BEHIND, engine.settings.health_timeout / (2 * _LOOKS))
     for look in range(_LOOKS):
         if look:  # a standby may be behind the server that was read before it
-            await asyncio.sleep(_BEHIND)
+            await asyncio.sleep(pause)
         try:
             async for _ in engine.log.read(head - 1):
                 return seen

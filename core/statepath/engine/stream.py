@@ -8,11 +8,11 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from datetime import datetime
+from time import monotonic
 from typing import Final
 
 from statepath.backend import Backend, CommitLog
 from statepath.breath import Breath
-from statepath.clock import clock
 from statepath.commit import Commit, Transaction, commit_size
 from statepath.engine.feed import Feed, in_bulk
 from statepath.engine.following import Follower
@@ -110,8 +110,7 @@ class Stream:
                                 if breath.due(commit_size(commit)):
                                     await asyncio.sleep(0)
                         if after == begun:
-                            short = clock() if short is None else short
-                            await self._wait_for_log(after, short)
+                            short = await self._wait_for_log(after, short)
                     except StateError as error:
                         if not error.retryable:
                             raise
@@ -119,7 +118,7 @@ class Stream:
                             "the log cannot be read for now: %s", error, extra={"code": error.code}
                         )
                         await self._rest(pause)
-                        pause = min(2 * pause, _LATEST)
+                        pause, short = min(2 * pause, _LATEST), None
                 if self._closed():
                     return
                 if self._head() <= after:
@@ -153,8 +152,7 @@ class Stream:
                         yield commits
                         after, short = commits[-1].last, None
                     if after == begun:
-                        short = clock() if short is None else short
-                        await self._wait_for_log(after, short)
+                        short = await self._wait_for_log(after, short)
                         if self._closed():
                             return
                 elif self._closed():
@@ -175,9 +173,9 @@ class Stream:
                 break
             yield commit, [await changes_of(self._backend, one) for one in commit.transactions]
 
-    async def _wait_for_log(self, after: int, since: float) -> None:
+    async def _wait_for_log(self, after: int, since: float | None) -> float:
         """Wait for a log that ended at the seq, before what is shown, when it was read: a standby may be behind the
-        server that was read before it. `since`: when that was noticed first.
+        server that was read before it. `since`: when that was noticed first, if it had been; given back.
 
         Raises:
             HistoryTrimmedError: nothing is left of it behind the seq.
@@ -188,9 +186,12 @@ class Stream:
             raise HistoryTrimmedError(
                 f"the log begins at seq {begin}; what came before was trimmed", floor=begin
             )
-        if clock() - since >= self._patience:
+        # By a clock that rests while the machine sleeps: nothing reads the log meanwhile.
+        since = monotonic() if since is None else since
+        if monotonic() - since >= self._patience:
             raise ends_early(after, self._head())
         await self._rest(_BEHIND)
+        return since
 
     async def _rest(self, seconds: float) -> None:
         """Wait so long, unless the handle is closed meanwhile."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import statepath
 from statepath.commit import decode_commit, slot_key
-from statepath.errors import CorruptionError, HistoryTrimmedError
+from statepath.errors import CorruptionError, HistoryTrimmedError, UnavailableError
 from statepath.events import CorruptionDetected, DocumentRecovered
 
 SEGMENT = "journal/00000000000000000001.jsonl"
@@ -216,6 +216,29 @@ async def test_who_watches_a_journal_whose_end_is_missing_is_told_what_there_is_
             await anext(changes)
 
 
+async def test_who_watches_waits_anew_for_the_end_of_a_journal_that_could_not_be_read_for_a_while(
+    endless, lines, monkeypatch
+):
+    now = 0.0
+    monkeypatch.setattr("statepath.engine.stream.monotonic", lambda: now)
+    async with endless.open(readonly=True) as store:
+        looks, read = 0, store._engine.log.read
+
+        def meanwhile(after):
+            nonlocal looks, now
+            looks += 1
+            if looks == 3:
+                now = 1000.0
+                raise UnavailableError("no answer")
+            if looks == 5:
+                endless.write(SEGMENT, b"".join(lines))
+            return read(after)
+
+        monkeypatch.setattr(store._engine.log, "read", meanwhile)
+        async with aclosing(store.watch(since=1)) as changes:
+            assert [(await anext(changes)).seq for _ in range(5)] == [2, 3, 4, 5, 6]
+
+
 async def test_who_watches_from_before_a_journal_that_was_begun_anew_is_told_at_once(endless):
     async with endless.open() as store:
         with pytest.raises(HistoryTrimmedError, match="the log begins at seq 7"):
@@ -229,6 +252,11 @@ async def test_a_reader_whose_journal_has_lost_its_end_is_not_well(endless):
         health = await store.health()
     assert not health.healthy
     assert health.damage == ("the journal ends before seq 6, which the state shows",)
+
+
+async def test_a_journal_that_has_lost_its_end_is_told_however_short_the_storage_has_to_answer(endless):
+    async with endless.open(readonly=True, health_timeout=0.7) as store:
+        assert (await store.health()).damage == ("the journal ends before seq 6, which the state shows",)
 
 
 async def test_a_journal_that_was_begun_anew_behind_the_snapshot_is_well(endless):
