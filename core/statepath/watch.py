@@ -232,13 +232,15 @@ async def _changes(engine: Engine, place: Place, wanted: Wanted) -> AsyncGenerat
     async with aclosing(engine.stream.follow(place.after)) as commits:
         async for commit, transactions in commits:
             for seq, transaction in enumerate(transactions, commit.first):
-                if breath.due(0):  # one commit may hold thousands
+                if breath.due(0):  # one commit may hold thousands, and one transaction, too
                     await asyncio.sleep(0)
                 if seq <= place.after:
                     continue
                 behind = place.told if seq == place.after + 1 else 0
                 told = changes_in(commit, seq, transaction, behind, wanted)
                 for change in told:
+                    if breath.due(0):
+                        await asyncio.sleep(0)
                     lag = max(engine.replica.head - seq, 0)
                     yield replace(change, lag=lag) if lag else change
 

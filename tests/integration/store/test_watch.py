@@ -336,6 +336,14 @@ async def test_a_commit_of_many_transactions_lets_other_tasks_run_while_it_is_to
         assert await gone_through(changes, 1000) >= 3
 
 
+async def test_a_transaction_of_many_changes_lets_other_tasks_run_while_it_is_told(store, raw):
+    async with aclosing(store.watch()) as changes:
+        async with store.transaction() as tx:
+            for n in range(1000):
+                tx.put(raw, {"id": str(n)})
+        assert await gone_through(changes, 1000) >= 3
+
+
 async def test_a_long_history_lets_other_tasks_run(store, raw):
     await asyncio.gather(*(raw.put({"id": str(n)}) for n in range(1000)))
     assert await turns_beside(store.history()) >= 3
