@@ -16,8 +16,11 @@ from statepath.cli.running import asynchronous
 from statepath.engine.ids import parse_ref
 from statepath.errors import InvalidArgumentError
 
-group = typer.Typer(help="Documents that are done: out of the live state, and back.", no_args_is_help=True)
-group.callback()(of_a_group)
+group = typer.Typer(
+    help="Documents that are done: out of the live state, and back.",
+    no_args_is_help=True,
+    callback=of_a_group,
+)
 
 
 @group.command()

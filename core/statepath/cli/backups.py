@@ -28,8 +28,9 @@ from statepath.errors import CorruptionError, DivergedError, NotFoundError, Unsu
 from statepath.quantities import size
 from statepath.settings import Settings
 
-group = typer.Typer(help="Keep the state of now, and go back to one that was kept.", no_args_is_help=True)
-group.callback()(of_a_group)
+group = typer.Typer(
+    help="Keep the state of now, and go back to one that was kept.", no_args_is_help=True, callback=of_a_group
+)
 
 
 @group.command()

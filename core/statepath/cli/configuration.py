@@ -25,8 +25,7 @@ _TELLING: Final = re.compile(
 )
 """What is in credentials, in a file that should only be named, or in a query or a connection string with a secret."""
 
-group = typer.Typer(help="See how statepath is set up.", no_args_is_help=True)
-group.callback()(of_a_group)
+group = typer.Typer(help="See how statepath is set up.", no_args_is_help=True, callback=of_a_group)
 
 
 @group.command()

@@ -22,8 +22,9 @@ from statepath.keys import Converted, KeyRing, check_convertible, decrypt, encry
 
 _NAMED: Final = 5
 
-group = typer.Typer(help="Encrypt what is stored, and exchange the keys.", no_args_is_help=True)
-group.callback()(of_a_group)
+group = typer.Typer(
+    help="Encrypt what is stored, and exchange the keys.", no_args_is_help=True, callback=of_a_group
+)
 
 
 @group.command()

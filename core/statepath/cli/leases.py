@@ -13,8 +13,9 @@ from statepath.cli.running import asynchronous, command_line
 from statepath.engine.leases import Holder, lease_key
 from statepath.errors import LeaseHeldError, NotFoundError
 
-group = typer.Typer(help="Leases: who holds them, and how to take one away.", no_args_is_help=True)
-group.callback()(of_a_group)
+group = typer.Typer(
+    help="Leases: who holds them, and how to take one away.", no_args_is_help=True, callback=of_a_group
+)
 
 
 @group.command("list")

@@ -14,8 +14,9 @@ from statepath.cli.output import Output, confirm, counted
 from statepath.cli.recovery import show_differences
 from statepath.cli.running import asynchronous
 
-group = typer.Typer(help="Bring documents to another schema version, and back.", no_args_is_help=True)
-group.callback()(of_a_group)
+group = typer.Typer(
+    help="Bring documents to another schema version, and back.", no_args_is_help=True, callback=of_a_group
+)
 
 
 @group.command()
