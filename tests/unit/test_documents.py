@@ -31,6 +31,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic.dataclasses import dataclass
 from statepath.engine import elements, rereading, schema, scope, unknown
 from statepath.engine.documents import (
     MAX_DEPTH,
@@ -313,6 +314,33 @@ def test_the_words_for_such_numbers_may_stand_in_texts() -> None:
 
 def test_null_beside_objects_that_are_no_models_is_no_obstacle() -> None:
     assert b'"result":{"path":"/a","text":null}' in save(Task(result={"path": Path("/a"), "text": None}))
+
+
+class Held(BaseModel):
+    held: dict[str, Any]
+
+
+def test_what_is_long_is_not_written_again_to_see_that_few_values_are_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("statepath.engine.documents._written", lambda value: pytest.fail(repr(value)[:40]))
+    assert len(save(Held(held={"text": "x" * 9_000}))) > 9_000
+
+
+@pytest.mark.parametrize(
+    ("written", "told"), [(nested(150), "deep"), (math.inf, "not write valid JSON|number")]
+)
+def test_what_an_object_writes_of_itself_is_looked_at(written: Any, told: str) -> None:
+    @dataclass(config=ConfigDict(ser_json_inf_nan="constants"))
+    class Own:
+        x: Any = 1
+
+        @field_serializer("x")
+        def write(self, _: Any) -> Any:
+            return written
+
+    with refused(told):
+        save(Held(held={"one": Own()}))
 
 
 def test_a_value_of_another_type_than_its_field_is_refused() -> None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, JsonValue
 from pydantic_core import PydanticSerializationError
 
 from statepath.commit import append_items
+from statepath.engine.narrowing import are_json
 from statepath.engine.scope import MARK, Scope, scope_of
 from statepath.engine.unknown import forgets, keep_unknown
 from statepath.errors import CorruptionError, InvalidArgumentError
@@ -94,7 +95,7 @@ def encode_model(model: BaseModel, *, key: str, limit: int = MAX_BYTES) -> bytes
         raise _refuse(
             key, f"{type(model).__name__} is not stored as a JSON object", "wrap its value in a field"
         )
-    if scope.known and len(data) <= limit and _holds_little(model, scope):
+    if scope.known and len(data) <= limit and _holds_little(model, scope, len(data)):
         return data
     _check_finite(model, scope, data, key)
     return _unmarked(_bounded(data, key, limit), key)
@@ -350,13 +351,13 @@ def _has_long_integer(data: bytes) -> bool:
 
 
 _BUDGET: Final = 32
+_SHORT: Final = 4096
 _FINITE: Final = frozenset({str, int, bool, type(None)})
-_UNWRITTEN: Final = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
 
-def _holds_little(model: BaseModel, scope: Scope) -> bool:
-    """Whether a quick look tells that the model's open fields hold nothing deep, and no number that may be NaN or
-    infinite. False says nothing."""
+def _holds_little(model: BaseModel, scope: Scope, size: int) -> bool:
+    """Whether a quick look tells that the open fields of a model, which is written in so many bytes, hold nothing deep,
+    and no number that may be NaN or infinite. False says nothing."""
     held = model.__dict__
     for name in scope.open_fields:
         value = held.get(name)
@@ -365,26 +366,21 @@ def _holds_little(model: BaseModel, scope: Scope) -> bool:
             continue
         if kind is not dict and kind is not list:
             return False
-        try:
-            text = _encoder.encode(value)
-        except _UNWRITTEN:
-            return False
-        if b"null" in text:
-            # It is that of None, or of a number.
+        # To write what is long once more takes longer than to look at the few values that are looked at.
+        text = _written(value) if size <= _SHORT else None
+        if text is None or b"null" in text:
             if not _holds_finite_only([value]):
                 return False
-        elif len(text) > 2 * _BUDGET and _brackets(text) > _BUDGET:
-            return False
+        elif (len(text) > 2 * _BUDGET and _brackets(text) > _BUDGET) or not are_json((value,)):
+            return False  # pydantic may write other objects otherwise than msgspec does
     return True
 
 
 def _check_finite(model: BaseModel, scope: Scope, data: bytes, key: str) -> None:
     """Refuse numbers that are not finite: pydantic writes null in their place or, if it is told so, NaN."""
-    if _surely_finite(model, scope):
-        return
-    if b"null" in data and _may_hide_nonfinite(model):
+    if not _surely_finite(model, scope) and b"null" in data and _may_hide_nonfinite(model):
         _check_numbers(_as_python(model), key, "")
-    if scope.writes_constants and (b"N" in data or b"I" in data):
+    if scope.writes_constants and (b"NaN" in data or b"Infinity" in data):
         try:
             _raw.decode(data)
         except msgspec.MsgspecError:
@@ -413,10 +409,16 @@ def _surely_finite(model: BaseModel, scope: Scope) -> bool:
 
 def _writes_no_null(values: list[Any]) -> bool:
     """Whether nothing in the values is None, NaN or infinite: msgspec writes null for each."""
+    text = _written(values)
+    return text is not None and b"null" not in text
+
+
+def _written(value: object) -> bytes | None:
+    """What msgspec writes of it; `None`: nothing."""
     try:
-        return b"null" not in _encoder.encode(values)
-    except _UNWRITTEN:
-        return False
+        return _encoder.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+        return None
 
 
 def _holds_finite_only(stack: list[Any]) -> bool:

@@ -227,7 +227,7 @@ class _Anything:
 
     def narrowed(self, value: Any) -> Narrowed | None:
         kind: Any = type(value)
-        if _are_json((value,)):
+        if are_json((value,)):
             return None
         if isinstance(value, dict):
             return _among(value.values(), self, ".{}", value)
@@ -288,7 +288,7 @@ def _among(values: Collection[Any], look: Look, place: str, names: Iterable[obje
     return None
 
 
-def _are_json(values: Iterable[Any]) -> bool:
+def are_json(values: Iterable[Any]) -> bool:
     """Whether there are but JSON's own types in them, which is quickly told."""
     for value in values:
         kind = type(value)
@@ -296,7 +296,7 @@ def _are_json(values: Iterable[Any]) -> bool:
             continue
         if kind is not dict and kind is not list:
             return False
-        if not _are_json(value.values() if kind is dict else value):
+        if not are_json(value.values() if kind is dict else value):
             return False
     return True
 
