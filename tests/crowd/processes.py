@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
+import multiprocessing.util
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from functools import cache
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -32,12 +34,28 @@ PRELOADED = [
 
 _context: ForkServerContext = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(PRELOADED)
+_TEMPORARY = tempfile.gettempdir()
 
 Work = Callable[..., Awaitable[Any]]
 T = TypeVar("T")
 
 
 _threads = ThreadPoolExecutor(128, thread_name_prefix="crowd")
+
+
+@cache
+def _make_room() -> None:
+    """Have a folder for the sockets of what forks: not in one that a test has for itself, whose path is too long."""
+    own, tempfile.tempdir = tempfile.tempdir, _TEMPORARY
+    multiprocessing.util.get_temp_dir()
+    tempfile.tempdir = own
+
+
+def _forked(target: Callable[..., object], *args: Any) -> BaseProcess:
+    _make_room()
+    process = _context.Process(target=target, args=args, daemon=True)
+    process.start()
+    return process
 
 
 async def _waiting(call: Callable[[], T]) -> T:
@@ -50,10 +68,7 @@ class Client:
 
     def __init__(self, work: Work, *args: Any) -> None:
         self._answer, answer = _context.Pipe(duplex=False)
-        self.process: BaseProcess = _context.Process(
-            target=_run, args=(answer, _environment(), work, args), daemon=True
-        )
-        self.process.start()
+        self.process = _forked(_run, answer, _environment(), work, args)
         assert self.process.pid is not None
         # A number may be another process's by the time that a signal is sent.
         self._handle = os.pidfd_open(self.process.pid)
@@ -97,11 +112,7 @@ class Client:
 
 def running_command(*words: str, **environment: str) -> BaseProcess:
     """A process that runs a command, which tells nobody anything."""
-    process = _context.Process(
-        target=_command, args=(words, os.getcwd(), {**os.environ, **environment}), daemon=True
-    )
-    process.start()
-    return process
+    return _forked(_command, words, os.getcwd(), {**os.environ, **environment})
 
 
 async def together(number: int, work: Work, *args: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import typer
 
 import statepath
@@ -19,5 +20,9 @@ def version(as_json: Json = False) -> None:
 
 def print_version(ctx: typer.Context, value: bool) -> None:
     if value:
-        version(as_json=bool(given(ctx, "as_json")))
+        # No command runs yet: whoever calls all of them tells of an output that cannot be written, as of help.
+        told = {"version": statepath.__version__}
+        typer.echo(
+            msgspec.json.encode(told) if given(ctx, "as_json") else f"statepath {statepath.__version__}"
+        )
         raise typer.Exit
