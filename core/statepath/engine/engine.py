@@ -7,7 +7,6 @@ import logging
 import os
 import time
 import weakref
-from asyncio import _get_running_loop
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -235,8 +234,7 @@ class Engine:
         committer = self._committer
         if committer is None:
             raise self._cannot_write()
-        if _get_running_loop() is not self._loop:
-            self.check_loop()
+        self.check_loop()
         return committer
 
     async def commit(self, changes: Sequence[Change], reads: Sequence[Read] = ()) -> int:
@@ -439,8 +437,9 @@ class Engine:
         Raises:
             UnsupportedError: another event loop runs than the one that the store was opened in (`other_loop`).
         """
-        running = _get_running_loop()
-        if running is None:
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
             return  # nothing is awaited
         if running is not self._loop and not (self._released or self._disowned):
             raise UnsupportedError(

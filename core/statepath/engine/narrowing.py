@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from pydantic import BaseModel
 
-_NO_CLASS: Final[frozenset[type]] = frozenset()
 _NOTHING: Final = frozenset({NoneType})
 _JSON: Final = frozenset({NoneType, str, int, float, bool})
 _LISTS: Final = (list, tuple, set, frozenset, deque)
@@ -48,14 +47,10 @@ class Look(Protocol):
 
     Attributes:
         sure: the classes of values that need no look.
-        elements: those of what is in a list that needs none, where the type is a list.
     """
 
     @property
     def sure(self) -> frozenset[type]: ...
-
-    @property
-    def elements(self) -> frozenset[type]: ...
 
     def takes(self, value: object, *, exactly: bool) -> bool:
         """Whether the value is written by this type, where it may be of several."""
@@ -85,8 +80,6 @@ class _Object:
     polymorphic: bool
     sure: frozenset[type]
 
-    elements = _NO_CLASS
-
     def takes(self, value: object, *, exactly: bool) -> bool:
         return type(value) is self.kind if exactly else isinstance(value, self.kind)
 
@@ -99,11 +92,8 @@ class _Object:
             if added:
                 return Narrowed("", kind, self.kind, added)
         for name, look in self.inner.items():
-            member: Any = getattr(value, name, None)
-            held = type(member)
-            if held in look.sure or (held is list and look.elements.issuperset(map(type, member))):
-                continue
-            if (found := look.narrowed(member)) is not None:
+            member = getattr(value, name, None)
+            if type(member) not in look.sure and (found := look.narrowed(member)) is not None:
                 return found.at(f".{name}")
         if self.extra is not None and (more := getattr(value, "__pydantic_extra__", None)):
             return _among(more.values(), self.extra, ".{}", more)
@@ -122,7 +112,6 @@ class _Members:
     extra: Look | None
 
     sure = _NOTHING
-    elements = _NO_CLASS
 
     def takes(self, value: object, *, exactly: bool) -> bool:
         return isinstance(value, dict) and all(
@@ -148,7 +137,6 @@ class _Places:
     inner: tuple[Look | None, ...]
 
     sure = _NOTHING
-    elements = _NO_CLASS
 
     def takes(self, value: object, *, exactly: bool) -> bool:
         return isinstance(value, tuple) and all(
@@ -170,7 +158,6 @@ class _Elements:
 
     kinds: tuple[type, ...]
     element: Look
-    elements: frozenset[type]
 
     sure = _NOTHING
 
@@ -203,8 +190,6 @@ class _Choice:
     others: bool
     sure: frozenset[type]
 
-    elements = _NO_CLASS
-
     def takes(self, value: object, *, exactly: bool) -> bool:
         return self.others or any(look.takes(value, exactly=exactly) for look in self.among)
 
@@ -220,14 +205,13 @@ class _Anything:
     """A value that is written by its own class."""
 
     sure = _JSON
-    elements = _JSON
 
     def takes(self, value: object, *, exactly: bool) -> bool:
         return True
 
     def narrowed(self, value: Any) -> Narrowed | None:
         kind: Any = type(value)
-        if are_json((value,)):
+        if _are_json((value,)):
             return None
         if isinstance(value, dict):
             return _among(value.values(), self, ".{}", value)
@@ -252,7 +236,6 @@ class _Own:
     kind: type = object
 
     sure = _NOTHING
-    elements = _NO_CLASS
 
     def takes(self, value: object, *, exactly: bool) -> bool:
         return (
@@ -270,7 +253,6 @@ class _Later:
     look: Look | None = None
 
     sure = _NOTHING
-    elements = _NO_CLASS
 
     def takes(self, value: object, *, exactly: bool) -> bool:
         return self.look is not None and self.look.takes(value, exactly=exactly)
@@ -288,7 +270,7 @@ def _among(values: Collection[Any], look: Look, place: str, names: Iterable[obje
     return None
 
 
-def are_json(values: Iterable[Any]) -> bool:
+def _are_json(values: Iterable[Any]) -> bool:
     """Whether there are but JSON's own types in them, which is quickly told."""
     for value in values:
         kind = type(value)
@@ -296,7 +278,7 @@ def are_json(values: Iterable[Any]) -> bool:
             continue
         if kind is not dict and kind is not list:
             return False
-        if not are_json(value.values() if kind is dict else value):
+        if not _are_json(value.values() if kind is dict else value):
             return False
     return True
 
@@ -425,9 +407,7 @@ class _Reader:
 
 
 def _elements(kinds: tuple[type, ...], element: Look | None) -> Look | None:
-    if element is None:
-        return None
-    return _Elements(kinds, element, element.sure if list in kinds else _NO_CLASS)
+    return None if element is None else _Elements(kinds, element)
 
 
 def _is_pydantics(writer: Any) -> bool:
