@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import pytest
@@ -145,6 +146,16 @@ async def test_a_clock_that_jumps_ahead_ends_no_history(store, raw, monkeypatch)
         await raw.put({"id": "a", "n": n})
         await store.snapshot()
     assert (await store.stats()).floor == 1
+
+
+async def test_a_store_that_is_saved_is_not_asked_for_its_time_to_end_old_history(store, raw, monkeypatch):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    monkeypatch.setattr("statepath.engine.snapshotter.earliest_now", AsyncMock(side_effect=AssertionError))
+    store._engine._snapshotter._history = timedelta(seconds=-1)
+    for n in range(6):
+        await raw.put({"id": "a", "n": n})
+        await store.snapshot()
+    assert (await store.stats()).floor > 1
 
 
 async def test_history_that_is_not_old_by_the_clock_of_the_storage_stays(monkeypatch):
