@@ -43,6 +43,7 @@ _creating = threading.Lock()
 """Held until the descriptor of a new file is closed: another connection of this process would lock it before."""
 
 _PAGE = 1000
+_PAUSE = 0.01
 _LIMIT = 900_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -160,7 +161,7 @@ class SqliteBackend:
         location = f"file://{quote(path)}?mode={mode}"
         connection = sqlite3.connect(location, timeout=timeout, isolation_level=None, uri=True)
         try:
-            self._prepare(connection, key)
+            self._prepare(connection, key, timeout)
         except BaseException:
             connection.close()
             raise
@@ -173,9 +174,9 @@ class SqliteBackend:
             if not os.path.isfile(path):
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
-    def _prepare(self, connection: sqlite3.Connection, key: str | None) -> None:
+    def _prepare(self, connection: sqlite3.Connection, key: str | None, timeout: float) -> None:
         if not self._readonly:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_wal(connection, timeout)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(_SCHEMA)
         elif not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'objects'").fetchone():
@@ -196,6 +197,21 @@ class SqliteBackend:
         self._check_open(key)
         if self._readonly:
             raise ReadOnlyError(f"{self.url} was opened for reading only", key=key, backend="sqlite")
+
+
+def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
+    """Have SQLite keep a write-ahead log. Of several that begin this it lets one through, and tells the others that the
+    file is locked, however long they would have waited."""
+    patience = time.monotonic() + timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            return
 
 
 def _stored(connection: sqlite3.Connection, key: str) -> str | None:

@@ -75,6 +75,25 @@ async def test_file_and_folder_are_for_their_owner_only(tmp_path: Path) -> None:
     assert modes == {"new": 0o700, "state.db": 0o600, "state.db-wal": 0o600, "state.db-shm": 0o600}
 
 
+async def test_a_new_file_that_another_one_is_writing_is_waited_for(tmp_path: Path) -> None:
+    path = f"{tmp_path}/state.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        connecting = asyncio.create_task(factory.connect(SqliteConfig(path)))
+        assert not (await asyncio.wait([connecting], timeout=0.1))[0]
+        other.execute("COMMIT")
+        backend = await connecting
+    await backend.close()
+
+
+async def test_and_no_longer_than_the_timeout(tmp_path: Path) -> None:
+    path = f"{tmp_path}/state.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ThrottledError, match="locked"):
+            await factory.connect(SqliteConfig(path, timeout=0.05))
+
+
 ANOTHER_PROGRAM = """
 import asyncio, sys
 from statepath_sqlite import SqliteConfig, factory
