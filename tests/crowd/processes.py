@@ -53,7 +53,7 @@ def _make_room() -> None:
 
 def _forked(target: Callable[..., object], *args: Any) -> BaseProcess:
     _make_room()
-    process = _context.Process(target=target, args=args, daemon=True)
+    process = _context.Process(target=_in, args=(dict(os.environ), target, *args), daemon=True)
     process.start()
     return process
 
@@ -68,7 +68,7 @@ class Client:
 
     def __init__(self, work: Work, *args: Any) -> None:
         self._answer, answer = _context.Pipe(duplex=False)
-        self.process = _forked(_run, answer, _environment(), work, args)
+        self.process = _forked(_run, answer, work, args)
         assert self.process.pid is not None
         # A number may be another process's by the time that a signal is sent.
         self._handle = os.pidfd_open(self.process.pid)
@@ -112,7 +112,7 @@ class Client:
 
 def running_command(*words: str, **environment: str) -> BaseProcess:
     """A process that runs a command, which tells nobody anything."""
-    return _forked(_command, words, os.getcwd(), {**os.environ, **environment})
+    return _forked(_command, words, os.getcwd(), environment)
 
 
 async def together(number: int, work: Work, *args: Any) -> list[Any]:
@@ -138,14 +138,14 @@ class Journal:
         os.write(self._fd, json.dumps({"at": time.monotonic(), **facts}).encode() + b"\n")
 
 
-def _environment() -> dict[str, str]:
-    return {
-        name: value for name, value in os.environ.items() if name.startswith(("AWS_", "AZURE_", "STATE_"))
-    }
-
-
-def _run(answer: Connection, environment: dict[str, str], work: Work, args: tuple[Any, ...]) -> None:
+def _in(environment: dict[str, str], target: Callable[..., object], *args: Any) -> None:
+    """Have this environment, and nothing of the one in which the first that forked had the server started."""
+    os.environ.clear()
     os.environ.update(environment)
+    target(*args)
+
+
+def _run(answer: Connection, work: Work, args: tuple[Any, ...]) -> None:
     try:
         result = asyncio.run(work(*args))
     except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
