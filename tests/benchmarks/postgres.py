@@ -30,6 +30,7 @@ import asyncpg
 import statepath
 from documents import Task, make_task, make_tasks
 from measure import Ratio, arguments, describe, report, workplace
+from saving import Run, measured, middle
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -208,17 +209,6 @@ class Entrant:
     saves: int
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What one contender did in one round: saves a second, latencies in µs, seconds to catch up."""
-
-    contender: str
-    rate: float
-    p50: float
-    p99: float
-    behind: float
-
-
 MANY = (
     Entrant(Statepath, 60_000),
     Entrant(LogAlone, 60_000),
@@ -238,33 +228,7 @@ async def run(entrant: Entrant, server: PostgresServer, tasks: Sequence[Task], i
         await admin.execute("CHECKPOINT")
     contender = entrant.contender()
     await contender.open(server)
-    took: list[int] = []
-    turns = iter(range(entrant.saves))
-
-    async def save_in_turn() -> None:
-        for n in turns:
-            task = tasks[n % len(tasks)]
-            task.attempt += 1
-            start = perf_counter_ns()
-            await contender.save(task)
-            took.append(perf_counter_ns() - start)
-
-    start = perf_counter_ns()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(in_flight):
-            group.create_task(save_in_turn())
-    acknowledged = perf_counter_ns()
-    await contender.catch_up()
-    end = perf_counter_ns()
-    await contender.close()
-    took.sort()
-    return Run(
-        contender.name,
-        rate=entrant.saves / (end - start) * 1e9,
-        p50=took[len(took) // 2] / 1e3,
-        p99=took[len(took) * 99 // 100] / 1e3,
-        behind=(end - acknowledged) / 1e9,
-    )
+    return await measured(contender, tasks, entrant.saves, in_flight)
 
 
 def pgbench(server: PostgresServer, folder: Path, transactions: int) -> Run:
@@ -284,13 +248,6 @@ def pgbench(server: PostgresServer, folder: Path, transactions: int) -> Run:
     facts = dict(line.partition(" = ")[::2] for line in done.stdout.splitlines() if " = " in line)
     rate = float(next(value.split()[0] for name, value in facts.items() if name.startswith("tps")))
     return Run("pgbench, 10 clients", rate, float("nan"), float("nan"), 0.0)
-
-
-def middle(runs: Sequence[Run]) -> Run:
-    return Run(
-        runs[0].contender,
-        *(median(getattr(run, name) for run in runs) for name in ("rate", "p50", "p99", "behind")),
-    )
 
 
 async def loading(server: PostgresServer, rounds: int, documents: int) -> tuple[float, float]:

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from time import perf_counter_ns
 
 from contenders import AtomicReplace, Contender, Langgraph, SqliteBatched, SqliteEach, SqliteTuned, Statepath
 from documents import Task, make_tasks
 from measure import Ratio, arguments, describe, raw_sync, report, workplace
+from saving import Run, measured, middle
 
 DOCUMENTS = 20_000
 
@@ -40,17 +40,6 @@ class Load:
     size: int
     in_flight: int
     entrants: tuple[Entrant, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What one contender did in one round: saves a second, latencies in µs, seconds to catch up."""
-
-    contender: str
-    rate: float
-    p50: float
-    p99: float
-    behind: float
 
 
 LOADS = (
@@ -88,33 +77,7 @@ LOADS = (
 async def run(entrant: Entrant, folder: Path, tasks: Sequence[Task], in_flight: int) -> Run:
     contender = entrant.contender()
     await contender.open(folder)
-    took: list[int] = []
-    turns = iter(range(entrant.saves))
-
-    async def save_in_turn() -> None:
-        for n in turns:
-            task = tasks[n % len(tasks)]
-            task.attempt += 1
-            start = perf_counter_ns()
-            await contender.save(task)
-            took.append(perf_counter_ns() - start)
-
-    start = perf_counter_ns()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(in_flight):
-            group.create_task(save_in_turn())
-    acknowledged = perf_counter_ns()
-    await contender.catch_up()
-    end = perf_counter_ns()
-    await contender.close()
-    took.sort()
-    return Run(
-        contender.name,
-        rate=entrant.saves / (end - start) * 1e9,
-        p50=took[len(took) // 2] / 1e3,
-        p99=took[len(took) * 99 // 100] / 1e3,
-        behind=(end - acknowledged) / 1e9,
-    )
+    return await measured(contender, tasks, entrant.saves, in_flight)
 
 
 def compete(load: Load, rounds: int, folder: Path, documents: int) -> tuple[dict[str, Run], float]:
@@ -138,7 +101,7 @@ def compete(load: Load, rounds: int, folder: Path, documents: int) -> tuple[dict
             done = asyncio.run(run(entrant, place, tasks, load.in_flight))
             runs.setdefault(done.contender, []).append(done)
             gc.collect()
-    medians = {name: middle(name, each) for name, each in runs.items()}
+    medians = {name: middle(each) for name, each in runs.items()}
     for entrant, one in zip(load.entrants, medians.values(), strict=True):
         print(
             f"  {one.contender:<30}{entrant.saves:>8}{one.rate:>13,.0f}{one.p50:>10,.0f}{one.p99:>10,.0f}"
@@ -146,16 +109,6 @@ def compete(load: Load, rounds: int, folder: Path, documents: int) -> tuple[dict
             flush=True,
         )
     return medians, median(raw)
-
-
-def middle(name: str, runs: Sequence[Run]) -> Run:
-    return Run(
-        name,
-        rate=median(run.rate for run in runs),
-        p50=median(run.p50 for run in runs),
-        p99=median(run.p99 for run in runs),
-        behind=median(run.behind for run in runs),
-    )
 
 
 def compare(load: Load, runs: dict[str, Run], raw: float) -> list[Ratio]:
