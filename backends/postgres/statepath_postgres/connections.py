@@ -21,7 +21,7 @@ from statepath.errors import (
 )
 
 from statepath_postgres.config import FILES, SCHEME, PostgresConfig
-from statepath_postgres.failures import translated, worth_repeating
+from statepath_postgres.failures import takes_no_writes, translated, worth_repeating
 from statepath_postgres.hosts import connect_to_one
 from statepath_postgres.tls import SYSTEM, trusting_the_system
 
@@ -153,8 +153,9 @@ class Connections:
             with translated(self.url, key):
                 yield connection
         except StateError as error:
-            if isinstance(error.__cause__, TimeoutError):
-                # Nobody is there, for the pool's other connections either.
+            if isinstance(error.__cause__, TimeoutError) or takes_no_writes(error):
+                # Nobody is there, for the pool's other connections either; or they keep what the server was told when
+                # they began, and it may take writes again.
                 connection.terminate()
                 await pool.expire_connections()
             self.check_open(key)

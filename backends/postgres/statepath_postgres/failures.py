@@ -130,8 +130,8 @@ def took_too_long(error: StateError) -> bool:
     return isinstance(error.__cause__, asyncpg.exceptions.QueryCanceledError)
 
 
-def on_standby(error: StateError) -> bool:
-    """Whether the server takes no writes, and so nobody who listens either."""
+def takes_no_writes(error: StateError) -> bool:
+    """Whether the server, or this session of it, takes none."""
     return isinstance(error.__cause__, asyncpg.exceptions.ReadOnlySQLTransactionError)
 
 

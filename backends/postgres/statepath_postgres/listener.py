@@ -10,7 +10,7 @@ from typing import Final
 from statepath.errors import StateError, ThrottledError, UnavailableError
 
 from statepath_postgres.connections import Connection, Connections
-from statepath_postgres.failures import on_standby, translated
+from statepath_postgres.failures import takes_no_writes, translated
 
 _log = logging.getLogger("statepath.postgres")
 
@@ -91,7 +91,8 @@ class Listener:
                 finally:
                     connection.terminate()
             except StateError as error:
-                if on_standby(error) or not isinstance(error, UnavailableError | ThrottledError):
+                # Nobody listens on a standby.
+                if takes_no_writes(error) or not isinstance(error, UnavailableError | ThrottledError):
                     _log.warning("no notifications, so the log is polled: %s", error)
                     return
                 _log.debug("no notifications for now: %s", error)

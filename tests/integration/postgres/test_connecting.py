@@ -12,6 +12,7 @@ from servers.process import free_port
 from statepath.errors import (
     AccessDeniedError,
     InvalidArgumentError,
+    NotFoundError,
     ReadOnlyError,
     ThrottledError,
     UnavailableError,
@@ -216,6 +217,22 @@ async def test_connections_come_back_after_the_server_has_ended_them(path, conne
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE application_name = 'statepath' AND pid <> pg_backend_pid()"
     )
+    assert (await backend.read("a")).data == b"A"
+
+
+async def test_what_was_refused_while_nothing_could_be_saved_is_taken_afterwards(postgres, database, connect):
+    backend = await connect(postgres.url(database))
+    async with session(postgres.url()) as admin:
+        await admin.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", database
+        )
+        with pytest.raises(NotFoundError):
+            await backend.read("a")  # by a session that began meanwhile
+        with pytest.raises(ThrottledError, match="takes no writes"):
+            await backend.write("a", b"A")
+        await admin.execute(f"ALTER DATABASE {database} RESET default_transaction_read_only")
+    await backend.write("a", b"A")
     assert (await backend.read("a")).data == b"A"
 
 
