@@ -149,7 +149,6 @@ class Documents:
         self._more = asyncio.Event()
         self._urgent = asyncio.Event()
         self._shown = asyncio.Condition()
-        self._slow = False  # and that was told
         self._refusals = 0
         """In a row, of what the server would refuse again. Behind the first one whoever waits does so in vain."""
 
@@ -265,12 +264,12 @@ class Documents:
             self._all = None
             await self._tell(self._known, stuck=True)
             return
-        self.failure = error
-        slow = took_too_long(error) and not self._slow
-        self._slow |= slow
-        level = logging.DEBUG if worth_repeating(error) and not slow else logging.WARNING
+        before, self.failure = self.failure, error
+        refused = took_too_long(error) or not worth_repeating(error)
+        # It is tried again each second, and may be so for days.
+        level = logging.WARNING if refused and str(error) != str(before) else logging.DEBUG
         _log.log(level, "the documents in %s are behind the log for now: %s", self._connections.url, error)
-        if took_too_long(error) or not worth_repeating(error):
+        if refused:
             self._refusals += 1
             await self._wake()
         self._more.set()

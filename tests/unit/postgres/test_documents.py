@@ -200,3 +200,35 @@ async def test_a_view_that_goes_on_between_two_refusals_is_waited_for(view, monk
     view.start(1)
     assert await view.settle(5)
     await view.close()
+
+
+async def test_what_the_server_goes_on_refusing_is_told_once_until_it_is_something_else(
+    view, monkeypatch, caplog
+):
+    forbidden = asyncpg.InsufficientPrivilegeError("permission denied")
+    slow = asyncpg.QueryCanceledError("canceling statement due to statement timeout")
+    said, done = [forbidden, forbidden, slow, slow, None, forbidden], asyncio.Event()
+
+    async def catch_up(store):
+        if not said:
+            done.set()
+            return
+        view._more.set()
+        if (error := said.pop(0)) is not None:
+            with translated(view._connections.url):
+                raise error
+
+    monkeypatch.setattr(documents, "_PAUSE", 0)
+    monkeypatch.setattr(documents, "_PACE", 0)
+    monkeypatch.setattr(view, "_catch_up", catch_up)
+    view.start(1)
+    async with asyncio.timeout(60):
+        await done.wait()
+    await view.close()
+    told = [
+        cause
+        for record in caplog.records
+        for cause in ("permission", "statement timeout")
+        if cause in record.message
+    ]
+    assert told == ["permission", "statement timeout", "permission"]
