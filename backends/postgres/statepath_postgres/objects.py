@@ -1,5 +1,7 @@
 """Bytes under keys, in the tables `objects` and `pieces`."""
 
+# ruff: noqa: S608 - what is put into the statements are constants
+
 from __future__ import annotations
 
 import asyncio
@@ -23,8 +25,10 @@ _COPIED: Final = 16
 """How many pieces one statement copies: `statement_timeout` is for each."""
 
 
-_READ: Final = """
-SELECT version, modified, size, substring(data FROM $3 FOR $4) AS data
+# A fail-over may take back what was drawn from `versions`, and draw it again; but not at the same moment.
+_ETAG: Final = "version || '-' || (extract(epoch FROM modified) * 1000000)::bigint"
+_READ: Final = f"""
+SELECT {_ETAG} AS etag, version, modified, size, substring(data FROM $3 FOR $4) AS data
 FROM statepath.objects WHERE store = $1 AND key = $2
 """
 # With the object itself, as of the same moment: pieces that are missing then were not replaced, but lost.
@@ -39,39 +43,40 @@ WHERE store = $1 AND key > $2 AND key >= $3 AND key < $4 ORDER BY key LIMIT $5
 """
 _VERSION: Final = f"SELECT nextval('statepath.versions'), {HOLD}"
 _ADD_PIECE: Final = "INSERT INTO statepath.pieces (version, place, data) VALUES ($1, $2, $3)"
-_PUT: Final = """
+_PUT: Final = f"""
 INSERT INTO statepath.objects AS o (store, key, version, size, data)
 VALUES ($1, $2, coalesce($3, nextval('statepath.versions')), $4, $5)
 ON CONFLICT (store, key) DO UPDATE
 SET version = excluded.version, size = excluded.size, modified = excluded.modified, data = excluded.data
-RETURNING version
+RETURNING {_ETAG}
 """
-_CREATE: Final = """
+_CREATE: Final = f"""
 INSERT INTO statepath.objects (store, key, version, size, data)
 VALUES ($1, $2, coalesce($3, nextval('statepath.versions')), $4, $5)
 ON CONFLICT (store, key) DO NOTHING
-RETURNING version
+RETURNING {_ETAG}
 """
-_REPLACE: Final = """
+_REPLACE: Final = f"""
 UPDATE statepath.objects
 SET version = coalesce($3, nextval('statepath.versions')), size = $4, modified = clock_timestamp(), data = $5
-WHERE store = $1 AND key = $2 AND version::text = $6
-RETURNING version
+WHERE store = $1 AND key = $2 AND {_ETAG} = $6
+RETURNING {_ETAG}
 """
 _DELETE: Final = "DELETE FROM statepath.objects WHERE store = $1 AND key = $2 RETURNING version"
-_DELETE_VERSION: Final = """
-DELETE FROM statepath.objects WHERE store = $1 AND key = $2 AND version::text = $3 RETURNING version
+_DELETE_VERSION: Final = f"""
+DELETE FROM statepath.objects WHERE store = $1 AND key = $2 AND {_ETAG} = $3 RETURNING version
 """
-_COPY: Final = """
+_COPY: Final = f"""
 INSERT INTO statepath.objects (store, key, version, size, data)
 SELECT store, $3, coalesce($4, nextval('statepath.versions')), size, data
 FROM statepath.objects WHERE store = $1 AND key = $2
 ON CONFLICT (store, key) DO UPDATE
 SET version = excluded.version, size = excluded.size, modified = excluded.modified, data = excluded.data
-RETURNING version
+RETURNING {_ETAG}
 """
-_LOCKED: Final = """
-SELECT version, size, data IS NULL AS cut FROM statepath.objects WHERE store = $1 AND key = $2 FOR SHARE
+_LOCKED: Final = f"""
+SELECT {_ETAG} AS etag, version, size, data IS NULL AS cut FROM statepath.objects
+WHERE store = $1 AND key = $2 FOR SHARE
 """
 _COPY_PIECES: Final = """
 INSERT INTO statepath.pieces (version, place, data)
@@ -101,7 +106,7 @@ class Objects:
                 end = row["size"] if stop is None else min(stop, row["size"])
                 data = await self._joined(store, key, row["version"], min(start, end), end)
             if data is not None:
-                return Blob(data, ETag(str(row["version"])), row["modified"])
+                return Blob(data, ETag(row["etag"]), row["modified"])
 
     async def _joined(self, store: int, key: str, version: int, start: int, end: int) -> bytes | None:
         """The bytes of a version that is cut into pieces; `None`: it was replaced meanwhile.
@@ -171,18 +176,18 @@ class Objects:
             stored = await connection.fetchrow(_LOCKED, store, source)
             if stored is None:
                 raise self.missing(source)
-            if isinstance(when, IfMatch) and str(stored["version"]) != when.etag:
+            if isinstance(when, IfMatch) and stored["etag"] != when.etag:
                 raise _conflict(source)
             version = None
             if stored["cut"]:
                 version = await connection.fetchval(_VERSION)
                 for place in range(0, -(-stored["size"] // PIECE), _COPIED):
                     await connection.execute(_COPY_PIECES, stored["version"], version, place, place + _COPIED)
-            return ETag(str(await connection.fetchval(_COPY, store, source, target, version)))
+            return ETag(await connection.fetchval(_COPY, store, source, target, version))
 
     def _written(self, row: Any, key: str, when: When) -> ETag:
         if row is not None:
-            return ETag(str(row["version"]))
+            return ETag(row[0])
         if isinstance(when, IfAbsent):
             raise AlreadyExistsError(f"{key} exists already", key=key, backend=SCHEME)
         raise _conflict(key)

@@ -8,11 +8,13 @@ import asyncpg
 import pytest
 import statepath
 from msgspec.structs import replace
-from statepath.backend import IF_ABSENT, Span
+from servers.postgres import session
+from statepath.backend import IF_ABSENT, IfMatch, Span
 from statepath.engine.engine import Engine
 from statepath.errors import (
     AlreadyExistsError,
     ClosedError,
+    ConflictError,
     CorruptionError,
     DivergedError,
     HeadMoved,
@@ -431,6 +433,29 @@ async def test_an_object_that_is_replaced_while_it_is_read_is_read_anew(path, co
 
     monkeypatch.setattr(connections, "fetch", meanwhile)
     assert (await backend.read("a")).data == new
+
+
+TAKE_BACK = """
+WITH lost AS (DELETE FROM statepath.objects RETURNING version)
+SELECT setval('statepath.versions', version, false) FROM lost
+"""
+
+
+async def test_an_object_that_a_fail_over_took_back_is_not_taken_for_the_one_in_its_place(
+    postgres, database, connect
+):
+    backend = await connect(postgres.url(database))
+    lost = await backend.write("a", b"lost")
+    async with session(postgres.url(database)) as around:
+        await around.execute(TAKE_BACK)
+    kept = await backend.write("a", b"kept")
+    with pytest.raises(ConflictError):
+        await backend.write("a", b"more", when=IfMatch(lost))
+    with pytest.raises(ConflictError):
+        await backend.copy("a", "b", when=IfMatch(lost))
+    with pytest.raises(ConflictError):
+        await backend.delete("a", when=IfMatch(lost))
+    assert (await backend.read("a")).etag == kept != lost
 
 
 async def test_a_store_that_was_copied_here_without_its_history_goes_on(path, postgres):
