@@ -272,6 +272,8 @@ class PostgresCommitLog:
             if damage is not None:
                 raise damage
             if after >= head:
+                # What comes after a fail-over may not continue it: that is no damage, and who follows finds out.
+                previous = ""
                 await self._listener.wait(news, await self._store())
 
     async def newest(self) -> tuple[int, str]:

@@ -195,6 +195,25 @@ async def test_a_server_that_lost_commits_does_not_go_on_as_if_nothing_were_miss
             await store.collection("raw").put({"id": "more"})
 
 
+async def test_a_log_that_goes_on_another_way_is_not_told_as_damage_to_who_follows_it(path, name, around):
+    async with statepath.open(path, autosave=0) as store, statepath.open(path, readonly=True) as reader:
+        await store.collection("raw").put({"id": "kept"})
+        await reader.sync()
+        changes = reader.watch()
+        following = asyncio.ensure_future(anext(changes))
+        await store.collection("raw").put({"id": "lost"})
+        assert (await following).id == "lost"
+        async with around.transaction():
+            await around.execute(REMOVE, name, 2)
+            await around.execute(LOSE_THE_LAST, name)
+        following = asyncio.ensure_future(anext(changes))
+        async with statepath.open(path, autosave=0) as other:
+            for n in range(2):
+                await other.collection("raw").put({"id": f"d{n}"})
+            with pytest.raises(DivergedError):
+                await following
+
+
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("others", [0, 1])
 async def test_who_has_what_the_server_lost_makes_no_snapshot_of_it(path, name, around, others, closed):
