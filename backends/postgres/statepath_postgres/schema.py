@@ -64,7 +64,7 @@ def script() -> str:
     """What a person runs with psql to make the schema, or to bring it up to date; twice does no harm."""
     parts = [
         "-- statepath: its schema in PostgreSQL. Run it as the role that is to own it; it changes all or nothing.",
-        "BEGIN;",
+        "BEGIN ISOLATION LEVEL READ COMMITTED;",
         f"SELECT pg_advisory_xact_lock({_LOCK});",
         _BEGINNING,
     ]
@@ -117,7 +117,8 @@ async def upgrade(connections: Connections) -> None:
         if await version_of(connection) == newest:
             return
     try:
-        async with connections.use() as connection, connection.transaction():
+        # Whatever the default is behind a pooler: the others see what was made while they waited for the lock.
+        async with connections.use() as connection, connection.transaction(isolation="read_committed"):
             await connection.execute(_WAIT)
             await connection.fetchval("SELECT pg_advisory_xact_lock($1)", _LOCK)
             version = await version_of(connection)

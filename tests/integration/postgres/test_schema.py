@@ -35,6 +35,24 @@ async def test_many_servers_that_start_at_once_make_it_once(postgres, database, 
     assert [row["version"] for row in applied] == [migration.version for migration in migrations()]
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_it_is_made_once_whatever_isolation_is_the_default_behind_a_pooler(
+    postgres, database, connect, by_hand
+):
+    path = postgres.url(database)
+
+    async def make():
+        if by_hand:
+            async with session(path) as owner:
+                await owner.execute(script())
+        await connect(f"{path}?pgbouncer=true")
+
+    async with session(path) as admin:
+        await admin.execute(f"ALTER DATABASE {database} SET default_transaction_isolation = 'serializable'")
+        await asyncio.gather(*(make() for _ in range(4)))
+        assert await admin.fetchval("SELECT count(*) FROM statepath.migrations") == len(migrations())
+
+
 async def test_who_makes_it_is_waited_for_longer_than_the_server_lets_transactions_take(
     postgres, database, connect, hurried
 ):
