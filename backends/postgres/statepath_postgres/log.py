@@ -77,7 +77,11 @@ SELECT max(last), CASE WHEN $8 <> '' AND NOT pg_try_advisory_xact_lock($9) THEN 
 FROM entries HAVING count(*) > 0
 """
 # A commit of the server's own is answered only once all before it are confirmed.
-_CONFIRM: Final = "UPDATE statepath.stores SET head = head WHERE id = $1"
+_CONFIRM: Final = """
+UPDATE statepath.stores s SET head = head
+WHERE id = $1 AND (floor > $2 OR EXISTS (SELECT FROM statepath.log l WHERE l.store = s.id AND l.id = $3))
+RETURNING true
+"""
 # The sizes of records that are stored apart are known without reading them.
 _BEHIND: Final = """
 FROM statepath.stores s LEFT JOIN LATERAL (
@@ -345,7 +349,12 @@ class PostgresCommitLog:
             return False
         # Where a standby has to confirm, it need not have: only the answer that was lost would have said so.
         self._unresolved = group
-        await self._held.fetchval(_CONFIRM, store, sending=lambda: None)
+        newest = group.commits[-1]
+        if not await self._held.fetchval(_CONFIRM, store, newest.first, newest.id, sending=lambda: None):
+            raise UnavailableError(
+                f"{self._connections.url} has failed over to a server that does not have the commit",
+                backend=SCHEME,
+            )
         return True
 
     async def _place(self, store: int, group: _Group, sending: Callable[[], None]) -> Any:

@@ -26,7 +26,7 @@ from statepath.errors import (
 from statepath.events import CorruptionDetected
 from statepath.testing.commits import Writer
 from statepath_postgres.connections import Connections
-from statepath_postgres.log import _TRIM
+from statepath_postgres.log import _NOTHING, _TRIM
 from statepath_postgres.objects import PIECE
 
 REMOVE = (
@@ -512,6 +512,26 @@ async def test_who_loses_a_place_is_told_all_that_came_instead(filled, path, aro
         with pytest.raises(HeadMoved) as lost:
             await late._engine.log.append(10, mine)
         assert lost.value.commits == ()
+
+
+async def test_a_commit_is_not_confirmed_by_a_server_that_does_not_have_it(
+    path, connect, around, name, monkeypatch
+):
+    backend = await connect(path)
+    writer = Writer(backend.commit_log())
+    commit = await writer.append()
+    stands = writer.log._stands
+
+    async def lost_meanwhile(*arguments, **whether):
+        found = await stands(*arguments, **whether)
+        await around.execute(REMOVE, name, 1)
+        await around.execute(FORGET, name)
+        return found
+
+    monkeypatch.setattr(writer.log, "_seen", _NOTHING)  # as who has lost the answer
+    monkeypatch.setattr(writer.log, "_stands", lost_meanwhile)
+    await writer.log.append(0, commit)
+    assert await read(backend) == [commit]
 
 
 async def test_of_commits_that_are_shipped_together_all_stand_in_the_log_or_none(path, connect):
