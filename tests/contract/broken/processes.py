@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 
 from broken.sound import Config, Sound, caught_by
-from statepath.backend import ALWAYS, Blob, ETag, Span, When
+from statepath.backend import ALWAYS, Backend, Blob, Commit, CommitLog, Entry, ETag, Span, When
 from statepath.errors import StoreLockedError
+from statepath.log import PortableCommitLog
 
 _writing = asyncio.Lock()
 _held: set[str] = set()
@@ -42,7 +45,11 @@ class KnowsWhoHasItHere(Sound):
         await super().close()
 
 
-@caught_by("test_no_replace_of_another_process_is_lost")
+@caught_by(
+    "test_no_replace_of_another_process_is_lost",
+    "test_of_two_processes_that_create_an_object_one_wins",
+    "test_the_commits_of_two_processes_stand_one_behind_the_other",
+)
 class LocksItsOwnProcess(Sound):
     """Keeps everything in a file, and checks the condition under a lock that another process does not have."""
 
@@ -65,6 +72,18 @@ class LocksItsOwnProcess(Sound):
             self.save()
             return self._objects[key].etag
 
+    async def delete(self, key: str, *, when: When = ALWAYS) -> bool:
+        async with _writing:
+            self.load()
+            found = await super().delete(key, when=when)
+            self.save()
+            return found
+
+    async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
+        self.load()
+        async for entry in super().list_keys(prefix, after=after):
+            yield entry
+
     def load(self) -> None:
         stored = json.loads(self.file.read_text()) if self.file.exists() else {}
         self._objects.clear()
@@ -79,19 +98,64 @@ class LocksItsOwnProcess(Sound):
         new.replace(self.file)
 
 
-@caught_by("test_what_is_finished_outlives_its_process")
-class KeepsItUntilItIsClosed(LocksItsOwnProcess):
-    capabilities = replace(LocksItsOwnProcess.capabilities, durable=True)
-
+@caught_by("test_what_another_process_changes_is_seen_by_who_had_looked")
+class RemembersWhatItRead(LocksItsOwnProcess):
     def load(self) -> None:
         if not self._objects:
             super().load()
+
+
+@caught_by(
+    "test_no_other_process_sees_a_part_of_a_change",
+    "test_what_a_killed_process_was_writing_is_whole_or_absent",
+)
+class WritesOneHalfFirst(LocksItsOwnProcess):
+    """To its own process it shows nothing between the halves."""
+
+    capabilities = replace(LocksItsOwnProcess.capabilities, durable=True)
+
+    async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+        await super().write(key, data[: len(data) // 2], when=when)
+        if len(data) > 1_000:
+            time.sleep(0.2)
+        return await super().write(key, data)
+
+
+class HearsItself(PortableCommitLog):
+    """Follows what its own process commits."""
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend, review=0)
+        self.news = asyncio.Event()
+
+    async def append(self, after: int, commit: Commit) -> None:
+        await super().append(after, commit)
+        self.news.set()
+
+    async def follow(self, after: int, known: Callable[[], int] | None = None) -> AsyncGenerator[Commit]:
+        while True:
+            async for commit in self.read(after):
+                after = commit.last
+                yield commit
+            self.news.clear()
+            await self.news.wait()
+
+
+@caught_by("test_a_follower_gets_what_another_process_commits")
+class HearsOnlyItself(LocksItsOwnProcess):
+    def make_log(self) -> CommitLog:
+        return HearsItself(self)
+
+
+@caught_by("test_what_is_finished_outlives_its_process")
+class KeepsItUntilItIsClosed(RemembersWhatItRead):
+    capabilities = replace(LocksItsOwnProcess.capabilities, durable=True)
 
     def save(self) -> None:
         """Later."""
 
     async def close(self) -> None:
-        super().save()
+        LocksItsOwnProcess.save(self)
         await super().close()
 
 
