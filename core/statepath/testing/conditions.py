@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 from collections.abc import Awaitable, Iterable, Sequence
+from typing import cast
 
 import pytest
 
-from statepath.backend import ALWAYS, IF_ABSENT, Backend, ETag, IfMatch
+from statepath.backend import ALWAYS, IF_ABSENT, Backend, ETag, IfMatch, SupportsSharing
 from statepath.errors import AlreadyExistsError, ConflictError, NotFoundError, StateError
+from statepath.testing.meanwhile import meanwhile
 from statepath.testing.subject import Subject
 
 LARGE = 17 * 1024 * 1024 + 1
@@ -170,6 +173,30 @@ class ConditionChecks(Subject):
             assert sorted(tokens) == sorted(
                 f"{number}-{turn}" for number in range(8) for turn in range(_TURNS)
             )
+
+    async def test_connections_of_two_event_loops_lose_nothing_of_each_other(self) -> None:
+        async with self.writers() as (one, other):
+            if one is other:
+                return  # only one may write
+            path = self.new_store()
+        async with self.connection(path) as backend:
+            if backend.capabilities.sharing:
+                await cast("SupportsSharing", backend).share()
+            await backend.write("list", b"[]")
+
+            async def add(name: str, backend: Backend) -> None:
+                for turn in range(2 * _TURNS):
+                    await add_token(backend, "list", f"{name}-{turn}")
+
+            async def add_there() -> None:
+                async with self.connection(path) as backend:
+                    await asyncio.gather(add("there", backend), add("too", backend))
+
+            async with meanwhile(asyncio.to_thread(asyncio.run, add_there())):
+                await asyncio.gather(add("here", backend), add("besides", backend))
+            tokens = json.loads((await backend.read("list")).data)
+            expected = itertools.product(("here", "besides", "there", "too"), range(2 * _TURNS))
+            assert sorted(tokens) == sorted(f"{name}-{turn}" for name, turn in expected)
 
     async def test_what_a_person_changed_is_read_and_not_replaced(self) -> None:
         path = self.new_store()

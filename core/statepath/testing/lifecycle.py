@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
+import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import cast
+from contextlib import aclosing, suppress
+from typing import Any, cast
 
 import pytest
 
@@ -20,10 +23,14 @@ from statepath.errors import (
     StateError,
     StoreLockedError,
 )
+from statepath.testing.commits import commit_log
+from statepath.testing.patience import soon
 from statepath.testing.subject import Subject
 
 _AT_ONCE = 4
 _STEPS = 12
+_MANY = 8
+_LARGE = 300_000
 
 
 class LifecycleChecks(Subject):
@@ -175,6 +182,29 @@ class LifecycleChecks(Subject):
             assert (await reader.read("a")).data == b"A"
             assert [entry.key async for entry in reader.list_keys("")] == ["a"]
 
+    async def test_a_connection_may_be_closed_while_calls_are_under_way(self) -> None:
+        for readonly in (False, True):
+            path = self.new_store()
+            async with self.connection(path) as writer:
+                for key in ("a", "b"):
+                    await writer.write(key, b"A" * _LARGE)
+            async with self.connection(path, readonly=readonly) as backend:
+                listing = cast("Any", backend.list_keys(""))
+                following = cast("Any", commit_log(backend).follow(0))
+                async with aclosing(listing), aclosing(following):
+                    assert (await soon(anext(listing))).key == "a"
+                    calls: list[Awaitable[object]] = [backend.read("a"), anext(following)]
+                    if not readonly:
+                        calls += [backend.write("b", b"B"), backend.write("c", b"C", when=IF_ABSENT)]
+                    under_way = asyncio.gather(*calls, return_exceptions=True)
+                    await asyncio.sleep(0)
+                    await soon(backend.close())
+                    for outcome in await soon(under_way):
+                        told = not isinstance(outcome, BaseException) or isinstance(outcome, StateError)
+                        assert told, repr(outcome)
+                    with suppress(ClosedError):
+                        assert [entry.key async for entry in listing][:1] in (["b"], [])
+
     async def test_an_error_names_its_key_and_can_be_pickled(self) -> None:
         path = self.new_store()
         async with self.connection(path) as backend:
@@ -200,6 +230,41 @@ class LifecycleChecks(Subject):
             async with self.connection(path) as backend:
                 await backend.write("turn", str(turn).encode())
         assert await self.raw_read(path, "turn") == b"9"
+
+    async def test_connections_that_were_closed_leave_nothing_behind(self) -> None:
+        path = self.new_store()
+
+        async def come_and_go() -> None:
+            for readonly in (False, True):
+                async with self.connection(path, readonly=readonly) as backend:
+                    if not readonly:
+                        await backend.write("a", b"A")
+                    assert [entry.key async for entry in backend.list_keys("")] == ["a"]
+
+        await come_and_go()  # what the first one needs may stay for all
+        before = _held()
+        for _ in range(_MANY):
+            await come_and_go()
+
+        def left() -> dict[str, int]:
+            return {what: number for what, number in (_held() - before).items() if number >= _MANY}
+
+        async def ended() -> None:
+            while left():  # noqa: ASYNC110 - nothing tells when a thread has ended
+                await asyncio.sleep(0.01)
+
+        try:
+            await soon(ended())
+        except TimeoutError:
+            pytest.fail(f"{2 * _MANY} connections that were closed have left behind {left()}")
+
+
+def _held() -> Counter[str]:
+    """What this process has."""
+    held = Counter(threads=threading.active_count(), tasks=len(asyncio.all_tasks()))
+    with suppress(OSError):  # not every system tells of files
+        held["open files"] = len(os.listdir("/dev/fd"))
+    return held
 
 
 async def _check_error(kind: type[StateError], key: str, call: Callable[[], Awaitable[object]], /) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from statepath.backend import Backend, BackendFactory, StateURL, SupportsSharing, slot_key
 from statepath.errors import NotFoundError
+from statepath.testing.patience import soon
 
 
 def altered(data: bytes) -> bytes:
@@ -89,7 +90,7 @@ class Subject(ABC):
         try:
             yield backend
         finally:
-            await backend.close()
+            await soon(backend.close())
 
     @asynccontextmanager
     async def writers(self, state_path: str | None = None) -> AsyncIterator[tuple[Backend, Backend]]:

@@ -139,3 +139,16 @@ class RemembersWhatItWrote(Sound):
     async def read(self, key: str, *, span: Span | None = None) -> Blob:
         known = self.written.get((self.config.name, key))
         return known if span is None and known is not None else await super().read(key, span=span)
+
+
+_turn = asyncio.Lock()
+
+
+@caught_by("test_connections_of_two_event_loops_lose_nothing_of_each_other")
+class TakesTurnsInOneLoop(Sound):
+    """All connections share a lock, and the lock is the first loop's that had to wait for it."""
+
+    async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+        async with _turn:
+            await asyncio.sleep(0.001)
+            return await super().write(key, data, when=when)

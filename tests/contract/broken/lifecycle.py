@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -120,6 +121,51 @@ class ClosesForAll(Sound):
     async def close(self) -> None:
         _closed.add(self.config.name)
         await super().close()
+
+
+@caught_by("test_a_connection_may_be_closed_while_calls_are_under_way")
+class WaitsForItsListings(Sound):
+    """Closes when nobody lists any more."""
+
+    def __init__(self, config: Config, *, readonly: bool = False) -> None:
+        super().__init__(config, readonly=readonly)
+        self.listing = asyncio.Lock()
+
+    async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
+        async with self.listing:
+            async for entry in super().list_keys(prefix, after=after):
+                yield entry
+
+    async def close(self) -> None:
+        async with self.listing:
+            await super().close()
+
+
+@caught_by("test_a_connection_may_be_closed_while_calls_are_under_way")
+class CutsOffWhoReads(Sound):
+    """What the library says of it is no error of ours."""
+
+    async def read(self, key: str, *, span: Span | None = None) -> Blob:
+        self._check_open(key)
+        for _ in range(3):
+            await asyncio.sleep(0)
+            if self._closed:
+                raise RuntimeError("Session is closed")
+        return await super().read(key, span=span)
+
+
+@caught_by("test_connections_that_were_closed_leave_nothing_behind")
+class LeavesATask(Sound):
+    def __init__(self, config: Config, *, readonly: bool = False) -> None:
+        super().__init__(config, readonly=readonly)
+        self.refreshing = asyncio.ensure_future(asyncio.Event().wait())
+
+
+@caught_by("test_connections_that_were_closed_leave_nothing_behind")
+class LeavesAFile(Sound):
+    def __init__(self, config: Config, *, readonly: bool = False) -> None:
+        super().__init__(config, readonly=readonly)
+        os.open(os.devnull, os.O_RDONLY)
 
 
 @caught_by("test_an_error_names_its_key_and_can_be_pickled")
