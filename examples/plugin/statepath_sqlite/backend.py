@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS objects (
 _creating = threading.Lock()
 """Held until the descriptor of a new file is closed: another connection of this process would lock it before."""
 
-_PAGE = 1000
+_PAGE = 200
 _PAUSE = 0.01
 _LIMIT = 900_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -10,6 +10,7 @@ from statepath_sqlite import factory
 
 class TestSqlite(BackendContract):
     factory = factory
+    page = 200
 
     def state_path(self, folder: Path) -> str:
         return f"sqlite://{folder}/state.db"
