@@ -590,6 +590,22 @@ class CommitLogChecks(Subject):
         async with self.connection(path) as backend:
             assert await _read(commit_log(backend), 10) == [newer]
 
+    async def test_a_damaged_log_is_restarted_like_any_other(self) -> None:
+        path = self.new_store()
+        async with self.connection(path) as backend:
+            writer = Writer(commit_log(backend))
+            for _ in range(4):
+                await writer.append()
+        if not await self.raw_damage(path, 2):
+            return
+        async with self.connection(path) as backend:
+            log = commit_log(backend)
+            assert await log.restart(10), "what is damaged was not kept"
+            first = msgspec.structs.replace(writer.commits[-1], first=11, last=11, durable=10, prev="")
+            await log.append(10, first)
+        async with self.connection(path, readonly=True) as reader:
+            assert await _read(commit_log(reader), 10) == [first]
+
     async def test_a_reading_connection_appends_nothing(self) -> None:
         async with self.writer_and_reader() as (backend, reader):
             writer = Writer(commit_log(backend))

@@ -373,6 +373,17 @@ class KeepsNothing(Sound):
     make_log = logs(ThrowsAway)
 
 
+class KeepsWhatItCanRead(Log):
+    async def restart(self, after: int) -> list[str]:
+        _ = [commit async for commit in self.read(0)]
+        return await super().restart(after)
+
+
+@caught_by("test_a_damaged_log_is_restarted_like_any_other")
+class RestartsASoundLog(Sound):
+    make_log = logs(KeepsWhatItCanRead)
+
+
 class Around(Log):
     """Writes past the connection, which would have refused."""
 
