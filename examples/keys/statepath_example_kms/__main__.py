@@ -6,4 +6,9 @@ import sys
 from statepath_example_kms import FOLDER
 from statepath_example_kms.fake import FakeKeyService
 
-FakeKeyService(os.environ[FOLDER]).create(sys.argv[1])
+if len(sys.argv) != 2 or FOLDER not in os.environ:
+    sys.exit(f"usage: {FOLDER}=FOLDER python -m statepath_example_kms NAME")
+try:
+    FakeKeyService(os.environ[FOLDER]).create(sys.argv[1])
+except FileExistsError:
+    sys.exit(f"there is a key {sys.argv[1]} already, and it is kept: what it wrapped needs it")

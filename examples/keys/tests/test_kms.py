@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,23 @@ async def test_a_store_is_opened_with_the_key_of_the_service(kms: FakeKeyService
             assert await store.collection("tasks").put({"id": str(seq)}) == seq
             (key,) = await store.data_keys()
             assert key.wrapped_by == "example-kms agents"
+
+
+async def test_a_key_that_is_there_is_not_made_again(
+    kms: FakeKeyService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (tmp_path / "kms/agents").read_bytes()
+    monkeypatch.setattr("sys.argv", ["statepath_example_kms", "agents"])
+    with pytest.raises(SystemExit, match="there is a key agents already"):
+        runpy.run_module("statepath_example_kms", run_name="__main__")
+    assert (tmp_path / "kms/agents").read_bytes() == before
+
+
+async def test_what_makes_a_key_tells_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(FOLDER, raising=False)
+    monkeypatch.setattr("sys.argv", ["statepath_example_kms", "agents"])
+    with pytest.raises(SystemExit, match=f"usage: {FOLDER}=FOLDER"):
+        runpy.run_module("statepath_example_kms", run_name="__main__")
 
 
 async def test_another_key_of_the_service_is_the_wrong_one(kms: FakeKeyService, tmp_path: Path) -> None:
