@@ -378,6 +378,8 @@ class PortableCommitLog:
             if not _had_no_effect(error):
                 self._unresolved = record
             raise
+        # The deadline, or who abandons the append, may overtake the answer.
+        self._unresolved = record
         return True
 
     async def _read(self, after: int, previous: str) -> AsyncGenerator[Commit]:

@@ -295,6 +295,38 @@ class TestAppend:
         ):
             runner.run(Writer(log).append())
 
+    def test_an_answer_that_the_deadline_overtakes_leaves_the_outcome_open(self) -> None:
+        class Busy(Storage):
+            """Stores, and then the program is busy for so long that the deadline passes before the answer is seen."""
+
+            async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+                etag = await super().write(key, data, when=when)
+                loop = asyncio.get_running_loop()
+                assert isinstance(loop, VirtualLoop)
+                loop.now += 60
+                return etag
+
+        log = PortableCommitLog(Busy(), deadline=30.0)
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner, pytest.raises(OutcomeUnknownError):
+            runner.run(Writer(log).append())
+
+    async def test_an_append_that_is_abandoned_as_its_answer_comes_is_an_open_outcome(
+        self, storage: Storage, writer: Writer
+    ) -> None:
+        class Abandoning(Storage):
+            async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+                appending.cancel()
+                return await super().write(key, data, when=when)
+
+        commit = writer.make()
+        log = PortableCommitLog(Abandoning())
+        appending = asyncio.create_task(log.append(0, commit))
+        with pytest.raises(asyncio.CancelledError):
+            await appending
+        with pytest.raises(OutcomeUnknownError):
+            await log.append(0, writer.make())
+        await log.append(0, commit)
+
     async def test_a_slow_answer_counts_although_another_call_was_begun_beside_it(self) -> None:
         class Slow(Storage):
             """Answers the first call, once a second one has been begun, and no other."""
