@@ -5,10 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 from statepath.objectstore import BLOCK, Content, blocks, measure
+
+_UNCACHED: Final = "no-store"
+"""Where anybody may read a bucket, Google's own cache would answer for an hour with what was replaced meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Upload:
         refused; the boundary is a random one, so that no content can hold it."""
         md5, size = await measure(content)
         boundary = secrets.token_hex(16)
-        said = msgspec.json.encode({"name": name, "md5Hash": md5}).decode()
+        said = msgspec.json.encode({"name": name, "md5Hash": md5, "cacheControl": _UNCACHED}).decode()
         head = (
             f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{said}\r\n"
             f"--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n"
