@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -40,6 +40,7 @@ SCHEME: Final = "gs"
 
 _USER_AGENT: Final = f"statepath-gcs/{version('statepath-gcs')}"
 _CONNECT_SECONDS: Final = 10
+_UNKNOWN: Final = 401
 _UNMET: Final = 412
 _PAST_THE_END: Final = 416
 
@@ -140,7 +141,7 @@ class GCSDriver:
         with translated(self._asked(name, when)):
             upload = await Upload.of(name, content)
             _, body = await self._send(
-                "POST", f"/upload{self._bucket()}", asked, headers=upload.headers, blocks=upload.body()
+                "POST", f"/upload{self._bucket()}", asked, headers=upload.headers, blocks=upload.body
             )
             return ETag(_stored.decode(body).generation)
 
@@ -208,28 +209,42 @@ class GCSDriver:
         asked: Mapping[str, str],
         *,
         headers: Mapping[str, str] | None = None,
-        blocks: AsyncIterator[bytes | memoryview] | None = None,
+        blocks: Callable[[], AsyncIterator[bytes | memoryview]] | None = None,
         of_object: bool = False,
     ) -> tuple[Mapping[str, str], bytes]:
-        """One request, once; gcsfs's own way to send adds attempts, and loses the reason of a refusal."""
-        told = {"User-Agent": _USER_AGENT, **(headers or {}), **await self._token.headers()}
+        """One request, once: again only where the service did not know the token. gcsfs's own way to send adds
+        attempts, and loses the reason of a refusal."""
         query = urlencode({**asked, **self._paid_by}, quote_via=quote)
+        url = URL(f"{self.endpoint}{path}?{query}", encoded=True)
+        told = {"User-Agent": _USER_AGENT, **(headers or {})}
+        token = await self._token.headers()
+        answer, body = await self._answer(method, url, told | token, blocks)
+        if answer.status == _UNKNOWN and await self._token.replaces(token):
+            answer, body = await self._answer(method, url, told | await self._token.headers(), blocks)
+        if answer.status >= 300:
+            raise Refused(answer_of(answer.status, body, of_object=of_object))
+        return answer.headers, body
+
+    async def _answer(
+        self,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str],
+        blocks: Callable[[], AsyncIterator[bytes | memoryview]] | None,
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
         async with (
             Patience(self._seconds) as patience,
             self._session.request(
                 method,
-                URL(f"{self.endpoint}{path}?{query}", encoded=True),
-                headers=told,
-                data=None if blocks is None else patience.sending(blocks),
+                url,
+                headers=headers,
+                data=None if blocks is None else patience.sending(blocks()),
                 timeout=self._timeout,
                 proxy=self._proxy,
                 allow_redirects=False,
             ) as answer,
         ):
-            body = await patience.receiving(answer.content.iter_any())
-        if answer.status >= 300:
-            raise Refused(answer_of(answer.status, body, of_object=of_object))
-        return answer.headers, body
+            return answer, await patience.receiving(answer.content.iter_any())
 
     def _bucket(self) -> str:
         return f"/storage/v1/b/{quote(self.container, safe='')}/o"

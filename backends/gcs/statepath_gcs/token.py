@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from math import inf
 from time import monotonic
 from typing import Any, Final
 
@@ -35,12 +37,27 @@ class Token:
         Raises:
             HttpError, NonRetryableError, GoogleAuthError: there is no token that is good.
         """
-        headers: dict[str, str] = {}
-        if (google := self._credentials.credentials) is not None:
-            if not self._is_fresh:
-                await self._renew(google)
-            google.apply(headers)
-        return headers
+        google = self._credentials.credentials
+        if google is None:
+            return {}
+        if not self._is_fresh:
+            await self._renew(google)
+        return _said_by(google)
+
+    async def replaces(self, refused: Mapping[str, str]) -> bool:
+        """Whether there is another token now than the one in these headers. The service has refused it although its
+        time is not up: it was revoked, or this machine's clock was set back.
+
+        Raises: as `headers`.
+        """
+        google = self._credentials.credentials
+        if google is None:
+            return False
+        async with self._renewing:
+            if _said_by(google) == refused and monotonic() >= self._again:
+                self._again = monotonic() + _PAUSE
+                await self._ask(google, inf)
+            return _said_by(google) != refused
 
     @property
     def _is_fresh(self) -> bool:
@@ -53,14 +70,24 @@ class Token:
             if self._is_fresh:
                 return
             before = google.token
-            try:
-                await asyncio.to_thread(self._credentials.maybe_refresh, _EARLY)
-            except (HttpError, NonRetryableError, GoogleAuthError) as error:
-                if not _is_good(google):
-                    raise
-                logger.warning("no new access token was issued for now (%s)", type(error).__name__)
+            await self._ask(google, _EARLY)
             if google.token == before:
                 self._again = monotonic() + _PAUSE
+
+    async def _ask(self, google: Any, early: float) -> None:
+        """Ask for a new one, if the one that there is runs out within so many seconds."""
+        try:
+            await asyncio.to_thread(self._credentials.maybe_refresh, early)
+        except (HttpError, NonRetryableError, GoogleAuthError) as error:
+            if not _is_good(google):
+                raise
+            logger.warning("no new access token was issued for now (%s)", type(error).__name__)
+
+
+def _said_by(google: Any) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    google.apply(headers)
+    return headers
 
 
 def _is_good(google: Any) -> bool:

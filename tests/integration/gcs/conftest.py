@@ -17,16 +17,17 @@ from servers.services import Service, gcs_service
 @dataclass
 class Scripted:
     """Answers the requests with what is next in `answers`, and the last one again and again; an answer is a status and
-    a body, and redirects to `location`. `requests` are the targets, and `sent` the headers of each."""
+    a body, and redirects to `location`. `requests` are the targets, `sent` the headers, and `bodies` what follows."""
 
     url: str = ""
     location: str = ""
     answers: list[tuple[int, Any]] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     sent: list[dict[str, str]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
 
     async def handle(self, request: web.Request) -> web.Response:
-        await request.read()
+        self.bodies.append(await request.read())
         self.requests.append(f"{request.method} {request.raw_path}")
         self.sent.append(dict(request.headers))
         status, body = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from servers.gcs import BUCKET
 from servers.refusals import refusal
 from servers.services import gcs_service
-from statepath.backend import StateURL
+from statepath.backend import IF_ABSENT, StateURL
 from statepath.discovery import connect
 from statepath.errors import (
     AccessDeniedError,
@@ -99,6 +99,11 @@ def issued(token: str, seconds: int = 3600) -> tuple[int, object]:
     return 200, {"access_token": token, "expires_in": seconds, "token_type": "Bearer"}
 
 
+def used(scripted) -> list[str]:
+    """The tokens in the requests to the service."""
+    return [sent["Authorization"] for sent in scripted.sent if "Authorization" in sent]
+
+
 async def test_wrong_credentials_are_refused_without_being_shown(scripted, account, caplog):
     caplog.set_level(logging.DEBUG)
     scripted.refuse(401, "authError", "Invalid Credentials")
@@ -107,6 +112,7 @@ async def test_wrong_credentials_are_refused_without_being_shown(scripted, accou
     assert [urlsplit(target.split()[1]).path for target in scripted.requests] == [
         "/token",
         f"/storage/v1/b/{BUCKET}/o",
+        "/token",
     ]
     assert scripted.sent[1]["Authorization"] == "Bearer canary"
     told = "".join(traceback.format_exception(error)) + repr(error)
@@ -132,8 +138,7 @@ async def test_a_token_is_renewed_before_it_runs_out_while_the_loop_goes_on(scri
     for _ in range(2):
         assert [entry async for entry in backend.list_keys("")] == []
     await backend.close()
-    used = [sent["Authorization"] for sent in scripted.sent if "Authorization" in sent]
-    assert used == ["Bearer first", "Bearer second", "Bearer second"]
+    assert used(scripted) == ["Bearer first", "Bearer second", "Bearer second"]
 
 
 async def test_a_token_that_is_good_is_used_where_no_new_one_is_issued(scripted, account):
@@ -143,8 +148,32 @@ async def test_a_token_that_is_good_is_used_where_no_new_one_is_issued(scripted,
     for _ in range(2):
         assert [entry async for entry in backend.list_keys("")] == []
     await backend.close()
-    used = [sent["Authorization"] for sent in scripted.sent if "Authorization" in sent]
-    assert used == ["Bearer first"] * 3
+    assert used(scripted) == ["Bearer first"] * 3
+    assert [target for target in scripted.requests if "/token" in target] == ["POST /token"] * 2
+
+
+UNKNOWN = 401, {"error": {"message": "Invalid Credentials", "errors": [{"reason": "authError"}]}}
+
+
+async def test_a_token_that_is_refused_before_its_time_is_replaced(scripted, account):
+    """It was revoked, or this machine's clock was set back."""
+    stored = 200, {"generation": "1"}
+    scripted.answers = [issued("first"), (200, {}), UNKNOWN, issued("second"), stored]
+    backend = await connect(scripted.path(anonymous="false"), readonly=True)
+    assert await backend._driver.put("x/a", b"1", IF_ABSENT) == "1"
+    await backend.close()
+    assert used(scripted) == ["Bearer first", "Bearer first", "Bearer second"]
+    assert scripted.bodies[2]
+    assert scripted.bodies[2] == scripted.bodies[4]
+
+
+async def test_a_new_token_that_is_refused_too_is_not_replaced_again_and_again(scripted, account):
+    scripted.answers = [issued("first"), (200, {}), UNKNOWN, issued("second"), UNKNOWN]
+    backend = await connect(scripted.path(anonymous="false"), readonly=True)
+    for _ in range(3):
+        with pytest.raises(AccessDeniedError, match="credentials are not valid"):
+            await backend.read("a")
+    await backend.close()
     assert [target for target in scripted.requests if "/token" in target] == ["POST /token"] * 2
 
 
