@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from adlfs import AzureBlobFileSystem
+from azure.core.exceptions import AzureError
 from statepath.errors import ConfigurationError, InvalidArgumentError
 from statepath.objectstore import Asked
 
 from statepath_azure.config import AzureConfig, account
-from statepath_azure.failures import no_credentials
+from statepath_azure.failures import NotIssued, no_credentials
+
+T = TypeVar("T")
 
 _HOST: Final = "blob.core.windows.net"
 
@@ -22,7 +26,7 @@ class Found:
     """What adlfs found: a connection string, or where the account is and one way to be let in, or none (anonymous).
 
     Attributes:
-        token: an asynchronous credential of azure-identity; whoever has this closes it.
+        token: what issues tokens; whoever has this closes it.
     """
 
     url: str = ""
@@ -30,7 +34,33 @@ class Found:
     connection_string: str | None = field(default=None, repr=False)
     key: str | None = field(default=None, repr=False)
     sas: str | None = field(default=None, repr=False)
-    token: Any = None
+    token: Login | None = None
+
+
+class Login:
+    """A credential of azure-identity. What it is answered instead of a token is told from what the service answers: who
+    does not know an identity does not say that there is no such blob."""
+
+    def __init__(self, credential: Any) -> None:
+        self._credential = credential
+        self._before = False
+
+    async def get_token(self, *scopes: str, **options: Any) -> Any:
+        return await self._issued(self._credential.get_token(*scopes, **options))
+
+    async def get_token_info(self, *scopes: str, **options: Any) -> Any:
+        return await self._issued(self._credential.get_token_info(*scopes, **options))
+
+    async def close(self) -> None:
+        await self._credential.close()
+
+    async def _issued(self, token: Awaitable[T]) -> T:
+        try:
+            issued = await token
+        except AzureError as error:
+            raise NotIssued(error, before=self._before) from None
+        self._before = True
+        return issued
 
 
 class _Looked(Exception):  # noqa: N818 - a signal that the search is over
@@ -71,7 +101,7 @@ def find(config: AzureConfig, asked: Asked) -> Found:
     if fs.credential is not None:
         if urlsplit(url).scheme != "https":
             raise no_credentials(asked, "tokens are not sent over http")
-        return Found(url, token=fs.credential)
+        return Found(url, token=Login(fs.credential))
     if fs.account_key is not None:
         if fs.account_name is None:
             raise no_credentials(asked, "there is a key, and no account_name")

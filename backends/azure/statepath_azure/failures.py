@@ -34,6 +34,9 @@ _SKEW: Final = 15 * 60
 """Seconds that a request's time may be off (Azure Storage, "Authorize with Shared Key")."""
 
 _REFUSED: Final = 300
+_NOT_NOW: Final = frozenset({404, 408, 410, 429})
+"""What a machine's identity service answers while it starts, is updated or is busy."""
+_FAILED: Final = 500
 
 _ROLE: Final = "the role Storage Blob Data Contributor, or a SAS token with the permissions rwdl, is needed"
 _LET_IN: Final = "check the account key, or whether the SAS token is whole and has not expired"
@@ -95,16 +98,30 @@ _OFF: Final = CAUSES | {
 }
 
 
+class NotIssued(Exception):  # noqa: N818 - not yet an error: `translated` makes it one
+    """Whoever issues tokens did not, so nothing was sent.
+
+    Parameters:
+        before: whether it had issued one before.
+    """
+
+    def __init__(self, error: AzureError, *, before: bool) -> None:
+        super().__init__(type(error).__name__)
+        self.for_now = _for_now(error, before)
+
+
 @contextmanager
 def translated(asked: Asked) -> Iterator[None]:
     """Raise the error of `statepath.errors` that says what the caller can do."""
     try:
         yield
+    except NotIssued as error:
+        raise (_not_issued if error.for_now else no_credentials)(asked, str(error)) from None
     except (Unreadable, DeserializationError) as error:
         raise unanswered(asked, error) from None
     except HttpResponseError as error:
         if error.status_code is None:
-            if isinstance(error, ClientAuthenticationError):
+            if isinstance(error, ClientAuthenticationError):  # what signs cannot use the key
                 raise no_credentials(asked, type(error).__name__) from None
             raise unanswered(asked, error) from None
         if error.status_code < _REFUSED:
@@ -128,6 +145,24 @@ def no_credentials(asked: Asked, why: str) -> AccessDeniedError:
         key=asked.name,
         backend=asked.scheme,
         code="no_credentials",
+    )
+
+
+def _for_now(error: AzureError, before: bool) -> bool:
+    if not isinstance(error, HttpResponseError):
+        return True  # the network's error
+    if error.status_code is None:
+        return before  # it does not tell what nobody answered from what was never set up
+    return error.status_code in _NOT_NOW or error.status_code >= _FAILED
+
+
+def _not_issued(asked: Asked, why: str) -> UnavailableError:
+    return UnavailableError(
+        f"{asked.scheme}://{asked.container} cannot be used: no token was issued for now ({why}); check the network,"
+        " and the identity service of the machine",
+        key=asked.name,
+        backend=asked.scheme,
+        code="not_sent",
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+from azure.core.exceptions import ClientAuthenticationError
 from azure.storage.blob.aio import BlobServiceClient
 from statepath.backend import StateURL
-from statepath.errors import InvalidArgumentError
+from statepath.errors import InvalidArgumentError, UnavailableError
 from statepath_azure.config import complete, parse
-from statepath_azure.credentials import Found
-from statepath_azure.driver import AzureDriver
+from statepath_azure.credentials import Found, Login
+from statepath_azure.driver import AzureDriver, _client
 
 ELSEWHERE = "BlobEndpoint=https://blobs.example.org;SharedAccessSignature=sv=1&sig=x"
 """It names no account."""
@@ -46,17 +49,31 @@ class Failing:
         raise OSError
 
 
-class Login:
-    """What issues tokens, over connections of its own."""
+class Issuing:
+    """What issues tokens, over connections of its own; at the moment it knows nobody."""
 
     closed = False
+
+    async def get_token_info(self, *scopes: str, **options: object) -> None:
+        lacking = SimpleNamespace(status_code=404, reason="Not Found", headers={}, text=str)
+        raise ClientAuthenticationError("no such identity", response=lacking)
 
     async def close(self) -> None:
         self.closed = True
 
 
 async def test_the_login_s_connections_are_given_back_though_the_client_s_cannot_be():
-    login = Login()
+    login = Issuing()
     config = parse(StateURL.parse("az://con/x"))
-    await AzureDriver(Failing(), Found(token=login), config).close()  # type: ignore[arg-type]  # what of it is used
+    await AzureDriver(Failing(), Found(token=Login(login)), config).close()  # type: ignore[arg-type]  # what of it is used
     assert login.closed
+
+
+async def test_an_identity_that_is_not_known_is_not_a_blob_that_is_missing():
+    found = Found("https://one.blob.core.windows.net", token=Login(Issuing()))
+    config = parse(StateURL.parse("az://con/x"))
+    driver = AzureDriver(_client(config, found), found, config)
+    with pytest.raises(UnavailableError, match="no token was issued for now") as caught:
+        await driver.get("x/journal/floor", None)
+    assert caught.value.code == "not_sent"
+    await driver.close()

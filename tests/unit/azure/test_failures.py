@@ -31,7 +31,7 @@ from statepath.errors import (
     UnavailableError,
 )
 from statepath.objectstore import Asked, Unreadable
-from statepath_azure.failures import translated
+from statepath_azure.failures import NotIssued, translated
 
 MATCH = IfMatch(ETag("x"))
 
@@ -137,6 +137,25 @@ def test_without_a_connection_nothing_was_sent(error):
     error = told(error, IF_ABSENT)
     assert (type(error), error.code) == (UnavailableError, "not_sent")
     assert "canary" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "before", "code"),
+    [
+        (ClientAuthenticationError("canary"), False, "no_credentials"),
+        (ClientAuthenticationError("canary"), True, "not_sent"),
+        (ClientAuthenticationError("canary", response=Response(400, "", "")), True, "no_credentials"),
+        (ClientAuthenticationError("canary", response=Response(401, "", "")), True, "no_credentials"),
+        (ClientAuthenticationError("canary", response=Response(404, "", "")), False, "not_sent"),
+        (ClientAuthenticationError("canary", response=Response(503, "", "")), False, "not_sent"),
+        (ServiceRequestError("canary"), False, "not_sent"),
+        (ServiceResponseError("canary"), True, "not_sent"),
+    ],
+)
+def test_without_a_token_nothing_is_sent(error, before, code):
+    error = told(NotIssued(error, before=before), IF_ABSENT)
+    assert type(error) is (AccessDeniedError if code == "no_credentials" else UnavailableError)
+    assert error.code == code
 
 
 def test_without_anything_to_sign_with_nothing_is_sent():
