@@ -44,6 +44,7 @@ _AT_ONCE: Final = 1024**4
 _LOOK_SECONDS: Final = 0.5
 _GONE: Final = Answer(404, "BlobNotFound")
 _REFUSED: Final = 300
+_LACKING: Final = 404
 _UNMET: Final = 412
 _PAST_THE_END: Final = 416
 _OF_AZURE: Final = "x-ms-request-id"
@@ -75,7 +76,9 @@ class _SendsOnce(AioHttpTransport):  # type: ignore[misc]  # its module loads it
                 answer = await super().send(request, proxy=self.proxy, **options)
             finally:
                 request.data = body
-        if answer.status_code < _REFUSED and _OF_AZURE not in answer.headers:
+        if _OF_AZURE not in answer.headers and (
+            answer.status_code < _REFUSED or answer.status_code == _LACKING
+        ):
             answer.internal_response.close()
             raise Unreadable
         return answer

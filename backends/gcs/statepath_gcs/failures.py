@@ -21,6 +21,8 @@ from statepath.errors import (
 from statepath.objectstore import Answer, Asked, Cause, Unreadable, no_container, refusal, unanswered, unsent
 
 _LOG_IN = "set GOOGLE_APPLICATION_CREDENTIALS, or run 'gcloud auth application-default login'"
+_LACKING: Final = 404
+_PAGE: Final = b"<"
 _NO_BUCKET = "noSuchBucket"
 _NO_NAME = "invalidBucketName"
 _NO_PAYER = "userProjectMissing"
@@ -91,7 +93,7 @@ class Refused(Exception):  # noqa: N818 - not yet an error: the driver expects s
 
     @property
     def lacks_object(self) -> bool:
-        return self.answer.status == 404 and self.answer.code != _NO_BUCKET
+        return self.answer.status == _LACKING and self.answer.code != _NO_BUCKET
 
 
 class _Reason(msgspec.Struct):
@@ -137,13 +139,18 @@ def answer_of(status: int, body: bytes, *, of_object: bool) -> Answer:
 
     Parameters:
         of_object: whether the request named an object that may be missing; otherwise only the bucket can be.
+
+    Raises:
+        Unreadable: a page for people says that it was not found: something between has said it.
     """
     try:
         told = _failure.decode(body).error
     except msgspec.MsgspecError:
         told = _Told(body.decode(errors="replace"))
+    if status == _LACKING and body.lstrip().startswith(_PAGE):
+        raise Unreadable
     reason = told.errors[0].reason if told.errors else ""
-    if status == 404 and (not of_object or "bucket does not exist" in told.message):
+    if status == _LACKING and (not of_object or "bucket does not exist" in told.message):
         reason = _NO_BUCKET
     elif status == 400 and "nvalid bucket name" in told.message:
         reason = _NO_NAME

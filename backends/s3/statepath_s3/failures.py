@@ -50,6 +50,7 @@ _WHOSE = "the service does not know the access key; check AWS_ACCESS_KEY_ID or t
 
 _LACKING: Final = 404
 _NO_BUCKET: Final = "NoSuchBucket"
+_WITHOUT_BODY: Final = "HeadObject"
 
 _LoginError: Final = getattr(exceptions, "LoginError", SSOError)
 """What newer releases say of `aws login`."""
@@ -118,6 +119,8 @@ def translated(asked: Asked) -> Iterator[None]:
     except ClientError as error:
         if error.operation_name in _ISSUE:
             raise _not_issued(asked) from error
+        if _is_of_another(error):
+            raise unanswered(asked, error) from error
         raise refusal(asked, answer_of(error), CAUSES) from error
     except (
         NoCredentialsError,
@@ -156,7 +159,12 @@ def answer_of(error: ClientError) -> Answer:
 def lacks_object(error: ClientError) -> bool:
     """Whether the answer says that there is no such object."""
     answer = answer_of(error)
-    return answer.status == _LACKING and answer.code != _NO_BUCKET
+    return answer.status == _LACKING and answer.code != _NO_BUCKET and not _is_of_another(error)
+
+
+def _is_of_another(error: ClientError) -> bool:
+    """Whether something between found nothing: S3 says what is missing, but in the answer to a HEAD."""
+    return answer_of(error) == Answer(_LACKING) and error.operation_name != _WITHOUT_BODY
 
 
 def no_credentials(asked: Asked, error: Exception) -> AccessDeniedError:

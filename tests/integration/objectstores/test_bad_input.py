@@ -14,7 +14,7 @@ from servers.proxy import Does
 from servers.raw import after_listing, listening
 from servers.refusals import refusal
 from servers.services import SERVICES, writes
-from statepath.backend import ALWAYS
+from statepath.backend import ALWAYS, IF_ABSENT
 from statepath.discovery import connect
 from statepath.errors import ConfigurationError, UnavailableError
 
@@ -87,11 +87,11 @@ async def test_an_endpoint_that_never_answers_is_given_up(service):
     server.close()
 
 
-def another(body):
-    """A server of another protocol, which is pleased with everything."""
+def another(body, status="200 OK"):
+    """A server of another protocol, which answers everything alike."""
 
     async def serve(head, writer):
-        writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        writer.write(f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
         await writer.drain()
 
     return serve
@@ -117,6 +117,21 @@ async def test_an_answer_of_something_between_is_none_of_the_service(name, body)
         for call in (
             lambda: driver.get("a", None),
             lambda: driver.put("a", b"1", ALWAYS),
+            lambda: driver.page("y", "", ""),
+        ):
+            with pytest.raises(UnavailableError):
+                await call()
+        await backend.close()
+
+
+async def test_what_something_between_does_not_find_is_no_missing_object(name):
+    page = b"<html><title>404 Not Found</title></html>"
+    async with listening(after_listing(name, another(page, "404 Not Found"))) as endpoint:
+        backend = await connect(SERVICES[name]("another", endpoint).path("x"), readonly=True)
+        driver = backend._driver
+        for call in (
+            lambda: driver.get("a", None),
+            lambda: driver.put("a", b"1", IF_ABSENT),
             lambda: driver.page("y", "", ""),
         ):
             with pytest.raises(UnavailableError):

@@ -87,6 +87,12 @@ def test_a_missing_bucket_is_not_a_missing_object(missing):
     assert error.code == "no_container"
 
 
+@pytest.mark.parametrize("of_object", [True, False])
+def test_what_something_between_does_not_find_is_neither(of_object):
+    with pytest.raises(Unreadable):
+        answer_of(404, b"\n<html><title>404 Not Found</title></html>", of_object=of_object)
+
+
 @pytest.mark.parametrize(
     ("status", "message", "kind", "said"),
     [

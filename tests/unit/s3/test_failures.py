@@ -55,7 +55,6 @@ def answer(status: int, code: str = "", operation: str = "PutObject") -> ClientE
     ("status", "code", "when", "kind"),
     [
         (404, "NoSuchKey", ALWAYS, NotFoundError),
-        (404, "404", ALWAYS, NotFoundError),
         (404, "NoSuchBucket", ALWAYS, ConfigurationError),
         (412, "PreconditionFailed", IF_ABSENT, AlreadyExistsError),
         (412, "PreconditionFailed", MATCH, ConflictError),
@@ -89,6 +88,12 @@ def test_an_answer_is_classified_by_its_status_and_its_code(status, code, when, 
     error = told(answer(status, code), when)
     assert type(error) is kind
     assert "s3://bucket/prefix/key" in str(error)
+
+
+def test_what_something_between_does_not_find_is_no_missing_object():
+    for operation in ("GetObject", "PutObject", "ListObjectsV2"):
+        assert type(told(answer(404, "404", operation))) is UnavailableError
+    assert type(told(answer(404, "404", "HeadObject"))) is NotFoundError  # which has no body to say it in
 
 
 @pytest.mark.parametrize(
