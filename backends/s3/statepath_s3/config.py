@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 from statepath.backend import Parameter, StateURL
+from statepath.errors import InvalidArgumentError
 from statepath.objectstore import Parameters, Place, endpoint, flag, seconds, text
 
 DEFAULT_TIMEOUT = 60.0
@@ -24,6 +25,8 @@ _PARAMETERS: Final = Parameters(
     requester_pays=flag,
     timeout=seconds,
 )
+_DIRECTORY: Final = ("--x-s3", "--xa-s3")
+"""How the names of S3's directory buckets, and of access points to them, end, and no others."""
 _DEFAULTS: Final = {
     "anonymous": "false",
     "path_style": "false",
@@ -59,7 +62,13 @@ class S3Config:
 def parse(url: StateURL) -> S3Config:
     """The configuration that a URL `s3://bucket/prefix?region=eu-central-1` says."""
     url.only(*_PARAMETERS)
-    return _PARAMETERS.said(S3Config(Place.of(url, called="bucket")), url.query)
+    place = Place.of(url, called="bucket")
+    if place.container.endswith(_DIRECTORY):
+        raise InvalidArgumentError(
+            f"{place.container} is a directory bucket, which lists in no order, from no name on, and by whole folders"
+            " only; use a general purpose bucket"
+        )
+    return _PARAMETERS.said(S3Config(place), url.query)
 
 
 def complete(config: S3Config, env: Mapping[str, str]) -> S3Config:

@@ -51,6 +51,8 @@ def test_the_url_wins_over_the_environment():
         ("s3:///prefix", "names no bucket"),
         ("s3://bucket:9000/x", "names no bucket"),
         ("s3://key:secret@bucket/x", "no credentials"),
+        ("s3://agents--use1-az4--x-s3/x", "a general purpose bucket"),
+        ("s3://agents--use1-az4--xa-s3/x", "a general purpose bucket"),
         ("s3://b/a//b", "empty"),
         ("s3://b//x", "empty"),
         ("s3://b/x//", "empty"),
