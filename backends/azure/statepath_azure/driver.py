@@ -252,6 +252,7 @@ def _client(config: AzureConfig, found: Found) -> BlobServiceClient:
         {
             "transport": transport,
             "retry_total": 0,
+            "permit_redirects": False,
             "max_single_get_size": _AT_ONCE,
         },
     )

@@ -75,10 +75,21 @@ class _SendsOnce(AIOHTTPSession):  # type: ignore[misc]  # it is not typed
                 request.body = patience.sending(blocks(cast("BinaryIO", body)))
             return await super().send(request)
 
-    async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
+    async def _get_session(self, proxy_url: str | None) -> Any:
         session: aiohttp.ClientSession = await super()._get_session(proxy_url)
         session._retry_connection = False  # noqa: SLF001 - no argument of aiohttp says so
-        return session
+        return _Straight(session)
+
+
+class _Straight:
+    """A session that follows no redirection: aiohttp sends what is asked and put, and a session's token, on to wherever
+    an answer says, under a signature that does not hold there."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def request(self, method: str, **options: Any) -> aiohttp.ClientResponse:
+        return await self._session.request(method, allow_redirects=False, **options)
 
 
 class _Leave:

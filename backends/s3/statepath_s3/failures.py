@@ -65,6 +65,7 @@ CAUSES: Final = {
     "AuthorizationHeaderMalformed": Cause(
         InvalidArgumentError, "the bucket is in another region; set region"
     ),
+    "TemporaryRedirect": Cause(ThrottledError, "the bucket is new, and its region not yet known everywhere"),
     "IllegalLocationConstraintException": Cause(
         InvalidArgumentError, "the bucket is in another region; set region"
     ),

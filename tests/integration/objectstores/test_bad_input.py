@@ -16,7 +16,7 @@ from servers.refusals import refusal
 from servers.services import SERVICES, writes
 from statepath.backend import ALWAYS, IF_ABSENT
 from statepath.discovery import connect
-from statepath.errors import ConfigurationError, UnavailableError
+from statepath.errors import ConfigurationError, StateError, UnavailableError
 
 pytestmark = pytest.mark.slow
 
@@ -87,11 +87,12 @@ async def test_an_endpoint_that_never_answers_is_given_up(service):
     server.close()
 
 
-def another(body, status="200 OK"):
+def another(body, status="200 OK", elsewhere=""):
     """A server of another protocol, which answers everything alike."""
 
     async def serve(head, writer):
-        writer.write(f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        said = f"location: {elsewhere}\r\nconnection: close\r\n" if elsewhere else ""
+        writer.write(f"HTTP/1.1 {status}\r\n{said}content-length: {len(body)}\r\n\r\n".encode() + body)
         await writer.drain()
 
     return serve
@@ -137,3 +138,20 @@ async def test_what_something_between_does_not_find_is_no_missing_object(name):
             with pytest.raises(UnavailableError):
                 await call()
         await backend.close()
+
+
+@pytest.mark.parametrize("status", ["302 Found", "307 Temporary Redirect"])
+async def test_nothing_is_sent_on_to_where_an_answer_says(name, status):
+    arrived = []
+
+    async def elsewhere(head, writer):
+        arrived.append(head)
+
+    async with listening(elsewhere) as other:
+        sends = after_listing(name, another(b"", status, f"{other}/states/a"))
+        async with listening(sends) as endpoint:
+            backend = await connect(SERVICES[name]("another", endpoint).path("x"), readonly=True)
+            with pytest.raises(StateError):
+                await backend._driver.get("a", None)
+            await backend.close()
+    assert arrived == []

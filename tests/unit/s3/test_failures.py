@@ -67,6 +67,7 @@ def answer(status: int, code: str = "", operation: str = "PutObject") -> ClientE
         (503, "SlowDown", IF_ABSENT, UnavailableError),
         (500, "InternalError", ALWAYS, UnavailableError),
         (301, "PermanentRedirect", ALWAYS, InvalidArgumentError),
+        (307, "TemporaryRedirect", IF_ABSENT, ThrottledError),
         (400, "MalformedXML", ALWAYS, InvalidArgumentError),
         (400, "RequestTimeout", IF_ABSENT, UnavailableError),
         (400, "BadDigest", IF_ABSENT, UnavailableError),
