@@ -16,6 +16,7 @@ from statepath_local.segments import (
     Record,
     later_records,
     list_segments,
+    open_segment,
     read_records,
     segment_name,
 )
@@ -98,7 +99,7 @@ class Cursor:
             return
         if self._fd < 0 or self._segment != known.segment or self._port.fstat(self._fd).st_ino != known.inode:
             try:
-                fd = self._port.open(segment_name(known.segment), os.O_RDONLY, within=self._journal)
+                fd = open_segment(self._port, self._journal, known.segment)
             except FileNotFoundError:
                 return
             if self._port.fstat(fd).st_ino != known.inode:
@@ -159,7 +160,7 @@ class Cursor:
                     raise self._trimmed(firsts[0])
                 return False
             try:
-                fd = self._port.open(segment_name(here[-1]), os.O_RDONLY, within=self._journal)
+                fd = open_segment(self._port, self._journal, here[-1])
             except FileNotFoundError:
                 continue
             self.behind = firsts[-1] > here[-1]
@@ -212,7 +213,7 @@ class Cursor:
         for first in list_segments(self._port, self._journal):
             if first > self._segment:
                 try:
-                    fd = self._port.open(segment_name(first), os.O_RDONLY, within=self._journal)
+                    fd = open_segment(self._port, self._journal, first)
                 except FileNotFoundError:
                     continue
                 try:

@@ -22,7 +22,7 @@ from typing import Any
 
 from statepath.errors import StateError, StoreLockedError, UnsupportedError
 
-from statepath_local.failures import SCHEME
+from statepath_local.failures import SCHEME, failing
 from statepath_local.mark import CLOSED, DIRTY, EXCLUSIVE, MARK_LINE, OPENING, SHARED, Mark
 from statepath_local.port import Port, read_all, write_all
 from statepath_local.tree import LOCK, Tree
@@ -314,9 +314,14 @@ class WriterLock:
 
 def durable_limit(tree: Tree) -> int | None:
     """How far a reader may serve the log: the durable seq of its live writers, or `None` when there is none."""
+    with failing(LOCK, LOCK):
+        return _durable_limit(tree)
+
+
+def _durable_limit(tree: Tree) -> int | None:
     port = tree.port
     try:
-        fd = port.open(LOCK, os.O_RDONLY, within=tree.root)
+        fd = port.open(LOCK, os.O_RDONLY | os.O_NONBLOCK, within=tree.root)
     except FileNotFoundError:
         return None
     try:

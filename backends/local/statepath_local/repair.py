@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from statepath_local.cursor import Cursor, Found
-from statepath_local.segments import JOURNAL, create_filled, list_segments, segment_name
+from statepath_local.segments import JOURNAL, create_filled, list_segments, open_segment, segment_name
 from statepath_local.tree import Tree
 
 
@@ -115,7 +115,7 @@ def _cut(tree: Tree, journal: int, segment: int, end: int) -> None:
         if end == 0:
             port.unlink(segment_name(segment), within=journal)
             return
-        fd = port.open(segment_name(segment), os.O_RDWR, within=journal)
+        fd = open_segment(port, journal, segment, os.O_RDWR)
         try:
             if port.fstat(fd).st_size > end:
                 port.ftruncate(fd, end)

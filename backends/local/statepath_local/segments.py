@@ -6,8 +6,10 @@ commits stand one behind the other from its beginning; the first space or NUL in
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from typing import NamedTuple
 from statepath.backend import Commit, decode_commit
 from statepath.errors import CorruptionError, StateError
 
-from statepath_local.failures import FULL, failing
+from statepath_local.failures import FULL, failing, state_error
 from statepath_local.port import Bytes, Port, read_all, write_all
 from statepath_local.tree import Tree
 
@@ -37,6 +39,27 @@ _SHARE = 3
 
 def segment_name(first: int) -> str:
     return f"{first:020d}.jsonl"
+
+
+def open_segment(port: Port, journal: int, first: int, flags: int = os.O_RDONLY) -> int:
+    """The segment's descriptor. `FileNotFoundError` where there is none.
+
+    Raises:
+        StateError: what has its name cannot be opened, or is no file; names it.
+    """
+    name = segment_name(first)
+    try:
+        # Opening a pipe without O_NONBLOCK would wait for its other end.
+        fd = port.open(name, flags | os.O_NONBLOCK, within=journal)
+        if stat.S_ISREG(port.fstat(fd).st_mode):
+            return fd
+        port.close(fd)
+        raise IsADirectoryError(errno.EISDIR, "no file", name)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        key = f"{JOURNAL}/{name}"
+        raise state_error(error, key, key) from error
 
 
 def list_segments(port: Port, journal: int) -> list[int]:
@@ -105,7 +128,7 @@ def newest(tree: Tree) -> tuple[int, str]:
             return 0, ""
         try:
             for first in reversed(list_segments(tree.port, journal)):
-                fd = tree.port.open(segment_name(first), os.O_RDONLY, within=journal)
+                fd = open_segment(tree.port, journal, first)
                 try:
                     found = max(((one.last, one.id) for one in later_records(tree.port, fd, 0)), default=None)
                 finally:

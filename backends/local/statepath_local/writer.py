@@ -43,6 +43,7 @@ from statepath_local.segments import (
     Spares,
     create_filled,
     list_segments,
+    open_segment,
     seal,
     segment_name,
 )
@@ -303,7 +304,7 @@ class Writer:
             with failing(JOURNAL):
                 name = segment_name(mark.segment)
                 try:
-                    fd = self._port.open(name, os.O_RDWR, within=self._journal)
+                    fd = open_segment(self._port, self._journal, mark.segment, os.O_RDWR)
                 except FileNotFoundError:
                     return False
                 found = self._port.fstat(fd)
@@ -499,7 +500,7 @@ class Writer:
                 self._port.unlink(segment_name(first), within=self._journal)
 
     def _read_segment(self, first: int, end: int) -> bytes:
-        fd = self._port.open(segment_name(first), os.O_RDONLY, within=self._journal)
+        fd = open_segment(self._port, self._journal, first)
         try:
             return read_all(self._port, fd, 0, end)
         finally:

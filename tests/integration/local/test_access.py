@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 from statepath.backend import IF_ABSENT, LazyWrite
-from statepath.errors import AccessDeniedError, AlreadyExistsError, NotFoundError
+from statepath.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    InvalidArgumentError,
+    NotFoundError,
+    StateError,
+)
 
 Connect = Callable[..., Any]
 
@@ -156,3 +162,34 @@ async def test_a_pipe_is_no_object_and_holds_nobody_up(connect: Connect, path: P
     with pytest.raises(NotFoundError):
         await backend.copy("pipe", "mine")
     assert [entry.key async for entry in backend.list_keys("")] == []
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+async def test_what_is_no_file_in_the_place_of_a_segment_is_named_and_holds_nobody_up(
+    connect: Connect, chain: Any, path: Path, make: Callable[[Path], None], commits: Any
+) -> None:
+    backend = await connect()
+    await chain(backend.commit_log()).append()
+    await backend.close()
+    (segment,) = (path / "journal").glob("*.jsonl")
+    segment.unlink()
+    make(segment)
+    for readonly in (True, False):
+        log = (await connect(readonly=readonly)).commit_log()
+        with pytest.raises(InvalidArgumentError, match=f"journal/{segment.name} cannot be a file"):
+            await commits(log)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+async def test_what_is_no_file_in_the_place_of_the_lock_is_named_and_holds_no_reader_up(
+    connect: Connect, chain: Any, path: Path, make: Callable[[Path], None], commits: Any
+) -> None:
+    backend = await connect()
+    await chain(backend.commit_log()).append()
+    await backend.close()
+    (path / "lock").unlink()
+    make(path / "lock")
+    with pytest.raises(StateError, match=r"^lock"):
+        await commits((await connect(readonly=True)).commit_log())
