@@ -28,6 +28,7 @@ from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, is_ours, load_snapshot
 from statepath.engine.views import View
 from statepath.errors import (
+    AccessDeniedError,
     CorruptionError,
     DivergedError,
     HistoryTrimmedError,
@@ -157,6 +158,16 @@ async def saved_since(backend: Backend, found: Recovered) -> bool:
     except CorruptionError:
         return False  # as it was
     return now is not None and (found.floor is None or now[1] != found.floor[1])
+
+
+def check_damaged(error: StateError) -> None:
+    """What does not answer, or is not for this user to read, may be whole: giving it up would be for nothing.
+
+    Raises:
+        StateError: the error, which does not tell of damage.
+    """
+    if error.retryable or isinstance(error, AccessDeniedError):
+        raise error
 
 
 async def _goes_on(log: CommitLog, head: int) -> bool:
@@ -352,7 +363,8 @@ async def _without_floor(log: CommitLog, found: Recovered, base: int) -> None:
         found.begins = first.first if first is not None else base + 1
     except HistoryTrimmedError as error:
         found.begins = min(error.floor, base + 1)
-    except StateError:
+    except StateError as error:
+        check_damaged(error)
         # What is wrong behind the snapshot was seen before; what lies before it is history, and given up.
         found.begins = base + 1
 
@@ -388,6 +400,7 @@ async def _from_views(backend: Backend, log: CommitLog, found: Recovered, limit:
             await _overlay(backend, replica, commit, found)
             head = max(head, commit.last)
     except StateError as error:
+        check_damaged(error)
         found.damage.append(Damage(error.key or JOURNAL, str(error), aside=False))
     replica.head = head
     found.replica, found.broken = replica, True
@@ -413,10 +426,12 @@ def _take_newer(found: Recovered, examined: Examined) -> None:
     found.replica.head = max(found.replica.head, *(entry.version for _, _, entry in found.replica))
     if not found.broken:
         found.broken = True
-        reason = (
-            f"{JOURNAL} has lost its end: the files of {len(examined.newer)} documents show later versions"
-        )
-        found.damage.append(Damage(JOURNAL, reason, aside=False))
+        found.damage.append(Damage(JOURNAL, lost_end(len(examined.newer)), aside=False))
+
+
+def lost_end(newer: int) -> str:
+    """What is wrong with a journal behind which there are files of so many documents."""
+    return f"{JOURNAL} has lost its end: the files of {newer} documents show later versions"
 
 
 def _take_view(found: Recovered, replica: Replica, file: File, view: View) -> None:

@@ -27,6 +27,7 @@ from statepath.engine.files import stored_log
 from statepath.engine.floor import Floor, read_floor
 from statepath.engine.ids import LOGS, document_key, log_key, log_place, report_key
 from statepath.engine.lagging import find_wrong
+from statepath.engine.recovery import check_damaged, lost_end
 from statepath.engine.replay import changes_of
 from statepath.engine.snapshot import STATE_KEY, SnapshotFacts, is_ours
 from statepath.engine.views import parse_view
@@ -109,6 +110,7 @@ class _Verification:
         try:
             stored = await read_floor(self.engine.backend)
         except StateError as error:
+            check_damaged(error)
             self._found(FLOOR_KEY, str(error))
             return None
         if stored is None and self.engine.replica.head:
@@ -129,12 +131,20 @@ class _Verification:
                     self._found(key, f"{key} is missing")
                 continue
             except StateError as error:
+                check_damaged(error)
                 self._found(key, str(error))
                 continue
             if meta.store != engine.store:
                 self._found(key, f"{key} belongs to another store")
             elif not was_reseeded(key) and engine.continues(meta.incarnation, meta.seq):
                 self.snapshots[key] = meta
+                if key == STATE_KEY and floor is not None and floor.snapshots:
+                    self._tell_restore(meta.seq, floor.snapshots[-1].seq)
+
+    def _tell_restore(self, shown: int, saved: int) -> None:
+        if shown < saved:
+            reason = f"{STATE_KEY} of seq {saved} was replaced by the snapshot of seq {shown}"
+            self._found(STATE_KEY, f"{reason}; that is restored when the store is opened next", "notice")
 
     async def _is_snapshot(self, key: str) -> bool:
         """Whether it is not the `state.json` of an original server, which is kept under the same name."""
@@ -158,6 +168,7 @@ class _Verification:
                     continue
                 self._found(error.key or JOURNAL, str(error))
             except StateError as error:
+                check_damaged(error)
                 self._found(error.key or JOURNAL, str(error))
             else:
                 return
@@ -192,7 +203,9 @@ class _Verification:
         self.findings += strangers
         head = max([engine.replica.head, *shown])
         if last < head:
-            self._found(JOURNAL, f"the journal ends at seq {last}, and the state shows seq {head}")
+            raise CorruptionError(
+                f"the journal ends at seq {last}, and the state shows seq {head}", key=JOURNAL
+            )
 
     def _note(self, change: FileChange, seq: int) -> None:
         """Remember what the history has of logs and reports. Before a snapshot is written, their files have everything
@@ -297,6 +310,7 @@ class _Verification:
                 for change in await changes_of(self.engine.backend, transaction):
                     if isinstance(change, WriteReport | RemoveReport | RemoveLog):
                         self._note(change, seq)
+            self.last = commit.last
 
     async def _sealed(self) -> None:
         """Whatever was not looked at so far, where a look tells that it was altered."""
@@ -318,6 +332,8 @@ class _Verification:
         for collection, id in examined.altered:
             key = document_key(collection, id)
             self._found(key, f"{key} is damaged; the document itself is not")
+        if examined.newer:
+            await self._newer([view.seq for _, view in examined.newer])
         for edit in examined.edits:
             self._found(edit.key, "was edited by hand; it is adopted when the store is opened next", "notice")
         for collection, id in examined.stale:
@@ -332,6 +348,14 @@ class _Verification:
                 self._found(key, f"a folder is where {key} belongs; move it away")
             else:
                 self._found(f"{collection}/{id}", "its file is missing or shows another version", "notice")
+
+    async def _newer(self, seqs: list[int]) -> None:
+        """Files of later versions than the state has: a server beside us may have committed them meanwhile."""
+        if self.last is None:
+            return  # the journal is damaged, and told
+        await self._read_on()
+        if later := sum(seq > self.last for seq in seqs):
+            self._found(JOURNAL, lost_end(later))
 
     async def _unedited_views(self) -> None:
         """Those of a storage where nobody edits files."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import statepath
 from statepath.commit import decode_commit, slot_key
-from statepath.errors import CorruptionError, HistoryTrimmedError, UnavailableError
+from statepath.errors import AccessDeniedError, CorruptionError, HistoryTrimmedError, UnavailableError
 from statepath.events import CorruptionDetected, DocumentRecovered
 
 SEGMENT = "journal/00000000000000000001.jsonl"
@@ -298,3 +298,19 @@ async def test_the_journal_of_another_store_is_not_replayed(counted, folder, tmp
         assert await ids(store) == first(COUNT)
         await store.collection("tasks").put({"id": "new"})
     assert counted.told(CorruptionDetected)
+
+
+async def test_a_segment_that_cannot_be_opened_is_not_given_up_with_a_lost_floor(folder, tmp_path):
+    async with folder.open() as store:
+        await store.collection("tasks").put({"id": "large", "text": "x" * 2**20})
+    async with folder.open() as store:
+        await store.collection("tasks").put({"id": "in the next segment"})
+    (folder.path / SEGMENT).rename(tmp_path / "moved")
+    (folder.path / SEGMENT).symlink_to(tmp_path / "moved")
+    folder.remove("journal/floor")
+    with pytest.raises(AccessDeniedError, match=f"{SEGMENT} is a symbolic link"):
+        async with folder.open():
+            pass
+    (tmp_path / "moved").replace(folder.path / SEGMENT)
+    async with folder.open() as store:
+        assert [change.seq for change in await store.history("tasks/large")] == [1]

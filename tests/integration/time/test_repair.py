@@ -9,7 +9,13 @@ from uuid import uuid4
 
 import pytest
 import statepath
-from statepath.errors import CorruptionError, NotFoundError, StoreLockedError
+from statepath.errors import (
+    AccessDeniedError,
+    CorruptionError,
+    NotFoundError,
+    StoreLockedError,
+    UnavailableError,
+)
 from statepath.settings import Settings
 
 
@@ -467,3 +473,51 @@ async def test_a_report_behind_the_base_is_written_again_though_the_journal_is_d
         assert await store.read_log("s") == "line\n"
         assert await store.collection("raw").get("a") == {"id": "a"}
         assert await store.verify() == []
+
+
+async def test_a_segment_that_cannot_be_opened_is_named_and_not_given_up(tmp_path, fill):
+    path = tmp_path / "store"
+    async with statepath.open(path, autosave=0) as store:
+        await fill(store)
+        await store.collection("tasks").put({"id": "large", "text": "x" * 2**20})
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("tasks").put({"id": "in the next segment"})
+    first = min((path / "journal").glob("*.jsonl"))
+    first.rename(tmp_path / "moved")
+    first.symlink_to(tmp_path / "moved")
+    before = sorted(path.rglob("*"))
+    with pytest.raises(AccessDeniedError, match=f"journal/{first.name} is a symbolic link"):
+        await statepath.repair(path)
+    assert sorted(path.rglob("*")) == before
+
+
+async def test_what_does_not_answer_is_not_given_up(path, fill, monkeypatch):
+    async with statepath.open(path, autosave=0) as store:
+        await fill(store)
+        await store.snapshot()
+        read = store._engine.log.read
+
+        def away(after):
+            if after < store.seq:
+                raise UnavailableError("no answer")
+            return read(after)
+
+        monkeypatch.setattr(store._engine.log, "read", away)
+        with pytest.raises(UnavailableError, match="no answer"):
+            await store.verify()
+
+
+async def test_a_report_that_is_ahead_of_what_is_left_of_the_journal_is_kept(tmp_path, fill):
+    path = tmp_path / "store"
+    async with statepath.open(path, autosave=0) as store:
+        await fill(store)
+        await store.save_report("r", {"n": 1})
+    first = min((path / "journal").glob("*.jsonl"))
+    before = first.read_bytes()
+    async with statepath.open(path, autosave=0) as store:
+        await store.save_report("r", {"n": 2})
+    first.write_bytes(before)
+    done = await statepath.repair(path)
+    assert (done.damaged, done.left) == (True, ())
+    async with statepath.open(path, autosave=0) as store:
+        assert await store.read_report("r") == {"n": 2}
