@@ -130,7 +130,7 @@ async def recover(
             await _without_floor(log, found, base)
         if found.exists and (editable or found.damage) and not joined:
             examined = await examine(backend, found.replica, found.store, limit=limit)
-            if examined.newer and await _goes_on(log, found.replica.head):
+            if examined.newer and not found.broken and await _goes_on(log, found.replica):
                 return await recover(backend, log, limit=limit, editable=editable, anew=anew, joined=joined)
             _take_newer(found, examined)
             if editable:
@@ -170,13 +170,14 @@ def check_damaged(error: StateError) -> None:
         raise error
 
 
-async def _goes_on(log: CommitLog, head: int) -> bool:
-    """Whether there is a commit behind the head that was read."""
+async def _goes_on(log: CommitLog, replica: Replica) -> bool:
+    """Whether there is a commit that follows the head that was read."""
     try:
-        async with aclosing(cast("AsyncGenerator[Commit]", log.read(head))) as commits:
-            return await anext(commits, None) is not None
+        async with aclosing(cast("AsyncGenerator[Commit]", log.read(replica.head))) as commits:
+            commit = await anext(commits, None)
     except StateError:
         return False  # nor can it be read now
+    return commit is not None and replica.commit in ("", commit.prev)
 
 
 def check_finished(backend: Backend, floor: Floor) -> None:

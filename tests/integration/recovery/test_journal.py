@@ -314,3 +314,28 @@ async def test_a_segment_that_cannot_be_opened_is_not_given_up_with_a_lost_floor
     (tmp_path / "moved").replace(folder.path / SEGMENT)
     async with folder.open() as store:
         assert [change.seq for change in await store.history("tasks/large")] == [1]
+
+
+@pytest.fixture
+async def second(folder, tmp_path):
+    """A store that was killed with a commit in its second segment, which another store has in its place."""
+    killed = []
+    for place in (folder, type(folder)(str(tmp_path / "other"))):
+        async with place.open() as store:
+            await store.collection("tasks").put({"id": "large", "text": "x" * 2**20})
+        async with place.open() as store:
+            await store.collection("tasks").put({"id": "in the next segment"})
+            await store.flush()
+            killed.append(place.copy("killed"))
+    ours, others = killed
+    ours.write(slot_key(2), others.read(slot_key(2)))
+    return ours
+
+
+@pytest.mark.timeout(60)
+async def test_a_segment_of_another_store_behind_the_head_keeps_nobody_waiting(second):
+    async with second.open() as store:
+        assert await ids(store) == ["in the next segment", "large"]
+        assert store.damage
+    async with second.open() as store:
+        assert (store.damage, await store.verify()) == ((), [])
