@@ -14,6 +14,7 @@ from statepath_local.failures import SCHEME, failing
 from statepath_local.segments import (
     JOURNAL,
     Record,
+    begins_with,
     later_records,
     list_segments,
     open_segment,
@@ -160,17 +161,29 @@ class Cursor:
                     raise self._trimmed(firsts[0])
                 return False
             try:
-                fd = open_segment(self._port, self._journal, here[-1])
+                segment, fd = self._open_last(here)
             except FileNotFoundError:
                 continue
             self.behind = firsts[-1] > here[-1]
-            if self._fd >= 0 and _same_file(self._port.fstat(fd), self._port.fstat(self._fd)):
+            if self._is_open(fd):
                 self._port.close(fd)
                 return False
             if self._fd >= 0:
                 self._port.close(self._fd)
-            self._fd, self._segment, self._offset = fd, here[-1], 0
+            self._fd, self._segment, self._offset = fd, segment, 0
             return True
+
+    def _open_last(self, here: list[int]) -> tuple[int, int]:
+        """The last segment that begins as its name says: a copy under another name would hide the one before it."""
+        while True:
+            fd = open_segment(self._port, self._journal, here[-1])
+            if len(here) == 1 or self._is_open(fd) or begins_with(self._port, fd, here[-1]):
+                return here[-1], fd
+            self._port.close(fd)
+            here = here[:-1]
+
+    def _is_open(self, fd: int) -> bool:
+        return self._fd >= 0 and _same_file(self._port.fstat(fd), self._port.fstat(self._fd))
 
     def _open_journal(self) -> bool:
         if self._journal < 0:

@@ -30,6 +30,7 @@ LARGEST = 64 * 1024 * 1024
 
 _NAME = re.compile(r"([0-9]{20})\.jsonl")
 _READ = 4 * 1024 * 1024
+_FIRST_READ = 64 * 1024
 _LONGEST_LINE = 64 * 1024 * 1024
 _FILL = b" " * (512 * 1024)
 _SHORTEST_PAUSE = 0.005
@@ -102,6 +103,12 @@ def read_records(port: Port, fd: int, offset: int, size: int) -> list[Record]:
             break
         start += len(line) + 1
     return records
+
+
+def begins_with(port: Port, fd: int, first: int) -> bool:
+    """Whether the first commit of a segment is that of the seq, or none can be read there."""
+    records = read_records(port, fd, 0, _FIRST_READ)
+    return not records or records[0].commit.first == first
 
 
 def later_records(port: Port, fd: int, offset: int) -> Iterator[Commit]:

@@ -339,3 +339,18 @@ async def test_a_segment_of_another_store_behind_the_head_keeps_nobody_waiting(s
         assert store.damage
     async with second.open() as store:
         assert (store.damage, await store.verify()) == ((), [])
+
+
+@pytest.mark.parametrize("readonly", [True, False])
+async def test_a_segment_that_was_copied_under_another_name_hides_no_commits(folder, readonly):
+    async with folder.open() as store:
+        await store.collection("tasks").put({"id": "large", "text": "x" * 2**20})
+    async with folder.open() as store:
+        await store.collection("tasks").put({"id": "in the snapshot"})
+        await store.snapshot()
+        await store.collection("tasks").put({"id": "behind it"})
+        killed = folder.copy("killed")
+    killed.write(slot_key(3), killed.read(SEGMENT))
+    async with killed.open(readonly=readonly) as store:
+        assert await ids(store) == ["behind it", "in the snapshot", "large"]
+        assert (store.damage, [one for one in await store.verify() if one.severity == "damage"]) == ((), [])
