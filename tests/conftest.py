@@ -64,6 +64,15 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.
         pytest.fail(f"it starts a server ({fixturedef.argname}): mark it slow", pytrace=False)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_stays_in_memory() -> Iterator[None]:
+    """A named store in memory lives as long as the process: the next test of that name would find it."""
+    from statepath.memory import _stores
+
+    yield
+    _stores.clear()
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """The PostgreSQL server of this worker."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,8 +101,12 @@ class Folder(Place):
         shutil.copytree(self.path, other.path)
 
 
+@dataclass
 class Memory(Place):
-    """A store in memory, seen around the backend."""
+    """A store in memory, seen around the backend. It outlives the test that made it: the name does not."""
+
+    def __post_init__(self) -> None:
+        self._objects = _stores[self.name]
 
     def names(self, prefix: str = "") -> list[str]:
         return sorted(key for key in self._objects if key.startswith(prefix))
@@ -117,15 +121,11 @@ class Memory(Place):
         del self._objects[key]
 
     def copy_to(self, other: Memory) -> None:
-        _stores[other.name].update(self._objects)
+        other._objects.update(self._objects)
 
     @property
     def name(self) -> str:
         return self.url.removeprefix("memory://")
-
-    @property
-    def _objects(self) -> Any:
-        return _stores[self.name]
 
 
 @pytest.fixture
@@ -134,12 +134,9 @@ def folder(tmp_path: Path) -> Folder:
 
 
 @pytest.fixture
-def memory() -> Iterator[Memory]:
-    """A store of the reference backend, which is forgotten afterwards."""
-    name = uuid4().hex
-    yield Memory(f"memory://{name}")
-    for known in [known for known in _stores if known.startswith(name)]:
-        del _stores[known]
+def memory() -> Memory:
+    """A store of the reference backend."""
+    return Memory(f"memory://{uuid4().hex}")
 
 
 @pytest.fixture(params=["memory", pytest.param("folder", marks=pytest.mark.slow)])
@@ -195,13 +192,9 @@ Stored = tuple[Place, dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[type[Place], str], Stored]]:
+def made() -> dict[tuple[type[Place], str], Stored]:
     """Stores as their server left them, to be copied: each is made once."""
-    made: dict[tuple[type[Place], str], Stored] = {}
-    yield made
-    for place, _ in made.values():
-        if isinstance(place, Memory):
-            del _stores[place.name]
+    return {}
 
 
 @pytest.fixture(params=["closed", "killed"])

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import count, pairwise
@@ -20,7 +20,6 @@ from statepath.backend import Backend
 from statepath.discovery import connect
 from statepath.errors import StateError, UnavailableError
 from statepath.events import Event, Events
-from statepath.memory import _stores
 from statepath.store import Store
 
 EventT = TypeVar("EventT", bound=Event)
@@ -98,14 +97,6 @@ class Places:
     async def delete(self, path: str, key: str) -> None:
         async with self.objects(path, readonly=False) as backend:
             await backend.delete(key)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_stays_in_memory() -> Iterator[None]:
-    before = set(_stores)
-    yield
-    for name in set(_stores) - before:
-        del _stores[name]
 
 
 @pytest.fixture
