@@ -57,6 +57,12 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def unprobed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No service has shown that it keeps conditions: a port may have been that of another test's server before."""
+    monkeypatch.setattr("statepath.objectstore.probe._passed", {})
+
+
+@pytest.fixture
 def azure_account(monkeypatch: pytest.MonkeyPatch) -> None:
     """The key that Azurite knows, where adlfs looks for it, and nothing else of the machine's own."""
     for name in [name for name in os.environ if name.startswith("AZURE_")]:

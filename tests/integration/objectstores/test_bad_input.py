@@ -49,7 +49,7 @@ async def test_a_service_that_fails_at_first_is_asked_again(path, counted, proxy
         assert await store.collection("raw").get("a")
 
 
-async def test_a_service_that_fails_the_probe_is_tried_with_another_one(counted, proxy):
+async def test_a_service_that_fails_the_probe_is_tried_with_another_one(counted, proxy, unprobed):
     is_probe = writes("probe/")
     proxy.fault(Does.FAIL_AFTER, lambda one: is_probe(one.method, one.target, one.body), times=3)
     async with statepath.open(counted, autosave=0) as store:

@@ -82,7 +82,7 @@ async def _without(endpoint, *conditions, of=(b"PUT", b"DELETE")):
     server.close()
 
 
-async def test_a_server_that_ignores_conditions_is_refused(aws, moto):
+async def test_a_server_that_ignores_conditions_is_refused(aws, moto, unprobed):
     async with _without(moto, b"if-none-match", b"if-match") as endpoint:
         service = s3_service("careless", endpoint)
         for _ in range(2):
@@ -93,14 +93,14 @@ async def test_a_server_that_ignores_conditions_is_refused(aws, moto):
 
 
 @pytest.mark.parametrize(("method", "lost"), [(b"PUT", "replace"), (b"DELETE", "delete")])
-async def test_a_server_that_ignores_a_stale_version_is_refused(aws, moto, method, lost):
+async def test_a_server_that_ignores_a_stale_version_is_refused(aws, moto, unprobed, method, lost):
     async with _without(moto, b"if-match", of=(method,)) as endpoint:
         error = await refusal(s3_service("careless", endpoint).path("x"), UnsupportedError)
         assert error.code == "conditions_ignored"
         assert f"{lost} only a given version" in str(error)
 
 
-async def test_a_server_that_copies_whatever_is_there_is_not_asked_for_backups(aws, moto):
+async def test_a_server_that_copies_whatever_is_there_is_not_asked_for_backups(aws, moto, unprobed):
     from servers.proxy import Proxy
 
     async with (
@@ -117,7 +117,7 @@ async def test_a_server_that_copies_whatever_is_there_is_not_asked_for_backups(a
         assert not [request for request in proxy.requests if b"-copy-source" in request.head.lower()]
 
 
-async def test_what_passed_the_probe_is_not_asked_again(aws, moto):
+async def test_what_passed_the_probe_is_not_asked_again(aws, moto, unprobed):
     from servers.proxy import Proxy
 
     async with Proxy(moto).running() as proxy:
