@@ -12,10 +12,11 @@ import json
 import random
 import selectors
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 from unittest.mock import patch
 
 from statepath.backend import ALWAYS, Blob, Entry, ETag, When
@@ -41,6 +42,7 @@ from statepath.log import PortableCommitLog
 from statepath.memory import MemoryBackend, MemoryConfig
 from statepath.settings import Settings
 
+P = ParamSpec("P")
 T = TypeVar("T")
 _WRITERS = 3
 _STEPS = 5
@@ -75,6 +77,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self.now
+
+
+def in_no_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run the test on a loop of that kind: whatever it waits for is there at once."""
+
+    @wraps(test)
+    def run(*args: P.args, **options: P.kwargs) -> None:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(test(*args, **options))
+
+    return run
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 import statepath.log
-from crowd.simulation import VirtualLoop
+from crowd.simulation import VirtualLoop, in_no_time
 from statepath.backend import (
     ALWAYS,
     Blob,
@@ -268,9 +268,11 @@ class TestAppend:
         [ThrottledError("slow down"), UnavailableError("no route", code="not_sent")],
         ids=lambda fate: fate.code,
     )
+    @in_no_time
     async def test_a_storage_that_only_throttles_or_is_never_reached_wrote_nothing(
-        self, storage: Storage, fate: StateError
+        self, storage: Storage, fate: StateError, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(statepath.log, "_LATEST", 0.1)
         storage.fates = [fate] * 100_000
         writer = Writer(PortableCommitLog(storage, deadline=1.0))
         with pytest.raises(
@@ -282,20 +284,19 @@ class TestAppend:
         writer.log._deadline = 30.0
         await writer.append()
 
-    def test_the_deadline_cuts_off_no_call_that_would_only_be_told_that_nothing_was_sent(self) -> None:
+    @in_no_time
+    async def test_the_deadline_cuts_off_no_call_that_would_only_be_told_that_nothing_was_sent(self) -> None:
         class Unreachable(Storage):
             async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
                 await asyncio.sleep(8)
                 raise UnavailableError("no route", code="not_sent")
 
         log = PortableCommitLog(Unreachable(), deadline=30.0)
-        with (
-            asyncio.Runner(loop_factory=VirtualLoop) as runner,
-            pytest.raises(UnavailableError, match="nothing was written"),
-        ):
-            runner.run(Writer(log).append())
+        with pytest.raises(UnavailableError, match="nothing was written"):
+            await Writer(log).append()
 
-    def test_an_answer_that_the_deadline_overtakes_leaves_the_outcome_open(self) -> None:
+    @in_no_time
+    async def test_an_answer_that_the_deadline_overtakes_leaves_the_outcome_open(self) -> None:
         class Busy(Storage):
             """Stores, and then the program is busy for so long that the deadline passes before the answer is seen."""
 
@@ -307,8 +308,8 @@ class TestAppend:
                 return etag
 
         log = PortableCommitLog(Busy(), deadline=30.0)
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner, pytest.raises(OutcomeUnknownError):
-            runner.run(Writer(log).append())
+        with pytest.raises(OutcomeUnknownError):
+            await Writer(log).append()
 
     async def test_an_append_that_is_abandoned_as_its_answer_comes_is_an_open_outcome(
         self, storage: Storage, writer: Writer
@@ -327,6 +328,7 @@ class TestAppend:
             await log.append(0, writer.make())
         await log.append(0, commit)
 
+    @in_no_time
     async def test_a_slow_answer_counts_although_another_call_was_begun_beside_it(self) -> None:
         class Slow(Storage):
             """Answers the first call, once a second one has been begun, and no other."""
@@ -345,6 +347,7 @@ class TestAppend:
         await Writer(PortableCommitLog(storage, deadline=7.0)).append()
         assert len(storage.sent) == 2
 
+    @in_no_time
     async def test_an_attempt_that_is_never_answered_leaves_time_for_another(self, storage: Storage) -> None:
         storage.fates = [HANGS]
         writer = Writer(PortableCommitLog(storage, deadline=6.0))
@@ -478,7 +481,11 @@ class TestFloor:
         await writer.append()
         assert storage.asked == [FLOOR_KEY] * 3
 
-    async def test_a_floor_that_never_answers_leaves_the_outcome_open(self, storage: Storage) -> None:
+    @in_no_time
+    async def test_a_floor_that_never_answers_leaves_the_outcome_open(
+        self, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(statepath.log, "_LATEST", 0.1)
         storage.read_fates = [UnavailableError("later")] * 100_000
         with pytest.raises(OutcomeUnknownError):
             await Writer(PortableCommitLog(storage, deadline=1.0)).append()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import asyncpg
 import pytest
+from crowd.simulation import in_no_time
 from msgspec import Raw
 from statepath.backend import Append, Body, Commit, Delete, Put, Shown
 from statepath.commit import encode_changes
@@ -162,6 +163,7 @@ async def test_many_values_are_appended_a_part_at_a_time(view):
     ],
     ids=["forbidden", "too slow", "not yet the primary", "locked", "crowded", "away"],
 )
+@in_no_time
 async def test_a_server_that_refuses_twice_is_not_waited_for_and_one_that_is_away_is(
     view, monkeypatch, error, waits
 ):
@@ -174,7 +176,6 @@ async def test_a_server_that_refuses_twice_is_not_waited_for_and_one_that_is_awa
                 raise error
         await view._tell(1)
 
-    monkeypatch.setattr(documents, "_PAUSE", 0)
     monkeypatch.setattr(view, "_catch_up", catch_up)
     view.start(1)
     assert await view.settle(1) == waits
@@ -185,6 +186,7 @@ async def test_a_server_that_refuses_twice_is_not_waited_for_and_one_that_is_awa
     await view.close()
 
 
+@in_no_time
 async def test_a_view_that_goes_on_between_two_refusals_is_waited_for(view, monkeypatch):
     attempts = []
 
@@ -195,7 +197,6 @@ async def test_a_view_that_goes_on_between_two_refusals_is_waited_for(view, monk
             with translated(view._connections.url):
                 raise asyncpg.QueryCanceledError("canceling statement due to statement timeout")
 
-    monkeypatch.setattr(documents, "_PAUSE", 0)
     monkeypatch.setattr(view, "_catch_up", catch_up)
     view.start(1)
     assert await view.settle(5)

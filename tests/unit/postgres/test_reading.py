@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
+from crowd.simulation import in_no_time
 from statepath.errors import UnavailableError
 from statepath_postgres import reading
 from statepath_postgres.documents import Documents
@@ -74,8 +75,8 @@ async def test_a_server_that_lags_is_waited_for(monkeypatch, ask):
     assert await ask(Servers(lags=3)) == CURRENT
 
 
+@in_no_time
 async def test_a_writer_whose_view_cannot_be_written_is_told_why(monkeypatch):
-    monkeypatch.setattr("statepath_postgres.documents.PATIENCE", 0.5)
     servers = Servers(lags=0)
     documents = Documents(servers, read=None, body=None)
 
