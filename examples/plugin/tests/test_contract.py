@@ -4,8 +4,11 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from statepath.testing import BackendContract
 from statepath_sqlite import factory
+
+pytestmark = pytest.mark.slow  # among the checks are some that start another program
 
 
 class TestSqlite(BackendContract):
