@@ -92,12 +92,13 @@ def test_ci_builds_every_member() -> None:
 
 
 def imported(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text())
-    plain = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    origins = [
-        node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level
-    ]
-    return {name.split(".")[0] for name in plain + origins}
+    found: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.append(node.module or "")
+    return {name.split(".")[0] for name in found}
 
 
 def names(requirements: list[str]) -> set[str]:
