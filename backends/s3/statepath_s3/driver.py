@@ -243,7 +243,8 @@ class S3Driver:
                     raise
                 answer = await self._look(name)
                 return Served(b"", _token(answer), _said(answer, "LastModified"))
-            async with answer["Body"] as body, Patience(self._seconds) as patience:
+            body = answer["Body"]
+            async with body, Patience(self._seconds) as patience:
                 data = await patience.receiving(body.iter_chunks(BLOCK))
             return Served(data, _token(answer), _said(answer, "LastModified"))
 

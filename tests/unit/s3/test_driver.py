@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -61,8 +62,34 @@ class Losing:
         raise ClientError(gone, "PutObject")  # type: ignore[arg-type]  # what of it is looked at
 
 
-def driver(client: Changing | Losing | Forgetful | Mute) -> S3Driver:
+class Body:
+    """What releases of aiobotocore up to 3.7 give: who enters it is given the answer beneath, which reads no chunks."""
+
+    async def __aenter__(self):
+        return SimpleNamespace()
+
+    async def __aexit__(self, *_):
+        pass
+
+    async def iter_chunks(self, size):
+        yield b"A"
+
+
+class Serving:
+    """A service with one object."""
+
+    meta = SimpleNamespace(endpoint_url="http://serving")
+
+    async def get_object(self, **asked):
+        return {"ETag": '"1"', "LastModified": datetime(2026, 1, 1, tzinfo=UTC), "Body": Body()}
+
+
+def driver(client: Changing | Losing | Forgetful | Mute | Serving) -> S3Driver:
     return S3Driver(client, S3Config(Place("bucket", "")))
+
+
+async def test_an_object_is_read_with_older_releases_of_the_client_as_well():
+    assert (await driver(Serving()).get("a/b", None)).data == b"A"
 
 
 async def test_what_is_replaced_meanwhile_is_deleted_all_the_same():
