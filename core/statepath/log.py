@@ -130,6 +130,7 @@ class PortableCommitLog:
         self._deadline = deadline
         self._window = window
         self._review = review
+        self._turn = asyncio.Lock()
         self._unresolved: _Record | None = None
         self._trouble: StateError | None = None
         self._until = 0.0
@@ -150,6 +151,10 @@ class PortableCommitLog:
             raise InvalidArgumentError(
                 f"a commit behind seq {after} begins at {after + 1}, not {record.first}"
             )
+        async with self._turn:  # while one append is under way its outcome is open
+            await self._extend(record)
+
+    async def _extend(self, record: _Record) -> None:
         if self._unresolved is not None and self._unresolved.ids != record.ids:
             raise _unknown(self._unresolved)
         begun, loop = clock(), asyncio.get_running_loop()

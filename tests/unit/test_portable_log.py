@@ -329,6 +329,25 @@ class TestAppend:
         await log.append(0, commit)
 
     @in_no_time
+    async def test_an_append_that_begins_before_another_one_is_settled_waits_for_it(self) -> None:
+        class Settling(Storage):
+            late: asyncio.Task[None] | None = None
+
+            async def read(self, key: str, *, span: Span | None = None) -> Blob:
+                if self.late is None:
+                    self.late = asyncio.create_task(writer.log.append(0, second))
+                    await asyncio.sleep(0)
+                return await super().read(key, span=span)
+
+        storage = Settling()
+        writer = Writer(PortableCommitLog(storage))
+        first, second = writer.make(), writer.make()
+        await writer.log.append(0, first)
+        assert storage.late is not None
+        with pytest.raises(HeadMoved):
+            await storage.late
+        assert await read(PortableCommitLog(storage)) == [first]
+
     async def test_a_slow_answer_counts_although_another_call_was_begun_beside_it(self) -> None:
         class Slow(Storage):
             """Answers the first call, once a second one has been begun, and no other."""
