@@ -1,5 +1,6 @@
 """The kit finds nothing wrong with a sound backend, and something with each broken one."""
 
+import asyncio
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -7,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from broken.processes import KeepsItUntilItIsClosed
+from broken.processes import HangsElsewhere, KeepsItUntilItIsClosed, LocksItsOwnProcess
 from broken.sound import FAULTS, Config, Fault, Sound, SoundFactory
 from hypothesis import Phase, settings
 from statepath.backend import ALWAYS, BackendFactory, ETag, When, slot_key
@@ -158,6 +159,34 @@ async def test_a_factory_that_no_other_process_can_load_is_told(
     kit = subject(Here(KeepsItUntilItIsClosed), tmp_path)
     with pytest.raises(pytest.fail.Exception, match="its class has to be in a module that can be imported"):
         await kit.test_what_is_finished_outlives_its_process()
+
+
+async def test_no_check_waits_for_what_hangs_in_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("statepath.testing.processes.AT_MOST", 0.1)
+        with pytest.raises(TimeoutError):
+            await subject(SoundFactory(HangsElsewhere), tmp_path).test_another_process_sees_the_same_objects()
+    kit = subject(SoundFactory(LocksItsOwnProcess), tmp_path)
+    await kit.test_another_process_sees_the_same_objects()
+
+
+async def test_no_check_waits_for_who_is_never_woken_in_another_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken = asyncio.get_running_loop()
+
+    class WakesItsFirstLoop(Sound):
+        async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+            if asyncio.get_running_loop() is not woken:
+                await asyncio.Event().wait()
+            return await super().write(key, data, when=when)
+
+    monkeypatch.setattr("statepath.testing.conditions.AT_MOST", 0.1)
+    kit = subject(SoundFactory(WakesItsFirstLoop), tmp_path)
+    with pytest.raises(TimeoutError):
+        await kit.test_connections_of_two_event_loops_lose_nothing_of_each_other()
 
 
 def test_each_check_has_a_broken_backend_that_it_catches() -> None:

@@ -11,6 +11,9 @@ T = TypeVar("T")
 PATIENCE = 30.0
 """Seconds."""
 
+AT_MOST = 120.0
+"""Seconds: with a broken backend two that write may wait for each other for ever."""
+
 
 async def soon(awaitable: Awaitable[T]) -> T:
     """What a sound backend gives at once must not hang the tests of another."""

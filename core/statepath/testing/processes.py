@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from statepath.backend import IF_ABSENT, Backend, BackendFactory, CommitLog, ETag, StateURL, SupportsSharing
+from statepath.backend import IF_ABSENT, Backend, BackendFactory, CommitLog, ETag, StateURL
 from statepath.errors import (
     AlreadyExistsError,
     HeadMoved,
@@ -27,8 +27,8 @@ from statepath.errors import (
 from statepath.testing.commits import Writer, commit_log
 from statepath.testing.conditions import add_token
 from statepath.testing.meanwhile import meanwhile
-from statepath.testing.patience import soon
-from statepath.testing.subject import Subject
+from statepath.testing.patience import AT_MOST, soon
+from statepath.testing.subject import Subject, admits_others
 
 T = TypeVar("T")
 
@@ -39,7 +39,6 @@ _LARGE = 300_000
 _WRITES = 20
 _STAYS = [f"stay/{number}" for number in range(5)]
 _BRIEFLY = 0.05  # seconds
-_AT_MOST = 120.0  # seconds: with a broken backend two may wait for each other for ever
 
 
 class ProcessChecks(Subject):
@@ -206,11 +205,9 @@ class ProcessChecks(Subject):
         """A connection that lets writers of other processes in; none if the backend has no such writers."""
         path = self.new_store()
         async with self.connection(path) as backend:
-            can = backend.capabilities
-            if can.sharing:
-                await cast("SupportsSharing", backend).share()
-            async with asyncio.timeout(_AT_MOST):
-                yield path, backend if can.shared and (can.sharing or not can.exclusive) else None
+            admitted = await admits_others(backend) and backend.capabilities.shared
+            async with asyncio.timeout(AT_MOST):
+                yield path, backend if admitted else None
 
     async def _elsewhere(
         self, work: Callable[[Backend], Awaitable[T]], path: str, *, readonly: bool = False
@@ -218,7 +215,7 @@ class ProcessChecks(Subject):
         """What the work gives in another process, with a connection of its own."""
         loop, other = asyncio.get_running_loop(), _other_process()
         try:
-            await loop.run_in_executor(other, _arrive, self.factory)
+            pid = await loop.run_in_executor(other, _arrive, self.factory)
         except Exception as error:  # noqa: BLE001 - nothing is done there that could fail otherwise
             _other_process.cache_clear()
             pytest.fail(
@@ -226,11 +223,19 @@ class ProcessChecks(Subject):
                 "imported there, and what it holds has to be pickled"
             )
         try:
-            return await loop.run_in_executor(
-                other, _do, work, self.factory, path, readonly, dict(os.environ)
-            )
+            async with asyncio.timeout(AT_MOST):
+                return await loop.run_in_executor(
+                    other, _do, work, self.factory, path, readonly, dict(os.environ)
+                )
         except BrokenProcessPool:
             _other_process.cache_clear()
+            raise
+        except (TimeoutError, asyncio.CancelledError):
+            # What nobody waits for any more would go on, and the next check would wait for it.
+            _other_process.cache_clear()
+            for process in multiprocessing.active_children():
+                if process.pid == pid:
+                    process.kill()
             raise
 
 
@@ -253,8 +258,9 @@ def _end_with_who_started_this() -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-def _arrive(factory: BackendFactory) -> None:
-    """The factory is in this process, too."""
+def _arrive(factory: BackendFactory) -> int:
+    """The factory is in this process, too, which is this one."""
+    return os.getpid()
 
 
 def _do(
@@ -268,8 +274,7 @@ def _do(
         config = factory.with_env(factory.parse(StateURL.parse(path)), os.environ)
         backend = await factory.connect(config, readonly=readonly)
         try:
-            async with asyncio.timeout(_AT_MOST):
-                return await work(backend)
+            return await work(backend)
         finally:
             await backend.close()
 

@@ -23,6 +23,14 @@ def altered(data: bytes) -> bytes:
     return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
+async def admits_others(backend: Backend) -> bool:
+    """Let other writers in, where they have to be; whether they come in."""
+    can = backend.capabilities
+    if can.sharing:
+        await cast("SupportsSharing", backend).share()
+    return can.sharing or not can.exclusive
+
+
 class Subject(ABC):
     """What an author fills in, and the connections that the checks make from it."""
 
@@ -98,12 +106,10 @@ class Subject(ABC):
         path = self.new_store() if state_path is None else state_path
         async with AsyncExitStack() as stack:
             one = await stack.enter_async_context(self.connection(path))
-            if one.capabilities.sharing:
-                await cast("SupportsSharing", one).share()
-            if one.capabilities.exclusive and not one.capabilities.sharing:
-                yield one, one
-            else:
+            if await admits_others(one):
                 yield one, await stack.enter_async_context(self.connection(path))
+            else:
+                yield one, one
 
     @asynccontextmanager
     async def writer_and_reader(self) -> AsyncIterator[tuple[Backend, Backend]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -119,6 +120,13 @@ class WritesOneHalfFirst(LocksItsOwnProcess):
         if len(data) > 1_000:
             time.sleep(0.2)
         return await super().write(key, data)
+
+
+class HangsElsewhere(LocksItsOwnProcess):
+    async def read(self, key: str, *, span: Span | None = None) -> Blob:
+        if multiprocessing.parent_process() is not None:
+            time.sleep(3600)
+        return await super().read(key, span=span)
 
 
 class HearsItself(PortableCommitLog):
