@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from threading import Event, Thread
 from types import ModuleType
 
 import pytest
@@ -144,6 +145,25 @@ async def test_a_person_edits_what_nobody_has_open(tmp_path: Path) -> None:
     kit = ByDefault()
     kit.factory, kit.root = SoundFactory(Editable), tmp_path
     await kit.test_what_a_person_changed_is_read_and_not_replaced()
+
+
+async def test_a_pool_that_all_connections_share_may_grow(tmp_path: Path) -> None:
+    ended, threads = Event(), list[Thread]()
+
+    class HasAThreadOfThePool(Sound):
+        def __init__(self, config: Config, *, readonly: bool = False) -> None:
+            super().__init__(config, readonly=readonly)
+            if len(threads) < 32:
+                threads.append(Thread(target=ended.wait))
+                threads[-1].start()
+
+    kit = subject(SoundFactory(HasAThreadOfThePool), tmp_path)
+    try:
+        await kit.test_connections_that_were_closed_leave_nothing_behind()
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
 
 
 async def test_a_factory_that_no_other_process_can_load_is_told(
