@@ -9,6 +9,7 @@ from threading import Event, Thread
 from types import ModuleType
 
 import pytest
+from broken.lifecycle import WaitsForItsListings
 from broken.processes import HangsElsewhere, KeepsItUntilItIsClosed, LocksItsOwnProcess
 from broken.sound import FAULTS, Config, Fault, Sound, SoundFactory
 from hypothesis import Phase, settings
@@ -145,6 +146,15 @@ async def test_a_person_edits_what_nobody_has_open(tmp_path: Path) -> None:
     kit = ByDefault()
     kit.factory, kit.root = SoundFactory(Editable), tmp_path
     await kit.test_what_a_person_changed_is_read_and_not_replaced()
+
+
+async def test_a_close_that_waits_for_a_listing_is_told_as_what_came_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("statepath.testing.patience.PATIENCE", 0.1)
+    kit = subject(SoundFactory(WaitsForItsListings), tmp_path)
+    with pytest.raises(TimeoutError):
+        await kit.test_a_connection_may_be_closed_while_calls_are_under_way()
 
 
 async def test_a_pool_that_all_connections_share_may_grow(tmp_path: Path) -> None:

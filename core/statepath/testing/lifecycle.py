@@ -200,8 +200,13 @@ class LifecycleChecks(Subject):
                         calls += [backend.write("b", b"B"), backend.write("c", b"C", when=IF_ABSENT)]
                     under_way = asyncio.gather(*calls, return_exceptions=True)
                     await asyncio.sleep(0)
-                    await soon(backend.close())
-                    for outcome in await soon(under_way):
+                    try:
+                        await soon(backend.close())
+                        outcomes = await soon(under_way)
+                    finally:
+                        under_way.cancel()
+                        await asyncio.wait([under_way])
+                    for outcome in outcomes:
                         told = not isinstance(outcome, BaseException) or isinstance(outcome, StateError)
                         assert told, repr(outcome)
                     with suppress(ClosedError):
