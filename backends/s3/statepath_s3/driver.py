@@ -120,6 +120,11 @@ class _Leave:
             params["headers"].pop("Expect", None)
 
 
+def _stay(context: Any, **others: Any) -> None:
+    """The SDK looks at the bucket where an answer redirects, and again where the answer to that does, without end."""
+    context["s3_redirect"]["redirected"] = True
+
+
 def _size(body: io.BytesIO) -> int:
     """Its `getbuffer` would copy the bytes that it was made of."""
     place = body.tell()
@@ -218,6 +223,7 @@ class S3Driver:
                 ) from error
         driver = cls(client, config)
         client.meta.events.register_last("before-call.s3", driver._leave.spare)
+        client.meta.events.register_last("before-call.s3.HeadBucket", _stay)
         try:
             await driver._greet(config.place)
         except BaseException:

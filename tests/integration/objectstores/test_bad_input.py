@@ -142,16 +142,26 @@ async def test_what_something_between_does_not_find_is_no_missing_object(name):
 
 @pytest.mark.parametrize("status", ["302 Found", "307 Temporary Redirect"])
 async def test_nothing_is_sent_on_to_where_an_answer_says(name, status):
-    arrived = []
+    arrived, asked = [], []
 
     async def elsewhere(head, writer):
         arrived.append(head)
 
     async with listening(elsewhere) as other:
-        sends = after_listing(name, another(b"", status, f"{other}/states/a"))
-        async with listening(sends) as endpoint:
+        redirects = another(b"", status, f"{other}/states/a")
+
+        async def sends(head, writer):
+            asked.append(head)
+            await redirects(head, writer)
+
+        async with listening(after_listing(name, sends)) as endpoint:
             backend = await connect(SERVICES[name]("another", endpoint).path("x"), readonly=True)
-            with pytest.raises(StateError):
-                await backend._driver.get("a", None)
+            for call in (
+                lambda: backend._driver.get("a", None),
+                lambda: backend._driver.put("a", b"1", ALWAYS),
+            ):
+                with pytest.raises(StateError):
+                    await call()
             await backend.close()
     assert arrived == []
+    assert len(asked) <= 4  # S3's client looks at the bucket, too
