@@ -51,6 +51,7 @@ _WHOSE = "the service does not know the access key; check AWS_ACCESS_KEY_ID or t
 _LACKING: Final = 404
 _NO_BUCKET: Final = "NoSuchBucket"
 _WITHOUT_BODY: Final = "HeadObject"
+_OF_S3: Final = "x-amz-request-id"
 
 _LoginError: Final = getattr(exceptions, "LoginError", SSOError)
 """What newer releases say of `aws login`."""
@@ -164,8 +165,12 @@ def lacks_object(error: ClientError) -> bool:
 
 
 def _is_of_another(error: ClientError) -> bool:
-    """Whether something between found nothing: S3 says what is missing, but in the answer to a HEAD."""
-    return answer_of(error) == Answer(_LACKING) and error.operation_name != _WITHOUT_BODY
+    """Whether something between found nothing: S3 says what is missing, but in the answer to a HEAD, and a service that
+    does not say it at least names the request."""
+    told = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return (
+        answer_of(error) == Answer(_LACKING) and error.operation_name != _WITHOUT_BODY and _OF_S3 not in told
+    )
 
 
 def no_credentials(asked: Asked, error: Exception) -> AccessDeniedError:

@@ -32,7 +32,7 @@ from statepath.errors import (
     UnsupportedError,
 )
 from statepath.objectstore import Asked, Unreadable
-from statepath_s3.failures import translated
+from statepath_s3.failures import lacks_object, translated
 
 MATCH = IfMatch(ETag("x"))
 
@@ -46,8 +46,11 @@ def told(error: BaseException, when=ALWAYS) -> BaseException:
     return caught.value
 
 
-def answer(status: int, code: str = "", operation: str = "PutObject") -> ClientError:
-    details = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+def answer(status: int, code: str = "", operation: str = "PutObject", **headers: str) -> ClientError:
+    details = {
+        "Error": {"Code": code},
+        "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": headers},
+    }
     return ClientError(details, operation)  # type: ignore[arg-type]  # what of it is looked at
 
 
@@ -95,6 +98,13 @@ def test_what_something_between_does_not_find_is_no_missing_object():
     for operation in ("GetObject", "PutObject", "ListObjectsV2"):
         assert type(told(answer(404, "404", operation))) is UnavailableError
     assert type(told(answer(404, "404", "HeadObject"))) is NotFoundError  # which has no body to say it in
+
+
+def test_a_service_that_names_the_request_says_what_is_missing_without_a_body():
+    for operation in ("GetObject", "DeleteObject", "CopyObject"):
+        missing = answer(404, "404", operation, **{"x-amz-request-id": "1"})
+        assert type(told(missing)) is NotFoundError
+        assert lacks_object(missing)
 
 
 @pytest.mark.parametrize(
