@@ -21,8 +21,8 @@ CREATE TABLE statepath.log (
 );
 ALTER TABLE statepath.log ALTER COLUMN record SET STORAGE EXTERNAL;
 
--- Everything else: bytes under keys. Each write draws a `version`, which is the ETag. The bytes of an object that is too
--- large for one value are its `pieces`, and `data` is null.
+-- Everything else: bytes under keys. Each write draws a `version`, which with its moment is the ETag. The bytes of an
+-- object that is too large for one value are its `pieces`, and `data` is null.
 CREATE SEQUENCE statepath.versions;
 CREATE TABLE statepath.objects (
     store bigint NOT NULL,
