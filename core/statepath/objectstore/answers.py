@@ -67,6 +67,7 @@ class Cause:
     error_code: str | None = None
 
 
+_ELSEWHERE_FOR_NOW: Final = (302, 303, 307)
 _BY_PROXY: Final = 407
 _UNMET: Final = 412
 _THROTTLED: Final = 429
@@ -86,6 +87,12 @@ def refusal(asked: Asked, answer: Answer, causes: Mapping[str, Cause]) -> StateE
     if known is not None:
         code = known.error_code or (_FAILED if known.kind is UnavailableError else None)
         return _error(known.kind, f"{asked}: {known.advice} (the answer was {answer})", asked, code)
+    if answer.status in _ELSEWHERE_FOR_NOW:
+        message = (
+            f"{asked}: something between answered that it is elsewhere for now (the answer was {answer}); check the"
+            " network and the endpoint"
+        )
+        return _error(UnavailableError, message, asked, _FAILED)
     if answer.status == _LACKING:
         return _error(NotFoundError, f"there is no object {asked}", asked)
     if answer.status == _UNMET and not isinstance(asked.when, Always):

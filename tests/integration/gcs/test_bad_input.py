@@ -32,7 +32,6 @@ from statepath.errors import (
         (403, "forbidden", AccessDeniedError, "storage.objects.get, create, delete and list"),
         (403, "insufficientPermissions", AccessDeniedError, "scope"),
         (400, "invalid", InvalidArgumentError, "400 invalid"),
-        (302, "", InvalidArgumentError, "302"),
     ],
 )
 async def test_a_bucket_that_may_not_be_listed_is_told_with_the_cause(scripted, status, reason, kind, said):

@@ -17,7 +17,6 @@ from statepath.discovery import connect
 from statepath.errors import (
     AlreadyExistsError,
     ConfigurationError,
-    InvalidArgumentError,
     NotFoundError,
     UnavailableError,
 )
@@ -148,7 +147,7 @@ async def test_credentials_do_not_follow_a_redirection(scripted):
     scripted.answers = [(200, {}), (302, "")]
     scripted.location = f"{scripted.url}/elsewhere"
     backend = await connect(scripted.path(), readonly=True)
-    with pytest.raises(InvalidArgumentError, match="302"):
+    with pytest.raises(UnavailableError, match="302"):
         await backend.read("a")
     await backend.close()
     assert len(scripted.requests) == 2

@@ -16,7 +16,7 @@ from servers.refusals import refusal
 from servers.services import SERVICES, writes
 from statepath.backend import ALWAYS, IF_ABSENT
 from statepath.discovery import connect
-from statepath.errors import ConfigurationError, StateError, UnavailableError
+from statepath.errors import ConfigurationError, UnavailableError
 
 pytestmark = pytest.mark.slow
 
@@ -160,7 +160,7 @@ async def test_nothing_is_sent_on_to_where_an_answer_says(name, status):
                 lambda: backend._driver.get("a", None),
                 lambda: backend._driver.put("a", b"1", ALWAYS),
             ):
-                with pytest.raises(StateError):
+                with pytest.raises(UnavailableError):
                     await call()
             await backend.close()
     assert arrived == []
