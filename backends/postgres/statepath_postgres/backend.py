@@ -77,7 +77,8 @@ class PostgresBackend:
         await self._check_settings()
         await upgrade(self._connections)
         if await self.store() is None:
-            await self._connections.change(_MAKE, self._name)
+            # Twice does no harm; where transactions are isolated more, who comes second is refused once.
+            await self._connections.patiently(lambda: self._connections.change(_MAKE, self._name))
             await self.store()
 
     async def store(self) -> int | None:
