@@ -11,6 +11,8 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 
+from statepath.errors import StateError
+
 from statepath_local.cursor import Cursor, Found
 from statepath_local.segments import JOURNAL, create_filled, list_segments, open_segment, segment_name
 from statepath_local.tree import Tree
@@ -111,7 +113,7 @@ def _copy_tail(tree: Tree, journal: int, tail: deque[Found]) -> tuple[int, int]:
 def _cut(tree: Tree, journal: int, segment: int, end: int) -> None:
     """Cut a segment off; remove it where nothing is left. If that fails, what is left is skipped by readers."""
     port = tree.port
-    with suppress(OSError):
+    with suppress(OSError, StateError):
         if end == 0:
             port.unlink(segment_name(segment), within=journal)
             return

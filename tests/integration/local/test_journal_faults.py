@@ -95,6 +95,25 @@ async def test_garbage_behind_the_tail_is_overwritten(
     assert stored == b"".join(map(encode_commit, log.commits))
 
 
+async def test_a_segment_that_cannot_be_cut_off_is_continued_in_another(
+    connect: Connect, chain: Any, port: Any, path: Path, commits: Any
+) -> None:
+    log = await write(connect, chain)
+    segment = segments(path)[0]
+    with segment.open("ab") as file:
+        file.write(b"torn")
+    forget_what_was_durable(path)
+    # As where the segment is another user's, and only to be read.
+    port.fail(
+        "open",
+        errno.EACCES,
+        chosen=lambda name, flags: name == segment.name and flags & os.O_ACCMODE != os.O_RDONLY,
+    )
+    await reopen(connect, log)
+    await log.append()
+    assert await commits(log.log) == log.commits
+
+
 async def test_a_commit_without_its_line_end_did_not_finish(
     connect: Connect, chain: Any, path: Path, commits: Any
 ) -> None:
