@@ -180,6 +180,7 @@ class _Verification:
 
     async def _chain(self, last: int) -> None:
         engine = self.engine
+        head = engine.replica.head  # what is committed while the journal is read may stand behind its end
         self.last = last
         shown: dict[int, list[tuple[str, str]]] = {}
         for key, meta in self.snapshots.items():
@@ -201,7 +202,7 @@ class _Verification:
                         Finding(key, f"{key} shows seq {last} of another history than the journal")
                     )
         self.findings += strangers
-        head = max([engine.replica.head, *shown])
+        head = max([head, *shown])
         if last < head:
             raise CorruptionError(
                 f"the journal ends at seq {last}, and the state shows seq {head}", key=JOURNAL

@@ -65,6 +65,21 @@ async def test_files_that_a_writer_beside_the_reader_has_written_since_are_no_da
                 assert [one for one in await reader.verify() if one.severity == "damage"] == []
 
 
+async def test_what_is_committed_while_the_journal_is_read_is_no_damage(folder, monkeypatch):
+    async with folder.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+        read = store._engine.log.read
+
+        async def meanwhile(after):
+            async for commit in read(after):
+                yield commit
+            if after == 0:
+                await store.collection("tasks").put({"id": "b"})
+
+        monkeypatch.setattr(store._engine.log, "read", meanwhile)
+        assert [one for one in await store.verify() if one.severity == "damage"] == []
+
+
 async def test_a_whole_store_has_no_finding(folder):
     async with folder.open() as store:
         await store.collection("tasks").put({"id": "a"})
