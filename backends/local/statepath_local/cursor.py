@@ -177,8 +177,12 @@ class Cursor:
         """The last segment that begins as its name says: a copy under another name would hide the one before it."""
         while True:
             fd = open_segment(self._port, self._journal, here[-1])
-            if len(here) == 1 or self._is_open(fd) or begins_with(self._port, fd, here[-1]):
-                return here[-1], fd
+            try:
+                if len(here) == 1 or self._is_open(fd) or begins_with(self._port, fd, here[-1]):
+                    return here[-1], fd
+            except BaseException:
+                self._port.close(fd)
+                raise
             self._port.close(fd)
             here = here[:-1]
 

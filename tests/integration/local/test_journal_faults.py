@@ -19,6 +19,7 @@ from statepath.errors import (
     StateError,
     UnavailableError,
 )
+from statepath_local.cursor import Cursor
 
 pytestmark = pytest.mark.slow
 
@@ -112,6 +113,23 @@ async def test_a_segment_that_cannot_be_cut_off_is_continued_in_another(
     await reopen(connect, log)
     await log.append()
     assert await commits(log.log) == log.commits
+
+
+async def test_a_segment_whose_beginning_cannot_be_read_is_closed_again(
+    connect: Connect, chain: Any, port: Any, path: Path
+) -> None:
+    log = await write(connect, chain, 1, size=600_000)
+    await reopen(connect, log)
+    await log.append()
+    assert len(segments(path)) == 2
+    cursor = Cursor((await connect(readonly=True))._tree, 1, lambda: None)
+    port.calls.clear()
+    port.fail("pread")
+    with pytest.raises(UnavailableError):
+        cursor.next()
+    cursor.close()
+    names = port.names()
+    assert names.count("open") + names.count("open_folder") == names.count("close")
 
 
 async def test_a_commit_without_its_line_end_did_not_finish(
