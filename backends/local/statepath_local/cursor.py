@@ -19,6 +19,7 @@ from statepath_local.segments import (
     list_segments,
     open_segment,
     read_records,
+    segment_key,
     segment_name,
 )
 from statepath_local.tree import Tree
@@ -125,7 +126,8 @@ class Cursor:
             return Place(self.last, self.id, self._segment, inode, self._offset)
 
     def _read(self) -> tuple[list[Found], bool]:
-        records = read_records(self._port, self._fd, self._offset, self._size)
+        with failing(key := segment_key(self._segment), key):
+            records = read_records(self._port, self._fd, self._offset, self._size)
         # Asked after the bytes were read: what they hold up to the limit was durable by then.
         limit = self._limit() if records else None
         found: list[Found] = []

@@ -42,6 +42,10 @@ def segment_name(first: int) -> str:
     return f"{first:020d}.jsonl"
 
 
+def segment_key(first: int) -> str:
+    return f"{JOURNAL}/{segment_name(first)}"
+
+
 def open_segment(port: Port, journal: int, first: int, flags: int = os.O_RDONLY) -> int:
     """The segment's descriptor. `FileNotFoundError` where there is none.
 
@@ -59,7 +63,7 @@ def open_segment(port: Port, journal: int, first: int, flags: int = os.O_RDONLY)
     except FileNotFoundError:
         raise
     except OSError as error:
-        key = f"{JOURNAL}/{name}"
+        key = segment_key(first)
         raise state_error(error, key, key) from error
 
 

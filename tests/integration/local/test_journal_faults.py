@@ -115,6 +115,17 @@ async def test_a_segment_that_cannot_be_cut_off_is_continued_in_another(
     assert await commits(log.log) == log.commits
 
 
+async def test_a_segment_that_cannot_be_read_is_named(
+    connect: Connect, chain: Any, port: Any, path: Path
+) -> None:
+    await write(connect, chain, 1)
+    cursor = Cursor((await connect(readonly=True))._tree, 0, lambda: None)
+    port.fail("pread")
+    with pytest.raises(UnavailableError, match=r"journal/0+1\.jsonl: Input/output error"):
+        cursor.next()
+    cursor.close()
+
+
 async def test_a_segment_whose_beginning_cannot_be_read_is_closed_again(
     connect: Connect, chain: Any, port: Any, path: Path
 ) -> None:
