@@ -12,7 +12,10 @@ import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, distributions
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
+
+if TYPE_CHECKING:
+    from email.message import Message
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +67,8 @@ def _announced_in(folder: str, state: tuple[int, ...]) -> tuple[Announced, ...]:
             _log.warning("skipped a distribution whose entry points cannot be read", exc_info=True)
             continue
         if points:
-            name = distribution.metadata["Name"] or "an unnamed distribution"
-            found += [Announced(name, distribution.version or "?", point) for point in points]
+            # The backport of importlib.metadata raises for what is missing, if it is asked in another way.
+            said = cast("Message", distribution.metadata)
+            name, version = said.get("Name") or "an unnamed distribution", said.get("Version") or "?"
+            found += [Announced(name, version, point) for point in points]
     return tuple(found)

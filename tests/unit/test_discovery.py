@@ -4,8 +4,10 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from email.message import Message
 from importlib.metadata import Distribution
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from statepath import discovery, installed
@@ -247,6 +249,18 @@ def test_what_is_installed_is_not_read_again_while_nothing_changes(
 def test_a_distribution_without_metadata_is_listed_all_the_same(install: Install, tmp_path: Path) -> None:
     install("statepath-zoo", {"zoo": "zoo_backend:factory"})
     (tmp_path / "site" / "statepath_zoo-1.0.dist-info" / "METADATA").unlink()
+    assert "zoo" in {info.scheme for info in backends()}
+
+
+def test_so_it_is_where_the_backport_of_importlib_metadata_has_found_it(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Strict(Message):
+        def __getitem__(self, name: str) -> NoReturn:
+            raise KeyError(name)
+
+    install("statepath-zoo", {"zoo": "zoo_backend:factory"})
+    monkeypatch.setattr("importlib.metadata.Distribution.metadata", Strict())
     assert "zoo" in {info.scheme for info in backends()}
 
 
