@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import re
 import subprocess
@@ -47,6 +48,19 @@ def test_requirements_install_every_member_by_path_and_nothing_else_by_path() ->
 def test_members_are_written_one_by_one_and_are_all_there_is() -> None:
     found = {str(path.parent.relative_to(ROOT)) for path in ROOT.glob("[!.]*/*/pyproject.toml")}
     assert sorted(members()) == sorted(found)
+
+
+def test_what_the_distributions_ask_of_each_other_is_taken_from_the_workspace() -> None:
+    """uv refuses the workspace otherwise."""
+    asked = set()
+    for folder in [".", *members()]:
+        described = project(ROOT / folder)["project"]
+        extras = described.get("optional-dependencies", {}).values()
+        for line in itertools.chain(described["dependencies"], *extras):
+            asked.add(re.split(r"[^a-z0-9-]", line)[0])
+    ours = {project(ROOT / folder)["project"]["name"] for folder in [".", *members()]}
+    sources = project(ROOT)["tool"]["uv"]["sources"]
+    assert sources == {name: {"workspace": True} for name in asked & ours}
 
 
 @pytest.mark.parametrize("folder", [".", *members()])
