@@ -500,17 +500,13 @@ class CommitLogChecks(Subject):
 
     async def test_a_damaged_commit_is_not_the_end_of_the_log(self) -> None:
         path = self.new_store()
-        async with self.connection(path) as backend:
-            writer = Writer(commit_log(backend))
-            for _ in range(4):
-                await writer.append()
-        if not await self.raw_damage(path, 2):
+        if not (commits := await self._damaged(path)):
             return
         for readonly in (True, False):
             async with self.connection(path, readonly=readonly) as backend:
                 log = commit_log(backend)
-                for commits in (log.read(0), log.follow(0)):
-                    assert await _before_damage(commits) == writer.commits[:1]
+                for given in (log.read(0), log.follow(0)):
+                    assert await _before_damage(given) == commits[:1]
 
     async def test_a_writer_that_slept_while_the_log_was_trimmed_commits_nothing(self) -> None:
         async with self.writers() as (one, other):
@@ -592,19 +588,23 @@ class CommitLogChecks(Subject):
 
     async def test_a_damaged_log_is_restarted_like_any_other(self) -> None:
         path = self.new_store()
-        async with self.connection(path) as backend:
-            writer = Writer(commit_log(backend))
-            for _ in range(4):
-                await writer.append()
-        if not await self.raw_damage(path, 2):
+        if not (commits := await self._damaged(path)):
             return
         async with self.connection(path) as backend:
             log = commit_log(backend)
             assert await log.restart(10), "what is damaged was not kept"
-            first = msgspec.structs.replace(writer.commits[-1], first=11, last=11, durable=10, prev="")
+            first = msgspec.structs.replace(commits[-1], first=11, last=11, durable=10, prev="")
             await log.append(10, first)
         async with self.connection(path, readonly=True) as reader:
             assert await _read(commit_log(reader), 10) == [first]
+
+    async def _damaged(self, path: str) -> list[Commit]:
+        """The commits of a log whose second one is damaged; none if the kit was given no way to do that."""
+        async with self.connection(path) as backend:
+            writer = Writer(commit_log(backend))
+            for _ in range(4):
+                await writer.append()
+        return writer.commits if await self.raw_damage(path, 2) else []
 
     async def test_a_reading_connection_appends_nothing(self) -> None:
         async with self.writer_and_reader() as (backend, reader):
