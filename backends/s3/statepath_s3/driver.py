@@ -352,16 +352,17 @@ class S3Driver:
         when = asked.when
         if isinstance(when, IfMatch) and not self._checks:
             return _hash_in(when.etag)
-        try:
-            stored = await self._look(asked.name)
-        except ClientError as error:
-            if not lacks_object(error):
-                raise
-            return None
-        # What S3 cannot hold: that the version's random name is the right one, too.
-        if isinstance(when, IfMatch) and _token(stored) != when.etag:
-            raise unmet(asked)
-        return str(_said(stored, "ETag"))
+        with _looking_first(asked):
+            try:
+                stored = await self._look(asked.name)
+            except ClientError as error:
+                if not lacks_object(error):
+                    raise
+                return None
+            # What S3 cannot hold: that the version's random name is the right one, too.
+            if isinstance(when, IfMatch) and _token(stored) != when.etag:
+                raise unmet(asked)
+            return str(_said(stored, "ETag"))
 
     async def _look(self, name: str) -> Any:
         """What is known of the object without its content. The refusal of a HEAD has no body that says why: that of a
@@ -379,6 +380,17 @@ class S3Driver:
 
     def _asked(self, name: str, when: When = ALWAYS) -> Asked:
         return Asked(SCHEME, self.container, name, when)
+
+
+@contextmanager
+def _looking_first(asked: Asked) -> Iterator[None]:
+    """A look at the object before what changes it is sent: if it fails, that is not sent."""
+    try:
+        with translated(asked):
+            yield
+    except UnavailableError as error:
+        error.code = "not_sent"
+        raise
 
 
 def _said(answer: Any, name: str) -> Any:

@@ -191,6 +191,15 @@ async def test_why_a_head_was_refused_is_told(status, code, said):
         await mute.remove("a/b", ALWAYS)
 
 
+@pytest.mark.parametrize("status", [500, 503])
+async def test_where_the_look_before_it_fails_a_change_is_told_as_not_sent(status):
+    mute = driver(Mute(status, ""))
+    for change in (mute.put("a/b", b"", IfMatch(ETag("1"))), mute.remove("a/b", ALWAYS)):
+        with pytest.raises(UnavailableError) as caught:
+            await change
+        assert caught.value.code == "not_sent"
+
+
 async def test_what_is_registered_with_one_session_reaches_no_other():
     told = []
     _session(None).register("made-up", lambda **facts: told.append(facts))
