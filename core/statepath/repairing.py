@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from statepath.discovery import connect
 from statepath.engine.mending import mend, needs_new_log, remedy
 from statepath.engine.opening import open_engine
 from statepath.engine.verification import Finding
+from statepath.errors import AccessDeniedError, UnavailableError
 from statepath.events import CorruptionDetected, DocumentRecovered, Event, Events
 from statepath.opening import open as open_store
 from statepath.settings import Settings
@@ -64,15 +66,17 @@ async def repair(
     Raises:
         NotFoundError: there is no store.
         StoreLockedError: another process writes to it; end that first.
+        AccessDeniedError, UnavailableError: something cannot be read, and may be whole; nothing is given up.
     """
     used = settings if settings is not None else Settings.load(path)
     state_path = used.path if path is None else path
     async with open_store(state_path, readonly=True, settings=used) as reader:
         found = await everything_wrong_with(reader)
         seq = reader.seq
-    plan = tuple(remedy(one.key) for one in found if one.severity == "damage")
+    damage = _damage(found)
+    plan = tuple(remedy(one.key) for one in damage)
     if dry_run or not found:
-        return Repair(found, plan, left=tuple(one for one in found if one.severity == "damage"), seq=seq)
+        return Repair(found, plan, left=tuple(damage), seq=seq)
     told: list[Event] = []
     bus = Events() if events is None else events
     stop = bus.on(Event, told.append)
@@ -81,7 +85,7 @@ async def repair(
         engine = await open_engine(backend, used, bus, anew=needs_new_log(found), alone=True)
         async with Store(engine, owns_events=events is None) as store:
             mended = await mend(engine, found)
-            left = [finding for finding in await store.verify() if finding.severity == "damage"]
+            left = _damage(await store.verify())
             if mended.barred is not None and mended.barred.key not in {finding.key for finding in left}:
                 left.append(mended.barred)
             seq = store.seq
@@ -90,6 +94,20 @@ async def repair(
     kept = [event.kept_as for event in told if isinstance(event, CorruptionDetected) and event.kept_as]
     recovered = tuple(event.key for event in told if isinstance(event, DocumentRecovered))
     return Repair(found, plan, tuple(sorted((*mended.kept, *kept))), recovered, tuple(left), seq, mended.lost)
+
+
+def _damage(found: Iterable[Finding]) -> list[Finding]:
+    """What is damaged.
+
+    Raises:
+        AccessDeniedError, UnavailableError: something could not be read; it may be whole, and is not given up.
+    """
+    for one in found:
+        if one.unread:
+            raise (AccessDeniedError if one.severity == "denied" else UnavailableError)(
+                one.reason, key=one.key
+            )
+    return [one for one in found if one.severity == "damage"]
 
 
 async def everything_wrong_with(store: Store) -> tuple[Finding, ...]:

@@ -578,7 +578,11 @@ class Store:
 
     async def verify(self) -> list[Finding]:
         """Check snapshot, journal, backups and views against each other, after a `flush`. An empty list: all is well.
-        What is found is told, and not mended: `statepath repair` does that."""
+        What is found is told, and not mended: `statepath repair` does that. So is what cannot be read.
+
+        Raises:
+            UnavailableError, ThrottledError: the storage does not answer.
+        """
         self._engine.check_open()
         behind: list[Finding] = []
         try:
@@ -589,7 +593,7 @@ class Store:
                 raise
             behind.append(Finding(error.key or "", f"a file is behind the log: {error}", "notice"))
         found = behind + await verify(self._engine)
-        self._engine.verified = not any(finding.severity == "damage" for finding in found)
+        self._engine.verified = all(finding.severity == "notice" for finding in found)
         return found
 
     @property

@@ -24,27 +24,38 @@ NOTICES: Final = 10
 @group.command()
 @asynchronous
 async def verify(state_path: StatePath = None, as_json: Json = False) -> None:
-    """Check snapshot, journal, backups and files against each other. Changes nothing; exits with 6 on damage."""
+    """Check snapshot, journal, backups and files against each other. Changes nothing; exits with 6 on damage, and with
+    8 or 9 if something cannot be read."""
     output = Output(as_json=as_json)
     with output.progress("checking"):
         async with reading(state_path) as store:
             found = await everything_wrong_with(store)
             seq = store.seq
     damaged = sum(finding.severity == "damage" for finding in found)
+    unread = [finding for finding in found if finding.unread]
+    wrong = damaged or unread
     if as_json:
         output.json(
-            {"ok": not damaged, "seq": seq, "damage": damaged, "findings": [asdict(one) for one in found]}
+            {"ok": not wrong, "seq": seq, "damage": damaged, "findings": [asdict(one) for one in found]}
         )
     else:
-        notices = [one for one in found if one.severity != "damage"]
-        for finding in (*(one for one in found if one.severity == "damage"), *notices[:NOTICES]):
+        notices = [one for one in found if one.severity == "notice"]
+        for finding in (*(one for one in found if one.severity != "notice"), *notices[:NOTICES]):
             output.text(f"{finding.severity}: {_about(finding)}{finding.reason}\n")
         if len(notices) > NOTICES:
             output.text(f"and {len(notices) - NOTICES} more notices\n")
-        output.text(f"{damaged} damaged, up to seq {seq}\n" if damaged else f"all is well, up to seq {seq}\n")
-    if damaged:
+        told = [f"{damaged} damaged"] if damaged else []
+        told += [f"{len(unread)} not read"] if unread else []
+        output.text(f"{', '.join(told) or 'all is well'}, up to seq {seq}\n")
+    if unread:
+        output.note("next: see that what was not read can be, and run this again; it may be whole")
+    elif damaged:
         output.note(f"next: {command_line(state_path, 'repair', '--dry-run')}")
+    if damaged:
         raise typer.Exit(Exit.DAMAGED)
+    if unread:
+        denied = any(finding.severity == "denied" for finding in unread)
+        raise typer.Exit(Exit.DENIED if denied else Exit.UNAVAILABLE)
 
 
 @group.command("repair")

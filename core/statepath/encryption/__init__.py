@@ -23,6 +23,7 @@ from statepath.errors import (
     ConflictError,
     CorruptionError,
     NotFoundError,
+    StateError,
 )
 from statepath.settings import Settings
 
@@ -137,8 +138,8 @@ class Encrypted(Protocol):
         """The chunks of a snapshot as they would be stored, for a place that is not the storage."""
         ...
 
-    def altered(self) -> AsyncIterator[tuple[str, str]]:
-        """The objects that are not what was written, and why, whatever they are."""
+    def altered(self) -> AsyncIterator[tuple[str, StateError]]:
+        """The objects that are not what was written, or cannot be read, and why, whatever they are."""
         ...
 
 

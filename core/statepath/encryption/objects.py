@@ -47,7 +47,7 @@ from statepath.encryption.sealing import (
     open_from,
     seal_all,
 )
-from statepath.errors import ConflictError, CorruptionError, NotFoundError, UnsupportedError
+from statepath.errors import ConflictError, CorruptionError, NotFoundError, StateError, UnsupportedError
 from statepath.layout import is_document, is_ours
 from statepath.sharing import PassesSharing
 from statepath.threads import in_thread
@@ -250,7 +250,7 @@ class SealedBackend(PassesSharing):
         shown = self._shown(key, first).etag
         self._resealed[key] = (etag, shown)
 
-    async def altered(self) -> AsyncIterator[tuple[str, str]]:
+    async def altered(self) -> AsyncIterator[tuple[str, StateError]]:
         """As `Encrypted.altered`. What was kept aside because it is damaged is not told again."""
         async for entry in self._backend.list_keys(""):
             key, at = entry.key, 0
@@ -264,8 +264,8 @@ class SealedBackend(PassesSharing):
                     at += _PIECE
             except NotFoundError:
                 continue
-            except CorruptionError as error:
-                yield key, str(error)
+            except StateError as error:
+                yield key, error
 
     def seal_log(self, log: CommitLog) -> CommitLog:
         """As `Encrypted.seal_log`."""

@@ -20,7 +20,15 @@ from statepath.engine.ids import decode_id, document_key, encode_id, is_id
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.replica import Entry as Stored
 from statepath.engine.views import View, least_size, parse_view
-from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
+from statepath.errors import (
+    AccessDeniedError,
+    CorruptionError,
+    InvalidArgumentError,
+    NotFoundError,
+    StateError,
+    ThrottledError,
+    UnavailableError,
+)
 from statepath.layout import is_ours
 from statepath.naming import is_collection
 
@@ -63,6 +71,7 @@ class Examined:
         stale: documents whose file is missing, or shows another version.
         orphans: files of documents that no longer exist.
         altered: documents whose file is damaged, and its time does not say that anyone changed it.
+        unread: why files could not be read, by their keys.
     """
 
     edits: list[Edit] = field(default_factory=list)
@@ -72,14 +81,16 @@ class Examined:
     stale: list[tuple[str, str]] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
     altered: list[tuple[str, str]] = field(default_factory=list)
+    unread: dict[str, StateError] = field(default_factory=dict)
 
 
 async def examine(
     backend: Backend, replica: Replica, store: str, *, limit: int, thorough: bool = False
 ) -> Examined:
     """Compare the documents' files with the state. Reads only the files that differ in their modification time, or
-    with `thorough` all of them."""
+    with `thorough` all of them, and goes on behind one that cannot be read."""
     found = Examined()
+    unread = found.unread if thorough else None
     seen: set[tuple[str, str]] = set()
     long_names: dict[str, str] | None = None
     async for listed, collection, named in _listed(backend):
@@ -98,10 +109,10 @@ async def examine(
             # A clock that ticks coarsely can give a file that was emptied since the very time it had.
             whole = listed.size >= least_size(entry.size, store)
             if whole and round(listed.modified * 1_000_000) == entry.modified:
-                if thorough and not await _sound(backend, collection, listed, store, limit):
+                if thorough and not await _sound(backend, collection, listed, store, limit, found.unread):
                     found.altered.append((collection, id))
                 continue
-        if (file := await _read(backend, collection, listed, limit)) is not None:
+        if (file := await _read(backend, collection, listed, limit, unread)) is not None:
             try:
                 _judge(replica, store, id, file, found, limit)
             except InvalidArgumentError as error:  # as it would be written it is too large
@@ -167,11 +178,23 @@ def _placed(key: str) -> tuple[str, str | None]:
     return collection, decode_id(name[:-5])
 
 
-async def _read(backend: Backend, collection: str, listed: Entry, limit: int) -> File | None:
+async def _read(
+    backend: Backend,
+    collection: str,
+    listed: Entry,
+    limit: int,
+    unread: dict[str, StateError] | None = None,
+) -> File | None:
+    """What the file says; `None` if it is gone, or was added to `unread`."""
     try:
         await check_size(backend, listed, limit)
         data = (await backend.read(listed.key)).data
     except NotFoundError:
+        return None
+    except (AccessDeniedError, ThrottledError, UnavailableError) as error:
+        if unread is None:
+            raise
+        unread[listed.key] = error
         return None
     except (CorruptionError, InvalidArgumentError) as error:
         unreadable = InvalidArgumentError(str(error), key=listed.key)
@@ -185,9 +208,11 @@ async def _read(backend: Backend, collection: str, listed: Entry, limit: int) ->
     return File(collection, listed.key, _modified(listed), view)
 
 
-async def _sound(backend: Backend, collection: str, listed: Entry, store: str, limit: int) -> bool:
-    """Whether a file that nobody changed says what we wrote, at whatever seq."""
-    file = await _read(backend, collection, listed, limit)
+async def _sound(
+    backend: Backend, collection: str, listed: Entry, store: str, limit: int, unread: dict[str, StateError]
+) -> bool:
+    """Whether a file that nobody changed says what we wrote, at whatever seq, or cannot be read."""
+    file = await _read(backend, collection, listed, limit, unread)
     return file is None or (isinstance(file.view, View) and file.view.ours and file.view.store == store)
 
 

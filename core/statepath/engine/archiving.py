@@ -38,6 +38,7 @@ from statepath.errors import (
     HistoryTrimmedError,
     InvalidArgumentError,
     NotFoundError,
+    StateError,
     UnsupportedError,
 )
 from statepath.events import DocumentsArchived
@@ -513,11 +514,11 @@ async def _is_whole(backend: Backend, segment: Segment) -> bool:
     return True
 
 
-async def check(engine: Engine) -> AsyncIterator[tuple[str, str]]:
-    """What is wrong with the archive: keys and reasons."""
+async def check(engine: Engine) -> AsyncIterator[tuple[str, StateError]]:
+    """What is wrong with the archive, or cannot be read: keys and reasons."""
     for segment in segments(engine.replica):
         try:
             await read_index(engine.backend, segment)
             await read_segment(engine.backend, segment)
-        except CorruptionError as error:
-            yield error.key or segment.key, str(error)
+        except StateError as error:
+            yield error.key or segment.key, error

@@ -166,8 +166,13 @@ def check_damaged(error: StateError) -> None:
     Raises:
         StateError: the error, which does not tell of damage.
     """
-    if error.retryable or isinstance(error, AccessDeniedError):
+    if is_unread(error):
         raise error
+
+
+def is_unread(error: StateError) -> bool:
+    """Whether the error tells that something could not be read, and so nothing of what it is."""
+    return error.retryable or isinstance(error, AccessDeniedError)
 
 
 async def _goes_on(log: CommitLog, replica: Replica) -> bool:

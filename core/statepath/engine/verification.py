@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from typing import cast
 
@@ -18,6 +21,7 @@ from statepath.commit import (
 )
 from statepath.encryption import Encrypted
 from statepath.engine.adoption import examine
+from statepath.engine.archiving import ARCHIVE
 from statepath.engine.archiving import check as check_archive
 from statepath.engine.backups import PRE_MIGRATION_KEY, check_shown, kept_keys, was_reseeded
 from statepath.engine.checking import Hash, check_snapshot
@@ -25,14 +29,15 @@ from statepath.engine.documents import compact, parse_untrusted
 from statepath.engine.engine import Engine
 from statepath.engine.files import stored_log
 from statepath.engine.floor import Floor, read_floor
-from statepath.engine.ids import LOGS, document_key, log_key, log_place, report_key
+from statepath.engine.ids import LOGS, REPORTS, document_key, log_key, log_place, report_key
 from statepath.engine.lagging import find_wrong
-from statepath.engine.recovery import check_damaged, lost_end
+from statepath.engine.recovery import is_unread, lost_end
 from statepath.engine.replay import changes_of
 from statepath.engine.snapshot import STATE_KEY, SnapshotFacts, is_ours
 from statepath.engine.views import parse_view
 from statepath.errors import (
     AccessDeniedError,
+    ClosedError,
     CorruptionError,
     HistoryTrimmedError,
     InvalidArgumentError,
@@ -47,16 +52,25 @@ _ABSENT = b""
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something stored that is not as it should be. `severity` is `damage`, or `notice` for what mends itself."""
+    """Something stored that is not as it should be. `severity` is `damage`; `denied` or `unavailable` for what could
+    not be read, so that nothing is known of it; or `notice` for what mends itself."""
 
     key: str
     reason: str
     severity: str = "damage"
 
+    @property
+    def unread(self) -> bool:
+        return self.severity in ("denied", "unavailable")
+
 
 async def verify(engine: Engine) -> list[Finding]:
     """Check the log's own record, the snapshot, the backups, the journal, the session logs, the reports and the
-    documents' files, each in itself and against the others."""
+    documents' files, each in itself and against the others. What cannot be read is told, and the rest looked at.
+
+    Raises:
+        UnavailableError, ThrottledError: the storage does not answer at all.
+    """
     if not engine.store:
         upgrade = f"{STATE_KEY} is the original server's; the store is upgraded when it is opened for writing"
         return [Finding(STATE_KEY, upgrade, "notice")]
@@ -88,20 +102,42 @@ class _Verification:
 
     async def run(self) -> list[Finding]:
         floor = await self._floor()
-        await self._snapshots(floor)
-        await self._journal()
-        await self._session_logs()
-        await self._reports()
-        async for key, reason in check_archive(self.engine):
-            self._found(key, reason)
         views = self.engine.settings.views
+        for part, place in (
+            (partial(self._snapshots, floor), STATE_KEY),
+            (self._journal, JOURNAL),
+            (self._session_logs, LOGS),
+            (self._reports, REPORTS),
+            (self._archive, ARCHIVE),
+        ):
+            await self._part(part, place)
         if not self.engine.replica_of:
             if self.engine.backend.capabilities.editable and views is not False:
-                await self._views()
+                await self._part(self._views, "")
             elif views:
-                await self._unedited_views()
-        await self._sealed()
+                await self._part(self._unedited_views, "")
+        await self._part(self._sealed, "")
         return self.findings
+
+    async def _part(self, look: Callable[[], Awaitable[None]], place: str) -> None:
+        """One part of the store. What cannot be read is no reason to leave out the others."""
+        try:
+            await look()
+        except StateError as error:
+            if not is_unread(error):
+                raise
+            await self._tell(error.key or place, error)
+
+    async def _tell(self, key: str, error: StateError) -> None:
+        """An object is damaged or cannot be read. Where the storage answers to nothing any more, that ends it."""
+        if isinstance(error, ClosedError):
+            raise error
+        if error.retryable:
+            with suppress(CorruptionError, AccessDeniedError):
+                await read_floor(self.engine.backend)
+            self._found(key, str(error), "unavailable")
+        else:
+            self._found(key, str(error), "denied" if is_unread(error) else "damage")
 
     def _found(self, key: str, reason: str, severity: str = "damage") -> None:
         self.findings.append(Finding(key, reason, severity))
@@ -110,8 +146,7 @@ class _Verification:
         try:
             stored = await read_floor(self.engine.backend)
         except StateError as error:
-            check_damaged(error)
-            self._found(FLOOR_KEY, str(error))
+            await self._tell(FLOOR_KEY, error)
             return None
         if stored is None and self.engine.replica.head:
             self._found(FLOOR_KEY, f"{FLOOR_KEY} is missing")
@@ -131,8 +166,7 @@ class _Verification:
                     self._found(key, f"{key} is missing")
                 continue
             except StateError as error:
-                check_damaged(error)
-                self._found(key, str(error))
+                await self._tell(key, error)
                 continue
             if meta.store != engine.store:
                 self._found(key, f"{key} belongs to another store")
@@ -168,8 +202,7 @@ class _Verification:
                     continue
                 self._found(error.key or JOURNAL, str(error))
             except StateError as error:
-                check_damaged(error)
-                self._found(error.key or JOURNAL, str(error))
+                await self._tell(error.key or JOURNAL, error)
             else:
                 return
             # What was read of it does not say what the files have to have at its end.
@@ -256,7 +289,7 @@ class _Verification:
                 wrong[id] = (
                     f"{key} has {ends[key]} bytes without a gap, and {STATE_KEY} says that it has {size}"
                 )
-            elif id in self.texts and not await self._has_text(id, self.texts[id]):
+            elif id in self.texts and await self._has_text(id, self.texts[id]) is False:
                 wrong[id] = f"{key} does not have the text that the history has"
         if wrong.keys() - self.removed:
             # It may have been removed since the history was read.
@@ -264,20 +297,26 @@ class _Verification:
         for id in [id for id in wrong if id not in self.removed]:
             self._found(log_key(id), wrong[id])
 
-    async def _has_text(self, id: str, text: _Text) -> bool:
+    async def _has_text(self, id: str, text: _Text) -> bool | None:
+        """`None`: it cannot be read, and that is told."""
         digest = sha256()
         try:
             async for piece in stored_log(self.engine.backend, log_key(id), text.start, text.end):
                 digest.update(piece.data)
         except CorruptionError:
             return False
+        except StateError as error:
+            if not is_unread(error):
+                raise
+            await self._tell(error.key or log_key(id), error)
+            return None
         return digest.digest() == text.digest.digest()
 
     async def _reports(self) -> None:
         backend = self.engine.backend
         known = {report_key(id): digests for id, digests in self.reports.items()}
         strange: dict[str, bytes] = {}
-        async for entry in backend.list_keys("reports/"):
+        async for entry in backend.list_keys(REPORTS):
             if not entry.key.endswith(".json"):
                 continue
             try:
@@ -285,8 +324,8 @@ class _Verification:
                 parse_untrusted(data, key=entry.key, limit=len(data))
             except NotFoundError:
                 continue
-            except (InvalidArgumentError, CorruptionError) as error:
-                self._found(entry.key, str(error))
+            except StateError as error:
+                await self._tell(entry.key, error)
             else:
                 digest = sha256(compact(data)).digest()
                 if digest not in known.get(entry.key, [digest]):
@@ -313,15 +352,19 @@ class _Verification:
                         self._note(change, seq)
             self.last = commit.last
 
+    async def _archive(self) -> None:
+        async for key, error in check_archive(self.engine):
+            await self._tell(key, error)
+
     async def _sealed(self) -> None:
         """Whatever was not looked at so far, where a look tells that it was altered."""
         backend = self.engine.backend
         if not isinstance(backend, Encrypted):
             return
         known = {finding.key for finding in self.findings}
-        async for key, reason in backend.altered():
+        async for key, error in backend.altered():
             if key not in known:
-                self._found(key, reason)
+                await self._tell(key, error)
 
     async def _views(self) -> None:
         engine = self.engine
@@ -330,6 +373,8 @@ class _Verification:
         )
         for key, reason in (*examined.broken, *examined.conflicts):
             self._found(key, reason)
+        for key, error in examined.unread.items():
+            await self._tell(key, error)
         for collection, id in examined.altered:
             key = document_key(collection, id)
             self._found(key, f"{key} is damaged; the document itself is not")

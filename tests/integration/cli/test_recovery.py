@@ -13,8 +13,11 @@ from typing import Any
 from zlib import crc32
 
 import pytest
+from statepath.backend import Blob, Span
 from statepath.cli.recovery import place
 from statepath.engine.snapshot import MARK
+from statepath.errors import AccessDeniedError, StateError, UnavailableError
+from statepath_local.backend import LocalBackend
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +112,35 @@ def test_verify_names_what_is_damaged_and_exits_with_6(on: Run, filled: str, fil
     assert answer.json["damage"] > 0
     assert "state.json" in {one["key"] for one in answer.json["findings"]}
     assert files() == before
+
+
+@pytest.mark.parametrize(
+    ("error", "severity", "code"), [(UnavailableError, "unavailable", 8), (AccessDeniedError, "denied", 9)]
+)
+def test_verify_names_what_it_cannot_read(
+    on: Run,
+    filled: str,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[StateError],
+    severity: str,
+    code: int,
+) -> None:
+    read = LocalBackend.read
+
+    async def fail(self: LocalBackend, key: str, *, span: Span | None = None) -> Blob:
+        if key == "reports/r1.json":
+            raise error("reports/r1.json: not now", key=key)
+        return await read(self, key, span=span)
+
+    monkeypatch.setattr(LocalBackend, "read", fail)
+    answer = on("verify", "--json")
+    assert answer.code == code
+    assert (answer.json["ok"], answer.json["damage"]) == (False, 0)
+    assert [(one["key"], one["severity"]) for one in answer.json["findings"]] == [
+        ("reports/r1.json", severity)
+    ]
+    assert on("verify").out == f"{severity}: reports/r1.json: not now\n1 not read, up to seq 7\n"
+    assert on("repair", "--yes").code == code
 
 
 def test_verify_takes_a_file_edited_by_hand_for_a_notice(on: Run, filled: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 import statepath
 from statepath.backend import decode_commit, encode_commit
 from statepath.engine.snapshot import MARK
+from statepath.errors import UnavailableError
 
 
 @pytest.fixture
@@ -33,6 +34,70 @@ async def damage(path):
 @pytest.mark.everywhere
 async def test_a_whole_store_has_no_finding(stored):
     assert await findings(stored) == {}
+
+
+@pytest.fixture
+def unreadable(monkeypatch):
+    """Lets no object be read that has the beginning."""
+
+    def let(reader, begin):
+        backend = reader._engine.backend
+        read = backend.read
+
+        async def fail(key, *, span=None):
+            if key.startswith(begin):
+                raise UnavailableError(f"{key}: Input/output error", key=key)
+            return await read(key, span=span)
+
+        monkeypatch.setattr(type(backend), "read", staticmethod(fail))
+
+    return let
+
+
+@pytest.mark.parametrize("begin", ["state.json", "state.backup.", "logs/", "reports/", "archive/"])
+async def test_what_cannot_be_read_is_told_and_the_rest_is_looked_at(stored, places, unreadable, begin):
+    async with statepath.open(stored, autosave=0) as store:
+        await store.archive("raw", older_than="0s")
+        await store.backup()
+    keys = await places.keys(stored, begin)
+    other = "reports/r.json" if begin != "reports/" else (await places.keys(stored, "state.backup."))[-1]
+    async with statepath.open(stored, readonly=True) as reader:
+        await places.write(stored, other, b"damaged")
+        unreadable(reader, begin)
+        found = await reader.verify()
+    unread = {one.key for one in found if one.unread}
+    assert unread
+    assert unread <= set(keys)
+    assert [one.severity for one in found if one.key == other] == ["damage"]
+    assert {one.severity for one in found} == {"damage", "unavailable"}
+
+
+async def test_a_storage_that_does_not_answer_at_all_ends_it(stored, unreadable):
+    async with statepath.open(stored, readonly=True) as reader:
+        unreadable(reader, "")
+        with pytest.raises(UnavailableError, match="Input/output error"):
+            await reader.verify()
+
+
+async def test_what_could_not_be_read_leaves_it_open_whether_the_damage_is_gone(stored, unreadable):
+    async with statepath.open(stored, autosave=0) as store:
+        store._engine.verified = False
+        unreadable(store, "state.backup.")
+        assert await store.verify()
+        assert not store._engine.verified
+
+
+async def test_a_file_of_a_document_that_cannot_be_read_hides_no_other(tmp_path, fill, unreadable):
+    path = tmp_path / "store"
+    async with statepath.open(path, autosave=0) as store:
+        await fill(store)
+    first, *_, last = sorted((path / "tasks").glob("*.json"))
+    last.write_bytes(b"{")
+    async with statepath.open(path, readonly=True) as reader:
+        unreadable(reader, f"tasks/{first.name}")
+        found = {one.key: one.severity for one in await reader.verify()}
+    assert found[f"tasks/{first.name}"] == "unavailable"
+    assert found[f"tasks/{last.name}"] == "damage"
 
 
 @pytest.mark.slow
