@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Final, cast
 from uuid import uuid4
 
 from statepath.backend import Backend, CommitLog, ETag
@@ -35,8 +35,11 @@ from statepath.errors import (
     InvalidArgumentError,
     NotFoundError,
     StateError,
+    UnavailableError,
 )
 from statepath.log import PortableCommitLog
+
+_READINGS: Final = 10
 
 
 @dataclass(slots=True)
@@ -110,8 +113,23 @@ async def recover(
     Raises:
         UnsupportedError: a newer program wrote the store (`newer_format`).
         StateError: the store is being made from another one (`unfinished`).
-        AccessDeniedError, UnavailableError: the storage could not be read.
+        AccessDeniedError, UnavailableError: the storage could not be read, or was written each time that it was read.
     """
+    for _ in range(_READINGS):
+        found = await _look(backend, log, limit=limit, editable=editable, anew=anew, joined=joined)
+        if found is not None:
+            return found
+    raise UnavailableError(
+        f"another process wrote to the store at {backend.url} each of the {_READINGS} times that it was read; try"
+        " again, or end that process first",
+        key=FLOOR_KEY,
+    )
+
+
+async def _look(
+    backend: Backend, log: CommitLog, *, limit: int, editable: bool, anew: bool, joined: bool
+) -> Recovered | None:
+    """As `recover`; `None` if a part may have been read before another writer saved, and a part behind it."""
     found = Recovered(Replica())
     try:
         found.floor = await read_floor(backend)
@@ -125,13 +143,12 @@ async def recover(
         _tell_what_is_lost(found)
         if found.exists and found.floor is None:
             if not found.damage and await read_floor(backend) is not None:
-                # Another writer founded the store since the record was looked for.
-                return await recover(backend, log, limit=limit, editable=editable, anew=anew, joined=joined)
+                return None  # another writer founded the store since the record was looked for
             await _without_floor(log, found, base)
         if found.exists and (editable or found.damage) and not joined:
             examined = await examine(backend, found.replica, found.store, limit=limit)
             if examined.newer and not found.broken and await _goes_on(log, found.replica):
-                return await recover(backend, log, limit=limit, editable=editable, anew=anew, joined=joined)
+                return None
             _take_newer(found, examined)
             if editable:
                 found.examined = examined
@@ -141,8 +158,7 @@ async def recover(
             found.broken = True
         usual = found.source.startswith(STATE_KEY) and not found.broken
         if found.exists and not usual and await saved_since(backend, found):
-            # A part may have been read before that, and a part behind it.
-            return await recover(backend, log, limit=limit, editable=editable, anew=anew, joined=joined)
+            return None
         if found.broken:
             await measure_logs(backend, found.replica)
             # Snapshots are told apart by their time, and the lost commits may have had the next ones.

@@ -6,8 +6,9 @@ import pytest
 import statepath
 from msgspec.structs import replace
 from statepath.commit import MAX_COMMIT_BYTES, decode_commit, encode_commit, slot_key
+from statepath.engine.adoption import examine
 from statepath.engine.backups import backup_keys
-from statepath.errors import CorruptionError, DivergedError
+from statepath.errors import CorruptionError, DivergedError, UnavailableError
 
 
 @pytest.fixture
@@ -171,3 +172,28 @@ async def test_of_two_that_recover_at_once_none_takes_away_what_the_other_acknow
         await second.collection("raw").put({"id": "more"})
         await third.sync()
         assert await contents(third) == held | {"more": {"id": "more"}}
+
+
+async def test_who_never_finds_the_files_of_one_moment_gives_up_after_some_times(
+    memory, open_on, monkeypatch
+):
+    """A server that is busy enough is always ahead of what was read of its log."""
+    async with await open_on(memory, views=True) as writing:
+        raw = writing.collection("raw")
+        await raw.put({"id": "a"})
+        await writing.snapshot()
+        await writing.flush()
+        await memory.delete("state.json")  # so that the files are looked at
+        times = 0
+
+        async def look(*args, **options):
+            nonlocal times
+            times += 1
+            assert times < 100, "it does not give up"
+            await raw.put({"id": "a", "n": times})
+            await writing.flush()
+            return await examine(*args, **options)
+
+        monkeypatch.setattr("statepath.engine.recovery.examine", look)
+        with pytest.raises(UnavailableError, match="end that process first"):
+            await open_on(memory, views=True)
