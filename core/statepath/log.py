@@ -39,6 +39,7 @@ from statepath.errors import (
     UnavailableError,
 )
 from statepath.packs import Piece, covers, current, pack, packed_upto, read_piece
+from statepath.together import together
 
 T = TypeVar("T")
 
@@ -215,9 +216,7 @@ class PortableCommitLog:
             slot for slot, following in pairwise(slots) if slot.first > packed and following.first <= upto + 1
         ]
         for start in range(0, len(gone), _PARALLEL):
-            await asyncio.gather(
-                *(self._backend.delete(piece.key) for piece in gone[start : start + _PARALLEL])
-            )
+            await together(self._backend.delete(piece.key) for piece in gone[start : start + _PARALLEL])
 
     async def pack(self, upto: int, *, least: int) -> int:
         """Put commits whose last seq is `upto` or lower into packs, if at least so many are not yet; up to which seq

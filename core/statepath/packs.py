@@ -9,7 +9,6 @@ or not at all.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
@@ -20,6 +19,7 @@ import msgspec
 from statepath.backend import IF_ABSENT, Backend
 from statepath.commit import JOURNAL, Commit, decode_commit, slot_key, unseal
 from statepath.errors import AlreadyExistsError, CorruptionError, NotFoundError
+from statepath.together import together
 
 _PIECE: Final = re.compile(re.escape(JOURNAL) + r"(\d{20})(?:-(\d{20}))?\.jsonl")
 _BYTES: Final = 8 * 1024 * 1024
@@ -161,7 +161,7 @@ async def _whole(backend: Backend, slots: Sequence[Piece]) -> AsyncGenerator[_Sl
     """What the slots hold, up to the first that is gone or damaged."""
     for start in range(0, len(slots), _PARALLEL):
         batch = slots[start : start + _PARALLEL]
-        for found in await asyncio.gather(*(_read_slot(backend, slot) for slot in batch)):
+        for found in await together(_read_slot(backend, slot) for slot in batch):
             if found is None:
                 return
             yield found

@@ -1,5 +1,6 @@
 """Packs of the portable log: nothing is lost on the way into one, and no sleeper gets past one."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from typing import Any
@@ -597,6 +598,37 @@ class TestInterrupted:
         assert await read(PortableCommitLog(storage)) == writer.commits
         await writer.append()
         assert await read(PortableCommitLog(storage)) == writer.commits
+
+
+class TestAttendance:
+    """Of several requests that are under way at once one fails: the others have ended when that is told."""
+
+    @pytest.mark.parametrize("method", ["read", "delete"])
+    async def test_nothing_goes_on_when_the_log_has_failed(
+        self, storage: Storage, writer: Writer, monkeypatch: pytest.MonkeyPatch, method: str
+    ) -> None:
+        ended: list[str] = []
+
+        async def hang(key: str, **_: Any) -> None:
+            if key == slot_key(2):
+                raise AccessDeniedError("not any more")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(key)
+
+        packed = await writer.log.pack(6, least=1)
+        await record(storage, packed=packed)
+        if method == "read":
+            await storage.delete(PACK)
+            await record(storage, packed=0)
+        read = storage.read
+        monkeypatch.setattr(
+            storage, method, lambda key, **how: hang(key) if Piece.of(key) else read(key, **how)
+        )
+        with pytest.raises(AccessDeniedError):
+            await (writer.log.pack(6, least=1) if method == "read" else writer.log.trim(0))
+        assert slot_key(1) in ended
 
 
 class TestRestart:

@@ -6,7 +6,6 @@ allow for clocks that differ; what is written once too often does no harm. Only 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +17,7 @@ from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.views import View, parse_view
 from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
 from statepath.naming import is_collection
+from statepath.together import together
 
 _CLOCKS: Final = 300 * 1_000_000
 """By how many microseconds the clocks of the storage and of a writer may differ."""
@@ -71,7 +71,7 @@ async def find_wrong(backend: Backend, replica: Replica, store: str, *, limit: i
     documents = [(collection, id) for collection, id, _ in replica if collection != MEMBERS]
     for at in range(0, len(documents), _PARALLEL):
         part = documents[at : at + _PARALLEL]
-        for found in await asyncio.gather(*(_look(backend, replica, store, limit, *one) for one in part)):
+        for found in await together(_look(backend, replica, store, limit, *one) for one in part):
             if found is not None:
                 yield found
 

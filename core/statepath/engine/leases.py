@@ -37,6 +37,7 @@ from statepath.errors import (
     NotFoundError,
     StateError,
 )
+from statepath.together import together
 
 logger = logging.getLogger("statepath.leases")
 
@@ -232,7 +233,7 @@ class Leases:
         keys = [entry.key async for entry in self._backend.list_keys(LEASES)]
         found: list[tuple[Holder, ETag] | None] = []
         for at in range(0, len(keys), _PARALLEL):
-            found += await asyncio.gather(*map(self._read, keys[at : at + _PARALLEL]))
+            found += await together(map(self._read, keys[at : at + _PARALLEL]))
         return sorted((one[0] for one in found if one is not None), key=lambda holder: holder.name)
 
     async def free(self, names: Iterable[str]) -> list[str]:

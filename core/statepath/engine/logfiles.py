@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from statepath.backend import Backend, SupportsAppend
 from statepath.engine.ids import log_key, log_place
+from statepath.together import together
 
 _PARALLEL: Final = 16  # pieces read at once
 
@@ -41,7 +41,7 @@ async def read_log(backend: Backend, id: str) -> bytes:
         return (await backend.read(log_key(id))).data
     log = bytearray()
     for part in [pieces[at : at + _PARALLEL] for at in range(0, len(pieces), _PARALLEL)]:
-        blobs = await asyncio.gather(*(backend.read(key) for key, _ in part))
+        blobs = await together(backend.read(key) for key, _ in part)
         for (_, offset), blob in zip(part, blobs, strict=True):
             # A piece that was written again after a crash may have been joined with those behind it.
             log.extend(b"\n" * (offset - len(log)))
