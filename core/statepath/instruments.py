@@ -118,9 +118,9 @@ class Instruments:
         return lambda _: [Observation(number(one), one.facts) for one in list(self._counted.values())]
 
     def _numbers(self, look: Callable[[Watched], float]) -> Looking:
-        return lambda _: [
-            Observation(look(store), one.facts) for one in self._open() if (store := one.store) is not None
-        ]
+        return lambda _: _largest(
+            (look(store), one.facts) for one in self._open() if (store := one.store) is not None
+        )
 
     def _requests(self, _: CallbackOptions) -> Iterable[Observation]:
         for one in self._open():
@@ -132,12 +132,12 @@ class Instruments:
         ]
 
     def _documents(self, _: CallbackOptions) -> Iterable[Observation]:
-        return [
-            Observation(count, {**one.facts, "db.collection.name": name})
+        return _largest(
+            (count, {**one.facts, "db.collection.name": name})
             for one in self._open()
             if (store := one.store) is not None
             for name, count in store.documents.items()
-        ]
+        )
 
     def _alerts(self, _: CallbackOptions) -> Iterable[Observation]:
         return [
@@ -347,6 +347,17 @@ class OpenTelemetry(Telemetry):
 
     def _failed(self, what: str, error: BaseException) -> None:
         self._instruments.failures.add(1, self._of(what, _code(error)))
+
+
+def _largest(numbers: Iterable[tuple[float, Facts]]) -> list[Observation]:
+    """A number for each state path, though it has several handles: what lags in one of them is not hidden by another.
+    Of several with the same facts a reader would see the last."""
+    found: dict[tuple[str, ...], tuple[float, Facts]] = {}
+    for number, facts in numbers:
+        place = tuple(facts.values())
+        if place not in found or found[place][0] < number:
+            found[place] = number, facts
+    return [Observation(number, facts) for number, facts in found.values()]
 
 
 def operation_facts(facts: Facts, operation: str, error: str = "") -> Facts:

@@ -156,6 +156,16 @@ async def test_two_handles_on_one_store_are_counted_together(read, url):
     assert read.point("statepath.commits").value == 2
 
 
+async def test_of_two_handles_on_one_store_none_hides_what_lags_in_the_other(read, url):
+    async with statepath.open(url, autosave=0) as store:
+        await store.collection("raw").put({"id": "a"})
+        async with statepath.open(url, autosave=0, readonly=True):
+            await store.collection("raw").put({"id": "b"})
+            assert read.point("statepath.snapshot.lag").value > 0
+            assert read.point("statepath.seq").value == 2
+            assert read.point("statepath.documents").value == 2
+
+
 async def test_what_the_store_holds_and_how_far_it_lags_can_be_read_at_any_time(read, opened):
     store = await opened(views=True, view_interval=3600)
     await store.collection("raw").put({"id": "a"})
