@@ -31,7 +31,7 @@ class AzureFactory:
     async def connect(self, config: AzureConfig, *, readonly: bool = False) -> ObjectStoreBackend:
         from statepath_azure.driver import AzureDriver  # importing adlfs takes a second
 
-        driver = await AzureDriver.connect(config)
+        driver = await AzureDriver.connect(config, readonly=readonly)
         return await open_backend(driver, config.place, max_object_bytes=_LARGEST, readonly=readonly)
 
 

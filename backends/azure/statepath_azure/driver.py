@@ -15,7 +15,7 @@ from azure.core.exceptions import HttpResponseError
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.storage.blob.aio import BlobServiceClient
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
-from statepath.errors import InvalidArgumentError, UnavailableError
+from statepath.errors import InvalidArgumentError, UnavailableError, UnsupportedError
 from statepath.objectstore import (
     Answer,
     Asked,
@@ -51,6 +51,9 @@ _OF_AZURE: Final = "x-ms-request-id"
 """What each of Azure's answers has; the client trips in many ways over what another server says instead."""
 _PENDING: Final = "pending"
 _SUCCESS: Final = "success"
+
+_asked: Final[set[tuple[str, str]]] = set()
+"""The endpoints and containers whose accounts were asked for what they are, once in the life of the process."""
 
 
 class _SendsOnce(AioHttpTransport):  # type: ignore[misc]  # its module loads it by name
@@ -119,7 +122,7 @@ class AzureDriver:
         self._seconds = DEFAULT_TIMEOUT if config.timeout is None else config.timeout
 
     @classmethod
-    async def connect(cls, config: AzureConfig) -> Self:
+    async def connect(cls, config: AzureConfig, *, readonly: bool = False) -> Self:
         """A client with the credentials that adlfs finds, which sends each request once."""
         asked = Asked(SCHEME, config.place.container, "")
         found = find(config, asked)
@@ -127,6 +130,8 @@ class AzureDriver:
         try:
             driver._check(config)
             await driver._greet(config.place)
+            if not readonly:
+                await driver._check_account()
         except BaseException:
             await driver.close()
             raise
@@ -151,6 +156,27 @@ class AzureDriver:
         with translated(self._asked(place.prefix)):
             async for _ in self._blobs.list_blobs(place.prefix, results_per_page=1).by_page():
                 break
+
+    async def _check_account(self) -> None:
+        """Refuse an account with a hierarchical namespace, as far as it tells: it does only by its key or a SAS.
+
+        Raises:
+            UnsupportedError: it has one (`unsorted`).
+        """
+        known = (self.endpoint, self.container)
+        if known in _asked:
+            return
+        told: dict[str, Any] = {}
+        with translated(self._asked("")), suppress(HttpResponseError):
+            told = await self._blobs.get_account_information()
+        if told.get("is_hns_enabled"):
+            raise UnsupportedError(
+                f"the account at {self.endpoint} has a hierarchical namespace (Data Lake Storage): its folders are"
+                " objects, too, and it does not list in byte order; use an account without one",
+                backend=SCHEME,
+                code="unsorted",
+            )
+        _asked.add(known)
 
     async def get(self, name: str, span: Span | None) -> Served:
         length = None if span is None or span.stop is None else span.stop - span.start

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-from azure.core.exceptions import ClientAuthenticationError
+from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
 from azure.storage.blob.aio import BlobServiceClient
 from statepath.backend import StateURL
-from statepath.errors import InvalidArgumentError, UnavailableError
+from statepath.errors import InvalidArgumentError, UnavailableError, UnsupportedError
 from statepath_azure.config import complete, parse
 from statepath_azure.credentials import Found, Login
 from statepath_azure.driver import AzureDriver, _client
@@ -35,6 +36,55 @@ async def test_one_that_names_another_account_or_endpoint_is_refused():
         await check(OF_ONE, STATE_AZURE_ACCOUNT_NAME="two")
     with pytest.raises(InvalidArgumentError, match="another endpoint_url"):
         await check(ELSEWHERE, STATE_AZURE_ENDPOINT_URL="https://other.example.org")
+
+
+class Telling:
+    """A client of an account that tells what it is, or refuses to."""
+
+    scheme, primary_hostname = "https", "one.blob.core.windows.net"
+
+    def __init__(self, told: dict[str, object] | HttpResponseError) -> None:
+        self.told = told
+        self.times = 0
+
+    def get_container_client(self, name: str) -> Telling:
+        return self
+
+    async def get_account_information(self) -> dict[str, object]:
+        self.times += 1
+        if isinstance(self.told, HttpResponseError):
+            raise self.told
+        return self.told
+
+
+@pytest.fixture
+def of_account(monkeypatch: pytest.MonkeyPatch) -> Callable[[Telling], AzureDriver]:
+    monkeypatch.setattr("statepath_azure.driver._asked", set())
+
+    def make(client: Telling) -> AzureDriver:
+        config = parse(StateURL.parse("az://con/x"))
+        return AzureDriver(client, Found(), config)  # type: ignore[arg-type]  # what of it is used
+
+    return make
+
+
+async def test_an_account_with_a_hierarchical_namespace_is_refused(
+    of_account: Callable[[Telling], AzureDriver],
+) -> None:
+    client = Telling({"is_hns_enabled": True})
+    with pytest.raises(UnsupportedError, match="use an account without one") as caught:
+        await of_account(client)._check_account()
+    assert caught.value.code == "unsorted"
+
+
+@pytest.mark.parametrize("told", [{"is_hns_enabled": False}, {}, HttpResponseError("not by a token")])
+async def test_any_other_and_one_that_does_not_tell_is_asked_once(
+    of_account: Callable[[Telling], AzureDriver], told: dict[str, object] | HttpResponseError
+) -> None:
+    client = Telling(told)
+    for _ in range(2):
+        await of_account(client)._check_account()
+    assert client.times == 1
 
 
 class Failing:
