@@ -15,7 +15,15 @@ from statepath.engine.adoption import had, view_id
 from statepath.engine.ids import document_key
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.views import View, parse_view
-from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError
+from statepath.errors import (
+    AccessDeniedError,
+    CorruptionError,
+    InvalidArgumentError,
+    NotFoundError,
+    StateError,
+    ThrottledError,
+    UnavailableError,
+)
 from statepath.naming import is_collection
 from statepath.together import together
 
@@ -28,12 +36,13 @@ _PARALLEL: Final = 16
 @dataclass(frozen=True, slots=True)
 class Wrong:
     """A document whose view does not show it. `reason`: why that is no earlier view of it, which it is or lacks where
-    this is empty."""
+    this is empty. `unread`: why it is not known."""
 
     collection: str
     id: str
     key: str
     reason: str
+    unread: StateError | None = None
 
 
 async def find_lagging(
@@ -87,6 +96,8 @@ async def _look(
         return Wrong(collection, id, key, reason)
     except (CorruptionError, InvalidArgumentError) as error:
         return Wrong(collection, id, key, str(error))
+    except (AccessDeniedError, ThrottledError, UnavailableError) as error:
+        return Wrong(collection, id, key, reason, error)
     entry = replica.get(collection, id)
     if not view.ours or view.store != store or view_id(key, view.texts) != id:
         reason = f"{key} is not what was written there"

@@ -103,6 +103,8 @@ async def mend(engine: Engine, findings: Sequence[Finding]) -> Mended:
     if engine.views is not None and not engine.backend.capabilities.editable and engine.views.documents:
         limit = engine.settings.max_document
         async for one in find_wrong(engine.backend, engine.replica, engine.store, limit=limit):
+            if one.unread is not None:
+                raise one.unread
             if one.reason:
                 kept.append(await put_aside(engine.backend, one.key, "corrupt"))
             engine.views.mark(one.collection, one.id)

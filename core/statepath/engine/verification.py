@@ -408,7 +408,9 @@ class _Verification:
         engine = self.engine
         limit = engine.settings.max_document
         async for one in find_wrong(engine.backend, engine.replica, engine.store, limit=limit):
-            if one.reason:
+            if one.unread is not None:
+                await self._tell(one.key, one.unread)
+            elif one.reason:
                 self._found(one.key, f"{one.reason}; the document itself is whole")
             else:
                 self._found(
