@@ -371,6 +371,7 @@ class Events:
         # Tuples are replaced, never changed: a listener may come and go while it is called.
         self._listeners: dict[str, tuple[Listener, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closers: set[asyncio.Task[Any] | None] = set()
         self._streams: set[EventStream] = set()
         self._closed = False
 
@@ -442,18 +443,23 @@ class Events:
 
     async def aclose(self, grace: float = 10.0) -> None:
         """End the streams and wait for asynchronous listeners, at most `grace` seconds; then cancel them.
-        Afterwards nobody is called any more. May be called twice, and by a listener."""
+        Afterwards nobody is called any more. May be called twice, and by listeners."""
         self._closed = True
         self._listeners.clear()
         for stream in tuple(self._streams):
             stream.close()
-        if tasks := self._tasks - {asyncio.current_task()}:
-            _, late = await asyncio.wait(tasks, timeout=grace)
-            for task in late:
-                task.cancel()
-                logger.error("%s had not finished %g s after the store closed", task.get_name(), grace)
-            if late:
-                await asyncio.wait(late, timeout=grace)
+        closer = asyncio.current_task()
+        self._closers.add(closer)  # of two listeners that close it, none is to wait for the other
+        try:
+            if tasks := self._tasks - self._closers:
+                _, late = await asyncio.wait(tasks, timeout=grace)
+                for task in late:
+                    task.cancel()
+                    logger.error("%s had not finished %g s after the store closed", task.get_name(), grace)
+                if late:
+                    await asyncio.wait(late, timeout=grace)
+        finally:
+            self._closers.discard(closer)
 
     def _call(self, listener: Listener, event: Event) -> None:
         try:

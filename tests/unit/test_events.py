@@ -250,6 +250,24 @@ async def test_a_listener_may_close_the_bus_that_called_it() -> None:
         await closed.wait()
 
 
+async def test_two_listeners_that_close_the_bus_do_not_wait_for_each_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events = Events()
+    closed: list[Event] = []
+
+    async def close(event: DiskLow) -> None:
+        await events.aclose(grace=0.5)
+        closed.append(event)
+
+    events.on(DiskLow, close)
+    events.emit(LOW)
+    events.emit(LOW)
+    await events.aclose()
+    assert closed == [LOW, LOW]
+    assert not caplog.records
+
+
 def test_an_asynchronous_listener_without_a_loop_is_logged_and_harms_nobody(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
