@@ -353,7 +353,7 @@ class SyncStore:
 
     def transaction(self) -> SyncTransaction:
         """A transaction, for `with`; as `Store.transaction`."""
-        return SyncTransaction(self._store.transaction(), self._loop)
+        return SyncTransaction(self._loop.run(self._store.transaction), self._loop)
 
     def transact(self, fn: Callable[[SyncTransaction], R]) -> R:
         """As `Store.transact`. The function is called in this thread."""

@@ -437,6 +437,7 @@ def test_within_an_event_loop_it_says_to_use_the_async_api(store, tasks):
         lambda: tasks.find().all(),
         lambda: tasks.update("a", lambda task: None),
         lambda: store.transact(lambda tx: None),
+        store.transaction,
         store.close,
     ):
         with pytest.raises(
