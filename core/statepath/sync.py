@@ -411,7 +411,7 @@ class SyncStore:
     ) -> SyncIterator[StateChange]:
         """As `Store.watch`. The iterator waits for the next change; `close` it from any thread to end it."""
         watch = partial(self._store.watch, since=since, collections=collections, ids=ids, resync=resync)
-        return SyncIterator(self._loop, watch)
+        return SyncIterator(self._loop, watch, endless=True)
 
     def lease(self, name: str, *, ttl: float = 15.0, wait: float | None = None) -> SyncLease:
         """A lease, for `with`; as `Store.lease`."""
@@ -778,12 +778,17 @@ class SyncLease:
 
 
 class SyncIterator(Iterator[T]):
-    """What an asynchronous iterator gives, one by one. Any thread may close it, even while another waits."""
+    """What an asynchronous iterator gives, one by one. Any thread may close it, even while another waits. When the
+    store closes, one that is `endless` ends; from any other one that is a `ClosedError`, as something may be missing.
+    """
 
-    def __init__(self, loop: _Loop, source: Callable[[], AsyncIterator[T]], *, ahead: int = 1) -> None:
+    def __init__(
+        self, loop: _Loop, source: Callable[[], AsyncIterator[T]], *, ahead: int = 1, endless: bool = False
+    ) -> None:
         self._loop = loop
-        self._source = loop.run(source)
+        self._source, self._home = loop.run(lambda: (source(), asyncio.get_running_loop()))
         self._ahead = ahead
+        self._endless = endless
         self._size = 1
         self._ready: deque[T] = deque()
         self._end: Exception | None = None
@@ -817,6 +822,11 @@ class SyncIterator(Iterator[T]):
     async def _fetch(self) -> None:
         """Wait for what comes next. Who is interrupted leaves it to the next call: a source that is cancelled has
         ended."""
+        if self._end is None and not self._endless and asyncio.get_running_loop() is not self._home:
+            # The source has ended with the loop that it was in, whatever it had still to give.
+            self._end = ClosedError(
+                f"the store {self._loop.url} was closed before all was given; open it and begin again"
+            )
         if self._end is None:
             self._coming = self._coming or asyncio.create_task(self._take())
             await asyncio.wait([self._coming])

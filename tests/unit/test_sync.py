@@ -367,6 +367,18 @@ def test_the_feed_ends_when_the_store_closes(store, tasks):
         assert following.result() in (["a"], [])
 
 
+def test_what_a_query_has_not_given_when_the_store_closes_is_told_to_be_missing(store, tasks):
+    for n in range(3):
+        tasks.put(Task(id=str(n)))
+    begun, not_begun = iter(tasks), iter(tasks)
+    assert next(begun).id == "0"
+    store.close()
+    for documents in (begun, not_begun):
+        with pytest.raises(ClosedError, match="closed before all was given"):
+            list(documents)
+        assert list(documents) == []
+
+
 # Threads and processes
 
 
