@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import sys
 from asyncio import sleep
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
@@ -211,7 +212,7 @@ _cursors = msgspec.json.Decoder(tuple[str, tuple[tuple[int, int | float | str], 
 async def _first(runs: list[list[_Hit]], limit: int) -> list[_Hit]:
     """The first hits of runs that are sorted each."""
     breath, found = Breath(), []
-    for hit in islice(merge(*runs), limit):
+    for hit in islice(merge(*runs), min(limit, sys.maxsize)):
         found.append(hit)
         if breath.due(0):
             await sleep(0)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cmp_to_key
@@ -231,12 +232,13 @@ def shuffled() -> Documents:
 
 
 @pytest.mark.parametrize("order", [None, "x", "-x"])
-@pytest.mark.parametrize("limit", [1, 255, 256, 257, 1000, 2999, 3000, 5000])
+@pytest.mark.parametrize("limit", [1, 255, 256, 257, 1000, 2999, 3000, 5000, sys.maxsize])
 async def test_a_limit_gives_the_beginning_of_many(
     shuffled: Documents, order: str | None, limit: int
 ) -> None:
     whole = ids(await shuffled.find(order_by=order).all())
-    assert ids(await shuffled.find(order_by=order, limit=limit).all()) == whole[:limit]
+    query = shuffled.find(order_by=order, limit=limit)
+    assert ids(await query.all()) == ids((await query.page()).items) == whole[:limit]
 
 
 @pytest.fixture
