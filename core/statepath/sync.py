@@ -20,15 +20,12 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from functools import partial
-from inspect import isawaitable, iscoroutine
-from queue import SimpleQueue
+from inspect import iscoroutine
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
 
-from anyio.from_thread import BlockingPortalProvider
 from pydantic import BaseModel, JsonValue
 from typing_extensions import Unpack
 
@@ -50,6 +47,7 @@ from statepath.errors import ClosedError, InvalidArgumentError, UnsupportedError
 from statepath.events import Events
 from statepath.filters import Filter
 from statepath.lease import Lease
+from statepath.loopthread import Call, LoopThread, Question
 from statepath.merging import OnConflict
 from statepath.opening import Opening, open
 from statepath.query import Page, Query
@@ -67,16 +65,12 @@ T = TypeVar("T")
 
 _READ_AHEAD: Final = 256
 
-_portals = BlockingPortalProvider()
+_loops = LoopThread()
 
 
 def _start_anew_after_fork() -> None:
-    global _portals  # noqa: PLW0603 - the thread behind it, and perhaps its lock's owner, stayed in the parent
-    portal = getattr(_portals, "_portal", None)
-    if portal is not None:
-        # Whoever drops the last reference stops the loop, and would wait for it without end: it does not run here.
-        portal._event_loop_thread_id = None  # noqa: SLF001 - anyio has no word for it
-    _portals = BlockingPortalProvider()
+    global _loops  # noqa: PLW0603 - the thread behind it, and perhaps its lock's owner, stayed in the parent
+    _loops = LoopThread()
 
 
 os.register_at_fork(after_in_child=_start_anew_after_fork)
@@ -100,13 +94,8 @@ class _Loop:
     def run(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Call the function in the event loop's thread and wait for its result."""
         self.check()
-        outcome: Future[Any] = Future()
-        with _portals as portal:
-            try:
-                portal.start_task_soon(_carry_out, partial(fn, *args, **kwargs), outcome)
-                return outcome.result()
-            finally:
-                outcome.cancel()
+        with _loops as running:
+            return Call(running, partial(fn, *args, **kwargs)).result()
 
     def run_asking(
         self, fn: Callable[[A], R], start: Callable[[Callable[[A], Awaitable[R]]], Awaitable[T]]
@@ -114,23 +103,9 @@ class _Loop:
         """Run `start(ask)` in the event loop's thread; what it asks, `fn` answers in the caller's thread."""
         self.check()
         check_function(fn, "what is to be called")
-        questions: SimpleQueue[tuple[A, Future[R]] | None] = SimpleQueue()
-
-        async def ask(value: A) -> R:
-            answer: Future[R] = Future()
-            questions.put((value, answer))
-            return await asyncio.wrap_future(answer)
-
-        outcome: Future[T] = Future()
-        outcome.add_done_callback(lambda _: questions.put(None))
-        with _portals as portal:
-            try:
-                portal.start_task_soon(_carry_out, partial(start, ask), outcome)
-                while (question := questions.get()) is not None:
-                    _answer(fn, *question)
-                return outcome.result()
-            finally:
-                outcome.cancel()
+        with _loops as running:
+            call = Call(running, lambda: start(call.ask))
+            return cast("T", call.result(partial(_answer, fn)))
 
     def check(self) -> None:
         """
@@ -154,45 +129,18 @@ class _Loop:
         )
 
 
-async def _carry_out(fn: Callable[[], Any], outcome: Future[Any]) -> None:
-    """Give what the function gives to the thread that waits for it. That cancels the outcome when it stops waiting,
-    even before this has begun: so it is not left to the portal's own future, which it may not have yet."""
-    loop, task = asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())
-
-    def stop(outcome: Future[Any]) -> None:
-        if outcome.cancelled():
-            with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(task.cancel)
-
-    outcome.add_done_callback(stop)
+def _answer(fn: Callable[[Any], object], question: Question) -> None:
     try:
-        result = fn()
-        if isawaitable(result):
-            result = await result
-    except asyncio.CancelledError:
-        outcome.cancel()
-    except BaseException as error:
-        if outcome.set_running_or_notify_cancel():
-            outcome.set_exception(error)
-        if not isinstance(error, Exception):
-            raise
-    else:
-        if outcome.set_running_or_notify_cancel():
-            outcome.set_result(result)
-
-
-def _answer(fn: Callable[[A], R], value: A, answer: Future[R]) -> None:
-    try:
-        result = _no_coroutine(fn(value))
+        result = _no_coroutine(fn(question.value))
     except StopIteration as error:
         # No future takes a StopIteration; coroutines turn it into a RuntimeError, too.
         failure = RuntimeError("the function raised StopIteration")
         failure.__cause__ = error
-        answer.set_exception(failure)
+        question.settle(None, failure)
     except Exception as error:  # noqa: BLE001 - it is raised again where it was asked for
-        answer.set_exception(error)
+        question.settle(None, error)
     else:
-        answer.set_result(result)
+        question.settle(result)
 
 
 def _no_coroutine(result: R) -> R:
@@ -253,7 +201,7 @@ def open_sync(
     loop.check()
     attempt = _Attempt(open(path, readonly=readonly, settings=settings, events=events, **overrides))
     with ExitStack() as lease:
-        lease.enter_context(_portals)
+        lease.enter_context(_loops)
         try:
             store = loop.run(attempt.open)
         except BaseException:
@@ -561,12 +509,11 @@ class SyncStore:
             if self._closed:
                 return
             try:
-                with _portals as portal:
-                    try:
-                        portal.call(self._store.aclose)
-                    except KeyboardInterrupt:
-                        portal.call(self._store.aclose)
-                        raise
+                try:
+                    self._loop.run(lambda: asyncio.shield(self._store.aclose()))
+                except KeyboardInterrupt:
+                    self._loop.run(self._store.aclose)
+                    raise
             finally:
                 self._closed = True
                 self._lease.close()

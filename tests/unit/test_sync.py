@@ -60,7 +60,7 @@ def tasks(store):
 
 
 def loop_threads():
-    return [thread for thread in threading.enumerate() if "portal" in thread.name]
+    return [thread for thread in threading.enumerate() if thread.name == "statepath-loop"]
 
 
 # The same methods
