@@ -245,7 +245,10 @@ class Transaction:
         return True
 
     def _is_collection(self, name: str) -> bool:
-        """Whether there are documents in a collection of the name; where they are not in memory, `_complete` tells."""
+        """Whether there are documents in a collection of the name, or the transaction puts one; where they are not in
+        memory, `_complete` tells of the former."""
+        if any(place[0] == name and entry is not None for place, entry in self._own.items()):
+            return True
         return self._engine.elsewhere is None and bool(self._engine.replica.collections.get(name))
 
     async def _complete(self, elsewhere: Elsewhere) -> None:

@@ -43,6 +43,15 @@ async def test_what_is_no_name_of_a_member_is_refused(store):
                 tx.delete_member(name)
 
 
+async def test_a_member_cannot_take_the_name_of_a_collection_that_the_transaction_itself_makes(store):
+    async with store.transaction() as tx:
+        tx.put(store.collection("notes"), {"id": "a"})
+        with pytest.raises(InvalidArgumentError, match="take another name"):
+            tx.put_member("notes", 1)
+    assert await store.members() == {}
+    assert store.collections() == ("notes",)
+
+
 async def test_a_member_that_was_read_must_still_hold(store):
     with pytest.raises(ConflictError):  # noqa: PT012 - raised at the end of the block
         async with store.transaction() as tx:
