@@ -26,7 +26,8 @@ class LoopThread:
 
     def __enter__(self) -> Running:
         with self._lock:
-            if self._running is None:
+            # A SystemExit in one of its tasks ends the loop early.
+            if self._running is None or self._running.loop.is_closed():
                 self._running = Running()
                 try:
                     self._running.thread.start()

@@ -394,6 +394,24 @@ def test_one_thread_serves_all_stores_and_ends_with_the_last():
     assert loop_threads() == []
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_store_whose_event_loop_has_ended_early_can_be_closed(connections, url):
+    store = statepath.open_sync(url, autosave=0)
+    raw = store.collection("raw")
+    raw.put({"id": "a"})
+    [thread] = loop_threads()
+    loop = store._store._engine._loop
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    with pytest.raises(UnsupportedError, match="close this handle"):
+        raw.put({"id": "b"})
+    store.close()
+    assert connections[1].closed
+    assert loop_threads() == []
+    with statepath.open_sync(url) as again:
+        assert again.collection("raw").count() == 1
+
+
 def test_many_threads_may_use_one_store(store):
     raw = store.collection("raw")
     raw.put({"id": "counter", "n": 0, "list": []})
