@@ -6,7 +6,7 @@ import sys
 import pytest
 
 UNUSED = (
-    "aiohttp", "anyio", "cryptography", "opentelemetry", "prometheus_client", "rich", "tenacity", "typer", "zstandard",
+    "aiohttp", "cryptography", "opentelemetry", "prometheus_client", "rich", "tenacity", "typer", "zstandard",
 )  # fmt: skip
 
 

@@ -23,7 +23,6 @@ group = typer.Typer()
 
 PACKAGES: Final = (
     "statepath",
-    "anyio",
     "msgspec",
     "pydantic",
     "pydantic-settings",
