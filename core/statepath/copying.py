@@ -66,6 +66,8 @@ async def copy(
         NotFoundError: there is no store at `source`.
         AlreadyExistsError: there is something at `target`.
         InvalidArgumentError: both are one place.
+        UnsupportedError: the source is a directory of the original server, and no store yet (`not_upgraded`).
+        CorruptionError: what it is read from is damaged, or what was written is not what was read back.
     """
     check_apart(source, target)
     used = settings if settings is not None else Settings.load(source)

@@ -106,9 +106,10 @@ class InvalidArgumentError(StateError, ValueError):
 class UnsupportedError(StateError):
     """The backend, the handle or this version cannot do that. `code` says which: `newer_format` and `newer_schema` (a
     newer program wrote the store), `older_schema` (a migration was taken back), `migration_pending`, `other_schema` (a
-    migration lies between), `not_loaded` (the documents are not in memory), `no_documents` and `needs_recovery` (they
-    have to be), `in_event_loop` (a blocking call where one runs), `other_loop` (the store was opened in another one),
-    `encrypted` and `not_encrypted`, and of a storage `no_locks`, `conditions_ignored` and `unsorted`."""
+    migration lies between), `not_upgraded` (a directory of the original server is no store yet), `not_loaded` (the
+    documents are not in memory), `no_documents` and `needs_recovery` (they have to be), `in_event_loop` (a blocking
+    call where one runs), `other_loop` (the store was opened in another one), `encrypted` and `not_encrypted`, and of a
+    storage `no_locks`, `conditions_ignored` and `unsorted`."""
 
     default_code = "unsupported"
 

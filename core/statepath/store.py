@@ -421,7 +421,8 @@ class Store:
             HistoryTrimmedError: it is too long ago, or before the first commit. The seq 0 is the empty store.
             InvalidArgumentError: a seq or a moment that is not there yet, a datetime without a time zone, or a place
                 within the store.
-            UnsupportedError: what was there then was migrated since (`other_schema`).
+            UnsupportedError: what was there then was migrated since (`other_schema`); with `to`, this is a directory of
+                the original server, and no store yet (`not_upgraded`).
             ConflictError: other writers commit all the time, and were first in each of 32 attempts.
             AlreadyExistsError: there is something at `to`.
         """
@@ -481,6 +482,7 @@ class Store:
         Raises:
             AlreadyExistsError: there is such a file.
             CorruptionError: what it was read from, or the file itself, is not what had been written.
+            UnsupportedError: it is a directory of the original server, and no store yet (`not_upgraded`).
             HistoryTrimmedError: with `history`, the log does not reach back any more to what this handle shows.
         """
         engine, file = self._engine, path_text(path, "the file to export to")

@@ -172,6 +172,8 @@ class Failure:
                 return self._command("history", "--limit", "10")
             case AccessDeniedError() | UnavailableError() if ran != "doctor":
                 return self._command("doctor")
+            case UnsupportedError(code="not_upgraded"):
+                return self._command("backup", "create")
             case UnsupportedError(code="newer_format"):
                 return "pip install --upgrade statepath"
             case _:

@@ -69,7 +69,12 @@ os.register_at_fork(after_in_child=_disown_after_fork)
 
 class Engine:
     """The replica of a store and, unless it is read-only, the tasks that commit, snapshot and write views. What goes on
-    `beside` it, and only listens, ends after it."""
+    `beside` it, and only listens, ends after it.
+
+    Attributes:
+        upgraded: whether what is shown is a store, and no directory of the original server that is still to become one.
+        whole: whether the log leads to what is shown without a loss that nobody has put up with yet.
+    """
 
     def __init__(
         self,
@@ -92,6 +97,8 @@ class Engine:
         self.store = ""
         self.incarnation = ""
         self.damage: list[Damage] = []
+        self.upgraded = True
+        self.whole = True
         self.verified = False
         self.closed = False
         self._loop = asyncio.get_running_loop()

@@ -293,6 +293,8 @@ def _show(engine: Engine, found: Recovered, original: Original | None) -> None:
             for change in transaction:
                 stage.apply(change, place, 0)
         stage.install(found.replica, 0, "", 0)
+    engine.upgraded = not (original and original.transactions) and not (found.imported and not found.marks)
+    engine.whole = not found.broken
     engine.show(
         found.replica,
         found.store,

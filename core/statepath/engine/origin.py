@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from statepath.commit import Commit
+from statepath.commit import JOURNAL, Commit
 from statepath.engine import restoring
 from statepath.engine.archiving import committed, read_whole, segments
 from statepath.engine.backups import backup_keys
@@ -90,9 +90,17 @@ async def present(engine: Engine, *, history: bool) -> StoreOrigin:
     """The store as it is now.
 
     Raises:
+        UnsupportedError: it is no store yet (`not_upgraded`).
+        CorruptionError: its log is damaged, so that it shows a part only.
         HistoryTrimmedError: with `history`, the log does not reach back any more to what this handle shows.
     """
     engine.check_open()
+    if not engine.whole:
+        raise CorruptionError(
+            f"the journal of {engine.backend.url} is damaged, and what can be read is a part only: run statepath "
+            "repair, which tells what is lost; then repeat the command",
+            key=JOURNAL,
+        )
     begin = None
     if history:
         begin = await engine.look_back()

@@ -75,8 +75,18 @@ async def past_document(engine: Engine, collection: str, id: str, seq: int) -> E
 
 
 async def present(engine: Engine) -> Replica:
-    """The state of now, apart from the replica that goes on; the files of logs and reports show it."""
+    """The state of now, apart from the replica that goes on; the files of logs and reports show it.
+
+    Raises:
+        UnsupportedError: it is that of a directory of the original server (`not_upgraded`).
+    """
     engine.check_loaded()
+    if not engine.upgraded:
+        raise UnsupportedError(
+            f"{engine.backend.url} is a directory of the original server, and no store yet: open it for writing once, "
+            "which makes it one in place and keeps its state.json; then repeat the command",
+            code="not_upgraded",
+        )
     now = Replica.of(engine.replica.cut())
     now.needs = engine.replica.needs
     await engine.flush_files()

@@ -9,7 +9,7 @@ import pytest
 import statepath
 from statepath import StatePersistence
 from statepath.engine.engine import Engine
-from statepath.errors import HistoryTrimmedError, ReadOnlyError
+from statepath.errors import HistoryTrimmedError, ReadOnlyError, UnsupportedError
 from statepath.events import CorruptionDetected, EditConflict, StoreUpgraded
 from statepath.models import StateMetrics
 
@@ -108,6 +108,44 @@ async def test_a_reader_sees_everything_and_changes_nothing(original, tasks):
         with pytest.raises(ReadOnlyError):
             await store.collection("tasks").put({"id": "new"})
     assert original.tree() == before
+
+
+async def elsewhere(way, directory, to):
+    """Makes a store, or a file, of a directory as a reader sees it."""
+    if way == "copy":
+        await statepath.copy(directory.path, to)
+        return
+    async with directory.open(readonly=True) as store:
+        await (store.export(to) if way == "export" else store.restore(at=store.seq, to=to))
+
+
+@pytest.mark.parametrize("way", ["copy", "export", "restore"])
+async def test_of_a_directory_that_is_no_store_yet_none_is_made_elsewhere(original, tasks, tmp_path, way):
+    want, to = by_id(original.state()["tasks"]), tmp_path / "elsewhere"
+    with pytest.raises(UnsupportedError, match="open it for writing once") as told:
+        await elsewhere(way, original, to)
+    assert told.value.code == "not_upgraded"
+    assert not to.exists()
+    async with original.open():
+        pass
+    await elsewhere(way, original, to)
+    if way == "export":
+        await statepath.import_backup(to, to := tmp_path / "imported")
+    async with statepath.open(to, autosave=0) as store:
+        assert await tasks(store) == want
+        assert await store.verify() == []
+
+
+async def test_of_a_directory_that_is_a_store_in_part_none_is_made_elsewhere(empty, monkeypatch, tmp_path):
+    empty.put("state.json", {"tasks": [{"id": "a"}]})
+    empty.put("logs/session_A a.log", "text\n")
+    with monkeypatch.context() as patched:
+        patched.setattr("statepath.engine.engine.Engine.flush", _fail)
+        with pytest.raises(OSError, match="power"):
+            async with empty.open():
+                pass
+    with pytest.raises(UnsupportedError, match="open it for writing once"):
+        await elsewhere("copy", empty, tmp_path / "elsewhere")
 
 
 async def test_the_original_api_loads_what_the_original_saved(original):

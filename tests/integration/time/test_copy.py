@@ -155,6 +155,38 @@ async def test_a_damaged_session_log_is_told_and_not_carried_as_if_whole(tmp_pat
     assert told.value.key == "logs/session_a.log"
 
 
+@pytest.fixture
+async def partial(tmp_path):
+    """A store whose journal and snapshot are damaged: what can be read is the state of a backup."""
+    path = tmp_path / "store"
+    async with statepath.open(path, autosave=0, views=False) as store:
+        for n in range(1, 4):
+            await store.collection("raw").put({"id": "a", "n": n})
+            await store.snapshot()
+        shutil.copytree(path, killed := tmp_path / "killed")
+    (killed / "state.json").write_text("{")
+    segment = killed / slot_key(1)
+    segment.write_bytes(segment.read_bytes().replace(b'"n":3', b'"n":9'))
+    return killed
+
+
+@pytest.mark.parametrize("way", ["copy", "export", "mirror"])
+async def test_what_is_left_of_a_damaged_store_is_not_taken_for_all_of_it(partial, tmp_path, way):
+    async def taken(to):
+        if way == "export":
+            async with statepath.open(partial, readonly=True) as store:
+                await store.export(to)
+        elif way == "copy":
+            await statepath.copy(partial, to)
+        else:
+            await statepath.mirror(partial, to, once=True)
+
+    with pytest.raises(CorruptionError, match="damaged"):
+        await taken(tmp_path / "early")
+    assert not (await statepath.repair(partial)).left
+    await taken(tmp_path / "late")
+
+
 async def test_a_session_log_that_lacks_a_piece_in_its_middle_is_told(elsewhere):
     path = f"memory://{uuid4().hex}"
     async with statepath.open(path, autosave=0) as store:
