@@ -141,9 +141,9 @@ class Mirror:
                 except HistoryTrimmedError as error:
                     self._anew = f"the primary's log does not reach back to it: {error}"
                 except StateError as error:
-                    self._stopped = isinstance(error, _FINAL)
+                    self._stopped = until is not None or isinstance(error, _FINAL)
                     self._fail(error)
-                    if self._stopped or until is not None:
+                    if self._stopped:
                         raise
                 else:
                     return

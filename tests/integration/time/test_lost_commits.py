@@ -14,6 +14,7 @@ from statepath.engine.shipping import ReplicaDamagedError
 from statepath.errors import CorruptionError, DivergedError
 from statepath.events import MirrorRebased
 from statepath.memory import _stores
+from statepath.mirroring import reached
 
 pytestmark = pytest.mark.usefixtures("soon")
 
@@ -161,6 +162,22 @@ async def test_a_primary_whose_log_is_damaged_does_not_take_the_replica_with_it(
     assert await elsewhere.read(to, "journal/floor") == held
     async with statepath.open(to) as replica:
         assert await replica.collection("raw").find().count() == 3
+
+
+async def test_a_commit_that_the_snapshot_shows_and_the_log_lacks_is_not_waited_for(tmp_path):
+    path, to = tmp_path / "store", str(tmp_path / "replica")
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "0"})
+        await statepath.mirror(path, to, once=True)
+        for n in (1, 2):
+            await store.collection("raw").put({"id": str(n)})
+        await store.snapshot()
+        shutil.copytree(path, damaged := tmp_path / "damaged")
+    segment = damaged / slot_key(1)
+    segment.write_bytes(segment.read_bytes().replace(b'"id":"2"', b'"id":"9"'))
+    with pytest.raises(CorruptionError, match="the journal ends at seq 2, and the state shows seq 3"):
+        await statepath.mirror(damaged, to, once=True)
+    assert (await reached(to)).seq == 2
 
 
 @pytest.mark.parametrize("slot", [2, 3], ids=["in the middle", "in the newest slot"])

@@ -348,6 +348,17 @@ async def test_a_replica_that_is_down_is_told_and_tried_again(
         assert await replica.collection("raw").get("a") == {"id": "a"}
 
 
+async def test_where_it_ends_with_a_replica_that_is_down_nothing_says_that_it_is_tried_again(
+    path, store, elsewhere, switch, told, caplog
+):
+    switch["writes"] = 0
+    await store.collection("raw").put({"id": "a"})
+    with pytest.raises(UnavailableError):
+        await statepath.mirror(path, elsewhere.new(), once=True, events=told)
+    assert [event.retrying for event in told.of(MirrorFailed)] == [False]
+    assert "tried again" not in caplog.text
+
+
 async def test_a_replica_that_lags_is_told_once_and_when_it_has_caught_up(
     places, elsewhere, told, monkeypatch, until
 ):
