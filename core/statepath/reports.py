@@ -6,7 +6,7 @@ from msgspec import Raw
 from pydantic import JsonValue
 
 from statepath.commit import RemoveReport, WriteReport
-from statepath.engine.documents import decode, encode_value
+from statepath.engine.documents import BOM, decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id, decode_id, report_key
 from statepath.errors import NotFoundError
@@ -24,7 +24,8 @@ async def read(engine: Engine, id: str) -> JsonValue:
     """A report, as it was committed last."""
     await engine.flush_files()
     try:
-        return decode((await engine.backend.read(report_key(check_id(id)))).data, f"reports/{id}")
+        data = (await engine.backend.read(report_key(check_id(id)))).data
+        return decode(data.removeprefix(BOM), f"reports/{id}")
     except NotFoundError:
         raise NotFoundError(f"there is no report {id}", key=f"reports/{id}") from None
 

@@ -24,6 +24,7 @@ from statepath.engine.unknown import forgets, keep_unknown
 from statepath.errors import CorruptionError, InvalidArgumentError
 
 __all__ = [
+    "BOM",
     "MARK",
     "MAX_BYTES",
     "MAX_DEPTH",
@@ -52,6 +53,9 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 
 MAX_DIGITS: Final = 4300
 """Of an integer: what Python and msgspec read, since reading takes quadratic time."""
+
+BOM: Final = b"\xef\xbb\xbf"
+"""The byte order mark, with which some editors begin a file."""
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
@@ -238,8 +242,8 @@ def list_fields(document: bytes) -> dict[str, bool]:
 
 
 def compact(data: bytes) -> bytes:
-    """The same JSON without white space between its parts. Numbers keep their text."""
-    return msgspec.json.format(data, indent=-1)
+    """The same JSON without white space between its parts, and without a byte order mark. Numbers keep their text."""
+    return msgspec.json.format(data.removeprefix(BOM), indent=-1)
 
 
 def pretty(data: bytes) -> bytes:

@@ -192,6 +192,21 @@ async def test_a_report_that_is_missing_is_found(stored, places):
     assert await findings(stored) == {"reports/r.json": "reports/r.json is missing, and the history has it"}
 
 
+async def test_a_report_to_which_an_editor_gave_a_byte_order_mark_is_read_and_no_damage(
+    stored, places, elsewhere, tmp_path
+):
+    key, mark = "reports/r.json", b"\xef\xbb\xbf"
+    await places.write(stored, key, mark + await places.read(stored, key))
+    assert await findings(stored) == {}
+    async with statepath.open(stored, readonly=True) as reader:
+        assert await reader.read_report("r") == {"part": "third"}
+        await reader.export(file := tmp_path / "file.zip")
+    await statepath.import_backup(file, to := elsewhere.new())
+    assert await damage(to) == {}
+    await places.write(stored, key, mark + b'{"part": "fourth"}')
+    assert await findings(stored) == {key: f"{key} is not what the history has"}
+
+
 async def test_what_is_written_meanwhile_is_no_damage(path, monkeypatch):
     """The file of a report may be later than all that was read of the history."""
     async with statepath.open(path, autosave=0) as store:
