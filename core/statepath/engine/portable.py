@@ -11,10 +11,10 @@ import asyncio
 import os
 import re
 import stat
-import time
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import IO, Final, TypeVar
 
@@ -83,8 +83,8 @@ _DEFLATE: Final = 1032
 _UNFIT: Final = (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError)
 """What comes of bytes that are no zip file."""
 
-_AHEAD: Final = 86_400.0
-"""By how many seconds the clock of whoever wrote it may have been ahead."""
+_LATEST: Final = microseconds(datetime(9000, 1, 1, tzinfo=UTC))
+"""However far ahead a clock was, what it dated is taken: but what is saved next has to be later still."""
 
 _SEQS: Final = 2**62
 """No log has as many: a longer number would fit into no name of a slot, and into no column of a database."""
@@ -255,7 +255,6 @@ class Portable:
         self._names = frozenset(member.name for member in manifest.members)
         self.replica = Replica()
         self._file = file
-        self._latest = round((time.time() + _AHEAD) * 1_000_000)
 
     def __enter__(self) -> Portable:
         return self
@@ -418,7 +417,7 @@ class Portable:
                 data = self._document(entry.json(), f"{collection}/{id}", member=collection == MEMBERS)
             except StateError as error:
                 raise _bad(self.path, f"{name}: {error}") from error
-            if not 0 <= entry.version <= meta.seq or not 0 <= entry.modified <= self._latest:
+            if not 0 <= entry.version <= meta.seq or not 0 <= entry.modified <= _LATEST:
                 raise _bad(self.path, f"{name}: {collection}/{id} is later than the state that it is of")
             replica.set(collection, id, Entry(data, entry.version, entry.modified))
         if any(not 0 <= seq <= meta.seq for seq in meta.changed.values()):
@@ -442,9 +441,10 @@ class Portable:
             raise _bad(self.path, f"{what}: {member} names {strange[0]!r}")
 
     def _check_time(self, time: int, what: str) -> None:
-        """Nothing may come from the future: what is saved next has to be later still."""
-        if not 0 <= time <= self._latest:
-            raise _bad(self.path, f"{what} is of a time that has not come; is the clock right?")
+        if not 0 <= time <= _LATEST:
+            raise _bad(
+                self.path, f"{what} is of a time that has not come, and behind which nothing can be saved"
+            )
 
     def _lines(self) -> Iterator[Commit]:
         if COMMITS not in self._names:

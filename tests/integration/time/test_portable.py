@@ -9,6 +9,7 @@ import json
 import os
 import stat
 import threading
+import time
 import tracemalloc
 import zipfile
 from datetime import datetime
@@ -234,6 +235,22 @@ async def test_a_clock_that_a_zip_file_cannot_tell_is_no_obstacle(store, file, m
     await store.collection("raw").put({"id": "a"})
     monkeypatch.setattr("statepath.engine.exporting.datetime", Clock)
     assert (await store.export(file)).seq == 1
+
+
+async def test_a_store_whose_clock_was_years_ahead_can_be_imported(path, file, elsewhere, monkeypatch):
+    now = time.time_ns()
+    with monkeypatch.context() as ahead:
+        ahead.setattr("time.time_ns", lambda: now + 10 * 365 * 86_400 * 10**9)
+        async with statepath.open(path, autosave=0) as store:
+            await store.collection("raw").put({"id": "a"})
+            await store.snapshot()
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "b"})
+        await store.export(file, history=True)
+    await statepath.import_backup(file, to := elsewhere.new())
+    async with statepath.open(to, autosave=0) as other:
+        assert await other.collection("raw").put({"id": "c"}) == 3
+        assert await other.verify() == []
 
 
 class _Killed(_FullDisk):
