@@ -19,6 +19,7 @@ from uuid import uuid4
 from statepath.commit import FORMAT as COMMIT_FORMAT
 from statepath.commit import Body, encode_commit, seal
 from statepath.engine.backups import backup_key
+from statepath.engine.documents import parse_untrusted
 from statepath.engine.filekeys import FileKey
 from statepath.engine.files import Report
 from statepath.engine.founding import Origin, Tell
@@ -33,7 +34,7 @@ from statepath.engine.portable import (
 )
 from statepath.engine.replica import Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream, newer_format
-from statepath.errors import AlreadyExistsError
+from statepath.errors import AlreadyExistsError, CorruptionError, InvalidArgumentError
 
 _NO_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 """What file systems answer that cannot sync a folder."""
@@ -60,6 +61,7 @@ async def export(
 
     Raises:
         AlreadyExistsError: there is such a file.
+        CorruptionError: a session log or a report is damaged.
         UnsupportedError: only a newer program may go on with the state (`newer_format`).
     """
     if origin.replica.needs > COMMIT_FORMAT:
@@ -194,6 +196,7 @@ class _Writer:
             async for piece in self.origin.files():
                 if isinstance(piece, Report):
                     self.tell(piece.key)
+                    await self._finished(_check, piece)
                     await self._member(piece.key, iter([piece.data]))
                     continue
                 if open_log is None:
@@ -210,6 +213,22 @@ class _Writer:
         finally:
             if open_log is not None:
                 open_log.close()
+
+
+def _check(report: Report) -> None:
+    """That the file is not written with what keeps all of it from being imported.
+
+    Raises:
+        CorruptionError: the report is damaged.
+    """
+    try:
+        parse_untrusted(report.data, key=report.key, limit=max(len(report.data), 1))
+    except InvalidArgumentError as error:
+        raise CorruptionError(
+            f"{error}; no import would take it: statepath repair keeps it aside, and writes again what the history "
+            "has, or delete_report gives it up",
+            key=report.key,
+        ) from error
 
 
 def _info(name: str) -> zipfile.ZipInfo:

@@ -154,6 +154,21 @@ async def test_a_log_that_cannot_be_read_to_its_end_is_told_as_what_it_is(store,
         await store.export(file)
 
 
+async def test_a_damaged_report_stops_an_export_that_could_not_be_imported(path, places, file, fill):
+    async with statepath.open(path, autosave=0) as store:
+        await fill(store)
+    await places.write(path, "reports/r.json", b'{"part": ')
+    async with statepath.open(path, readonly=True) as store:
+        with pytest.raises(
+            CorruptionError, match=r"not JSON.* no import would take it: statepath repair"
+        ) as told:
+            await store.export(file)
+    assert told.value.key == "reports/r.json"
+    assert not (await statepath.repair(path)).left
+    async with statepath.open(path, readonly=True) as store:
+        await store.export(file)
+
+
 async def test_what_a_report_costs_does_not_depend_on_how_many_members_there_are(tmp_path):
     looked = []
 
