@@ -76,7 +76,10 @@ FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 COMMITS: Final = "journal/commits.jsonl"
 
-_MANIFEST_BYTES: Final = 64 * 1024 * 1024
+_MANIFEST_BYTES: Final = 1024 * 1024
+_ENTRY_BYTES: Final = 1024
+"""What a manifest has of itself, and of each member, at the most."""
+
 _DEFLATE: Final = 1032
 """Deflate makes nothing smaller than by this; whoever claims more lets members share their bytes."""
 
@@ -185,7 +188,7 @@ def _read_manifest(path: str, file: zipfile.ZipFile, size: int, limit: int) -> M
             "if you trust it, say so with a higher one (--max-size)",
             key=path,
         )
-    if file.getinfo(MANIFEST).file_size > _MANIFEST_BYTES:
+    if file.getinfo(MANIFEST).file_size > _MANIFEST_BYTES + _ENTRY_BYTES * len(names):
         raise _bad(path, f"its {MANIFEST} is too large")
     try:
         line = unseal(b"".join(_chunks(path, file, MANIFEST)), "manifest")

@@ -154,6 +154,15 @@ async def test_a_log_that_cannot_be_read_to_its_end_is_told_as_what_it_is(store,
         await store.export(file)
 
 
+async def test_what_a_manifest_may_have_grows_with_its_members(file, monkeypatch):
+    """So that a store with half a million session logs can be exported, too."""
+    monkeypatch.setattr("statepath.engine.portable._MANIFEST_BYTES", 300)
+    async with statepath.open("memory://many", autosave=0) as store:
+        for n in range(100):
+            await store.save_report(f"{n:0200}", n)
+        assert (await store.export(file)).members == 101
+
+
 async def test_a_damaged_report_stops_an_export_that_could_not_be_imported(path, places, file, fill):
     async with statepath.open(path, autosave=0) as store:
         await fill(store)
@@ -698,6 +707,10 @@ class TestStrangers:
         commits = self.forge_commits(members[COMMITS], *named)
         self.pack(file, members | {key: body, COMMITS: commits})
         await refused(CorruptionError, f"cannot be imported: {key}: the body does not hold changes")
+
+    async def test_a_manifest_with_more_than_its_members_need(self, good, file, refused):
+        self.pack(file, good, manifest={"created": "x" * (1024 * 1024 + 1024 * len(good))})
+        await refused(CorruptionError, "its manifest.json is too large")
 
     async def test_one_of_a_newer_program(self, good, file, refused):
         self.pack(file, good, manifest={"format": 2, "new": True})
