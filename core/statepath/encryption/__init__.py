@@ -361,7 +361,8 @@ async def has_ring(backend: Backend) -> bool:
 async def _check_plain(backend: Backend, found: str) -> None:
     from statepath.encryption.sealing import HEADER, key_of
 
-    for key in (found, FLOOR_KEY):
+    # A person's note may come first.
+    for key in (found, FLOOR_KEY, "state.json"):
         with suppress(NotFoundError):
             if key_of((await backend.read(key, span=Span(0, HEADER))).data) is not None:
                 raise CorruptionError(

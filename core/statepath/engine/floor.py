@@ -84,13 +84,7 @@ async def read_floor(backend: Backend) -> tuple[Floor, ETag] | None:
         blob = await backend.read(FLOOR_KEY)
     except NotFoundError:
         return None
-    if blob.data.startswith(SEALED):
-        raise UnsupportedError(
-            f"{FLOOR_KEY} is sealed, and {RING_KEY} is missing, without which nothing at {backend.url} can be read: "
-            "put a copy of it back, and set the master key",
-            key=RING_KEY,
-            code="encrypted",
-        )
+    check_plain(backend, FLOOR_KEY, blob.data)
     try:
         line = unseal(blob.data, "record of where the log begins")
         needed = int(bytes(_least.decode(line)["min_reader"]))
@@ -99,6 +93,20 @@ async def read_floor(backend: Backend) -> tuple[Floor, ETag] | None:
         return _decoder.decode(line), blob.etag
     except (CorruptionError, msgspec.MsgspecError, KeyError, ValueError) as error:
         raise CorruptionError(f"{FLOOR_KEY} is damaged: {error}", key=FLOOR_KEY) from error
+
+
+def check_plain(backend: Backend, key: str, data: bytes) -> None:
+    """
+    Raises:
+        UnsupportedError: what was read is sealed, and nobody has its keys (`encrypted`).
+    """
+    if data.startswith(SEALED):
+        raise UnsupportedError(
+            f"{key} is sealed, and {RING_KEY} is missing, without which nothing at {backend.url} can be read: "
+            "put a copy of it back, and set the master key",
+            key=RING_KEY,
+            code="encrypted",
+        )
 
 
 async def write_floor(backend: Backend, floor: Floor, etag: ETag | None) -> ETag:

@@ -21,7 +21,7 @@ from statepath.encryption import unsealed
 from statepath.engine.adoption import Examined, File, examine, read_views, view_id
 from statepath.engine.backups import backup_keys, check_shown
 from statepath.engine.documents import compact, parse_untrusted, without_halves
-from statepath.engine.floor import Earlier, Floor, SnapshotMark, read_floor
+from statepath.engine.floor import Earlier, Floor, SnapshotMark, check_plain, read_floor
 from statepath.engine.ids import LOGS, document_key, log_id, log_place, long_logs
 from statepath.engine.replay import RECOVERY, Beside, Damage, apply_commit, changes_of, is_promotion
 from statepath.engine.replica import Entry, Replica, Stage
@@ -273,6 +273,7 @@ async def _current_snapshot(backend: Backend, found: Recovered) -> tuple[Snapsho
     except CorruptionError as error:
         found.damage.append(Damage(STATE_KEY, str(error)))
         return None
+    _check_not_sealed(backend, found, STATE_KEY, blob.data)
     found.state_etag, found.state_size = blob.etag, len(blob.data)
     if not is_ours(blob.data):
         try:
@@ -291,6 +292,15 @@ async def _current_snapshot(backend: Backend, found: Recovered) -> tuple[Snapsho
         return None
     found.state = SnapshotMark(meta.seq, meta.digest, meta.time, commit=meta.commit)
     return meta, replica
+
+
+def _check_not_sealed(backend: Backend, found: Recovered, key: str, data: bytes) -> None:
+    """A snapshot that is sealed is no damaged one, unless the log's own record says that the store is a plain one.
+
+    Raises: as `check_plain`.
+    """
+    if found.floor is None:
+        check_plain(backend, key, data)
 
 
 def _belongs(found: Recovered, meta: SnapshotMeta, key: str) -> bool:
@@ -400,6 +410,7 @@ async def _backups(backend: Backend, found: Recovered) -> AsyncIterator[tuple[st
         except CorruptionError as error:
             found.damage.append(Damage(key, str(error)))
             continue
+        _check_not_sealed(backend, found, key, data)
         yield key, data
 
 

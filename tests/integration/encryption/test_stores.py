@@ -11,7 +11,13 @@ from statepath.encryption import providers
 from statepath.encryption.keyring import Keys
 from statepath.encryption.providers import MasterKey, create_key_file
 from statepath.engine import opening
-from statepath.errors import ConfigurationError, NotFoundError, StateError, UnsupportedError
+from statepath.errors import (
+    ConfigurationError,
+    CorruptionError,
+    NotFoundError,
+    StateError,
+    UnsupportedError,
+)
 from statepath.keys import encrypt, init_keys
 from statepath.settings import Settings
 
@@ -121,6 +127,51 @@ async def test_without_a_key_an_encrypted_store_is_not_opened(place):
         ) as caught:
             await statepath.open(place.url, readonly=readonly)
         assert caught.value.code == "no_key"
+
+
+@pytest.fixture
+async def alone(memory):
+    """What is left of an encrypted store where a kind of its snapshots alone was put back, beside a person's note."""
+
+    async def alone(beginning):
+        async with memory.open() as store:
+            await store.collection("tasks").put({"id": "a"})
+            await store.backup()
+        backend = await memory.raw()
+        for key in await memory.everything():
+            if not key.startswith(beginning):
+                await backend.delete(key)
+        await backend.close()
+        await memory.write("NOTES", b"a person's")
+        return await memory.everything()
+
+    return alone
+
+
+@pytest.mark.parametrize("beginning", ["state.json", "state.backup."])
+async def test_a_sealed_snapshot_alone_is_not_put_aside_by_who_has_no_keys(memory, alone, beginning):
+    stored = await alone(beginning)
+    assert len(stored) == 2
+    for readonly in (True, False):
+        with pytest.raises(UnsupportedError, match=r"is sealed, and keyring\.json is missing") as caught:
+            await statepath.open(memory.url, readonly=readonly)
+        assert caught.value.code == "encrypted"
+    assert await memory.everything() == stored
+
+
+@pytest.mark.parametrize("beginning", ["state.json", "state.backup."])
+async def test_a_sealed_snapshot_alone_is_not_deleted_by_who_would_encrypt_it_again(memory, alone, beginning):
+    stored = await alone(beginning)
+    with pytest.raises(UnsupportedError, match=r"is sealed, and keyring\.json is missing"):
+        await encrypt(memory.url, settings=Settings(encryption_key=memory.key))
+    assert await memory.everything() == stored
+
+
+async def test_a_person_s_note_does_not_make_a_plain_store_of_a_sealed_snapshot(memory, alone):
+    stored = await alone("state.json")
+    with pytest.raises(CorruptionError, match=r"keyring\.json is missing"):
+        await memory.open()
+    assert await memory.everything() == stored
 
 
 async def test_with_a_key_a_plain_store_is_not_opened(place):
