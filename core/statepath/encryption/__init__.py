@@ -130,6 +130,10 @@ class Encrypted(Protocol):
         """As the function `look`."""
         ...
 
+    async def check_keys(self) -> None:
+        """As the function `check_keys`."""
+        ...
+
     def seal_log(self, log: CommitLog) -> CommitLog:
         """The log with its records sealed as the objects are."""
         ...
@@ -165,13 +169,23 @@ async def look(backend: Backend, key: str) -> tuple[bytes | None, ETag]:
 
     Raises:
         NotFoundError: nothing does.
-        CorruptionError: the key ring is missing, or damaged: what stands there may be sound.
-        ConfigurationError: the store is being encrypted or decrypted (`converting`).
+        CorruptionError, ConfigurationError: as `check_keys`: what stands there may be sound.
     """
     if isinstance(backend, Encrypted):
         return await backend.look(key)
     blob = await backend.read(key)
     return blob.data, blob.etag
+
+
+async def check_keys(backend: Backend) -> None:
+    """That the keys are the store's, where it is encrypted: else what they do not open may be sound.
+
+    Raises:
+        CorruptionError: the key ring is missing, or damaged, or an older copy of it was put back.
+        ConfigurationError: the store is being encrypted or decrypted (`converting`).
+    """
+    if isinstance(backend, Encrypted):
+        await backend.check_keys()
 
 
 async def unlock(backend: Backend, settings: Settings, *, readonly: bool) -> Keys | None:
@@ -366,7 +380,8 @@ async def _check_plain(backend: Backend, found: str) -> None:
         with suppress(NotFoundError):
             if key_of((await backend.read(key, span=Span(0, HEADER))).data) is not None:
                 raise CorruptionError(
-                    f"{RING_KEY} is missing, and without it nothing at {backend.url} can be read: put a copy back",
+                    f"{RING_KEY} is missing, and without it nothing at {backend.url} can be read: put the newest copy "
+                    "back",
                     key=RING_KEY,
                 )
 

@@ -117,7 +117,7 @@ async def read_ring(backend: Backend) -> tuple[Ring, ETag] | None:
 
 def _damaged(reason: str) -> CorruptionError:
     return CorruptionError(
-        f"{RING_KEY} is damaged, and nothing can be read without it: {reason}; put a copy of it back",
+        f"{RING_KEY} is damaged, and nothing can be read without it: {reason}; put the newest copy of it back",
         key=RING_KEY,
     )
 
@@ -332,7 +332,7 @@ class Keys:
     def _missing(self) -> CorruptionError:
         return CorruptionError(
             f"{RING_KEY} is missing: {self._backend.url} was decrypted or deleted meanwhile, or the file is lost; open "
-            "the store again without the master key, or put a copy of the file back",
+            "the store again without the master key, or put the newest copy of the file back",
             key=RING_KEY,
         )
 
@@ -350,6 +350,8 @@ class Keys:
             raise _damaged("it was not signed with its own primary key")
         if self.ring.store not in ("", ring.store):
             raise _damaged("it is another store's")
+        if ring.keys[-1].id in [key.id for key in self.ring.keys[:-1]]:
+            raise _damaged("it is an older copy, without the key that was the primary here")
         self._take(ring, etag, known, begun)
         return True
 

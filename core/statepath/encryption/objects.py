@@ -138,8 +138,28 @@ class SealedBackend(PassesSharing):
         try:
             return (await self._content(key, blob.data) if is_sealed_key(key) else blob.data), shown
         except CorruptionError:
-            await self.keys.check_ours()
+            await self.check_keys()
             return None, shown
+
+    async def check_keys(self) -> None:
+        """As `Encrypted.check_keys`."""
+        await self.keys.check_ours()
+        try:
+            ids = {await self.key_of(key) for key in (FLOOR_KEY, "state.json")}
+        except NotFoundError:
+            return
+        if len(ids) > 1 or (id := ids.pop()) is None:
+            return
+        # No damage makes two objects name the same other key.
+        try:
+            await self.keys.find(id, FLOOR_KEY)
+        except CorruptionError as error:
+            raise CorruptionError(
+                f"{RING_KEY} does not have the key {id[:8]}…, which {FLOOR_KEY} and state.json were both sealed with: "
+                "it is an older copy or another store's, or those two are copies from before that key was retired; "
+                f"nothing was changed: put back the newest copy of {RING_KEY}",
+                key=RING_KEY,
+            ) from error
 
     async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
         if not is_sealed_key(key):

@@ -103,7 +103,7 @@ def check_plain(backend: Backend, key: str, data: bytes) -> None:
     if data.startswith(SEALED):
         raise UnsupportedError(
             f"{key} is sealed, and {RING_KEY} is missing, without which nothing at {backend.url} can be read: "
-            "put a copy of it back, and set the master key",
+            "put the newest copy of it back, and set the master key",
             key=RING_KEY,
             code="encrypted",
         )

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from statepath.backend import Backend, CommitLog, ETag
 from statepath.commit import FLOOR_KEY, JOURNAL, Append, Commit, Note, microseconds, slot_key
-from statepath.encryption import unsealed
+from statepath.encryption import check_keys, unsealed
 from statepath.engine.adoption import Examined, File, examine, read_views, view_id
 from statepath.engine.backups import backup_keys, check_shown
 from statepath.engine.documents import compact, parse_untrusted, without_halves
@@ -113,6 +113,7 @@ async def recover(
     Raises:
         UnsupportedError: a newer program wrote the store (`newer_format`).
         StateError: the store is being made from another one (`unfinished`).
+        CorruptionError: it is sealed with newer keys than its key ring has.
         AccessDeniedError, UnavailableError: the storage could not be read, or was written each time that it was read.
     """
     for _ in range(_READINGS):
@@ -134,6 +135,7 @@ async def _look(
     try:
         found.floor = await read_floor(backend)
     except CorruptionError as error:
+        await check_keys(backend)
         found.damage.append(Damage(FLOOR_KEY, str(error)))
     if found.floor is not None:
         found.store, found.incarnation = found.floor[0].store, found.floor[0].incarnation

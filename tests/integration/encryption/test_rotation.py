@@ -30,6 +30,7 @@ from statepath.errors import (
 from statepath.events import Events, LogsRemoved, ReportsRemoved
 from statepath.keys import encrypt, read_keys
 from statepath.memory import MemoryBackend
+from statepath.repairing import repair
 from statepath.settings import Settings
 from statepath.store import Store
 
@@ -402,6 +403,57 @@ async def test_a_ring_that_was_put_back_is_noticed(memory):
     with pytest.raises(CorruptionError, match=r"keyring\.json does not have|keyring"):
         async with memory.open(readonly=True) as store:
             raise CorruptionError(store.damage[0].reason)
+
+
+@pytest.fixture
+async def outdated(memory):
+    """An encrypted store whose key ring is a copy from before a rotation and what was saved since; and the newest."""
+    async with memory.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+        older = await memory.read("keyring.json")
+        await store.rotate_key()
+        await store.collection("tasks").put({"id": "b"})
+    newest = await memory.read("keyring.json")
+    await memory.write("keyring.json", older)
+    return newest
+
+
+async def test_who_has_an_older_ring_only_puts_nothing_aside(memory, outdated):
+    stored = await memory.everything()
+    for readonly in (True, False):
+        with pytest.raises(CorruptionError, match=r"put back the newest copy of keyring\.json") as caught:
+            await memory.open(readonly=readonly)
+        assert caught.value.key == "keyring.json"
+    with pytest.raises(CorruptionError, match="put back the newest copy"):
+        await repair(memory.url, settings=Settings(encryption_key=memory.key))
+    assert await memory.everything() == stored
+    await memory.write("keyring.json", outdated)
+    async with memory.open() as store:
+        assert [task["id"] async for task in store.collection("tasks")] == ["a", "b"]
+        assert store.damage == ()
+
+
+async def test_what_an_older_ring_opens_is_recovered_once_the_log_s_own_record_was_moved_away(
+    memory, outdated
+):
+    backend = await memory.raw()
+    await backend.delete("journal/floor")
+    await backend.close()
+    async with memory.open() as store:
+        assert [task["id"] async for task in store.collection("tasks")] == ["a"]
+        assert store.damage != ()
+
+
+async def test_a_handle_that_knows_a_newer_key_does_not_go_back_to_an_older_ring(memory):
+    async with memory.open() as store:
+        before = await memory.read("keyring.json")
+        await store.rotate_key()
+        newest = await memory.read("keyring.json")
+        await memory.write("keyring.json", before)
+        with pytest.raises(CorruptionError, match=r"keyring\.json is damaged.*an older copy"):
+            await store.data_keys()
+        await memory.write("keyring.json", newest)
+        assert len(await store.data_keys()) == 2
 
 
 async def test_a_missing_ring_is_told_as_such(place):
