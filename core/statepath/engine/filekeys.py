@@ -96,7 +96,11 @@ async def file_key_of(path: str, settings: Settings) -> FileKey | None:
     try:
         keys = await load_keys(shelf, settings)
     except CorruptionError as error:
-        raise CorruptionError(f"{path} cannot be opened: {error}", key=path) from error
+        raise CorruptionError(
+            f"{path} cannot be opened: the key ring that it begins with was altered or cut; nothing was written",
+            key=path,
+            code="bad_file",
+        ) from error
     assert keys is not None  # noqa: S101 - it was put there
     beginning = MAGIC + length.to_bytes(_LENGTH, "big") + ring
     try:

@@ -93,6 +93,19 @@ async def test_a_file_that_was_altered_or_cut_writes_nothing(folder, tmp_path, s
             assert not (tmp_path / "new").exists()
 
 
+async def test_a_file_with_a_damaged_key_ring_is_not_mistaken_for_the_store_s_own_ring(
+    folder, tmp_path, settings
+):
+    file = tmp_path / "file"
+    async with folder.open() as store:
+        await store.export(file)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CorruptionError, match="the key ring that it begins with") as caught:
+        await statepath.import_backup(file, tmp_path / "new", settings=settings)
+    assert (caught.value.key, caught.value.code) == (str(file), "bad_file")
+    assert "keyring.json" not in str(caught.value)
+
+
 @pytest.mark.parametrize("size", [0, 1, SEGMENT, SEGMENT + 1, 3 * SEGMENT])
 def test_a_sealed_file_is_read_anywhere(size):
     content = random.Random(size).randbytes(size)
