@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -126,7 +126,7 @@ async def retire(
     keys = backend.keys
     async with keys.exchanging:
         await keys.refresh()
-        await reseal_all(backend, tell)
+        unreadable = (await reseal_all(backend, tell)).unreadable
         tell("looking for what the keys are needed for")
         gone: list[str] = []
         kept: dict[str, str] = {}
@@ -137,7 +137,8 @@ async def retire(
             if ids and info.id not in ids:
                 continue
             if info.objects or info.records:
-                kept[info.id] = _needed(info)
+                damaged = [key for key in unreadable if await _is_sealed_with(backend.inner, key, info.id)]
+                kept[info.id] = _needed(info, damaged)
             elif time.time() - newer.created < wait and await keys.has_others():
                 kept[info.id] = (
                     f"it was the primary key less than {wait / 60:.0f} minutes ago, and others may write"
@@ -159,10 +160,20 @@ def _check_known(ring: Ring, ids: Collection[str]) -> None:
             raise NotFoundError(f"the key ring has no key {id}; see statepath keys list", key=RING_KEY)
 
 
-def _needed(info: KeyInfo) -> str:
+async def _is_sealed_with(backend: Backend, key: str, id: str) -> bool:
+    try:
+        return key_of((await backend.read(key, span=Span(0, HEADER))).data) == id
+    except NotFoundError:
+        return False
+
+
+def _needed(info: KeyInfo, damaged: Sequence[str]) -> str:
     needs = []
     if info.objects:
-        needs.append(f"{info.objects} objects")
+        remedy = (
+            f" (damaged, until statepath repair keeps them aside: {', '.join(damaged)})" if damaged else ""
+        )
+        needs.append(f"{info.objects} objects{remedy}")
     if info.records:
         until = (
             ""

@@ -228,6 +228,19 @@ def test_what_cannot_be_sealed_anew_is_no_success(encrypted: Run, path: str) -> 
     assert (answer.code, backup.name in answer.err, "statepath verify" in answer.err) == (6, True, True)
 
 
+def test_retire_names_what_is_damaged_and_would_keep_a_key_for_ever(encrypted: Run, path: str) -> None:
+    assert encrypted("backup", "create").code == 0
+    data = bytearray((Path(path) / "state.json").read_bytes())
+    data[-1] ^= 1
+    backup = Path(path) / "state.backup.20260101T000000.000000Z.json"
+    backup.write_bytes(data)
+    encrypted("keys", "rotate")
+    told = encrypted("keys", "retire", "--yes").err
+    assert f"1 objects (damaged, until statepath repair keeps them aside: {backup.name})" in told
+    encrypted("repair", "--yes")
+    assert "objects" not in encrypted("keys", "retire", "--yes").err
+
+
 def test_a_key_is_exchanged_where_a_server_serves_its_metrics(encrypted: Run) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
