@@ -405,6 +405,23 @@ def test_a_backend_s_variable_in_the_env_file_is_told_once_to_have_no_effect(
     assert line.startswith(f"STATE_{backend}_TIMEOUT in .env has no effect")
 
 
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("STATE_ENCRYPTION_KEYFILE", "STATE_ENCRYPTION_KEY_FILE"),
+        ("STATE_ENCRYPTION_KEYS", "STATE_ENCRYPTION_KEY"),
+    ],
+)
+def test_a_misspelt_master_key_of_the_environment_is_told_once_to_have_no_effect(
+    variable: str, meant: str, monkeypatch: pytest.MonkeyPatch, warned: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(variable, "hunter2")
+    monkeypatch.setenv("STATE_HISTROY", "7d")  # may be anybody's
+    Settings.load()
+    Settings.load()
+    assert warned.messages == [f"{variable} in the environment has no effect; did you mean {meant}?"]
+
+
 def test_one_that_was_exported_from_the_env_file_has_its_effect(
     monkeypatch: pytest.MonkeyPatch, warned: pytest.LogCaptureFixture
 ) -> None:

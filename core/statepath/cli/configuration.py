@@ -14,7 +14,7 @@ from statepath.cli.options import Json, StatePath, of_a_group
 from statepath.cli.output import Output
 from statepath.discovery import parameters, refused
 from statepath.errors import StateError
-from statepath.settings import read
+from statepath.settings import read, setting_names
 from statepath.settings.describing import Setting, describe
 from statepath.settings.sources import warn_of_no_effect
 
@@ -33,7 +33,7 @@ def show(state_path: StatePath = None, as_json: Json = False) -> None:
     """Show every setting, and what the backend reads: the value, and where that comes from. Secrets are left out."""
     output = Output(as_json=as_json)
     settings = [*describe(state_path), *_of_backends(state_path, output)]
-    warn_of_no_effect()
+    warn_of_no_effect(setting_names())
     if as_json:
         output.json(
             {

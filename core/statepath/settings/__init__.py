@@ -238,7 +238,7 @@ class Settings(BaseSettings):
         settings, faults, layers = read(path, overrides)
         if faults:
             raise refusal(faults, layers)
-        warn_of_no_effect()
+        warn_of_no_effect(setting_names())
         return settings
 
     @classmethod

@@ -119,9 +119,16 @@ def _misspelt(variables: Mapping[str, str | None], names: Collection[str]) -> di
     }
 
 
-def warn_of_no_effect() -> None:
+def warn_of_no_effect(names: Collection[str]) -> None:
     """Tell which variables of backends stand in `.env`, as no backend reads that; but for those that somebody has
-    exported from it."""
+    exported from it. And which of the environment seems to be meant for a master key, and is none of the settings of
+    these names: without it a new store is a plain one."""
+    for field in _misspelt(os.environ, names):
+        (meant,) = get_close_matches(field, names, n=1, cutoff=_MISSPELT)
+        if field.startswith("encryption"):
+            _warn(
+                f"{variable_of(field)} in the environment has no effect; did you mean {variable_of(meant)}?"
+            )
     for name in _read_env_file():
         if name.startswith(_OF_BACKENDS) and name not in os.environ:
             _warn(
