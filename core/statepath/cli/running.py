@@ -21,6 +21,7 @@ from statepath.cli.exits import exit_of
 from statepath.cli.options import given
 from statepath.cli.output import escaped
 from statepath.debug import EVERYTHING, LOGGER, enable_debug
+from statepath.encryption import RING_KEY
 from statepath.engine.ids import is_id
 from statepath.errors import (
     AccessDeniedError,
@@ -164,6 +165,8 @@ class Failure:
                 return self._command("show", key)
             case HistoryTrimmedError():
                 return self._command("backup", "list")
+            case CorruptionError() if key == RING_KEY:
+                return None  # the message tells: only a copy of it helps
             case CorruptionError() if ran != "verify":
                 return self._command("verify")
             case DivergedError(code="split" | "promoted"):

@@ -157,7 +157,7 @@ class SealedBackend(PassesSharing):
             raise CorruptionError(
                 f"{RING_KEY} does not have the key {id[:8]}…, which {FLOOR_KEY} and state.json were both sealed with: "
                 "it is an older copy or another store's, or those two are copies from before that key was retired; "
-                f"nothing was changed: put back the newest copy of {RING_KEY}",
+                "nothing was changed: put back the newest copy of it that has the key",
                 key=RING_KEY,
             ) from error
 

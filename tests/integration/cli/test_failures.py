@@ -206,6 +206,10 @@ def test_only_a_document_in_a_conflict_is_to_be_shown() -> None:
     assert Failure(errors.ConflictError("x", key="journal/floor"), None).next is None
 
 
+def test_no_command_helps_where_the_key_ring_cannot_be_used() -> None:
+    assert Failure(errors.CorruptionError("x", key="keyring.json"), None).next is None
+
+
 @pytest.mark.parametrize(
     ("ran", "error"),
     [
