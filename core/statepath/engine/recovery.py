@@ -111,7 +111,8 @@ async def recover(
     `joined`: other writers have the store open, and their files may be ahead of what is read here.
 
     Raises:
-        UnsupportedError: a newer program wrote the store (`newer_format`).
+        UnsupportedError: a newer program wrote the store (`newer_format`), or it is sealed, and nobody has its keys
+            (`encrypted`).
         StateError: the store is being made from another one (`unfinished`).
         CorruptionError: it is sealed with newer keys than its key ring has.
         AccessDeniedError, UnavailableError: the storage could not be read, or was written each time that it was read.
@@ -275,7 +276,7 @@ async def _current_snapshot(backend: Backend, found: Recovered) -> tuple[Snapsho
     except CorruptionError as error:
         found.damage.append(Damage(STATE_KEY, str(error)))
         return None
-    _check_not_sealed(backend, found, STATE_KEY, blob.data)
+    check_plain(backend, STATE_KEY, blob.data)  # a sealed one is no damaged one
     found.state_etag, found.state_size = blob.etag, len(blob.data)
     if not is_ours(blob.data):
         try:
@@ -294,15 +295,6 @@ async def _current_snapshot(backend: Backend, found: Recovered) -> tuple[Snapsho
         return None
     found.state = SnapshotMark(meta.seq, meta.digest, meta.time, commit=meta.commit)
     return meta, replica
-
-
-def _check_not_sealed(backend: Backend, found: Recovered, key: str, data: bytes) -> None:
-    """A snapshot that is sealed is no damaged one, unless the log's own record says that the store is a plain one.
-
-    Raises: as `check_plain`.
-    """
-    if found.floor is None:
-        check_plain(backend, key, data)
 
 
 def _belongs(found: Recovered, meta: SnapshotMeta, key: str) -> bool:
@@ -412,7 +404,7 @@ async def _backups(backend: Backend, found: Recovered) -> AsyncIterator[tuple[st
         except CorruptionError as error:
             found.damage.append(Damage(key, str(error)))
             continue
-        _check_not_sealed(backend, found, key, data)
+        check_plain(backend, key, data)
         yield key, data
 
 

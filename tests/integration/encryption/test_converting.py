@@ -21,6 +21,7 @@ from statepath.errors import (
     NotFoundError,
     StateError,
     UnavailableError,
+    UnsupportedError,
 )
 from statepath.keys import decrypt, encrypt
 from statepath.settings import Settings
@@ -190,6 +191,36 @@ async def test_a_half_converted_store_says_how_it_is_finished(folder, settings, 
     assert caught.value.code == "converting"
     with pytest.raises(ConflictError, match="finish that first: statepath keys encrypt"):
         await decrypt(folder.url, settings=settings)
+    await encrypt(folder.url, settings=settings)
+    async with folder.open() as store:
+        assert await store.collection("tasks").get("a") == {"id": "a"}
+
+
+async def test_a_half_encrypted_store_without_its_ring_is_not_taken_for_a_damaged_plain_one(
+    folder, settings, monkeypatch
+):
+    async with statepath.open(folder.url, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a"})
+
+    async def cut_off(*_: Any) -> None:
+        raise UnavailableError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Conversion, "_put_floor", cut_off)
+        with pytest.raises(UnavailableError):
+            await encrypt(folder.url, settings=settings)
+    ring = await folder.read("keyring.json")
+    backend = await folder.raw()
+    await backend.delete("keyring.json")
+    await backend.close()
+    stored = await folder.everything()
+    with pytest.raises(UnsupportedError, match=r"state\.json is sealed, and keyring\.json is missing"):
+        await statepath.open(folder.url)
+    for trial in (folder.open(), encrypt(folder.url, settings=settings)):
+        with pytest.raises(StateError, match=r"keyring\.json is missing"):
+            await trial
+    assert (await folder.everything()).keys() == stored.keys()
+    await folder.write("keyring.json", ring)
     await encrypt(folder.url, settings=settings)
     async with folder.open() as store:
         assert await store.collection("tasks").get("a") == {"id": "a"}
