@@ -23,7 +23,7 @@ from statepath.commit import Body, Commit, Sealed, Transaction, slot_key
 from statepath.compression import pack, unpack
 from statepath.encryption.keyring import Keys
 from statepath.encryption.sealing import KEY_BYTES, SALT, DataKey, derive
-from statepath.errors import CorruptionError, HeadMoved
+from statepath.errors import ConfigurationError, CorruptionError, HeadMoved
 
 _CONTEXT: Final = b"statepath journal\0"
 _SMALL: Final = 256
@@ -63,6 +63,7 @@ def open_record(commit: Commit, sealed: Sealed, key: DataKey, store: bytes) -> C
 
     Raises:
         CorruptionError: it is not what was written.
+        ConfigurationError: the library that it was compressed with is missing (`not_installed`).
     """
     bare = replace(commit, sealed=UNSET)
     told = _told(store, bare, packed=sealed.packed)
@@ -71,6 +72,8 @@ def open_record(commit: Commit, sealed: Sealed, key: DataKey, store: bytes) -> C
         if sealed.packed:
             content = unpack(content, _MOST)
         transactions = _decoder.decode(content)
+    except ConfigurationError:  # is a ValueError
+        raise
     except (InvalidTag, ValueError, OverflowError, msgspec.MsgspecError) as error:
         raise _altered(commit, "it was altered, or belongs to another place or store") from error
     if len(transactions) != commit.last - commit.first + 1:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import statepath
 from statepath.encryption.sealing import PACKED
+from statepath.errors import ConfigurationError
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +50,24 @@ async def test_what_can_be_compressed_is_and_is_smaller(folder, canary):
             assert state.startswith(PACKED) == (compression == "zstd")
     for key in ("state.json", "journal/00000000000000000001.jsonl"):
         assert sizes["zstd"][key] < sizes["none"][key] * 0.7
+
+
+@pytest.mark.parametrize("shown", [True, False], ids=["a snapshot", "the journal alone"])
+async def test_what_is_compressed_is_not_put_aside_by_who_lacks_the_library(memory, shown, monkeypatch):
+    store = await memory.open(compression="zstd")
+    await store.collection("tasks").put({"id": "a", "text": "sesame" * 100})
+    if shown:
+        await store.snapshot()
+    await store._engine.release()
+    stored = await memory.everything()
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "zstandard", None)
+        for readonly in (True, False):
+            with pytest.raises(ConfigurationError, match="needs the package zstandard"):
+                await memory.open(readonly=readonly)
+    assert await memory.everything() == stored
+    async with memory.open() as store:
+        assert await store.collection("tasks").count() == 1
 
 
 async def test_a_plain_store_stays_readable(tmp_path):
