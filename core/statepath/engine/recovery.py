@@ -29,6 +29,7 @@ from statepath.engine.snapshot import STATE_KEY, SnapshotMeta, is_ours, load_sna
 from statepath.engine.views import View
 from statepath.errors import (
     AccessDeniedError,
+    ConfigurationError,
     CorruptionError,
     DivergedError,
     HistoryTrimmedError,
@@ -180,12 +181,13 @@ async def saved_since(backend: Backend, found: Recovered) -> bool:
 
 
 def check_damaged(error: StateError) -> None:
-    """What does not answer, or is not for this user to read, may be whole: giving it up would be for nothing.
+    """What does not answer, is not for this user to read, or needs a key or a library that this program lacks, may be
+    whole: giving it up would be for nothing.
 
     Raises:
         StateError: the error, which does not tell of damage.
     """
-    if is_unread(error):
+    if is_unread(error) or isinstance(error, ConfigurationError):
         raise error
 
 

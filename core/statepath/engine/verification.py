@@ -38,6 +38,7 @@ from statepath.engine.views import parse_view
 from statepath.errors import (
     AccessDeniedError,
     ClosedError,
+    ConfigurationError,
     CorruptionError,
     HistoryTrimmedError,
     InvalidArgumentError,
@@ -129,8 +130,9 @@ class _Verification:
             await self._tell(error.key or place, error)
 
     async def _tell(self, key: str, error: StateError) -> None:
-        """An object is damaged or cannot be read. Where the storage answers to nothing any more, that ends it."""
-        if isinstance(error, ClosedError):
+        """An object is damaged or cannot be read. Where the storage answers to nothing any more, or this program lacks
+        a key or a library, that ends it."""
+        if isinstance(error, ClosedError | ConfigurationError):
             raise error
         if error.retryable:
             with suppress(CorruptionError, AccessDeniedError):

@@ -8,6 +8,8 @@ import pytest
 import statepath
 from statepath.encryption.sealing import PACKED
 from statepath.errors import ConfigurationError
+from statepath.repairing import repair
+from statepath.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +70,24 @@ async def test_what_is_compressed_is_not_put_aside_by_who_lacks_the_library(memo
     assert await memory.everything() == stored
     async with memory.open() as store:
         assert await store.collection("tasks").count() == 1
+
+
+async def test_what_is_compressed_is_no_damage_to_who_lacks_the_library(memory, monkeypatch):
+    async with memory.open(compression="zstd") as store:
+        await store.collection("tasks").put({"id": "a", "text": "sesame" * 100})
+        await store.backup()
+    async with memory.open() as store:
+        for id in "bc":
+            await store.collection("tasks").put({"id": id})
+            await store.snapshot()
+    stored = await memory.everything()
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    async with memory.open(readonly=True) as store:
+        with pytest.raises(ConfigurationError, match="needs the package zstandard"):
+            await store.verify()
+    with pytest.raises(ConfigurationError, match="needs the package zstandard"):
+        await repair(memory.url, settings=Settings(encryption_key=memory.key))
+    assert await memory.everything() == stored
 
 
 async def test_a_plain_store_stays_readable(tmp_path):
