@@ -17,6 +17,7 @@ from statepath.encryption import (
     has_ring,
     load_keys,
     make_keys,
+    no_master_key,
     unlock,
 )
 from statepath.engine.founding import silent
@@ -69,6 +70,8 @@ async def init_keys(
         ConfigurationError: there is a plain store (`not_encrypted`), or the master key cannot be used.
     """
     used = settings if settings is not None else Settings.load(path)
+    if not new_key and not used.encrypted:
+        raise no_master_key()
     if new_key and used.encryption_key_file is None:
         raise ConfigurationError(
             "where should the new master key be? set STATE_ENCRYPTION_KEY_FILE to the file", code="no_key"

@@ -356,11 +356,15 @@ def master_key(settings: Settings) -> KeyProvider:
         check_installed()
     provider = provider_of(settings)
     if provider is None:
-        raise ConfigurationError(
-            "no master key is configured: set STATE_ENCRYPTION_KEY_FILE to the file that holds it",
-            code="no_key",
-        )
+        raise no_master_key()
     return provider
+
+
+def no_master_key() -> ConfigurationError:
+    """What needs one has none (`no_key`)."""
+    return ConfigurationError(
+        "no master key is configured: set STATE_ENCRYPTION_KEY_FILE to the file that holds it", code="no_key"
+    )
 
 
 async def has_ring(backend: Backend) -> bool:

@@ -68,6 +68,16 @@ def test_init_needs_a_key_and_makes_none_where_none_is_to_be(on: Run, key_file: 
     assert (answer.code, "set STATE_ENCRYPTION_KEY_FILE" in answer.err) == (7, True)
 
 
+def test_init_without_a_master_key_says_so_and_makes_nothing(cli: Run, filled: str, tmp_path: Path) -> None:
+    for place in (filled, f"{tmp_path}/new"):
+        answer = cli("keys", "init", "-s", place)
+        assert (answer.code, answer.err.splitlines()[0]) == (
+            7,
+            "error: no master key is configured: set STATE_ENCRYPTION_KEY_FILE to the file that holds it",
+        )
+    assert not (tmp_path / "new").exists()
+
+
 def test_init_leaves_a_plain_store_as_it_is(filled: str, files: Run, on: Run, key_file: Path) -> None:
     before = files()
     answer = on("keys", "init", "--new-key")
