@@ -190,8 +190,12 @@ def _read_manifest(path: str, file: zipfile.ZipFile, size: int, limit: int) -> M
         )
     if file.getinfo(MANIFEST).file_size > _MANIFEST_BYTES + _ENTRY_BYTES * len(names):
         raise _bad(path, f"its {MANIFEST} is too large")
+    packed = b"".join(_chunks(path, file, MANIFEST))
     try:
-        line = unseal(b"".join(_chunks(path, file, MANIFEST)), "manifest")
+        line = unseal(packed, "manifest")
+    except CorruptionError as error:
+        raise _bad(path, f"{MANIFEST}: {error}") from error
+    try:
         if (needed := msgspec.json.decode(line, type=dict[str, Raw]).get("format")) is None:
             raise _bad(path, f"its {MANIFEST} does not say its format")
         if bytes(needed).isdigit() and int(bytes(needed)) > FORMAT:
@@ -411,7 +415,11 @@ class Portable:
         return _chunks(self.path, self._file, name)
 
     def _snapshot(self, name: str) -> tuple[SnapshotMeta, Replica]:
-        meta, replica = load_snapshot(self._whole(name), name)
+        data = self._whole(name)
+        try:
+            meta, replica = load_snapshot(data, name)
+        except CorruptionError as error:
+            raise _bad(self.path, str(error)) from error
         if meta.store != self.manifest.store or meta.seq > self.manifest.seq:
             raise _bad(self.path, f"{name} is of another store than the manifest")
         for collection, id, entry in list(replica):

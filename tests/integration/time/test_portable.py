@@ -382,6 +382,15 @@ class TestStrangers:
         Path(file).write_bytes(b"once upon a time" * 100)
         await refused(CorruptionError, "no portable backup")
 
+    async def test_a_manifest_that_was_edited(self, good, file, refused):
+        manifest = good["manifest.json"].replace(b'"format":1', b'"format":2')
+        self.pack(file, good | {"manifest.json": manifest}, signed=False)
+        await refused(CorruptionError, f"^{file} cannot be imported: manifest.json: .* checksum")
+
+    async def test_a_snapshot_that_was_edited(self, good, file, refused):
+        self.pack(file, good | {"state.json": good["state.json"].replace(b"task", b"text", 1)})
+        await refused(CorruptionError, f"^{file} cannot be imported: state.json is damaged")
+
     async def test_no_file(self, file, refused):
         await refused(NotFoundError, "No such file")
 
