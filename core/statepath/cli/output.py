@@ -56,7 +56,7 @@ class Output:
         if self.as_json:
             self.json(facts)
         else:
-            self.text(f"{text}\n")
+            self.text(f"{harmless(text)}\n")
 
     def document(self, value: Any) -> None:
         """A JSON value, for people; still JSON."""
@@ -89,12 +89,12 @@ class Output:
         table.add_column(style="bold")
         table.add_column(overflow="fold")
         for name, value in facts:
-            table.add_row(name, value if isinstance(value, Text) else str(value))
+            table.add_row(name, value if isinstance(value, Text) else harmless(str(value)))
         self.show(table)
 
     def note(self, text: str) -> None:
         """A remark, on stderr."""
-        self._notes.print(text, soft_wrap=True)
+        self._notes.print(harmless(text), soft_wrap=True)
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[str], None]]:
@@ -132,6 +132,11 @@ def printable(text: str) -> str:
     return re.sub("[\x00-\x1f\x7f-\x9f]", _escape, text)
 
 
+def harmless(text: str) -> str:
+    """What is told to people, a line or more: what it quotes of what is stored commands no terminal."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def _escape(found: re.Match[str]) -> str:
     return json.dumps(found[0])[1:-1]
 
@@ -145,7 +150,7 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     with interruptible():
-        print(f"{question} Go on? [y/N]: ", end="", file=sys.stderr, flush=True)
+        print(f"{harmless(question)} Go on? [y/N]: ", end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline()
     if answer.strip().lower() not in ("y", "yes"):
         raise typer.Abort

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from statepath.cli.exits import exit_of
 from statepath.cli.options import given
-from statepath.cli.output import escaped
+from statepath.cli.output import escaped, harmless
 from statepath.debug import EVERYTHING, LOGGER, enable_debug
 from statepath.encryption import RING_KEY
 from statepath.engine.ids import is_id
@@ -188,7 +188,7 @@ class Failure:
             lines.append(f"  state path: {self.place}")
         if self.next is not None and self.next not in lines[0]:
             lines.append(f"  next: {self.next}")
-        return "\n".join(lines)
+        return harmless("\n".join(lines))
 
     def json(self) -> str:
         facts = {
@@ -285,4 +285,4 @@ class _Remark(logging.Formatter):
     """What a record says, without a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {record.getMessage()}"
+        return f"{record.levelname.lower()}: {harmless(record.getMessage())}"

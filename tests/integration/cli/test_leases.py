@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,8 +15,15 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture
-def held(filled: str) -> int:
+def program() -> str:
+    """How the holder of the lease was started."""
+    return sys.argv[0]
+
+
+@pytest.fixture
+def held(filled: str, program: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """A lease whose holder has died; its epoch."""
+    monkeypatch.setattr("sys.argv", [program])
 
     async def hold() -> int:
         async with statepath.open(filled) as store:
@@ -44,6 +52,13 @@ def test_release_without_force_names_the_holder_and_changes_nothing(on: Run, hel
     assert "pid" in answer.err
     assert len(on("lease", "list", "--json").lines) == 1
     assert f"to take it away now: statepath lease release leader --force -s {path}" in answer.err
+
+
+@pytest.mark.parametrize("program", ["\x1b[31mserver"])
+def test_the_name_of_a_program_commands_no_terminal(on: Run, held: int) -> None:
+    told = on("lease", "list").out
+    asked = [on("lease", "release", "leader", *force).err for force in ((), ("--force",))]
+    assert ["\\u001b[31mserver" in text and "\x1b" not in text for text in (told, *asked)] == [True] * 3
 
 
 @pytest.mark.slow

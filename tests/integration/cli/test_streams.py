@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from statepath.cli.output import Output
+from statepath.cli.running import logging_to_stderr
 
 Run = Callable[..., Any]
 
@@ -107,6 +109,24 @@ def test_nor_does_the_name_of_a_field(on: Run) -> None:
     for value in (1, 2):
         on("put", "tasks/a", "-", stdin=json.dumps({"\x1b[31m\x9b": value}))
     assert "\\u001b[31m\\u009b: 1 → 2" in on("diff", "1").out
+
+
+def test_nor_does_what_an_error_quotes(on: Run, filled: str) -> None:
+    assert "there is no backup \\u001b[31mx" in on("backup", "restore", "\x1b[31mx").err
+
+
+def test_nor_does_what_a_warning_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to_stderr(debug=False):
+        logging.getLogger("statepath.leases").warning("held by %s\nand others", "\x1b[31mx")
+    assert capsys.readouterr().err == "warning: held by \\u001b[31mx\nand others\n"
+
+
+def test_nor_does_a_fact_or_a_remark(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output(as_json=False)
+    output.facts([("replica of", "\x1b[31mx")])
+    output.note("\x1b[31mx")
+    told = capsys.readouterr()
+    assert [text.rstrip() for text in told] == ["replica of  \\u001b[31mx", "\\u001b[31mx"]
 
 
 def test_nor_does_a_document_that_is_shown_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
