@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, Self
 
 from statepath.cli.interrupts import uninterrupted
 from statepath.cli.output import Output
 from statepath.cli.running import command_line
+from statepath.cli.temporary import temporary_files
 from statepath.engine.ids import encode_id, parse_ref
 from statepath.errors import InvalidArgumentError, StateError
 
@@ -29,10 +30,15 @@ class Draft:
         self._document = document
         self._text = text
         self._kept = False
-        self._folder = tempfile.mkdtemp(prefix="statepath-")
-        self.path = os.path.join(self._folder, f"{encode_id(parse_ref(document)[1])}.json")
-        with open(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(text)
+        with temporary_files():
+            self._folder = tempfile.mkdtemp(prefix="statepath-")
+            self.path = os.path.join(self._folder, f"{encode_id(parse_ref(document)[1])}.json")
+            try:
+                with open(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                    file.write(text)
+            except BaseException:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                raise
 
     def edit(self) -> None:
         """Run the editor and wait for its end.
@@ -65,6 +71,10 @@ class Draft:
                 return file.read()
         except FileNotFoundError:
             raise InvalidArgumentError("the editor removed the file: nothing was changed") from None
+        except OSError as error:
+            raise InvalidArgumentError(
+                f"what the editor left in {self.path} cannot be read: {error.strerror}"
+            ) from None
 
     @contextmanager
     def kept_on_failure(self, output: Output, state_path: str | None) -> Iterator[None]:
@@ -72,15 +82,23 @@ class Draft:
         try:
             yield
         except BaseException as error:
-            if not os.path.exists(self.path) or not self.changed:
+            if not self._is_to_keep():
                 raise
             self._kept = True
-            os.chmod(self.path, 0o600)
+            with suppress(OSError):  # it may be somebody else's by now, as of an editor that runs as root
+                os.chmod(self.path, 0o600)
             output.note(f"your text is kept in {self.path}")
             if isinstance(error, StateError):
                 again = command_line(state_path, "put", self._document, self.path)
                 output.note(f"to store it in place of what is there: {again}")
             raise
+
+    def _is_to_keep(self) -> bool:
+        """Whether it may be somebody's work: what cannot be read may be."""
+        try:
+            return self.changed
+        except InvalidArgumentError:
+            return os.path.exists(self.path)
 
     def __enter__(self) -> Self:
         return self

@@ -139,6 +139,14 @@ def test_the_demo_refuses_a_place_that_is_not_empty(on: Run, filled: str, files:
     assert files() == before
 
 
+@pytest.mark.parametrize("words", [(), ("--keep",)])
+def test_the_demo_says_that_there_is_no_folder_for_it(
+    cli: Run, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/no/such/folder")
+    assert cli("demo", *words, "--json").error["code"] == "no_temporary"
+
+
 def test_the_demo_refuses_a_store_that_only_one_process_sees(cli: Run) -> None:
     assert cli("demo", "-s", "memory://demo").code == 1
 

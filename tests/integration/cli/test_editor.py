@@ -125,6 +125,33 @@ def test_edit_keeps_what_was_written_by_an_editor_that_fails(
     assert status(on) == "completed"
 
 
+def test_edit_keeps_what_the_editor_left_so_that_it_cannot_be_read(
+    on: Run, filled: str, editor: Run, left: Run
+) -> None:
+    editor("path.rename(path.parent / 'mine'); path.mkdir()")
+    answer = on("edit", "tasks/task_1")
+    assert (answer.code, "cannot be read: Is a directory" in answer.err) == (2, True)
+    assert "your text is kept in" in answer.err
+    assert [kept.name for kept in left()] == ["mine"]
+
+
+def test_edit_says_that_there_is_no_room_for_the_text(
+    on: Run, filled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/no/such/folder")
+    error = on("edit", "tasks/task_1", "--json").error
+    assert (error["code"], error["next"]) == ("no_temporary", None)
+    assert error["message"].startswith("no temporary file can be made in /no/such/folder: No such file")
+
+
+def test_edit_leaves_nothing_where_the_text_cannot_be_written(
+    on: Run, filled: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("statepath.cli.editor.encode_id", lambda id: "x" * 300)
+    assert on("edit", "tasks/task_1", "--json").error["code"] == "no_temporary"
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 def test_edit_names_an_editor_that_does_not_exist(
     on: Run, filled: str, monkeypatch: pytest.MonkeyPatch, left: Run
 ) -> None:

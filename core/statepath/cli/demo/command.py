@@ -19,6 +19,7 @@ from statepath.cli.exits import Exit
 from statepath.cli.options import Json, StatePath, about
 from statepath.cli.output import Output, amount
 from statepath.cli.running import asynchronous, command_line
+from statepath.cli.temporary import temporary_files
 from statepath.commit import PROBES
 from statepath.discovery import connect
 from statepath.errors import AlreadyExistsError, NotFoundError, UnsupportedError
@@ -71,9 +72,13 @@ async def _place(path: str | None, *, keep: bool) -> AsyncIterator[str]:
         await _check_empty(path)
         yield path
     elif keep:
-        yield tempfile.mkdtemp(prefix="statepath-demo-")
+        with temporary_files():
+            folder = tempfile.mkdtemp(prefix="statepath-demo-")
+        yield folder
     else:
-        with tempfile.TemporaryDirectory(prefix="statepath-demo-") as folder:
+        with temporary_files():
+            passing = tempfile.TemporaryDirectory(prefix="statepath-demo-")
+        with passing as folder:
             yield folder
 
 
