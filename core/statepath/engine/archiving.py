@@ -51,6 +51,13 @@ _LOST: Final = "lost"
 
 _DOCUMENTS: Final = 10_000
 _BYTES: Final = 16 * 1024 * 1024
+_SHARE: Final = 24
+"""By this part of its age what is to be archived may be later, while more comes: each run writes a segment, and the
+list of all of them anew."""
+
+_LONGEST: Final = 24 * 3600.0
+"""Seconds: the most of that."""
+
 _ATTEMPTS: Final = 8
 _TURN: Final = 256
 _GZIP: Final = 31
@@ -186,13 +193,20 @@ async def archive(engine: Engine, collection: str, chosen: Chosen) -> Archived:
     return Archived(documents, size, tuple(names), compressed)
 
 
-async def archive_by_rules(engine: Engine, *, dry_run: bool = False) -> list[Archived]:
-    """What the settings say, rule by rule."""
+async def archive_by_rules(
+    engine: Engine, *, dry_run: bool = False, gathering: bool = False
+) -> list[Archived]:
+    """What the settings say, rule by rule. `gathering`: what would make a small segment waits for more, as long as
+    it may."""
     done: list[Archived] = []
     for rule in engine.settings.archive_rules:
-        before = round((unhurried_now() - rule.older_than.total_seconds()) * 1_000_000)
+        age = rule.older_than.total_seconds()
+        before = round((unhurried_now() - age) * 1_000_000)
         matches = And(tuple(F(name) == value for name, value in rule.fields)).compile(reader)
         chosen = await choose(engine.replica, rule.collection, before, matches)
+        late = before - round(min(age / _SHARE, _LONGEST) * 1_000_000)
+        if gathering and len(_parts(chosen)) == 1 and all(entry.modified > late for _, entry in chosen):
+            continue
         size = sum(entry.size for _, entry in chosen)
         done.append(
             Archived(len(chosen), size, (), 0) if dry_run else await archive(engine, rule.collection, chosen)

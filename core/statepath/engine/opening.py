@@ -388,7 +388,7 @@ class _TakeOver:
         engine.catching_up.met = None
         if engine.elsewhere is None:
             await self._show()
-        engine.start_autosave(partial(archive_by_rules, engine), partial(bound_files, engine))
+        engine.start_autosave(partial(archive_by_rules, engine, gathering=True), partial(bound_files, engine))
 
     async def _show(self) -> None:
         """Tell the storage what queries should find, where it answers any."""

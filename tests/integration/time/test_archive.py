@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 import statepath
+from statepath.engine import archiving
 from statepath.errors import (
     AlreadyExistsError,
     ConfigurationError,
@@ -268,6 +269,44 @@ async def test_rules_archive_by_themselves(path):
         await asyncio.wait_for(archiving.wait(), 60)
         assert await archived(store) == ["tasks/b"]
         assert await ids(store.collection("other")) == ["a"]
+
+
+@pytest.fixture
+def hours_later(monkeypatch):
+    """Has it so many hours later for what is archived by itself."""
+
+    def later(hours):
+        monkeypatch.setattr(archiving, "unhurried_now", lambda: time.time() + hours * 3600)
+
+    return later
+
+
+@pytest.mark.parametrize(("due", "most"), [(48, 2), (90 * 24, 24)])
+async def test_what_would_make_a_small_segment_waits_for_more_only_so_long(path, hours_later, due, most):
+    async with statepath.open(path, autosave=0, archive=f"raw older_than={due}h") as store:
+        await store.collection("raw").put({"id": "a"})
+        hours_later(due + most - 0.1)
+        assert await archiving.archive_by_rules(store._engine, gathering=True) == []
+        hours_later(due + most + 0.1)
+        (done,) = await archiving.archive_by_rules(store._engine, gathering=True)
+        assert (done.documents, len(done.segments)) == (1, 1)
+
+
+async def test_what_makes_a_whole_segment_waits_for_nothing(path, hours_later, monkeypatch):
+    monkeypatch.setattr(archiving, "_DOCUMENTS", 2)
+    async with statepath.open(path, autosave=0, archive="raw older_than=90d") as store:
+        for n in range(3):
+            await store.collection("raw").put({"id": str(n)})
+        hours_later(90 * 24 + 0.1)
+        (done,) = await archiving.archive_by_rules(store._engine, gathering=True)
+        assert (done.documents, len(done.segments)) == (3, 2)
+
+
+async def test_who_has_the_rules_carried_out_waits_for_nothing(path, hours_later):
+    async with statepath.open(path, autosave=0, archive="raw older_than=90d") as store:
+        await store.collection("raw").put({"id": "a"})
+        hours_later(90 * 24 + 0.1)
+        assert (await store.archive_by_rules()).documents == 1
 
 
 @pytest.mark.parametrize("value", ["1", "true", "0", "false", "null", '"1"', "NaN", "[1]"])
