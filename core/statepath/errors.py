@@ -127,7 +127,7 @@ class AccessDeniedError(StateError):
 
 
 class ThrottledError(StateError):
-    """The storage asked for fewer requests. The operation had no effect."""
+    """The storage refused it for now, as where it is asked for too much. The operation had no effect."""
 
     default_code = "throttled"
     default_retryable = True
@@ -135,8 +135,8 @@ class ThrottledError(StateError):
 
 class UnavailableError(StateError):
     """The storage did not answer, or could not do it now (`code` `disk_full`: there is no space; `not_sent`: no
-    connection to it came about, or no credentials, or a look that has to come first failed; `service_failed`: a service
-    answered that it had failed).
+    connection to it came about, or no credentials, or a look that has to come first got no answer;
+    `service_failed`: a service answered that it had failed).
 
     For a conditional write the outcome is open unless `code` says otherwise: it may have been applied.
     """

@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import Loader, create_loader
 from s3fs import S3FileSystem
 from statepath.backend import ALWAYS, ETag, IfAbsent, IfMatch, Span, When
-from statepath.errors import InvalidArgumentError, UnavailableError
+from statepath.errors import InvalidArgumentError, ThrottledError, UnavailableError
 from statepath.objectstore import (
     BLOCK,
     Asked,
@@ -384,11 +384,14 @@ class S3Driver:
 
 @contextmanager
 def _looking_first(asked: Asked) -> Iterator[None]:
-    """A look at the object before what changes it is sent: if it fails, that is not sent."""
+    """A look at the object before what changes it is sent: if it fails, that is not sent. A service that answered is
+    asked again by who opens the store, too, and one that cannot be reached is not."""
     try:
         with translated(asked):
             yield
     except UnavailableError as error:
+        if error.code == "service_failed":
+            raise ThrottledError(str(error), key=error.key, backend=error.backend) from error
         error.code = "not_sent"
         raise
 

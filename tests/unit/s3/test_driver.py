@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
+from aiohttp import ServerDisconnectedError
 from botocore.exceptions import ClientError
 from statepath.backend import ALWAYS, ETag, IfMatch
 from statepath.discovery import connect
@@ -14,9 +15,11 @@ from statepath.errors import (
     ConfigurationError,
     ConflictError,
     InvalidArgumentError,
+    ThrottledError,
     UnavailableError,
 )
 from statepath.objectstore import Place
+from statepath.retry import until_served
 from statepath_s3.config import S3Config
 from statepath_s3.driver import S3Driver, _session
 
@@ -192,12 +195,28 @@ async def test_why_a_head_was_refused_is_told(status, code, said):
 
 
 @pytest.mark.parametrize("status", [500, 503])
-async def test_where_the_look_before_it_fails_a_change_is_told_as_not_sent(status):
+async def test_where_the_look_before_it_fails_a_change_is_told_as_without_effect(status):
     mute = driver(Mute(status, ""))
     for change in (mute.put("a/b", b"", IfMatch(ETag("1"))), mute.remove("a/b", ALWAYS)):
+        with pytest.raises(ThrottledError, match=str(status)):
+            await change
+
+
+async def test_where_the_look_before_it_gets_no_answer_a_change_is_told_as_not_sent():
+    async def hang_up(**asked):
+        raise ServerDisconnectedError
+
+    mute = Mute(0, "")
+    mute.head_object = hang_up  # type: ignore[method-assign]
+    for change in (driver(mute).put("a/b", b"", IfMatch(ETag("1"))), driver(mute).remove("a/b", ALWAYS)):
         with pytest.raises(UnavailableError) as caught:
             await change
         assert caught.value.code == "not_sent"
+
+
+async def test_who_opens_a_store_asks_a_service_again_that_fails_at_a_look():
+    clients = [Mute(503, ""), Changing(refusals=0)]
+    assert await until_served(lambda: driver(clients.pop(0)).remove("a/b", ALWAYS), deadline=1)
 
 
 async def test_what_is_registered_with_one_session_reaches_no_other():
