@@ -584,6 +584,7 @@ class Store:
 
         Raises:
             UnavailableError, ThrottledError: the storage does not answer.
+            ConfigurationError: this program lacks a key (`wrong_key`: the master key was exchanged) or a library.
         """
         self._engine.check_open()
         behind: list[Finding] = []

@@ -663,6 +663,18 @@ async def test_no_key_is_wrapped_by_the_former_master_key_beside_those_of_the_ne
         assert await tasks_of(store) == 1
 
 
+async def test_who_has_only_the_former_master_key_takes_nothing_for_damaged(memory, tmp_path, settled):
+    new = tmp_path / "new-master"
+    async with memory.open() as store, memory.open(readonly=True) as reader:
+        await store.collection("tasks").put({"id": "a"})
+        await store.rotate_key(master=new)
+        async with statepath.open(memory.url, encryption_key_file=new, autosave=0) as other:
+            await other.rotate_key()
+        with pytest.raises(ConfigurationError) as caught:
+            await reader.verify()
+        assert caught.value.code == "wrong_key"
+
+
 async def test_what_is_exported_after_the_master_key_was_exchanged_needs_the_new_one(folder, tmp_path):
     new, archive = tmp_path / "new-master", tmp_path / "archive"
     async with folder.open() as store:
