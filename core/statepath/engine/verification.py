@@ -205,6 +205,8 @@ class _Verification:
                 self._found(error.key or JOURNAL, str(error))
             except StateError as error:
                 await self._tell(error.key or JOURNAL, error)
+                if is_unread(error) and (state := self.snapshots.get(STATE_KEY)) is not None:
+                    self.removed.update(state.logs)  # each of them may have been, in what was not read
             else:
                 return
             # What was read of it does not say what the files have to have at its end.

@@ -79,6 +79,22 @@ async def test_a_storage_that_does_not_answer_at_all_ends_it(stored, unreadable)
             await reader.verify()
 
 
+async def test_a_log_that_was_removed_is_not_missing_where_the_journal_cannot_be_read(path, monkeypatch):
+    async def away(after):
+        raise UnavailableError("no answer")
+        yield
+
+    async with statepath.open(path, autosave=0) as store:
+        await store.append_log("gone", "text\n")
+        await store.snapshot()
+        await store.delete_log("gone")
+        await store.flush()
+        with monkeypatch.context() as patched:
+            patched.setattr(store._engine.log, "read", away)
+            found = await store.verify()
+    assert [(one.key, one.severity) for one in found] == [("journal/", "unavailable")]
+
+
 async def test_what_could_not_be_read_leaves_it_open_whether_the_damage_is_gone(stored, unreadable):
     async with statepath.open(stored, autosave=0) as store:
         store._engine.verified = False
