@@ -44,6 +44,7 @@ _AT_ONCE: Final = 1024**4
 _LOOK_SECONDS: Final = 0.5
 _GONE: Final = Answer(404, "BlobNotFound")
 _REFUSED: Final = 300
+_FAILED: Final = 500
 _LACKING: Final = 404
 _UNMET: Final = 412
 _PAST_THE_END: Final = 416
@@ -158,7 +159,7 @@ class AzureDriver:
                 break
 
     async def _check_account(self) -> None:
-        """Refuse an account with a hierarchical namespace, as far as it tells: it does only by its key or a SAS.
+        """Refuse an account with a hierarchical namespace, as far as it tells: to who logs in it need not.
 
         Raises:
             UnsupportedError: it has one (`unsorted`).
@@ -167,8 +168,12 @@ class AzureDriver:
         if known in _asked:
             return
         told: dict[str, Any] = {}
-        with translated(self._asked("")), suppress(HttpResponseError):
-            told = await self._blobs.get_account_information()
+        with translated(self._asked("")):
+            try:
+                told = await self._blobs.get_account_information()
+            except HttpResponseError as error:
+                if answer_of(error).status >= _FAILED:
+                    return  # it may tell the next one who opens
         if told.get("is_hns_enabled"):
             raise UnsupportedError(
                 f"the account at {self.endpoint} has a hierarchical namespace (Data Lake Storage): its folders are"

@@ -87,6 +87,16 @@ async def test_any_other_and_one_that_does_not_tell_is_asked_once(
     assert client.times == 1
 
 
+async def test_one_that_failed_to_tell_is_asked_again(of_account: Callable[[Telling], AzureDriver]) -> None:
+    busy = HttpResponseError("busy")
+    busy.status_code = 503
+    client = Telling(busy)
+    await of_account(client)._check_account()
+    client.told = {"is_hns_enabled": True}
+    with pytest.raises(UnsupportedError):
+        await of_account(client)._check_account()
+
+
 class Failing:
     """A client that cannot be closed in order."""
 
