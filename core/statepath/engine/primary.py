@@ -15,7 +15,7 @@ from statepath.commit import Commit, commit_size, microseconds
 from statepath.engine.engine import Engine
 from statepath.engine.floor import Floor, read_floor
 from statepath.engine.founding import Origin
-from statepath.engine.history import commits
+from statepath.engine.history import ends_early
 from statepath.engine.opening import attach, commit_log, open_engine
 from statepath.engine.origin import StoreOrigin, present
 from statepath.engine.pacing import Pace
@@ -330,10 +330,19 @@ class DistantPrimary:
                     await self._changed.wait()
 
     async def _follow(self, after: int) -> AsyncGenerator[Commit]:
-        # Up to where it had come already nothing is waited for: what is not there now is lost.
-        async for commit in commits(self._log, after, self._known):
-            yield commit
-            after = commit.last
+        # A standby may be behind the server that the record was read from; what is not there in time is lost.
+        shown, since = snapshot_position(self._floor).seq, time.monotonic()
+        while after < shown:
+            begun = after
+            async for commit in self._log.read(after):
+                yield commit
+                after = commit.last
+            if after > begun:
+                since = time.monotonic()
+            elif time.monotonic() - since < self._settings.deadline:
+                await asyncio.sleep(_PAUSE)
+            else:
+                raise ends_early(after, shown)
         async for commit in self._log.follow(after):
             yield commit
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import re
 import shutil
@@ -12,7 +13,8 @@ import statepath
 from statepath.backend import slot_key
 from statepath.engine.shipping import ReplicaDamagedError
 from statepath.errors import CorruptionError, DivergedError
-from statepath.events import MirrorRebased
+from statepath.events import MirrorCaughtUp, MirrorFailed, MirrorRebased
+from statepath.log import PortableCommitLog
 from statepath.memory import _stores
 from statepath.mirroring import reached
 
@@ -164,7 +166,7 @@ async def test_a_primary_whose_log_is_damaged_does_not_take_the_replica_with_it(
         assert await replica.collection("raw").find().count() == 3
 
 
-async def test_a_commit_that_the_snapshot_shows_and_the_log_lacks_is_not_waited_for(tmp_path):
+async def test_a_commit_that_the_snapshot_shows_and_the_log_lacks_is_not_waited_for_without_end(tmp_path):
     path, to = tmp_path / "store", str(tmp_path / "replica")
     async with statepath.open(path, autosave=0) as store:
         await store.collection("raw").put({"id": "0"})
@@ -176,8 +178,54 @@ async def test_a_commit_that_the_snapshot_shows_and_the_log_lacks_is_not_waited_
     segment = damaged / slot_key(1)
     segment.write_bytes(segment.read_bytes().replace(b'"id":"2"', b'"id":"9"'))
     with pytest.raises(CorruptionError, match="the journal ends at seq 2, and the state shows seq 3"):
-        await statepath.mirror(damaged, to, once=True)
+        await statepath.mirror(
+            damaged, to, once=True, settings=statepath.Settings.load(damaged, deadline=0.3)
+        )
     assert (await reached(to)).seq == 2
+
+
+async def test_a_log_that_lags_behind_the_snapshot_is_waited_for(until, mirroring):
+    """As on a standby that is behind the one from which the snapshot was known."""
+    path, to, ready = "memory://standby", "memory://of-standby", asyncio.Event()
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "0"})
+        await statepath.mirror(path, to, once=True)
+        for n in (1, 2):
+            await store.collection("raw").put({"id": str(n)})
+        await store.snapshot()
+    late = _stores["standby"].pop(slot_key(3))
+    async with mirroring(path, to, once=True, progress=lambda told: "seq 2" in told and ready.set()) as ends:
+        await until(lambda: ready.is_set() or ends.done())
+        _stores["standby"][slot_key(3)] = late
+        assert (await ends).seq == 3
+
+
+async def test_a_commit_that_was_read_before_its_primary_lost_it_is_not_missed(
+    told, until, mirroring, switch, monkeypatch
+):
+    """As after a fail-over: the replica has all that there is, since it was down."""
+    path, to, following = "memory://failed-over", "memory://of-failed-over", asyncio.Event()
+
+    class Watched(PortableCommitLog):
+        def follow(self, after, known=None):
+            following.set()
+            return super().follow(after, known)
+
+    monkeypatch.setattr("statepath.engine.opening.PortableCommitLog", Watched)
+    async with statepath.open(path, autosave=0) as store:
+        raw = store.collection("raw")
+        await raw.put({"id": "a"})
+        async with mirroring(path, to, events=told):
+            await until(lambda: told.of(MirrorCaughtUp))
+            before, switch["writes"] = _stores["failed-over"].copy(), 0
+            await raw.put({"id": "b"})
+            await until(lambda: told.of(MirrorFailed))
+            following.clear()
+            _stores["failed-over"].clear()
+            _stores["failed-over"].update(before)
+            switch["writes"] = 10**9
+            await until(lambda: following.is_set() or len(told.of(MirrorFailed)) > 1)
+    assert [event.error.code for event in told.of(MirrorFailed)] == ["disk_full"]
 
 
 @pytest.mark.parametrize("slot", [2, 3], ids=["in the middle", "in the newest slot"])
