@@ -142,16 +142,18 @@ class Shipping:
             DivergedError: the replica was promoted, or has what the primary has not, as far as its log tells.
             ReplicaDamagedError: its log is damaged, or its snapshot is missing.
             HistoryTrimmedError: the primary's log does not reach back to where the replica stands.
+            CorruptionError: it is to be made, and the primary's log is damaged.
         """
         if reseed:
-            tell("making room")
-            await empty(
-                target,
-                settings,
-                store=primary.store,
-                incarnation=primary.incarnation,
-                primary=primary.url,
-            )
+            async with primary.origin():  # nothing is emptied for a store that is damaged itself
+                tell("making room")
+                await empty(
+                    target,
+                    settings,
+                    store=primary.store,
+                    incarnation=primary.incarnation,
+                    primary=primary.url,
+                )
         await check_place(primary, target, settings)
         log = commit_log(target, settings)
         stored = await read_floor(target)

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 import statepath
 from msgspec.structs import replace
+from statepath.backend import slot_key
 from statepath.discovery import connect
 from statepath.engine.floor import read_floor, write_floor
 from statepath.engine.promoting import _declare
@@ -309,3 +310,21 @@ async def test_a_kept_state_whose_archive_is_gone_stops_no_copy_with_the_history
         async with statepath.open(path, readonly=True) as store:
             assert await store.collection("raw").find().all() == [{"id": "a"}]
             assert await store.verify() == []
+
+
+async def test_a_replica_is_not_emptied_for_a_primary_of_which_a_part_is_left(tmp_path, contents):
+    path, to = tmp_path / "store", str(tmp_path / "replica")
+    async with statepath.open(path, autosave=0, views=False) as store:
+        for n in range(1, 4):
+            await store.collection("raw").put({"id": "a", "n": n})
+            await store.snapshot()
+        await statepath.mirror(path, to, once=True)
+        held = await contents(store)
+        shutil.copytree(path, damaged := tmp_path / "damaged")
+    (damaged / "state.json").write_text("{")
+    segment = damaged / slot_key(1)
+    segment.write_bytes(segment.read_bytes().replace(b'"n":3', b'"n":9'))
+    with pytest.raises(CorruptionError, match="damaged"):
+        await statepath.mirror(damaged, to, once=True, reseed=True)
+    async with statepath.open(to, readonly=True) as replica:
+        assert await contents(replica) == held
