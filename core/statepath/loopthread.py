@@ -26,8 +26,9 @@ class LoopThread:
 
     def __enter__(self) -> Running:
         with self._lock:
+            # While it runs, nothing is called here: a signal's handler may come with a call, and want the lock.
             # A SystemExit in one of its tasks ends the loop early.
-            if self._running is None or self._running.loop.is_closed():
+            if self._running is None or self._running.ended:
                 self._running = Running()
                 try:
                     self._running.thread.start()
@@ -55,6 +56,7 @@ class Running:
         self.loop = asyncio.new_event_loop()
         self.thread = Thread(target=self._serve, name="statepath-loop", daemon=True)
         self.calls: set[Call] = set()
+        self.ended = False
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -66,6 +68,7 @@ class Running:
             with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
                 runner.run(self._until_stopped())
         finally:
+            self.ended = True
             for call in tuple(self.calls):  # where it ended early, as of a SystemExit
                 call.abandon()
 

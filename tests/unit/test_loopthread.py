@@ -37,6 +37,24 @@ def interrupted(moment, work):
     return False
 
 
+def handled(moment, handler, work):
+    """What the handler gives, called where Python looks for signals: at so many calls of functions in this thread."""
+    left, given = itertools.count(moment, -1), []
+
+    def step(frame, event, argument):
+        if next(left) == 0:
+            sys.settrace(None)
+            given.append(handler())
+
+    before = sys.gettrace()
+    sys.settrace(step)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return given[0] if given else None
+
+
 def test_the_thread_ends_with_the_last_block():
     loops = LoopThread()
     with loops as running:
@@ -47,6 +65,22 @@ def test_the_thread_ends_with_the_last_block():
     assert running.loop.is_closed()
     with loops as another:
         assert Call(another, lambda: 1).result() == 1
+
+
+def test_a_signals_handler_may_make_calls_wherever_it_comes():
+    loops = LoopThread()
+
+    def handler():
+        with loops as running:
+            return Call(running, lambda: "called").result()
+
+    def read():
+        with loops as running:
+            Call(running, lambda: None).result()
+
+    with loops:
+        moments = (handled(moment, handler, read) for moment in itertools.count())
+        assert set(itertools.takewhile(bool, moments)) == {"called"}
 
 
 def test_a_call_that_ctrl_c_interrupts_at_any_moment_leaves_the_loop_to_others(running):
