@@ -146,15 +146,16 @@ class Call:
         self._told.put(_Outcome(None, CancelledError()))
 
     def _begin(self) -> None:
-        self._task = self._loop.create_task(self._carry_out(), name="statepath-call")
+        self._task = self._loop.create_task(self._carry_out(self._fn), name="statepath-call")
+        del self._fn  # one that asks leads back to here
 
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
-    async def _carry_out(self) -> None:
+    async def _carry_out(self, fn: Callable[[], Any]) -> None:
         try:
-            result = self._fn()
+            result = fn()
             if isawaitable(result):
                 result = await result
         except asyncio.CancelledError:

@@ -1,9 +1,11 @@
 """The event loop of the blocking facade, and calls into it that Ctrl-C may interrupt at any moment."""
 
 import asyncio
+import gc
 import itertools
 import sys
 import threading
+import weakref
 from concurrent.futures import CancelledError
 
 import pytest
@@ -147,3 +149,16 @@ def test_a_call_may_ask_the_thread_that_waits(running):
     call = Call(running, work)
     here = threading.current_thread().name
     assert call.result(lambda question: question.settle(threading.current_thread().name)) == f"{here}!"
+
+
+def test_a_call_that_asked_is_let_go_when_it_has_ended(running):
+    def asked():
+        call = Call(running, lambda: call.ask(None))
+        call.result(lambda question: question.settle(None))
+        return weakref.ref(call)
+
+    gc.disable()
+    try:
+        assert Call(running, asked()).result() is None
+    finally:
+        gc.enable()
