@@ -46,6 +46,8 @@ class Transaction:
         self._found: dict[tuple[str, str], Entry | None] = {}
         """What was read: who reads it again is told the same, whatever others have made of it."""
         self._own: dict[tuple[str, str], Entry | None] = {}
+        self._made: set[str] = set()
+        """The collections that it puts documents in: whether any is left there, `_own` tells."""
         self._appends: dict[tuple[str, str], list[Append]] = {}
         self._putters: dict[tuple[str, str], tuple[Collection[Any], PutDocument | None]] = {}
         """Where each document that is put goes, and what it is without what its model does not know."""
@@ -97,6 +99,7 @@ class Transaction:
         else:
             _, _, data, _ = collection.encode(value)
         self._own[place] = Entry(data, 0, 0)
+        self._made.add(collection.name)
         if place in self._putters and self._putters[place][0].model is not collection.model:
             self._mixed.add(place)
         self._putters[place] = collection, collection.bare((*place, data, None), value)
@@ -247,7 +250,9 @@ class Transaction:
     def _is_collection(self, name: str) -> bool:
         """Whether there are documents in a collection of the name, or the transaction puts one; where they are not in
         memory, `_complete` tells of the former."""
-        if any(place[0] == name and entry is not None for place, entry in self._own.items()):
+        if name in self._made and any(
+            place[0] == name and entry is not None for place, entry in self._own.items()
+        ):
             return True
         return self._engine.elsewhere is None and bool(self._engine.replica.collections.get(name))
 
