@@ -720,6 +720,13 @@ class SyncLease:
         return self
 
     def __exit__(self, *_: object) -> None:
+        try:
+            self._give_back()
+        except KeyboardInterrupt:
+            self._give_back()  # or it would be held for as long as the store is open
+            raise
+
+    def _give_back(self) -> None:
         self._lease.lower_fence()
         self.release()
 

@@ -827,3 +827,16 @@ def test_a_lease_whose_block_ctrl_c_keeps_from_beginning_is_nobodys(store, monke
     with pytest.raises(KeyboardInterrupt), store.lease("leader"):
         pass
     assert store.leases() == []
+
+
+def test_a_lease_is_given_back_though_ctrl_c_comes_first(store, monkeypatch):
+    lower_fence = Lease.lower_fence
+
+    def interrupted(lease):
+        monkeypatch.setattr(Lease, "lower_fence", lower_fence)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Lease, "lower_fence", interrupted)
+    with pytest.raises(KeyboardInterrupt), store.lease("leader"):
+        pass
+    assert store.leases() == []
