@@ -66,7 +66,8 @@ async def repair(
     Raises:
         NotFoundError: there is no store.
         StoreLockedError: another process writes to it; end that first.
-        AccessDeniedError, UnavailableError: something cannot be read, and may be whole; nothing is given up.
+        AccessDeniedError, UnavailableError, ConfigurationError, UnsupportedError: something cannot be read, and may be
+            whole; nothing is given up.
     """
     used = settings if settings is not None else Settings.load(path)
     state_path = used.path if path is None else path

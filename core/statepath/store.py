@@ -584,7 +584,8 @@ class Store:
 
         Raises:
             UnavailableError, ThrottledError: the storage does not answer.
-            ConfigurationError: this program lacks a key (`wrong_key`: the master key was exchanged) or a library.
+            ConfigurationError, UnsupportedError: this program lacks what is needed to read all of it (`wrong_key`: the
+                master key was exchanged).
         """
         self._engine.check_open()
         behind: list[Finding] = []

@@ -37,6 +37,7 @@ from statepath.errors import (
     NotFoundError,
     StateError,
     UnavailableError,
+    UnsupportedError,
 )
 from statepath.log import PortableCommitLog
 
@@ -181,13 +182,13 @@ async def saved_since(backend: Backend, found: Recovered) -> bool:
 
 
 def check_damaged(error: StateError) -> None:
-    """What does not answer, is not for this user to read, or needs a key or a library that this program lacks, may be
-    whole: giving it up would be for nothing.
+    """What does not answer, is not for this user to read, or needs a key, a library or a format that this program
+    lacks, may be whole: giving it up would be for nothing.
 
     Raises:
         StateError: the error, which does not tell of damage.
     """
-    if is_unread(error) or isinstance(error, ConfigurationError):
+    if is_unread(error) or isinstance(error, ConfigurationError | UnsupportedError):
         raise error
 
 

@@ -44,6 +44,7 @@ from statepath.errors import (
     InvalidArgumentError,
     NotFoundError,
     StateError,
+    UnsupportedError,
 )
 
 _ATTEMPTS = 5
@@ -71,6 +72,7 @@ async def verify(engine: Engine) -> list[Finding]:
 
     Raises:
         UnavailableError, ThrottledError: the storage does not answer at all.
+        ConfigurationError, UnsupportedError: this program lacks what is needed to read all of it.
     """
     if not engine.store:
         upgrade = f"{STATE_KEY} is the original server's; the store is upgraded when it is opened for writing"
@@ -131,8 +133,8 @@ class _Verification:
 
     async def _tell(self, key: str, error: StateError) -> None:
         """An object is damaged or cannot be read. Where the storage answers to nothing any more, or this program lacks
-        a key or a library, that ends it."""
-        if isinstance(error, ClosedError | ConfigurationError):
+        a key, a library or a format, that ends it."""
+        if isinstance(error, ClosedError | ConfigurationError | UnsupportedError):
             raise error
         if error.retryable:
             with suppress(CorruptionError, AccessDeniedError):

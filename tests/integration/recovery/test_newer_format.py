@@ -10,12 +10,20 @@ import pytest
 from statepath.commit import seal
 from statepath.engine.snapshot import read_meta
 from statepath.errors import UnsupportedError
+from statepath.repairing import repair
+from statepath.settings import Settings
 
 
 def newer_floor(data: bytes) -> bytes:
     record = json.loads(data)
     del record["crc"]
     return bytes(seal(record | {"min_reader": 2, "shards": 4}))
+
+
+def trimmed_floor(data: bytes) -> bytes:
+    record = json.loads(data)
+    del record["crc"]
+    return bytes(seal(record | {"floor": 2}))
 
 
 def newer_commit(line: bytes) -> bytes:
@@ -74,3 +82,29 @@ async def test_by_its_last_commit(stored, readonly):
     place.write(name, b"".join(lines) + newer_commit(last))
     place.remove("state.json")
     await refused(place, readonly=readonly)
+
+
+async def test_by_its_last_commit_where_no_snapshot_is_left(stored, readonly):
+    place, _ = stored
+    name = place.names("journal/0")[-1]
+    *lines, last = place.read(name).rstrip(b" ").splitlines(keepends=True)
+    place.write(name, b"".join(lines) + newer_commit(last))
+    place.write("journal/floor", trimmed_floor(place.read("journal/floor")))
+    for snapshot in place.names("state."):
+        place.remove(snapshot)
+    await refused(place, readonly=readonly)
+
+
+async def test_a_backup_of_a_newer_program_is_no_damage(stored):
+    place, _ = stored
+    async with place.open():
+        pass
+    newest = place.names("state.backup.")[-1]
+    place.write(newest, newer_snapshot(place.read(newest)))
+    before = place.tree()
+    async with place.open(readonly=True) as store:
+        with pytest.raises(UnsupportedError, match=newest):
+            await store.verify()
+    with pytest.raises(UnsupportedError, match=newest):
+        await repair(place.url, settings=Settings())
+    assert place.tree() == before
