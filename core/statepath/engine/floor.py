@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from statepath.backend import IF_ABSENT, Backend, ETag, IfMatch
 from statepath.commit import FLOOR_KEY, FORMAT, seal, unseal
-from statepath.encryption import RING_KEY, SEALED
+from statepath.encryption import RING_KEY, SEALED, has_ring
 from statepath.engine.snapshot import newer_format
 from statepath.errors import ConflictError, CorruptionError, NotFoundError, UnsupportedError
 
@@ -77,14 +77,14 @@ async def read_floor(backend: Backend) -> tuple[Floor, ETag] | None:
 
     Raises:
         CorruptionError: it cannot be read, or is not what was written.
-        UnsupportedError: the store needs a newer program (`newer_format`), or is sealed, and nobody has its keys
-            (`encrypted`).
+        UnsupportedError: the store needs a newer program (`newer_format`), or is sealed, and this handle has no
+            keys, or nobody has (`encrypted`).
     """
     try:
         blob = await backend.read(FLOOR_KEY)
     except NotFoundError:
         return None
-    check_plain(backend, FLOOR_KEY, blob.data)
+    await check_plain(backend, FLOOR_KEY, blob.data)
     try:
         line = unseal(blob.data, "record of where the log begins")
         needed = int(bytes(_least.decode(line)["min_reader"]))
@@ -95,18 +95,25 @@ async def read_floor(backend: Backend) -> tuple[Floor, ETag] | None:
         raise CorruptionError(f"{FLOOR_KEY} is damaged: {error}", key=FLOOR_KEY) from error
 
 
-def check_plain(backend: Backend, key: str, data: bytes) -> None:
+async def check_plain(backend: Backend, key: str, data: bytes) -> None:
     """
     Raises:
-        UnsupportedError: what was read is sealed, and nobody has its keys (`encrypted`).
+        UnsupportedError: what was read is sealed, and this handle has no keys, or nobody has (`encrypted`).
     """
-    if data.startswith(SEALED):
+    if not data.startswith(SEALED):
+        return
+    if await has_ring(backend):
         raise UnsupportedError(
-            f"{key} is sealed, and {RING_KEY} is missing, without which nothing at {backend.url} can be read: "
-            "put the newest copy of it back, and set the master key",
+            f"the store at {backend.url} was encrypted while it was open here: open it again with the master key",
             key=RING_KEY,
             code="encrypted",
         )
+    raise UnsupportedError(
+        f"{key} is sealed, and {RING_KEY} is missing, without which nothing at {backend.url} can be read: "
+        f"put the newest copy of it back, and set the master key; or move {key} away if it is another store's",
+        key=RING_KEY,
+        code="encrypted",
+    )
 
 
 async def write_floor(backend: Backend, floor: Floor, etag: ETag | None) -> ETag:

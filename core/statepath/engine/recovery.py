@@ -113,8 +113,8 @@ async def recover(
     `joined`: other writers have the store open, and their files may be ahead of what is read here.
 
     Raises:
-        UnsupportedError: a newer program wrote the store (`newer_format`), or it is sealed, and nobody has its keys
-            (`encrypted`).
+        UnsupportedError: a newer program wrote the store (`newer_format`), or it is sealed, and this handle has no
+            keys, or nobody has (`encrypted`).
         StateError: the store is being made from another one (`unfinished`).
         CorruptionError: it is sealed with newer keys than its key ring has.
         AccessDeniedError, UnavailableError: the storage could not be read, or was written each time that it was read.
@@ -279,7 +279,7 @@ async def _current_snapshot(backend: Backend, found: Recovered) -> tuple[Snapsho
     except CorruptionError as error:
         found.damage.append(Damage(STATE_KEY, str(error)))
         return None
-    check_plain(backend, STATE_KEY, blob.data)  # a sealed one is no damaged one
+    await check_plain(backend, STATE_KEY, blob.data)  # a sealed one is no damaged one
     found.state_etag, found.state_size = blob.etag, len(blob.data)
     if not is_ours(blob.data):
         try:
@@ -407,7 +407,7 @@ async def _backups(backend: Backend, found: Recovered) -> AsyncIterator[tuple[st
         except CorruptionError as error:
             found.damage.append(Damage(key, str(error)))
             continue
-        check_plain(backend, key, data)
+        await check_plain(backend, key, data)
         yield key, data
 
 

@@ -640,6 +640,8 @@ async def test_a_handle_that_was_open_all_the_while_does_not_mistake_it(memory, 
         with pytest.raises(StateError) as caught:
             await reader.sync()
         assert caught.value.code == "encrypted"
+        with pytest.raises(UnsupportedError, match="was encrypted while it was open here"):
+            await reader.verify()
 
 
 @pytest.fixture
