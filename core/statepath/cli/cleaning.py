@@ -33,7 +33,7 @@ async def clean(
         plan = await store.clean(older_than=older_than, dry_run=True)
     if not as_json:
         for key, size in plan.objects:
-            output.text(f"{key} ({amount(size)})\n")
+            output.line(f"{key} ({amount(size)})")
     if not dry_run and plan.objects:
         confirm(f"This removes {_told(plan)}.", yes=yes)
         async with writing(state_path) as store:

@@ -56,7 +56,11 @@ class Output:
         if self.as_json:
             self.json(facts)
         else:
-            self.text(f"{harmless(text)}\n")
+            self.line(text)
+
+    def line(self, text: str) -> None:
+        """A line for people, or more."""
+        self.text(f"{harmless(text)}\n")
 
     def document(self, value: Any) -> None:
         """A JSON value, for people; still JSON."""

@@ -41,12 +41,12 @@ async def verify(state_path: StatePath = None, as_json: Json = False) -> None:
     else:
         notices = [one for one in found if one.severity == "notice"]
         for finding in (*(one for one in found if one.severity != "notice"), *notices[:NOTICES]):
-            output.text(f"{finding.severity}: {_about(finding)}{finding.reason}\n")
+            output.line(f"{finding.severity}: {_about(finding)}{finding.reason}")
         if len(notices) > NOTICES:
-            output.text(f"and {len(notices) - NOTICES} more notices\n")
+            output.line(f"and {len(notices) - NOTICES} more notices")
         told = [f"{damaged} damaged"] if damaged else []
         told += [f"{len(unread)} not read"] if unread else []
-        output.text(f"{', '.join(told) or 'all is well'}, up to seq {seq}\n")
+        output.line(f"{', '.join(told) or 'all is well'}, up to seq {seq}")
     if unread:
         output.note("next: see that what was not read can be, and run this again; it may be whole")
     elif damaged:
@@ -70,7 +70,7 @@ async def repair_store(
     damage = [one for one in done.found if one.severity == "damage"]
     if not as_json:
         for finding, remedy in zip(damage, done.remedies, strict=True):
-            output.text(f"damage: {_about(finding)}{finding.reason}\n    {remedy}\n")
+            output.line(f"damage: {_about(finding)}{finding.reason}\n    {remedy}")
     if damage and not dry_run:
         confirm(f"This mends {counted(len(damage), 'damaged object')}.", yes=yes)
         with output.progress("repairing"):
@@ -78,19 +78,17 @@ async def repair_store(
     if as_json:
         output.json(asdict(done) | {"dry_run": dry_run, "ok": done.complete})
     elif not damage:
-        output.text(f"all is well, up to seq {done.seq}\n")
+        output.line(f"all is well, up to seq {done.seq}")
     elif not dry_run:
         for key in done.kept:
-            output.text(f"kept aside: {key}\n")
+            output.line(f"kept aside: {key}")
         for key in done.recovered:
-            output.text(f"recovered from its own file: {key}\n")
+            output.line(f"recovered from its own file: {key}")
         for key in done.lost:
-            output.text(f"given up: {key}; the archive goes on without its documents\n")
+            output.line(f"given up: {key}; the archive goes on without its documents")
         for finding in done.left:
-            output.text(f"damaged still: {_about(finding)}{finding.reason}\n")
-        output.text(
-            f"{'mended' if done.complete else 'not all of it could be mended'}, up to seq {done.seq}\n"
-        )
+            output.line(f"damaged still: {_about(finding)}{finding.reason}")
+        output.line(f"{'mended' if done.complete else 'not all of it could be mended'}, up to seq {done.seq}")
     if not done.complete:
         raise typer.Exit(Exit.DAMAGED)
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from statepath.cli.output import Output
 from statepath.cli.running import logging_to_stderr
+from statepath.commit import seal
 
 Run = Callable[..., Any]
 
@@ -113,6 +114,19 @@ def test_nor_does_the_name_of_a_field(on: Run) -> None:
 
 def test_nor_does_what_an_error_quotes(on: Run, filled: str) -> None:
     assert "there is no backup \\u001b[31mx" in on("backup", "restore", "\x1b[31mx").err
+
+
+@pytest.mark.parametrize("words", ["verify", "repair --dry-run"])
+def test_nor_does_what_is_damaged(on: Run, filled: str, words: str) -> None:
+    journal = next(Path(filled, "journal").glob("0*.jsonl"))
+    first, rest = journal.read_bytes().split(b"\n", 1)
+    record = json.loads(first)
+    del record["crc"]
+    body = {"key": "bodies/\x1b[31mx", "size": 1, "sha256": ""}
+    altered = bytes(seal(record | {"transactions": [body] * len(record["transactions"])}))
+    journal.write_bytes(altered.rstrip(b"\n") + b"\n" + rest)
+    shown = on(*words.split()).out
+    assert ("bodies/\\u001b[31mx" in shown, "\x1b" in shown) == (True, False)
 
 
 def test_nor_does_what_a_warning_quotes(capsys: pytest.CaptureFixture[str]) -> None:
