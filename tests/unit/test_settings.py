@@ -410,6 +410,7 @@ def test_a_backend_s_variable_in_the_env_file_is_told_once_to_have_no_effect(
     [
         ("STATE_ENCRYPTION_KEYFILE", "STATE_ENCRYPTION_KEY_FILE"),
         ("STATE_ENCRYPTION_KEYS", "STATE_ENCRYPTION_KEY"),
+        ("STATE_ENCRPYTION_KEY", "STATE_ENCRYPTION_KEY"),
     ],
 )
 def test_a_misspelt_master_key_of_the_environment_is_told_once_to_have_no_effect(

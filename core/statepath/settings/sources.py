@@ -125,7 +125,7 @@ def warn_of_no_effect(names: Collection[str]) -> None:
     these names: without it a new store is a plain one."""
     for field in _misspelt(os.environ, names):
         (meant,) = get_close_matches(field, names, n=1, cutoff=_MISSPELT)
-        if field.startswith("encryption"):
+        if meant.startswith("encryption"):
             _warn(
                 f"{variable_of(field)} in the environment has no effect; did you mean {variable_of(meant)}?"
             )
