@@ -350,7 +350,7 @@ class Keys:
             raise _damaged("it was not signed with its own primary key")
         if self.ring.store not in ("", ring.store):
             raise _damaged("it is another store's")
-        if ring.keys[-1].id in [key.id for key in self.ring.keys[:-1]]:
+        if self.ring.keys and _is_older(ring, self.ring):
             raise _damaged("it is an older copy, without the key that was the primary here")
         self._take(ring, etag, known, begun)
         return True
@@ -412,6 +412,12 @@ class Keys:
                 code="wrong_key",
             ) from error
         return DataKey(key.id, secret)
+
+
+def _is_older(ring: Ring, known: Ring) -> bool:
+    """Whether the ring is a copy of before the known one. What is not the primary any more may have been retired."""
+    primary, ours = ring.keys[-1], known.keys[-1]
+    return primary.id in known.ids - {ours.id} or (ours.id not in ring.ids and primary.created < ours.created)
 
 
 async def _is_unwrapped(provider: KeyProvider, wrapped: bytes, context: bytes, secret: bytes) -> bool:

@@ -456,6 +456,21 @@ async def test_a_handle_that_knows_a_newer_key_does_not_go_back_to_an_older_ring
         assert len(await store.data_keys()) == 2
 
 
+async def test_a_handle_does_not_seal_with_a_retired_key_again(memory, settled, monkeypatch):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1.0)
+    async with memory.open(history=0) as store:
+        await store.collection("tasks").put({"id": "a"})
+        before = await memory.read("keyring.json")
+        await store.rotate_key()
+        assert (await store.retire_keys()).kept == {}
+        newest = await memory.read("keyring.json")
+        await memory.write("keyring.json", before)
+        with pytest.raises(CorruptionError, match=r"keyring\.json is damaged.*an older copy"):
+            await store.data_keys()
+        await memory.write("keyring.json", newest)
+        assert len(await store.data_keys()) == 1
+
+
 async def test_a_missing_ring_is_told_as_such(place):
     async with place.open() as store:
         await store.collection("tasks").put({"id": "a"})
