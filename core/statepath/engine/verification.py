@@ -19,7 +19,7 @@ from statepath.commit import (
     WriteLog,
     WriteReport,
 )
-from statepath.encryption import Encrypted
+from statepath.encryption import Encrypted, check_keys
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import ARCHIVE
 from statepath.engine.archiving import check as check_archive
@@ -133,15 +133,18 @@ class _Verification:
 
     async def _tell(self, key: str, error: StateError) -> None:
         """An object is damaged or cannot be read. Where the storage answers to nothing any more, or this program lacks
-        a key, a library or a format, that ends it."""
+        the keys, a library or a format, that ends it."""
         if isinstance(error, ClosedError | ConfigurationError | UnsupportedError):
             raise error
         if error.retryable:
             with suppress(CorruptionError, AccessDeniedError):
                 await read_floor(self.engine.backend)
             self._found(key, str(error), "unavailable")
+        elif is_unread(error):
+            self._found(key, str(error), "denied")
         else:
-            self._found(key, str(error), "denied" if is_unread(error) else "damage")
+            await check_keys(self.engine.backend)
+            self._found(key, str(error))
 
     def _found(self, key: str, reason: str, severity: str = "damage") -> None:
         self.findings.append(Finding(key, reason, severity))

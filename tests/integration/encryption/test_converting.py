@@ -644,6 +644,16 @@ async def test_a_handle_that_was_open_all_the_while_does_not_mistake_it(memory, 
             await reader.verify()
 
 
+async def test_what_was_decrypted_meanwhile_is_no_damage(memory, settings):
+    async with memory.open() as store:
+        await store.collection("tasks").put({"id": "a"})
+    async with memory.open(readonly=True) as reader:
+        await decrypt(memory.url, settings=settings)
+        with pytest.raises(CorruptionError, match=r"keyring\.json is missing: .* was decrypted") as caught:
+            await reader.verify()
+        assert caught.value.key == "keyring.json"
+
+
 @pytest.fixture
 async def forgotten(memory):
     """A handle that nobody thought of, with something to save in a snapshot still."""
