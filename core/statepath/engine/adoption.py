@@ -32,6 +32,9 @@ from statepath.errors import (
 from statepath.layout import is_ours
 from statepath.naming import is_collection
 
+UNREAD: Final = (AccessDeniedError, ThrottledError, UnavailableError)
+"""What tells that a file could not be read, and nothing of what it says."""
+
 _SIGNED: Final = f'"{MARK}"'.encode()
 _END: Final = 512
 """More bytes than a view's signature has."""
@@ -191,7 +194,7 @@ async def _read(
         data = (await backend.read(listed.key)).data
     except NotFoundError:
         return None
-    except (AccessDeniedError, ThrottledError, UnavailableError) as error:
+    except UNREAD as error:
         if unread is None:
             raise
         unread[listed.key] = error

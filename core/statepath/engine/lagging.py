@@ -11,19 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from statepath.backend import Backend
-from statepath.engine.adoption import had, view_id
+from statepath.engine.adoption import UNREAD, had, view_id
 from statepath.engine.ids import document_key
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.views import View, parse_view
-from statepath.errors import (
-    AccessDeniedError,
-    CorruptionError,
-    InvalidArgumentError,
-    NotFoundError,
-    StateError,
-    ThrottledError,
-    UnavailableError,
-)
+from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError, StateError
 from statepath.naming import is_collection
 from statepath.together import together
 
@@ -96,7 +88,7 @@ async def _look(
         return Wrong(collection, id, key, reason)
     except (CorruptionError, InvalidArgumentError) as error:
         return Wrong(collection, id, key, str(error))
-    except (AccessDeniedError, ThrottledError, UnavailableError) as error:
+    except UNREAD as error:
         return Wrong(collection, id, key, reason, error)
     entry = replica.get(collection, id)
     if not view.ours or view.store != store or view_id(key, view.texts) != id:

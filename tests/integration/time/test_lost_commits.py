@@ -166,14 +166,19 @@ async def test_a_primary_whose_log_is_damaged_does_not_take_the_replica_with_it(
         assert await replica.collection("raw").find().count() == 3
 
 
+async def outrun(store, path, to):
+    """Makes a replica that has seq 1 of a store whose snapshot shows seq 3."""
+    await store.collection("raw").put({"id": "0"})
+    await statepath.mirror(path, to, once=True)
+    for n in (1, 2):
+        await store.collection("raw").put({"id": str(n)})
+    await store.snapshot()
+
+
 async def test_a_commit_that_the_snapshot_shows_and_the_log_lacks_is_not_waited_for_without_end(tmp_path):
     path, to = tmp_path / "store", str(tmp_path / "replica")
     async with statepath.open(path, autosave=0) as store:
-        await store.collection("raw").put({"id": "0"})
-        await statepath.mirror(path, to, once=True)
-        for n in (1, 2):
-            await store.collection("raw").put({"id": str(n)})
-        await store.snapshot()
+        await outrun(store, path, to)
         shutil.copytree(path, damaged := tmp_path / "damaged")
     segment = damaged / slot_key(1)
     segment.write_bytes(segment.read_bytes().replace(b'"id":"2"', b'"id":"9"'))
@@ -188,11 +193,7 @@ async def test_a_log_that_lags_behind_the_snapshot_is_waited_for(until, mirrorin
     """As on a standby that is behind the one from which the snapshot was known."""
     path, to, ready = "memory://standby", "memory://of-standby", asyncio.Event()
     async with statepath.open(path, autosave=0) as store:
-        await store.collection("raw").put({"id": "0"})
-        await statepath.mirror(path, to, once=True)
-        for n in (1, 2):
-            await store.collection("raw").put({"id": str(n)})
-        await store.snapshot()
+        await outrun(store, path, to)
     late = _stores["standby"].pop(slot_key(3))
     async with mirroring(path, to, once=True, progress=lambda told: "seq 2" in told and ready.set()) as ends:
         await until(lambda: ready.is_set() or ends.done())
