@@ -196,19 +196,28 @@ async def test_a_half_converted_store_says_how_it_is_finished(folder, settings, 
         assert await store.collection("tasks").get("a") == {"id": "a"}
 
 
+@pytest.fixture
+def cut_off(settings, monkeypatch):
+    """Has a command end before the log's own record is written, which comes last."""
+
+    async def killed(*_: Any) -> None:
+        raise UnavailableError("killed")
+
+    async def cut_off(command: Any, url: str) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(Conversion, "_put_floor", killed)
+            with pytest.raises(UnavailableError):
+                await command(url, settings=settings)
+
+    return cut_off
+
+
 async def test_a_half_encrypted_store_without_its_ring_is_not_taken_for_a_damaged_plain_one(
-    folder, settings, monkeypatch
+    folder, settings, cut_off
 ):
     async with statepath.open(folder.url, autosave=0) as store:
         await store.collection("tasks").put({"id": "a"})
-
-    async def cut_off(*_: Any) -> None:
-        raise UnavailableError("killed")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Conversion, "_put_floor", cut_off)
-        with pytest.raises(UnavailableError):
-            await encrypt(folder.url, settings=settings)
+    await cut_off(encrypt, folder.url)
     ring = await folder.read("keyring.json")
     backend = await folder.raw()
     await backend.delete("keyring.json")
@@ -676,15 +685,9 @@ async def test_a_handle_that_was_forgotten_leaves_the_plain_state_where_it_is(me
 
 
 async def test_a_handle_that_was_forgotten_leaves_a_half_decrypted_state_where_it_is(
-    memory, settings, forgotten, monkeypatch
+    memory, settings, forgotten, cut_off
 ):
-    async def cut_off(*_: Any) -> None:
-        raise UnavailableError("killed")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Conversion, "_put_floor", cut_off)
-        with pytest.raises(UnavailableError):
-            await decrypt(memory.url, settings=settings)
+    await cut_off(decrypt, memory.url)
     before = await memory.everything()
     assert before["state.json"].startswith(b"{")
     await forgotten.aclose()
