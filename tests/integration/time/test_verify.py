@@ -72,6 +72,24 @@ async def test_what_cannot_be_read_is_told_and_the_rest_is_looked_at(stored, pla
     assert {one.severity for one in found} == {"damage", "unavailable"}
 
 
+async def test_a_folder_that_cannot_be_listed_is_told_and_the_rest_is_looked_at(stored, places, monkeypatch):
+    async with statepath.open(stored, autosave=0) as store:
+        damaged = await store.backup()
+    async with statepath.open(stored, readonly=True) as reader:
+        await places.write(stored, damaged, b"damaged")
+        backend = reader._engine.backend
+        list_keys = backend.list_keys
+
+        def fail(prefix, **options):
+            if prefix == "reports/":
+                raise UnavailableError("Input/output error")
+            return list_keys(prefix, **options)
+
+        monkeypatch.setattr(type(backend), "list_keys", staticmethod(fail))
+        found = {one.key: one.severity for one in await reader.verify()}
+    assert found == {"reports/": "unavailable", damaged: "damage"}
+
+
 async def test_a_storage_that_does_not_answer_at_all_ends_it(stored, unreadable):
     async with statepath.open(stored, readonly=True) as reader:
         unreadable(reader, "")
