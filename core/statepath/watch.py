@@ -6,8 +6,8 @@ import asyncio
 import dataclasses
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Literal, NamedTuple
@@ -206,7 +206,7 @@ async def watch(engine: Engine, place: Place, wanted: Wanted, *, resync: bool) -
                     floor=error.floor,
                     backend=error.backend,
                 ) from error
-        async with _cut(engine) as cut, aclosing(_everything(engine, cut, place.after, wanted)) as changes:
+        async with engine.cut() as cut, aclosing(_everything(engine, cut, place.after, wanted)) as changes:
             async for change in changes:
                 yield change
         place = Place(cut.seq)
@@ -243,16 +243,6 @@ async def _changes(engine: Engine, place: Place, wanted: Wanted) -> AsyncGenerat
                         await asyncio.sleep(0)
                     lag = max(engine.replica.head - seq, 0)
                     yield replace(change, lag=lag) if lag else change
-
-
-@asynccontextmanager
-async def _cut(engine: Engine) -> AsyncIterator[Cut]:
-    """The present state."""
-    if engine.elsewhere is None:
-        yield engine.replica.cut()
-        return
-    async with engine.elsewhere.cut(engine.log, engine.catch_up) as cut:
-        yield cut
 
 
 async def _everything(engine: Engine, cut: Cut, after: int, wanted: Wanted) -> AsyncGenerator[StateChange]:

@@ -188,7 +188,7 @@ class Engine:
             written,
             self.settings,
             put_aside=put_aside,
-            cut=self._cut,
+            cut=self.cut,
             telemetry=self.telemetry,
         )
         self._committer = Committer(
@@ -570,8 +570,8 @@ class Engine:
         return self._snapshotter
 
     @asynccontextmanager
-    async def _cut(self) -> AsyncIterator[Cut]:
-        """What a snapshot is to show."""
+    async def cut(self) -> AsyncIterator[Cut]:
+        """The whole state as of one seq, whether or not the documents are in memory."""
         if self.elsewhere is None:
             yield self.replica.cut()
             return
