@@ -6,7 +6,6 @@ unknown ends at infinity: it may have taken effect at any time since it began, o
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -121,11 +120,3 @@ def linearizable(operations: Sequence[Operation]) -> bool:
             else:
                 stack.append((done | 1 << place, one.value if one.kind == "write" else None))
     return False
-
-
-def by_key(pairs: Iterable[tuple[str, Operation]]) -> dict[str, list[Operation]]:
-    """The operations of each key."""
-    found: dict[str, list[Operation]] = defaultdict(list)
-    for key, one in pairs:
-        found[key].append(one)
-    return dict(found)
