@@ -35,14 +35,6 @@ def key() -> str:
     return b64encode(token_bytes(32)).decode()
 
 
-@pytest.fixture
-def key_file(tmp_path: Path, key: str) -> Path:
-    path = tmp_path / "master-key"
-    path.touch(0o600)
-    path.write_text(key)
-    return path
-
-
 @dataclass
 class Place:
     """Where an encrypted store is, and everything that is stored there, whatever made it."""
@@ -175,18 +167,3 @@ def fill() -> Callable[[Store], Awaitable[None]]:
         await store.append_log("1", f"{CANARY} behind\n")
 
     return fill
-
-
-@pytest.fixture
-def contents() -> Callable[[Store], Awaitable[dict[str, Any]]]:
-    """Everything that a store holds."""
-
-    async def contents(store: Store) -> dict[str, Any]:
-        found: dict[str, Any] = {"members": await store.members(), "archive": []}
-        for name in store.collections():
-            found[name] = {document["id"]: document async for document in store.collection(name)}
-        found["logs"] = {id: await store.read_log(id) for id in await store.logs()}
-        found["reports"] = {id: await store.read_report(id) for id in await store.reports()}
-        return found
-
-    return contents

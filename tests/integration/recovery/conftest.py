@@ -14,7 +14,6 @@ from uuid import uuid4
 import pytest
 import statepath
 from statepath.backend import Blob, ETag
-from statepath.errors import NotFoundError
 from statepath.events import Event, Events
 from statepath.memory import _stores
 from statepath.opening import Opening
@@ -143,49 +142,6 @@ def memory() -> Memory:
 def place(request: pytest.FixtureRequest) -> Place:
     """A store on the embedded default, and on the reference backend with its portable log."""
     return request.getfixturevalue(request.param)
-
-
-@pytest.fixture
-def fill() -> Callable[[Store], Any]:
-    """Makes a store with a snapshot, a backup and a journal behind them; every kind of change is in each."""
-
-    async def fill(store: Store) -> None:
-        for part in ("first", "second", "third"):
-            tasks, raw = store.collection("tasks"), store.collection("raw")
-            await tasks.put({"id": "task_1", "part": part, "logs": []})
-            await tasks.append("task_1", "logs", part)
-            async with store.transaction() as tx:
-                tx.put(tasks, {"id": part, "text": "ä/\\"})
-                tx.put(raw, {"id": "raw", "part": part})
-                tx.put_member("metrics", {"part": part})
-            await tasks.put({"id": "gone"})
-            await tasks.delete("gone")
-            await store.append_log("1", f"{part}\n")
-            await store.save_report("r", {"part": part})
-            if part != "third":
-                await store.snapshot()
-
-    return fill
-
-
-@pytest.fixture
-def contents() -> Callable[[Store], Any]:
-    """Everything that a store holds."""
-
-    async def contents(store: Store) -> dict[str, Any]:
-        found: dict[str, Any] = {"members": await store.members()}
-        for name in store.collections():
-            found[name] = {document["id"]: document async for document in store.collection(name)}
-        found["logs"] = {id: await store.read_log(id) for id in await store.logs()}
-        found["reports"] = {}
-        for id in await store.reports():
-            try:
-                found["reports"][id] = await store.read_report(id)
-            except NotFoundError:
-                continue
-        return found
-
-    return contents
 
 
 Stored = tuple[Place, dict[str, Any]]

@@ -38,8 +38,8 @@ async def test_the_documents_come_back_from_their_own_files(left, contents, floo
         assert await contents(store) == held | {"members": {}}
         assert store.seq >= (head if floor else 1)
         assert (await store.health()).damage
-        await store.append_log("1", "fourth\n")
-        assert await store.read_log("1") == held["logs"]["1"] + "fourth\n"
+        await store.append_log("s/1", "fourth\n")
+        assert await store.read_log("s/1") == held["logs"]["s/1"] + "fourth\n"
     assert left.told(CorruptionDetected)
     async with left.open() as store:
         found = await contents(store)
