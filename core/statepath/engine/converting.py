@@ -13,8 +13,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -34,6 +33,7 @@ from statepath.encryption.sealing import HEADER, key_of
 from statepath.engine.backups import is_kept
 from statepath.engine.floor import Floor, read_floor, write_floor
 from statepath.engine.founding import Tell
+from statepath.engine.history import next_commit
 from statepath.engine.snapshot import STATE_KEY, read_meta
 from statepath.engine.views import is_file_of, parse_view
 from statepath.errors import (
@@ -232,18 +232,14 @@ class Conversion:
 
     async def _closed(self, shown: int) -> str:
         """What the closing record says; empty: there is none behind the snapshot."""
-        first = await self._first(self.log, shown)
+        first = await next_commit(self.log, shown)
         if first is None or not self._is_converted(first):
             return ""
-        closing = await self._first(self._converted_log, shown)
+        closing = await next_commit(self._converted_log, shown)
         for transaction in closing.transactions if closing is not None else ():
             if isinstance(transaction, tuple) and isinstance(note := transaction[0], Note):
                 return note.text
         return ""
-
-    async def _first(self, log: CommitLog, after: int) -> Commit | None:
-        async with aclosing(cast("AsyncGenerator[Commit]", log.read(after))) as commits:
-            return await anext(commits, None)
 
     async def _close(self, shown: int, commit: str, at: int, floor: Floor, text: str) -> int:
         """Take the place behind the snapshot, so that a program that has not noticed commits nothing more: it loses

@@ -36,6 +36,7 @@ from statepath.engine.backups import backup_key
 from statepath.engine.checking import check_snapshot, keep_snapshot
 from statepath.engine.files import LogPiece, Report
 from statepath.engine.floor import Floor, SnapshotMark, check_ours, lost, read_floor, write_floor
+from statepath.engine.history import next_commit
 from statepath.engine.ids import LOGS, REPORTS
 from statepath.engine.leases import LEASES
 from statepath.engine.replica import Replica
@@ -200,7 +201,7 @@ class Founding:
             raise taken(self.backend, f"it has the store {floor.store}")
         if floor.store != origin.store or floor.floor > origin.replica.head + 1:
             raise taken(self.backend, f"there a store is being made from {floor.unfinished}")
-        begun = await anext(aiter(self.log.read(floor.floor - 1)), None) is not None
+        begun = await next_commit(self.log, floor.floor - 1) is not None
         if begun and not floor.floor <= origin.floor <= origin.replica.head:
             raise taken(
                 self.backend, f"there a store is being made from {floor.unfinished}, with another history"

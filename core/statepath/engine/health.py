@@ -21,6 +21,7 @@ from statepath.engine.backups import backup_key, backup_keys, backup_time
 from statepath.engine.companion import MirrorLag
 from statepath.engine.engine import Engine
 from statepath.engine.floor import Floor, SnapshotMark, read_floor
+from statepath.engine.history import next_commit
 from statepath.engine.trouble import Trouble
 from statepath.errors import AccessDeniedError, DivergedError, HistoryTrimmedError, NotFoundError, StateError
 
@@ -131,10 +132,10 @@ async def kept(engine: Engine, seen: Seen) -> Seen:
 
 async def _unsaved(engine: Engine, seen: Seen) -> Seen:
     saved = seen.floor.snapshots[-1].seq if seen.floor and seen.floor.snapshots else 0
-    if engine.readonly and engine.replica.head > saved:
-        async for commit in engine.log.read(saved):
-            return replace(seen, unsaved=commit.time.timestamp())
-    return seen
+    if not engine.readonly or engine.replica.head <= saved:
+        return seen
+    commit = await next_commit(engine.log, saved)
+    return seen if commit is None else replace(seen, unsaved=commit.time.timestamp())
 
 
 async def _end(engine: Engine, seen: Seen) -> Seen:
@@ -147,7 +148,7 @@ async def _end(engine: Engine, seen: Seen) -> Seen:
         if look:  # a standby may be behind the server that was read before it
             await asyncio.sleep(pause)
         try:
-            async for _ in engine.log.read(head - 1):
+            if await next_commit(engine.log, head - 1) is not None:
                 return seen
         except HistoryTrimmedError:
             return seen

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
+from typing import cast
 
 import msgspec
 from msgspec import Raw
@@ -138,6 +140,17 @@ class Past:
                 stage.install(replica, seq, commit.id, time)
             break
         return replica
+
+
+async def next_commit(log: CommitLog, after: int) -> Commit | None:
+    """The commit that holds the seq behind `after`; `None`: the log ends there.
+
+    Raises:
+        HistoryTrimmedError: the log begins later.
+        CorruptionError: it had been durable, and is damaged.
+    """
+    async with aclosing(cast("AsyncGenerator[Commit]", log.read(after))) as commits:
+        return await anext(commits, None)
 
 
 async def commits(log: CommitLog, after: int, head: int) -> AsyncIterator[Commit]:

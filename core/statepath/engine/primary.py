@@ -15,7 +15,7 @@ from statepath.commit import Commit, commit_size, microseconds
 from statepath.engine.engine import Engine
 from statepath.engine.floor import Floor, read_floor
 from statepath.engine.founding import Origin
-from statepath.engine.history import ends_early
+from statepath.engine.history import ends_early, next_commit
 from statepath.engine.opening import attach, commit_log, open_engine
 from statepath.engine.origin import StoreOrigin, present
 from statepath.engine.pacing import Pace
@@ -149,8 +149,7 @@ async def check_position(url: str, log: CommitLog, floor: Floor, position: Posit
     marks = {(mark.seq, mark.commit) for mark in floor.snapshots}
     if (position.seq, position.commit) in marks:
         return
-    async with aclosing(_first(log, position.seq - 1)) as found:
-        commit = await anext(found, None)
+    commit = await next_commit(log, position.seq - 1)
     if commit is None:
         raise DivergedError(lacks(url, f"ends before seq {position.seq}"))
     if (commit.last, commit.id) != (position.seq, position.commit):
@@ -163,11 +162,6 @@ def lacks(url: str, what: str) -> str:
         f"the replica has what {url} has not, whose log {what}: was it restored from an earlier copy? Promote the "
         f"replica if that is the one that counts (statepath mirror promote DST); else {ANEW}"
     )
-
-
-async def _first(log: CommitLog, after: int) -> AsyncGenerator[Commit]:
-    async for commit in log.read(after):
-        yield commit
 
 
 class OpenPrimary:

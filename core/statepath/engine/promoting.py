@@ -21,6 +21,7 @@ from statepath.backend import Backend, CommitLog
 from statepath.commit import FLOOR_KEY, Commit, Note
 from statepath.encryption import unsealed
 from statepath.engine.floor import Earlier, Floor, read_floor, write_floor
+from statepath.engine.history import next_commit
 from statepath.engine.opening import commit_log
 from statepath.engine.recovery import Recovered, recover
 from statepath.engine.replay import PROMOTED
@@ -109,11 +110,9 @@ async def _record(backend: Backend) -> Floor:
 async def _reaches(log: CommitLog, seq: int) -> bool:
     """Whether the log has the commit that ends with the seq."""
     try:
-        async for _ in log.read(seq - 1):
-            return True
+        return await next_commit(log, seq - 1) is not None
     except HistoryTrimmedError:
-        pass  # it begins behind it
-    return False
+        return False  # it begins behind it
 
 
 def _beginning(found: Recovered, floor: Floor, incarnation: str) -> Commit:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Final
 from uuid import uuid4
 
 from statepath.backend import Backend, CommitLog, ETag
@@ -22,6 +22,7 @@ from statepath.engine.adoption import Examined, File, examine, read_views, view_
 from statepath.engine.backups import backup_keys, check_shown
 from statepath.engine.documents import compact, parse_untrusted, without_halves
 from statepath.engine.floor import Earlier, Floor, SnapshotMark, check_plain, read_floor
+from statepath.engine.history import next_commit
 from statepath.engine.ids import LOGS, document_key, log_id, log_place, long_logs
 from statepath.engine.replay import RECOVERY, Beside, Damage, apply_commit, changes_of, is_promotion
 from statepath.engine.replica import Entry, Replica, Stage
@@ -200,8 +201,7 @@ def is_unread(error: StateError) -> bool:
 async def _goes_on(log: CommitLog, replica: Replica) -> bool:
     """Whether there is a commit that follows the head that was read."""
     try:
-        async with aclosing(cast("AsyncGenerator[Commit]", log.read(replica.head))) as commits:
-            commit = await anext(commits, None)
+        commit = await next_commit(log, replica.head)
     except StateError:
         return False  # nor can it be read now
     return commit is not None and replica.commit in ("", commit.prev)
@@ -388,7 +388,7 @@ async def _without_floor(log: CommitLog, found: Recovered, base: int) -> None:
     if isinstance(portable := unsealed(log), PortableCommitLog):
         found.packed = await portable.packed()
     try:
-        first = await anext(aiter(log.read(0)), None)
+        first = await next_commit(log, 0)
         found.begins = first.first if first is not None else base + 1
     except HistoryTrimmedError as error:
         found.begins = min(error.floor, base + 1)

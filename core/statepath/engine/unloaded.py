@@ -16,6 +16,7 @@ from statepath.backend import Backend, CommitLog, Filter, Moment, Shown, Support
 from statepath.commit import microseconds
 from statepath.encryption import Encrypted
 from statepath.engine.documents import compact
+from statepath.engine.history import next_commit
 from statepath.engine.replica import MEMBERS, Cut, Entry, Replica
 from statepath.errors import UnsupportedError
 
@@ -103,9 +104,9 @@ class Elsewhere:
         replica = self._replica
         if seq == replica.head:
             return replica.commit, replica.time
-        async for commit in log.read(seq - 1):
-            return commit.id, microseconds(commit.time)
-        raise AssertionError
+        commit = await next_commit(log, seq - 1)
+        assert commit is not None  # noqa: S101 - the storage shows it
+        return commit.id, microseconds(commit.time)
 
 
 @dataclass(frozen=True, slots=True)
