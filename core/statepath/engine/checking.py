@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from functools import partial
 from hashlib import sha256
 from typing import Final, Protocol
 
-from statepath.backend import ALWAYS, Backend, Blob, Span, SupportsStreams, When
+from statepath.backend import ALWAYS, Backend, Blob, ETag, Span, SupportsStreams, When
 from statepath.engine.snapshot import MARK, SnapshotFacts, SnapshotStream, read_split
 from statepath.errors import CorruptionError
 from statepath.threads import in_thread
@@ -28,17 +29,24 @@ class Hash(Protocol):
     def digest(self) -> bytes: ...
 
 
-async def keep_snapshot(backend: Backend, key: str, stream: SnapshotStream, *, when: When = ALWAYS) -> None:
-    """Write a snapshot, piece by piece where that is possible, and read it back.
+async def write_snapshot(backend: Backend, key: str, chunks: Iterable[bytes], *, when: When = ALWAYS) -> ETag:
+    """Write a snapshot, piece by piece where that is possible.
 
     Raises:
         AlreadyExistsError, ConflictError: not `when`.
-        CorruptionError: what was written is not what was read back.
     """
     if backend.capabilities.streams and isinstance(backend, SupportsStreams):
-        await backend.write_stream(key, stream, when=when)
-    else:
-        await backend.write(key, await in_thread(lambda: b"".join(stream)), when=when)
+        return await backend.write_stream(key, chunks, when=when)
+    return await backend.write(key, await in_thread(lambda: b"".join(chunks)), when=when)
+
+
+async def keep_snapshot(backend: Backend, key: str, stream: SnapshotStream, *, when: When = ALWAYS) -> None:
+    """As `write_snapshot`, and read it back.
+
+    Raises:
+        CorruptionError: what was written is not what was read back.
+    """
+    await write_snapshot(backend, key, stream, when=when)
     if (await check_snapshot(backend, key)).digest != stream.digest:
         raise CorruptionError(f"{key} is not what had been written", key=key)
 

@@ -23,7 +23,6 @@ from statepath.backend import (
     ETag,
     IfMatch,
     Span,
-    SupportsStreams,
     When,
 )
 from statepath.commit import FLOOR_KEY, Body
@@ -31,7 +30,7 @@ from statepath.encryption import Encrypted, storage_of, unsealed
 from statepath.engine.aging import earliest_now, unhurried_now
 from statepath.engine.backing_up import Backups
 from statepath.engine.backups import backup_key, backup_keys
-from statepath.engine.checking import check_snapshot
+from statepath.engine.checking import check_snapshot, write_snapshot
 from statepath.engine.committer import KEEP_BODIES
 from statepath.engine.floor import Floor, SnapshotMark, read_floor, write_floor
 from statepath.engine.readback import read_back
@@ -51,7 +50,6 @@ from statepath.events import CorruptionDetected, EditConflict, Events, HistoryTr
 from statepath.log import PortableCommitLog
 from statepath.settings import Settings
 from statepath.telemetry import SILENT, Telemetry
-from statepath.threads import in_thread
 
 logger = logging.getLogger("statepath.snapshots")
 
@@ -278,7 +276,7 @@ class Snapshotter:
             if when is IF_ABSENT:
                 await self._check_marks(seq)
             try:
-                self._state_etag = await self._put(stream, when)
+                self._state_etag = await write_snapshot(self._backend, STATE_KEY, stream, when=when)
             except (ConflictError, AlreadyExistsError):
                 await self._see_state(seq)
             else:
@@ -298,13 +296,6 @@ class Snapshotter:
             return
         if stored[0].snapshots and (marked := stored[0].snapshots[-1].seq) > seq:
             raise ConflictError(f"a snapshot shows seq {marked} already, later than {seq}", key=STATE_KEY)
-
-    async def _put(self, stream: Stream, when: When) -> ETag:
-        backend = self._backend
-        if backend.capabilities.streams and isinstance(backend, SupportsStreams):
-            return await backend.write_stream(STATE_KEY, stream, when=when)
-        data = await in_thread(lambda: b"".join(stream))
-        return await backend.write(STATE_KEY, data, when=when)
 
     async def _see_state(self, seq: int) -> None:
         """Someone else wrote `state.json`: keep theirs aside if it says anything, and learn its version.
