@@ -29,6 +29,7 @@ from statepath.engine.documents import compact, parse_untrusted
 from statepath.engine.engine import Engine
 from statepath.engine.files import stored_log
 from statepath.engine.floor import Floor, read_floor
+from statepath.engine.history import ends_early
 from statepath.engine.ids import LOGS, REPORTS, document_key, log_key, log_place, report_key
 from statepath.engine.lagging import find_wrong
 from statepath.engine.recovery import is_unread, lost_end
@@ -246,9 +247,7 @@ class _Verification:
         self.findings += strangers
         head = max([head, *shown])
         if last < head:
-            raise CorruptionError(
-                f"the journal ends at seq {last}, and the state shows seq {head}", key=JOURNAL
-            )
+            raise ends_early(last, head)
 
     def _note(self, change: FileChange, seq: int) -> None:
         """Remember what the history has of logs and reports. Before a snapshot is written, their files have everything
