@@ -258,10 +258,9 @@ def _is_still(replica: Replica, collection: str, id: str, entry: Entry) -> bool:
 async def _write(backend: Backend, collection: str, version: int, part: Chosen) -> Segment:
     """Store a segment and its index, and read them back. What an interrupted run wrote long ago is written again, so
     that nobody cleans it away meanwhile."""
-    data, places = await asyncio.to_thread(_pack, part)
-    index = bytes(seal(_Index(places)))
+    data, index = await asyncio.to_thread(_pack, part)
     segment = Segment(
-        sha256(index + data).hexdigest(),
+        _name(data, index),
         collection,
         sha256(data).hexdigest(),
         len(data),
@@ -276,7 +275,8 @@ async def _write(backend: Backend, collection: str, version: int, part: Chosen) 
     return segment
 
 
-def _pack(part: Chosen) -> tuple[bytes, tuple[Place, ...]]:
+def _pack(part: Chosen) -> tuple[bytes, bytes]:
+    """A segment of the documents, and its index."""
     packing = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
     packed: list[bytes] = []
     places: list[Place] = []
@@ -287,7 +287,11 @@ def _pack(part: Chosen) -> tuple[bytes, tuple[Place, ...]]:
         packed.append(packing.compress(document + b"\n"))
         at += len(document) + 1
     packed.append(packing.flush())
-    return b"".join(packed), tuple(places)
+    return b"".join(packed), bytes(seal(_Index(tuple(places))))
+
+
+def _name(data: bytes, index: bytes) -> str:
+    return sha256(index + data).hexdigest()
 
 
 async def read_index(backend: Backend, segment: Segment) -> tuple[Place, ...]:
@@ -481,9 +485,8 @@ async def rebuild(engine: Engine, damaged: frozenset[str]) -> tuple[Segment, ...
             part = [
                 (one.id, entry) for one in gone if (entry := then.get(one.collection, one.id)) is not None
             ]
-            data, places = await asyncio.to_thread(_pack, part)
-            index = bytes(seal(_Index(places)))
-            if sha256(index + data).hexdigest() == segment.name:
+            data, index = await asyncio.to_thread(_pack, part)
+            if _name(data, index) == segment.name:
                 await engine.backend.write(segment.key, data)
                 await engine.backend.write(segment.index_key, index)
                 del wanted[segment.key]

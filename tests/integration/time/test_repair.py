@@ -189,7 +189,7 @@ async def lost(stored, places):
 @pytest.fixture
 def packed_otherwise(monkeypatch):
     """What is packed now is not what was packed then, byte for byte."""
-    monkeypatch.setattr("statepath.engine.archiving._pack", lambda part: (b"", ()))
+    monkeypatch.setattr("statepath.engine.archiving._pack", lambda part: (b"", b""))
 
 
 async def test_a_segment_that_cannot_be_written_again_is_given_up_and_told(lost, packed_otherwise):
