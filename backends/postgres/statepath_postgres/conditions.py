@@ -107,7 +107,7 @@ class _Writer:
             case StartsWith(path, prefix) if _sayable(path):
                 if not _storable(prefix):
                     return _NOTHING
-                return self._of_text(path, f"starts_with({{text}}, {self._bind(prefix, 'text')})", exact=True)
+                return self._of_text(path, f"starts_with({{text}}, {self._bind(prefix, 'text')})")
             case Exists(path) if _sayable(path):
                 return _Part(f"({self._value(path)} IS NOT NULL)", exact=True)
         return None
@@ -142,17 +142,15 @@ class _Writer:
             return None
         parts = [self._equals(path, value) for value in one_by_one]
         if together:
-            parts.append(self._of_text(path, f"{{text}} = ANY({self._bind(together, 'text[]')})", exact=True))
+            parts.append(self._of_text(path, f"{{text}} = ANY({self._bind(together, 'text[]')})"))
         return _any(parts) if parts else _NOTHING
 
     def _ordered(self, path: Path, sign: str, value: Any) -> _Part | None:
         if isinstance(value, int | float):
             return self._of_number(path, _LOOSE[sign], value)
-        if not isinstance(value, str) or _DATE.match(value):
+        if not isinstance(value, str) or _DATE.match(value) or not _storable(value):
             return self._of_kind(path, "string")
-        if not _storable(value):
-            return self._of_kind(path, "string")
-        return self._of_text(path, f'{{text}} COLLATE "C" {sign} {self._bind(value, "text")}', exact=True)
+        return self._of_text(path, f'{{text}} COLLATE "C" {sign} {self._bind(value, "text")}')
 
     def _contains(self, path: Path, value: Any) -> _Part | None:
         if not isinstance(value, str):
@@ -180,11 +178,11 @@ class _Writer:
             f"coalesce(CASE WHEN jsonb_typeof({found}) = 'number' THEN {compared} END, false)", exact=False
         )
 
-    def _of_text(self, path: Path, test: str, *, exact: bool) -> _Part:
+    def _of_text(self, path: Path, test: str) -> _Part:
         found = self._value(path)
         compared = test.replace("{text}", f"({found} #>> '{{}}')")
         return _Part(
-            f"coalesce(CASE WHEN jsonb_typeof({found}) = 'string' THEN {compared} END, false)", exact=exact
+            f"coalesce(CASE WHEN jsonb_typeof({found}) = 'string' THEN {compared} END, false)", exact=True
         )
 
     def _of_kind(self, path: Path, kind: str) -> _Part:
