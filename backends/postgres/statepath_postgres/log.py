@@ -45,37 +45,33 @@ _PAGE: Final = 256
 _PAGE_BYTES: Final = 8 * 1024 * 1024
 
 # The first commit of all may have any place ($10): a store that was copied from another one goes on from a snapshot.
-_APPEND: Final = """
-WITH place AS (
-    UPDATE statepath.stores
-    SET head = $4, tip = $5, floor = CASE WHEN head = 0 AND tip = '' THEN greatest(floor, $3) ELSE floor END
-    WHERE id = $1 AND (head = $2 AND (tip = $6 OR tip = '') OR $10 AND head = 0 AND tip = '')
-    RETURNING id
-), entry AS (
+_PLACE: Final = """
+UPDATE statepath.stores
+SET head = $4, tip = $5, floor = CASE WHEN head = 0 AND tip = '' THEN greatest(floor, $3) ELSE floor END
+WHERE id = $1 AND (head = $2 AND (tip = $6 OR tip = '') OR $10 AND head = 0 AND tip = '')
+RETURNING id
+"""
+_APPEND: Final = f"""
+WITH place AS ({_PLACE}), entry AS (
     INSERT INTO statepath.log (store, first, last, id, record)
     SELECT id, $3, $4, $5, $7 FROM place
     RETURNING last
 )
 SELECT last, CASE WHEN $8 <> '' AND NOT pg_try_advisory_xact_lock($9) THEN pg_notify($8, last::text) END FROM entry
-"""
+"""  # noqa: S608 - a constant
 # Once it is full, the server lets go of what all have heard only where it is asked how full it is.
 _CLEAR_QUEUE: Final = "SELECT pg_notification_queue_usage()"
 _FOLLOWING: Final = "SELECT record FROM statepath.log WHERE store = $1 AND first = $2"
 # Several that follow each other, in one go.
-_EXTEND: Final = """
-WITH place AS (
-    UPDATE statepath.stores
-    SET head = $4, tip = $5, floor = CASE WHEN head = 0 AND tip = '' THEN greatest(floor, $3) ELSE floor END
-    WHERE id = $1 AND (head = $2 AND (tip = $6 OR tip = '') OR $10 AND head = 0 AND tip = '')
-    RETURNING id
-), entries AS (
+_EXTEND: Final = f"""
+WITH place AS ({_PLACE}), entries AS (
     INSERT INTO statepath.log (store, first, last, id, record)
     SELECT place.id, entry.* FROM place, unnest($11::bigint[], $12::bigint[], $13::text[], $7::bytea[]) AS entry
     RETURNING last
 )
 SELECT max(last), CASE WHEN $8 <> '' AND NOT pg_try_advisory_xact_lock($9) THEN pg_notify($8, max(last)::text) END
 FROM entries HAVING count(*) > 0
-"""
+"""  # noqa: S608 - a constant
 # A commit of the server's own is answered only once all before it are confirmed.
 _CONFIRM: Final = """
 UPDATE statepath.stores s SET head = head
