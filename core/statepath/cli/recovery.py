@@ -145,15 +145,10 @@ async def restore_to(
         async with reading(state_path) as store:
             plan = await _plan(store, at)
     facts = {"at": at, "changes": plan.changes, "documents": plan.documents, "dry_run": dry_run}
-    if not plan.needed:
+    if dry_run or not plan.needed:
         output.result(
             facts | {"restored": False, "to": None, "seq": plan.head, "undo": None},
-            f"the documents are those of {plan.moment} already",
-        )
-        return
-    if dry_run:
-        output.result(
-            facts | {"restored": False, "to": None, "seq": plan.head, "undo": None}, f"would undo {plan}"
+            f"would undo {plan}" if plan.needed else f"the documents are those of {plan.moment} already",
         )
         return
     confirm(f"This undoes {plan}.", yes=yes)
