@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar, cast
 
 from statepath.backend import (
@@ -56,14 +56,9 @@ class MeteredBackend(PassesSharing):
 
     async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
         """Told when it ends: the time includes what is done with the entries."""
-        began = time.perf_counter()
-        try:
+        with self._telling("list"):
             async for entry in self._backend.list_keys(prefix, after=after):
                 yield entry
-        except Exception as error:
-            self._telemetry.request("list", time.perf_counter() - began, error)
-            raise
-        self._telemetry.request("list", time.perf_counter() - began)
 
     async def close(self) -> None:
         await self._backend.close()
@@ -114,24 +109,23 @@ class MeteredBackend(PassesSharing):
     @asynccontextmanager
     async def moment(self, at_least: int) -> AsyncIterator[Moment]:
         """Told when it is over: the time includes what is done with the documents."""
-        began = time.perf_counter()
-        try:
+        with self._telling("moment"):
             async with cast("SupportsDocuments", self._backend).moment(at_least) as moment:
                 yield moment
-        except Exception as error:
-            self._telemetry.request("moment", time.perf_counter() - began, error)
-            raise
-        self._telemetry.request("moment", time.perf_counter() - began)
 
     async def _told(self, name: str, call: Awaitable[T]) -> T:
+        with self._telling(name):
+            return await call
+
+    @contextmanager
+    def _telling(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
         try:
-            result = await call
+            yield
         except Exception as error:
             self._telemetry.request(name, time.perf_counter() - began, error)
             raise
         self._telemetry.request(name, time.perf_counter() - began)
-        return result
 
 
 def metered(backend: Backend, telemetry: Telemetry) -> Backend:
