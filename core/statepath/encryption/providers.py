@@ -11,7 +11,9 @@ import base64
 import logging
 import os
 import stat
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from secrets import token_bytes
 from typing import Final
 
@@ -202,22 +204,10 @@ class _Guarded:
         self._kind = kind
 
     async def wrap(self, data_key: bytes, context: bytes) -> bytes:
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                return await self._provider.wrap(data_key, context)
-        except Exception as error:
-            if isinstance(error, _TOLD):
-                raise
-            raise self._silent(error) from None
+        return await self._answer(partial(self._provider.wrap, data_key, context))
 
     async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                return await self._provider.unwrap(wrapped, context)
-        except Exception as error:
-            if isinstance(error, _TOLD):
-                raise
-            raise self._silent(error) from None
+        return await self._answer(partial(self._provider.unwrap, wrapped, context))
 
     async def close(self) -> None:
         try:
@@ -225,6 +215,15 @@ class _Guarded:
                 await self._provider.close()
         except Exception as error:  # noqa: BLE001 - it must not keep the storage
             logger.warning("the key provider %r could not be closed: %s", self._kind, type(error).__name__)
+
+    async def _answer(self, call: Callable[[], Awaitable[bytes]]) -> bytes:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await call()
+        except Exception as error:
+            if isinstance(error, _TOLD):
+                raise
+            raise self._silent(error) from None
 
     def _silent(self, error: Exception) -> UnavailableError:
         """What the error says may quote what the provider was told, so it is named alone."""
