@@ -11,7 +11,7 @@ import hmac
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from hashlib import sha256
-from secrets import token_bytes, token_hex
+from secrets import token_hex
 from typing import Annotated, Final, TypeAlias, cast
 
 import msgspec
@@ -377,7 +377,7 @@ class Keys:
         self._known = {key.id: known[key.id] for key in ring.keys}
 
     async def _with_new_key(self, ring: Ring) -> Ring:
-        key = DataKey(token_hex(16), token_bytes(KEY_BYTES))
+        key = DataKey.new()
         self._known[key.id] = key
         wrapped = await self._wrapped(key, time.time(), ring.store)
         return replace(ring, keys=(*ring.keys, wrapped))

@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from secrets import token_bytes, token_hex
+from secrets import token_bytes
 from typing import IO, TYPE_CHECKING, Final
 
 from statepath.encryption import RING_KEY, load_keys, make_keys
@@ -51,9 +51,9 @@ class FileKey:
 
 def passing_key() -> FileKey:
     """A key that nobody keeps, for a file that this process alone reads."""
-    from statepath.encryption.sealing import KEY_BYTES, DataKey
+    from statepath.encryption.sealing import DataKey
 
-    return FileKey(b"", DataKey(token_hex(16), token_bytes(KEY_BYTES)), token_bytes(16))
+    return FileKey(b"", DataKey.new(), token_bytes(16))
 
 
 async def new_file_key(settings: Settings) -> FileKey | None:
