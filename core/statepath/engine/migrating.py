@@ -138,11 +138,6 @@ async def _move(backend: Backend, key: str) -> IfMatch:
     return IfMatch(blob.etag)
 
 
-async def _keep(engine: Engine, key: str) -> None:
-    """Write the present state under the key, and read it back."""
-    await keep_snapshot(engine.backend, key, _stream(engine))
-
-
 def _stream(engine: Engine) -> SnapshotStream:
     return SnapshotStream(engine.replica.cut(), store=engine.store, incarnation=engine.incarnation)
 
@@ -170,7 +165,7 @@ async def rollback(engine: Engine, *, dry_run: bool = False) -> RolledBack:
         return RolledBack(before.head, replica.head, changed, "")
     kept = f"state.before-rollback.{utc_now()}.json"
     head = replica.head
-    await _keep(engine, kept)
+    await keep_snapshot(engine.backend, kept, _stream(engine))
     note = Note("restored", f"to seq {before.head}, before the migration")
     await leave_out_lost(engine, before)
     seq = await engine.commit([*difference(replica, before), note], [(*FOLLOWS, head)])
