@@ -24,6 +24,7 @@ MAX_COMMIT_BYTES: Final = 8 * 1024 * 1024
 
 JOURNAL: Final = "journal/"
 FLOOR_KEY: Final = "journal/floor"
+BODIES: Final = "bodies/"
 PROBES: Final = "probe/"
 """Here objects are made to see what a storage can do, and removed again: they are nothing of a store."""
 

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from statepath.commit import RemoveReport, WriteReport
 from statepath.engine.documents import BOM, decode, encode_value
 from statepath.engine.engine import Engine
-from statepath.engine.ids import check_id, decode_id, report_key
+from statepath.engine.ids import REPORTS, check_id, decode_id, report_key
 from statepath.errors import NotFoundError
 
 
@@ -34,8 +34,8 @@ async def names(engine: Engine) -> list[str]:
     """The ids of the reports, sorted; those whose names do not tell their ids are left out."""
     await engine.flush_files()
     found = [
-        decode_id(entry.key.removeprefix("reports/").removesuffix(".json"))
-        async for entry in engine.backend.list_keys("reports/")
+        decode_id(entry.key.removeprefix(REPORTS).removesuffix(".json"))
+        async for entry in engine.backend.list_keys(REPORTS)
         if entry.key.endswith(".json")
     ]
     return sorted(id for id in found if id is not None)

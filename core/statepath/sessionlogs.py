@@ -7,7 +7,7 @@ from typing import Final
 from statepath.arguments import wrong_kind
 from statepath.commit import RemoveLog, WriteLog
 from statepath.engine.engine import Engine
-from statepath.engine.ids import check_id, decode_id, log_key, log_place
+from statepath.engine.ids import LOGS, check_id, decode_id, log_key, log_place
 from statepath.engine.logfiles import read_log
 from statepath.errors import InvalidArgumentError, NotFoundError
 
@@ -46,8 +46,8 @@ async def names(engine: Engine) -> list[str]:
     """The sessions that have a log, sorted."""
     await engine.flush_files()
     found: set[str] = set()
-    async for entry in engine.backend.list_keys("logs/session_"):
-        name = entry.key.removeprefix("logs/session_").partition("/")[0]
+    async for entry in engine.backend.list_keys(LOGS):
+        name = entry.key.removeprefix(LOGS).partition("/")[0]
         if name.endswith(".log") and (id := decode_id(name.removesuffix(".log"))) is not None:
             found.add(id)
     return sorted(found | set(engine.replica.logs))

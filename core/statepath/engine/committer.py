@@ -28,6 +28,7 @@ from statepath.attempts import ATTEMPTS
 from statepath.backend import Backend, CommitLog, SupportsPlacing
 from statepath.clock import clock
 from statepath.commit import (
+    BODIES,
     MAX_COMMIT_BYTES,
     Body,
     Commit,
@@ -529,7 +530,7 @@ class Committer:
                 continue
             since = clock() if since is None else since
             data = encode_changes(changes)
-            body = Body(f"bodies/{id}/{len(stored)}", len(data), sha256(data).hexdigest())
+            body = Body(f"{BODIES}{id}/{len(stored)}", len(data), sha256(data).hexdigest())
             patience = self._deadline * max(1.0, len(data) / MAX_COMMIT_BYTES)
             try:
                 async with asyncio.timeout(patience):

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from statepath.aside import why_aside
 from statepath.backend import Backend, Blob, CommitLog, IfMatch, Span, SupportsQueries
-from statepath.commit import FLOOR_KEY, JOURNAL, PROBES, Commit, Note
+from statepath.commit import BODIES, FLOOR_KEY, JOURNAL, PROBES, Commit, Note
 from statepath.encryption import Converted
 from statepath.encryption.journal import SealedCommitLog
 from statepath.encryption.keyring import Keys
@@ -54,7 +54,6 @@ _PATIENCE: Final = 300.0
 _PAUSE: Final = 1.0
 """How many seconds it is left alone in between."""
 
-_BODIES: Final = "bodies/"
 _BETWEEN: Final = ".earlier.00000000T000000.000000Z"
 """Behind the key of a session log: it is kept there while its file becomes pieces, or they become a file."""
 
@@ -78,7 +77,7 @@ async def check_readable(backend: Backend, keys: Keys | None) -> None:
     sealed = None if keys is None else SealedBackend(backend, keys)
     async for entry in backend.list_keys(""):
         key = entry.key
-        if not is_sealed_key(key) or key.startswith(_BODIES) or why_aside(key) == "corrupt":
+        if not is_sealed_key(key) or key.startswith(BODIES) or why_aside(key) == "corrupt":
             continue  # what is not read, or deleted
         if not (is_ours(key) or is_document(key)):
             continue
@@ -295,7 +294,7 @@ class Conversion:
             await asyncio.sleep(_PAUSE)  # what is refused for now may be told at once
 
     async def _object(self, key: str, floor: Floor) -> None:
-        if key.startswith(_BODIES):
+        if key.startswith(BODIES):
             await self.backend.delete(key)  # the journal has no commit that names it
         elif self.backend.capabilities.append and (log := _LOG.fullmatch(key)):
             await self._log(key, log[1])

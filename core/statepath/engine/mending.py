@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from statepath.aside import aside_key, why_aside
 from statepath.backend import Backend, IfMatch
-from statepath.commit import FLOOR_KEY, JOURNAL, FileChange, RemoveLog, WriteLog
+from statepath.commit import BODIES, FLOOR_KEY, JOURNAL, FileChange, RemoveLog, WriteLog
 from statepath.encryption import look, storage_of
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import ARCHIVE, Segment, rebuild
@@ -35,13 +35,11 @@ from statepath.errors import (
     NotFoundError,
 )
 
-_BODIES = "bodies/"
-
 
 def needs_new_log(findings: Sequence[Finding]) -> bool:
     """Whether the log cannot be continued as it is: it has a damage that lies behind the snapshot."""
     return any(
-        finding.key.startswith((JOURNAL, _BODIES)) and finding.key != FLOOR_KEY
+        finding.key.startswith((JOURNAL, BODIES)) and finding.key != FLOOR_KEY
         for finding in findings
         if finding.severity == "damage"
     )
@@ -57,7 +55,7 @@ def remedy(key: str) -> str:
         return "is removed: it does not say any more who has the lease"
     if key == FLOOR_KEY:
         return "is kept aside, and written again"
-    if key.startswith((JOURNAL, _BODIES)):
+    if key.startswith((JOURNAL, BODIES)):
         return "the journal is kept aside and begins anew with the state of now; the history of before is given up"
     if key.startswith("logs/"):
         return "is kept aside, and what the history has of it is written again"

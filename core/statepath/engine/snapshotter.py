@@ -25,7 +25,7 @@ from statepath.backend import (
     Span,
     When,
 )
-from statepath.commit import FLOOR_KEY, Body
+from statepath.commit import BODIES, FLOOR_KEY, Body
 from statepath.encryption import Encrypted, storage_of, unsealed
 from statepath.engine.aging import earliest_now, unhurried_now
 from statepath.engine.backing_up import Backups
@@ -542,9 +542,7 @@ class Snapshotter:
         storage's clock, as it was when the last snapshot was written."""
         now = max([entry.modified async for entry in self._backend.list_keys(STATE_KEY)], default=0.0)
         bodies = [
-            entry.key
-            async for entry in self._backend.list_keys("bodies/")
-            if now - entry.modified > KEEP_BODIES
+            entry.key async for entry in self._backend.list_keys(BODIES) if now - entry.modified > KEEP_BODIES
         ]
         if not bodies:
             return
