@@ -76,9 +76,7 @@ async def init_keys(
         raise ConfigurationError(
             "where should the new master key be? set STATE_ENCRYPTION_KEY_FILE to the file", code="no_key"
         )
-    backend = retrying(
-        await connect(used.path if path is None else path, deadline=used.deadline), deadline=used.deadline
-    )
+    backend = await _connected(used.path if path is None else path, used)
     try:
         check_outside(backend, used.encryption_key_file)
         await check_new(backend)
@@ -156,7 +154,7 @@ async def _convert(
         async with open_store(state_path, settings=before, events=events) as store:
             await store.flush()
             await store.snapshot()
-    backend = retrying(await connect(state_path, deadline=used.deadline), deadline=used.deadline)
+    backend = await _connected(state_path, used)
     try:
         from statepath.engine.converting import Conversion, check_readable
 
@@ -183,9 +181,7 @@ async def _begun(path: Path, command: str, settings: Settings) -> bool:
 
     Raises: as `encrypt` and `decrypt`.
     """
-    backend = retrying(
-        await connect(path, readonly=True, deadline=settings.deadline), deadline=settings.deadline
-    )
+    backend = await _connected(path, settings, readonly=True)
     try:
         if not await has_ring(backend):
             if command == DECRYPT:
@@ -211,6 +207,12 @@ async def _begun(path: Path, command: str, settings: Settings) -> bool:
         await backend.close()
 
 
+async def _connected(path: Path, settings: Settings, *, readonly: bool = False) -> Backend:
+    """The storage as it is below the sealing, with its calls repeated."""
+    backend = await connect(path, readonly=readonly, deadline=settings.deadline)
+    return retrying(backend, deadline=settings.deadline)
+
+
 async def _no_keys(backend: Backend) -> NotFoundError:
     if await _is_empty(backend):
         return NotFoundError(f"there is no store at {backend.url}", key=backend.url)
@@ -230,8 +232,7 @@ async def read_keys(path: Path | None = None, *, settings: Settings | None = Non
         NotFoundError: the store is not encrypted, or not there.
     """
     used = settings if settings is not None else Settings.load(path)
-    backend = await connect(used.path if path is None else path, readonly=True, deadline=used.deadline)
-    backend = retrying(backend, deadline=used.deadline)
+    backend = await _connected(used.path if path is None else path, used, readonly=True)
     try:
         from statepath.encryption.keyring import read_ring
         from statepath.encryption.rotation import describe
