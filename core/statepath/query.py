@@ -37,7 +37,7 @@ from statepath.filters import (
     renamed,
 )
 
-__all__ = ["Page", "Query", "Row", "Source"]
+__all__ = ["Page", "Query", "Source"]
 
 T = TypeVar("T")
 
@@ -47,20 +47,11 @@ MANY: Final = 5_000
 """So many documents are worth asking the storage which of them to look at."""
 
 
-class Row(Protocol):
-    """A stored document at one version; `modified` is in microseconds since 1970."""
-
-    version: int
-    modified: int
-
-    def json(self) -> bytes: ...
-
-
 class Source(Protocol):
     """Where a query finds its documents."""
 
     def rows(self) -> tuple[int, list[tuple[str, Any]]]:
-        """The seq, and all ids with their rows, of one moment."""
+        """The seq, and all ids with their rows, of one moment. The `json()` of a row is the stored document."""
         ...
 
 

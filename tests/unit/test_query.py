@@ -24,8 +24,6 @@ Json = dict[str, Any]
 @dataclass
 class StoredRow:
     data: bytes
-    version: int = 1
-    modified: int = 0
 
     def json(self) -> bytes:
         return self.data
