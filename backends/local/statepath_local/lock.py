@@ -37,34 +37,9 @@ _OPENING_PATIENCE = 60.0
 """Seconds for which a writer waits for another one that has the store for itself, and for one that soon will not."""
 
 _NETWORK = frozenset(
-    (
-        *(
-            "9p",
-            "afs",
-            "beegfs",
-            "ceph",
-            "cifs",
-            "coda",
-            "gfs2",
-            "gpfs",
-            "lustre",
-            "ncpfs",
-            "nfs",
-            "nfs4",
-            "ocfs2",
-        ),
-        *(
-            "orangefs",
-            "smb3",
-            "smbfs",
-            "virtiofs",
-            "fuse.ceph",
-            "fuse.curlftpfs",
-            "fuse.davfs",
-            "fuse.gcsfuse",
-        ),
-        *("fuse.glusterfs", "fuse.goofys", "fuse.juicefs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
-    )
+    {"9p", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2"}
+    | {"orangefs", "smb3", "smbfs", "virtiofs", "fuse.ceph", "fuse.curlftpfs", "fuse.davfs", "fuse.gcsfuse"}
+    | {"fuse.glusterfs", "fuse.goofys", "fuse.juicefs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"}
 )
 """File systems that several machines may write to; none sees at once what another one wrote."""
 
