@@ -18,14 +18,11 @@ from statepath.attempts import ATTEMPTS, Turns, back_off
 from statepath.backend import SupportsQueries
 from statepath.commit import Append, Delete, Put
 from statepath.engine.documents import (
-    MARK,
     MAX_DEPTH,
     decode,
     encode_mapping,
     encode_model,
     encode_value,
-    forgets,
-    keep_unknown,
 )
 from statepath.engine.elements import earlier_names, stored_list
 from statepath.engine.engine import Engine
@@ -33,7 +30,8 @@ from statepath.engine.ids import check_id, check_version
 from statepath.engine.pending import Document as PutDocument
 from statepath.engine.replica import Entry
 from statepath.engine.restoring import past_document
-from statepath.engine.scope import scope_of
+from statepath.engine.scope import MARK, scope_of
+from statepath.engine.unknown import forgets, keep_unknown
 from statepath.errors import (
     AlreadyExistsError,
     ConflictError,

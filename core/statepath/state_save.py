@@ -12,10 +12,11 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from statepath.collection import Collection
 from statepath.commit import Change, Delete, Put
-from statepath.engine.documents import MARK, decode, encode_value
+from statepath.engine.documents import decode, encode_value
 from statepath.engine.history import same_value
 from statepath.engine.ids import check_id, is_id
 from statepath.engine.replica import MEMBERS, Cut, Entry
+from statepath.engine.scope import MARK
 from statepath.engine.snapshot import is_own_member
 from statepath.engine.validating import UNTOUCHED, Read
 from statepath.errors import InvalidArgumentError

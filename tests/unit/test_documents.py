@@ -32,21 +32,21 @@ from pydantic import (
     model_validator,
 )
 from pydantic.dataclasses import dataclass
+from statepath.commit import append_items
 from statepath.engine import elements, rereading, schema, scope, unknown
 from statepath.engine.documents import (
     MAX_DEPTH,
-    append_items,
     decode,
     encode_mapping,
     encode_model,
     encode_value,
-    keep_unknown,
     parse_untrusted,
     pretty,
 )
 from statepath.engine.documents import texts as read_texts
 from statepath.engine.elements import stored_list
 from statepath.engine.schema import stored_path
+from statepath.engine.unknown import keep_unknown
 from statepath.errors import InvalidArgumentError
 from typing_extensions import TypeAliasType
 

@@ -14,11 +14,12 @@ from pydantic import JsonValue
 
 from statepath.backend import Backend, Entry, Span
 from statepath.commit import FLOOR_KEY
-from statepath.engine.documents import MARK, decode, encode_mapping, too_large
+from statepath.engine.documents import decode, encode_mapping, too_large
 from statepath.engine.history import same_json, same_value
 from statepath.engine.ids import decode_id, document_key, encode_id, is_id
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.replica import Entry as Stored
+from statepath.engine.scope import MARK
 from statepath.engine.views import View, least_size, parse_view
 from statepath.errors import (
     AccessDeniedError,

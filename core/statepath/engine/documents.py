@@ -18,32 +18,8 @@ from msgspec import Raw
 from pydantic import BaseModel, JsonValue
 from pydantic_core import PydanticSerializationError
 
-from statepath.commit import append_items
 from statepath.engine.scope import MARK, Scope, scope_of
-from statepath.engine.unknown import forgets, keep_unknown
 from statepath.errors import CorruptionError, InvalidArgumentError
-
-__all__ = [
-    "BOM",
-    "MARK",
-    "MAX_BYTES",
-    "MAX_DEPTH",
-    "append_items",
-    "compact",
-    "decode",
-    "encode_mapping",
-    "encode_model",
-    "encode_value",
-    "forgets",
-    "keep_unknown",
-    "list_fields",
-    "parse_untrusted",
-    "pretty",
-    "texts",
-    "too_large",
-    "unreadable",
-    "without_halves",
-]
 
 MAX_DEPTH: Final = 100
 """Levels of objects and lists in a document. pydantic's JSON parser gives up near 200."""

@@ -18,10 +18,11 @@ from msgspec import Raw
 from statepath.backend import Backend, Entry
 from statepath.commit import Note, Put, Transaction
 from statepath.engine.adoption import check_size
-from statepath.engine.documents import MARK, encode_mapping, encode_value, parse_untrusted, without_halves
+from statepath.engine.documents import encode_mapping, encode_value, parse_untrusted, without_halves
 from statepath.engine.ids import decode_id, document_key, is_id, is_shortened, log_key, report_key
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS
+from statepath.engine.scope import MARK
 from statepath.engine.snapshot import SNAPSHOT_MEMBERS, STATE_KEY, is_own_member
 from statepath.engine.views import parse_view
 from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError

@@ -21,8 +21,9 @@ from statepath.commit import (
     RemoveReport,
     WriteLog,
     WriteReport,
+    append_items,
 )
-from statepath.engine.documents import append_items, list_fields
+from statepath.engine.documents import list_fields
 from statepath.errors import InvalidArgumentError, NotFoundError
 
 MEMBERS = "_state"

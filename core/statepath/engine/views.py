@@ -10,7 +10,8 @@ from typing import Final, cast
 import msgspec
 from pydantic import JsonValue
 
-from statepath.engine.documents import MARK, decode, parse_untrusted, pretty, texts
+from statepath.engine.documents import decode, parse_untrusted, pretty, texts
+from statepath.engine.scope import MARK
 from statepath.errors import InvalidArgumentError
 
 _MARK: Final = b',\n  "%s": ' % MARK.encode()
