@@ -41,7 +41,7 @@ class Listing:
     whoever goes by the time reads such a file.
     """
 
-    def __init__(self, tree: Tree, *, doubtful: bool = False) -> None:
+    def __init__(self, tree: Tree, *, doubtful: bool) -> None:
         self._tree = tree
         self._port = tree.port
         self.doubtful = doubtful

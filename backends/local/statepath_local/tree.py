@@ -199,7 +199,7 @@ class Tree:
         except OSError:
             return
 
-    def remove_stale_temporaries(self, is_over: Callable[[str], bool] | None = None) -> None:
+    def remove_stale_temporaries(self, is_over: Callable[[str], bool] | None) -> None:
         """What writers left that were killed: all that is there, if this one holds the lock alone. Where others may
         write, `is_over` tells of a token that its handle has ended; what is of a handle that is not known stays."""
         try:

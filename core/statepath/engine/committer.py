@@ -54,7 +54,7 @@ from statepath.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from statepath.telemetry import SILENT, Telemetry
+from statepath.telemetry import Telemetry
 
 logger = logging.getLogger("statepath.engine")
 
@@ -122,8 +122,8 @@ class Committer:
         failed: Callable[[StateError], None],
         deadline: float,
         max_document: int,
-        elsewhere: Elsewhere | None = None,
-        telemetry: Telemetry = SILENT,
+        elsewhere: Elsewhere | None,
+        telemetry: Telemetry,
     ) -> None:
         self._max_document = max_document
         self._telemetry = telemetry

@@ -125,10 +125,10 @@ def texts(document: bytes) -> dict[str, str]:
         return {}
 
 
-def parse_untrusted(text: bytes, *, key: str, limit: int = MAX_BYTES) -> JsonValue:
+def parse_untrusted(text: bytes, *, key: str, limit: int) -> JsonValue:
     """The value of JSON that somebody else has written: a file edited by hand, standard input, an import.
 
-    A byte order mark is skipped.
+    A byte order mark is skipped. `limit` is the most bytes that it may have.
 
     Raises:
         InvalidArgumentError: it is not UTF-8 or not JSON, has a key twice in one object, a number that is not
