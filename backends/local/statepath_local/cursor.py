@@ -189,7 +189,7 @@ class Cursor:
             here = here[:-1]
 
     def _is_open(self, fd: int) -> bool:
-        return self._fd >= 0 and _same_file(self._port.fstat(fd), self._port.fstat(self._fd))
+        return self._fd >= 0 and os.path.samestat(self._port.fstat(fd), self._port.fstat(self._fd))
 
     def _open_journal(self) -> bool:
         if self._journal < 0:
@@ -252,7 +252,3 @@ class Cursor:
 
 def _any_durable(commits: Iterable[Commit], seq: int) -> bool:
     return any(commit.durable >= seq for commit in commits)
-
-
-def _same_file(one: os.stat_result, other: os.stat_result) -> bool:
-    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)

@@ -386,7 +386,7 @@ def _is_named(tree: Tree, locked: os.stat_result) -> bool:
         named = tree.port.stat(LOCK, within=tree.root)
     except FileNotFoundError:
         return False
-    return (named.st_dev, named.st_ino) == (locked.st_dev, locked.st_ino)
+    return os.path.samestat(named, locked)
 
 
 def _durable_line(seq: int) -> bytes:

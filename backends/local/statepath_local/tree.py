@@ -96,8 +96,7 @@ class Tree:
             ) from None
         except PermissionError:
             return  # who gave rights up since still reads what is open
-        held = self.port.fstat(self._root)
-        if (named.st_dev, named.st_ino) != (held.st_dev, held.st_ino):
+        if not os.path.samestat(named, self.port.fstat(self._root)):
             raise DivergedError(
                 f"the folder {self.path} was replaced by another one while it was open; open it again",
                 backend=SCHEME,
