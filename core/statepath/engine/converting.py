@@ -34,6 +34,7 @@ from statepath.engine.backups import is_kept
 from statepath.engine.floor import Floor, read_floor, write_floor
 from statepath.engine.founding import Tell
 from statepath.engine.history import next_commit
+from statepath.engine.logfiles import lay
 from statepath.engine.snapshot import STATE_KEY, read_meta
 from statepath.engine.views import is_file_of, parse_view
 from statepath.errors import (
@@ -356,10 +357,7 @@ class Conversion:
             raise NotFoundError(f"{whole} has no pieces", key=whole)
         log = bytearray()
         for piece in pieces:
-            offset = int(piece.rpartition("/")[2])
-            data = (await self._sealed.read(piece)).data
-            log.extend(b"\n" * (offset - len(log)))
-            log[offset : offset + len(data)] = data
+            lay(log, int(piece.rpartition("/")[2]), (await self._sealed.read(piece)).data)
         return bytes(log)
 
     async def _check(self, seq: int, floor: Floor) -> None:

@@ -13,6 +13,7 @@ from statepath.backend import Backend, CommitLog, Span
 from statepath.commit import RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.engine.documents import pretty
 from statepath.engine.ids import LOGS, REPORTS, is_name, log_key, log_place, report_key
+from statepath.engine.logfiles import lay
 from statepath.engine.replay import changes_of
 from statepath.engine.replica import Replica
 from statepath.errors import ConflictError, CorruptionError, HistoryTrimmedError, NotFoundError
@@ -165,18 +166,13 @@ class Files:
         before is passed on as it is read."""
         texts = [(change.offset, change.text.encode()) for change in self._texts[key]]
         begin, tail = min(offset for offset, _ in texts), bytearray()
-
-        def lay(offset: int, data: bytes) -> None:
-            tail.extend(b"\n" * (offset - begin - len(tail)))
-            tail[offset - begin : offset - begin + len(data)] = data
-
         async for offset, data in self._whole(key, begin, stored):
             if offset < begin:
                 yield offset, data[: begin - offset]
             if offset + len(data) > begin:
-                lay(max(offset, begin), data[max(begin - offset, 0) :])
+                lay(tail, max(offset - begin, 0), data[max(begin - offset, 0) :])
         for offset, data in texts:
-            lay(offset, data)
+            lay(tail, offset - begin, data)
         yield begin, bytes(tail)
 
     async def _reports(self) -> AsyncIterator[Report]:

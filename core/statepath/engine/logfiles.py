@@ -44,9 +44,14 @@ async def read_log(backend: Backend, id: str) -> bytes:
         blobs = await together(backend.read(key) for key, _ in part)
         for (_, offset), blob in zip(part, blobs, strict=True):
             # A piece that was written again after a crash may have been joined with those behind it.
-            log.extend(b"\n" * (offset - len(log)))
-            log[offset : offset + len(blob.data)] = blob.data
+            lay(log, offset, blob.data)
     return bytes(log)
+
+
+def lay(log: bytearray, offset: int, piece: bytes) -> None:
+    """Put a piece at its place in a session log. Line ends fill a gap before it."""
+    log.extend(b"\n" * (offset - len(log)))
+    log[offset : offset + len(piece)] = piece
 
 
 async def log_pieces(backend: Backend, id: str) -> list[tuple[str, int]]:

@@ -15,6 +15,7 @@ from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog, Writ
 from statepath.encryption import look
 from statepath.engine.documents import pretty
 from statepath.engine.ids import document_key, log_key, report_key
+from statepath.engine.logfiles import lay
 from statepath.engine.removing import remove_beside_others
 from statepath.engine.replica import Replica
 from statepath.engine.viewfiles import ViewFiles, in_parts
@@ -133,9 +134,7 @@ class SharedViewFiles(ViewFiles):
             if isinstance(change, RemoveLog) and change.id == id:
                 text.clear()
             elif isinstance(change, WriteLog) and change.id == id:
-                text.extend(b"\n" * (change.offset - len(text)))
-                data = change.text.encode()
-                text[change.offset : change.offset + len(data)] = data
+                lay(text, change.offset, change.text.encode())
         return bytes(text)
 
     async def _write_logs(self, logs: Mapping[str, list[tuple[int, bytearray]]]) -> None:
