@@ -91,6 +91,10 @@ class Segment(msgspec.Struct, frozen=True):
     def index_key(self) -> str:
         return f"{ARCHIVE}{self.name}.index.json"
 
+    @property
+    def keys(self) -> tuple[str, str]:
+        return self.key, self.index_key
+
 
 class Place(msgspec.Struct, array_like=True, frozen=True):
     """One document in a segment's index: its version, when it was changed last, and where it stands unpacked."""
@@ -465,9 +469,7 @@ async def rebuild(engine: Engine, damaged: frozenset[str]) -> tuple[Segment, ...
     """Write those segments again that have a damaged key, from the states of right before they were archived, as far as
     the history has these. The others are returned, and the state names them no more: else nobody could copy it."""
     wanted = {
-        segment.key: segment
-        for segment in segments(engine.replica)
-        if damaged & {segment.key, segment.index_key}
+        segment.key: segment for segment in segments(engine.replica) if not damaged.isdisjoint(segment.keys)
     }
     floor, marks = await engine.look_back(), engine.record.snapshots
     head = engine.replica.head

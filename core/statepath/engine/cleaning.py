@@ -75,7 +75,7 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
     backend = engine.backend
     # What is sealed and cannot be opened can be removed, too.
     stored = storage_of(backend)
-    live = {key for segment in segments(engine.replica) for key in (segment.key, segment.index_key)}
+    live = {key for segment in segments(engine.replica) for key in segment.keys}
     found: list[tuple[str, int]] = []
     unnamed: list[tuple[str, int]] = []
     async for entry in engine.backend.list_keys(""):
@@ -90,7 +90,7 @@ async def clean(engine: Engine, older_than: timedelta, *, dry_run: bool) -> Clea
         with suppress(NotFoundError):
             versions[key] = (await stored.read(key, span=Span(0, 0))).etag
     if unnamed:
-        kept = {key for segment in await named(engine) for key in (segment.key, segment.index_key)}
+        kept = {key for segment in await named(engine) for key in segment.keys}
         found += [(key, size) for key, size in unnamed if key in versions and key not in kept]
     if not dry_run:
         removed: list[tuple[str, int]] = []

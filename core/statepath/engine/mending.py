@@ -95,7 +95,7 @@ async def mend(engine: Engine, findings: Sequence[Finding]) -> Mended:
         lost = await rebuild(engine, frozenset(damaged))
     # Of one that is given up, the part that is sound is somebody's last resort.
     for segment in lost:
-        kept += [await put_aside(engine.backend, key, "corrupt") for key in (segment.key, segment.index_key)]
+        kept += [await put_aside(engine.backend, key, "corrupt") for key in segment.keys]
     if any(key.startswith(("logs/", "reports/")) for key in damaged):
         kept += await _files(engine, frozenset(damaged))
     if engine.views is not None and not engine.backend.capabilities.editable and engine.views.documents:

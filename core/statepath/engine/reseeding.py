@@ -63,7 +63,7 @@ async def empty(target: Backend, settings: Settings, *, store: str, incarnation:
     keys = [entry.key async for entry in target.list_keys("")]
     # Those of an attempt that was interrupted, too.
     states = [key for key in keys if key.startswith(f"{STATE_KEY}.{_EARLIER}.")]
-    archived = {key for one in await named_by(target, states) for key in (one.key, one.index_key)}
+    archived = {key for one in await named_by(target, states) for key in one.keys}
     for key in keys:
         native = key.startswith(JOURNAL) and not portable
         kept = key in (FLOOR_KEY, RING_KEY, *states) or key in archived or key.startswith(LEASES)

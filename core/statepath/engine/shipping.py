@@ -329,7 +329,7 @@ class Shipping:
         Raises:
             CorruptionError: it is missing or damaged where it comes from.
         """
-        if {segment.key, segment.index_key} <= self._archived:
+        if self._archived.issuperset(segment.keys):
             return
         try:
             objects = await read_whole(self._primary.backend, segment)
