@@ -51,8 +51,8 @@ class Past:
     store: str
     continues: Callable[[str, int], bool]
     head: int
-    floor: int = 1
-    snapshots: tuple[SnapshotMark, ...] = ()
+    floor: int
+    snapshots: tuple[SnapshotMark, ...]
 
     async def at(self, at: int | datetime) -> Replica:
         """The documents as of the end of the transaction `at`, or as of a moment by the commits' times.
@@ -60,7 +60,7 @@ class Past:
         Raises:
             HistoryTrimmedError: neither a snapshot nor the log reaches back that far, or the moment is before the
                 first commit.
-            InvalidArgumentError: a negative seq, or a datetime without a time zone.
+            InvalidArgumentError: a datetime without a time zone.
             CorruptionError: the way there leads over commits that the log does not have any more.
         """
         if isinstance(at, datetime):
@@ -69,8 +69,6 @@ class Past:
             def reached(seq: int, time: int) -> bool:
                 return time > until
         else:
-            if at < 0:
-                raise InvalidArgumentError(f"{at} is no seq: seqs are 1, 2, 3, …, and 0 is the empty store")
             until = at
 
             def reached(seq: int, time: int) -> bool:
