@@ -20,6 +20,7 @@ from statepath.backend import IF_ABSENT, Backend, IfMatch, When
 from statepath.commit import Change, Note, Put
 from statepath.encryption import look
 from statepath.engine.documents import decode, encode_mapping
+from statepath.engine.history import same_value
 from statepath.engine.replica import MEMBERS, Replica, Stage
 from statepath.engine.snapshot import SCHEMA_MEMBER, STATE_KEY
 from statepath.errors import (
@@ -199,7 +200,7 @@ def migrated(collection: str, id: str, stored: bytes, steps: Sequence[Step], lim
         data = encode_mapping(document, key=key, limit=limit)
     except StateError as error:
         raise _failed(steps[-1], key, str(error)) from error
-    return None if data == stored or decode(data) == before else data
+    return None if data == stored or same_value(decode(data), before) else data
 
 
 def _failed(step: Step, key: str, reason: str) -> MigrationError:

@@ -171,6 +171,18 @@ async def test_several_steps_are_one_commit(old, to_3, places):
     assert "state.migration-v1-to-v3.log" in await places.keys(old)
 
 
+async def test_a_number_that_becomes_a_truth_value_or_a_fraction_is_a_change(path, module):
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("tasks").put({"id": "a", "done": 1, "share": 1})
+    typed = module("""
+        @migration("tasks", 1, 2)
+        def typed(task):
+            return task | {"done": bool(task["done"]), "share": float(task["share"])}
+    """)
+    async with statepath.open(path, autosave=0, migrations=typed) as store:
+        assert json.dumps(await documents(store)) == '{"a": {"id": "a", "done": true, "share": 1.0}}'
+
+
 async def test_a_later_migration_keeps_the_backup_of_the_earlier_one(old, to_2, module, places):
     await statepath.migrate(old, settings=statepath.Settings.load(old, migrations=to_2))
     later = module("""
