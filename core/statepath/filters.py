@@ -28,7 +28,7 @@ from operator import ge, gt, le, lt
 from typing import Any, Final, Literal, TypeAlias
 
 from msgspec import UNSET
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from statepath.arguments import wrong_kind
@@ -413,12 +413,22 @@ def _operand(value: object) -> Value:
     if isinstance(value, F | Filter):
         raise InvalidArgumentError("a field is compared with a value, not with another field or a filter")
     try:
-        plain: Value = to_jsonable_python(value)
+        plain: Value = (
+            _as_stored(value) if isinstance(value, BaseModel) else to_jsonable_python(value, round_trip=True)
+        )
     except (PydanticSerializationError, ValueError) as error:
         raise InvalidArgumentError(
             f"a field cannot be compared with {type(value).__name__}: no JSON value is like it"
         ) from error
     return plain
+
+
+def _as_stored(model: BaseModel) -> Any:
+    """What a document has of the model: no computed fields, and no unset ones where its class leaves those out."""
+    omits_unset = getattr(model, "__omit_unset__", False)
+    return model.__pydantic_serializer__.to_python(
+        model, mode="json", by_alias=True, exclude_unset=omits_unset, round_trip=True
+    )
 
 
 _OTHERWISE_ORDERED: Final = (Decimal, timedelta, IPv4Address, IPv6Address, IPv4Network, IPv6Network)

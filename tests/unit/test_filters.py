@@ -14,9 +14,10 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, computed_field
 from statepath.errors import InvalidArgumentError
 from statepath.filters import And, F, Filter, Or, order_key, parse_path
+from statepath.models import TaskLogEntry
 
 MISSING = object()
 TEXTS = ["", "a", "b", "1", "2024-01-01T10:00:00Z", "2024-01-01T12:00:00+02:00"]
@@ -349,6 +350,11 @@ class Colour(Enum):
 class Point(BaseModel):
     x: int = 1
 
+    @computed_field  # type: ignore[prop-decorator]  # as pydantic's manual has it
+    @property
+    def doubled(self) -> int:
+        return 2 * self.x
+
 
 @pytest.mark.parametrize(
     ("value", "held"),
@@ -358,6 +364,8 @@ class Point(BaseModel):
         (Decimal("1.5"), "1.5"),
         (Path("a/b"), "a/b"),
         (Point(), {"x": 1}),
+        ([Point()], [{"x": 1}]),
+        (TaskLogEntry(message="m"), {"level": "info", "type": "system", "message": "m"}),
         ((1, 2), [1, 2]),
         (timedelta(seconds=30), "PT30S"),
     ],
