@@ -377,6 +377,7 @@ class Task(BaseModel):
     steps: list[Result] = []
     by_name: dict[str, Result] = {}
     anything: Any = None
+    password: str = Field("", exclude=True)
 
     @computed_field  # type: ignore[prop-decorator]  # as pydantic's manual has it
     @property
@@ -402,6 +403,7 @@ class OpenTask(Task):
         ({"where": F("steps.0.x").exists()}, "Result has no field 'x'"),
         ({"where": F("by_name.k.x").exists()}, "Result has no field 'x'"),
         ({"age": 1}, "Task has no field 'age'"),
+        ({"password": ""}, "Task does not store its field 'password'"),
     ],
     ids=str,
 )

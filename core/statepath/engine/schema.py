@@ -239,8 +239,8 @@ def stored_path(model: type[BaseModel], path: tuple[str, ...]) -> tuple[str, ...
     """The path of a field in stored documents, from one in the names of the model's fields or in aliases.
 
     Raises:
-        InvalidArgumentError: a model on the way has no such field, and takes no others, or it is within a list, and not
-            within one of its elements.
+        InvalidArgumentError: a model on the way has no such field, and takes no others, or excludes it from what is
+            stored; or it is within a list, and not within one of its elements.
     """
     shape = shape_of(model)
     stored: list[str] = []
@@ -255,6 +255,10 @@ def stored_path(model: type[BaseModel], path: tuple[str, ...]) -> tuple[str, ...
                 written = info.serialization_alias if info and info.serialization_alias else name
                 if written not in fields and alone and extra(inner) != "allow":
                     raise _unknown(inner, name)
+                if info is not None and info.exclude and alone:
+                    raise InvalidArgumentError(
+                        f"{inner.__name__} does not store its field {name!r}: it is excluded"
+                    )
                 shape = fields.get(written)
                 stored.append(written)
                 within_list = info is not None and _is_list(inner, info)

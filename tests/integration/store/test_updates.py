@@ -232,6 +232,17 @@ async def test_append_to_a_field_that_the_model_does_not_know_is_refused(tasks):
         await tasks.append("a", "log", "typo")
 
 
+async def test_append_to_a_field_that_the_next_put_would_leave_out_is_refused(store):
+    class Hidden(BaseModel):
+        id: str
+        notes: list[str] = Field(default_factory=list, exclude=True)
+
+    hidden = store.collection("hidden", Hidden)
+    await hidden.put(Hidden(id="a"))
+    with pytest.raises(InvalidArgumentError, match="does not store its field 'notes'"):
+        await hidden.append("a", "notes", "gone with the next put")
+
+
 async def test_append_of_what_is_not_json_is_refused(tasks):
     with pytest.raises(InvalidArgumentError):
         await tasks.append("a", "logs", object())
