@@ -97,7 +97,7 @@ class StateSave:
             if name in DERIVED or is_own_member(name):
                 continue
             value = _plain(name, given)
-            field = _id_field(stored.get(name, {}))
+            field = _id_field(stored.get(name, {}) if is_collection(name) else {})
             if _is_collection(name, value, field):
                 self._parts.append(_part(store.collection(name, id=field), value))
             else:

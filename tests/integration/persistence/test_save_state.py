@@ -332,6 +332,13 @@ async def test_the_stores_own_members_are_not_taken_from_a_state(
     assert loaded.model_extra == {"theme": "dark"}
 
 
+async def test_a_member_has_any_name_that_is_an_id(p: StatePersistence) -> None:
+    state = {"queue": [1], "_state": 5, "a/b": None}
+    await p.save_state(state)
+    assert (await p.save_state(state)).seq == p.store.seq == 1
+    assert await p.store.members() | state == await p.store.members()
+
+
 async def test_a_state_that_was_loaded_before_does_not_take_documents_from_the_archive(
     p: StatePersistence, task: MakeTask
 ) -> None:
