@@ -361,8 +361,9 @@ class Collection(Generic[T]):
                 ancestor=base,
             )
 
+        was, now = self._as_ours(id, base, theirs) if self.on_conflict == "merge" else (base, theirs)
         try:
-            merged: object = resolve(base, theirs, mine)
+            merged: object = resolve(was, now, mine)
         except Clash as clash:
             raise clashes(clash) from None
         other = InvalidArgumentError(
@@ -387,6 +388,22 @@ class Collection(Generic[T]):
         if id != (value.get(self.id_field) if self.model is None else getattr(value, self.id_field)):
             raise other
         return (self.name, id, data, None), None, current
+
+    def _as_ours(self, id: str, base: Json | None, theirs: Json | None) -> tuple[Json | None, Json | None]:
+        """Both as the model writes them, if it reads them: what it fills in, or has another name or form for, is
+        nobody's change."""
+
+        def written(document: Json | None) -> Json | None:
+            if document is None:
+                return None
+            stored = Entry(encode_value(document, key=f"{self.name}/{id}"), 0, 0)
+            _, _, data, _ = self.encode_over(stored, self.decode(id, stored))
+            return cast("Json", decode(data))
+
+        try:
+            return written(base), written(theirs)
+        except InvalidArgumentError:
+            return base, theirs
 
     async def _ancestor(self, id: str, conflict: ConflictError) -> Entry | None:
         """The document that the refused change was based on.

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
+from datetime import datetime
 
 import pytest
 import statepath
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AliasChoices, BaseModel, Field, model_validator
 from statepath.collection import Collection
 from statepath.errors import ConflictError, InvalidArgumentError
 
@@ -93,6 +94,33 @@ async def test_a_merge_keeps_what_both_sides_did(store, based, other):
     ours = based.value.model_copy(update={"owner": "me", "logs": ["x", "ours"]})
     await tasks.put(ours, if_version=based.version)
     assert await tasks.get("a") == Task(id="a", status="failed", owner="me", logs=["x", "theirs", "ours"])
+
+
+@pytest.mark.parametrize(
+    ("stored", "theirs"),
+    [
+        ({}, {"owner": "them"}),
+        ({}, {"logs": ["theirs"]}),
+        ({"assignee": "nobody"}, {"owner": "them"}),
+        ({"due": "2024-01-01T00:00:00.000Z"}, {"due": "2025-01-01T00:00:00Z"}),
+    ],
+    ids=["default", "list", "alias", "form"],
+)
+async def test_what_the_model_makes_of_the_stored_document_is_no_change_that_a_merge_counts(
+    store, stored, theirs
+):
+    class Due(Task):
+        owner: str = Field("", validation_alias=AliasChoices("owner", "assignee"))
+        due: datetime | None = None
+
+    raw = store.collection("tasks")
+    seen = await raw.put({"id": "a", **stored})
+    tasks = store.collection("tasks", Due, on_conflict="merge")
+    ours = await tasks.get("a")
+    await tasks.put(Due.model_validate(ours.model_dump() | theirs))
+    await tasks.put(ours.model_copy(update={"status": "done"}), if_version=seen)
+    merged = await raw.get("a")
+    assert merged == merged | {"status": "done"} | theirs
 
 
 @pytest.fixture
