@@ -157,6 +157,7 @@ def make_plan(replica: Replica, migrations: Migrations, *, limit: int) -> Plan:
     Raises:
         MigrationError: one raised, or returned something that is not the document; names it and the document.
         ConfigurationError: one is missing on the way to the version that the program needs.
+        UnsupportedError: one is due, and the documents are not in memory (`not_loaded`).
     """
     plan = Plan()
     held = versions(replica)
@@ -168,6 +169,14 @@ def make_plan(replica: Replica, migrations: Migrations, *, limit: int) -> Plan:
         plan.steps[collection] = steps
         plan.reached[collection] = (before, steps[-1].after)
         plan.documents[collection] = 0
+        if not replica.holds(collection):
+            if not replica.head:
+                continue  # a new store has none, wherever it keeps them
+            raise UnsupportedError(
+                f"{plan.text} is to be migrated, which needs the documents in memory, and the handle was opened with "
+                "load=False: do it once with STATE_LOAD=true statepath migrate up, where there is memory for them",
+                code="not_loaded",
+            )
         for id, entry in replica.collections.get(collection, {}).items():
             stored = entry.json()
             data = migrated(collection, id, stored, steps, limit)

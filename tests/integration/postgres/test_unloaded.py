@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 import tracemalloc
 from contextlib import aclosing
 from functools import partial
@@ -150,7 +151,9 @@ async def test_the_original_api_needs_the_documents(path):
     assert caught.value.code == "not_loaded"
 
 
-async def test_a_migration_that_is_due_needs_the_documents(path, tmp_path, monkeypatch):
+@pytest.fixture
+def steps(tmp_path, monkeypatch):
+    """A module with a migration of the collection raw."""
     (tmp_path / "steps.py").write_text(
         "from statepath import migration\n"
         "@migration('raw', 1, 2)\n"
@@ -158,15 +161,28 @@ async def test_a_migration_that_is_due_needs_the_documents(path, tmp_path, monke
         "    return document | {'second': True}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    yield "steps"
+    sys.modules.pop("steps", None)
+
+
+async def test_a_migration_that_is_due_needs_the_documents(path, steps):
     async with unloaded(path) as store:
         await store.collection("raw").put({"id": "a"})
-    with pytest.raises(UnsupportedError, match="load=False") as caught:
-        await unloaded(path, migrations="steps")
+    with pytest.raises(UnsupportedError, match="raw from 1 to 2 is to be migrated") as caught:
+        await unloaded(path, migrations=steps)
     assert caught.value.code == "not_loaded"
-    async with statepath.open(path, migrations="steps"):
+    async with statepath.open(path, migrations=steps):
         pass
-    async with unloaded(path, migrations="steps") as store:
+    async with unloaded(path, migrations=steps) as store:
         assert await store.collection("raw").get("a") == {"id": "a", "second": True}
+
+
+async def test_a_new_store_has_the_version_of_its_program_without_any_document_in_memory(path, steps):
+    async with unloaded(path, migrations=steps) as store:
+        assert store.schema_versions == {"raw": 2}
+        await store.collection("raw").put({"id": "a"})
+    async with unloaded(path, migrations=steps) as store:
+        assert await store.collection("raw").get("a") == {"id": "a"}
 
 
 async def test_a_reader_reads_beside_a_writer(path):
