@@ -19,6 +19,7 @@ from statepath.backend import Backend, Entry
 from statepath.commit import Note, Put, Transaction
 from statepath.engine.adoption import check_size
 from statepath.engine.documents import encode_mapping, encode_value, parse_untrusted, without_halves
+from statepath.engine.history import same_value
 from statepath.engine.ids import decode_id, document_key, is_id, is_shortened, log_key, report_key
 from statepath.engine.replay import Damage
 from statepath.engine.replica import MEMBERS
@@ -93,7 +94,7 @@ class State:
         for name, value in state.items():
             if name in _OURS:
                 continue
-            if isinstance(value, list) and is_collection(name) and not is_own_member(name):
+            if isinstance(value, list) and _may_hold_documents(name, value):
                 others = len(found.documents)
                 if rest := [one for one in value if not _take(found.documents, name, one)]:
                     # Not documents after all: kept under a name of their own, so that nothing is lost.
@@ -114,6 +115,13 @@ class State:
         saved = state.get("last_saved")
         found.saved = saved if isinstance(saved, str) else None
         return found
+
+
+def _may_hold_documents(name: str, value: list[Any]) -> bool:
+    """Whether the list is a collection, and not one of something else."""
+    if not is_collection(name) or is_own_member(name):
+        return False
+    return name in _FOLDERS or not value or any(_id(one) is not None for one in value)
 
 
 def _possible(name: str) -> str:
@@ -271,7 +279,7 @@ async def _files(
             documents[collection, id] = document
             newer.add((collection, id))
             original.source = original.source or "the task files"
-        elif document != stored and _updated(document) == _updated(stored):
+        elif not same_value(document, stored) and _updated(document) == _updated(stored):
             original.conflicts.append(
                 (entry.key, f"{original.source} has another {collection}/{id} of the same time")
             )
@@ -301,7 +309,7 @@ def _others(
     told = {key for key, _ in original.conflicts}
     for key, (collection, id), document in others:
         name = key.rpartition("/")[2].removesuffix(".json")
-        if document == documents[collection, id] or _named(name) == id:
+        if same_value(document, documents[collection, id]) or _named(name) == id:
             original.misnamed.append(key)
         elif key not in told:
             original.conflicts.append(

@@ -140,10 +140,14 @@ async def test_a_task_file_that_is_older_than_the_state(original, tasks):
     assert original.told(EditConflict) == []
 
 
-async def test_a_task_file_that_says_something_else_at_the_same_time_is_kept_aside(original, tasks):
-    want = original.state()["tasks"]
+@pytest.mark.parametrize("said", ["somehow", True], ids=repr)
+async def test_a_task_file_that_says_something_else_at_the_same_time_is_kept_aside(original, tasks, said):
+    state = original.state()
+    want = state["tasks"]
+    want[0]["exit"] = 1
+    original.put("state.json", state)
     name = f"tasks/{want[0]['id']}.json"
-    original.put(name, want[0] | {"status": "somehow"})
+    original.put(name, want[0] | {"exit": said})
     before = (original.path / name).read_bytes()
     async with original.open() as store:
         assert await tasks(store) == by_id(want)
