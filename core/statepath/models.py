@@ -1,7 +1,7 @@
 """The seed's documents as pydantic models: what is read is written again, whole.
 
-Fields that a model does not know are kept, and a field that was never given is not written, so a document
-that passes through its model comes out equal. Timestamps stay the ISO 8601 text that they were: a `Z` or a
+Fields that a model does not know are kept, and one that was never given is not written as null, so a document of
+the original that passes through its model comes out equal. Timestamps stay the ISO 8601 text that they were: a `Z` or a
 missing millisecond is not ours to change.
 """
 
@@ -60,11 +60,11 @@ class Model(BaseModel):
         self.model_fields_set.update(name for name, value in self.__dict__.items() if value is not None)
 
     def model_dump(self, *, exclude_unset: bool = True, **options: Any) -> dict[str, Any]:
-        """As pydantic's, without the fields that were never given."""
+        """As pydantic's, without the fields that were never given and are `None`."""
         return super().model_dump(exclude_unset=exclude_unset, **options)
 
     def model_dump_json(self, *, exclude_unset: bool = True, **options: Any) -> str:
-        """As pydantic's, without the fields that were never given."""
+        """As pydantic's, without the fields that were never given and are `None`."""
         return super().model_dump_json(exclude_unset=exclude_unset, **options)
 
 
