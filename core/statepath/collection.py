@@ -28,7 +28,7 @@ from statepath.engine.elements import earlier_names, stored_list
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id, check_version
 from statepath.engine.pending import Document as PutDocument
-from statepath.engine.replica import Entry
+from statepath.engine.replica import MEMBERS, Entry
 from statepath.engine.restoring import past_document
 from statepath.engine.scope import MARK, scope_of
 from statepath.engine.unknown import forgets, keep_unknown
@@ -103,13 +103,15 @@ class Collection(Generic[T]):
         of that version, else as this handle sees them, so that those are lost that another process has just added.
 
         Raises:
-            InvalidArgumentError: not one of this collection's documents, or not JSON, too deep or too large.
+            InvalidArgumentError: not one of this collection's documents, or not JSON, too deep or too large; or
+                `state.json` has a member of the collection's name.
             ConflictError: another version is stored, and the collection's `on_conflict` does not resolve that;
                 nothing was changed.
         """
         if if_version is not None:
             return await self._put_if(value, if_version)
         engine = self._engine
+        self.check_name(engine.replica.get(MEMBERS, self.name))
         document = self.encode(value) if engine.elsewhere is None else await self.encoded(value)
         committer = engine.committer
         if committer.crowded:
@@ -293,6 +295,18 @@ class Collection(Generic[T]):
 
     # What transactions share
 
+    def check_name(self, member: Entry | None) -> None:
+        """
+        Raises:
+            InvalidArgumentError: `state.json` has a member of the collection's name, which documents would hide. An
+                empty list makes way for them.
+        """
+        if member is not None and member.json() != b"[]":
+            raise InvalidArgumentError(
+                f"{self.name!r} is a member of state.json, and no collection: take another name, or delete the member",
+                key=self.name,
+            )
+
     def bare(self, document: PutDocument, value: T) -> PutDocument:
         """The value without what its model does not know, where a conflict may ask for that; else the document."""
         if self.on_conflict == "raise" or self._keeps_all:
@@ -449,6 +463,7 @@ class Collection(Generic[T]):
         """The document as it will be stored, whether or not what it replaces is in memory. `new`: it replaces none."""
         elsewhere = self._engine.elsewhere
         if new:
+            self.check_name(self._engine.replica.get(MEMBERS, self.name))
             return self.encode_over(None, value)
         if elsewhere is None or self._keeps_all:
             return self.encode(value)

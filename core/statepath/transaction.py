@@ -92,6 +92,8 @@ class Transaction:
         """
         self._check_open()
         place = (self._held(collection).name, collection.id_of(value))
+        member = (MEMBERS, collection.name)
+        collection.check_name(self._own[member] if member in self._own else self._engine.replica.get(*member))
         if place in self._own:
             _, _, data, _ = collection.encode_over(self._own[place], value)
         elif self._engine.elsewhere is None:

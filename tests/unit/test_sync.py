@@ -78,6 +78,7 @@ RENAMED = {
     "__aiter__": "__iter__",
 }
 WITHIN = {
+    "check_name",
     "id_of",
     "encode",
     "encoded",

@@ -190,7 +190,8 @@ async def test_an_empty_list_becomes_a_collection_with_its_first_documents(p: St
 async def test_a_collection_is_loaded_in_place_of_a_member_of_its_name(p: StatePersistence) -> None:
     async with p.store.transaction() as tx:
         tx.put_member("agents", "none yet")
-    await p.store.collection("agents").put({"id": "agent_1"})
+    # As another handle's put, which had not seen the member yet.
+    await p.store._engine.commit([Put("agents", "agent_1", Raw(b'{"id":"agent_1"}'))])
     loaded = await p.load_state()
     assert loaded is not None
     assert loaded.model_extra == {"agents": [{"id": "agent_1"}]}

@@ -1,6 +1,7 @@
 """Members: what stands in `state.json` beside the collections, such as the metrics."""
 
 import json
+from functools import partial
 
 import pytest
 import statepath
@@ -50,6 +51,29 @@ async def test_a_member_cannot_take_the_name_of_a_collection_that_the_transactio
             tx.put_member("notes", 1)
     assert await store.members() == {}
     assert store.collections() == ("notes",)
+
+
+async def test_a_collection_cannot_begin_under_the_name_of_a_member_which_it_would_hide(store):
+    notes = store.collection("notes")
+    async with store.transaction() as tx:
+        tx.put_member("notes", {"theme": "dark"})
+        with pytest.raises(InvalidArgumentError, match="'notes' is a member"):
+            tx.put(notes, {"id": "a"})
+    for put in (notes.put, notes.create, partial(notes.put, if_version=0)):
+        with pytest.raises(InvalidArgumentError, match="'notes' is a member"):
+            await put({"id": "a"})
+    assert await store.members() == {"notes": {"theme": "dark"}}
+    async with store.transaction() as tx:
+        tx.delete_member("notes")
+        tx.put(notes, {"id": "a"})
+    assert await notes.count() == 1
+
+
+async def test_an_empty_list_makes_way_for_documents(store):
+    async with store.transaction() as tx:
+        tx.put_member("notes", [])
+    await store.collection("notes").put({"id": "a"})
+    assert await store.collection("notes").count() == 1
 
 
 async def test_a_member_that_was_read_must_still_hold(store):
