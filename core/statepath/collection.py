@@ -99,8 +99,9 @@ class Collection(Generic[T]):
         """Store the document, whatever is stored under its id; its seq, when it is durable.
 
         With `if_version` only if that is the stored version (0: only if there is none). Stored fields that the model
-        does not know are kept, unless the model allows extra fields and so holds them itself: with `if_version` those
-        of that version, else as this handle sees them, so that those are lost that another process has just added.
+        does not know are kept, unless the model allows extra fields and so holds them itself, or forbids them: with
+        `if_version` those of that version, else as this handle sees them, so that those are lost that another process
+        has just added.
 
         Raises:
             InvalidArgumentError: not one of this collection's documents, or not JSON, too deep or too large; or
