@@ -38,6 +38,7 @@ from statepath.commit import (
     microseconds,
 )
 from statepath.engine.answering import Answers
+from statepath.engine.lasting import LastingTask
 from statepath.engine.pending import Decide, Document, Pending, Refused, decided, decline, outrun
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.trouble import Trouble
@@ -159,7 +160,7 @@ class Committer:
         self._busy = False
         self._group: list[Pending] = []
         """What is being committed."""
-        self._task = self._loop.create_task(self._run(), name="statepath-committer")
+        self._task = LastingTask(self._run, lambda: bool(self._pending), "statepath-committer")
 
     @property
     def busy(self) -> bool:
@@ -222,7 +223,10 @@ class Committer:
         wake = self._wake
         if wake is not None:
             self._wake = None
-            wake.set_result(None)
+            if wake.done():  # cancelled, and the task with it
+                self._task.attend()
+            else:
+                wake.set_result(None)
         return done
 
     async def room(self) -> None:
@@ -246,7 +250,7 @@ class Committer:
         if wake is not None and not wake.done():
             self._wake = None
             wake.set_result(None)
-        await asyncio.wait([self._task])
+        await self._task.join()
 
     def stop(self, error: StateError) -> None:
         """Commit nothing any more, what is under way excepted; whoever waits or comes gets the error."""
@@ -254,8 +258,11 @@ class Committer:
 
     async def abandon(self) -> None:
         """Stop at once. Whoever still waits is told that the outcome is unknown."""
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        try:
+            await self._task.stop()
+        finally:
+            if self._pending:
+                self._stop(_cut_off(), [])
 
     async def _run(self) -> None:
         try:
@@ -284,8 +291,8 @@ class Committer:
                     self._tell(error)
                     self._refuse(group, error)
         except asyncio.CancelledError:
-            if self.busy:
-                self._stop(OutcomeUnknownError("the store was closed in the middle of a commit"), self._group)
+            if self._busy:
+                self._stop(_cut_off(), self._group)
             raise
         except Exception as error:
             logger.exception("the commit log failed unexpectedly")
@@ -576,6 +583,10 @@ class Committer:
         self._bytes = 0
         self.crowded = False
         self._room.set()
+
+
+def _cut_off() -> OutcomeUnknownError:
+    return OutcomeUnknownError("the store was closed, or its task cancelled, in the middle of a commit")
 
 
 def _depends_on_nothing(pending: Pending) -> bool:

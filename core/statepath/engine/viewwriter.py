@@ -18,6 +18,7 @@ from typing import Final
 from statepath.backend import Backend
 from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.engine.ids import document_key
+from statepath.engine.lasting import LastingTask
 from statepath.engine.replica import MEMBERS, Replica, Stage
 from statepath.engine.sharedviewfiles import SharedViewFiles
 from statepath.engine.trouble import Trouble
@@ -98,7 +99,9 @@ class ViewWriter:
         self.trouble: Trouble | None = None
         self._work = asyncio.Event()
         self._turn = asyncio.Condition()
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="statepath-views")
+        self._task = LastingTask(
+            self._run, lambda: self._urgent > 0 and self._ended is None, "statepath-views"
+        )
 
     @property
     def lag(self) -> int:
@@ -211,6 +214,7 @@ class ViewWriter:
 
         self._urgent += 1
         self._work.set()
+        self._task.attend()
         try:
             async with self._turn:
                 self._turn.notify_all()
@@ -225,9 +229,8 @@ class ViewWriter:
         self._ended = ClosedError(
             "the store was closed before its files were written; they are when it is opened again"
         )
-        self._task.cancel()
         try:
-            await asyncio.wait([self._task])
+            await self._task.stop()
         finally:
             await self._tell()
 
@@ -319,6 +322,14 @@ class ViewWriter:
             trouble = error
         except Exception as error:  # noqa: BLE001 - the one who waits for the files is told
             trouble = StateError(f"a view could not be written: {error!r}")
+        except asyncio.CancelledError:
+            if self._ended is None:  # what it was at may still go on: nothing later is to be replaced by that
+                self._ended = ClosedError(
+                    "the task that writes the files was cancelled, as asyncio.run does with all at its end; they are "
+                    "written when the store is opened again"
+                )
+                await self._tell()
+            raise
         else:
             return None
         facts = {"key": trouble.key, "code": trouble.code}

@@ -153,7 +153,7 @@ async def test_a_snapshot_that_hangs_at_the_end_keeps_nothing_else_running(path,
         await asyncio.sleep(0)  # it has begun
         closing = asyncio.create_task(session.close())
         await cancelled.wait()
-        await until(session._views._task.done)
+        await until(session._views._task._task.done)
         assert not closing.done()
         free.set()
         await closing

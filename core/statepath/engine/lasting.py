@@ -1,0 +1,52 @@
+"""A task that is needed until its store is closed, though others cancel it: `asyncio.run` cancels all tasks at its end,
+and whoever closes a store then, or saves at last, waits for those of the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+
+class LastingTask:
+    """Runs until `stop`. Cancelled by somebody else it begins again, but only while it is `wanted`: where nobody closes
+    the store, nothing of it is left running.
+
+    Attributes:
+        stopped: whether `stop` was called.
+    """
+
+    def __init__(
+        self, run: Callable[[], Coroutine[Any, Any, None]], wanted: Callable[[], bool], name: str
+    ) -> None:
+        self._run = run
+        self._wanted = wanted
+        self._name = name
+        self.stopped = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=self._name)
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task is self._task:
+            self.attend()
+
+    def attend(self) -> None:
+        """It may be wanted again."""
+        if self._task.done() and self._task.cancelled() and not self.stopped and self._wanted():
+            self._begin()
+
+    async def join(self) -> None:
+        """Wait until it ends by itself, or is not wanted any more."""
+        self.attend()
+        while not self._task.done():
+            await asyncio.wait([self._task])
+            self.attend()
+
+    async def stop(self) -> None:
+        """End it, and wait for that."""
+        self.stopped = True
+        self._task.cancel()
+        await asyncio.wait([self._task])
