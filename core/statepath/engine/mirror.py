@@ -199,6 +199,8 @@ class Mirror:
                 beating = asyncio.create_task(self._beat(lead), name="statepath-mirror-lease")
             anew, self._anew = self._anew, ""
             shipping = await self._begin(target, anew)
+            if self._failure is not None:
+                await self._primary.head()  # so that it is known what is behind, or why it is not
             self._arrived(shipping)
             if until is None or shipping.position.seq < until:
                 await self._ship(shipping, until, lead)
@@ -286,9 +288,11 @@ class Mirror:
 
     def _arrived(self, shipping: Shipping) -> None:
         """The replica is there, and has got so far."""
-        self._seq, self._shipped = shipping.position.seq, shipping.position.time / 1_000_000
-        self._failure = None
+        before, self._seq = self._seq, shipping.position.seq
+        self._shipped = shipping.position.time / 1_000_000
         behind, _ = self._primary.behind(self._seq)
+        if self._seq != before or not behind:  # what kept the next commit from being shipped may do so still
+            self._failure = None
         self._tell(f"shipped seq {self._seq}" + (f", {behind} behind" if behind else ""))
         if not behind and self._lagging is not False:
             self._lagging = False

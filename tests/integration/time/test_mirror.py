@@ -9,9 +9,14 @@ from collections import deque
 from contextlib import aclosing
 from datetime import timedelta
 from itertools import islice
+from uuid import uuid4
 
 import pytest
 import statepath
+from msgspec.structs import replace
+from statepath.backend import slot_key
+from statepath.commit import encode_commit
+from statepath.engine.shipping import Shipping
 from statepath.errors import (
     AlreadyExistsError,
     CorruptionError,
@@ -346,6 +351,53 @@ async def test_a_replica_that_is_down_is_told_and_tried_again(
     assert [(event.retrying, event.error.code) for event in told.of(MirrorFailed)] == [(True, "disk_full")]
     async with statepath.open(to, readonly=True) as replica:
         assert await replica.collection("raw").get("a") == {"id": "a"}
+
+
+async def test_what_cannot_be_shipped_is_told_once_however_often_the_replica_is_reached(
+    path, store, elsewhere, told, until, mirroring
+):
+    to, arrivals = elsewhere.new(), []
+    await store.collection("raw").put({"id": "old"})
+    await statepath.mirror(path, to, once=True)
+    await asyncio.sleep(0.01)
+    await store.archive("raw", older_than="1ms", id="old")
+    backend = store._engine.backend
+    (key,) = [one.key async for one in backend.list_keys("archive/") if one.key.endswith("jsonl.gz")]
+    good = (await backend.read(key)).data
+    await backend.write(key, good[:-1])
+    async with mirroring(path, to, events=told, progress=arrivals.append):
+        await until(lambda: len(arrivals) > 3)
+        assert [event.error.code for event in told.of(MirrorFailed)] == ["corruption"]
+        assert told.of(MirrorCaughtUp) == []
+        await backend.write(key, good)
+        await until(lambda: told.of(MirrorCaughtUp))
+
+
+async def test_a_replica_of_a_store_whose_log_is_damaged_has_not_everything(
+    told, until, mirroring, monkeypatch
+):
+    path, to, sessions = f"memory://{uuid4().hex}", f"memory://{uuid4().hex}", []
+    begin = Shipping.begin
+
+    async def begun(*args, **options):
+        sessions.append(await begin(*args, **options))
+        return sessions[-1]
+
+    monkeypatch.setattr(Shipping, "begin", begun)
+    async with (
+        statepath.open(path, autosave=0) as store,
+        mirroring(path, to, events=told),
+    ):
+        raw, backend = store.collection("raw"), store._engine.backend
+        await raw.put({"id": "a"})
+        await until(lambda: told.of(MirrorCaughtUp))
+        (one,) = [one async for one in store._engine.log.read(0)]
+        await backend.write(slot_key(2), b"damaged")
+        later = replace(one, first=3, last=3, id="1" * 24, prev="2" * 24, durable=2)
+        await backend.write(slot_key(3), encode_commit(later))
+        await until(lambda: len(sessions) > 4)
+    assert [event.error.code for event in told.of(MirrorFailed)] == ["corruption"]
+    assert len(told.of(MirrorCaughtUp)) == 1
 
 
 async def test_where_it_ends_with_a_replica_that_is_down_nothing_says_that_it_is_tried_again(
