@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 from statepath.backend import Backend
+from statepath.clock import clock
 from statepath.discovery import connect
 from statepath.engine.aging import earliest_now, unhurried_now
 
@@ -22,6 +23,27 @@ def test_a_clock_that_jumps_ahead_is_not_followed(monkeypatch: pytest.MonkeyPatc
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now + DAY)
     assert unhurried_now() < now + DAY / 2
+
+
+def test_that_a_clock_has_jumped_ahead_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a machine that begins in 1970 and asks for the time later."""
+    monkeypatch.setattr("statepath.engine.aging._BEGAN", (12.0, clock()))
+    for _ in range(3):
+        assert unhurried_now() < DAY
+    (record,) = caplog.records
+    assert "at 1970-01-01T00:00:12+00:00 by that clock" in record.getMessage()
+    assert "start the program again" in record.getMessage()
+
+
+def test_that_a_clock_was_put_right_by_little_is_not_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 600)
+    unhurried_now()
+    assert caplog.records == []
 
 
 def test_a_clock_that_is_set_back_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:

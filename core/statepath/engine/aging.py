@@ -6,8 +6,11 @@ So the earliest of the clocks at hand counts; one that is behind keeps things lo
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
+from datetime import UTC, datetime
+from functools import cache
 from typing import Final
 
 from statepath.backend import Backend
@@ -15,16 +18,33 @@ from statepath.clock import clock
 from statepath.commit import PROBES
 from statepath.encryption import storage_of
 
+logger = logging.getLogger("statepath.aging")
+
 _BEGAN: Final = time.time(), clock()
 
 _APART: Final = 60.0
 """Seconds: two clocks that are right may be so far apart, and some storages tell whole seconds only."""
 
+_JUMP: Final = 3600.0
+"""Seconds by which a clock that jumped ahead keeps things longer, before that is told."""
+
 
 def unhurried_now() -> float:
     """Seconds since 1970, as the machine's clock tells them, but no more than went by since this process began."""
     then, began = _BEGAN
-    return min(time.time(), then + clock() - began + _APART)
+    told, passed = time.time(), then + clock() - began + _APART
+    if told - passed > _JUMP:
+        _tell_of_jump(then)
+    return min(told, passed)
+
+
+@cache  # once in the process
+def _tell_of_jump(then: float) -> None:
+    logger.warning(
+        "the machine's clock has jumped ahead since this process began, at %s by that clock: what is removed because "
+        "of its age is kept until so much time has really passed. If the clock is right now, start the program again",
+        datetime.fromtimestamp(then, UTC).isoformat(timespec="seconds"),
+    )
 
 
 async def earliest_now(backend: Backend) -> float:
