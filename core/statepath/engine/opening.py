@@ -130,7 +130,7 @@ async def open_engine(
         await engine.release()
         raise
     for damage in engine.damage:
-        logger.warning("damage found: %s", damage.reason, extra={"key": damage.key})
+        logger.warning("damage found in %s: %s", backend.url, damage.reason, extra={"key": damage.key})
     replica, took = engine.replica, time.monotonic() - began
     head, documents = replica.head, len(replica) - len(replica.members)
     logger.debug(

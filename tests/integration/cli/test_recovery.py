@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shlex
@@ -13,8 +14,10 @@ from typing import Any
 from zlib import crc32
 
 import pytest
+import statepath
 from statepath.backend import Blob, Span
 from statepath.cli.recovery import place
+from statepath.cli.running import logging_to_stderr
 from statepath.engine.snapshot import MARK
 from statepath.errors import AccessDeniedError, StateError, UnavailableError
 from statepath_local.backend import LocalBackend
@@ -316,6 +319,24 @@ def test_repair_asks_and_mends(on: Run, filled: str, files: Run) -> None:
 def test_what_is_damaged_is_warned_of_once_however_often_the_store_is_opened(on: Run, filled: str) -> None:
     Path(filled, "state.json").write_text("{")
     assert on("repair", "--yes").err.count("warning: damage found") == 1
+
+
+def test_of_two_stores_that_are_damaged_alike_both_are_named(
+    filled: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(filled, "state.json").write_text("{")
+    places = [filled, str(tmp_path / "copied")]
+    shutil.copytree(*places)
+
+    async def look(place: str) -> None:
+        async with statepath.open(place, readonly=True):
+            pass
+
+    with logging_to_stderr(debug=False):
+        for place in places:
+            asyncio.run(look(place))
+    warnings = capsys.readouterr().err.splitlines()
+    assert [re.search("damage found in (.*?): ", warning)[1] for warning in warnings] == places
 
 
 def test_repair_of_a_sound_store_does_nothing(on: Run, filled: str, files: Run) -> None:
