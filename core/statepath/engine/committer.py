@@ -38,7 +38,7 @@ from statepath.commit import (
     microseconds,
 )
 from statepath.engine.answering import Answers
-from statepath.engine.lasting import LastingTask
+from statepath.engine.lasting import ENDINGS, LastingTask
 from statepath.engine.pending import Decide, Document, Pending, Refused, decided, decline, outrun
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.engine.trouble import Trouble
@@ -288,9 +288,9 @@ class Committer:
                     self._stop(error, group)
                 except StateError as error:
                     self._telemetry.not_committed(error, time.perf_counter() - began)
-                    self._tell(error)
                     self._refuse(group, error)
-        except asyncio.CancelledError:
+                    self._tell(error)
+        except ENDINGS:
             if self._busy:
                 self._stop(_cut_off(), self._group)
             raise
@@ -419,8 +419,8 @@ class Committer:
                 await self._write_again(commit, transactions)
         except _NOTHING_WRITTEN as error:
             self._telemetry.not_committed(error, time.perf_counter() - began)
-            self._tell(error)
             self._refuse(group, error)
+            self._tell(error)
             return
         except StateError as error:
             self._telemetry.not_committed(error, time.perf_counter() - began)
@@ -574,19 +574,19 @@ class Committer:
 
     def _stop(self, error: StateError, group: list[Pending]) -> None:
         self._answers.finish()
-        if self._failure is None:
-            self._tell(error)
-        self._failure = error
+        first, self._failure = self._failure is None, error
         self._refuse(group, error)
         self._refuse(list(self._pending), error)
         self._pending.clear()
         self._bytes = 0
         self.crowded = False
         self._room.set()
+        if first:
+            self._tell(error)
 
 
 def _cut_off() -> OutcomeUnknownError:
-    return OutcomeUnknownError("the store was closed, or its task cancelled, in the middle of a commit")
+    return OutcomeUnknownError("the store was closed, or its task ended, in the middle of a commit")
 
 
 def _depends_on_nothing(pending: Pending) -> bool:

@@ -1,15 +1,18 @@
-"""A task that is needed until its store is closed, though others cancel it: `asyncio.run` cancels all tasks at its end,
+"""A task that is needed until its store is closed, though others end it: `asyncio.run` cancels all tasks at its end,
 and whoever closes a store then, or saves at last, waits for those of the store."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
+
+ENDINGS: Final = (asyncio.CancelledError, SystemExit, KeyboardInterrupt)
+"""What ends a task that nobody has stopped: who cancels all, a listener that ends the program, or Ctrl-C."""
 
 
 class LastingTask:
-    """Runs until `stop`. Cancelled by somebody else it begins again, but only while it is `wanted`: where nobody closes
+    """Runs until `stop`. Ended by somebody else it begins again, but only while it is `wanted`: where nobody closes
     the store, nothing of it is left running.
 
     Attributes:
@@ -35,8 +38,11 @@ class LastingTask:
 
     def attend(self) -> None:
         """It may be wanted again."""
-        if self._task.done() and self._task.cancelled() and not self.stopped and self._wanted():
+        if self._task.done() and self._was_ended() and not self.stopped and self._wanted():
             self._begin()
+
+    def _was_ended(self) -> bool:
+        return self._task.cancelled() or isinstance(self._task.exception(), ENDINGS)
 
     async def join(self) -> None:
         """Wait until it ends by itself, or is not wanted any more."""

@@ -18,7 +18,7 @@ from typing import Final
 from statepath.backend import Backend
 from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.engine.ids import document_key
-from statepath.engine.lasting import LastingTask
+from statepath.engine.lasting import ENDINGS, LastingTask
 from statepath.engine.replica import MEMBERS, Replica, Stage
 from statepath.engine.sharedviewfiles import SharedViewFiles
 from statepath.engine.trouble import Trouble
@@ -250,11 +250,15 @@ class ViewWriter:
             if not self._urgent:
                 await self._rest(self._interval)
             began = time.monotonic()
-            file_error = await self._next_files()
-            again = bool(self._unwritten) and (bool(self._urgent) or time.monotonic() >= self._again)
-            stuck = await self._next_documents(self._dirty)
-            if again:
-                await self._next_documents(self._unwritten)
+            try:
+                file_error = await self._next_files()
+                again = bool(self._unwritten) and (bool(self._urgent) or time.monotonic() >= self._again)
+                stuck = await self._next_documents(self._dirty)
+                if again:
+                    await self._next_documents(self._unwritten)
+            except ENDINGS:
+                await self._cut_off()
+                raise
             if file_error is None and not self._unwritten:
                 self.trouble = None
             if not self.lag:
@@ -265,6 +269,14 @@ class ViewWriter:
                 await self._rest(min(_LOOK, max(0.0, self._again - time.monotonic())))
             elif self._engine_busy() and not self._urgent:
                 await self._rest((time.monotonic() - began) * _REST)
+
+    async def _cut_off(self) -> None:
+        """Write no more: what was cut off may still go on, and nothing later is to be replaced by that."""
+        self._ended = self._ended or ClosedError(
+            "the task that writes the files was ended, as asyncio.run does with all at its end; they are written when "
+            "the store is opened again"
+        )
+        await self._tell()
 
     async def _next_files(self) -> StateError | None:
         files, self._files = self._files, []
@@ -322,14 +334,6 @@ class ViewWriter:
             trouble = error
         except Exception as error:  # noqa: BLE001 - the one who waits for the files is told
             trouble = StateError(f"a view could not be written: {error!r}")
-        except asyncio.CancelledError:
-            if self._ended is None:  # what it was at may still go on: nothing later is to be replaced by that
-                self._ended = ClosedError(
-                    "the task that writes the files was cancelled, as asyncio.run does with all at its end; they are "
-                    "written when the store is opened again"
-                )
-                await self._tell()
-            raise
         else:
             return None
         facts = {"key": trouble.key, "code": trouble.code}

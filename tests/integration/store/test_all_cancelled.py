@@ -1,10 +1,16 @@
-"""`asyncio.run` cancels every task at its end, those of a store, too: who saves or closes then is served still."""
+"""`asyncio.run` cancels every task at its end, those of a store, too: who saves or closes then is served still. So is
+who does where a listener ends the program within such a task."""
 
 import asyncio
+import sys
+from unittest.mock import AsyncMock
 
 import pytest
 import statepath
-from statepath.errors import ClosedError, OutcomeUnknownError
+from statepath.commit import Note
+from statepath.errors import ClosedError, OutcomeUnknownError, UnavailableError
+from statepath.events import SaveError
+from statepath_local.journal import LocalCommitLog
 
 
 def cancel_all():
@@ -43,6 +49,59 @@ def test_a_store_of_a_task_that_outlives_the_program_is_closed_with_all_that_was
     assert stores[0].closed
     for file in ("state.json", "tasks/task_1.json"):
         assert "interrupted" in (path / file).read_text(), file
+
+
+@pytest.fixture
+def end_the_program():
+    """A listener that does so at the first event."""
+    told = []
+
+    def end(event):
+        told.append(event)
+        if len(told) == 1:
+            sys.exit("cannot save")
+
+    return end
+
+
+@pytest.mark.timeout(60)
+def test_a_listener_may_end_the_program_where_a_file_cannot_be_written(tmp_path, end_the_program):
+    (tmp_path / "raw").write_text("in the way")
+    flushed = []
+
+    async def main():
+        async with statepath.open(tmp_path) as store:
+            store.events.on(SaveError, end_the_program)
+            try:
+                await store.collection("raw").put({"id": "a"})
+                await asyncio.Event().wait()
+            finally:
+                flushed.extend(await asyncio.gather(store.flush(), return_exceptions=True))
+
+    with pytest.raises(SystemExit, match="cannot save"):
+        asyncio.run(main())
+    assert [type(error) for error in flushed] == [ClosedError]
+
+
+@pytest.mark.timeout(60)
+def test_a_listener_may_end_the_program_where_a_change_cannot_be_committed(
+    tmp_path, end_the_program, monkeypatch
+):
+    monkeypatch.setattr(LocalCommitLog, "append", AsyncMock(side_effect=UnavailableError("the disk is full")))
+    saved = []
+
+    async def main():
+        async with statepath.open(tmp_path) as store:
+            store.events.on(SaveError, end_the_program)
+            saving = store._engine.committer.submit([Note("note", "")], 1)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                saved.extend(await asyncio.gather(saving, return_exceptions=True))
+
+    with pytest.raises(SystemExit, match="cannot save"):
+        asyncio.run(main())
+    assert [type(error) for error in saved] == [UnavailableError]
 
 
 async def test_what_is_saved_after_all_tasks_were_cancelled_is_committed(store):
