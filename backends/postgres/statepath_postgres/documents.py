@@ -156,12 +156,13 @@ class Documents:
         """Why the last attempt to bring the view up to date failed."""
 
         self._task: asyncio.Task[None] | None = None
+        self._ended = False
         self._all: tuple[int, Iterable[Shown]] | None = None
 
     def start(self, store: int) -> None:
         """Begin to follow the log."""
         if self._task is None:
-            self._task = asyncio.create_task(self._run(store), name="statepath-documents")
+            self._task = asyncio.create_task(self._follow(store), name="statepath-documents")
 
     def committed(self, commit: Commit, size: int) -> None:
         """A commit of this handle is durable."""
@@ -184,7 +185,7 @@ class Documents:
         """Whether the view shows the seq, perhaps after a while; not while it cannot be written."""
         if self._known >= seq:
             return True
-        if self._task is None:
+        if self._task is None or self._ended:
             return False
         self._want(seq)
         self._urgent.set()
@@ -192,7 +193,9 @@ class Documents:
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE), self._shown:
-                    await self._shown.wait_for(lambda: self._known >= seq or self.stuck or self._refusals > 1)
+                    await self._shown.wait_for(
+                        lambda: self._known >= seq or self.stuck or self._refusals > 1 or self._ended
+                    )
         finally:
             self._waiting -= 1
         return self._known >= seq
@@ -237,6 +240,13 @@ class Documents:
     def _want(self, seq: int) -> None:
         self._wanted = max(self._wanted, seq)
         self._more.set()
+
+    async def _follow(self, store: int) -> None:
+        try:
+            await self._run(store)
+        finally:  # also where it was cancelled by others: asyncio.run cancels all tasks at its end
+            self._ended = True
+            await self._wake()
 
     async def _run(self, store: int) -> None:
         while True:

@@ -186,6 +186,21 @@ async def test_a_server_that_refuses_twice_is_not_waited_for_and_one_that_is_awa
     await view.close()
 
 
+@pytest.mark.parametrize("turns", [0, 1, 9])
+async def test_nobody_waits_for_a_view_whose_task_others_have_cancelled(view, monkeypatch, turns):
+    """As `asyncio.run` does with all tasks at its end, when a store may still have to be closed."""
+    monkeypatch.setattr(documents, "PATIENCE", 3600)
+    monkeypatch.setattr(view, "_catch_up", lambda store: asyncio.Event().wait())
+    view.start(1)
+    await asyncio.sleep(0)  # it has begun
+    view._task.cancel()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        assert not await view.settle(1)
+    await view.close()
+
+
 @in_no_time
 async def test_a_view_that_goes_on_between_two_refusals_is_waited_for(view, monkeypatch):
     attempts = []
