@@ -355,10 +355,10 @@ class Snapshotter:
         Raises:
             DivergedError: it is the record of another incarnation by now: its seqs are not ours.
         """
-        floor = replace(self.floor, **changes)
+        floor, etag = replace(self.floor, **changes), self._floor_etag
         while True:
             try:
-                self._floor_etag = await write_floor(self._backend, floor, self._floor_etag)
+                written = await write_floor(self._backend, floor, etag)
             except (ConflictError, AlreadyExistsError):
                 stored = await read_floor(self._backend)
                 if stored is not None and stored[0].store != floor.store:
@@ -372,10 +372,11 @@ class Snapshotter:
                         packed=max(floor.packed, stored[0].packed),
                         snapshots=tuple(marks[seq] for seq in sorted(marks)),
                     )
-                self._floor_etag = stored[1] if stored else None
+                etag = stored[1] if stored else None
             else:
-                break
-        self.floor = floor
+                # Both at once: an attempt that fails must not leave an older record with the version of a newer one.
+                self.floor, self._floor_etag = floor, written
+                return
 
     async def _news(self) -> tuple[Floor, ETag] | None:
         """The log's own record, if another handle of the store has written it.

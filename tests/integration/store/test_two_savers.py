@@ -5,7 +5,8 @@ import asyncio
 import pytest
 import statepath
 from statepath.commit import FLOOR_KEY, slot_key
-from statepath.errors import ConflictError, CorruptionError, DivergedError
+from statepath.engine.floor import write_floor
+from statepath.errors import ConflictError, CorruptionError, DivergedError, UnavailableError
 from statepath.events import SaveError
 
 
@@ -84,6 +85,29 @@ async def test_the_floor_never_decreases(trimmed, url):
         await other._engine._snapshotter.save_floor()
     async with statepath.open(url, readonly=True) as reader:
         assert (await reader.stats()).floor == floor
+
+
+async def test_the_floor_does_not_decrease_behind_an_attempt_that_failed_once_it_had_seen_the_later_one(
+    trimmed, url, monkeypatch
+):
+    async with statepath.open(url, autosave=0) as other:
+        for n in range(3):
+            await trimmed.collection("raw").put({"id": "a", "n": n})
+            await trimmed.snapshot()
+        snapshotter, tried = other._engine._snapshotter, []
+
+        async def fail_the_second_time(*arguments):
+            tried.append(arguments)
+            if len(tried) == 2:
+                raise UnavailableError("the connection was reset")
+            return await write_floor(*arguments)
+
+        monkeypatch.setattr("statepath.engine.snapshotter.write_floor", fail_the_second_time)
+        with pytest.raises(UnavailableError):
+            await snapshotter.save_floor()
+        await snapshotter.save_floor()
+    async with statepath.open(url, readonly=True) as reader:
+        assert (await reader.stats()).floor == (await trimmed.stats()).floor
 
 
 @pytest.fixture
