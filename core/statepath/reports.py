@@ -22,23 +22,37 @@ async def save(engine: Engine, id: str, data: object) -> str:
 
 async def read(engine: Engine, id: str) -> JsonValue:
     """A report, as it was committed last."""
+    key = report_key(check_id(id))
     await engine.flush_files()
-    try:
-        data = (await engine.backend.read(report_key(check_id(id)))).data
-        return decode(data.removeprefix(BOM), f"reports/{id}")
-    except NotFoundError:
-        raise NotFoundError(f"there is no report {id}", key=f"reports/{id}") from None
+
+    async def stored() -> bytes | None:
+        try:
+            return (await engine.backend.read(key)).data
+        except NotFoundError:
+            return None
+
+    if engine.unwritten is None:
+        data = await stored()
+    else:
+        data, since = await engine.unwritten.read(key, stored)
+        if since:
+            last = since[-1]
+            data = bytes(last.document) if isinstance(last, WriteReport) else None
+    if data is None:
+        raise NotFoundError(f"there is no report {id}", key=f"reports/{id}")
+    return decode(data.removeprefix(BOM), f"reports/{id}")
 
 
 async def names(engine: Engine) -> list[str]:
     """The ids of the reports, sorted; those whose names do not tell their ids are left out."""
     await engine.flush_files()
-    found = [
+    stored = [
         decode_id(entry.key.removeprefix(REPORTS).removesuffix(".json"))
         async for entry in engine.backend.list_keys(REPORTS)
         if entry.key.endswith(".json")
     ]
-    return sorted(id for id in found if id is not None)
+    found = {id for id in stored if id is not None}
+    return sorted(found if engine.unwritten is None else engine.unwritten.names(REPORTS, found))
 
 
 async def delete(engine: Engine, id: str) -> bool:

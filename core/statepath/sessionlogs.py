@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from statepath.arguments import wrong_kind
-from statepath.commit import RemoveLog, WriteLog
+from statepath.commit import FileChange, RemoveLog, WriteLog
 from statepath.engine.engine import Engine
 from statepath.engine.ids import LOGS, check_id, decode_id, log_key, log_place
-from statepath.engine.logfiles import read_log
+from statepath.engine.logfiles import lay, read_log
 from statepath.errors import InvalidArgumentError, NotFoundError
 
 _PIECE: Final = 1024 * 1024
@@ -34,12 +35,34 @@ async def append(engine: Engine, id: str, text: str) -> int:
 
 async def read(engine: Engine, id: str) -> str:
     """A session's log, with everything that is committed."""
-    check_id(id)
+    key = log_key(check_id(id))
     await engine.flush_files()
-    try:
-        return (await read_log(engine.backend, id)).decode(errors="replace")
-    except NotFoundError:
-        raise NotFoundError(f"there is no log of session {id}", key=f"logs/{id}") from None
+
+    async def stored() -> bytes | None:
+        try:
+            return await read_log(engine.backend, id)
+        except NotFoundError:
+            return None
+
+    if engine.unwritten is None:
+        text = await stored()
+    else:
+        text = _with(*await engine.unwritten.read(key, stored))
+    if text is None:
+        raise NotFoundError(f"there is no log of session {id}", key=f"logs/{id}")
+    return text.decode(errors="replace")
+
+
+def _with(text: bytes | None, changes: Sequence[FileChange]) -> bytes | None:
+    """The text of a session log after the changes."""
+    log = None if text is None else bytearray(text)
+    for change in changes:
+        if isinstance(change, WriteLog):
+            log = bytearray() if log is None else log
+            lay(log, change.offset, change.text.encode())
+        else:
+            log = None
+    return None if log is None else bytes(log)
 
 
 async def names(engine: Engine) -> list[str]:
@@ -50,6 +73,8 @@ async def names(engine: Engine) -> list[str]:
         name = entry.key.removeprefix(LOGS).partition("/")[0]
         if name.endswith(".log") and (id := decode_id(name.removesuffix(".log"))) is not None:
             found.add(id)
+    if engine.unwritten is not None:
+        found = engine.unwritten.names(LOGS, found)
     return sorted(found | set(engine.replica.logs))
 
 

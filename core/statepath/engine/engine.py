@@ -31,6 +31,7 @@ from statepath.engine.replica import Cut, Entry, Replica, Stage
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
 from statepath.engine.stream import Stream
 from statepath.engine.unloaded import Elsewhere, needs_documents
+from statepath.engine.unwritten import Unwritten
 from statepath.engine.validating import Read
 from statepath.engine.viewwriter import ViewWriter
 from statepath.engine.vitals import Vitals
@@ -115,6 +116,7 @@ class Engine:
         self._snapshotter: Snapshotter | None = None
         self._autosave: Autosave | None = None
         self._companion: Companion | None = None
+        self.unwritten = Unwritten(backend, log, lambda: self.replica.head) if readonly else None
         self._disowned = False
         self._closing = asyncio.Lock()
         self._released = False
@@ -301,6 +303,8 @@ class Engine:
             else:
                 self._views.leave(stage, commit.last)
                 self._took_over = False  # whoever committed it may leave the documents' files behind
+        if self.unwritten is not None:
+            self.unwritten.note(stage.files, commit.last)
         self.last_commit_at = time.time()
         self._busy_until = time.monotonic() + _JUST_NOW
         self.vitals.committed(size)

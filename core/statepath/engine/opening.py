@@ -303,6 +303,8 @@ def _show(engine: Engine, found: Recovered, original: Original | None) -> None:
         journal_bytes=found.journal_bytes,
         state_size=found.state_size,
     )
+    if engine.unwritten is not None:
+        engine.unwritten.note(found.beside, found.replica.head)
     for damage in engine.damage:
         engine.events.emit(CorruptionDetected(damage.key, damage.reason, None))
 

@@ -1,6 +1,7 @@
 """Session logs and reports: files that the log orders but does not keep."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 import statepath
@@ -225,3 +226,73 @@ async def test_a_report_that_was_damaged_is_named_with_the_next_step(store, memo
     with pytest.raises(CorruptionError, match="statepath repair --dry-run") as caught:
         await store.read_report("r1")
     assert caught.value.key == "reports/r1"
+
+
+@pytest.fixture
+async def unwritten(open_on, faulty):
+    """A writer whose files of logs and reports fall behind what it commits, from now on."""
+    store = await open_on(faulty)
+    await store.append_log("s1", "old\n")
+    await store.append_log("removed", "old\n")
+    for id in ("r1", "removed"):
+        await store.save_report(id, "old")
+    await store.snapshot()
+    for method in ("write", "delete"):
+        for folder in ("logs/", "reports/"):
+            faulty.fail(method, folder, UnavailableError("not now"), times=1000)
+    return store
+
+
+async def change(store):
+    for changing in (
+        store.delete_report("removed"),
+        store.delete_log("removed"),
+        store.append_log("s1", "new\n"),
+        store.save_report("r1", "new"),
+        store.save_report("r2", "new"),
+    ):
+        with suppress(UnavailableError):  # the file; it is committed all the same
+            await changing
+
+
+async def shown(reader):
+    logs = {id: await reader.read_log(id) for id in await reader.logs()}
+    return logs, {id: await reader.read_report(id) for id in await reader.reports()}
+
+
+CHANGED = {"s1": "old\nnew\n"}, {"r1": "new", "r2": "new"}
+
+
+async def test_who_opens_to_read_has_what_the_files_lack(unwritten, url):
+    await change(unwritten)
+    async with statepath.open(url, readonly=True) as reader:
+        assert await shown(reader) == CHANGED
+        for call in (reader.read_log, reader.read_report):
+            with pytest.raises(NotFoundError):
+                await call("removed")
+
+
+async def test_a_reader_has_what_it_has_seen_committed(unwritten, url):
+    async with statepath.open(url, readonly=True) as reader:
+        await change(unwritten)
+        await reader.sync(at_least=unwritten.seq)
+        assert await shown(reader) == CHANGED
+
+
+async def test_a_log_that_was_begun_anew_is_read_without_what_it_had_before(unwritten, url):
+    with suppress(UnavailableError):
+        await unwritten.delete_log("s1")
+    await unwritten.append_log("s1", "anew\n")
+    async with statepath.open(url, readonly=True) as reader:
+        assert await reader.read_log("s1") == "anew\n"
+
+
+async def test_behind_a_snapshot_a_reader_takes_the_files_as_they_are(store, url, memory):
+    async with statepath.open(url, readonly=True) as reader:
+        await store.append_log("s1", "old\n")
+        await store.save_report("r1", "old")
+        await store.snapshot()
+        await reader.sync(at_least=store.seq)
+        await memory.write("reports/r1.json", b'"by hand"')
+        assert await reader.read_report("r1") == "by hand"
+        assert await reader.read_log("s1") == "old\n"

@@ -1,0 +1,96 @@
+"""Session logs and reports for who writes no files: what the files lack yet, the log has.
+
+Before a snapshot is written, the files have everything up to it; so only what is committed behind the newest one may
+be missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from statepath.backend import Backend, CommitLog
+from statepath.commit import Commit, FileChange, RemoveLog, RemoveReport, WriteLog
+from statepath.engine.floor import read_floor
+from statepath.engine.ids import log_key, report_key
+from statepath.engine.replay import Beside, changes_of
+from statepath.errors import HistoryTrimmedError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """The last change of a log or a report."""
+
+    seq: int
+    id: str
+    removed: bool
+
+
+class Unwritten:
+    """What a handle that only reads has met of changes to logs and reports. `head` is the seq that it shows."""
+
+    def __init__(self, backend: Backend, log: CommitLog, head: Callable[[], int]) -> None:
+        self._backend = backend
+        self._log = log
+        self._head = head
+        self._changed: dict[str, _Last] = {}
+
+    def note(self, changes: Iterable[Beside], seq: int) -> None:
+        """They were committed, the last of them with that seq."""
+        for change in changes:
+            if isinstance(change, FileChange):
+                removed = isinstance(change, RemoveLog | RemoveReport)
+                self._changed[_key(change)] = _Last(seq, change.id, removed)
+
+    def names(self, folder: str, stored: Iterable[str]) -> set[str]:
+        """Of which ids there are logs, or reports, in that folder: those that are stored, but for what was changed
+        since."""
+        names = set(stored)
+        for key, last in self._changed.items():
+            if key.startswith(folder):
+                (names.discard if last.removed else names.add)(last.id)
+        return names
+
+    async def read(self, key: str, read: Callable[[], Awaitable[T]]) -> tuple[T, list[FileChange]]:
+        """What is stored there, and the changes that may not be in it yet, in their order.
+
+        Raises:
+            CorruptionError, StateError: as the log's `read`.
+        """
+        while True:
+            shown = await self._shown() if key in self._changed else 0
+            if key not in self._changed:
+                return await read(), []
+            stored = await read()
+            try:
+                return stored, await self._since(shown, key)
+            except HistoryTrimmedError:
+                continue  # there is a newer snapshot, and the file has what it lacked
+
+    async def _shown(self) -> int:
+        """The seq of the newest snapshot; what was changed before it is in the files, and forgotten."""
+        found = await read_floor(self._backend)
+        marks = found[0].snapshots if found else ()
+        shown = marks[-1].seq if marks else found[0].floor - 1 if found else 0
+        self._changed = {key: last for key, last in self._changed.items() if last.seq > shown}
+        return shown
+
+    async def _since(self, shown: int, key: str) -> list[FileChange]:
+        changes: list[FileChange] = []
+        head = self._head()
+        async with aclosing(cast("AsyncGenerator[Commit]", self._log.read(shown))) as commits:
+            async for commit in commits:
+                for transaction in commit.transactions:
+                    found = await changes_of(self._backend, transaction)
+                    changes += [one for one in found if isinstance(one, FileChange) and _key(one) == key]
+                if commit.last >= head:
+                    break
+        return changes
+
+
+def _key(change: FileChange) -> str:
+    return log_key(change.id) if isinstance(change, WriteLog | RemoveLog) else report_key(change.id)
