@@ -485,6 +485,20 @@ def test_unknown_arguments_are_errors() -> None:
         Settings.load(histroy="1h")  # type: ignore[call-arg]  # the mistake
 
 
+@pytest.mark.parametrize("name", ["AUTOSAVE", "_secrets_dir"])
+def test_what_the_library_below_would_take_is_no_setting(name: str) -> None:
+    with refused(f"{name} (argument): there is no such setting"):
+        Settings.load(**{name: "5"})  # type: ignore[arg-type]  # it is none
+
+
+def test_the_settings_are_those_that_were_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("statepath.toml").write_text("backups = 1\n")
+    looks = iter([sources.layers_over({}, setting_names())])
+    Path("statepath.toml").write_text("backups = 2\n")  # after the only look at it
+    monkeypatch.setattr("statepath.settings.layers_over", lambda *_: next(looks))
+    assert Settings.load().backups == 1
+
+
 @pytest.mark.parametrize(
     ("content", "cause"),
     [

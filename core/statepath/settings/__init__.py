@@ -10,7 +10,7 @@ import os
 from datetime import timedelta
 from typing import Any, TypedDict
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import Unpack
 
@@ -40,7 +40,7 @@ from statepath.settings.kinds import (
     WebhookOrOff,
 )
 from statepath.settings.masking import shown
-from statepath.settings.sources import Layer, LayerSource, layers_over, warn_of_no_effect
+from statepath.settings.sources import Layer, LayerSource, layers_over, values_of, warn_of_no_effect
 
 __all__ = ["Settings", "SettingsArgs", "setting_names"]
 
@@ -271,12 +271,20 @@ def read(
     layers = layers_over(arguments, setting_names())
     unusable = unfit(layers)
     try:
-        return Settings(**arguments), unusable, layers
+        return _of(layers), unusable, layers
     except ValidationError as error:
         faults = list(of_another_kind(error, setting_names()))
         told = {name for fault in faults for name in fault.names}
         faults += [fault for fault in unusable if told.isdisjoint(fault.names)]
         raise refusal(faults, layers) from None
+
+
+def _of(layers: tuple[Layer, ...]) -> Settings:
+    """The settings that these say. `Settings()` would read all of them again, which takes as long as to open a small
+    store, and might find others than were checked."""
+    settings = Settings.__new__(Settings)
+    BaseModel.__init__(settings, **values_of(layers))
+    return settings
 
 
 def setting_names() -> dict[str, str]:

@@ -21,7 +21,7 @@ from statepath.masterkey import check_private, is_master_key, parse_master_key
 from statepath.schemes import check_scheme
 from statepath.settings.archiverules import rules_of
 from statepath.settings.kinds import MASTERS, NAMING, PATHS, path_text
-from statepath.settings.sources import Layer
+from statepath.settings.sources import Layer, values_of
 from statepath.url import StateURL
 
 _NOT_BOOL: Final = "this is neither true nor false"
@@ -62,7 +62,7 @@ def of_another_kind(error: ValidationError, known: Collection[str]) -> Iterator[
 def unfit(layers: tuple[Layer, ...]) -> list[Fault]:
     """What is wrong with values of the right kind, as far as it is known without a look at any storage or at a file
     that they name."""
-    values = {name: value for layer in reversed(layers) for name, value in layer.values.items()}
+    values = values_of(layers)
     faults: list[Fault] = []
 
     @contextmanager

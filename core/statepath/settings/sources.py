@@ -88,6 +88,11 @@ def layers_over(arguments: Mapping[str, Any], names: Collection[str]) -> tuple[L
     )
 
 
+def values_of(layers: tuple[Layer, ...]) -> dict[str, Any]:
+    """What the sources say together; the strongest first."""
+    return {name: value for layer in reversed(layers) for name, value in layer.values.items()}
+
+
 def _among(variables: Mapping[str, str | None], names: Collection[str]) -> dict[str, Any]:
     """The settings among the variables. An empty variable is one that is not set."""
     found = {name: variables.get(variable_of(name)) for name in names}
