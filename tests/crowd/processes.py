@@ -112,7 +112,18 @@ class Client:
 
 def running_command(*words: str, **environment: str) -> BaseProcess:
     """A process that runs a command, which tells nobody anything."""
-    return _forked(_command, words, os.getcwd(), environment)
+    return _forked(_unheard, words, os.getcwd(), environment)
+
+
+def finished_command(*words: str, **environment: str) -> tuple[int | None, str]:
+    """A command that is run to its end: its exit code, and what it told."""
+    told, telling = _context.Pipe(duplex=False)
+    process = _forked(_heard, telling, words, os.getcwd(), environment)
+    telling.close()
+    with told, open(told.fileno(), encoding="utf-8", closefd=False) as output:
+        said = output.read()
+    process.join()
+    return process.exitcode, said
 
 
 async def together(number: int, work: Work, *args: Any) -> list[Any]:
@@ -154,13 +165,30 @@ def _run(answer: Connection, work: Work, args: tuple[Any, ...]) -> None:
         answer.send(result)
 
 
-def _command(words: tuple[str, ...], folder: str, environment: dict[str, str]) -> None:
-    os.chdir(folder)
-    os.environ.update(environment)
-    sys.argv[1:] = words
+def _unheard(*command: Any) -> None:
     with (
         open(os.devnull, "w", encoding="utf-8") as nowhere,
         redirect_stdout(nowhere),
         redirect_stderr(nowhere),
     ):
-        main()
+        _command(*command)
+
+
+def _heard(telling: Connection, *command: Any) -> None:
+    with telling:
+        for stream in (1, 2):
+            os.dup2(telling.fileno(), stream)
+    with (
+        open(1, "w", encoding="utf-8", closefd=False) as output,
+        open(2, "w", encoding="utf-8", closefd=False, buffering=1) as errors,
+        redirect_stdout(output),
+        redirect_stderr(errors),
+    ):
+        _command(*command)
+
+
+def _command(words: tuple[str, ...], folder: str, environment: dict[str, str]) -> None:
+    os.chdir(folder)
+    os.environ.update(environment)
+    sys.argv = ["statepath", *words]
+    main()
