@@ -219,7 +219,9 @@ async def test_a_follower_misses_nothing_when_its_connection_drops(proxy, postgr
             await changes.aclose()
 
 
-async def test_closing_does_not_wait_for_a_server_that_is_gone(proxy, name) -> None:
+async def test_closing_does_not_wait_for_a_server_that_is_gone(proxy, name, monkeypatch) -> None:
+    for patient in ("connections", "documents"):
+        monkeypatch.setattr(f"statepath_postgres.{patient}.PATIENCE", 1.0)
     store = await statepath.open(proxy.url(name, timeout=30), autosave=0)
     saving = asyncio.ensure_future(store.collection("raw").put({"id": "a"}))
     await saving

@@ -145,10 +145,12 @@ class Connections:
             return None
 
     @asynccontextmanager
-    async def use(self, key: str | None = None) -> AsyncIterator[Connection]:
-        """A connection of the pool. Until there is one nothing was sent, so it is waited for."""
+    async def use(
+        self, key: str | None = None, *, patience: float | None = None
+    ) -> AsyncIterator[Connection]:
+        """A connection of the pool. Until there is one nothing was sent, so it is waited for, as `patiently` does."""
         pool = self._pool
-        connection = await self.patiently(lambda: self._acquire(key))
+        connection = await self.patiently(lambda: self._acquire(key), patience)
         try:
             with translated(self.url, key):
                 yield connection
@@ -188,7 +190,7 @@ class Connections:
         """The rows of a statement that changes nothing; asked again if the connection is lost."""
 
         async def ask() -> list[Any]:
-            async with self.use(key) as connection:
+            async with self.use(key, patience=0) as connection:  # the patience is this call's
                 rows: list[Any] = await connection.fetch(statement, *arguments)
                 return rows
 
