@@ -12,6 +12,7 @@ from statepath.discovery import connect
 from statepath.encryption import (
     Converted,
     KeyInfo,
+    check_library,
     check_new,
     check_outside,
     has_ring,
@@ -67,7 +68,8 @@ async def init_keys(
 
     Raises:
         AlreadyExistsError: there is a key ring, or such a file.
-        ConfigurationError: there is a plain store (`not_encrypted`), or the master key cannot be used.
+        ConfigurationError: there is a plain store (`not_encrypted`), or the master key cannot be used, or the library
+            is missing (`not_installed`).
     """
     used = settings if settings is not None else Settings.load(path)
     if not new_key and not used.encrypted:
@@ -76,6 +78,7 @@ async def init_keys(
         raise ConfigurationError(
             "where should the new master key be? set STATE_ENCRYPTION_KEY_FILE to the file", code="no_key"
         )
+    check_library()
     backend = await _connected(used.path if path is None else path, used)
     try:
         check_outside(backend, used.encryption_key_file)
@@ -230,10 +233,14 @@ async def read_keys(path: Path | None = None, *, settings: Settings | None = Non
 
     Raises:
         NotFoundError: the store is not encrypted, or not there.
+        ConfigurationError: the library is missing (`not_installed`).
     """
     used = settings if settings is not None else Settings.load(path)
     backend = await _connected(used.path if path is None else path, used, readonly=True)
     try:
+        if not await has_ring(backend):
+            raise await _no_keys(backend)
+        check_library()
         from statepath.encryption.keyring import read_ring
         from statepath.encryption.rotation import describe
 

@@ -611,9 +611,9 @@ class Store:
         Raises:
             UnsupportedError: the store is not encrypted (`not_encrypted`).
         """
+        backend, log = self._sealed()
         from statepath.encryption.rotation import describe
 
-        backend, log = self._sealed()
         await backend.keys.refresh()
         return await describe(
             backend.inner, log.inner, backend.keys.ring, self._engine.settings.history, self._engine.floor
@@ -636,9 +636,9 @@ class Store:
             UnsupportedError: the store is not encrypted (`not_encrypted`).
             ConfigurationError: the file cannot be used (`bad_key`).
         """
+        backend, log = self._sealed()
         from statepath.encryption.rotation import rotate
 
-        backend, log = self._sealed()
         file = None if master is None else path_text(master, "the file of the master key")
         engine = self._engine
         return await rotate(
@@ -663,9 +663,9 @@ class Store:
             NotFoundError: there is no such key. InvalidArgumentError: it is the primary.
             UnsupportedError: the store is not encrypted (`not_encrypted`).
         """
+        backend, log = self._sealed()
         from statepath.encryption.rotation import retire
 
-        backend, log = self._sealed()
         engine = self._engine
         await engine.trim()
         settings = engine.settings

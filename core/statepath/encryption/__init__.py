@@ -343,8 +343,25 @@ def master_key(settings: Settings) -> KeyProvider:
         ConfigurationError: there is none (`no_key`), it cannot be used (`bad_key`), or the library is missing
             (`not_installed`).
     """
+    check_library()
+    from statepath.encryption.providers import provider_of
+
+    if settings.compression is not None:
+        check_installed()
+    provider = provider_of(settings)
+    if provider is None:
+        raise no_master_key()
+    return provider
+
+
+def check_library() -> None:
+    """That what seals and opens can be loaded, for whoever has no master key yet, or needs none.
+
+    Raises:
+        ConfigurationError: the library is missing (`not_installed`).
+    """
     try:
-        from statepath.encryption.providers import provider_of
+        import statepath.encryption.sealing  # noqa: F401 - the others need no more
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "cryptography":
             raise
@@ -352,12 +369,6 @@ def master_key(settings: Settings) -> KeyProvider:
             "encryption needs the package cryptography; install it with: pip install 'statepath[encryption]'",
             code="not_installed",
         ) from None
-    if settings.compression is not None:
-        check_installed()
-    provider = provider_of(settings)
-    if provider is None:
-        raise no_master_key()
-    return provider
 
 
 def no_master_key() -> ConfigurationError:
