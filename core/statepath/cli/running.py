@@ -282,7 +282,11 @@ class _Damage:
 
 
 class _Remark(logging.Formatter):
-    """What a record says, without a traceback."""
+    """What a record says, and of its traceback the last line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {harmless(record.getMessage())}"
+        said = f"{record.levelname.lower()}: {record.getMessage()}"
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            said += f": {error if isinstance(error, StateError) else repr(error)}"
+        return harmless(said)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import statepath
+from statepath.cli.running import logging_to_stderr
 from statepath.debug import enable_debug
+from statepath.errors import UnavailableError
 
 Run = Callable[..., Any]
 
@@ -105,3 +107,13 @@ def test_no_content_of_documents_is_logged(cli: Run, path: str) -> None:
     answer = cli("--debug", "put", "tasks/a", "-", "-s", path, stdin='{"secret": "kanarienvogel"}')
     assert answer.code == 0
     assert "kanarienvogel" not in answer.out + answer.err
+
+
+def test_what_failed_beside_a_command_is_told_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to_stderr(debug=False):
+        for error in (UnavailableError("no space left"), ValueError("odd")):
+            logging.getLogger("statepath.engine").error("the snapshot could not be written", exc_info=error)
+    assert capsys.readouterr().err == (
+        "error: the snapshot could not be written: no space left\n"
+        "error: the snapshot could not be written: ValueError('odd')\n"
+    )
