@@ -71,6 +71,13 @@ def test_every_distribution_has_the_same_version_python_and_build(folder: str) -
     assert described["build-system"]["build-backend"] == "hatchling.build"
 
 
+@pytest.mark.parametrize("folder", members())
+def test_every_distribution_carries_the_license(folder: str) -> None:
+    """A build takes it from its own folder only."""
+    assert (ROOT / folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    assert project(ROOT / folder)["project"]["license"] == project(ROOT)["project"]["license"]
+
+
 def test_no_lock_file_is_kept() -> None:
     assert not [
         name for name in tracked() if re.search(r"(?:^|/)(?:[\w.-]+\.lock|pylock[\w.-]*\.toml)$", name)
