@@ -99,7 +99,11 @@ async def list_archive(
             empty = False
             output.result({"key": one.key} | asdict(one), f"{moment(one.modified)} {one.key}")
     if empty:
-        output.note("the archive has no such document")
+        output.note(
+            "the archive is empty"
+            if collection is None
+            else f"the archive holds no documents of {collection}"
+        )
 
 
 @group.command()

@@ -28,7 +28,7 @@ def test_run_tells_asks_and_archives(on: Run, filled: str, files: Run) -> None:
     assert (done["documents"], len(done["segments"])) == (2, 1)
     assert [one["id"] for one in on("ls", "tasks", "--json").lines] == ["task_1"]
     assert {one["key"] for one in on("archive", "list", "--json").lines} == {"tasks/task_2", "tasks/task_3"}
-    assert on("archive", "list", "counters").err == "the archive has no such document\n"
+    assert on("archive", "list", "counters").err == "the archive holds no documents of counters\n"
     assert on("verify").code == 0
 
 
