@@ -93,8 +93,10 @@ async def restore(
     state_path: StatePath = None,
     as_json: Json = False,
 ) -> None:
-    """Make the documents those of a backup, one of the original server's, too. That is a change like any other, and can
-    be undone."""
+    """Make the documents those of a backup, one of the original server's, too.
+
+    That is a change like any other, and can be undone.
+    """
     output = Output(as_json=as_json)
     if is_original(key):
         with output.progress("reading the backup"):

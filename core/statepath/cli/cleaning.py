@@ -26,8 +26,10 @@ async def clean(
     state_path: StatePath = None,
     as_json: Json = False,
 ) -> None:
-    """Remove what was kept aside long ago, what an archive run left, and session logs and reports beyond their
-    bounds."""
+    """Remove what was kept aside long ago, and session logs and reports beyond their bounds.
+
+    What an archive run did not finish goes, too.
+    """
     output = Output(as_json=as_json)
     async with reading(state_path) as store:
         plan = await store.clean(older_than=older_than, dry_run=True)

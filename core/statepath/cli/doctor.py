@@ -56,8 +56,11 @@ async def doctor(
     state_path: StatePath = None,
     as_json: Json = False,
 ) -> None:
-    """Examine the installation and the state path. Nothing of the store is changed; in an object store an object is
-    written beside it and removed again, to see that the service keeps conditions."""
+    """Examine the installation and the state path.
+
+    Nothing of the store is changed; in an object store an object is written beside it and removed again, to see that
+    the service keeps conditions.
+    """
     output = Output(as_json=as_json)
     if url is not None:
         about(ctx, url)

@@ -58,8 +58,10 @@ async def run(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Make a replica of a store, and ship each commit there until Ctrl-C. Works beside a running server; run it again
-    if it was interrupted."""
+    """Make a replica of a store, and ship each commit there until Ctrl-C.
+
+    Works beside a running server; run it again if it was interrupted.
+    """
     named(ctx, source)
     output = Output(as_json=as_json)
     if dry_run and not reseed:

@@ -24,8 +24,10 @@ NOTICES: Final = 10
 @group.command()
 @asynchronous
 async def verify(state_path: StatePath = None, as_json: Json = False) -> None:
-    """Check snapshot, journal, backups and files against each other. Changes nothing; exits with 6 on damage, and with
-    8 or 9 if something cannot be read."""
+    """Check snapshot, journal, backups and files against each other.
+
+    Changes nothing; exits with 6 on damage, and with 8 or 9 if something cannot be read.
+    """
     output = Output(as_json=as_json)
     with output.progress("checking"):
         async with reading(state_path) as store:

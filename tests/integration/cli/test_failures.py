@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from statepath import errors
+from statepath.cli.app import app
 from statepath.cli.exits import EXITS, Exit, exit_of
 from statepath.cli.running import Failure, command_line
 from statepath.errors import StateError
+from typer.main import get_command
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +64,16 @@ def test_the_documentation_has_every_command(cli: Run) -> None:
     listed = set(re.findall(r"^│ ([a-z]+)  ", cli("--help").out.partition("Commands")[2], re.MULTILINE))
     assert listed
     assert told == listed
+
+
+def test_what_the_list_of_commands_tells_of_each_has_no_line_break_of_its_own() -> None:
+    def told(group: Any, *names: str) -> Iterator[tuple[tuple[str, ...], str]]:
+        for name, command in group.commands.items():
+            yield (*names, name), command.help.strip().partition("\n\n")[0]
+            if hasattr(command, "commands"):
+                yield from told(command, *names, name)
+
+    assert [names for names, first in told(get_command(app)) if "\n" in first] == []
 
 
 def test_an_error_is_a_message_on_stderr_and_no_traceback(on: Run, filled: str) -> None:
