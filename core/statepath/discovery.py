@@ -211,14 +211,21 @@ async def connect(
         raise _unfit(error, url, None) from None
 
 
-def _unfit(error: Exception, url: StateURL, info: BackendInfo | None) -> ConfigurationError:
-    """What a backend made of the state path, without the secrets that the error may quote."""
-    author = f" of {_named(info)}" if info else ""
-    cause = type(error).__name__ if url.betrayed_by(error) else f"{type(error).__name__}: {error}"
-    return ConfigurationError(
-        f"the backend {url.scheme!r}{author} cannot use the state path {url.redacted()}: {cause}",
-        backend=url.scheme,
+def _unfit(error: Exception, url: StateURL, info: BackendInfo | None) -> StateError:
+    """What a backend made of the state path, without the secrets that the error may quote. What it says to programs,
+    its class and its code, stays."""
+    betrayed = url.betrayed_by(error)
+    cause = (
+        f"{type(error).__name__}{', which quotes a secret and is not shown' if betrayed else f': {error}'}"
     )
+    author = f" of {_named(info)}" if info else ""
+    message = f"the backend {url.scheme!r}{author} cannot use the state path {url.redacted()}: {cause}"
+    if not isinstance(error, StateError):
+        return ConfigurationError(message, backend=url.scheme)
+    kind = next(one for one in type(error).__mro__ if one.__module__ == StateError.__module__)
+    told: StateError = kind(message, backend=url.scheme)
+    told.code, told.retryable = error.code, error.retryable
+    return told
 
 
 def _announced() -> list[tuple[BackendInfo, EntryPoint]]:

@@ -134,7 +134,7 @@ class StateURL:
         secrets += [self.password or ""]
         quoted = [*secrets, *(quote(secret, safe="") for secret in secrets)]
         quoted += [f"{self.user}@", f"{quote(self.user, safe='')}@"] if self.user else []
-        return any(one.casefold() in text for one in quoted if one)
+        return any(re.search(_quoted(one.casefold()), text) for one in quoted if one)
 
     def only(self, *allowed: str) -> None:
         """Refuse query parameters that the backend does not know.
@@ -157,6 +157,11 @@ def escaped(path: str) -> str:
 
 def _decoded(part: str | None) -> str | None:
     return None if part is None else unquote(part, errors="strict")
+
+
+def _quoted(secret: str) -> str:
+    """A pattern of the secret, but not as the beginning of a longer word: `postgres` is no secret in `postgresql`."""
+    return re.escape(secret) + ("(?![a-z])" if secret[-1].isalpha() else "")
 
 
 def _may_be_a_password(netloc: str, told: list[str]) -> bool:

@@ -19,6 +19,8 @@ from statepath.errors import (
     ConfigurationError,
     DuplicateSchemeError,
     InvalidArgumentError,
+    StateError,
+    UnavailableError,
     UnknownSchemeError,
 )
 from statepath.memory import MemoryBackend
@@ -297,7 +299,7 @@ def test_what_a_backend_says_of_the_url_never_shows_credentials(install: Install
         {"zoo": "zoo_backend:factory"},
         FACTORY.replace('url.only("region")', f"raise {raised}"),
     )
-    with pytest.raises(ConfigurationError) as caught:
+    with pytest.raises(StateError) as caught:
         resolve(WITH_SECRETS)
     assert "hunter" not in "".join(traceback.format_exception(caught.value))
 
@@ -313,6 +315,21 @@ async def test_a_failed_connection_never_shows_credentials(install: Install) -> 
     assert "hunter" not in "".join(traceback.format_exception(caught.value))
     with pytest.raises(OSError, match="cannot reach host"):
         await connect("zoo://host/a")
+
+
+async def test_a_failure_whose_message_is_not_shown_stays_what_it_was(install: Install) -> None:
+    source = FACTORY.replace(
+        "return (config, readonly)",
+        "from statepath.errors import UnavailableError as Error\n"
+        "        class Down(Error): pass\n"
+        "        raise Down('no answer to hunter2', key='hunter2', code='not_sent')",
+    )
+    install("statepath-zoo", {"zoo": "zoo_backend:factory"}, source)
+    with pytest.raises(UnavailableError, match="Down, which quotes a secret and is not shown") as caught:
+        await connect(WITH_SECRETS.partition("?")[0])
+    told = caught.value
+    assert (type(told), told.code, told.retryable, told.key) == (UnavailableError, "not_sent", True, None)
+    assert "hunter" not in "".join(traceback.format_exception(told))
 
 
 async def test_the_backend_s_own_errors_reach_the_caller(install: Install) -> None:

@@ -149,6 +149,13 @@ def test_an_error_that_quotes_a_secret_is_noticed() -> None:
     assert not StateURL.parse("zz://host").betrayed_by(ValueError(""))
 
 
+def test_a_word_that_only_begins_like_the_password_betrays_nothing() -> None:
+    url = StateURL.parse("postgresql://postgres:postgres@host/db")
+    assert not url.betrayed_by(ValueError("PostgreSQL cannot be reached: postgresql://host/db"))
+    for text in ("postgres", "'postgres'", ":postgres@host", "%3Apostgres%40host", "me_postgres_1"):
+        assert url.betrayed_by(ValueError(f"PostgreSQL says {text}"))
+
+
 @pytest.mark.parametrize(
     "text",
     ["sig=a/b", "sig=a%2Fb", "sig=a%2fb", "xx://TO%2FKEN@host", "xx://to/ken@host", "PASS=PA%24S"],

@@ -51,10 +51,11 @@ async def test_a_database_that_cannot_hold_every_text_is_refused(postgres, encod
             await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def test_a_server_that_is_down_is_told_at_once():
+@pytest.mark.parametrize("credentials", ["me:hunter2", "postgres:postgres"])
+async def test_a_server_that_is_down_is_told_at_once(credentials):
     async with asyncio.timeout(60):
         await refused(
-            f"postgresql://me:hunter2@127.0.0.1:{free_port()}/db", UnavailableError, "cannot be reached"
+            f"postgresql://{credentials}@127.0.0.1:{free_port()}/db", UnavailableError, "cannot be reached"
         )
 
 
