@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import statepath
 from statepath import Task
+from statepath.cli.demo import orchestrator
 from statepath.cli.demo.simulation import (
     COMPLETED,
     Acknowledgement,
@@ -160,3 +163,19 @@ def test_the_demo_fails_when_something_is_lost(
     monkeypatch.setattr(Trial, "round", lose)
     answer = cli("demo", "--json")
     assert (answer.code, answer.json["lost"]) == (1, 1)
+
+
+@pytest.mark.slow
+def test_a_server_whose_starter_was_killed_ends_in_silence(path: str) -> None:
+    words = (sys.executable, "-m", orchestrator.__name__, path, "1")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert server.stderr is not None
+        server.stdout.readline()
+        server.stdout.close()
+        assert (server.stderr.read(), server.wait()) == (b"", 1)
+
+
+def test_it_says_where_it_works(cli: Run) -> None:
+    told = " ".join(cli("demo", "--help").out.replace("│", " ").split())
+    assert "Default: a temporary folder, never STATE_PATH." in told

@@ -16,7 +16,7 @@ from rich.tree import Tree
 from statepath.backend import Entry
 from statepath.cli.demo.trial import Outcome, Trial
 from statepath.cli.exits import Exit
-from statepath.cli.options import Json, StatePath, about
+from statepath.cli.options import Json, about, inherited
 from statepath.cli.output import Output, amount
 from statepath.cli.running import asynchronous, command_line
 from statepath.cli.temporary import temporary_files
@@ -38,13 +38,20 @@ async def demo(
         int, typer.Option("--kills", "--rounds", min=1, help="How often the server is killed.")
     ] = 3,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the temporary store.")] = False,
-    state_path: StatePath = None,
+    state_path: Annotated[
+        str | None,
+        typer.Option(
+            "--state-path",
+            "-s",
+            metavar="PATH|URL",
+            help="Where nothing is yet. Default: a temporary folder, never STATE_PATH.",
+            callback=inherited,
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Kill a server in mid-write, open what it left, and show that nothing acknowledged is lost.
-
-    It works in a temporary folder, or at -s if that is given and empty; never at STATE_PATH.
-    """
+    """Kill a server in mid-write, open what it left, and show that nothing acknowledged is lost."""
     output = Output(as_json=as_json)
     async with _place(state_path, keep=keep) as path:
         about(ctx, path)

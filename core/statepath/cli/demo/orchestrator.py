@@ -52,7 +52,10 @@ async def work(store: Store, agent: str) -> None:
 
 def tell(seq: int, steps: dict[str, int]) -> None:
     """One line, written whole: a pipe takes one of this length at once, and keeps it when we are killed."""
-    os.write(sys.stdout.fileno(), msgspec.json.encode(Acknowledgement(seq, steps)) + b"\n")
+    try:
+        os.write(sys.stdout.fileno(), msgspec.json.encode(Acknowledgement(seq, steps)) + b"\n")
+    except BrokenPipeError:
+        os._exit(1)  # who started it was killed, and nobody is there to be told
 
 
 if __name__ == "__main__":
