@@ -1,7 +1,9 @@
 """The kit finds nothing wrong with a sound backend, and something with each broken one."""
 
 import asyncio
+import gc
 import sys
+import weakref
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +18,7 @@ from hypothesis import Phase, settings
 from statepath.backend import ALWAYS, BackendFactory, ETag, When, slot_key
 from statepath.errors import NotFoundError, StoreLockedError, ThrottledError
 from statepath.memory import MemoryBackend, MemoryConfig
-from statepath.testing import BackendContract
+from statepath.testing import BackendContract, processes
 from statepath.testing.subject import altered
 
 pytestmark = pytest.mark.slow
@@ -200,6 +202,16 @@ async def test_no_check_waits_for_what_hangs_in_another_process(
             await subject(SoundFactory(HangsElsewhere), tmp_path).test_another_process_sees_the_same_objects()
     kit = subject(SoundFactory(LocksItsOwnProcess), tmp_path)
     await kit.test_another_process_sees_the_same_objects()
+
+
+def test_who_ran_a_process_that_is_given_up_is_not_collected_while_it_ends() -> None:
+    other = processes._other_process()
+    seen = weakref.ref(other)
+    processes._give_up(other)
+    del other
+    gc.collect()
+    assert seen() is not None
+    assert processes._other_process() is not seen()
 
 
 async def test_no_check_waits_for_who_is_never_woken_in_another_loop(

@@ -217,7 +217,7 @@ class ProcessChecks(Subject):
         try:
             pid = await loop.run_in_executor(other, _arrive, self.factory)
         except Exception as error:  # noqa: BLE001 - nothing is done there that could fail otherwise
-            _other_process.cache_clear()
+            _give_up(other)
             pytest.fail(
                 f"another process cannot have the factory ({error}): its class has to be in a module that can be "
                 "imported there, and what it holds has to be pickled"
@@ -228,11 +228,11 @@ class ProcessChecks(Subject):
                     other, _do, work, self.factory, path, readonly, dict(os.environ)
                 )
         except BrokenProcessPool:
-            _other_process.cache_clear()
+            _give_up(other)
             raise
         except (TimeoutError, asyncio.CancelledError):
             # What nobody waits for any more would go on, and the next check would wait for it.
-            _other_process.cache_clear()
+            _give_up(other)
             for process in multiprocessing.active_children():
                 if process.pid == pid:
                     process.kill()
@@ -245,6 +245,16 @@ def _other_process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), initializer=_end_with_who_started_this
     )
+
+
+_given_up: list[ProcessPoolExecutor] = []
+
+
+def _give_up(other: ProcessPoolExecutor) -> None:
+    """Start another one for the next check. This one is kept: CPython 3.13.0 waits for ever, at the latest when the
+    tests are over, if it is collected while its thread ends."""
+    _given_up.append(other)
+    _other_process.cache_clear()
 
 
 def _end_with_who_started_this() -> None:
