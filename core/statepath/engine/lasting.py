@@ -4,8 +4,11 @@ and whoever closes a store then, or saves at last, waits for those of the store.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
+
+logger = logging.getLogger("statepath.lasting")
 
 ENDINGS: Final = (asyncio.CancelledError, SystemExit, KeyboardInterrupt)
 """What ends a task that nobody has stopped: who cancels all, a listener that ends the program, or Ctrl-C."""
@@ -33,6 +36,8 @@ class LastingTask:
         self._task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            logger.error("%s failed unexpectedly", self._name, exc_info=error)
         if task is self._task:
             self.attend()
 
