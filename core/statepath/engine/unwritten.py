@@ -6,17 +6,16 @@ be missing.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from statepath.backend import Backend, CommitLog
-from statepath.commit import Commit, FileChange, RemoveLog, RemoveReport, WriteLog
+from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog
 from statepath.engine.floor import read_floor
 from statepath.engine.ids import log_key, report_key
 from statepath.engine.replay import Beside, changes_of
-from statepath.errors import HistoryTrimmedError
+from statepath.errors import CorruptionError, HistoryTrimmedError
 
 T = TypeVar("T")
 
@@ -59,7 +58,7 @@ class Unwritten:
         """What is stored there, and the changes that may not be in it yet, in their order.
 
         Raises:
-            CorruptionError, StateError: as the log's `read`.
+            CorruptionError, HistoryTrimmedError, StateError: as the log's `read`.
         """
         while True:
             shown = await self._shown() if key in self._changed else 0
@@ -69,7 +68,9 @@ class Unwritten:
             try:
                 return stored, await self._since(shown, key)
             except HistoryTrimmedError:
-                continue  # there is a newer snapshot, and the file has what it lacked
+                if await self._shown() == shown:
+                    raise
+                # There is a newer snapshot, and the file has what it lacked.
 
     async def _shown(self) -> int:
         """The seq of the newest snapshot; what was changed before it is in the files, and forgotten."""
@@ -81,14 +82,17 @@ class Unwritten:
 
     async def _since(self, shown: int, key: str) -> list[FileChange]:
         changes: list[FileChange] = []
-        head = self._head()
-        async with aclosing(cast("AsyncGenerator[Commit]", self._log.read(shown))) as commits:
-            async for commit in commits:
+        seq = 0
+        try:
+            # To its end: the file may have later changes already, and may be gone.
+            async for commit in self._log.read(shown):
                 for transaction in commit.transactions:
                     found = await changes_of(self._backend, transaction)
                     changes += [one for one in found if isinstance(one, FileChange) and _key(one) == key]
-                if commit.last >= head:
-                    break
+                seq = commit.last
+        except CorruptionError:
+            if seq < self._head():
+                raise
         return changes
 
 

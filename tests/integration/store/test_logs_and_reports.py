@@ -5,8 +5,17 @@ from contextlib import suppress
 
 import pytest
 import statepath
+from msgspec.structs import replace
 from pydantic import BaseModel
-from statepath.errors import CorruptionError, InvalidArgumentError, NotFoundError, UnavailableError
+from statepath.backend import slot_key
+from statepath.commit import encode_commit
+from statepath.errors import (
+    CorruptionError,
+    HistoryTrimmedError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
 
 
 async def test_a_log_grows_at_its_end(store):
@@ -296,3 +305,46 @@ async def test_behind_a_snapshot_a_reader_takes_the_files_as_they_are(store, url
         await memory.write("reports/r1.json", b'"by hand"')
         assert await reader.read_report("r1") == "by hand"
         assert await reader.read_log("s1") == "old\n"
+
+
+@pytest.mark.parametrize("anew", [False, True])
+async def test_of_a_log_that_was_removed_since_a_reader_shows_no_piece_alone(store, url, anew):
+    await store.append_log("s1", "old\n")
+    await store.snapshot()
+    await store.append_log("s1", "new\n")
+    async with statepath.open(url, readonly=True) as reader:
+        await store.delete_log("s1")
+        if anew:
+            await store.append_log("s1", "a\n")
+            assert await reader.read_log("s1") == "a\n"
+        else:
+            with pytest.raises(NotFoundError):
+                await reader.read_log("s1")
+
+
+async def test_where_the_log_is_damaged_a_reader_shows_what_comes_before(store, url, memory):
+    await store.append_log("s1", "old\n")
+    await store.snapshot()
+    await store.append_log("s1", "new\n")
+    *_, last = [one async for one in store._engine.log.read(0)]
+    await memory.write(slot_key(3), b"damaged")
+    later = replace(last, first=4, last=4, id="1" * 24, prev="2" * 24, durable=3)
+    await memory.write(slot_key(4), encode_commit(later))
+    async with statepath.open(url, readonly=True) as reader:
+        assert reader.seq == 2
+        assert await reader.read_log("s1") == "old\nnew\n"
+        assert (await reader.health()).damage
+
+
+async def test_of_a_log_of_commits_that_begins_too_late_a_reader_is_told(store, url, memory, monkeypatch):
+    await store.append_log("s1", "one\n")
+    async with statepath.open(url, readonly=True) as reader:
+
+        async def trimmed(after):
+            raise HistoryTrimmedError("the log begins at seq 9", floor=9)
+            yield
+
+        monkeypatch.setattr(reader._engine.log, "read", trimmed)
+        async with asyncio.timeout(60):
+            with pytest.raises(HistoryTrimmedError):
+                await reader.read_log("s1")
