@@ -6,18 +6,21 @@ be missing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from statepath.backend import Backend, CommitLog
-from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog
+from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.engine.floor import read_floor
 from statepath.engine.ids import log_key, report_key
 from statepath.engine.replay import Beside, changes_of
 from statepath.errors import CorruptionError, HistoryTrimmedError
 
 T = TypeVar("T")
+
+_KEPT_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,10 @@ class Unwritten:
         self._log = log
         self._head = head
         self._changed: dict[str, _Last] = {}
+        # What was read from the log, with the seqs, so that who reads many of them reads it once.
+        self._kept: list[tuple[int, FileChange]] = []
+        self._upto = 0
+        self._reading = asyncio.Lock()
 
     def note(self, changes: Iterable[Beside], seq: int) -> None:
         """They were committed, the last of them with that seq."""
@@ -81,19 +88,28 @@ class Unwritten:
         return shown
 
     async def _since(self, shown: int, key: str) -> list[FileChange]:
-        changes: list[FileChange] = []
-        seq = 0
-        try:
-            # To its end: the file may have later changes already, and may be gone.
-            async for commit in self._log.read(shown):
-                for transaction in commit.transactions:
-                    found = await changes_of(self._backend, transaction)
-                    changes += [one for one in found if isinstance(one, FileChange) and _key(one) == key]
-                seq = commit.last
-        except CorruptionError:
-            if seq < self._head():
-                raise
-        return changes
+        async with self._reading:
+            kept = [one for one in self._kept if one[0] > shown]
+            upto = max(self._upto, shown)
+            try:
+                # To its end: the file may have later changes already, and may be gone.
+                async for commit in self._log.read(upto):
+                    for transaction in commit.transactions:
+                        found = await changes_of(self._backend, transaction)
+                        kept += [(commit.last, one) for one in found if isinstance(one, FileChange)]
+                    upto = commit.last
+            except CorruptionError:
+                if upto < self._head():
+                    raise
+            few = sum(_size(one) for _, one in kept) <= _KEPT_BYTES
+            self._kept, self._upto = (kept, upto) if few else ([], 0)
+        return [one for _, one in kept if _key(one) == key]
+
+
+def _size(change: FileChange) -> int:
+    if isinstance(change, WriteReport):
+        return len(bytes(change.document))
+    return len(change.text) if isinstance(change, WriteLog) else 0
 
 
 def _key(change: FileChange) -> str:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from pydantic import BaseModel
 from statepath.backend import slot_key
 from statepath.commit import encode_commit
+from statepath.engine import unwritten as unwritten_files
 from statepath.errors import (
     CorruptionError,
     HistoryTrimmedError,
@@ -348,3 +349,30 @@ async def test_of_a_log_of_commits_that_begins_too_late_a_reader_is_told(store, 
         async with asyncio.timeout(60):
             with pytest.raises(HistoryTrimmedError):
                 await reader.read_log("s1")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_who_reads_many_reads_the_log_of_commits_once_unless_it_is_too_much_to_keep(
+    store, url, monkeypatch, kept
+):
+    if not kept:
+        monkeypatch.setattr(unwritten_files, "_KEPT_BYTES", 0)
+    for n in range(3):
+        await store.save_report(f"r{n}", n)
+    async with statepath.open(url, readonly=True) as reader:
+        read, met = reader._engine.log.read, []
+
+        async def counted(after):
+            async for commit in read(after):
+                met.append(commit.last)
+                yield commit
+
+        monkeypatch.setattr(reader._engine.log, "read", counted)
+        assert [await reader.read_report(f"r{n}") for n in range(3)] == [0, 1, 2]
+        assert met == [1, 2, 3] * (1 if kept else 3)
+        await store.save_report("r0", "new")
+        assert await reader.read_report("r0") == "new"
+        await store.snapshot()
+        await store.save_report("r0", "newer")
+        await reader.sync()
+        assert await reader.read_report("r0") == "newer"
