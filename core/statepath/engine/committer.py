@@ -275,6 +275,8 @@ class Committer:
                         break
                     self._busy, self._group = False, []
                     self._wake = self._loop.create_future()
+                    if self._task.again:
+                        self._wake.cancel()  # who saves next begins it once more
                     await self._wake
                     continue
                 self._busy = True

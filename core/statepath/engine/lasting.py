@@ -20,6 +20,7 @@ class LastingTask:
 
     Attributes:
         stopped: whether `stop` was called.
+        again: whether somebody else has ended it before: then it does what is wanted, and waits for nothing further.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class LastingTask:
         self._run = run
         self._wanted = wanted
         self._name = name
-        self.stopped = False
+        self.stopped = self.again = False
         self._begin()
 
     def _begin(self) -> None:
@@ -44,6 +45,7 @@ class LastingTask:
     def attend(self) -> None:
         """It may be wanted again."""
         if self._task.done() and self._was_ended() and not self.stopped and self._wanted():
+            self.again = True
             self._begin()
 
     def _was_ended(self) -> bool:

@@ -22,7 +22,7 @@ def cancel_all():
 async def cancel_and_end_all():
     others = asyncio.all_tasks() - {asyncio.current_task()}
     cancel_all()
-    await asyncio.wait(others)
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 @pytest.mark.timeout(60)
@@ -111,6 +111,15 @@ async def test_what_is_saved_after_all_tasks_were_cancelled_is_committed(store):
     assert await raw.put({"id": "at once"}) == 2
     await cancel_and_end_all()
     assert await raw.put({"id": "later"}) == 3
+
+
+async def test_where_nobody_closes_the_store_nothing_waits_for_more_to_commit(store):
+    await store.collection("raw").put({"id": "before"})
+    await cancel_and_end_all()
+    for n in range(3):
+        await store.collection("raw").put({"id": "later", "n": n})
+        await asyncio.sleep(0)
+        assert "statepath-committer" not in {task.get_name() for task in asyncio.all_tasks()}
 
 
 async def test_what_waited_for_its_commit_is_committed(store):
