@@ -40,7 +40,7 @@ from statepath.errors import (
     NotFoundError,
 )
 from statepath.filters import Filter
-from statepath.merging import Clash, OnConflict, check_policy, resolver
+from statepath.merging import Clash, OnConflict, Resolve, check_policy, resolver
 from statepath.query import Narrow, Query, Scan
 
 T = TypeVar("T")
@@ -299,10 +299,13 @@ class Collection(Generic[T]):
     def check_name(self, member: Entry | None) -> None:
         """
         Raises:
-            InvalidArgumentError: `state.json` has a member of the collection's name, which documents would hide. An
-                empty list makes way for them.
+            InvalidArgumentError: `state.json` has a member of the collection's name, which documents would hide, if
+                none does yet. An empty list makes way for them.
         """
-        if member is not None and member.json() != b"[]":
+        if member is None or member.json() == b"[]":
+            return
+        replica = self._engine.replica
+        if not (replica.holds(self.name) and replica.collections.get(self.name)):
             raise InvalidArgumentError(
                 f"{self.name!r} is a member of state.json, and no collection: take another name, or delete the member",
                 key=self.name,
@@ -376,9 +379,8 @@ class Collection(Generic[T]):
                 ancestor=base,
             )
 
-        was, now = self._as_ours(id, base, theirs) if self.on_conflict == "merge" else (base, theirs)
         try:
-            merged: object = resolve(was, now, mine)
+            merged = self._resolved(resolve, id, base, theirs, mine)
         except Clash as clash:
             raise clashes(clash) from None
         other = InvalidArgumentError(
@@ -403,6 +405,19 @@ class Collection(Generic[T]):
         if id != (value.get(self.id_field) if self.model is None else getattr(value, self.id_field)):
             raise other
         return (self.name, id, data, None), None, current
+
+    def _resolved(
+        self, resolve: Resolve, id: str, base: Json | None, theirs: Json | None, mine: Json
+    ) -> object:
+        """
+        Raises:
+            Clash: it is a merge, and both sides changed the same.
+        """
+        try:
+            # First as they are stored: a model may not hold all of it, nor fill in a default twice alike.
+            return resolve(base, theirs, mine)
+        except Clash:
+            return resolve(*self._as_ours(id, base, theirs), mine)
 
     def _as_ours(self, id: str, base: Json | None, theirs: Json | None) -> tuple[Json | None, Json | None]:
         """Both as the model writes them, if it reads them: what it fills in, or has another name or form for, is

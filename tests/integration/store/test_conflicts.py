@@ -3,6 +3,7 @@
 import asyncio
 import time
 from datetime import datetime
+from uuid import uuid4
 
 import pytest
 import statepath
@@ -121,6 +122,32 @@ async def test_what_the_model_makes_of_the_stored_document_is_no_change_that_a_m
     await tasks.put(ours.model_copy(update={"status": "done"}), if_version=seen)
     merged = await raw.get("a")
     assert merged == merged | {"status": "done"} | theirs
+
+
+async def test_a_default_that_is_another_one_each_time_hinders_no_merge(store):
+    class Seen(Task):
+        seen: str = Field(default_factory=lambda: uuid4().hex)
+
+    raw = store.collection("tasks")
+    version = await raw.put({"id": "a", "status": "new", "owner": ""})
+    tasks = store.collection("tasks", Seen, on_conflict="merge")
+    ours = await tasks.get("a")
+    await raw.put({"id": "a", "status": "new", "owner": "them"})
+    await tasks.put(ours.model_copy(update={"status": "done"}), if_version=version)
+    assert await tasks.get("a") == ours.model_copy(update={"status": "done", "owner": "them"})
+
+
+async def test_a_merge_keeps_what_the_model_does_not_hold_of_the_other_side(store):
+    class Hiding(Task):
+        token: str = Field("", exclude=True)
+
+    tasks, raw = store.collection("tasks", Hiding, on_conflict="merge"), store.collection("tasks")
+    version = await tasks.put(Hiding(id="a"))
+    ours = await tasks.get("a")
+    await raw.update("a", lambda document: document | {"token": "theirs"})
+    await tasks.put(ours.model_copy(update={"status": "done"}), if_version=version)
+    merged = await raw.get("a")
+    assert merged == merged | {"status": "done", "token": "theirs"}
 
 
 @pytest.fixture

@@ -5,6 +5,9 @@ from functools import partial
 
 import pytest
 import statepath
+from msgspec import Raw
+from statepath.commit import Put
+from statepath.engine.replica import MEMBERS
 from statepath.errors import ConflictError, InvalidArgumentError
 
 
@@ -67,6 +70,17 @@ async def test_a_collection_cannot_begin_under_the_name_of_a_member_which_it_wou
         tx.delete_member("notes")
         tx.put(notes, {"id": "a"})
     assert await notes.count() == 1
+
+
+async def test_a_collection_that_hides_a_member_already_takes_documents(store):
+    # As another handle's put, which had not seen the member yet.
+    await store._engine.commit([Put(MEMBERS, "notes", Raw(b"1")), Put("notes", "a", Raw(b'{"id":"a"}'))])
+    notes = store.collection("notes")
+    await notes.put({"id": "a", "n": 1})
+    await notes.create({"id": "b"})
+    async with store.transaction() as tx:
+        tx.put(notes, {"id": "c"})
+    assert await notes.count() == 3
 
 
 async def test_an_empty_list_makes_way_for_documents(store):
