@@ -28,8 +28,8 @@ from operator import ge, gt, le, lt
 from typing import Any, Final, Literal, TypeAlias
 
 from msgspec import UNSET
-from pydantic import BaseModel, JsonValue
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic import JsonValue
+from pydantic_core import PydanticSerializationError, SchemaSerializer, core_schema, to_jsonable_python
 
 from statepath.arguments import wrong_kind
 from statepath.errors import InvalidArgumentError
@@ -79,10 +79,10 @@ class F:
         self._path = parse_path(path)
 
     def __eq__(self, value: object) -> Filter:  # type: ignore[override]
-        return Equals(self._path, _operand(value))
+        return _equals(self._path, _forms(value))
 
     def __ne__(self, value: object) -> Filter:  # type: ignore[override]
-        return Not(Equals(self._path, _operand(value)))
+        return Not(_equals(self._path, _forms(value)))
 
     def __lt__(self, value: object) -> Filter:
         return Ordered(self._path, "<", _orderable(value))
@@ -102,12 +102,13 @@ class F:
             raise InvalidArgumentError("in_ takes a list of values; to look into a text use contains")
         if not isinstance(values, Iterable):
             raise wrong_kind("what in_ takes", "a list of values", values, "for one value use ==")
-        return In(self._path, tuple(_operand(value) for value in values))
+        return In(self._path, tuple(form for value in values for form in _forms(value)))
 
     def contains(self, value: object) -> Filter:
         """Whether the field is a list with an element that equals the value, a text that the value is a part
         of, or an object that has a member of that name."""
-        return Contains(self._path, _operand(value))
+        first, *others = (Contains(self._path, form) for form in _forms(value))
+        return Or((first, *others)) if others else first
 
     def startswith(self, prefix: str) -> Filter:
         """Whether the field is a text that begins so."""
@@ -413,9 +414,7 @@ def _operand(value: object) -> Value:
     if isinstance(value, F | Filter):
         raise InvalidArgumentError("a field is compared with a value, not with another field or a filter")
     try:
-        plain: Value = (
-            _as_stored(value) if isinstance(value, BaseModel) else to_jsonable_python(value, round_trip=True)
-        )
+        plain: Value = to_jsonable_python(value, round_trip=True)
     except (PydanticSerializationError, ValueError) as error:
         raise InvalidArgumentError(
             f"a field cannot be compared with {type(value).__name__}: no JSON value is like it"
@@ -423,12 +422,21 @@ def _operand(value: object) -> Value:
     return plain
 
 
-def _as_stored(model: BaseModel) -> Any:
-    """What a document has of the model: no computed fields, and no unset ones where its class leaves those out."""
-    omits_unset = getattr(model, "__omit_unset__", False)
-    return model.__pydantic_serializer__.to_python(
-        model, mode="json", by_alias=True, exclude_unset=omits_unset, round_trip=True
-    )
+_any: Final = SchemaSerializer(core_schema.any_schema(), core_schema.CoreConfig(ser_json_inf_nan="constants"))
+
+
+def _forms(value: object) -> tuple[Value, ...]:
+    """The operand as documents may have it: in those whose class leaves out what is unset (`__omit_unset__`), models in
+    a field are without that, too."""
+    whole = _operand(value)
+    if not isinstance(whole, dict | list):
+        return (whole,)
+    given: Value = _any.to_python(value, mode="json", by_alias=True, exclude_unset=True, round_trip=True)
+    return (whole,) if given == whole else (whole, given)
+
+
+def _equals(path: Path, forms: tuple[Value, ...]) -> Filter:
+    return Equals(path, *forms) if len(forms) == 1 else In(path, forms)
 
 
 _OTHERWISE_ORDERED: Final = (Decimal, timedelta, IPv4Address, IPv6Address, IPv4Network, IPv6Network)

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, computed_field
+from statepath.engine.documents import decode, encode_model
 from statepath.errors import InvalidArgumentError
 from statepath.filters import And, F, Filter, Or, order_key, parse_path
-from statepath.models import TaskLogEntry
+from statepath.models import Task, TaskLogEntry
 
 MISSING = object()
 TEXTS = ["", "a", "b", "1", "2024-01-01T10:00:00Z", "2024-01-01T12:00:00+02:00"]
@@ -356,6 +357,11 @@ class Point(BaseModel):
         return 2 * self.x
 
 
+class Own(BaseModel):
+    id: str
+    logs: list[TaskLogEntry]
+
+
 @pytest.mark.parametrize(
     ("value", "held"),
     [
@@ -372,6 +378,22 @@ class Point(BaseModel):
 )
 def test_a_value_is_compared_as_a_model_would_write_it(value: object, held: object) -> None:
     assert matches(F("a") == value, held)
+
+
+@pytest.mark.parametrize("document", [Task, Own])
+def test_a_model_in_a_field_is_found_in_documents_of_either_kind(document: type[Task | Own]) -> None:
+    entry = TaskLogEntry(message="m")
+    stored = decode(encode_model(document(id="a", logs=[entry]), key="a"))
+    other = TaskLogEntry(message="n")
+    for where in (
+        F("logs.0") == entry,
+        F("logs") == [entry],
+        F("logs").contains(entry),
+        F("logs.0").in_([other, entry]),
+        F("logs.0") != other,
+    ):
+        assert where.matches(stored)
+        assert not (~where).matches(stored)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, object(), F("b"), F("b") == 1])
