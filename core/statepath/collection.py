@@ -112,23 +112,26 @@ class Collection(Generic[T]):
         if if_version is not None:
             return await self._put_if(value, if_version)
         engine = self._engine
-        self.check_name(engine.replica.get(MEMBERS, self.name))
+        way = self._making_way()
         document = self.encode(value) if engine.elsewhere is None else await self.encoded(value)
         committer = engine.committer
         if committer.crowded:
             await committer.room()
+        if way:
+            return await committer.submit((*way, _change(document)), len(document[2]))
         return await committer.put(document)
 
     async def _put_if(self, value: T, version: int) -> int:
         if check_version(version) > self._engine.seq and not self._keeps_all:
             await self._engine.catch_up()  # what the model does not know is kept of that version
+        way = () if version else self._making_way()
         document = await self.encoded(value, new=not version)
         bare = self.bare(document, value)
         committer = self._engine.committer
         if committer.crowded:
             await committer.room()
         try:
-            return await committer.submit((_change(document, version),), len(document[2]))
+            return await committer.submit((*way, _change(document, version)), len(document[2]))
         except ConflictError as conflict:
             met = conflict
         return await self._put_resolved(met, document, bare)
@@ -140,12 +143,13 @@ class Collection(Generic[T]):
             AlreadyExistsError: there is a document of that id; nothing was changed.
             InvalidArgumentError: as `put`.
         """
+        way = self._making_way()
         document = await self.encoded(value, new=True)
         committer = self._engine.committer
         if committer.crowded:
             await committer.room()
         try:
-            return await committer.submit((_change(document, 0),), len(document[2]))
+            return await committer.submit((*way, _change(document, 0)), len(document[2]))
         except ConflictError as error:
             raise AlreadyExistsError(
                 f"{error.key} exists already, at version {error.current}", key=error.key
@@ -296,20 +300,26 @@ class Collection(Generic[T]):
 
     # What transactions share
 
-    def check_name(self, member: Entry | None) -> None:
-        """
+    def make_way(self, member: Entry | None) -> tuple[Delete, ...]:
+        """What has to go with the first document: an empty list that `state.json` has under the collection's name.
+
         Raises:
-            InvalidArgumentError: `state.json` has a member of the collection's name, which documents would hide, if
-                none does yet. An empty list makes way for them.
+            InvalidArgumentError: it has another member of that name, which documents would hide, if none does yet.
         """
-        if member is None or member.json() == b"[]":
-            return
+        if member is None:
+            return ()
+        if member.json() == b"[]":
+            return (Delete(MEMBERS, self.name),)
         replica = self._engine.replica
-        if not (replica.holds(self.name) and replica.collections.get(self.name)):
-            raise InvalidArgumentError(
-                f"{self.name!r} is a member of state.json, and no collection: take another name, or delete the member",
-                key=self.name,
-            )
+        if replica.holds(self.name) and replica.collections.get(self.name):
+            return ()
+        raise InvalidArgumentError(
+            f"{self.name!r} is a member of state.json, and no collection: take another name, or delete the member",
+            key=self.name,
+        )
+
+    def _making_way(self) -> tuple[Delete, ...]:
+        return self.make_way(self._engine.replica.get(MEMBERS, self.name))
 
     def bare(self, document: PutDocument, value: T) -> PutDocument:
         """The value without what its model does not know, where a conflict may ask for that; else the document."""
@@ -479,7 +489,6 @@ class Collection(Generic[T]):
         """The document as it will be stored, whether or not what it replaces is in memory. `new`: it replaces none."""
         elsewhere = self._engine.elsewhere
         if new:
-            self.check_name(self._engine.replica.get(MEMBERS, self.name))
             return self.encode_over(None, value)
         if elsewhere is None or self._keeps_all:
             return self.encode(value)
@@ -591,7 +600,7 @@ def documents(
     )
 
 
-def _change(document: PutDocument, base: int) -> Put:
+def _change(document: PutDocument, base: int | None = None) -> Put:
     collection, id, data, _ = document
     return Put(collection, id, Raw(data), base)
 

@@ -93,7 +93,10 @@ class Transaction:
         self._check_open()
         place = (self._held(collection).name, collection.id_of(value))
         member = (MEMBERS, collection.name)
-        collection.check_name(self._own[member] if member in self._own else self._engine.replica.get(*member))
+        held = self._own[member] if member in self._own else self._engine.replica.get(*member)
+        for change in collection.make_way(held):
+            self._own[member] = None
+            self._add(change)
         if place in self._own:
             _, _, data, _ = collection.encode_over(self._own[place], value)
         elif self._engine.elsewhere is None:

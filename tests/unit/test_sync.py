@@ -78,7 +78,7 @@ RENAMED = {
     "__aiter__": "__iter__",
 }
 WITHIN = {
-    "check_name",
+    "make_way",
     "id_of",
     "encode",
     "encoded",

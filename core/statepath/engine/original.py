@@ -121,7 +121,7 @@ def _may_hold_documents(name: str, value: list[Any]) -> bool:
     """Whether the list is a collection, and not one of something else."""
     if not is_collection(name) or is_own_member(name):
         return False
-    return name in _FOLDERS or not value or any(_id(one) is not None for one in value)
+    return name in _FOLDERS or any(_id(one) is not None for one in value)
 
 
 def _possible(name: str) -> str:

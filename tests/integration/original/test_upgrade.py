@@ -306,6 +306,7 @@ async def test_what_is_no_task_is_kept_as_it_is(empty, tasks):
         "tasks": [{"id": "a"}, {"name": "no id"}, 7],
         "sessions": [],
         "flags": [1, 2],
+        "queue": [],
         "Odd Name": {"x": 1},
         "n": 1,
     }
@@ -313,7 +314,7 @@ async def test_what_is_no_task_is_kept_as_it_is(empty, tasks):
     async with empty.open() as store:
         assert await tasks(store) == {"a": {"id": "a"}}
         members = await store.members()
-        assert members == {name: odd[name] for name in ("flags", "Odd Name", "n")} | {
+        assert members == {name: odd[name] for name in ("flags", "queue", "Odd Name", "n")} | {
             "tasks_without_id": [{"name": "no id"}, 7]
         }
 

@@ -185,6 +185,18 @@ async def test_a_new_store_has_the_version_of_its_program_without_any_document_i
         assert await store.collection("raw").get("a") == {"id": "a"}
 
 
+async def test_a_collection_begins_where_no_member_has_its_name(path):
+    async with unloaded(path) as store:
+        async with store.transaction() as tx:
+            tx.put_member("empty", [])
+            tx.put_member("theme", "dark")
+        await store.collection("empty").put({"id": "a"})
+        with pytest.raises(InvalidArgumentError, match="'theme' is a member"):
+            await store.collection("theme").put({"id": "a"})
+        assert await store.members() == {"theme": "dark"}
+        assert await store.collection("empty").count() == 1
+
+
 async def test_a_reader_reads_beside_a_writer(path):
     async with unloaded(path) as store:
         await store.collection("raw").put({"id": "a", "n": 1})

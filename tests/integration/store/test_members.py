@@ -1,5 +1,6 @@
 """Members: what stands in `state.json` beside the collections, such as the metrics."""
 
+import asyncio
 import json
 from functools import partial
 
@@ -83,11 +84,24 @@ async def test_a_collection_that_hides_a_member_already_takes_documents(store):
     assert await notes.count() == 3
 
 
-async def test_an_empty_list_makes_way_for_documents(store):
+@pytest.mark.parametrize("by", ["put", "create", "put_if", "transaction"])
+async def test_an_empty_list_makes_way_for_documents(store, by):
     async with store.transaction() as tx:
         tx.put_member("notes", [])
-    await store.collection("notes").put({"id": "a"})
-    assert await store.collection("notes").count() == 1
+    notes = store.collection("notes")
+    match by:
+        case "put":
+            await asyncio.gather(notes.put({"id": "a"}), notes.put({"id": "b"}))
+        case "create":
+            await notes.create({"id": "a"})
+        case "put_if":
+            await notes.put({"id": "a"}, if_version=0)
+        case _:
+            async with store.transaction() as tx:
+                tx.put(notes, {"id": "a"})
+    assert await notes.get("a") == {"id": "a"}
+    # Both would stand under the name in state.json.
+    assert await store.members() == {}
 
 
 async def test_a_member_that_was_read_must_still_hold(store):
