@@ -26,7 +26,7 @@ HARMLESS = {
     "fsdecode",
 }
 """What modules may use of `os`: nothing of it touches storage. Flags aside."""
-HARMLESS_PATHS = {"abspath", "basename", "expanduser", "split", "splitext"}
+HARMLESS_PATHS = {"abspath", "basename", "expanduser", "samestat", "split", "splitext"}
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module.name != "port.py"], ids=str)
