@@ -305,6 +305,7 @@ def _show(engine: Engine, found: Recovered, original: Original | None) -> None:
     )
     if engine.unwritten is not None:
         engine.unwritten.note(found.beside, found.replica.head)
+        engine.unwritten.shown = found.had_reached or found.begins - 1
     for damage in engine.damage:
         engine.events.emit(CorruptionDetected(damage.key, damage.reason, None))
 

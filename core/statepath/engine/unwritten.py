@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -33,9 +34,14 @@ class _Last:
 
 
 class Unwritten:
-    """What a handle that only reads has met of changes to logs and reports. `head` is the seq that it shows."""
+    """What a handle that only reads has met of changes to logs and reports. `head` is the seq that it shows.
+
+    Attributes:
+        shown: a seq up to which the files have everything, where the log's own record does not say.
+    """
 
     def __init__(self, backend: Backend, log: CommitLog, head: Callable[[], int]) -> None:
+        self.shown = 0
         self._backend = backend
         self._log = log
         self._head = head
@@ -81,11 +87,12 @@ class Unwritten:
 
     async def _shown(self) -> int:
         """The seq of the newest snapshot; what was changed before it is in the files, and forgotten."""
-        found = await read_floor(self._backend)
-        marks = found[0].snapshots if found else ()
-        shown = marks[-1].seq if marks else found[0].floor - 1 if found else 0
-        self._changed = {key: last for key, last in self._changed.items() if last.seq > shown}
-        return shown
+        with suppress(CorruptionError):  # whoever opens the store next mends it
+            if (found := await read_floor(self._backend)) is not None:
+                marks = found[0].snapshots
+                self.shown = marks[-1].seq if marks else found[0].floor - 1
+        self._changed = {key: last for key, last in self._changed.items() if last.seq > self.shown}
+        return self.shown
 
     async def _since(self, shown: int, key: str) -> list[FileChange]:
         async with self._reading:

@@ -376,3 +376,31 @@ async def test_who_reads_many_reads_the_log_of_commits_once_unless_it_is_too_muc
         await store.save_report("r0", "newer")
         await reader.sync()
         assert await reader.read_report("r0") == "newer"
+
+
+@pytest.fixture(params=[b"damaged", None], ids=["damaged", "missing"])
+def without_floor(request, memory):
+    """Takes the log's own record away."""
+
+    async def without_floor():
+        if request.param is None:
+            await memory.delete("journal/floor")
+        else:
+            await memory.write("journal/floor", request.param)
+
+    return without_floor
+
+
+async def test_a_reader_needs_no_record_of_where_the_log_begins(unwritten, url, without_floor):
+    await change(unwritten)
+    await without_floor()
+    async with statepath.open(url, readonly=True) as reader:
+        assert await shown(reader) == CHANGED
+
+
+async def test_nor_does_it_where_the_log_begins_later(trimmed, url, without_floor):
+    await trimmed.append_log("s1", "one\n")
+    await trimmed.save_report("r1", "one")
+    await without_floor()
+    async with statepath.open(url, readonly=True) as reader:
+        assert await shown(reader) == ({"s1": "one\n"}, {"r1": "one"})
