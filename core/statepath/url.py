@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
 
 from statepath.errors import InvalidArgumentError
 
@@ -127,14 +127,15 @@ class StateURL:
         return f"{self.scheme}://{user}{host}{port}{path}{query}"
 
     def betrayed_by(self, error: BaseException) -> bool:
-        """Whether the error quotes the password, the value of a parameter that is named like a secret, or the user as
-        the URL has it. A user alone is most often a name, which an error has to tell."""
-        text = f"{error} {error!r}".casefold()
+        """Whether a traceback of the error quotes the password, the value of a parameter that is named like a secret,
+        or the user as the URL has it; with escapes or without. A user alone is most often a name, which an error has
+        to tell."""
+        told = " ".join(_told(error)).casefold()
+        texts = {told, unquote(told), unquote_plus(told)}
         secrets = [value for name, value in self.query.items() if _SECRET.search(name)]
-        secrets += [self.password or ""]
-        quoted = [*secrets, *(quote(secret, safe="") for secret in secrets)]
-        quoted += [f"{self.user}@", f"{quote(self.user, safe='')}@"] if self.user else []
-        return any(re.search(_quoted(one.casefold()), text) for one in quoted if one)
+        secrets += [self.password or "", f"{self.user}@" if self.user else ""]
+        patterns = [_quoted(secret.casefold()) for secret in secrets if secret]
+        return any(re.search(pattern, text) for pattern in patterns for text in texts)
 
     def only(self, *allowed: str) -> None:
         """Refuse query parameters that the backend does not know.
@@ -160,8 +161,21 @@ def _decoded(part: str | None) -> str | None:
 
 
 def _quoted(secret: str) -> str:
-    """A pattern of the secret, but not as the beginning of a longer word: `postgres` is no secret in `postgresql`."""
-    return re.escape(secret) + ("(?![a-z])" if secret[-1].isalpha() else "")
+    """A pattern of the secret, as it is or as Python writes it, but not as the beginning of a longer word: `postgres`
+    is no secret in `postgresql`."""
+    either = "|".join(map(re.escape, {secret, repr(secret)[1:-1]}))
+    return f"(?:{either})" + ("(?![a-z])" if secret[-1].isalpha() else "")
+
+
+def _told(error: BaseException) -> Iterator[str]:
+    """What a traceback says of the error, and of what led to it."""
+    chain = [error]
+    for one in chain:
+        yield f"{one} {one!r}"
+        yield from map(str, getattr(one, "__notes__", ()))
+        before = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+        parts = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        chain += [each for each in (before, *parts) if each is not None and each not in chain]
 
 
 def _may_be_a_password(netloc: str, told: list[str]) -> bool:

@@ -291,6 +291,7 @@ def test_any_other_exception_of_parse_names_the_backend(install: Install) -> Non
         "ValueError(repr(url.password))",
         "KeyError(url.query['api_key'])",
         "__import__('statepath.errors').errors.InvalidArgumentError(url.netloc)",
+        "__import__('statepath.errors').errors.UnavailableError('down') from OSError(url.netloc)",
     ],
 )
 def test_what_a_backend_says_of_the_url_never_shows_credentials(install: Install, raised: str) -> None:

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from statepath.errors import InvalidArgumentError
+from statepath.errors import InvalidArgumentError, UnavailableError
 from statepath.url import StateURL
 
 
@@ -163,6 +163,36 @@ def test_a_word_that_only_begins_like_the_password_betrays_nothing() -> None:
 def test_however_a_secret_is_written(text: str) -> None:
     url = StateURL.parse("xx://TO%2FKEN@host/p?sig=a%2Fb&pass=pa%24s")
     assert url.betrayed_by(ValueError(f"cannot use {text}"))
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("xx://host?sig=a/b%2Bc%3D", "sig=a/b%2Bc%3D"),
+        ("xx://host?sig=a+b", "sig=a+b"),
+        ("xx://me:p%61ss%40@host", "me:p%61ss%40@host"),
+        ("xx://to%6Ben@host", "xx://to%6Ben@host"),
+        ("xx://me:a%5Cb@host", r"'a\\b'"),
+    ],
+)
+def test_with_whichever_escapes_it_is_quoted(url: str, text: str) -> None:
+    assert StateURL.parse(url).betrayed_by(ValueError(f"cannot use {text}"))
+
+
+def test_what_a_traceback_shows_beside_an_error_betrays_a_secret_too() -> None:
+    url, cause = StateURL.parse("zz://me:hunter2@host"), ValueError("hunter2")
+    caused, after, noted = (UnavailableError("down") for _ in range(3))
+    caused.__cause__ = UnavailableError("lost")
+    caused.__cause__.__cause__ = cause
+    after.__context__ = cause
+    noted.add_note("hunter2")
+    several = ExceptionGroup("none of two", [ValueError("one"), cause])
+    for error in (caused, after, noted, several):
+        assert url.betrayed_by(error)
+    after.__suppress_context__ = True
+    assert not url.betrayed_by(after)
+    caused.__cause__.__cause__ = caused
+    assert not url.betrayed_by(caused)
 
 
 def test_unknown_parameters_are_refused_by_name_only() -> None:
