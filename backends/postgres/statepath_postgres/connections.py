@@ -299,8 +299,10 @@ def _check_files(config: PostgresConfig) -> None:
     said = dict(config.tls)
     for name, value in said.items() if said.get("sslmode") != "disable" else ():
         if name in FILES and value != SYSTEM and not os.path.isfile(_file(value)):
+            # What a URL says as `sslkey` is taken for a secret, and nobody is shown a message that quotes it.
+            file = "a file that" if name == "sslkey" else f"the file {value}, which"
             raise InvalidArgumentError(
-                f"{config.url} cannot be used: {name} names the file {value}, which does not exist",
+                f"{config.url} cannot be used: {name} names {file} does not exist",
                 backend=SCHEME,
             )
 

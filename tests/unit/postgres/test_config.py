@@ -4,6 +4,7 @@ from urllib.parse import quote
 
 import pytest
 from statepath.backend import StateURL
+from statepath.discovery import connect
 from statepath.errors import InvalidArgumentError
 from statepath_postgres import PostgresConfig, factory
 from statepath_postgres.connections import CONNECT_TIMEOUT, Connections
@@ -256,3 +257,11 @@ def test_the_url_of_several_hosts_is_shown_without_the_password() -> None:
     url = StateURL.parse("postgresql://me:hunter2@One:1,two/a?store=b")
     assert (url.host, url.port) == ("one:1,two", None)
     assert url.redacted() == "postgresql://…@one:1,two/a?store=…"
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("sslcert", "the file /nowhere, which"), ("sslkey", "a file that")]
+)
+async def test_a_file_that_is_missing_is_told(name: str, file: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"{name} names {file} does not exist"):
+        await connect(f"postgresql://db/agents?{name}=/nowhere", env={})
