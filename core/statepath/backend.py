@@ -425,7 +425,8 @@ class CommitLog(Protocol):
 
     def read(self, after: int) -> AsyncIterator[Commit]:
         """The durable commits whose last seq is higher than `after`, oldest first, each a whole, checked record,
-        ending at the head. The first may begin at or below `after`; the seqs have no gap between one and the next.
+        ending at the head. The first may begin at or below `after`; the seqs have no gap between one and the next. Who
+        has enough of them before that closes the iterator (`aclose`, as an asynchronous generator has it).
 
         Raises:
             CorruptionError: a commit that had been durable is damaged; raised after the last good one before it.
