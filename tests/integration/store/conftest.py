@@ -4,8 +4,9 @@ told to."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -26,6 +27,14 @@ from statepath.memory import factory
 from statepath.settings import Settings
 from statepath.store import Store
 from statepath.url import StateURL
+
+
+@pytest.fixture
+def unlogged() -> Iterator[None]:
+    """Nothing is logged: in a simulated world something fails all the time."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @dataclass

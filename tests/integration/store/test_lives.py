@@ -3,7 +3,6 @@
 A seed that fails replays: `python tests/crowd/lives.py SEED` tells what is wrong, and `live(seed).trace` each request.
 """
 
-import logging
 from unittest.mock import patch
 
 import pytest
@@ -15,17 +14,10 @@ from statepath.engine.snapshotter import Snapshotter
 from statepath.engine.unwritten import Unwritten
 from statepath.errors import AlreadyExistsError, ConflictError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unlogged")]
 
 SEEDS = 32
 PARTS = 8
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize("part", range(PARTS))

@@ -4,7 +4,6 @@ The seeds are split over a few tests, so that they run side by side. A seed that
 `simulate(seed).trace` tells each request and each outcome, in order.
 """
 
-import logging
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -16,17 +15,10 @@ from statepath.engine.catching_up import CatchingUp
 from statepath.errors import AlreadyExistsError, StateError
 from statepath.log import PortableCommitLog
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unlogged")]
 
 SEEDS = 2000
 PARTS = 8
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize("part", range(PARTS))
