@@ -191,6 +191,7 @@ class OpenPrimary:
     async def origin(self) -> AsyncIterator[Origin]:
         engine = self.engine
         engine.check_loaded()
+        await self._catch_up()
         now = Replica.of(engine.replica.cut())
         now.needs = engine.replica.needs
         if engine.views is not None:  # also while it is closing
@@ -202,22 +203,32 @@ class OpenPrimary:
         return self.engine.stream.follow_in_bulk(after, pause=_PAUSE)
 
     async def head(self) -> Position:
-        await self.engine.catch_up()
+        await self._catch_up()
         replica = self.engine.replica
         return Position(self.engine.incarnation, replica.head, replica.commit, replica.time)
 
     async def check(self, position: Position) -> None:
         replica = self.engine.replica
-        if (
-            replica.head < position.seq
-        ):  # another writer of the store may have shipped what this one has not seen yet
-            await self.engine.catch_up()
+        if replica.head < position.seq:
+            await (
+                self._catch_up()
+            )  # another writer of the store may have shipped what this one has not seen yet
         if replica.head < position.seq:
             raise DivergedError(
                 lacks(self.url, f"ends with seq {replica.head}, and that with {position.seq}")
             )
         if (replica.head, replica.commit) != (position.seq, position.commit):
             await check_position(self.url, self.engine.log, self.engine.record, position)
+
+    async def _catch_up(self) -> None:
+        """
+        Raises:
+            DivergedError: this handle slept past the history of its store, and has less than the replica.
+        """
+        try:
+            await self.engine.catch_up()
+        except HistoryTrimmedError as error:
+            raise DivergedError(f"{self.url} cannot be shipped from here: {error}") from error
 
     async def saved(self) -> int:
         return self.engine.vitals.saved[0]

@@ -4,13 +4,17 @@ changes nothing any more."""
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from uuid import uuid4
 
 import pytest
 import statepath
 from statepath.discovery import connect
+from statepath.engine.mirror import Mirror
+from statepath.engine.primary import OpenPrimary
 from statepath.engine.reseeding import empty
-from statepath.errors import ConflictError
+from statepath.errors import ConflictError, DivergedError
+from statepath.events import Events
 from statepath.memory import MemoryBackend
 from statepath.testing.meanwhile import meanwhile
 
@@ -165,3 +169,27 @@ async def test_a_replica_is_not_emptied_that_another_has_made_anew(path, store, 
             assert replica.damage == ()
             assert await contents(replica) == await contents(primary)
     await target.close()
+
+
+@pytest.mark.parametrize("reseed", [False, True])
+async def test_a_handle_that_slept_past_the_history_does_not_take_the_replica_back_to_what_it_has(
+    path, store, to, places, reseed, monkeypatch
+):
+    monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
+    raw = store.collection("raw")
+    await raw.put({"id": "a"})
+    async with statepath.open(path, autosave=0, history=0) as other:
+        for n in range(4):
+            await other.append_log("s", f"line {n}\n")
+            await other.snapshot()
+            await statepath.mirror(path, to, once=True)
+        assert (await other.stats()).floor > store.seq + 1
+    store._engine.log._window = 0
+    before = {key: await places.read(to, key) for key in await places.keys(to)}
+    mirror = Mirror(
+        OpenPrimary(store._engine), to, partial(connect, to), store.settings, Events(), reseed=reseed
+    )
+    with pytest.raises(DivergedError, match=r"this handle shows seq 1, .* open the store again"):
+        async with asyncio.timeout(30):
+            await mirror.run()
+    assert {key: await places.read(to, key) for key in await places.keys(to)} == before
