@@ -171,25 +171,30 @@ async def test_a_replica_is_not_emptied_that_another_has_made_anew(path, store, 
     await target.close()
 
 
+async def stored(path):
+    backend = await connect(path, readonly=True)
+    return {entry.key: (await backend.read(entry.key)).data async for entry in backend.list_keys("")}
+
+
 @pytest.mark.parametrize("reseed", [False, True])
 async def test_a_handle_that_slept_past_the_history_does_not_take_the_replica_back_to_what_it_has(
-    path, store, to, places, reseed, monkeypatch
+    to, reseed, monkeypatch
 ):
     monkeypatch.setattr("statepath.engine.snapshotter.KEEP_SECONDS", -1)
-    raw = store.collection("raw")
-    await raw.put({"id": "a"})
-    async with statepath.open(path, autosave=0, history=0) as other:
-        for n in range(4):
-            await other.append_log("s", f"line {n}\n")
-            await other.snapshot()
-            await statepath.mirror(path, to, once=True)
-        assert (await other.stats()).floor > store.seq + 1
-    store._engine.log._window = 0
-    before = {key: await places.read(to, key) for key in await places.keys(to)}
-    mirror = Mirror(
-        OpenPrimary(store._engine), to, partial(connect, to), store.settings, Events(), reseed=reseed
-    )
-    with pytest.raises(DivergedError, match=r"this handle shows seq 1, .* open the store again"):
-        async with asyncio.timeout(30):
-            await mirror.run()
-    assert {key: await places.read(to, key) for key in await places.keys(to)} == before
+    path = f"memory://{uuid4().hex}"
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "a"})
+        async with statepath.open(path, autosave=0, history=0) as other:
+            for n in range(4):
+                await other.append_log("s", f"line {n}\n")
+                await other.snapshot()
+                await statepath.mirror(path, to, once=True)
+            assert (await other.stats()).floor > store.seq + 1
+        store._engine.log._window = 0
+        before = await stored(to)
+        primary, connecting = OpenPrimary(store._engine), partial(connect, to)
+        mirror = Mirror(primary, to, connecting, store.settings, Events(), reseed=reseed)
+        with pytest.raises(DivergedError, match=r"this handle shows seq 1, .* open the store again"):
+            async with asyncio.timeout(30):
+                await mirror.run()
+        assert await stored(to) == before
