@@ -1,4 +1,5 @@
-"""What a store has to show, made of its commits as they were written, apart from the code that is tested."""
+"""What a store has to show, made of its commits as they were written: they are read as the engine reads them, and
+applied apart from it."""
 
 from __future__ import annotations
 
