@@ -20,6 +20,7 @@ from statepath.testing.commits import Writer
 from statepath_postgres import PostgresBackend, factory
 
 APPEND = "INSERT INTO statepath.log"
+BAR = "SET bound = greatest"
 WHENS: tuple[What, ...] = ("before", "during", "after", "hung", "late")
 
 
@@ -133,6 +134,51 @@ async def test_a_late_commit_does_not_take_the_place_of_another(proxy, name, aro
     async with around() as reader:
         assert await reader.collection("raw").get("a") == {"id": "a", "n": 2}
         assert reader.seq == 3
+
+
+@pytest.mark.parametrize("what", WHENS)
+async def test_a_save_that_goes_behind_others_has_one_effect(proxy, postgres, name, around, what) -> None:
+    async with (
+        statepath.open(proxy.url(name, timeout=9), autosave=0) as store,
+        statepath.open(postgres.url(store=name), autosave=0) as other,
+    ):
+        raw, theirs = store.collection("raw"), other.collection("raw")
+        await raw.put({"id": "mine"})
+        await theirs.put({"id": "theirs"})
+        await raw.put({"id": "mine", "n": 0})
+        for n in range(1, 4):
+            await theirs.put({"id": "theirs", "n": n})
+            fault = proxy.arm(APPEND, what)
+            saving = asyncio.ensure_future(raw.put({"id": "mine", "n": n}))
+            await fault.happened.wait()
+            await theirs.put({"id": "theirs", "n": -n})
+            await saving
+            await proxy.release()
+        await other.sync()
+        async with around() as reader:
+            assert reader.seq == other.seq == 12
+            assert await reader.collection("raw").get("mine") == {"id": "mine", "n": 3}
+            assert await reader.collection("raw").get("theirs") == {"id": "theirs", "n": -3}
+
+
+async def test_a_save_that_was_given_up_goes_behind_nothing_later(proxy, postgres, name, around) -> None:
+    async with statepath.open(postgres.url(store=name), autosave=0) as other:
+        theirs = other.collection("raw")
+        async with statepath.open(proxy.url(name, timeout=3), autosave=0) as store:
+            raw = store.collection("raw")
+            await raw.put({"id": "a"})
+            await theirs.put({"id": "a", "n": 0})
+            await raw.put({"id": "a", "n": 1})
+            proxy.arm(APPEND, "late", times=1000)
+            proxy.arm(BAR, "before", times=1000)
+            with pytest.raises(OutcomeUnknownError):
+                await raw.put({"id": "a", "n": 2})
+        proxy.faults.clear()
+        for n in (3, 4):
+            await theirs.put({"id": "a", "n": n})
+        await proxy.release()
+        async with around() as reader:
+            assert await reader.collection("raw").get("a") == {"id": "a", "n": 4}
 
 
 @pytest.mark.parametrize(("what", "there"), [("late", False), ("after", True)])

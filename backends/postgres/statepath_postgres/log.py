@@ -2,7 +2,7 @@
 
 The row of the store says where the log ends. Who appends moves that end from the seq it continues, and only from
 there: so of two writers one gets the place, a writer that slept gets none, and the same commit sent again, because no
-answer came, stands once.
+answer came, stands once. A commit that depends on nothing goes behind others instead (`placing.py`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
-from statepath.backend import Commit, decode_commit, encode_commit, slot_key
+from statepath.backend import Commit, decode_commit, encode_commit, microseconds, slot_key
 from statepath.errors import (
-    CorruptionError,
     DivergedError,
     HeadMoved,
     HistoryTrimmedError,
@@ -35,12 +34,16 @@ from statepath_postgres.connections import HOLD, Connections
 from statepath_postgres.failures import has_no_room_to_announce, worth_repeating
 from statepath_postgres.held import Held
 from statepath_postgres.listener import Listener, audience, channel
+from statepath_postgres.placing import ASK, BAR, FIND, NOW, PLACE, Answer
+from statepath_postgres.records import commits_of, standing
 
 _log = logging.getLogger("statepath.postgres")
 
 _ATTEMPTS: Final = 3  # how many attempts that get no answer fit into the time there is
 _QUIET: Final = 10.0  # seconds without announcements, where the server had no room for one
 _PAUSE: Final = 2.0  # seconds, before a second look for a store that is not there
+_PATIENCE: Final = 0.05  # seconds of losing, before others are asked to let it go first
+_COURTESY: Final = (0.01, 0.1)  # seconds that who is asked rests, three commits long, between these
 _PAGE: Final = 256
 _PAGE_BYTES: Final = 8 * 1024 * 1024
 
@@ -49,7 +52,7 @@ _PLACE: Final = """
 UPDATE statepath.stores
 SET head = $4, tip = $5, floor = CASE WHEN head = 0 AND tip = '' THEN greatest(floor, $3) ELSE floor END
 WHERE id = $1 AND (head = $2 AND (tip = $6 OR tip = '') OR $10 AND head = 0 AND tip = '')
-RETURNING id
+RETURNING id, asked > clock_timestamp() AS asked
 """
 _APPEND: Final = f"""
 WITH place AS ({_PLACE}), entry AS (
@@ -57,11 +60,13 @@ WITH place AS ({_PLACE}), entry AS (
     SELECT id, $3, $4, $5, $7 FROM place
     RETURNING last
 )
-SELECT last, CASE WHEN $8 <> '' AND NOT pg_try_advisory_xact_lock($9) THEN pg_notify($8, last::text) END FROM entry
+SELECT (asked, {NOW}), CASE WHEN $8 <> '' AND NOT pg_try_advisory_xact_lock($9) THEN pg_notify($8, last::text) END
+FROM place, entry
 """  # noqa: S608 - a constant
 # Once it is full, the server lets go of what all have heard only where it is asked how full it is.
 _CLEAR_QUEUE: Final = "SELECT pg_notification_queue_usage()"
-_FOLLOWING: Final = "SELECT record FROM statepath.log WHERE store = $1 AND first = $2"
+_CLOCK: Final = f"SELECT {NOW} AS now"
+_FOLLOWING: Final = "SELECT prev, record FROM statepath.log WHERE store = $1 AND first = $2"
 # Several that follow each other, in one go.
 _EXTEND: Final = f"""
 WITH place AS ({_PLACE}), entries AS (
@@ -69,8 +74,8 @@ WITH place AS ({_PLACE}), entries AS (
     SELECT place.id, entry.* FROM place, unnest($11::bigint[], $12::bigint[], $13::text[], $7::bytea[]) AS entry
     RETURNING last
 )
-SELECT max(last), CASE WHEN $8 <> '' AND NOT pg_try_advisory_xact_lock($9) THEN pg_notify($8, max(last)::text) END
-FROM entries HAVING count(*) > 0
+SELECT (asked, {NOW}), CASE WHEN $8 <> '' AND NOT pg_try_advisory_xact_lock($9) THEN pg_notify($8, max(last)::text) END
+FROM place, entries GROUP BY asked
 """  # noqa: S608 - a constant
 # A commit of the server's own is answered only once all before it are confirmed.
 _CONFIRM: Final = """
@@ -81,10 +86,10 @@ RETURNING true
 # The sizes of records that are stored apart are known without reading them.
 _BEHIND: Final = """
 FROM statepath.stores s LEFT JOIN LATERAL (
-    SELECT first, last, record FROM (
-        SELECT first, last, record, sum(octet_length(record)) OVER (ORDER BY first) - octet_length(record) AS before
+    SELECT first, last, prev, made, record FROM (
+        SELECT *, sum(octet_length(record)) OVER (ORDER BY first) - octet_length(record) AS before
         FROM (
-            SELECT first, last, record FROM statepath.log
+            SELECT first, last, prev, made, record FROM statepath.log
             WHERE store = s.id AND first >= coalesce((
                 SELECT max(first) FROM statepath.log WHERE store = s.id AND first <= $2 + 1
             ), 0) AND last > $2
@@ -94,12 +99,18 @@ FROM statepath.stores s LEFT JOIN LATERAL (
 ) l ON true
 WHERE s.id = $1 ORDER BY l.first
 """
-_READ: Final = f"SELECT s.head, s.tip, s.floor, l.first, l.last, l.record {_BEHIND}"
+_READ: Final = f"SELECT s.head, s.tip, s.floor, l.first, l.last, l.prev, l.made, l.record {_BEHIND}"
 _STANDING: Final = f"""
 SELECT s.head, s.floor, EXISTS (SELECT FROM statepath.log o WHERE o.store = s.id AND o.id = $5) AS ours,
-    l.first, l.last, l.record
+    l.first, l.last, l.prev, l.made, l.record
 {_BEHIND}
 """  # noqa: S608 - constants
+_BETWEEN: Final = """
+SELECT first, last, prev, made, record FROM (
+    SELECT *, sum(octet_length(record)) OVER () AS size FROM statepath.log
+    WHERE store = $1 AND first > $2 AND first < $3
+) passed WHERE size <= $4 ORDER BY first
+"""
 # The index is by `first`: by `last` alone, whatever stays would be looked at, too.
 _TRIM: Final = """
 WITH part AS (
@@ -135,18 +146,24 @@ _ASIDE: Final = 20_000
 _ASIDE_BYTES: Final = 64 * 1024 * 1024
 """How much of the log one statement sets aside: `statement_timeout` is for each."""
 
-_RESTART: Final = "UPDATE statepath.stores SET head = $2, tip = '', floor = $2::bigint + 1 WHERE id = $1"
+_RESTART: Final = (
+    "UPDATE statepath.stores SET head = $2, tip = '', floor = $2::bigint + 1, placed = 0 WHERE id = $1"
+)
 _SHOW_NOTHING: Final = "UPDATE statepath.views SET shown = -1 WHERE store = $1"
 
 
+T = TypeVar("T")
+
+
 class _Group(NamedTuple):
-    """Commits that follow each other, and their records: what one statement appends."""
+    """Commits that follow each other, and their records: what one statement appends, or places."""
 
     commits: tuple[Commit, ...]
     records: tuple[bytes, ...]
+    placing: bool
 
     @classmethod
-    def of(cls, after: int, commits: Sequence[Commit]) -> _Group:
+    def of(cls, after: int, commits: Sequence[Commit], *, placing: bool = False) -> _Group:
         """
         Raises:
             InvalidArgumentError: they do not continue `after`, or each other.
@@ -159,11 +176,13 @@ class _Group(NamedTuple):
                     backend=SCHEME,
                 )
             expected = commit.last + 1
-        return cls(tuple(commits), tuple([bytes(encode_commit(commit)) for commit in commits]))
+        return cls(tuple(commits), tuple([bytes(encode_commit(commit)) for commit in commits]), placing)
 
-    @property
-    def ids(self) -> tuple[str, ...]:
-        return tuple([commit.id for commit in self.commits])
+    def is_again(self, other: _Group) -> bool:
+        """Whether they are the same commits, sent the same way."""
+        return [one.id for one in self.commits] == [
+            one.id for one in other.commits
+        ] and self.placing == other.placing
 
     def columns(self) -> tuple[list[int], list[int], list[str]]:
         """Where each begins and ends, and its id."""
@@ -213,6 +232,12 @@ class PostgresCommitLog:
         self._unresolved: _Group | None = None
         self._winners: list[Commit] = []
         """What came behind the place that was lost last."""
+        self._losing_since = math.inf
+        self._asked = False
+        """Whether others were asked to let the next attempt go first."""
+        self._rests_until = -math.inf
+        self._ahead: float | None = None
+        """By how much the server's clock is ahead of the monotonic one here, at the least."""
         self._seen = _NOTHING
         """Where the log ended at the least when this handle looked: one that ends earlier has lost commits."""
 
@@ -226,24 +251,37 @@ class PostgresCommitLog:
         an open outcome holds for them together."""
         store = await self._writable()
         group = _Group.of(after, commits)
-        if self._unresolved is not None and self._unresolved.ids != group.ids:
-            raise _unknown(self._unresolved)
-        try:
-            committed = await self._connections.patiently(lambda: self._send(store, group), self._deadline)
-        except StateError as error:
-            if self._unresolved is not None:
-                self._connections.check_open()
-                raise _unknown(group) from error
-            raise
-        self._unresolved = None
-        if not committed:
+        if not await self._until_known(group, lambda: self._send(store, group)):
             winners, self._winners = self._winners, []
             self._see(winners)
-            raise HeadMoved(winners)
-        self._see(group.commits)
-        self._listener.tell()
-        for commit, record in zip(group.commits, group.records, strict=True):
-            self._committed(commit, len(record))
+            raise HeadMoved(winners, kept=self._asked)
+        self._stand(group.commits, group.records)
+
+    async def place(self, after: int, commit: Commit) -> tuple[Commit, Sequence[Commit]]:
+        """As `SupportsPlacing.place`. What `append` says of an open outcome holds here, too."""
+        store = await self._writable()
+        group = _Group.of(after, (commit,), placing=True)
+        if (ahead := self._ahead) is None:
+            ahead = self._ahead = (await self._connections.fetch(_CLOCK))[0]["now"] - time.monotonic()
+        until = time.monotonic() + self._deadline
+        latest = until + ahead
+        try:
+            placed = await self._until_known(group, lambda: self._send_behind(store, after, group, latest))
+        except OutcomeUnknownError:
+            if self._unresolved is not None and self._unresolved.is_again(group):
+                # Until what was sent cannot find a place any more: what is seen then holds.
+                await asyncio.sleep(until - time.monotonic())
+            raise
+        if placed is None:
+            await self.append(after, commit)
+            return commit, ()
+        self._stand((placed,), group.records)
+        before: list[Commit] = []
+        if placed.first > after + 1:
+            with suppress(StateError):  # it is durable, whatever becomes of this look
+                rows = await self._connections.fetch(_BETWEEN, store, after, placed.first, _PAGE_BYTES)
+                before, _ = commits_of(rows, after, commit.prev)
+        return placed, before
 
     async def read(self, after: int) -> AsyncIterator[Commit]:
         """As `CommitLog.read`."""
@@ -321,26 +359,59 @@ class PostgresCommitLog:
         assert store is not None  # noqa: S101 - a writer made it
         return store
 
+    async def _until_known(self, group: _Group, send: Callable[[], Awaitable[T]]) -> T:
+        """What becomes of the commits, which are sent again while no answer comes.
+
+        Raises:
+            OutcomeUnknownError: that of them, or of others before them, is open.
+        """
+        if self._unresolved is not None and not self._unresolved.is_again(group):
+            raise _unknown(self._unresolved)
+        if (rest := self._rests_until - time.monotonic()) > 0:
+            await asyncio.sleep(rest)
+        try:
+            outcome = await self._connections.patiently(send, self._deadline)
+        except StateError as error:
+            if self._unresolved is not None:
+                self._connections.check_open()
+                raise _unknown(group) from error
+            raise
+        self._unresolved = None
+        return outcome
+
+    def _stand(self, commits: Sequence[Commit], records: Sequence[bytes]) -> None:
+        """They do now, in the log."""
+        self._losing_since = math.inf
+        self._see(commits)
+        self._listener.tell()
+        for commit, record in zip(commits, records, strict=True):
+            self._committed(commit, len(record))
+
     async def _send(self, store: int, group: _Group) -> bool:
         """Send the commits once; whether they stand in the log."""
-        sent_before, sent = self._unresolved is not None, False
-
-        def sending() -> None:
-            nonlocal sent
-            sent = True
-
-        try:
-            placed = await self._place(store, group, sending)
-        except StateError as error:
-            if sent and not _had_no_effect(error):
-                self._unresolved = group
-            raise
-        except asyncio.CancelledError:
-            # It was done before it could be cancelled, or is not done, or was not even begun.
-            self._unresolved = group
-            raise
-        if placed is not None:
+        sent_before = self._unresolved is not None
+        commits, records = group.commits, group.records
+        oldest, newest = commits[0], commits[-1]
+        several = len(commits) > 1
+        answer = await self._place(
+            store,
+            group,
+            _EXTEND if several else _APPEND,
+            oldest.first - 1,
+            oldest.first,
+            newest.last,
+            newest.id,
+            oldest.prev,
+            records if several else records[0],
+            more=(self._seen == _NOTHING, *(group.columns() if several else ())),
+        )
+        if answer is not None:
             return True
+        now = time.monotonic()
+        self._losing_since = min(self._losing_since, now)
+        self._asked = now - self._losing_since > _PATIENCE
+        if self._asked:
+            await self._held.fetchval(ASK, store, sending=lambda: None)
         if not await self._stands(store, group, sent_before=sent_before):
             return False
         # Where a standby has to confirm, it need not have: only the answer that was lost would have said so.
@@ -353,41 +424,77 @@ class PostgresCommitLog:
             )
         return True
 
-    async def _place(self, store: int, group: _Group, sending: Callable[[], None]) -> Any:
-        """Have the server append the commits; `None`: their place is not free. They are announced where it has room for
-        that: who follows looks now and then, too.
+    async def _send_behind(self, store: int, after: int, group: _Group, latest: float) -> Commit | None:
+        """Send the commit once, to find a place; as it stands there. `None`: it does not, nor will it."""
+        commit, record = group.commits[0], group.records[0]
+        if self._unresolved is None:
+            answer = await self._place(
+                store,
+                group,
+                PLACE,
+                after,
+                commit.last - after,
+                microseconds(commit.time),
+                commit.id,
+                commit.prev,
+                record,
+                more=(latest,),
+            )
+            return None if answer is None else answer.placed(commit)
+        if not await self._held.fetchval(BAR, store, after, sending=lambda: None):
+            raise self._was_deleted()
+        rows = await self._connections.fetch(FIND, store, commit.id)
+        if not rows:
+            raise self._was_deleted()
+        if rows[0]["first"] is not None:
+            return standing(rows[0], commit)
+        if rows[0]["floor"] > after + 1:
+            raise _unknown(group)
+        self._unresolved = None
+        return None
+
+    async def _place(
+        self, store: int, group: _Group, statement: str, *arguments: object, more: Sequence[object] = ()
+    ) -> Answer | None:
+        """Have the server take the commits; `None`: it did not. They are announced where it has room for that: who
+        follows looks now and then, too.
 
         Raises:
             ThrottledError: there was no room, so nothing was appended. The next attempt announces nothing.
         """
-        commits, records = group
-        oldest, newest = commits[0], commits[-1]
-        several = len(commits) > 1
-        announced = time.monotonic() >= self._announced_from
+        sent = False
+
+        def sending() -> None:
+            nonlocal sent
+            sent = True
+
+        begun = time.monotonic()
+        announced = begun >= self._announced_from
+        told = (channel(store) if announced else "", audience(store))
         try:
-            return await self._held.fetchval(
-                _EXTEND if several else _APPEND,
-                store,
-                oldest.first - 1,
-                oldest.first,
-                newest.last,
-                newest.id,
-                oldest.prev,
-                records if several else records[0],
-                channel(store) if announced else "",
-                audience(store),
-                self._seen == _NOTHING,
-                *(group.columns() if several else ()),
-                sending=sending,
-            )
+            row = await self._held.fetchval(statement, store, *arguments, *told, *more, sending=sending)
         except StateError as error:
-            if not (announced and has_no_room_to_announce(error)):
-                raise
-            _log.warning("commits are not announced for now, and who follows them polls: %s", error)
-            self._announced_from = time.monotonic() + _QUIET
-            with suppress(StateError):
-                await self._held.fetchval(_CLEAR_QUEUE, sending=lambda: None)
-            raise ThrottledError(str(error), backend=SCHEME) from error
+            if announced and has_no_room_to_announce(error):
+                _log.warning("commits are not announced for now, and who follows them polls: %s", error)
+                self._announced_from = time.monotonic() + _QUIET
+                with suppress(StateError):
+                    await self._held.fetchval(_CLEAR_QUEUE, sending=lambda: None)
+                raise ThrottledError(str(error), backend=SCHEME) from error
+            if sent and not _had_no_effect(error):
+                self._unresolved = group
+            raise
+        except asyncio.CancelledError:
+            # It was done before it could be cancelled, or is not done, or was not even begun.
+            self._unresolved = group
+            raise
+        if row is None:
+            return None
+        answer, now = Answer(*row), time.monotonic()
+        self._ahead = answer.now - now
+        if answer.asked:
+            soonest, latest = _COURTESY
+            self._rests_until = now + min(max(soonest, 3 * (now - begun)), latest)
+        return answer
 
     async def _stands(self, store: int, group: _Group, *, sent_before: bool) -> bool:
         """Whether the commits, which did not get the place now, had got it before.
@@ -410,12 +517,14 @@ class PostgresCommitLog:
             return True
         if sent_before and row["floor"] > newest.first:
             following = await self._connections.fetch(_FOLLOWING, store, newest.last + 1)
-            if following and decode_commit(following[0]["record"]).prev == newest.id:
+            if following and newest.id == (
+                following[0]["prev"] or decode_commit(following[0]["record"]).prev
+            ):
                 return True
             raise _unknown(group)
         if row["head"] < oldest.first:
             raise self._has_lost(oldest.first)
-        commits, damage = _commits_of(rows, after, oldest.prev)
+        commits, damage = commits_of(rows, after, oldest.prev)
         # Not all of them, or not sound: whoever reads on finds out.
         complete = (
             damage is None and commits and commits[-1].last == row["head"] and row["floor"] <= oldest.first
@@ -454,7 +563,7 @@ class PostgresCommitLog:
                 floor=floor,
                 backend=SCHEME,
             )
-        commits, damage = _commits_of(rows if head > after else (), after, previous)
+        commits, damage = commits_of(rows if head > after else (), after, previous)
         self._see(commits)
         return head, commits, damage
 
@@ -475,44 +584,6 @@ class PostgresCommitLog:
             key=slot_key(seq),
             backend=SCHEME,
         )
-
-
-def _commits_of(rows: Sequence[Any], last: int, previous: str) -> tuple[list[Commit], CorruptionError | None]:
-    """The commits of the rows behind the seq `last`, and what is wrong behind these."""
-    commits: list[Commit] = []
-    for row in rows:
-        try:
-            commits.append(_checked(row, last, previous, begins=not commits and not previous))
-        except CorruptionError as error:
-            return commits, error
-        last, previous = commits[-1].last, commits[-1].id
-    return commits, None
-
-
-def _checked(row: Any, last: int, previous: str, *, begins: bool) -> Commit:
-    """The commit of a row, which has to continue what was read before it.
-
-    Raises:
-        CorruptionError: it does not, or is damaged.
-    """
-    first = row["first"]
-    missing = slot_key(last + 1)
-    if first is None or (first > last + 1 if begins else first != last + 1):
-        raise CorruptionError(
-            f"{missing} is missing, and the log says that it was durable", key=missing, backend=SCHEME
-        )
-    key = slot_key(first)
-    try:
-        commit = decode_commit(row["record"])
-    except CorruptionError as error:
-        raise CorruptionError(f"{key}: {error}", key=key, backend=SCHEME) from error
-    if (commit.first, commit.last) != (first, row["last"]):
-        raise CorruptionError(
-            f"{key} holds the commit that begins at {commit.first}", key=key, backend=SCHEME
-        )
-    if previous and commit.prev != previous:
-        raise CorruptionError(f"{key} does not continue the commit before it", key=key, backend=SCHEME)
-    return commit
 
 
 def _had_no_effect(error: StateError) -> bool:

@@ -24,10 +24,10 @@ class Session:
     def add_log_listener(self, hear: object) -> None:
         pass
 
-    async def fetchval(self, statement: str, *arguments: object, **limits: object) -> int:
+    async def fetchval(self, statement: str, *arguments: object, **limits: object) -> tuple[bool, float]:
         if self.lost:
             raise ConnectionResetError("connection lost")
-        return 1
+        return False, 0.0
 
     def terminate(self) -> None:
         pass
@@ -36,7 +36,7 @@ class Session:
 class Crowded(Session):
     """A connection to a server that has no room to announce the commit."""
 
-    async def fetchval(self, statement: str, *arguments: object, **limits: object) -> int:
+    async def fetchval(self, statement: str, *arguments: object, **limits: object) -> tuple[bool, float]:
         full = asyncpg.exceptions.ProgramLimitExceededError("too many notifications in the NOTIFY queue")
         full.server_source_function = "PreCommit_Notify"  # type: ignore[attr-defined]
         raise full
