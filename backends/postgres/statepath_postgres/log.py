@@ -43,6 +43,7 @@ _ATTEMPTS: Final = 3  # how many attempts that get no answer fit into the time t
 _QUIET: Final = 10.0  # seconds without announcements, where the server had no room for one
 _PAUSE: Final = 2.0  # seconds, before a second look for a store that is not there
 _PATIENCE: Final = 0.05  # seconds of losing, before others are asked to let it go first
+_ASKED: Final = 0.05  # seconds for which they are
 _COURTESY: Final = (0.01, 0.1)  # seconds that who is asked rests, three commits long, between these
 _PAGE: Final = 256
 _PAGE_BYTES: Final = 8 * 1024 * 1024
@@ -411,7 +412,7 @@ class PostgresCommitLog:
         self._losing_since = min(self._losing_since, now)
         self._asked = now - self._losing_since > _PATIENCE
         if self._asked:
-            await self._held.fetchval(ASK, store, sending=lambda: None)
+            await self._held.fetchval(ASK, store, _ASKED, sending=lambda: None)
         if not await self._stands(store, group, sent_before=sent_before):
             return False
         # Where a standby has to confirm, it need not have: only the answer that was lost would have said so.

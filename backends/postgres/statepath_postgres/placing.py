@@ -49,7 +49,7 @@ LEFT JOIN statepath.log l ON l.store = s.id AND l.id = $2 WHERE s.id = $1
 """
 # It need not survive a crash.
 ASK: Final = """
-UPDATE statepath.stores SET asked = clock_timestamp() + interval '50 milliseconds' WHERE id = $1
+UPDATE statepath.stores SET asked = clock_timestamp() + $2 * interval '1 second' WHERE id = $1
 RETURNING set_config('synchronous_commit', 'off', true)
 """
 

@@ -80,6 +80,7 @@ async def test_nothing_is_placed_behind_a_log_that_was_begun_anew(writers):
 
 async def test_who_loses_again_and_again_is_let_go_first(writers, monkeypatch):
     monkeypatch.setattr(log, "_PATIENCE", -1.0)
+    monkeypatch.setattr(log, "_ASKED", 600.0)
     monkeypatch.setattr(log, "_COURTESY", (600.0, 600.0))
     loser, *others = writers
     await place(others[0])
