@@ -65,7 +65,11 @@ class PostgresBackend:
         self._documents = Documents(self._connections, read=self._read_log, body=self._body)
         self._reading = Reading(self._connections, self._documents, readonly=readonly)
         self._log = PostgresCommitLog(
-            self._connections, self.store, readonly=readonly, committed=self._documents.committed
+            self._connections,
+            self.store,
+            readonly=readonly,
+            committed=self._documents.committed,
+            met=self._documents.met,
         )
 
     async def open(self) -> None:

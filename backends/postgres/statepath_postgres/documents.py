@@ -39,7 +39,7 @@ _log = logging.getLogger("statepath.postgres")
 
 _BATCH_BYTES: Final = STATEMENT_BYTES
 _KEPT_BYTES: Final = 32 * 1024 * 1024
-"""How much of what was committed here is kept until the view shows it; more is read from the log again."""
+"""How much of what was met here is kept until the view shows it; more is read from the log again."""
 
 _PACE: Final = 0.2  # seconds that the view may be behind while nobody asks
 _PAUSE: Final = 1.0  # seconds, after a failure
@@ -136,6 +136,7 @@ class Documents:
         self._body = body
         self._recent: deque[tuple[Commit, int]] = deque()
         self._recent_bytes = 0
+        self._own_bytes = 0
         self._rest: dict[int, AsyncIterator[Commit]] = {}
         """What follows a seq: the log is read in larger parts than are shown at once."""
 
@@ -164,14 +165,20 @@ class Documents:
         if self._task is None:
             self._task = asyncio.create_task(self._follow(store), name="statepath-documents")
 
-    def committed(self, commit: Commit, size: int) -> None:
-        """A commit of this handle is durable."""
+    def met(self, commit: Commit, size: int) -> None:
+        """A commit of somebody else is durable, who shows it; or who commits behind it does."""
         self._recent.append((commit, size))
         self._recent_bytes += size
         while self._recent_bytes > _KEPT_BYTES:
             self._recent_bytes -= self._recent.popleft()[1]
+
+    def committed(self, commit: Commit, size: int) -> None:
+        """A commit of this handle is durable."""
+        self.met(commit, size)
         self._want(commit.last)
-        if self._recent_bytes >= _BATCH_BYTES:
+        self._own_bytes += size
+        if self._own_bytes >= _BATCH_BYTES:
+            self._own_bytes = 0
             self._urgent.set()
 
     def show(self, seq: int, documents: Iterable[Shown]) -> None:

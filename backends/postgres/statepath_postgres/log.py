@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from statepath.backend import Commit, decode_commit, encode_commit, microseconds, slot_key
 from statepath.errors import (
@@ -210,7 +210,7 @@ _NOTHING: Final = _End()
 
 class PostgresCommitLog:
     """The log of one store. `store` gives its number, and `None` while it is not there; `committed` is told each
-    commit that was appended here, and its size."""
+    commit that was appended or placed here, and its size, and `met` those of others that came before."""
 
     def __init__(
         self,
@@ -219,11 +219,13 @@ class PostgresCommitLog:
         *,
         readonly: bool,
         committed: Callable[[Commit, int], None],
+        met: Callable[[Commit, int], None],
     ) -> None:
         self._connections = connections
         self._store = store
         self._readonly = readonly
         self._committed = committed
+        self._met = met
         self._deadline = connections.deadline
         self._held = Held(connections, patience=self._deadline / _ATTEMPTS)
         self._listener = Listener(connections)
@@ -276,12 +278,13 @@ class PostgresCommitLog:
         if placed is None:
             await self.append(after, commit)
             return commit, ()
-        self._stand((placed,), group.records)
         before: list[Commit] = []
         if placed.first > after + 1:
             with suppress(StateError):  # it is durable, whatever becomes of this look
                 rows = await self._connections.fetch(_BETWEEN, store, after, placed.first, _PAGE_BYTES)
                 before, _ = commits_of(rows, after, commit.prev)
+                self._meet(before, rows)
+        self._stand((placed,), group.records)
         return placed, before
 
     async def read(self, after: int) -> AsyncIterator[Commit]:
@@ -387,6 +390,10 @@ class PostgresCommitLog:
         self._listener.tell()
         for commit, record in zip(commits, records, strict=True):
             self._committed(commit, len(record))
+
+    def _meet(self, commits: Sequence[Commit], rows: Sequence[Any]) -> None:
+        for commit, row in zip(commits, rows, strict=False):
+            self._met(commit, len(row["record"]))
 
     async def _send(self, store: int, group: _Group) -> bool:
         """Send the commits once; whether they stand in the log."""
@@ -531,6 +538,7 @@ class PostgresCommitLog:
             damage is None and commits and commits[-1].last == row["head"] and row["floor"] <= oldest.first
         )
         self._winners = commits if complete else []
+        self._meet(self._winners, rows)
         return False
 
     async def _page(self, after: int, previous: str) -> tuple[int, list[Commit], StateError | None]:

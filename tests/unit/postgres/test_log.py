@@ -4,12 +4,16 @@ from typing import Any
 
 import asyncpg
 import pytest
-from statepath.backend import StateURL
+from statepath.backend import Commit, StateURL
 from statepath.errors import DivergedError, UnavailableError
 from statepath.testing.commits import Writer
 from statepath_postgres import factory
 from statepath_postgres.connections import Connections
 from statepath_postgres.log import PostgresCommitLog
+
+
+def ignored(commit: Commit, size: int) -> None:
+    pass
 
 
 class Session:
@@ -58,7 +62,7 @@ async def test_a_commit_that_was_not_announced_is_not_open_where_the_server_has_
     monkeypatch.setattr(asyncpg, "connect", connect)
     connections = Connections(factory.parse(StateURL.parse("postgresql://db/agents")), readonly=False)
     connections.deadline = 0.1
-    log = PostgresCommitLog(connections, store, readonly=False, committed=lambda commit, size: None)
+    log = PostgresCommitLog(connections, store, readonly=False, committed=ignored, met=ignored)
     with pytest.raises(UnavailableError):
         await Writer(log).append()
     attempts.append(Session())
@@ -89,6 +93,7 @@ async def test_a_commit_waits_for_a_server_that_restarts_with_its_socket_gone(
         store,
         readonly=False,
         committed=lambda commit, size: committed.append(commit),
+        met=ignored,
     )
     commit = await Writer(log).append()
     assert attempts == []
@@ -115,7 +120,7 @@ async def following(*, readonly: bool) -> list[Any]:
 
     config = factory.parse(StateURL.parse("postgresql://one,two/agents"))
     connections = Connections(config, readonly=readonly)
-    log = PostgresCommitLog(connections, store, readonly=readonly, committed=lambda commit, size: None)
+    log = PostgresCommitLog(connections, store, readonly=readonly, committed=ignored, met=ignored)
     return [commit async for commit in log.read(5)]
 
 
