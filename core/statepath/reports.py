@@ -23,7 +23,7 @@ async def save(engine: Engine, id: str, data: object) -> str:
 async def read(engine: Engine, id: str) -> JsonValue:
     """A report, as it was committed last."""
     key = report_key(check_id(id))
-    await engine.flush_files()
+    await engine.flush_file(key)
 
     async def stored() -> bytes | None:
         try:
@@ -67,5 +67,5 @@ async def delete(engine: Engine, id: str) -> bool:
 
 
 async def _is_stored(engine: Engine, key: str) -> bool:
-    await engine.flush_files()
+    await engine.flush_file(key)
     return key in [entry.key async for entry in engine.backend.list_keys(key)]

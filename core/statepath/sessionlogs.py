@@ -36,7 +36,7 @@ async def append(engine: Engine, id: str, text: str) -> int:
 async def read(engine: Engine, id: str) -> str:
     """A session's log, with everything that is committed."""
     key = log_key(check_id(id))
-    await engine.flush_files()
+    await engine.flush_file(key)
 
     async def stored() -> bytes | None:
         try:
@@ -90,6 +90,6 @@ async def delete(engine: Engine, id: str) -> bool:
 
 
 async def _is_stored(engine: Engine, log: str) -> bool:
-    await engine.flush_files()
+    await engine.flush_file(log)
     places = [log_place(entry.key) async for entry in engine.backend.list_keys(log)]
     return any(place is not None and place[0] == log for place in places)

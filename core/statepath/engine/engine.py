@@ -26,7 +26,7 @@ from statepath.engine.leases import Leases
 from statepath.engine.maintenance import Maintenance
 from statepath.engine.migration import Migrated, check_known, check_reached
 from statepath.engine.pending import Decide
-from statepath.engine.replay import Damage
+from statepath.engine.replay import Damage, file_key
 from statepath.engine.replica import Cut, Entry, Replica, Stage
 from statepath.engine.snapshotter import PutAside, Snapshotter, Written
 from statepath.engine.stream import Stream
@@ -269,7 +269,7 @@ class Engine:
         seq = await self.commit([change])
         # It is durable, even if the handle was closed meanwhile: who closes it, or opens it next, writes the file.
         with suppress(ClosedError):
-            await self.flush_files()
+            await self.flush_file(file_key(change))
         return seq
 
     def _cannot_write(self) -> StateError:
@@ -519,6 +519,13 @@ class Engine:
             self._views.take_left()
             await self._views.flush(files_only=True)
 
+    async def flush_file(self, key: str) -> None:
+        """Wait until that file, of a log or a report, has everything that is committed."""
+        self.check_open()
+        if self._views is not None:
+            self._views.take_left()
+            await self._views.flush_file(key)
+
     async def snapshot(self) -> int:
         """Bring `state.json` up to now; the seq that it shows."""
         return await self._beside_others(self._writing_snapshotter().snapshot)
@@ -615,7 +622,7 @@ class Engine:
         return 0
 
     def _knows_log(self, id: str) -> bool:
-        return self.replica.log_size(id) > 0 or (self._views is not None and self._views.removes(id))
+        return self.replica.log_size(id) > 0 or (self._views is not None and self._views.removes(log_key(id)))
 
     @property
     def seq(self) -> int:
@@ -700,7 +707,8 @@ class Engine:
             while views.removing:  # what ours may have brought back, if others removed it meanwhile
                 await views.flush()
         except StateError as error:
-            self.events.emit(SaveError(error, error.key))
+            for each in dict.fromkeys((error, *views.failures)):
+                self.events.emit(SaveError(each, each.key))
         snapshotter = self._snapshotter
         if self.sharing is not None and snapshotter is not None and snapshotter.changed:
             with suppress(StateError):  # where nobody can be the one who does it, the snapshot tells why

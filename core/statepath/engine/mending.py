@@ -12,19 +12,20 @@ from dataclasses import dataclass
 
 from statepath.aside import aside_key, why_aside
 from statepath.backend import Backend, IfMatch
-from statepath.commit import BODIES, FLOOR_KEY, JOURNAL, FileChange, RemoveLog, WriteLog
+from statepath.commit import BODIES, FLOOR_KEY, JOURNAL, FileChange, WriteLog
 from statepath.encryption import look, storage_of
 from statepath.engine.adoption import examine
 from statepath.engine.archiving import ARCHIVE, Segment, rebuild
 from statepath.engine.backups import is_kept, reached
 from statepath.engine.engine import Engine
 from statepath.engine.history import transactions
-from statepath.engine.ids import log_key, report_key
+from statepath.engine.ids import log_key
 from statepath.engine.lagging import find_wrong
 from statepath.engine.leases import LEASES
 from statepath.engine.logfiles import log_pieces, read_log
 from statepath.engine.migration import is_migration_log
 from statepath.engine.opening import put_aside
+from statepath.engine.replay import file_key
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.verification import Finding
 from statepath.errors import (
@@ -141,7 +142,7 @@ async def _files(engine: Engine, damaged: frozenset[str]) -> list[str]:
         change
         async for _, _, transaction in transactions(engine.backend, engine.log, engine.floor - 1)
         for change in transaction
-        if isinstance(change, FileChange) and _key(change) in damaged
+        if isinstance(change, FileChange) and file_key(change) in damaged
     ]
     kept: list[str] = []
     begins: dict[str, int] = {}
@@ -172,10 +173,6 @@ async def _keep_log(backend: Backend, id: str) -> list[str]:
         kept.append(aside_key(key, "corrupt"))
         await stored.write(kept[-1], part)
     return kept
-
-
-def _key(change: FileChange) -> str:
-    return log_key(change.id) if isinstance(change, WriteLog | RemoveLog) else report_key(change.id)
 
 
 async def _remove_pieces(backend: Backend, id: str, offset: int) -> None:

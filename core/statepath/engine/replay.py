@@ -19,10 +19,13 @@ from statepath.commit import (
     FileChange,
     Note,
     Put,
+    RemoveLog,
     Transaction,
+    WriteLog,
     decode_changes,
     microseconds,
 )
+from statepath.engine.ids import log_key, report_key
 from statepath.engine.replica import Entry, Replica, Stage
 from statepath.errors import CorruptionError, DivergedError, NotFoundError, StateError, UnsupportedError
 
@@ -37,6 +40,11 @@ PROMOTED: Final = "promoted"
 
 _CHANGE_BYTES = 128
 _OF_DOCUMENTS: Final = (Put, Delete, Append)
+
+
+def file_key(change: FileChange) -> str:
+    """Where the log or the report is kept."""
+    return log_key(change.id) if isinstance(change, WriteLog | RemoveLog) else report_key(change.id)
 
 
 @dataclass(frozen=True, slots=True)

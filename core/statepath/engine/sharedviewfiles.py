@@ -14,11 +14,11 @@ from statepath.backend import IF_ABSENT, Backend, IfAbsent, IfMatch, SupportsApp
 from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.encryption import look
 from statepath.engine.documents import pretty
-from statepath.engine.ids import document_key, log_key, report_key
+from statepath.engine.ids import LOGS, document_key, log_key, report_key
 from statepath.engine.logfiles import lay
 from statepath.engine.removing import remove_beside_others
 from statepath.engine.replica import Replica
-from statepath.engine.viewfiles import ViewFiles, in_parts
+from statepath.engine.viewfiles import ViewFiles, in_parts, removes, trouble_of
 from statepath.engine.views import render_view, shows_later
 from statepath.errors import AlreadyExistsError, ConflictError, NotFoundError, StateError
 
@@ -31,7 +31,7 @@ class SharedViewFiles(ViewFiles):
         replica: Replica,
         backend: Backend,
         store: str,
-        pending: Callable[[], Sequence[FileChange]],
+        pending: Callable[[str], Sequence[FileChange]],
         catch_up: Callable[[], Awaitable[None]],
     ) -> None:
         super().__init__(replica, backend, store, pending)
@@ -87,6 +87,14 @@ class SharedViewFiles(ViewFiles):
                         new.add(key)
                 return
 
+    async def write(self, files: Mapping[str, Sequence[FileChange]]) -> dict[str, StateError]:
+        if any(key.startswith(LOGS) for key in files):
+            try:
+                await self._catch_up()  # what others have removed is not written
+            except Exception as error:  # noqa: BLE001 - as where the files are written
+                return dict.fromkeys(files, trouble_of(error))
+        return await super().write(files)
+
     async def _replace_report(self, report: WriteReport | RemoveReport) -> None:
         """Write the report, or remove it, as the latest change that is known has it.
 
@@ -118,29 +126,26 @@ class SharedViewFiles(ViewFiles):
 
     def _latest(self, report: WriteReport | RemoveReport) -> WriteReport | RemoveReport:
         """The latest change of the report that is known: this one, or one that came since."""
-        for one in self._pending():
-            if isinstance(one, WriteReport | RemoveReport) and one.id == report.id:
+        for one in self._pending(report_key(report.id)):
+            if isinstance(one, WriteReport | RemoveReport):
                 report = one
         return report
 
     async def _remove_log(self, id: str, changes: Sequence[FileChange]) -> None:
         since = partial(self._text_since, id, changes)
         await remove_beside_others(self._backend, id, self._catch_up, since)
+        # What others appended before the file went is met while it is still owed, and so written again.
+        await self._catch_up()
 
     def _text_since(self, id: str, changes: Sequence[FileChange]) -> bytes:
         """What was appended to the session log since it was removed last."""
         text = bytearray()
-        for change in (*changes, *self._pending()):
-            if isinstance(change, RemoveLog) and change.id == id:
+        for change in (*changes, *self._pending(log_key(id))):
+            if isinstance(change, RemoveLog):
                 text.clear()
-            elif isinstance(change, WriteLog) and change.id == id:
+            elif isinstance(change, WriteLog):
                 lay(text, change.offset, change.text.encode())
         return bytes(text)
-
-    async def _write_logs(self, logs: Mapping[str, list[tuple[int, bytearray]]]) -> None:
-        # What others appended before the file went is met while it is still owed, and so written again.
-        await self._catch_up()
-        await super()._write_logs(logs)
 
     async def _write_piece(self, id: str, offset: int, data: bytes) -> None:
         """Write a piece of a session log. Others may write the same piece, or one that begins there and is longer; or
@@ -159,7 +164,7 @@ class SharedViewFiles(ViewFiles):
             if stored is not None and stored.startswith(data):
                 return
             await self._catch_up()
-            if id in self._begun_anew():
+            if removes(self._pending(log_key(id))):
                 return
 
     async def _stored(self, key: str) -> tuple[IfAbsent | IfMatch, bytes | None]:

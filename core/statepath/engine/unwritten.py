@@ -15,8 +15,7 @@ from typing import Final, TypeVar
 from statepath.backend import Backend, CommitLog
 from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.engine.floor import read_floor
-from statepath.engine.ids import log_key, report_key
-from statepath.engine.replay import Beside, changes_of
+from statepath.engine.replay import Beside, changes_of, file_key
 from statepath.errors import CorruptionError, HistoryTrimmedError
 
 T = TypeVar("T")
@@ -56,7 +55,7 @@ class Unwritten:
         for change in changes:
             if isinstance(change, FileChange):
                 removed = isinstance(change, RemoveLog | RemoveReport)
-                self._changed[_key(change)] = _Last(seq, change.id, removed)
+                self._changed[file_key(change)] = _Last(seq, change.id, removed)
 
     def names(self, folder: str, stored: Iterable[str]) -> set[str]:
         """Of which ids there are logs, or reports, in that folder: those that are stored, but for what was changed
@@ -110,14 +109,10 @@ class Unwritten:
                     raise
             few = sum(_size(one) for _, one in kept) <= _KEPT_BYTES
             self._kept, self._upto = (kept, upto) if few else ([], 0)
-        return [one for _, one in kept if _key(one) == key]
+        return [one for _, one in kept if file_key(one) == key]
 
 
 def _size(change: FileChange) -> int:
     if isinstance(change, WriteReport):
         return len(bytes(change.document))
     return len(change.text) if isinstance(change, WriteLog) else 0
-
-
-def _key(change: FileChange) -> str:
-    return log_key(change.id) if isinstance(change, WriteLog | RemoveLog) else report_key(change.id)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final, TypeVar
 
 from statepath.backend import Backend, LazyWrite, SupportsLazyWrites
-from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteReport
+from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.engine.documents import pretty
 from statepath.engine.ids import document_key, report_key
 from statepath.engine.logfiles import remove_log, write_log
@@ -22,14 +22,15 @@ logger = logging.getLogger("statepath.views")
 T = TypeVar("T")
 
 _PARALLEL: Final = 16  # documents written at once, where each is a request of its own
+_AWAY: Final = 2  # files, one after another, that fail so that it is rather the storage that does
 
 
 class ViewFiles:
-    """Of the store that the replica shows. `pending` tells which changes of logs and reports came after those that are
-    being written."""
+    """Of the store that the replica shows. `pending` tells which changes of a log or a report, named by its key, came
+    after those that are being written."""
 
     def __init__(
-        self, replica: Replica, backend: Backend, store: str, pending: Callable[[], Sequence[FileChange]]
+        self, replica: Replica, backend: Backend, store: str, pending: Callable[[str], Sequence[FileChange]]
     ) -> None:
         self._replica = replica
         self._backend = backend
@@ -66,32 +67,30 @@ class ViewFiles:
         else:
             await self._backend.write(key, render_view(entry.json(), self._store, entry.version))
 
-    async def write(self, changes: Sequence[FileChange]) -> None:
-        """Write logs and reports, in the order of the log; neighbouring pieces of one log in one write. What was
-        written to one before it was removed is left out."""
-        reports: dict[str, WriteReport | RemoveReport] = {}
-        logs: dict[str, list[tuple[int, bytearray]]] = {}
-        removed: dict[str, None] = {}
-        for change in changes:
-            if isinstance(change, WriteReport | RemoveReport):
-                reports[change.id] = change
-                continue
-            if isinstance(change, RemoveLog):
-                logs.pop(change.id, None)
-                removed[change.id] = None
-                continue
-            text = change.text.encode()
-            pieces = logs.setdefault(change.id, [])
-            if pieces and pieces[-1][0] + len(pieces[-1][1]) == change.offset:
-                pieces[-1][1].extend(text)
+    async def write(self, files: Mapping[str, Sequence[FileChange]]) -> dict[str, StateError]:
+        """Write logs and reports, each named by its key, with their changes in the order of the log; why some could not
+        be written. Where that is for the storage, the rest is not tried, and comes first."""
+        failed: dict[str, StateError] = {}
+        away = 0
+        waiting = iter(files.items())
+        for key, changes in waiting:
+            try:
+                await self._write_file(key, changes)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others are written
+                failed[key] = trouble = trouble_of(error)
+                away = away + 1 if trouble.retryable else 0
             else:
-                pieces.append((change.offset, bytearray(text)))
-        for report in reports.values():
-            await self._replace_report(report)
-        for id in removed:
-            await self._remove_log(id, changes)
-        if removed or logs:
-            await self._write_logs(logs)
+                away = 0
+            if away == _AWAY:
+                return {**{untried: failed[key] for untried, _ in waiting}, **failed}
+        return failed
+
+    async def _write_file(self, key: str, changes: Sequence[FileChange]) -> None:
+        last = changes[-1]
+        if isinstance(last, WriteReport | RemoveReport):
+            await self._replace_report(last)
+        else:
+            await self._write_log(key, last.id, changes)
 
     async def _replace_report(self, report: WriteReport | RemoveReport) -> None:
         if isinstance(report, WriteReport):
@@ -99,24 +98,41 @@ class ViewFiles:
         else:
             await self._backend.delete(report_key(report.id))
 
+    async def _write_log(self, key: str, id: str, changes: Sequence[FileChange]) -> None:
+        """Neighbouring pieces in one write. What was appended before the log was removed is left out."""
+        pieces: list[tuple[int, bytearray]] = []
+        removed = False
+        for change in changes:
+            if isinstance(change, RemoveLog):
+                pieces, removed = [], True
+            elif isinstance(change, WriteLog):
+                if pieces and pieces[-1][0] + len(pieces[-1][1]) == change.offset:
+                    pieces[-1][1].extend(change.text.encode())
+                else:
+                    pieces.append((change.offset, bytearray(change.text.encode())))
+        if removed:
+            await self._remove_log(id, changes)
+        if removes(self._pending(key)):
+            return  # what others have appended since is not to be covered by what is no more
+        for offset, text in pieces:
+            await self._write_piece(id, offset, bytes(text))
+
     async def _remove_log(self, id: str, changes: Sequence[FileChange]) -> None:
         """Remove the session log; `changes` are those that are being written."""
         await remove_log(self._backend, id)
 
-    async def _write_logs(self, logs: Mapping[str, list[tuple[int, bytearray]]]) -> None:
-        begun_anew = self._begun_anew()
-        for id, pieces in logs.items():
-            if id in begun_anew:
-                continue  # what others have appended since is not to be covered by what is no more
-            for offset, text in pieces:
-                await self._write_piece(id, offset, bytes(text))
-
     async def _write_piece(self, id: str, offset: int, data: bytes) -> None:
         await write_log(self._backend, id, offset, data)
 
-    def _begun_anew(self) -> set[str]:
-        """The session logs that have been removed since what is being written was appended."""
-        return {change.id for change in self._pending() if isinstance(change, RemoveLog)}
+
+def removes(changes: Iterable[FileChange]) -> bool:
+    """Whether a session log is removed by them."""
+    return any(isinstance(change, RemoveLog) for change in changes)
+
+
+def trouble_of(error: Exception) -> StateError:
+    """What is told of a file that could not be written."""
+    return error if isinstance(error, StateError) else StateError(f"a view could not be written: {error!r}")
 
 
 async def in_parts(write: Callable[[str, T], Awaitable[None]], items: Mapping[str, T]) -> None:

@@ -10,19 +10,21 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
 from statepath.backend import Backend
-from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog, WriteReport
+from statepath.commit import FileChange, RemoveLog, WriteLog, WriteReport
 from statepath.engine.ids import document_key
 from statepath.engine.lasting import ENDINGS, LastingTask
+from statepath.engine.replay import file_key
 from statepath.engine.replica import MEMBERS, Replica, Stage
 from statepath.engine.sharedviewfiles import SharedViewFiles
 from statepath.engine.trouble import Trouble
-from statepath.engine.viewfiles import ViewFiles
+from statepath.engine.viewfiles import ViewFiles, trouble_of
 from statepath.errors import ClosedError, StateError
 
 logger = logging.getLogger("statepath.views")
@@ -33,7 +35,7 @@ _LARGE: Final = 64 * 1024
 _LARGE_RATE: Final = 2 * 1024 * 1024
 _REST: Final = 4.0
 _RETRY: Final = 1.0
-_LOOK: Final = 0.1  # so often it is looked for other documents while those that could not be written rest
+_LOOK: Final = 0.1  # so often it is looked for others while those that could not be written rest
 _LEFT_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -44,6 +46,25 @@ class _Failure:
     flushes: int
     error: StateError
     whole: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _FileFailures:
+    """The same of logs and reports, by their keys."""
+
+    flushes: int = -1
+    errors: Mapping[str, StateError] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Owed:
+    """What a log or a report lacks, in the order of the log, and how often `flush` had been called when it was marked
+    first."""
+
+    flushes: int
+    changes: list[FileChange] = field(default_factory=list)
+    removes: bool = False
+    """Whether one of the changes removes a log."""
 
 
 class ViewWriter:
@@ -70,7 +91,6 @@ class ViewWriter:
     ) -> None:
         self._left: deque[tuple[int, FileChange]] = deque()
         self._left_bytes = 0
-        self._reporting: frozenset[str] = frozenset()
         self._replica = replica
         self.documents = documents
         self._interval = interval
@@ -84,17 +104,18 @@ class ViewWriter:
         self._unwritten: dict[tuple[str, str], int] = {}
         self._again = 0.0
         self._resting: dict[tuple[str, str], float] = {}
-        self._files: list[FileChange] = []
+        # Logs and reports by their keys: what is to be written, is being written, and could not be.
+        self._files: dict[str, _Owed] = {}
+        self._writing: dict[str, _Owed] = {}
+        self._unwritten_files: dict[str, _Owed] = {}
         self._view_files = (
-            ViewFiles(replica, backend, store, lambda: self._files)
+            ViewFiles(replica, backend, store, self._pending)
             if alone
-            else SharedViewFiles(replica, backend, store, lambda: self._files, catch_up)
+            else SharedViewFiles(replica, backend, store, self._pending, catch_up)
         )
-        self._removing: set[str] = set()
-        self._begun = self._written = 0  # of the changes of files, all that there ever were
         self._urgent = 0
         self._ended: ClosedError | None = None
-        self._file_failure: _Failure | None = None
+        self._file_failures = _FileFailures()
         self._document_failure: _Failure | None = None
         self.trouble: Trouble | None = None
         self._work = asyncio.Event()
@@ -106,7 +127,13 @@ class ViewWriter:
     @property
     def lag(self) -> int:
         """How many documents, logs and reports are ahead of their files."""
-        return len(self._dirty) + len(self._unwritten) + len(self._files)
+        return len(self._dirty) + len(self._unwritten) + len(self._files) + len(self._unwritten_files)
+
+    @property
+    def failures(self) -> list[StateError]:
+        """Why logs and reports could not be written that still are not."""
+        errors = self._file_failures.errors
+        return [errors[key] for key in self._unwritten_files if key in errors]
 
     def mark(self, collection: str, id: str) -> None:
         """The document's view is out of date."""
@@ -146,12 +173,20 @@ class ViewWriter:
             self.take_left()
 
     def _owes(self, change: FileChange) -> bool:
+        key = file_key(change)
         if isinstance(change, WriteLog | RemoveLog):
             # What follows a removal is written again: ours may come later than theirs.
-            return change.id in self._removing
-        return change.id in self._reporting or any(
-            isinstance(one, WriteReport | RemoveReport) and one.id == change.id for one in self._files
-        )
+            return self.removes(key)
+        return bool(self._owed(key))
+
+    def _owed(self, key: str) -> list[_Owed]:
+        """What the log or the report lacks."""
+        places = (self._writing, self._unwritten_files, self._files)
+        return [place[key] for place in places if key in place]
+
+    def _pending(self, key: str) -> list[FileChange]:
+        """The changes of the log or the report behind those that are being written."""
+        return self._files[key].changes if key in self._files else []
 
     def take_left(self) -> None:
         """Write also what was left to other handles."""
@@ -175,19 +210,22 @@ class ViewWriter:
                 for one in self._left
                 if one[1].id != change.id or isinstance(one[1], WriteLog | RemoveLog) != of_logs
             )
-        self._files.append(change)
-        if isinstance(change, RemoveLog):
-            self._removing.add(change.id)
+        key = file_key(change)
+        place = self._unwritten_files if key in self._unwritten_files else self._files
+        owed = place.setdefault(key, _Owed(self._flushes))
+        owed.changes.append(change)
+        owed.removes = owed.removes or isinstance(change, RemoveLog)
         self._work.set()
 
     @property
     def removing(self) -> bool:
         """Whether there may be files still of session logs that were removed."""
-        return bool(self._removing)
+        places = (self._writing, self._unwritten_files, self._files)
+        return any(owed.removes for place in places for owed in place.values())
 
-    def removes(self, id: str) -> bool:
-        """Whether there may be the file still of a session log that was removed."""
-        return id in self._removing
+    def removes(self, key: str) -> bool:
+        """Whether there may be the file still, of that key, of a session log that was removed."""
+        return any(owed.removes for owed in self._owed(key))
 
     async def flush(self, *, files_only: bool = False) -> None:
         """Wait until every file shows what is committed now, whatever else is committed meanwhile; with `files_only`,
@@ -197,21 +235,42 @@ class ViewWriter:
             ClosedError: the writer was closed before such a file was written.
             StateError: such a file could not be written; it is tried again in the background.
         """
-        self._flushes += 1
-        call, files = self._flushes, self._begun + len(self._files)
+        call = self._call()
 
         def failure() -> StateError | None:
             document = self._document_failure
             if files_only or (document is not None and not document.whole and self._waits(call)):
                 document = None
-            failures = (self._file_failure, document)
             # One that had begun before the call says nothing about the attempts from here on.
-            told = (one.error for one in failures if one is not None and one.flushes >= call)
-            return self._ended or next(told, None)
+            if document is not None and document.flushes < call:
+                document = None
+            told = next(iter(self._failed_since(call).values()), None)
+            return self._ended or told or (None if document is None else document.error)
 
         def written() -> bool:
-            return self._written >= files and (files_only or self._shows(call))
+            return self._files_show(call) and (files_only or self._shows(call))
 
+        await self._reach(written, failure)
+
+    async def flush_file(self, key: str) -> None:
+        """As `flush`, for a log or a report alone."""
+        call = self._call()
+        await self._reach(
+            lambda: all(owed.flushes >= call for owed in self._owed(key)),
+            lambda: self._ended or self._failed_since(call).get(key),
+        )
+
+    def _call(self) -> int:
+        self._flushes += 1
+        return self._flushes
+
+    def _failed_since(self, call: int) -> Mapping[str, StateError]:
+        """Why logs and reports could not be written in an attempt that began behind that call."""
+        failures = self._file_failures
+        return failures.errors if failures.flushes >= call else {}
+
+    async def _reach(self, written: Callable[[], bool], failure: Callable[[], StateError | None]) -> None:
+        """Wait for it, without a rest for those who write."""
         self._urgent += 1
         self._work.set()
         self._task.attend()
@@ -238,6 +297,11 @@ class ViewWriter:
         """Whether the documents' files show what was marked before that call of `flush`."""
         return not self._waits(call) and min(self._unwritten.values(), default=call) >= call
 
+    def _files_show(self, call: int) -> bool:
+        """The same of logs and reports."""
+        owed = chain(self._files.values(), self._writing.values(), self._unwritten_files.values())
+        return all(one.flushes >= call for one in owed)
+
     def _waits(self, call: int) -> bool:
         """Whether something of it is still to be tried."""
         return (
@@ -251,19 +315,20 @@ class ViewWriter:
                 await self._rest(self._interval)
             began = time.monotonic()
             try:
-                file_error = await self._next_files()
-                again = bool(self._unwritten) and (bool(self._urgent) or time.monotonic() >= self._again)
+                again = bool(self._urgent) or time.monotonic() >= self._again
+                unwritten = again and bool(self._unwritten)
+                files_stuck = await self._next_files(again=again)
                 stuck = await self._next_documents(self._dirty)
-                if again:
+                if unwritten:
                     await self._next_documents(self._unwritten)
             except ENDINGS:
                 await self._cut_off()
                 raise
-            if file_error is None and not self._unwritten:
+            if not self._unwritten_files and not self._unwritten:
                 self.trouble = None
             if not self.lag:
                 self._work.clear()
-            elif file_error is not None or stuck:
+            elif files_stuck or stuck:
                 await self._rest(_RETRY)
             elif not self._dirty and not self._files:
                 await self._rest(min(_LOOK, max(0.0, self._again - time.monotonic())))
@@ -278,26 +343,38 @@ class ViewWriter:
         )
         await self._tell()
 
-    async def _next_files(self) -> StateError | None:
-        files, self._files = self._files, []
-        self._reporting = frozenset(
-            change.id for change in files if isinstance(change, WriteReport | RemoveReport)
-        )
-        self._begun += len(files)
+    async def _next_files(self, *, again: bool) -> bool:
+        """Write the files that are out of date, and `again` what could not be written; whether none that was due could
+        be."""
+        due, again_due = self._files, self._unwritten_files if again else {}
+        if not due and not again_due:
+            return False
+        self._files, self._writing = {}, {**due, **again_due}
+        self._unwritten_files = {} if again else self._unwritten_files
         flushes = self._flushes
-        error = await self._attempt(self._view_files.write(files))
-        if error is not None:
-            self._files[:0] = files
-            self._begun -= len(files)
-            self._file_failure = _Failure(flushes, error)
-        else:
-            # A log that was removed, before it was written or after, has the right file only once the rest is written.
-            if not (self._removing and self._removing & _logs(files) & _logs(self._files)):
-                self._written = self._begun
-            self._removing = {change.id for change in self._files if isinstance(change, RemoveLog)}
-        self._reporting = frozenset()
+        errors = await self._view_files.write({key: owed.changes for key, owed in self._writing.items()})
+        written, self._writing = self._writing, {}
+        for key in errors:
+            self._keep(key, written.pop(key))
+        for key, owed in written.items():
+            # One that was removed, before it was written or after, has the right file only once the rest is written.
+            if key in self._files and (owed.removes or self._files[key].removes):
+                self._files[key].flushes = min(owed.flushes, self._files[key].flushes)
+        if errors:
+            self._file_failures = _FileFailures(flushes, errors)
+            self._again = time.monotonic() + _RETRY
+            new = [error for key, error in errors.items() if key not in again_due]
+            for error in dict.fromkeys(new or [*errors.values()][:1]):
+                self._note(error)
         await self._tell()
-        return error
+        return bool(due) and due.keys() <= errors.keys()
+
+    def _keep(self, key: str, owed: _Owed) -> None:
+        """It could not be written: what has come since is written behind it."""
+        if (since := self._files.pop(key, None)) is not None:
+            owed.changes += since.changes
+            owed.removes = owed.removes or since.removes
+        self._unwritten_files[key] = owed
 
     async def _next_documents(self, marks: dict[tuple[str, str], int]) -> bool:
         """Write files of some of those documents; whether none that was due could be."""
@@ -330,17 +407,17 @@ class ViewWriter:
         """Why something could not be written, if so. Whatever it is, the views go on."""
         try:
             await writing
-        except StateError as error:
-            trouble = error
         except Exception as error:  # noqa: BLE001 - the one who waits for the files is told
-            trouble = StateError(f"a view could not be written: {error!r}")
-        else:
-            return None
+            trouble = trouble_of(error)
+            self._note(trouble)
+            return trouble
+        return None
+
+    def _note(self, trouble: StateError) -> None:
         facts = {"key": trouble.key, "code": trouble.code}
         logger.warning("a view could not be written: %s", trouble, extra=facts)
         self.trouble = Trouble(trouble)
         self._failed(trouble)
-        return trouble
 
     async def _rest(self, seconds: float) -> None:
         """Leave the machine to the commits, unless someone waits for the files."""
@@ -376,7 +453,3 @@ class ViewWriter:
             await self._view_files.show(batch)
         elif self._dirty:
             await self._rest(self._interval)
-
-
-def _logs(changes: list[FileChange]) -> set[str]:
-    return {change.id for change in changes if isinstance(change, WriteLog | RemoveLog)}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import statepath
-from statepath.errors import AccessDeniedError, UnavailableError
+from statepath.errors import AccessDeniedError, InvalidArgumentError, UnavailableError
 from statepath_local.port import read_all
 
 
@@ -182,3 +182,26 @@ async def test_text_goes_behind_a_file_that_the_log_does_not_know_and_that_is_no
         await store.append_log("x", "new\n")
         assert max(sizes) < 1000
         assert await store.read_log("x") == "old\n" * 100_000 + "new\n"
+
+
+async def test_a_folder_in_the_place_of_a_log_and_of_a_report_is_in_no_others_way(
+    handles: list[Any], tmp_path: Path
+) -> None:
+    taken = [tmp_path / "state" / place for place in ("logs/session_taken.log", "reports/taken.json")]
+    for folder in taken:
+        folder.mkdir(parents=True)
+    for handle in handles:
+        await handle.append_log("taken", "one\n")
+        for read in (handle.save_report("taken", 1), handle.read_log("taken")):
+            with pytest.raises(InvalidArgumentError, match="move what is there out of the way"):
+                await read
+        await handle.append_log("x", "one\n")
+        await handle.save_report("x", 1)
+        assert await handle.read_report("x") == 1
+        assert await handle.read_log("x")
+    for folder in taken:
+        folder.rmdir()
+    for handle in handles:
+        await handle.flush()
+    assert await handles[0].read_log("taken") == "one\none\n"
+    assert await handles[0].read_report("taken") == 1

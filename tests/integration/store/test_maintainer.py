@@ -178,7 +178,7 @@ async def test_what_a_writer_left_when_it_died_is_in_the_next_snapshot_of_anothe
     store, url, other, monkeypatch
 ):
     async def nothing(*_):
-        return None
+        return {}
 
     monkeypatch.setattr(store._engine.views._view_files, "write", nothing)
     await store.append_log("s", "only in the log\n")
