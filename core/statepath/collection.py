@@ -27,6 +27,7 @@ from statepath.engine.documents import (
 from statepath.engine.elements import earlier_names, stored_list
 from statepath.engine.engine import Engine
 from statepath.engine.ids import check_id, check_version
+from statepath.engine.members import make_way
 from statepath.engine.pending import Document as PutDocument
 from statepath.engine.replica import MEMBERS, Entry
 from statepath.engine.restoring import past_document
@@ -301,22 +302,8 @@ class Collection(Generic[T]):
     # What transactions share
 
     def make_way(self, member: Entry | None) -> tuple[Delete, ...]:
-        """What has to go with the first document: an empty list that `state.json` has under the collection's name.
-
-        Raises:
-            InvalidArgumentError: it has another member of that name, which documents would hide, if none does yet.
-        """
-        if member is None:
-            return ()
-        if member.json() == b"[]":
-            return (Delete(MEMBERS, self.name),)
-        replica = self._engine.replica
-        if replica.holds(self.name) and replica.collections.get(self.name):
-            return ()
-        raise InvalidArgumentError(
-            f"{self.name!r} is a member of state.json, and no collection: take another name, or delete the member",
-            key=self.name,
-        )
+        """As `members.make_way`."""
+        return make_way(self._engine.replica, self.name, member)
 
     def _making_way(self) -> tuple[Delete, ...]:
         return self.make_way(self._engine.replica.get(MEMBERS, self.name))

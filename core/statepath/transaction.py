@@ -253,13 +253,16 @@ class Transaction:
         return True
 
     def _is_collection(self, name: str) -> bool:
-        """Whether there are documents in a collection of the name, or the transaction puts one; where they are not in
-        memory, `_complete` tells of the former."""
+        """Whether a collection of the name has documents behind the transaction. Where they are not in memory,
+        `_complete` tells of those that it does not put."""
         if name in self._made and any(
             place[0] == name and entry is not None for place, entry in self._own.items()
         ):
             return True
-        return self._engine.elsewhere is None and bool(self._engine.replica.collections.get(name))
+        if self._engine.elsewhere is not None:
+            return False
+        documents = self._engine.replica.collections.get(name, {})
+        return any(self._own.get((name, id), entry) is not None for id, entry in documents.items())
 
     async def _complete(self, elsewhere: Elsewhere) -> None:
         """Do what needs a look at documents that are not in memory: keep what the models do not know."""

@@ -78,7 +78,10 @@ async def restore_original(
                 code="other_schema",
             )
         async with store.transaction() as tx:
-            async for one in _differences(store, kept):
+            # What one takes the other's name of goes first.
+            for one in sorted(
+                [one async for one in _differences(store, kept)], key=lambda one: one.value is not None
+            ):
                 one.make(store, tx)
         before = store.seq if tx.seq is None else tx.seq - 1
     undo = command_line(state_path, "restore", "--at", str(before))

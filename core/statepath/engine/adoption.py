@@ -17,6 +17,7 @@ from statepath.commit import FLOOR_KEY
 from statepath.engine.documents import decode, encode_mapping, too_large
 from statepath.engine.history import same_json, same_value
 from statepath.engine.ids import decode_id, document_key, encode_id, is_id
+from statepath.engine.members import make_way
 from statepath.engine.replica import MEMBERS, Replica
 from statepath.engine.replica import Entry as Stored
 from statepath.engine.scope import MARK
@@ -267,7 +268,12 @@ def _judge(replica: Replica, store: str, id: str | None, file: File, found: Exam
     elif replica.get(collection, id) is not None:
         found.conflicts.append((key, f"the file holds {collection}/{id}, whose own file is another one"))
     elif not based_here or _is_copy(replica, collection, view):
-        found.edits.append(Edit(collection, id, key, _encode(document, key, limit), 0))
+        try:
+            make_way(replica, collection, replica.members.get(collection))
+        except InvalidArgumentError as error:
+            found.conflicts.append((key, str(error)))
+        else:
+            found.edits.append(Edit(collection, id, key, _encode(document, key, limit), 0))
     elif not had(replica, collection, id, view):
         found.conflicts.append(
             (

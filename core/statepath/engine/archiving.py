@@ -28,6 +28,7 @@ from statepath.engine.documents import decode, parse_untrusted
 from statepath.engine.engine import Engine
 from statepath.engine.history import Past, transactions
 from statepath.engine.ids import document_key
+from statepath.engine.members import make_way
 from statepath.engine.migration import migrated, versions
 from statepath.engine.replica import MEMBERS, Entry, Replica
 from statepath.engine.snapshot import ARCHIVE_MEMBER, STATE_KEY, load_snapshot
@@ -442,6 +443,7 @@ async def bring_back(engine: Engine, collection: str, id: str) -> int:
     Raises:
         NotFoundError: the archive has none of that name.
         AlreadyExistsError: there is a live one.
+        InvalidArgumentError: as `make_way`.
     """
     await engine.catch_up()  # another handle may have archived it, or deleted the live one
     segment, document = await find(engine, collection, id)
@@ -457,8 +459,9 @@ async def bring_back(engine: Engine, collection: str, id: str) -> int:
         document = migrated(collection, id, document, steps, engine.settings.max_document) or document
     if engine.replica.get(collection, id) is not None:
         raise AlreadyExistsError(f"{collection}/{id} is live; delete it first", key=f"{collection}/{id}")
+    way = make_way(engine.replica, collection, engine.get(MEMBERS, collection))
     try:
-        return await engine.commit([Put(collection, id, Raw(document), 0)])
+        return await engine.commit([*way, Put(collection, id, Raw(document), 0)])
     except ConflictError as error:
         raise AlreadyExistsError(
             f"{collection}/{id} is live; delete it first", key=f"{collection}/{id}"

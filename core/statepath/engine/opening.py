@@ -37,12 +37,13 @@ from statepath.engine.engine import Engine, is_replica
 from statepath.engine.floor import Floor, write_floor
 from statepath.engine.founding import Founded, Founding, Origin, Tell, silent
 from statepath.engine.ids import document_key, log_key, long_logs
+from statepath.engine.members import make_way
 from statepath.engine.migrating import migrate
 from statepath.engine.original import Original, read_original
 from statepath.engine.recovering import Outrun, begin_anew, cover, restore_replaced, take_next_place
 from statepath.engine.recovery import Recovered, recover, saved_since
 from statepath.engine.replay import Damage
-from statepath.engine.replica import Cut, Replica, Stage
+from statepath.engine.replica import MEMBERS, Cut, Replica, Stage
 from statepath.engine.snapshot import STATE_KEY
 from statepath.engine.snapshotter import KEEP_SECONDS, Written
 from statepath.engine.surveying import survey
@@ -563,7 +564,8 @@ class _TakeOver:
             await self._keep_conflict(key, reason)
         for edit in examined.edits:
             put = Put(edit.collection, edit.id, Raw(edit.document), edit.base)
-            seq = await engine.commit([put, Note("adopted", edit.key)])
+            way = make_way(engine.replica, edit.collection, engine.get(MEMBERS, edit.collection))
+            seq = await engine.commit([*way, put, Note("adopted", edit.key)])
             if edit.key != document_key(edit.collection, edit.id):
                 await engine.backend.delete(edit.key)
             logger.info("adopted the edited file %s as seq %d", edit.key, seq, extra={"key": edit.key})

@@ -453,6 +453,19 @@ def test_a_backup_of_the_original_brings_back_true_where_there_is_1_now(on: Run,
     assert json.loads(on("show", f"tasks/{task['id']}").out)["flag"] is True
 
 
+@pytest.mark.parametrize(("now", "then"), [({"a": 1}, [{"id": "x"}]), ([{"id": "x"}], {"a": 1})])
+def test_a_backup_of_the_original_brings_a_collection_back_where_a_member_has_its_name_now_and_a_member_too(
+    on: Run, original: Path, now: object, then: object
+) -> None:
+    key = min(file.name for file in original.glob("state.backup.*"))
+    for file, value in ((key, then), ("state.json", now)):
+        state = json.loads((original / file).read_bytes())
+        (original / file).write_text(json.dumps(state | {"plans": value}))
+    on("put", "tasks/of_now", "-", stdin="{}")
+    assert on("backup", "restore", key, "--yes").code == 0
+    assert json.loads((original / "state.json").read_bytes())["plans"] == then
+
+
 def test_a_damaged_or_missing_backup_of_the_original_is_told(on: Run, original: Path) -> None:
     key = min(file.name for file in original.glob("state.backup.*"))
     on("put", "plans/a", "-", stdin="{}")

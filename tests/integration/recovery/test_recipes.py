@@ -299,6 +299,19 @@ class TestEdits:
         assert folder.read(told.kept_as) == edited
         assert json.loads(folder.read("tasks/task_1.json"))["n"] == 2
 
+    async def test_a_new_one_under_the_name_of_a_member_which_it_would_hide_is_kept_aside(self, folder):
+        async with folder.open() as store, store.transaction() as tx:
+            tx.put_member("notes", {"theme": "dark"})
+            tx.put_member("plans", [])
+        for name in ("notes", "plans"):
+            (folder.path / name).mkdir()
+        for file in ("notes/a.json", "plans/a.json", "plans/b.json"):
+            folder.write(file, json.dumps({"id": file[6]}).encode())
+        async with folder.open() as store:
+            assert (await store.members(), store.collections()) == ({"notes": {"theme": "dark"}}, ("plans",))
+        (told,) = folder.told(EditConflict)
+        assert told.kept_as.startswith("notes/a.json.conflict.")
+
     async def test_what_is_no_json_is_kept_aside_and_the_file_rebuilt(self, stopped):
         stopped.write("tasks/task_1.json", broken := stopped.read("tasks/task_1.json")[:-10])
         async with stopped.open() as store:

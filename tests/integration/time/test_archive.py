@@ -127,6 +127,21 @@ async def test_one_comes_back_and_the_archive_keeps_it(store, tasks):
         await store.unarchive("tasks", "live")
 
 
+async def test_none_comes_back_under_the_name_of_a_member_which_it_would_hide(store):
+    notes = store.collection("notes")
+    await notes.put({"id": "a"})
+    await asyncio.sleep(0.001)
+    await store.archive("notes", older_than=NOW)
+    async with store.transaction() as tx:
+        tx.put_member("notes", {"theme": "dark"})
+    with pytest.raises(InvalidArgumentError, match="'notes' is a member"):
+        await store.unarchive("notes", "a")
+    async with store.transaction() as tx:
+        tx.put_member("notes", [])
+    await store.unarchive("notes", "a")
+    assert (await ids(notes), await store.get_member("notes")) == (["a"], None)
+
+
 async def test_what_another_handle_has_archived_comes_back(store, tasks, path):
     async with statepath.open(path, autosave=0) as other:
         await store.archive("tasks", older_than=NOW, status="completed")
