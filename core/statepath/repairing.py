@@ -10,7 +10,7 @@ from statepath.discovery import connect
 from statepath.engine.mending import mend, needs_new_log, remedy
 from statepath.engine.opening import open_engine
 from statepath.engine.verification import Finding
-from statepath.errors import AccessDeniedError, UnavailableError
+from statepath.errors import AccessDeniedError, UnavailableError, UnsupportedError
 from statepath.events import CorruptionDetected, DocumentRecovered, Event, Events
 from statepath.opening import open as open_store
 from statepath.settings import Settings
@@ -101,9 +101,12 @@ def _damage(found: Iterable[Finding]) -> list[Finding]:
     """What is damaged.
 
     Raises:
-        AccessDeniedError, UnavailableError: something could not be read; it may be whole, and is not given up.
+        AccessDeniedError, UnavailableError, UnsupportedError: something could not be read; it may be whole, and is not
+            given up.
     """
     for one in found:
+        if one.severity == "newer":
+            raise UnsupportedError(one.reason, key=one.key, code="newer_format")
         if one.unread:
             raise (AccessDeniedError if one.severity == "denied" else UnavailableError)(
                 one.reason, key=one.key

@@ -26,7 +26,7 @@ NOTICES: Final = 10
 async def verify(state_path: StatePath = None, as_json: Json = False) -> None:
     """Check snapshot, journal, backups and files against each other.
 
-    Changes nothing; exits with 6 on damage, and with 8 or 9 if something cannot be read.
+    Changes nothing; exits with 6 on damage, and with 8, 9 or 1 if something cannot be read.
     """
     output = Output(as_json=as_json)
     with output.progress("checking"):
@@ -56,8 +56,10 @@ async def verify(state_path: StatePath = None, as_json: Json = False) -> None:
     if damaged:
         raise typer.Exit(Exit.DAMAGED)
     if unread:
-        denied = any(finding.severity == "denied" for finding in unread)
-        raise typer.Exit(Exit.DENIED if denied else Exit.UNAVAILABLE)
+        kinds = {finding.severity for finding in unread}
+        raise typer.Exit(
+            Exit.DENIED if "denied" in kinds else Exit.UNAVAILABLE if "unavailable" in kinds else Exit.ERROR
+        )
 
 
 @group.command("repair")

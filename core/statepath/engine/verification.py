@@ -55,8 +55,8 @@ _ABSENT = b""
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something stored that is not as it should be. `severity` is `damage`; `denied` or `unavailable` for what could
-    not be read, so that nothing is known of it; or `notice` for what mends itself."""
+    """Something stored that is not as it should be. `severity` is `damage`; `denied`, `unavailable`, or `newer` of a
+    newer format, for what could not be read, so that nothing is known of it; or `notice` for what mends itself."""
 
     key: str
     reason: str
@@ -64,7 +64,7 @@ class Finding:
 
     @property
     def unread(self) -> bool:
-        return self.severity in ("denied", "unavailable")
+        return self.severity in ("denied", "unavailable", "newer")
 
 
 async def verify(engine: Engine) -> list[Finding]:
@@ -174,7 +174,10 @@ class _Verification:
                     self._found(key, f"{key} is missing")
                 continue
             except StateError as error:
-                await self._tell(key, error)
+                if key != STATE_KEY and error.code == "newer_format":  # no more than this one
+                    self._found(key, str(error), "newer")
+                else:
+                    await self._tell(key, error)
                 continue
             if meta.store != engine.store:
                 self._found(key, f"{key} belongs to another store")

@@ -95,16 +95,18 @@ async def test_by_its_last_commit_where_no_snapshot_is_left(stored, readonly):
     await refused(place, readonly=readonly)
 
 
-async def test_a_backup_of_a_newer_program_is_no_damage(stored):
+async def test_a_backup_of_a_newer_program_is_no_damage_and_hides_none(stored):
     place, _ = stored
     async with place.open():
         pass
     newest = place.names("state.backup.")[-1]
     place.write(newest, newer_snapshot(place.read(newest)))
+    place.write("reports/r.json", b"{")
     before = place.tree()
     async with place.open(readonly=True) as store:
-        with pytest.raises(UnsupportedError, match=newest):
-            await store.verify()
-    with pytest.raises(UnsupportedError, match=newest):
+        found = await store.verify()
+    assert {(one.key, one.severity) for one in found} == {(newest, "newer"), ("reports/r.json", "damage")}
+    with pytest.raises(UnsupportedError, match=newest) as caught:
         await repair(place.url, settings=Settings())
+    assert caught.value.code == "newer_format"
     assert place.tree() == before
