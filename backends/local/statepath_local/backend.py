@@ -36,6 +36,7 @@ from statepath_local.lock import WriterLock, give_back
 from statepath_local.objects import PAUSE, Objects
 from statepath_local.port import Port
 from statepath_local.root import Root
+from statepath_local.segments import JOURNAL
 from statepath_local.tree import LOCK, TEMPORARY, Tree
 
 T = TypeVar("T")
@@ -187,7 +188,10 @@ class LocalBackend:
         self._objects.close()
         self._end_maintenance()
         if self._lock is not None:
-            self._lock.end()
+            if self._tree.lacks(JOURNAL, TEMPORARY):  # nothing was ever written
+                self._lock.abandon(self._tree)
+            else:
+                self._lock.end()
         self._tree.close()
 
     def check_open(self, key: str | None = None) -> None:

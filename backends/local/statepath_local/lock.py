@@ -265,7 +265,7 @@ class WriterLock:
 
     def abandon(self, tree: Tree) -> None:
         """Let go, and remove the file if this opener made it: the store did not come to be."""
-        if self._created and not self.shared:
+        if self._created and not self.shared and self._fd >= 0:
             tree.discard(tree.root, LOCK)
         self.release()
 

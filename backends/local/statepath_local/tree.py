@@ -198,6 +198,13 @@ class Tree:
         except OSError:
             return
 
+    def lacks(self, *names: str) -> bool:
+        """Whether there is nothing of the names."""
+        try:
+            return not any(entry.name in names for entry in self.port.scandir(self.root))
+        except OSError:
+            return False
+
     def remove_stale_temporaries(self, is_over: Callable[[str], bool] | None) -> None:
         """What writers left that were killed: all that is there, if this one holds the lock alone. Where others may
         write, `is_over` tells of a token that its handle has ended; what is of a handle that is not known stays."""

@@ -63,8 +63,22 @@ async def test_another_process_is_named_and_its_end_frees_the_lock(connect: Conn
         await (await connect()).write("state.json", b"{}")
 
 
-async def test_a_brief_look_does_not_turn_a_writer_away(connect: Connect, path: Path) -> None:
+async def test_who_has_written_nothing_leaves_no_lock(connect: Connect, path: Path) -> None:
+    path.mkdir()
+    (path / "theirs").touch()
     await (await connect()).close()
+    assert [one.name for one in path.iterdir()] == ["theirs"]
+    writer = await connect()
+    await writer.write("state.json", b"{}")
+    await writer.close()
+    await (await connect()).close()
+    assert (path / "lock").exists()
+
+
+async def test_a_brief_look_does_not_turn_a_writer_away(connect: Connect, path: Path) -> None:
+    writer = await connect()
+    await writer.write("state.json", b"{}")
+    await writer.close()
     looking = os.open(path / "lock", os.O_RDONLY)
     fcntl.flock(looking, fcntl.LOCK_SH)
     asyncio.get_running_loop().call_later(0.05, os.close, looking)

@@ -340,6 +340,15 @@ async def test_what_is_altered_on_the_way_is_noticed(path, store, elsewhere, fil
         await statepath.open(to)
 
 
+async def test_a_folder_of_something_else_is_left_as_it_is(path, store, tmp_path, fill):
+    await fill(store)
+    (folder := tmp_path / "theirs").mkdir()
+    (folder / "notes").touch()
+    with pytest.raises(AlreadyExistsError, match="it has notes"):
+        await statepath.copy(path, folder)
+    assert [one.name for one in folder.iterdir()] == ["notes"]
+
+
 async def test_a_place_that_is_not_empty_is_refused(path, store, elsewhere, fill):
     await fill(store)
     to = elsewhere.new()
