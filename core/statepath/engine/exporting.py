@@ -39,6 +39,8 @@ from statepath.errors import AlreadyExistsError, CorruptionError, InvalidArgumen
 _NO_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 """What file systems answer that cannot sync a folder."""
 
+_OPEN_FILES: Final = "/proc/self/fd"
+
 _EARLIEST: Final = (1980, 1, 1, 0, 0, 0)
 _LATEST: Final = (2107, 12, 31, 23, 59, 58)
 """The times that a zip file can tell."""
@@ -67,27 +69,43 @@ async def export(
     if origin.replica.needs > COMMIT_FORMAT:
         raise newer_format(origin.name, origin.replica.needs)
     _check_free(path)
-    temporary = f"{path}.{uuid4().hex[:12]}.tmp"  # one that was killed may have left its own
     with file_errors(path):
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        fd, temporary, nameless = _create(path)
         try:
             with open(fd, "w+b") as file:  # noqa: ASYNC230 - opened already; what is long runs in a thread
                 with nullcontext(file) if key is None else key.writing(file) as content:
                     await _Writer(origin, incarnation, content, tell).run()
                 file.flush()
                 await asyncio.to_thread(os.fsync, fd)
-            with open_portable(temporary, limit=sys.maxsize, key=key) as written:
-                tell("reading it back")
-                await asyncio.to_thread(written.check)
-                count = len(written.manifest.members)
-            size = os.stat(temporary).st_size
-            _check_free(path)
-            os.rename(temporary, path)
+                with open_portable(temporary, limit=sys.maxsize, key=key) as written:
+                    tell("reading it back")
+                    await asyncio.to_thread(written.check)
+                    count = len(written.manifest.members)
+                size = os.stat(temporary).st_size
+                _check_free(path)
+                if nameless:
+                    os.link(
+                        temporary, path, src_dir_fd=fd
+                    )  # with that a link is followed, as this one has to be
+                else:
+                    os.rename(temporary, path)
         finally:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
+            if not nameless:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
         await asyncio.to_thread(_sync_folder, os.path.dirname(path) or ".")
     return Exported(path, origin.replica.head, size, count)
+
+
+def _create(path: str) -> tuple[int, str, bool]:
+    """A file that gets the name later, where it can be opened until then, and whether it has none: then nothing is left
+    of it if we are killed. Not every system has such files, nor do all file systems."""
+    if hasattr(os, "O_TMPFILE") and os.path.isdir(_OPEN_FILES):
+        with suppress(OSError):
+            fd = os.open(os.path.dirname(path) or ".", os.O_RDWR | os.O_TMPFILE, 0o600)
+            return fd, f"{_OPEN_FILES}/{fd}", True
+    temporary = f"{path}.{uuid4().hex[:12]}.tmp"  # one that was killed may have left its own
+    return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), temporary, False
 
 
 def _check_free(path: str) -> None:

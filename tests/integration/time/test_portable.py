@@ -104,6 +104,7 @@ async def test_a_file_that_is_there_is_not_replaced(store, file, fill):
     assert Path(file).read_bytes() == b"mine"
 
 
+@pytest.mark.usefixtures("named")
 async def test_a_file_that_cannot_be_written_leaves_nothing_behind(store, tmp_path, fill, monkeypatch):
     await fill(store)
     with pytest.raises(NotFoundError):
@@ -210,14 +211,23 @@ class _FullDisk:
     def __getattr__(self, name):
         return getattr(os, name)
 
-    def rename(self, *_):
+    def rename(self, *_, **__):
         raise OSError(28, "No space left on device")
+
+    link = rename
+
+
+@pytest.fixture(params=[False, True], ids=["nameless", "named"])
+def named(request, monkeypatch):
+    """Where a file has no name until it is whole, and where it has one of its own."""
+    if request.param:
+        monkeypatch.setattr("statepath.engine.exporting._OPEN_FILES", "/nowhere")
 
 
 class _NoFolders(_FullDisk):
     """The same where a folder cannot be opened, or not be synced."""
 
-    rename = staticmethod(os.rename)
+    rename, link = staticmethod(os.rename), staticmethod(os.link)
 
     def __init__(self, opening, syncing):
         self._opening, self._syncing = opening, syncing
@@ -288,10 +298,31 @@ async def test_an_export_that_was_killed_can_be_repeated(store, file, fill, monk
     """Also by a process of the same id: in a container each has the first."""
     await fill(store)
     with monkeypatch.context() as killed:
+        killed.setattr("statepath.engine.exporting._OPEN_FILES", "/nowhere")
         killed.setattr("statepath.engine.exporting.os", _Killed())
         with pytest.raises(StateError):
             await store.export(file)
     assert (await store.export(file)).path == file
+
+
+async def test_while_it_is_written_there_is_nothing_that_a_kill_could_leave(store, tmp_path, fill):
+    await fill(store)
+    folder = tmp_path / "there"
+    folder.mkdir()
+    left = []
+    await store.export(folder / "file", progress=lambda _: left.extend(folder.iterdir()))
+    assert left == []
+
+
+@pytest.mark.usefixtures("named")
+async def test_a_file_that_was_written_there_meanwhile_is_not_replaced(store, file):
+    def write_another(text):
+        if text == "reading it back":
+            Path(file).write_text("another's")
+
+    with pytest.raises(AlreadyExistsError):
+        await store.export(file, progress=write_another)
+    assert Path(file).read_text() == "another's"
 
 
 async def test_the_file_is_its_owners_and_any_zip_program_reads_it(store, file, fill):
