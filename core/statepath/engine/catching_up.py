@@ -30,6 +30,10 @@ class _Handle(Protocol):
         """Another writer's commit is visible now."""
         ...
 
+    async def bound(self) -> None:
+        """What is remembered of others' commits does not grow for ever."""
+        ...
+
 
 class CatchingUp:
     """Brings the replica of one handle to what others committed. `alone` says that there are no others.
@@ -129,3 +133,4 @@ class CatchingUp:
         ]
         stage, size = await apply_commit(handle.backend, handle.replica, commit, self.met)
         handle.caught_up(commit, transactions, stage, size)
+        await handle.bound()

@@ -331,6 +331,11 @@ class Engine:
                 self._committer.stop(error)
             raise
 
+    async def bound(self) -> None:
+        """Remember no more than is needed of others' logs and reports."""
+        if self.unwritten is not None:
+            await self.unwritten.bound()
+
     async def maintain(self) -> bool:
         """Whether this handle is the one that saves by time. It knows what the others did, then."""
         snapshotter = self._writing_snapshotter()

@@ -16,11 +16,14 @@ from statepath.backend import Backend, CommitLog
 from statepath.commit import FileChange, RemoveLog, RemoveReport, WriteLog, WriteReport
 from statepath.engine.floor import read_floor
 from statepath.engine.replay import Beside, changes_of, file_key
-from statepath.errors import CorruptionError, HistoryTrimmedError
+from statepath.errors import CorruptionError, HistoryTrimmedError, StateError
 
 T = TypeVar("T")
 
 _KEPT_BYTES: Final = 16 * 1024 * 1024
+_MANY: Final = (
+    1000  # logs and reports that were changed, so that it is looked which of them the files have by now
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Unwritten:
         self._log = log
         self._head = head
         self._changed: dict[str, _Last] = {}
+        self._due = _MANY
         # What was read from the log, with the seqs, so that who reads many of them reads it once.
         self._kept: list[tuple[int, FileChange]] = []
         self._upto = 0
@@ -83,6 +87,13 @@ class Unwritten:
                 if await self._shown() == shown:
                     raise
                 # There is a newer snapshot, and the file has what it lacked.
+
+    async def bound(self) -> None:
+        """Forget what the files have, where many were changed: who never reads one would remember all."""
+        if len(self._changed) >= self._due:
+            with suppress(StateError):  # when there are more it is tried again
+                await self._shown()
+            self._due = max(_MANY, 2 * len(self._changed))
 
     async def _shown(self) -> int:
         """The seq of the newest snapshot; what was changed before it is in the files, and forgotten."""

@@ -404,3 +404,18 @@ async def test_nor_does_it_where_the_log_begins_later(trimmed, url, without_floo
     await without_floor()
     async with statepath.open(url, readonly=True) as reader:
         assert await shown(reader) == ({"s1": "one\n"}, {"r1": "one"})
+
+
+async def test_a_reader_that_reads_no_report_does_not_remember_each_that_was_ever_saved(
+    store, url, monkeypatch
+):
+    monkeypatch.setattr(unwritten_files, "_MANY", 4)
+    async with statepath.open(url, readonly=True) as reader:
+        for n in range(24):
+            await store.save_report(f"r{n}", n)
+            if n % 4 == 0:
+                await store.snapshot()
+            await reader.sync()
+        assert len(reader._engine.unwritten._changed) < 12
+        assert len(await reader.reports()) == 24
+        assert [await reader.read_report(f"r{n}") for n in (0, 20, 23)] == [0, 20, 23]
