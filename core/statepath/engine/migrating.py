@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,6 +33,7 @@ from statepath.errors import (
 )
 from statepath.events import StoreMigrated
 from statepath.migrations import Migrations
+from statepath.threads import in_thread
 
 logger = logging.getLogger("statepath.migrations")
 
@@ -109,8 +111,7 @@ async def _keep_before(engine: Engine) -> str:
     """
     backend = engine.backend
     head, stream = engine.replica.head, _stream(engine)
-    for _ in stream:
-        pass
+    await in_thread(lambda: deque(stream, 0))  # for its digest
     when: When = IF_ABSENT
     try:
         if (await check_snapshot(backend, PRE_MIGRATION_KEY)).digest == stream.digest:

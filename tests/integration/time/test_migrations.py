@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 from contextlib import contextmanager
 from textwrap import dedent
 from uuid import uuid4
@@ -17,7 +18,7 @@ from statepath.engine import migrating
 from statepath.engine.engine import Engine
 from statepath.engine.migration import decode_versions
 from statepath.engine.replica import MEMBERS
-from statepath.engine.snapshot import SCHEMA_MEMBER
+from statepath.engine.snapshot import SCHEMA_MEMBER, SnapshotStream
 from statepath.errors import (
     ConfigurationError,
     ConflictError,
@@ -149,6 +150,20 @@ async def test_opening_the_store_migrates_it_in_one_commit(old, to_2, places):
     assert json.loads(await places.read(old, "state.json"))["schema_versions"] == {"tasks": 2}
     async with statepath.open(old, autosave=0, migrations=to_2) as store:
         assert store.seq == 5
+
+
+async def test_the_state_of_before_is_kept_beside_the_event_loop(old, to_2, monkeypatch):
+    drawn, draw = [], SnapshotStream.__iter__
+
+    def told(stream):
+        drawn.append(threading.current_thread())
+        return draw(stream)
+
+    monkeypatch.setattr(SnapshotStream, "__iter__", told)
+    async with statepath.open(old, migrations=to_2, autosave=0) as store:
+        assert store.seq
+    assert drawn
+    assert threading.current_thread() not in drawn
 
 
 async def test_the_state_of_before_is_kept_and_what_was_done_is_told(old, to_2, places):
