@@ -14,6 +14,7 @@ from contextlib import aclosing, suppress
 from typing import Final
 
 from statepath.backend import Backend
+from statepath.clock import clock
 from statepath.engine.companion import MirrorLag
 from statepath.engine.founding import Tell, silent
 from statepath.engine.leases import Leases
@@ -103,6 +104,7 @@ class Mirror:
         self._connection: Backend | None = None
         self._lagging: bool | None = None
         self._since: float | None = None
+        self._met: tuple[int, float] | None = None  # a head that is not shipped yet, and when it was there
         self._shipped = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -115,11 +117,19 @@ class Mirror:
             self._since = time.time()
         # What is too far behind to be known is no older than what was shipped last, nor than when it was noticed.
         since = oldest or max(self._since or 0.0, self._shipped)
-        seconds = max(time.time() - since, 0.0) if behind else 0.0
+        # Who set the machine's clock back learns by the other one how long it has been at the least.
+        seconds = max(time.time() - since, self._waiting(behind)) if behind else 0.0
         failure = None if self._failure is None else str(self._failure)
         if self._elsewhere:
             return MirrorLag(self._target, self._seq, 0, 0.0, failure, self._stopped, elsewhere=True)
         return MirrorLag(self._target, self._seq, behind, seconds, failure, self._stopped)
+
+    def _waiting(self, behind: int) -> float:
+        """For how many seconds, at the least, something has been waiting to be shipped."""
+        seq, now = self._seq or 0, clock()
+        if self._met is None or self._met[0] <= seq:
+            self._met = seq + behind, now
+        return now - self._met[1]
 
     async def run(self, until: int | None = None) -> None:
         """Ship until it is cancelled or the primary is closed; with `until`, up to that seq, and without patience.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections import deque
 from contextlib import aclosing
 from datetime import timedelta
@@ -411,9 +412,11 @@ async def test_where_it_ends_with_a_replica_that_is_down_nothing_says_that_it_is
     assert "tried again" not in caplog.text
 
 
+@pytest.mark.parametrize("back", [0, 3600])
 async def test_a_replica_that_lags_is_told_once_and_when_it_has_caught_up(
-    places, elsewhere, told, monkeypatch, until
+    places, elsewhere, told, monkeypatch, until, back
 ):
+    """Also where the machine's clock is set back."""
     gate = asyncio.Event()
     path, to = places.new(), elsewhere.new()
     connect = statepath.discovery.connect
@@ -428,8 +431,10 @@ async def test_a_replica_that_lags_is_told_once_and_when_it_has_caught_up(
         await asyncio.sleep(0.1)  # so that the feed is followed from the beginning
         for n in range(3):
             await store.collection("raw").put({"id": "a", "n": n})
-        await until(lambda: told.of(MirrorLagging))
         assert store.mirror_lag.behind == 3
+        now = time.time
+        monkeypatch.setattr("statepath.engine.mirror.time.time", lambda: now() - back)
+        await until(lambda: told.of(MirrorLagging))
         gate.set()
         await until(lambda: told.of(MirrorCaughtUp))
         assert (store.mirror_lag.seq, store.mirror_lag.behind) == (3, 0)
