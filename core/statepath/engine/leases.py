@@ -36,6 +36,7 @@ from statepath.errors import (
     LeaseHeldError,
     NotFoundError,
     StateError,
+    UnavailableError,
 )
 from statepath.together import together
 
@@ -183,10 +184,12 @@ class Leases:
         key = lease_key(holder.name)
         try:
             etag = await self._backend.write(key, bytes(seal(holder)), when=when)
-        except (AlreadyExistsError, ConflictError):
+        except (AlreadyExistsError, ConflictError, UnavailableError) as error:
             found = await self._read(key)
             if found is not None and found[0].token == holder.token:
                 etag = found[1]  # it had arrived, and its answer not
+            elif isinstance(error, UnavailableError):
+                raise
             else:
                 return await self._take(holder.name, holder.ttl) if found is None else found[0]
         self._observed.pop(key, None)
@@ -213,11 +216,17 @@ class Leases:
 
     async def drop(self, hold: Hold) -> None:
         """Give the lease back, unless somebody else has it."""
+        lost = False
         for _ in range(_ATTEMPTS):
             try:
                 await self._backend.delete(hold.key, when=IfMatch(hold.etag))
             except NotFoundError:
                 break
+            except UnavailableError as error:
+                # What got no answer may not have arrived, and then others would wait for all of its time.
+                if lost or error.code == "not_sent":
+                    raise
+                lost = True
             except ConflictError:
                 # A sign of life that was under way when it was stopped may have arrived.
                 found = await self._read(hold.key)

@@ -5,7 +5,9 @@ import asyncio
 import pytest
 from statepath.engine.replica import MEMBERS
 from statepath.engine.snapshot import LEASE_MEMBERS
-from statepath.errors import LeaseLostError
+from statepath.errors import LeaseLostError, UnavailableError
+
+LOST = UnavailableError("the connection was reset")
 
 
 @pytest.fixture
@@ -125,6 +127,31 @@ async def test_a_lease_that_is_given_back_while_somebody_tries_to_take_it_is_fre
     monkeypatch.setattr(store._engine.leases, "take", take_when_given_back)
     async with store.lease("leader", ttl=60, wait=0) as lease:
         assert lease.epoch > held.epoch
+
+
+async def test_a_lease_is_held_though_the_answer_to_taking_it_was_lost(faulty, open_on):
+    store = await open_on(faulty)
+    faulty.fail("write", "leases/leader", LOST, applied=True)
+    async with store.lease("leader", ttl=600, wait=0) as lease:
+        assert lease.held
+
+
+async def test_taking_a_lease_that_nobody_has_fails_where_nothing_arrived(faulty, open_on):
+    store = await open_on(faulty)
+    faulty.fail("write", "leases/leader", LOST)
+    with pytest.raises(UnavailableError, match="reset"):
+        await store.lease("leader", ttl=600, wait=0).acquire()
+    async with store.lease("leader", ttl=600, wait=0) as lease:
+        assert lease.held
+
+
+@pytest.mark.parametrize("applied", [False, True])
+async def test_a_lease_is_given_back_though_no_answer_comes_at_first(faulty, open_on, other, applied):
+    store = await open_on(faulty)
+    async with store.lease("leader", ttl=600):
+        faulty.fail("delete", "leases/leader", LOST, applied=applied)
+    async with other.lease("leader", wait=0) as lease:
+        assert lease.held
 
 
 @pytest.mark.parametrize("cancellations", [1, 2])
