@@ -118,8 +118,9 @@ async def _examine(path: str | None) -> Examination:
     conditions = None
     try:
         if isinstance(backend, ObjectStoreBackend):
-            await (await connect(settings.path)).close()
-            conditions = "kept"
+            trial = await connect(settings.path)  # who only reads is not told whether the service copies
+            await trial.close()
+            capabilities, conditions = trial.capabilities, "kept"
         async with reading(path) as store:
             return Examination(
                 place, capabilities, f"{store.id}, at seq {store.seq}", store.seq, conditions=conditions

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import sys
 import traceback
 from contextlib import asynccontextmanager
 
@@ -115,6 +117,17 @@ async def test_a_server_that_copies_whatever_is_there_is_not_asked_for_backups(a
             await store.snapshot()
         assert len(await store.backups()) == 1
         assert not [request for request in proxy.requests if b"-copy-source" in request.head.lower()]
+
+
+async def test_the_doctor_says_that_it_is_not_asked_to_copy(aws, moto):
+    async with _without(moto, b"x-amz-copy-source-if-match") as endpoint:
+        command = [sys.executable, "-m", "statepath.cli", "doctor", "--json"]
+        process = await asyncio.create_subprocess_exec(
+            *command, s3_service("careless", endpoint).path("copies"), stdout=asyncio.subprocess.PIPE
+        )
+        told = json.loads((await process.communicate())[0])
+    assert told["conditions"] == "kept"
+    assert told["capabilities"]["copy"] is False
 
 
 async def test_what_passed_the_probe_is_not_asked_again(aws, moto, unprobed):
