@@ -32,14 +32,17 @@ def account(name: str, text: str) -> str:
     return text
 
 
+address: Final = partial(
+    endpoint,
+    form="http://host:port/account",
+    secrets="keys and SAS tokens where the Azure tools look for them",
+)
+"""A service's address, from whoever says it."""
+
 _PARAMETERS: Final = Parameters(
     "STATE_AZURE_",
     account_name=account,
-    endpoint_url=partial(
-        endpoint,
-        form="http://host:port/account",
-        secrets="keys and SAS tokens where the Azure tools look for them",
-    ),
+    endpoint_url=address,
     timeout=seconds,
 )
 _DEFAULTS: Final = {"timeout": f"{DEFAULT_TIMEOUT:g}"}

@@ -32,7 +32,7 @@ from statepath.objectstore import (
     unmet,
 )
 
-from statepath_azure.config import DEFAULT_TIMEOUT, AzureConfig
+from statepath_azure.config import DEFAULT_TIMEOUT, AzureConfig, address
 from statepath_azure.credentials import Found, find
 from statepath_azure.failures import answer_of, translated
 
@@ -141,6 +141,8 @@ class AzureDriver:
     def _check(self, config: AzureConfig) -> None:
         """A connection string names an account, too: not another one than the state path. One with a SAS token and an
         endpoint of its own names none."""
+        if self._found.connection_string is not None:
+            address("the endpoint in AZURE_STORAGE_CONNECTION_STRING", self.endpoint)
         for name, given, used in (
             ("account_name", config.account_name, self._client.account_name),
             ("endpoint_url", config.endpoint_url, self.endpoint),

@@ -13,11 +13,14 @@ from statepath.objectstore import Parameters, Place, endpoint, flag, seconds, te
 
 DEFAULT_TIMEOUT = 60.0
 
+address: Final = partial(
+    endpoint, form="http://host:port", secrets="credentials where the AWS tools look for them"
+)
+"""A service's address, from whoever says it."""
+
 _PARAMETERS: Final = Parameters(
     "STATE_S3_",
-    endpoint_url=partial(
-        endpoint, form="http://host:port", secrets="credentials where the AWS tools look for them"
-    ),
+    endpoint_url=address,
     region=text,
     profile=text,
     anonymous=flag,

@@ -36,7 +36,7 @@ from statepath.objectstore import (
     unmet,
 )
 
-from statepath_s3.config import DEFAULT_TIMEOUT, S3Config
+from statepath_s3.config import DEFAULT_TIMEOUT, S3Config, address
 from statepath_s3.failures import answer_of, lacks_object, translated
 
 SCHEME: Final = "s3"
@@ -225,6 +225,7 @@ class S3Driver:
         client.meta.events.register_last("before-call.s3", driver._leave.spare)
         client.meta.events.register_last("before-call.s3.HeadBucket", _stay)
         try:
+            address("endpoint_url, or AWS_ENDPOINT_URL,", driver.endpoint)
             await driver._greet(config.place)
         except BaseException:
             await driver.close()

@@ -119,6 +119,16 @@ async def test_a_server_that_copies_whatever_is_there_is_not_asked_for_backups(a
         assert not [request for request in proxy.requests if b"-copy-source" in request.head.lower()]
 
 
+async def test_an_endpoint_of_the_aws_tools_that_holds_a_password_is_refused_without_being_shown(
+    aws, moto, unprobed, monkeypatch
+):
+    async with _without(moto, b"if-match") as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint.replace("://", "://joe:hunter2@"))
+        error = await refusal(f"s3://{BUCKET}/x?anonymous=true", InvalidArgumentError)
+    assert "AWS_ENDPOINT_URL, holds more than an address" in str(error)
+    assert "hunter2" not in "".join(traceback.format_exception(error))
+
+
 async def test_the_doctor_says_that_it_is_not_asked_to_copy(aws, moto):
     async with _without(moto, b"x-amz-copy-source-if-match") as endpoint:
         command = [sys.executable, "-m", "statepath.cli", "doctor", "--json"]

@@ -38,6 +38,12 @@ async def test_one_that_names_another_account_or_endpoint_is_refused():
         await check(ELSEWHERE, STATE_AZURE_ENDPOINT_URL="https://other.example.org")
 
 
+async def test_one_with_a_password_in_its_endpoint_is_refused_without_being_shown():
+    with pytest.raises(InvalidArgumentError, match="holds more than an address") as caught:
+        await check(ELSEWHERE.replace("://", "://joe:hunter2@"))
+    assert "hunter2" not in str(caught.value)
+
+
 class Telling:
     """A client of an account that tells what it is, or refuses to."""
 
