@@ -53,7 +53,7 @@ async def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIte
 
 async def answer(writer: asyncio.StreamWriter, body: bytes) -> None:
     """200, from something that may be any of the services."""
-    length = f"content-length: {len(body)}\r\n\r\n".encode()
+    length = f"connection: close\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     writer.write(
         b"HTTP/1.1 200 OK\r\nx-ms-request-id: 1\r\ncontent-type: application/xml\r\n" + length + body
     )

@@ -80,12 +80,20 @@ class _SendsOnce(AioHttpTransport):  # type: ignore[misc]  # its module loads it
                 answer = await super().send(request, proxy=self.proxy, **options)
             finally:
                 request.data = body
-        if _OF_AZURE not in answer.headers and (
-            answer.status_code < _REFUSED or answer.status_code == _LACKING
-        ):
+        if _OF_AZURE not in answer.headers:
             answer.internal_response.close()
-            raise Unreadable
+            raise _of_another(answer.status_code)
         return answer
+
+
+def _of_another(status: int) -> Exception:
+    """What comes of an answer that is not Azure's. Of a refusal the status counts alone: over a page in another
+    encoding, or a JSON without a message, the client itself would fail."""
+    if status < _REFUSED or status == _LACKING:
+        return Unreadable()
+    refused = HttpResponseError("something between refused it")
+    refused.status_code = status
+    return refused
 
 
 class _Attended:

@@ -173,7 +173,7 @@ async def test_what_does_not_speak_http_is_told_without_the_token(sas, caplog):
 async def test_a_clock_that_is_off_is_told_from_a_wrong_key(azure_account, minutes, code):
     date = format_datetime(datetime.now(UTC) + timedelta(minutes=minutes), usegmt=True)
     answer = (
-        "HTTP/1.1 403 Forbidden\r\nx-ms-error-code: AuthenticationFailed\r\n"
+        "HTTP/1.1 403 Forbidden\r\nx-ms-request-id: 1\r\nx-ms-error-code: AuthenticationFailed\r\n"
         f"Date: {date}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     )
     async with answering(answer.encode()) as endpoint:

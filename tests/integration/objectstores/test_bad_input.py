@@ -16,7 +16,7 @@ from servers.refusals import refusal
 from servers.services import SERVICES, writes
 from statepath.backend import ALWAYS, IF_ABSENT
 from statepath.discovery import connect
-from statepath.errors import ConfigurationError, UnavailableError
+from statepath.errors import AccessDeniedError, ConfigurationError, UnavailableError
 
 pytestmark = pytest.mark.slow
 
@@ -87,12 +87,14 @@ async def test_an_endpoint_that_never_answers_is_given_up(service):
     server.close()
 
 
-def another(body, status="200 OK", elsewhere=""):
+def another(body, status="200 OK", elsewhere="", kind=""):
     """A server of another protocol, which answers everything alike."""
 
     async def serve(head, writer):
         said = f"location: {elsewhere}\r\nconnection: close\r\n" if elsewhere else ""
-        writer.write(f"HTTP/1.1 {status}\r\n{said}content-length: {len(body)}\r\n\r\n".encode() + body)
+        said += f"content-type: {kind}\r\nconnection: close\r\n" if kind else ""
+        writer.write(f"HTTP/1.1 {status}\r\n{said}content-length: {len(body)}\r\n\r\n".encode())
+        writer.write(b"" if head.startswith(b"HEAD") else body)
         await writer.drain()
 
     return serve
@@ -136,6 +138,31 @@ async def test_what_something_between_does_not_find_is_no_missing_object(name):
             lambda: driver.page("y", "", ""),
         ):
             with pytest.raises(UnavailableError):
+                await call()
+        await backend.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ("<html>Nicht verfügbar</html>".encode("latin-1"), "text/html"),
+        (b'{"error":{"code":0}}', "application/json"),
+    ],
+    ids=["page", "json"],
+)
+@pytest.mark.parametrize(
+    ("status", "error"), [("503 Unavailable", UnavailableError), ("403 Forbidden", AccessDeniedError)]
+)
+async def test_what_something_between_refuses_is_told_by_its_status(name, body, kind, status, error):
+    async with listening(after_listing(name, another(body, status, kind=kind))) as endpoint:
+        backend = await connect(SERVICES[name]("another", endpoint).path("x"), readonly=True)
+        driver = backend._driver
+        for call in (
+            lambda: driver.get("a", None),
+            lambda: driver.put("a", b"1", IF_ABSENT),
+            lambda: driver.page("y", "", ""),
+        ):
+            with pytest.raises(error, match=status[:3]):
                 await call()
         await backend.close()
 
