@@ -241,7 +241,8 @@ class LocalCommitLog:
                 for first, behind in pairwise(firsts):
                     if behind - 1 > upto:
                         break
-                    port.unlink(segment_name(first), within=journal)
+                    with suppress(FileNotFoundError):  # another one trims, too
+                        port.unlink(segment_name(first), within=journal)
                 port.fsync_dir(journal)
             finally:
                 port.close(journal)

@@ -304,6 +304,21 @@ async def test_a_segment_is_trimmed_when_all_of_it_may_go(connect: Connect, chai
         assert len(segments(path)) == left, f"upto {upto}"
 
 
+async def test_a_segment_that_another_one_trims_first_is_in_nobodys_way(
+    connect: Connect, chain: Any, port: Any, path: Path
+) -> None:
+    await three_segments(connect, chain)
+    log = (await connect()).commit_log()
+
+    def trimmed(gone: str) -> bool:
+        (path / "journal" / gone).unlink()
+        return False
+
+    port.fail("unlink", chosen=trimmed)
+    await log.trim(6)
+    assert [file.name for file in segments(path)] == [name(7)]
+
+
 async def test_what_was_trimmed_is_known_to_be_missing(
     connect: Connect, chain: Any, path: Path, commits: Any
 ) -> None:
