@@ -292,10 +292,12 @@ class LocalFactory:
         """
         path = config.resolve()
         pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="statepath-local")
-        opening = pool.submit(_open, path, self._port, pool, readonly=readonly)
+        unwanted = threading.Event()
+        opening = pool.submit(_open, path, self._port, pool, unwanted, readonly=readonly)
         try:
             return await asyncio.wrap_future(opening)
         except asyncio.CancelledError:
+            unwanted.set()
             opening.add_done_callback(_abandon)
             raise
         except BaseException:
@@ -309,7 +311,9 @@ def _abandon(opening: Future[LocalBackend]) -> None:
         threading.Thread(target=opening.result().release, name="statepath-abandon").start()
 
 
-def _open(path: str, port: Port, pool: ThreadPoolExecutor, *, readonly: bool) -> LocalBackend:
+def _open(
+    path: str, port: Port, pool: ThreadPoolExecutor, unwanted: threading.Event, *, readonly: bool
+) -> LocalBackend:
     root = Root(port, path)
     try:
         tree = Tree(port, path, root.open(create=not readonly))
@@ -321,7 +325,7 @@ def _open(path: str, port: Port, pool: ThreadPoolExecutor, *, readonly: bool) ->
     try:
         if not readonly:
             with failing(f"{path}/{LOCK}"):
-                lock = WriterLock.acquire(tree)
+                lock = WriterLock.acquire(tree, unwanted)
             with failing(path):
                 tree.remove_stale_temporaries(lock.is_over if lock.shared else None)
         return LocalBackend(path, tree, lock, pool)

@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -80,10 +81,10 @@ class WriterLock:
         tree.known = self.shareable and self._hold_token()
 
     @classmethod
-    def acquire(cls, tree: Tree) -> WriterLock:
+    def acquire(cls, tree: Tree, unwanted: threading.Event) -> WriterLock:
         """Take the lock, or share it with those who do. Readers hold it for microseconds, and whoever opens a store
         may be about to share it: a refusal is final after a second. Who opens it to share it, lets others in or
-        closes it is waited for longer.
+        closes it is waited for longer, unless it is `unwanted` by then: the end of a program waits for this thread.
 
         Raises:
             StoreLockedError: another writer has it for itself.
@@ -108,9 +109,9 @@ class WriterLock:
                 return lock
             mode, holders = _read_head(port, fd).mode, _read_holders(port, fd)
             give_back(port, fd)
-            if waited >= (_PATIENCE if mode in (EXCLUSIVE, b"") else _OPENING_PATIENCE):
+            patience = _PATIENCE if mode in (EXCLUSIVE, b"") else _OPENING_PATIENCE
+            if waited >= patience or unwanted.wait(_STEP):
                 raise _refusal(port, holders)
-            time.sleep(_STEP)
 
     def _hold_token(self) -> bool:
         """Let others find out that this handle is there: a process id tells that to no other container, and is used

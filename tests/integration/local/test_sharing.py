@@ -25,7 +25,7 @@ from statepath.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from statepath_local import LocalFactory, writer
+from statepath_local import LocalFactory, lock, writer
 from statepath_local.journal import LocalCommitLog
 from statepath_local.port import Port
 
@@ -93,6 +93,28 @@ async def test_who_comes_while_the_store_is_being_opened_waits(connect: Connect)
     assert not waiting.done()
     await one.share()
     assert (await waiting).joined
+
+
+async def test_who_is_not_wanted_any_more_waits_no_longer(
+    connect: Connect, port: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a program waits for the thread."""
+    await (await connect(port=Port())).announce()
+    waits, gives_up = threading.Event(), threading.Event()
+    port.fail("flock", chosen=lambda *_: waits.set())
+    refusal = lock._refusal
+
+    def refused(*args: Any) -> StoreLockedError:
+        gives_up.set()
+        return refusal(*args)
+
+    monkeypatch.setattr(lock, "_refusal", refused)
+    opening = asyncio.ensure_future(connect())
+    assert await asyncio.to_thread(waits.wait, 10)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert await asyncio.to_thread(gives_up.wait, 10)
 
 
 @pytest.mark.slow
