@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from statepath.errors import StateError, StoreLockedError, UnsupportedError
+from statepath.errors import StateError, StoreLockedError, UnavailableError, UnsupportedError
 
 from statepath_local.failures import SCHEME, failing
 from statepath_local.mark import CLOSED, DIRTY, EXCLUSIVE, MARK_LINE, OPENING, SHARED, Mark
@@ -221,9 +221,19 @@ class WriterLock:
         return _refusal(self._port, others, why)
 
     def is_named(self) -> bool:
-        """Whether the file stands under its name still: else others may hold another one, and neither knows."""
+        """Whether the file stands under its name still: else others may hold another one, and neither knows.
+
+        Raises:
+            DivergedError: another folder is at the state path by now.
+        """
         locked = self._port.fstat(self._fd)
-        return locked.st_nlink > 0 and (_is_named(self._tree, locked) or self._is_introduced())
+        if locked.st_nlink == 0:
+            return False
+        if _is_reached(self._tree, locked):
+            return True
+        with suppress(UnavailableError):  # who moved the folder moved all that is there
+            self._tree.check_in_place()
+        return _is_named(self._tree, locked) or self._is_introduced()
 
     def _is_introduced(self) -> bool:
         """Whether what stands under the name says that this writer is there: some mounts number a file anew."""
@@ -381,13 +391,21 @@ def _open(tree: Tree) -> tuple[int, bool]:
                 continue
 
 
-def _is_named(tree: Tree, locked: os.stat_result) -> bool:
+def _is_named(tree: Tree, locked: os.stat_result, name: str = LOCK) -> bool:
     """Whether the locked file is the one under the name."""
     try:
-        named = tree.port.stat(LOCK, within=tree.root)
+        named = tree.port.stat(name, within=tree.root)
     except FileNotFoundError:
         return False
     return os.path.samestat(named, locked)
+
+
+def _is_reached(tree: Tree, locked: os.stat_result) -> bool:
+    """Whether the state path, as it is now, leads to the locked file."""
+    try:
+        return _is_named(tree, locked, f"{tree.path}/{LOCK}")
+    except OSError:  # whoever gave rights up has the folder open still
+        return False
 
 
 def _durable_line(seq: int) -> bytes:

@@ -75,6 +75,7 @@ class Objects:
         folders, name = split_key(key)
         port = self._port
         with failing(key, key):
+            self._tree.check_in_place()
             folder = self._tree.folder(folders)
             try:
                 name = self._actual(name, folder)

@@ -233,7 +233,7 @@ class Writer:
 
     def _begin_change(self) -> None:
         """Tell whoever comes next, should this handle not live to say where the journal ends."""
-        self._check_lock()
+        self._check_files()
         with failing(JOURNAL):
             self._tree.settle([JOURNAL])
         if self._lock.shared and not self._changing:
@@ -243,17 +243,36 @@ class Writer:
                 raise state_error(error, JOURNAL) from error
             self._changing = True
 
-    def _check_lock(self) -> None:
+    def _check_files(self) -> None:
+        """That what was opened is what the state path leads to still."""
         with failing(LOCK):
-            if self._lock.is_named():
-                return
-        self._refusal = DivergedError(
-            f"the file {LOCK} was removed or replaced while the store was open, so others may write to it as if they "
-            "were alone: nothing was saved; open the store again",
-            key=LOCK,
-            backend=SCHEME,
-        )
-        raise copy.copy(self._refusal)
+            if not self._lock.is_named():
+                raise self._refuse(
+                    f"the file {LOCK} was removed or replaced while the store was open, so others may write to it "
+                    "as if they were alone: nothing was saved; open the store again",
+                    LOCK,
+                )
+        segment = self._segment
+        if segment is not None and not self._is_there(segment):
+            raise self._refuse(
+                f"{JOURNAL}/{segment.name} was removed or replaced while the store was open: nothing was saved; close "
+                "the store, which writes a snapshot, and open it again",
+                f"{JOURNAL}/{segment.name}",
+            )
+
+    def _is_there(self, segment: Segment) -> bool:
+        """Whether the segment stands under its name still: what goes into it otherwise is lost."""
+        with failing(key := f"{JOURNAL}/{segment.name}", key):
+            try:
+                self._port.stat(key, within=self._tree.root)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return self._port.fstat(segment.fd).st_nlink > 0
+
+    def _refuse(self, why: str, key: str) -> StateError:
+        """Take no more commits."""
+        self._refusal = DivergedError(why, key=key, backend=SCHEME)
+        return copy.copy(self._refusal)
 
     def _leave(self) -> None:
         """Before the acknowledgement: whoever hears of it may look with another handle at once."""

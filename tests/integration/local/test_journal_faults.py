@@ -14,6 +14,7 @@ import pytest
 from statepath.backend import encode_commit
 from statepath.errors import (
     CorruptionError,
+    DivergedError,
     HeadMoved,
     OutcomeUnknownError,
     StateError,
@@ -557,6 +558,35 @@ async def test_a_writer_is_told_when_nothing_can_follow_what_it_knows(
     reading = log.log.read(3)
     with pytest.raises(CorruptionError, match="had been durable"):
         await anext(reading)
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced", "folder removed", "folder moved"])
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_segment_that_was_taken_away_takes_no_commit(
+    connect: Connect, chain: Any, path: Path, how: str, *, shared: bool
+) -> None:
+    backend = await connect()
+    if shared:
+        await backend.share()
+    log = chain(backend.commit_log())
+    await log.append()
+    segment = segments(path)[0]
+    data = segment.read_bytes()
+    match how:
+        case "removed":
+            segment.unlink()
+        case "moved":
+            segment.rename(path / "moved")
+        case "replaced":
+            segment.unlink()
+            segment.write_bytes(data)
+        case "folder removed":
+            shutil.rmtree(path / "journal")
+        case _:
+            (path / "journal").rename(path / "moved")
+    for _ in range(2):
+        with pytest.raises(DivergedError, match=f"journal/{segment.name} was removed or replaced"):
+            await log.append()
 
 
 async def test_a_log_that_could_not_be_moved_aside_takes_no_commit(

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -335,10 +336,53 @@ async def test_a_mount_that_numbers_the_lock_anew_stops_no_writer(
     backend = await connect()
     if shared:
         await backend.share()
-    monkeypatch.setattr("statepath_local.lock._is_named", lambda tree, locked: False)
+    monkeypatch.setattr("statepath_local.lock._is_named", lambda *_: False)
     log = chain(backend.commit_log())
     await log.append()
     await log.append()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_writer_in_the_place_of_whose_folder_another_one_stands_commits_nothing_there(
+    connect: Connect, chain: Any, path: Path, commits: Any, *, shared: bool
+) -> None:
+    backend = await connect()
+    if shared:
+        await backend.share()
+    log = chain(backend.commit_log())
+    await log.append()
+    path.rename(path.with_name("earlier"))
+    shutil.copytree(path.with_name("earlier"), path)
+    for _ in range(2):
+        with pytest.raises(DivergedError, match="replaced by another one while it was open"):
+            await log.append()
+    shutil.rmtree(path)
+    path.with_name("earlier").rename(path)
+    await log.append()
+    assert await commits(backend.commit_log()) == log.commits
+
+
+async def test_a_writer_whose_folder_was_moved_commits_there(
+    connect: Connect, chain: Any, path: Path, commits: Any
+) -> None:
+    log = chain((await connect()).commit_log())
+    await log.append()
+    path.rename(path.with_name("elsewhere"))
+    await log.append()
+    reader = await connect(path.with_name("elsewhere"), readonly=True)
+    assert await commits(reader.commit_log()) == log.commits
+
+
+async def test_a_store_whose_folder_was_moved_or_replaced_says_so(path: Path) -> None:
+    async with statepath.open(path, autosave=0) as store:
+        await store.collection("raw").put({"id": "a"})
+        path.rename(path.with_name("earlier"))
+        assert "was moved or removed while it was open" in (await store.health()).problems[0]
+        shutil.copytree(path.with_name("earlier"), path)
+        assert "was replaced by another one" in (await store.health()).problems[0]
+        shutil.rmtree(path)
+        path.with_name("earlier").rename(path)
+        assert (await store.health()).healthy
 
 
 async def test_what_was_acknowledged_beside_a_lock_that_was_removed_is_there(tmp_path: Path) -> None:
