@@ -4,6 +4,7 @@ import asyncio
 import gc
 import sys
 import weakref
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -12,10 +13,15 @@ from types import ModuleType
 
 import pytest
 from broken.lifecycle import WaitsForItsListings
-from broken.processes import HangsElsewhere, KeepsItUntilItIsClosed, LocksItsOwnProcess
+from broken.processes import (
+    HangsElsewhere,
+    KeepsItUntilItIsClosed,
+    LocksEachWriteWithAFile,
+    LocksItsOwnProcess,
+)
 from broken.sound import FAULTS, Config, Fault, Sound, SoundFactory
 from hypothesis import Phase, settings
-from statepath.backend import ALWAYS, BackendFactory, ETag, When, slot_key
+from statepath.backend import ALWAYS, Backend, BackendFactory, ETag, When, slot_key
 from statepath.errors import NotFoundError, StoreLockedError, ThrottledError
 from statepath.memory import MemoryBackend, MemoryConfig
 from statepath.testing import BackendContract, processes
@@ -113,12 +119,15 @@ async def test_a_service_may_notice_late_that_a_writer_was_killed(
                 raise StoreLockedError("somebody has it", holder={"pid": 0})
             super().__init__(config, readonly=readonly)
 
-    async def elsewhere(*_: object) -> None:
+    async def elsewhere(work: Callable[[Backend], Awaitable[None]], path: str) -> None:
         nonlocal refusals
-        refusals = 2
+        if work is not processes._go_on:
+            refusals = 2  # it is killed
+            return
+        async with kit.connection(path) as backend:
+            await work(backend)
 
     kit = subject(SoundFactory(NoticesLate), tmp_path)
-
     monkeypatch.setattr(kit, "_elsewhere", elsewhere)
     await kit.test_a_writer_that_was_killed_keeps_nobody_out()
     assert not refusals
@@ -202,6 +211,18 @@ async def test_no_check_waits_for_what_hangs_in_another_process(
             await subject(SoundFactory(HangsElsewhere), tmp_path).test_another_process_sees_the_same_objects()
     kit = subject(SoundFactory(LocksItsOwnProcess), tmp_path)
     await kit.test_another_process_sees_the_same_objects()
+
+
+async def test_a_lock_that_is_left_in_the_middle_of_a_write_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = subject(SoundFactory(LocksItsOwnProcess), tmp_path)
+    await sound.test_a_writer_that_was_killed_keeps_nobody_out()
+    monkeypatch.setattr("statepath.testing.patience.PATIENCE", 3.0)
+    with pytest.raises(pytest.fail.Exception, match="keeps everybody out"):
+        await subject(
+            SoundFactory(LocksEachWriteWithAFile), tmp_path
+        ).test_a_writer_that_was_killed_keeps_nobody_out()
 
 
 def test_who_ran_a_process_that_is_given_up_is_not_collected_while_it_ends() -> None:

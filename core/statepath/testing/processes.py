@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from statepath.backend import IF_ABSENT, Backend, BackendFactory, CommitLog, ETag, StateURL
+from statepath.backend import IF_ABSENT, Backend, BackendFactory, CommitLog, ETag, IfMatch, StateURL
 from statepath.errors import (
     AlreadyExistsError,
     HeadMoved,
@@ -180,25 +180,25 @@ class ProcessChecks(Subject):
         path = self.new_store()
         async with self.connection(path) as backend:
             can = backend.capabilities
-            if not can.exclusive or not (can.shared or can.durable):
+            if not (can.shared or can.durable):
                 return
         with suppress(BrokenProcessPool):
-            await self._elsewhere(_end, path)
+            await self._elsewhere(_end_while_writing, path)
         try:
             await soon(self._until_admitted(path))
         except TimeoutError:
-            pytest.fail("the lock of a process that is gone keeps everybody out")
+            pytest.fail("a lock that a process had which is gone keeps everybody out")
+        async with self.connection(path, readonly=True) as reader:
+            assert (await reader.read("behind")).data == b"B", "what came behind the killed one is lost"
+            assert [commit.writer async for commit in commit_log(reader).read(0)] == ["behind"]
 
     async def _until_admitted(self, path: str) -> None:
         """A service may notice only after a while that a client is gone."""
         while True:
             try:
-                async with self.connection(path) as backend:
-                    await backend.write("tasks/b", b"B")
+                return await self._elsewhere(_go_on, path)
             except StoreLockedError:
                 await asyncio.sleep(0.05)
-            else:
-                return
 
     @asynccontextmanager
     async def _beside_another(self) -> AsyncIterator[tuple[str, Backend | None]]:
@@ -394,6 +394,13 @@ async def _end(backend: Backend) -> None:
     await backend.write("tasks/a", b"A")
     await Writer(commit_log(backend), "there").append()
     os._exit(1)
+
+
+async def _go_on(backend: Backend) -> None:
+    """Write what the one that ended did not."""
+    etag = await backend.write("behind", b"A", when=IF_ABSENT)
+    await backend.write("behind", b"B", when=IfMatch(etag))
+    await Writer(commit_log(backend), "behind").append()
 
 
 async def _add(backend: Backend) -> list[str]:

@@ -186,3 +186,20 @@ class LocksWithAFile(LocksItsOwnProcess):
         if not self.readonly:
             self.lock.unlink(missing_ok=True)
         await super().close()
+
+
+class LocksEachWriteWithAFile(LocksItsOwnProcess):
+    """As `LocksWithAFile`, for as long as a write takes."""
+
+    async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
+        lock = self.file.with_name("lock")
+        while True:
+            try:
+                lock.touch(exist_ok=False)
+                break
+            except FileExistsError:
+                await asyncio.sleep(0.001)
+        try:
+            return await super().write(key, data, when=when)
+        finally:
+            lock.unlink()
