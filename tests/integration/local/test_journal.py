@@ -289,8 +289,9 @@ async def three_segments(connect: Connect, chain: Any) -> Any:
     for _ in range(3):
         backend = await connect()
         log.log = backend.commit_log()
-        await log.append(600_000, transactions=2)
+        # The large one behind the small one: it makes the segment grow, as there cannot be a spare yet.
         await log.append(1)
+        await log.append(600_000, transactions=2)
         await backend.close()
     return log
 
