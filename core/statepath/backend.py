@@ -8,8 +8,9 @@ Keys are what the core makes of ids: one or more segments joined by `/`, each se
 `a-z 0-9 A-Z . _ - ~ %`, never empty, `.` or `..`; at most 512 characters in all. No key continues another one behind
 a `/`, so that each may be a file in a folder. The key `lock` is never used. A backend stores keys as they are.
 
-Every method may be called from many tasks at once of the event loop that made the connection; other loops of the
-process may have connections of their own to the same store. A call that is cancelled may have been applied.
+Every method may be called from many tasks at once of the event loop that made the connection, which none may block
+(`in_thread`); other loops of the process may have connections of their own to the same store. A call that is cancelled
+may have been applied.
 """
 
 from __future__ import annotations
