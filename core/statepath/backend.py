@@ -49,7 +49,7 @@ from statepath.filters import (
     Path,
     StartsWith,
 )
-from statepath.threads import in_thread
+from statepath.threads import handed, in_thread
 from statepath.url import StateURL
 
 __all__ = [
@@ -108,6 +108,7 @@ __all__ = [
     "decode_changes",
     "decode_commit",
     "encode_commit",
+    "handed",
     "in_thread",
     "microseconds",
     "moved_behind",

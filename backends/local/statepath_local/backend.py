@@ -24,6 +24,7 @@ from statepath.backend import (
     Span,
     StateURL,
     When,
+    handed,
     in_thread,
 )
 from statepath.errors import ClosedError, NotFoundError, ReadOnlyError, StoreLockedError
@@ -202,14 +203,15 @@ class LocalBackend:
         """Run the call in the background; used by the log while it is open.
 
         Raises:
-            RuntimeError: the main thread has ended, and Python's executors with it.
+            RuntimeError: no thread makes it: the main thread has ended, and Python's executors with it, or there are
+                too many.
         """
-        self._pool.submit(call)
+        handed(self._pool.submit, call)
 
     def finish(self, call: Callable[[], object]) -> None:
         """Run the call as the end of something, which may come after the end of the handle."""
         try:
-            self._pool.submit(call)
+            handed(self._pool.submit, call)
         except RuntimeError:
             call()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from itertools import count
@@ -273,6 +274,26 @@ async def test_commits_are_durable_where_the_program_ends_and_nothing_runs_in_th
     await backend.close()
     assert sealed.endswith(b"\n")
     assert b"".join(file.read_bytes() for file in segments(path)) == b"".join(map(encode_commit, log.commits))
+
+
+async def test_what_no_thread_can_be_started_for_is_done_once(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segment that is sealed twice is closed twice, and its descriptor is another file's by then."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    backend, busy, free = await connect(), threading.Event(), threading.Event()
+    backend.submit(lambda: busy.set() or free.wait())
+    assert await asyncio.to_thread(busy.wait, 10)
+    done: list[int] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        backend.finish(lambda: done.append(1))
+    free.set()
+    await backend.close()
+    assert done == [1]
 
 
 async def test_a_commit_larger_than_a_segment_is_one_record(
