@@ -5,7 +5,8 @@
 Processes open the store, use it, are stopped, killed in the middle of anything or closed, and open it again; others
 read and watch. Snapshots, backups, packs and trimming go on beside, within minutes of that clock. In each seed they do
 some of what can be done, so each of it more often; and the storage fails as in `simulation`, one part of it worse than
-the others. Whatever a handle shows is compared with what the commits say, as they were written first.
+the others. In some of them the store is mirrored, and its replica read and promoted, which then is used and mirrored
+itself. Whatever a handle shows is compared with what the commits say, as they were written first.
 """
 
 from __future__ import annotations
@@ -14,32 +15,32 @@ import asyncio
 import json
 import logging
 import random
-import re
 import sys
-import time
-import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from contextvars import ContextVar, copy_context
-from datetime import datetime, timedelta, tzinfo
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
-from unittest.mock import patch
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from crowd.simulation import VirtualLoop
-from crowd.truth import Documents, Truth
-from statepath.backend import ALWAYS, IF_ABSENT, Always, Blob, Capabilities, Entry, ETag, When
-from statepath.commit import FLOOR_KEY, slot_key
-from statepath.engine.opening import open_engine
+from crowd.faulty import Connection, Faults, Loop, Place, Process, as_it_is_there
+from crowd.truth import Documents, History, Truth
+from statepath.engine.engine import Engine
+from statepath.engine.mirror import Mirror
+from statepath.engine.opening import attach, open_engine
+from statepath.engine.primary import DistantPrimary, OpenPrimary, Primary
+from statepath.engine.promoting import promote
 from statepath.errors import (
     AlreadyExistsError,
     ClosedError,
     ConflictError,
+    CorruptionError,
+    DivergedError,
     HistoryTrimmedError,
+    InvalidArgumentError,
     LeaseHeldError,
     LeaseLostError,
     NotFoundError,
@@ -48,163 +49,32 @@ from statepath.errors import (
     ThrottledError,
     UnavailableError,
 )
-from statepath.events import Events
-from statepath.memory import MemoryBackend, MemoryConfig
+from statepath.events import Events, MirrorFailed, MirrorRebased
 from statepath.settings import Settings
 from statepath.store import Store
 
 T = TypeVar("T")
 
-_EPOCH = 1_790_000_000.0
-_PAGE = 5
 _DEADLINE = 8.0
-_LATE = 0.5
-"""Mean seconds after which a request arrives whose client has given up."""
-
-_PLACES = ("", "journal/floor", "journal/0", "state.", "logs/", "reports/", "leases/", "archive/")
-"""Of which keys the requests fail more often, one of these in each seed; of all alike."""
-
-_process: ContextVar[Process | None] = ContextVar("process", default=None)
-
-
-class _Loop(VirtualLoop):
-    """What is given to a thread is done at once."""
-
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
-        done = self.create_future()
-        try:
-            done.set_result(func(*args))
-        except Exception as error:  # noqa: BLE001 - it belongs to who waits
-            done.set_exception(error)
-        return done
-
-
-class Process:
-    """Whatever a process does is done in its tasks; when it is killed, they and its requests end."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.tasks: set[asyncio.Task[Any]] = set()
-        self.dead = False
-        self.stopped_until = 0.0
-
-    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        context = copy_context()
-        context.run(_process.set, self)
-        return context.run(asyncio.get_running_loop().create_task, work)
-
-    async def kill(self) -> None:
-        self.dead = True
-        while self.tasks:
-            for task in tuple(self.tasks):
-                task.cancel()
-            await asyncio.sleep(0.01)
-
-
-class Connection:
-    """The storage as one process reaches it."""
-
-    capabilities = Capabilities(durable=True, shared=True, remote=True, overlapping=True)
-    url = "simulated://store"
-
-    def __init__(self, world: World, process: Process) -> None:
-        self._world = world
-        self._process = process
-        self._draw = random.Random(world.draw.random())
-
-    async def read(self, key: str, **options: Any) -> Blob:
-        return await self._carry("read", key, lambda: self._world.memory.read(key, **options))
-
-    async def write(self, key: str, data: bytes, *, when: When = ALWAYS) -> ETag:
-        async def write() -> ETag:
-            etag = await self._world.memory.write(key, data, when=when)
-            if key == FLOOR_KEY:
-                self._world.truth.note_record(data)
-            if when is IF_ABSENT and re.fullmatch(slot_key(0).replace("0", r"\d"), key):
-                await self._world.truth.note(data)
-            return etag
-
-        return await self._carry("write", key, write, late=not isinstance(when, Always))
-
-    async def delete(self, key: str, *, when: When = ALWAYS) -> bool:
-        return await self._carry("delete", key, lambda: self._world.memory.delete(key, when=when))
-
-    async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
-        async def page() -> list[Entry]:
-            return [entry async for entry in self._world.memory.list_keys(prefix, after=after)][:_PAGE]
-
-        while entries := await self._carry("list", prefix, page):
-            for entry in entries:
-                yield entry
-            after = entries[-1].key
-
-    async def close(self) -> None:
-        return None
-
-    async def _carry(self, what: str, key: str, call: Callable[[], Awaitable[T]], *, late: bool = False) -> T:
-        """The request meets its fate; `late`: it may take effect when nobody waits for it any more."""
-        self._end_with_the_process()
-        fate = self._world.fate(key)
-        try:
-            await self._pass(self._draw.expovariate(50))
-        except asyncio.CancelledError:
-            if late and self._process.stopped_until <= asyncio.get_running_loop().time():
-                self._arrive_late(call)
-            raise
-        self._end_with_the_process()
-        if fate == "refused":
-            raise ThrottledError(f"slow down: {what} {key}", key=key)
-        if fate == "lost":
-            if late:
-                self._arrive_late(call)
-            await self._pass(self._draw.expovariate(5))
-            raise UnavailableError(f"nobody knows where it is: {what} {key}", key=key)
-        self._world.say(f"{self._process.name} {what} {key}")
-        result = await call()
-        if fate == "unheard":
-            raise UnavailableError(f"the answer was lost: {what} {key}", key=key)
-        await self._pass(self._draw.expovariate(50))
-        self._end_with_the_process()
-        return result
-
-    def _end_with_the_process(self) -> None:
-        if self._process.dead:
-            raise asyncio.CancelledError
-
-    def _arrive_late(self, call: Callable[[], Awaitable[object]]) -> None:
-        async def arrive() -> None:
-            with suppress(StateError):
-                await call()
-
-        context = copy_context()
-        context.run(_process.set, None)
-        asyncio.get_running_loop().call_later(
-            self._draw.expovariate(1 / _LATE), lambda: asyncio.ensure_future(arrive()), context=context
-        )
-
-    async def _pass(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        loop = asyncio.get_running_loop()
-        while (left := self._process.stopped_until - loop.time()) > 0:  # noqa: ASYNC110 - it may be stopped again
-            await asyncio.sleep(left)
 
 
 class World:
-    """What came of a seed. `wrong`: a sentence for each promise that was broken; `trace`: what happened, in order."""
+    """What came of a seed. `wrong`: a sentence for each promise that was broken."""
 
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)
-        self.memory = MemoryBackend(MemoryConfig())
-        self.truth = Truth(self.memory)
+        self.truth = Truth()
         self.wrong: list[str] = []
-        self.trace: list[str] = []
         self.fates: dict[str, str] = {}
+        self.faults = Faults(self.draw)
+        self._store, self._replica, self._next = (
+            Place(name, self.truth) for name in ("store", "replica", "next")
+        )
         self._steps = [*self.draw.sample(_SAVES, 3), *self.draw.sample(_OTHERS, 3)]
-        self._worse = self.draw.choice(_PLACES)
-        self._fates = random.Random(self.draw.random())
         self._tokens = count()
-        self._kind = False
+        self._shipped = 0
         choose = self.draw.choice
+        self._mirrored = choose([False, True])
         self._settings: dict[str, Any] = {
             "deadline": _DEADLINE,
             "autosave": choose([5.0, 30.0, 100.0]),
@@ -214,68 +84,183 @@ class World:
             "history_bytes": choose([None, 2000]),
         }
 
-    def say(self, what: str) -> None:
-        self.trace.append(f"{asyncio.get_running_loop().time():.4f} {what}")
+    @property
+    def _promoted(self) -> History:
+        return self.truth.at(self._replica.name)
 
     def untaken(self, context: dict[str, Any]) -> None:
         """Nobody took an error; of a process that was killed, nobody is left who could be told of an outcome."""
         if not isinstance(context.get("exception"), OutcomeUnknownError):
             self.wrong.append(f"nobody took an error: {context}")
 
-    def fate(self, key: str) -> str:
-        drawn = self._fates.random() / (6 if self._worse and key.startswith(self._worse) else 1)
-        if self._kind or drawn > 0.06:
-            return "served"
-        return "refused" if drawn < 0.02 else "lost" if drawn < 0.04 else "unheard"
-
     async def go(self) -> None:
-        writers = self.draw.choice([1, 2, 3])
-        async with asyncio.timeout(36_000):
-            await asyncio.gather(*(self._lives(f"w{n}", self._use) for n in range(writers)))
-        async with asyncio.timeout(36_000):
-            await asyncio.gather(self._lives("w", self._use), self._lives("r", self._watch))
+        store, replica, last = self._store, self._replica, self._next
+        writers = [self._lives(f"w{n}", self._use, store, replica) for n in range(self.draw.randint(1, 3))]
+        await self._together(*writers, beside=self._beside(store, replica))
+        writers = [self._lives("w", self._use, store, replica)]
+        beside = [self._lives("r", self._watch, store)]
+        if self._mirrored and self.draw.random() < 0.5:
+            writers.append(self._go_on())
+        else:
+            beside += self._beside(store, replica)
+        await self._together(*writers, beside=beside)
         await asyncio.sleep(300)  # what is still on its way may arrive
-        self._kind = True
-        await self._end()
+        self.faults.kind = True
+        await self._end(store)
+        if self._promoted.place:
+            await self._promote(Process("end"), self.draw, replica)
+            await self._end(replica)
+            await self._refuse(store, replica)
+            await self._end_of_mirror(replica, last)
+        elif self._mirrored:
+            await self._end_of_mirror(store, replica)
+        self._compare_fates()
 
-    async def _lives(self, name: str, live: Callable[[Process, random.Random], Any]) -> None:
+    def _beside(self, store: Place, replica: Place) -> list[Coroutine[Any, Any, None]]:
+        """Processes that ship and read, where the store is mirrored."""
+        if not self._mirrored:
+            return []
+        draw = self.draw
+        lives = [self._lives("rr", self._watch, replica)] if draw.random() < 0.5 else []
+        if draw.random() < 0.5:
+            lives.append(self._lives("m", self._mirror, store, draw.choice([replica, self._next])))
+        return lives
+
+    async def _go_on(self) -> None:
+        """Go on at the replica, though the store's writers may do so, too."""
+        await asyncio.sleep(self.draw.choice([0, 10, 300]) * self.draw.random())
+        await self._lives("p", self._promote, self._replica)
+        if not self._promoted.place:
+            return
+        writers = [self._lives(f"p{n}", self._use, self._replica, self._next) for n in range(2)]
+        await self._together(*writers, beside=[self._lives("pr", self._watch, self._replica)])
+
+    async def _together(
+        self, *lives: Coroutine[Any, Any, None], beside: list[Coroutine[Any, Any, None]]
+    ) -> None:
+        """`beside`: those that end some time after the others have."""
+        async with asyncio.timeout(36_000):
+            others = [asyncio.ensure_future(life) for life in beside]
+            await asyncio.gather(*lives)
+            await asyncio.sleep(20)
+            for other in others:
+                other.cancel()
+            for ended in await asyncio.gather(*others, return_exceptions=True):
+                if not isinstance(ended, asyncio.CancelledError | None):
+                    raise ended
+
+    async def _lives(self, name: str, live: Callable[..., Any], *places: Place) -> None:
         draw = random.Random(self.draw.random())
         for life in range(draw.randint(1, 3)):
             process = Process(f"{name}.{life}")
-            living = process.start(live(process, draw))
+            living = process.start(live(process, draw, *places))
             if draw.random() < 0.3:
                 asyncio.get_running_loop().call_later(
-                    draw.uniform(0, 100), self._stop, process, draw.uniform(1, 150)
+                    draw.uniform(0, 100), process.stop, draw.uniform(1, 150)
                 )
-            await asyncio.wait([living], timeout=draw.choice([2, 60, 600, 3000]) * draw.random())
-            if living.done() and not isinstance(error := living.exception(), StateError | None):
-                raise error
-            await process.kill()
+            try:
+                await asyncio.wait([living], timeout=draw.choice([2, 60, 600, 3000]) * draw.random())
+                if living.done() and (error := living.exception()) is not None:
+                    if not isinstance(error, StateError):
+                        raise error
+                    if isinstance(error, CorruptionError):
+                        self.wrong.append(f"{process.name} found damage: {error}")
+                    self.faults.say(f"{process.name} ended with {type(error).__name__} {error.code}: {error}")
+            finally:
+                await process.kill()
             await asyncio.sleep(draw.choice([0, 1, 100]))
 
-    def _stop(self, process: Process, seconds: float) -> None:
-        process.stopped_until = asyncio.get_running_loop().time() + seconds
+    def _connect(self, place: Place, process: Process) -> Connection:
+        return Connection(place, process, self.faults, self.draw)
 
-    async def _open(self, process: Process, *, readonly: bool = False) -> Store:
-        used = Settings().model_copy(update=self._settings)
-        while True:
-            try:
-                engine = await open_engine(
-                    Connection(self, process), used, events := Events(), readonly=readonly
-                )
-                break
-            except (UnavailableError, ThrottledError, ConflictError, NotFoundError):
-                await asyncio.sleep(5)
+    async def _open(
+        self, process: Process, place: Place, replica: Place | None = None, *, readonly: bool = False
+    ) -> Store:
+        async def open() -> Engine:
+            return await open_engine(self._connect(place, process), settings, events, readonly=readonly)
+
+        settings, events = self._used(), Events()
+        engine = await self._insist(open)
+        if replica is not None:
+            mirror = self._mirror_of(OpenPrimary(engine), process, replica, events)
+            engine.attach(mirror)
+            mirror.start()
         store = Store(engine, events=events)
-        self.say(f"{process.name} opened it at {store.seq}")
+        self.faults.say(f"{process.name} opened {place.name} at {store.seq}")
         self.wrong += [f"{process.name} found damage: {damage.reason}" for damage in store.damage]
         self._compare(process.name, store)
         return store
 
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """What is there soon, again until it is."""
+        while True:
+            try:
+                return await call()
+            except (UnavailableError, ThrottledError, ConflictError, NotFoundError, OutcomeUnknownError):
+                pass
+            except StateError as error:
+                if error.code != "unfinished":
+                    raise
+            await asyncio.sleep(5)
+
+    def _used(self) -> Settings:
+        return Settings().model_copy(update=self._settings)
+
+    # What mirrors do
+
+    def _mirror_of(
+        self, primary: Primary, process: Process, replica: Place, events: Events, **options: Any
+    ) -> Mirror:
+        async def connect() -> Connection:
+            return self._connect(replica, process)
+
+        def note(told: MirrorRebased) -> None:
+            if "damaged" in told.reason:
+                self.wrong.append(f"{process.name} found damage: {told.reason}")
+
+        def shipped(what: str) -> None:
+            if replica is self._replica and not self._promoted.place:
+                self._shipped = max(self._shipped, mirror.lag.seq or 0)
+
+        def failed(told: MirrorFailed) -> None:
+            if isinstance(told.error, CorruptionError):
+                self.wrong.append(f"{process.name} found damage: {told.error}")
+            if isinstance(told.error, DivergedError) and not self._promoted.place:
+                self.faults.say(f"DIVERGED {told.error}")
+                self.wrong.append(f"{process.name} ships no more: {told.error}")
+
+        events.on(MirrorFailed, failed)
+        events.on(MirrorRebased, note)
+        mirror = Mirror(primary, replica.name, connect, self._used(), events, shipped, **options)
+        return mirror
+
+    async def _distant(self, process: Process, store: Place) -> DistantPrimary:
+        async def connect() -> Connection:
+            return self._connect(store, process)
+
+        return await self._insist(lambda: DistantPrimary.open(connect, self._used()))
+
+    async def _mirror(self, process: Process, draw: random.Random, store: Place, replica: Place) -> None:
+        primary = await self._distant(process, store)
+        with suppress(DivergedError, AlreadyExistsError):
+            await self._mirror_of(primary, process, replica, Events()).run()
+
+    async def _promote(self, process: Process, draw: random.Random, replica: Place) -> None:
+        async def promote_it() -> None:
+            with suppress(InvalidArgumentError):  # it was before
+                used = self._used()
+                await promote(await attach(self._connect(replica, process), used), used)
+            if not self._promoted.place:
+                self.wrong.append(f"{process.name} promoted the replica, and the log does not say so")
+            elif self._promoted.begin < self._shipped:
+                self.wrong.append(f"seq {self._shipped} was shipped, and lost when the replica was promoted")
+
+        await self._insist(promote_it)
+
     # What writers do
 
-    async def _use(self, process: Process, draw: random.Random) -> None:
-        store = await self._open(process)
+    async def _use(self, process: Process, draw: random.Random, place: Place, replica: Place) -> None:
+        store = await self._open(process, place, replica if self._mirrored and draw.random() < 0.8 else None)
         while draw.random() < 0.95 and store._engine.failure is None:
             await asyncio.sleep(draw.choice([0, 0.05, 1, 10, 60]) * draw.random())
             await asyncio.gather(*(self._step(process, store, draw) for _ in range(draw.choice([1, 1, 3]))))
@@ -306,7 +291,7 @@ class World:
         if what in _SAVES:
             # Where several things are done, or a file is waited for, an error does not say that nothing was committed.
             self.fates[token] = fate if fate == "done" or what in _AT_ONCE else "unknown"
-        self.say(f"{process.name} {what.__name__} {token} {fate}")
+        self.faults.say(f"{process.name} {what.__name__} {token} {fate}")
 
     async def _put(self, store: Store, draw: random.Random, token: str) -> None:
         await store.collection(draw.choice("ab")).put({"id": draw.choice("uvwxyz"), "token": token})
@@ -355,7 +340,8 @@ class World:
             return
         at = draw.randint(max(1, store.seq - 10), store.seq)
         restored = await store.restore(at=at)
-        then, now = self.truth.states[at].documents, self.truth.states[restored.seq].documents
+        states = self._history(store).states
+        then, now = states[at].documents, states[restored.seq].documents
         if _apart(then) != _apart(now):
             self.wrong.append(f"seq {restored.seq} is not seq {at}, to which {token} went back")
 
@@ -371,7 +357,7 @@ class World:
     # What must hold
 
     async def _sync(self, store: Store, draw: random.Random, token: str) -> None:
-        head = self.truth.head
+        head = self.truth.reached[store._engine.backend.url.removeprefix("simulated://")]
         if await store.sync() < head:
             self.wrong.append(f"{token} looked for the end, and did not see seq {head}")
         self._compare(token, store)
@@ -385,26 +371,30 @@ class World:
         read, id = draw.choice([(store.read_log, "l1"), (store.read_report, "r1")])
         with suppress(NotFoundError):
             found = await read(id)
-        for state in self.truth.states[before:]:
+        for state in self._history(store).states[before:]:
             held = state.reports.get(id) if id == "r1" else (state.logs.get(id) or b"").decode() or None
             if found == held:
                 return
         self.wrong.append(f"{token} read {id} as it never was since seq {before}: {str(found)[-100:]}")
 
+    def _history(self, store: Store) -> History:
+        engine = store._engine
+        return self.truth.of(engine.incarnation, engine.replica.head, engine.replica.commit)
+
     def _compare(self, who: str, store: Store) -> None:
-        replica = store._engine.replica
-        if replica.head > self.truth.head:
-            self.wrong.append(f"{who} shows seq {replica.head}, and the log ends with {self.truth.head}")
+        replica, history = store._engine.replica, self._history(store)
+        if replica.head > history.head:
+            self.wrong.append(f"{who} shows seq {replica.head}, and the log ends with {history.head}")
             return
-        state = self.truth.states[replica.head]
+        state = history.states[replica.head]
         held = {(c, id): e.json() for c, entries in replica.collections.items() for id, e in entries.items()}
         if _read(held) != _read(state.documents):
             self.wrong.append(f"{who} shows other documents than those of seq {replica.head}")
         if replica.logs != {id: len(text) for id, text in state.logs.items()}:
             self.wrong.append(f"{who} knows other session logs than those of seq {replica.head}")
 
-    async def _watch(self, process: Process, draw: random.Random) -> None:
-        store = await self._open(process, readonly=True)
+    async def _watch(self, process: Process, draw: random.Random, place: Place) -> None:
+        store = await self._open(process, place, readonly=True)
         last = store.seq
         with suppress(HistoryTrimmedError):
             async for change in store.watch(since=last):
@@ -414,25 +404,53 @@ class World:
                 if draw.random() < 0.3:
                     await draw.choice([self._read_files, self._verify, self._sync])(store, draw, process.name)
 
-    async def _end(self) -> None:
+    async def _end(self, place: Place) -> None:
         """Nobody is left, and nothing fails: whoever comes next finds all of it."""
-        last = self.truth.states[-1]
-        for readonly in (True, False, True) if self.truth.head else ():
-            process = Process("end")
-            store = await self._open(process, readonly=readonly)
-            if store.seq != self.truth.head:
-                self.wrong.append(f"seq {self.truth.head} was committed, and {store.seq} is found")
-            logs = {id: (await store.read_log(id)).encode() for id in await store.logs()}
-            reports = {id: await store.read_report(id) for id in await store.reports()}
-            if (logs, reports) != (last.logs, last.reports):
-                self.wrong.append(
-                    "the session logs or reports that are found are not those that were committed"
-                )
+        history = self.truth.at(place.name)
+        for readonly in (True, False, True) if history.head else ():
+            store = await self._open(Process("end"), place, readonly=readonly)
+            await self._compare_all(store, history)
             if not readonly:
                 await store.flush()
                 await store.snapshot()
             await self._verify(store, self.draw, "the end")
             await store.aclose()
+
+    async def _end_of_mirror(self, store: Place, replica: Place) -> None:
+        """What is mirrored once more has everything; what cannot follow has it when it was made anew."""
+        process = Process("end")
+        if not self.truth.at(store.name).head:
+            return
+        primary = await self._distant(process, store)
+        head = await primary.head()
+        follows = store is self._store
+        mirror = self._mirror_of(primary, process, replica, Events(), reseed=not follows)
+        await mirror.run(head.seq)
+        copy = await self._open(process, replica, readonly=True)
+        await self._compare_all(copy, self.truth.at(store.name))
+        await self._verify(copy, self.draw, "the end")
+        await copy.aclose()
+
+    async def _refuse(self, store: Place, promoted: Place) -> None:
+        """Nothing is shipped to what was promoted."""
+        process = Process("end")
+        primary, before = await self._distant(process, store), self.truth.reached[promoted.name]
+        with suppress(DivergedError):
+            await self._mirror_of(primary, process, promoted, Events()).run((await primary.head()).seq)
+            self.wrong.append("the promoted replica was taken for one still")
+        if self.truth.reached[promoted.name] != before:
+            self.wrong.append("the promoted replica was written over")
+
+    async def _compare_all(self, store: Store, history: History) -> None:
+        where, last = store._engine.backend.url, history.states[-1]
+        if store.seq != history.head:
+            self.wrong.append(f"seq {history.head} was committed, and {store.seq} is found at {where}")
+        logs = {id: (await store.read_log(id)).encode() for id in await store.logs()}
+        reports = {id: await store.read_report(id) for id in await store.reports()}
+        if (logs, reports) != (last.logs, last.reports):
+            self.wrong.append(f"other session logs or reports are found at {where} than were committed")
+
+    def _compare_fates(self) -> None:
         self.wrong += self.truth.wrong
         for token, fate in self.fates.items():
             if fate == "done" and token not in self.truth.committed:
@@ -477,69 +495,18 @@ def _apart(documents: Documents) -> dict[tuple[str, str], Any]:
 
 def live(seed: int) -> World:
     """The run of a seed."""
-    world, loop = World(seed), _Loop()
-    loop.set_task_factory(_of_its_process)
+    world, loop = World(seed), Loop()
     loop.set_exception_handler(lambda loop, context: world.untaken(context))
-    with _as_it_is_there(loop, seed):
+    with as_it_is_there(loop, seed):
         try:
             asyncio.set_event_loop(loop)
             loop.run_until_complete(world.go())
+        except StateError as error:
+            world.wrong.append(f"the end could not be seen: {error!r}")
         finally:
             asyncio.set_event_loop(None)
             loop.close()
     return world
-
-
-def _of_its_process(loop: Any, work: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:
-    task, process = asyncio.Task(work, loop=loop, **options), _process.get()
-    if process is not None:
-        process.tasks.add(task)
-        task.add_done_callback(process.tasks.discard)
-    return task
-
-
-@contextmanager
-def _as_it_is_there(loop: VirtualLoop, seed: int) -> Iterator[None]:
-    """Clocks and chance as they are in the simulated world; and what is done with much is done with little."""
-
-    class Like(type):
-        def __getattr__(cls, name: str) -> Any:
-            return getattr(datetime, name)
-
-        def __instancecheck__(cls, one: object) -> bool:
-            return isinstance(one, datetime)
-
-    class There(metaclass=Like):
-        @staticmethod
-        def now(tz: tzinfo | None = None) -> datetime:
-            return datetime.fromtimestamp(_EPOCH + loop.now, tz)
-
-    clocks = types.SimpleNamespace(
-        monotonic=loop.time,
-        perf_counter=loop.time,
-        time=lambda: _EPOCH + loop.now,
-        time_ns=lambda: int((_EPOCH + loop.now) * 1e9),
-        clock_gettime=lambda clock: loop.now,
-    )
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        with ExitStack() as there:
-            for name, module in tuple(sys.modules.items()):
-                if not name.startswith("statepath.") or module is None:
-                    continue
-                for found, instead in (
-                    (time, clocks),
-                    (datetime, There),
-                    (time.monotonic, loop.time),
-                ):
-                    for attribute in [key for key, value in vars(module).items() if value is found]:
-                        there.enter_context(patch.object(module, attribute, instead))
-            there.enter_context(patch("statepath.engine.aging._BEGAN", (_EPOCH, 0.0)))
-            there.enter_context(patch("statepath.engine.snapshotter._PACK", 3))
-            yield
-    finally:
-        random.setstate(state)
 
 
 def main() -> bool:
@@ -550,7 +517,10 @@ def main() -> bool:
         world = live(seed)
         kept = kept and not world.wrong
         told = [*world.fates.values()]
-        print(f"seed {seed}: {world.truth.head} seqs,", {fate: told.count(fate) for fate in sorted({*told})})
+        print(
+            f"seed {seed}: {world.truth.at('store').head} seqs,",
+            {fate: told.count(fate) for fate in sorted({*told})},
+        )
         print(
             *(f"  {sentence}" for sentence in world.wrong),
             sep="\n",

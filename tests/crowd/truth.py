@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ import msgspec
 from statepath.commit import (
     Append,
     Change,
+    Commit,
     Delete,
     Put,
     RemoveLog,
@@ -60,35 +62,89 @@ class State:
         return after
 
 
-class Truth:
-    """The commits as they were written, and the states that follow from them."""
+class History:
+    """An incarnation of a store: its states, and behind which commit each of them stands. `earlier`: the one that it
+    continues, from the state that is `begin`."""
 
-    def __init__(self, memory: MemoryBackend) -> None:
-        self.states = [State()]
-        self.committed: set[str] = set()
-        self.wrong: list[str] = []
-        self._memory = memory
-        self._id = ""
-        self._record: list[int] = []
+    def __init__(self, place: str = "", earlier: History | None = None, begin: int = 0) -> None:
+        self.place = place
+        self.earlier = earlier
+        self.begin = begin
+        self.states = earlier.states[: begin + 1] if earlier else [State()]
+        self.ids = earlier.ids[: begin + 1] if earlier else [""]
 
     @property
     def head(self) -> int:
         return len(self.states) - 1
 
-    async def note(self, data: bytes) -> None:
-        commit = decode_commit(data)
-        if commit.first != self.head + 1 or commit.prev != self._id:
-            return  # of a process that had been stopped: in its place there was another commit, which was packed since
-        self._id = commit.id
-        for transaction in commit.transactions:
-            changes = await changes_of(self._memory, transaction)
-            self.states.append(self.states[-1].behind(changes))
-            self.committed.update(re.findall(r"<[^<>]+>", msgspec.json.encode(changes).decode()))
 
-    def note_record(self, data: bytes) -> None:
+class Truth:
+    """The commits as they were written, and the states that follow from them. `reached`: up to which seq each place has
+    them."""
+
+    def __init__(self) -> None:
+        self.committed: set[str] = set()
+        self.wrong: list[str] = []
+        self.reached: defaultdict[str, int] = defaultdict(int)
+        self._histories: dict[str, History] = {}
+        self._records: dict[str, tuple[str, list[int]]] = {}
+
+    def of(self, incarnation: str, seq: int, commit: str) -> History:
+        """The history of a handle: of its incarnation, or, while a replica is being promoted, of the next one."""
+        own = self._histories.get(incarnation, _NOTHING)
+        later = [history for history in self._histories.values() if history.earlier is own]
+        return next((one for one in (own, *later) if commit in one.ids[seq : seq + 1]), own)
+
+    def at(self, place: str) -> History:
+        """The history that was begun there."""
+        return next((history for history in self._histories.values() if history.place == place), _NOTHING)
+
+    async def note(self, place: str, memory: MemoryBackend, data: bytes) -> None:
+        for line in data.splitlines():
+            commit = decode_commit(line)
+            history = self._histories.get(commit.incarnation) or self._begin(place, commit)
+            if history is None:
+                continue
+            if commit.id in history.ids:  # it was shipped
+                if commit.incarnation == self._records[place][0]:
+                    self.reached[place] = max(self.reached[place], commit.last)
+                continue
+            if place != history.place:
+                self.wrong.append(f"{place} got a commit {commit.first} that {history.place} has not")
+            if (commit.first, commit.prev) != (history.head + 1, history.ids[-1]):
+                continue  # of a process that was stopped: in its place there was another one, which was packed since
+            self.reached[place] = commit.last
+            for transaction in commit.transactions:
+                changes = await changes_of(memory, transaction)
+                history.states.append(history.states[-1].behind(changes))
+                history.ids.append(commit.id)
+                self.committed.update(re.findall(r"<[^<>]+>", msgspec.json.encode(changes).decode()))
+
+    def _begin(self, place: str, commit: Commit) -> History | None:
+        """A store begins with its first commit, and where a replica is promoted, with one behind what it has."""
+        begun = History(place) if commit.first == 1 else None
+        for earlier in self._histories.values():
+            if commit.prev in earlier.ids[commit.first - 1 : commit.first]:
+                begun = History(place, earlier, commit.first - 1)
+        if self.at(place) is not _NOTHING:
+            begun = None
+        if begun is None:
+            self.wrong.append(f"{place} got a commit {commit.first} that continues nothing")
+        else:
+            self._histories[commit.incarnation] = begun
+        return begun
+
+    def note_record(self, place: str, data: bytes) -> None:
         """The log's own record: its numbers only rise."""
         record = json.loads(data)
         marks = [mark["seq"] for mark in record.get("snapshots", ())]
-        before, self._record = self._record, [record["floor"], record["packed"], *marks[-1:]]
-        if any(now < then for now, then in zip(self._record, before, strict=False)):
-            self.wrong.append(f"the log's record goes back from {before} to {self._record}")
+        now = [record["floor"], record["packed"], *marks[-1:]]
+        incarnation, before = self._records.get(place, ("", []))
+        self._records[place] = record["incarnation"], now
+        if incarnation == record["incarnation"] and any(
+            one < then for one, then in zip(now, before, strict=False)
+        ):
+            self.wrong.append(f"the log's record at {place} goes back from {before} to {now}")
+
+
+_NOTHING = History()
