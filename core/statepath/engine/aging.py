@@ -57,6 +57,11 @@ async def earliest_now(backend: Backend) -> float:
     return min(now, told + _APART) if told else now
 
 
+async def storage_now(backend: Backend) -> float:
+    """What time it is by the clock that dates what is stored: an object is written and removed again. 0: none does."""
+    return unhurried_now() if backend.capabilities.editable else await _written_now(backend)
+
+
 async def _written_now(backend: Backend) -> float:
     storage, key = storage_of(backend), f"{PROBES}{secrets.token_hex(12)}"
     await storage.write(key, b"")

@@ -27,7 +27,7 @@ from statepath.backend import (
 )
 from statepath.commit import BODIES, FLOOR_KEY, Body
 from statepath.encryption import Encrypted, storage_of, unsealed
-from statepath.engine.aging import earliest_now, unhurried_now
+from statepath.engine.aging import earliest_now, storage_now, unhurried_now
 from statepath.engine.backing_up import Backups
 from statepath.engine.backups import backup_key, backup_keys
 from statepath.engine.checking import check_snapshot, write_snapshot
@@ -434,7 +434,8 @@ class Snapshotter:
         ripe = [
             mark.seq for mark in self.floor.snapshots if mark.seq <= self._covered and mark.time <= oldest
         ]
-        aged = self._aged(await self._written()) if ripe else 0
+        written = await self._written() if ripe else {}
+        aged = self._aged(written, written.get(STATE_KEY, 0.0))
         ripe = [seq for seq in ripe if seq <= aged]
         if not ripe or ripe[-1] <= self.floor.packed:
             return
@@ -499,12 +500,17 @@ class Snapshotter:
         )
         floor, reason = self.floor.floor, ""
         written = await self._written()
-        last = min(covered, self._aged(written))
-        steps = [mark for mark in marks if floor <= mark.seq <= last and backup_key(mark.time) in kept]
-        now = unhurried_now()
+        steps = [mark for mark in marks if floor <= mark.seq <= covered and backup_key(mark.time) in kept]
+        now, shown = unhurried_now(), written.get(STATE_KEY, 0.0)
+        aged = self._aged(written, shown)
+        late = 0 < shown < now - KEEP_SECONDS
+        if late and any(mark.seq > aged and self._is_old(mark, now) for mark in steps):
+            # Nobody has saved for a while: the snapshot does not tell how late it is.
+            aged = self._aged(written, await storage_now(self._backend))
+        steps = [mark for mark in steps if mark.seq <= aged]
         if any(self._is_old(mark, now) for mark in steps):
             # By the storage's clock it is later than when the last snapshot was written, which mostly is enough.
-            now = min(now, written.get(STATE_KEY, 0.0))
+            now = min(now, shown)
             if not any(self._is_old(mark, now) for mark in steps):
                 now = await earliest_now(self._backend)
         for mark in steps:
@@ -531,10 +537,9 @@ class Snapshotter:
         """When the snapshot and its backups were written, by the storage's clock."""
         return {entry.key: entry.modified async for entry in self._backend.list_keys("state.")}
 
-    def _aged(self, written: Mapping[str, float]) -> int:
+    def _aged(self, written: Mapping[str, float], now: float) -> int:
         """Up to which seq commits have been in the log for as long as a writer relies on it. That is told by the
         storage's clock: this handle's may be wrong, and so may those by which commits are dated."""
-        now = written.get(STATE_KEY, 0.0)
         kept = ((mark.seq, written.get(backup_key(mark.time), now)) for mark in self.floor.snapshots)
         return max((seq for seq, at in kept if now - at >= KEEP_SECONDS), default=0)
 

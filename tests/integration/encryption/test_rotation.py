@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from unittest.mock import AsyncMock
 
 import pytest
 import statepath
@@ -113,6 +114,33 @@ async def test_a_key_goes_as_soon_as_the_history_need_not_keep_its_commits(
             assert await store.collection("tasks").get("a") == {"id": "a"}
             (key,) = await store.data_keys()
             assert not key.primary or key.id != old.id
+
+
+async def test_a_key_goes_though_nobody_has_saved_since_the_rotation(folder, memory, settled, monkeypatch):
+    def in_two_hours(*_):
+        return time.time() + 7200
+
+    def soon(*_):
+        return time.time() + 30
+
+    for place in (folder, memory):
+        async with place.open(history=3600) as store:
+            await store.collection("tasks").put({"id": "a"})
+            await store.rotate_key()
+        async with place.open(history=3600) as store:
+            old, _ = await store.data_keys()
+            with monkeypatch.context() as patched:
+                patched.setattr("statepath.engine.snapshotter.unhurried_now", in_two_hours)
+                patched.setattr(
+                    "statepath.engine.snapshotter.earliest_now", AsyncMock(side_effect=in_two_hours)
+                )
+                patched.setattr("statepath.engine.snapshotter.storage_now", AsyncMock(side_effect=soon))
+                assert old.id in (await store.retire_keys()).kept
+                patched.setattr(
+                    "statepath.engine.snapshotter.storage_now", AsyncMock(side_effect=in_two_hours)
+                )
+                assert (await store.retire_keys()).keys == (old.id,)
+            assert await store.verify() == []
 
 
 async def test_a_key_is_kept_for_what_only_looks_like_something_kept_aside(
