@@ -17,10 +17,12 @@ from unittest.mock import patch
 
 from crowd.simulation import VirtualLoop
 from crowd.truth import Truth
-from statepath.backend import ALWAYS, IF_ABSENT, Always, Blob, Capabilities, Entry, ETag, When
+from statepath.backend import ALWAYS, IF_ABSENT, Always, Backend, Blob, Capabilities, Entry, ETag, When
 from statepath.commit import FLOOR_KEY, slot_key
+from statepath.engine.opening import attach
 from statepath.errors import StateError, ThrottledError, UnavailableError
 from statepath.memory import MemoryBackend, MemoryConfig
+from statepath.settings import Settings
 
 T = TypeVar("T")
 
@@ -61,20 +63,30 @@ class Process:
 
 
 class Place:
-    """A storage, where a store or its replica is."""
+    """A storage, where a store or its replica is. What is written there is noted; sealed, if the store is to be."""
 
-    def __init__(self, name: str, truth: Truth) -> None:
+    def __init__(self, name: str, truth: Truth, settings: Settings) -> None:
         self.name = name
         self.memory = MemoryBackend(MemoryConfig())
         self._truth = truth
+        self._settings = settings
+        self._opened: Backend | None = None
 
     async def write(self, key: str, data: bytes, when: When) -> ETag:
         etag = await self.memory.write(key, data, when=when)
+        if self._settings.encrypted and re.search(rb"<\w+\.\d \d+>", data):
+            self._truth.wrong.append(f"{key} was written in the clear at {self.name}")
         if key == FLOOR_KEY:
-            self._truth.note_record(self.name, data)
+            self._truth.note_record(self.name, (await (await self._open()).read(key)).data)
         if when is IF_ABSENT and re.fullmatch(slot_key(0).replace("0", r"\d"), key):
-            await self._truth.note(self.name, self.memory, data)
+            await self._truth.note(self.name, await self._open(), data)
         return etag
+
+    async def _open(self) -> Backend:
+        """The storage as who has the keys sees it."""
+        if self._opened is None:
+            self._opened = await attach(self.memory, self._settings, readonly=True)
+        return self._opened
 
 
 class Faults:
@@ -241,6 +253,8 @@ def as_it_is_there(loop: VirtualLoop, seed: int) -> Iterator[None]:
                         there.enter_context(patch.object(module, attribute, instead))
             there.enter_context(patch("statepath.engine.aging._BEGAN", (_EPOCH, 0.0)))
             there.enter_context(patch("statepath.engine.snapshotter._PACK", 3))
+            for module in ("keyring", "rotation"):
+                there.enter_context(patch(f"statepath.encryption.{module}.REFRESH", 20.0))
             yield
     finally:
         random.setstate(state)

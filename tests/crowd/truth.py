@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
+from statepath.backend import Backend
 from statepath.commit import (
     Append,
     Change,
@@ -22,9 +24,11 @@ from statepath.commit import (
     WriteReport,
     append_items,
     decode_commit,
+    slot_key,
 )
+from statepath.encryption.journal import open_record
+from statepath.encryption.objects import SealedBackend
 from statepath.engine.replay import changes_of
-from statepath.memory import MemoryBackend
 
 Documents = dict[tuple[str, str], bytes]
 
@@ -99,9 +103,9 @@ class Truth:
         """The history that was begun there."""
         return next((history for history in self._histories.values() if history.place == place), _NOTHING)
 
-    async def note(self, place: str, memory: MemoryBackend, data: bytes) -> None:
+    async def note(self, place: str, backend: Backend, data: bytes) -> None:
         for line in data.splitlines():
-            commit = decode_commit(line)
+            commit = await _opened(decode_commit(line), backend)
             history = self._histories.get(commit.incarnation) or self._begin(place, commit)
             if history is None:
                 continue
@@ -115,7 +119,7 @@ class Truth:
                 continue  # of a process that was stopped: in its place there was another one, which was packed since
             self.reached[place] = commit.last
             for transaction in commit.transactions:
-                changes = await changes_of(memory, transaction)
+                changes = await changes_of(backend, transaction)
                 history.states.append(history.states[-1].behind(changes))
                 history.ids.append(commit.id)
                 self.committed.update(re.findall(r"<[^<>]+>", msgspec.json.encode(changes).decode()))
@@ -148,3 +152,11 @@ class Truth:
 
 
 _NOTHING = History()
+
+
+async def _opened(commit: Commit, backend: Backend) -> Commit:
+    if commit.sealed is UNSET:
+        return commit
+    assert isinstance(backend, SealedBackend), "nothing is sealed in a plain store"
+    key = await backend.keys.find(commit.sealed.key, slot_key(commit.first))
+    return open_record(commit, commit.sealed, key, backend.keys.store)
