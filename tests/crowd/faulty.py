@@ -253,6 +253,9 @@ def as_it_is_there(loop: VirtualLoop, seed: int) -> Iterator[None]:
                         there.enter_context(patch.object(module, attribute, instead))
             there.enter_context(patch("statepath.engine.aging._BEGAN", (_EPOCH, 0.0)))
             there.enter_context(patch("statepath.engine.snapshotter._PACK", 3))
+            there.enter_context(patch("statepath.engine.committer.MAX_COMMIT_BYTES", 1500))
+            for module in ("committer", "snapshotter"):
+                there.enter_context(patch(f"statepath.engine.{module}.KEEP_BODIES", 200.0))
             for module in ("keyring", "rotation"):
                 there.enter_context(patch(f"statepath.encryption.{module}.REFRESH", 20.0))
             yield

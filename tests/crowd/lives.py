@@ -298,7 +298,10 @@ class World:
         self.faults.say(f"{process.name} {what.__name__} {token} {fate}")
 
     async def _put(self, store: Store, draw: random.Random, token: str) -> None:
-        await store.collection(draw.choice("ab")).put({"id": draw.choice("uvwxyz"), "token": token})
+        text = "é" * draw.choice([0, 0, 1000])
+        await store.collection(draw.choice("ab")).put(
+            {"id": draw.choice("uvwxyz"), "token": token, "text": text}
+        )
 
     async def _create(self, store: Store, draw: random.Random, token: str) -> None:
         await store.collection("a").create({"id": f"new {draw.randrange(30)}", "token": token})

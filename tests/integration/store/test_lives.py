@@ -62,20 +62,25 @@ async def _bring_nothing(self, *_):
     return None
 
 
+async def _bring_no_bodies(self, transaction, bodies, changes=Shipping._changes):
+    return await changes(self, transaction, [])
+
+
 async def _find_none(log, floor):
     return {}
 
 
 PLANTED = {
     "replace the record of another one": (
-        1,
+        6,
         patch.object(Snapshotter, "save_floor", _replace_whatever_is_there),
     ),
     "read the files alone": (39, patch.object(Unwritten, "note", _note_nothing)),
     "make a replica without its files": (0, patch.object(Founding, "_files", _bring_nothing)),
+    "ship no bodies": (0, patch.object(Shipping, "_changes", _bring_no_bodies)),
     "ship no archive": (19, patch.object(Shipping, "_bring", _bring_nothing)),
     "forget the keys of the journal": (2, patch("statepath.encryption.rotation._records", _find_none)),
-    "forget deletions": (1, patch.object(Stage, "apply", _forget_deletions)),
+    "forget deletions": (0, patch.object(Stage, "apply", _forget_deletions)),
 }
 """Bugs, each with a seed that finds it. Where the lives are others, look for another one."""
 
