@@ -79,8 +79,8 @@ async def promote(backend: Backend, settings: Settings) -> Promotion:
             except (ConflictError, HeadMoved):
                 continue  # the primary is alive, and was first
         else:  # begun before: its commit stands in the log
-            earlier = found.earlier[-1]
-            head, at = earlier.seq, 0
+            # The log of a replica that had nothing begins with it.
+            head, at = (found.earlier[-1].seq if found.earlier else 0), 0
         try:
             return await _declare(backend, floor, incarnation, head, at)
         except ConflictError:

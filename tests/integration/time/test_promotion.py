@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import AsyncMock
 
 import pytest
 import statepath
@@ -67,6 +68,22 @@ async def test_a_promotion_that_was_interrupted_is_finished_by_the_next(path, st
     assert (await statepath.promote(to)).seq == 1
     async with statepath.open(to, autosave=0) as promoted:
         assert await promoted.collection("raw").put({"id": "b"}) == 3
+        assert await promoted.verify() == []
+
+
+async def test_so_is_that_of_a_replica_that_had_nothing(path, store, elsewhere, monkeypatch):
+    to = elsewhere.new()
+    await statepath.mirror(path, to, once=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "statepath.engine.promoting.write_floor",
+            AsyncMock(side_effect=UnavailableError("the power failed")),
+        )
+        with pytest.raises(UnavailableError):
+            await statepath.promote(to)
+    assert (await statepath.promote(to)).seq == 0
+    async with statepath.open(to, autosave=0) as promoted:
+        assert await promoted.collection("raw").put({"id": "a"}) == 2
         assert await promoted.verify() == []
 
 
