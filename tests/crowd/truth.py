@@ -96,8 +96,9 @@ class Truth:
     def of(self, incarnation: str, seq: int, commit: str) -> History:
         """The history of a handle: of its incarnation, or, while a replica is being promoted, of the next one."""
         own = self._histories.get(incarnation, _NOTHING)
-        later = [history for history in self._histories.values() if history.earlier is own]
-        return next((one for one in (own, *later) if commit in one.ids[seq : seq + 1]), own)
+        return next(
+            (one for one in (own, *self._histories.values()) if commit in one.ids[seq : seq + 1]), own
+        )
 
     def at(self, place: str) -> History:
         """The history that was begun there."""
