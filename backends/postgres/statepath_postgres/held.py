@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -47,6 +47,16 @@ class Held:
             UnavailableError: it may be done, and may not: also where it is, and a standby that has to have it, too, was
                 not waited for.
         """
+        return await self._run(lambda connection: connection.fetchval(statement, *arguments), sending)
+
+    async def fetch(self, statement: str, *arguments: object) -> list[Any]:
+        """The rows of a statement that changes nothing. Raises as `fetchval`."""
+        rows: list[Any] = await self._run(
+            lambda connection: connection.fetch(statement, *arguments), lambda: None
+        )
+        return rows
+
+    async def _run(self, call: Callable[[Connection], Awaitable[Any]], sending: Callable[[], None]) -> Any:
         async with self._turn:
             connection = self._connection
             if connection is not None and time.monotonic() - self._used > IDLE:
@@ -58,7 +68,7 @@ class Held:
             self._unconfirmed = False
             try:
                 with translated(self._connections.url):
-                    value = await connection.fetchval(statement, *arguments)
+                    value = await call(connection)
             except asyncio.CancelledError:
                 self._leave(connection)
                 raise

@@ -281,7 +281,7 @@ class PostgresCommitLog:
         before: list[Commit] = []
         if placed.first > after + 1:
             with suppress(StateError):  # it is durable, whatever becomes of this look
-                rows = await self._connections.fetch(_BETWEEN, store, after, placed.first, _PAGE_BYTES)
+                rows = await self._held.fetch(_BETWEEN, store, after, placed.first, _PAGE_BYTES)
                 before, _ = commits_of(rows, after, commit.prev)
                 self._meet(before, rows)
         self._stand((placed,), group.records)
