@@ -40,6 +40,7 @@ from statepath.errors import (
 )
 from statepath.packs import Piece, covers, current, pack, packed_upto, read_piece
 from statepath.together import together
+from statepath.turns import Turns
 
 T = TypeVar("T")
 
@@ -132,6 +133,7 @@ class PortableCommitLog:
         self._window = window
         self._review = review
         self._turn = asyncio.Lock()
+        self._turns = Turns()
         self._unresolved: _Record | None = None
         self._trouble: StateError | None = None
         self._until = 0.0
@@ -158,8 +160,11 @@ class PortableCommitLog:
     async def _extend(self, record: _Record) -> None:
         if self._unresolved is not None and self._unresolved.ids != record.ids:
             raise _unknown(self._unresolved)
-        begun, loop = clock(), asyncio.get_running_loop()
-        self._until = loop.time() + self._deadline
+        loop = asyncio.get_running_loop()
+        if rest := self._turns.rest(loop.time()):
+            await asyncio.sleep(rest)
+        begun, sent = clock(), loop.time()
+        self._until = sent + self._deadline
         try:
             async with asyncio.timeout_at(self._until):
                 committed = await self._place(record)
@@ -179,7 +184,9 @@ class PortableCommitLog:
             raise
         self._unresolved = None
         if not committed:
+            self._turns.lost(loop.time())
             raise HeadMoved
+        self._turns.won(sent, loop.time())
         self._saw(record.last, begun)
         self._last = list(record.commits)
         self._news.set()
