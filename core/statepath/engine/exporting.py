@@ -84,9 +84,7 @@ async def export(
                 size = os.stat(temporary).st_size
                 _check_free(path)
                 if nameless:
-                    os.link(
-                        temporary, path, src_dir_fd=fd
-                    )  # with that a link is followed, as this one has to be
+                    _link(fd, path)
                 else:
                     os.rename(temporary, path)
         finally:
@@ -99,13 +97,27 @@ async def export(
 
 def _create(path: str) -> tuple[int, str, bool]:
     """A file that gets the name later, where it can be opened until then, and whether it has none: then nothing is left
-    of it if we are killed. Not every system has such files, nor do all file systems."""
+    of it if we are killed. Not every system has such files, nor do all file systems, and some let them get no name,
+    which an empty one tells."""
+    temporary = f"{path}.{uuid4().hex[:12]}.tmp"  # one that was killed may have left its own
     if hasattr(os, "O_TMPFILE") and os.path.isdir(_OPEN_FILES):
         with suppress(OSError):
-            fd = os.open(os.path.dirname(path) or ".", os.O_RDWR | os.O_TMPFILE, 0o600)
+            folder, flags = os.path.dirname(path) or ".", os.O_RDWR | os.O_TMPFILE
+            empty = os.open(folder, flags, 0o600)
+            try:
+                _link(empty, temporary)
+            finally:
+                os.close(empty)
+            os.unlink(temporary)
+            fd = os.open(folder, flags, 0o600)
             return fd, f"{_OPEN_FILES}/{fd}", True
-    temporary = f"{path}.{uuid4().hex[:12]}.tmp"  # one that was killed may have left its own
     return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), temporary, False
+
+
+def _link(fd: int, path: str) -> None:
+    """Give the nameless file a name."""
+    # With a folder's descriptor a link is followed, as this one has to be.
+    os.link(f"{_OPEN_FILES}/{fd}", path, src_dir_fd=fd)
 
 
 def _check_free(path: str) -> None:

@@ -305,6 +305,17 @@ async def test_an_export_that_was_killed_can_be_repeated(store, file, fill, monk
     assert (await store.export(file)).path == file
 
 
+async def test_where_a_nameless_file_gets_no_name_it_is_written_under_another(store, file, fill, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(errno.EPERM, "no links here")
+
+    await fill(store)
+    monkeypatch.setattr("statepath.engine.exporting.os.link", refused)
+    assert (await store.export(file)).path == file
+    assert os.listdir(os.path.dirname(file)).count(os.path.basename(file)) == 1
+    assert not [name for name in os.listdir(os.path.dirname(file)) if name.endswith(".tmp")]
+
+
 async def test_while_it_is_written_there_is_nothing_that_a_kill_could_leave(store, tmp_path, fill):
     await fill(store)
     folder = tmp_path / "there"
