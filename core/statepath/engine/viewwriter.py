@@ -213,6 +213,8 @@ class ViewWriter:
         key = file_key(change)
         place = self._unwritten_files if key in self._unwritten_files else self._files
         owed = place.setdefault(key, _Owed(self._flushes))
+        if not isinstance(change, WriteLog):
+            owed.changes.clear()  # it says all that the file is to have
         owed.changes.append(change)
         owed.removes = owed.removes or isinstance(change, RemoveLog)
         self._work.set()
@@ -244,8 +246,11 @@ class ViewWriter:
             # One that had begun before the call says nothing about the attempts from here on.
             if document is not None and document.flushes < call:
                 document = None
-            told = next(iter(self._failed_since(call).values()), None)
-            return self._ended or told or (None if document is None else document.error)
+            if document is not None:
+                return self._ended or document.error
+            # What keeps a log or a report from being written keeps no document from it.
+            waits = not files_only and self._waits(call)
+            return self._ended or (None if waits else next(iter(self._failed_since(call).values()), None))
 
         def written() -> bool:
             return self._files_show(call) and (files_only or self._shows(call))
@@ -317,7 +322,9 @@ class ViewWriter:
             try:
                 again = bool(self._urgent) or time.monotonic() >= self._again
                 unwritten = again and bool(self._unwritten)
-                files_stuck = await self._next_files(again=again)
+                # Who waits for documents is no reason to try those again that have just failed.
+                failed = self._file_failures.flushes == self._flushes and began < self._again
+                files_stuck = await self._next_files(again=again and not failed)
                 stuck = await self._next_documents(self._dirty)
                 if unwritten:
                     await self._next_documents(self._unwritten)
@@ -360,8 +367,10 @@ class ViewWriter:
             # One that was removed, before it was written or after, has the right file only once the rest is written.
             if key in self._files and (owed.removes or self._files[key].removes):
                 self._files[key].flushes = min(owed.flushes, self._files[key].flushes)
+        if errors or again:
+            others = {} if again else self._file_failures.errors
+            self._file_failures = _FileFailures(flushes, {**others, **errors})
         if errors:
-            self._file_failures = _FileFailures(flushes, errors)
             self._again = time.monotonic() + _RETRY
             new = [error for key, error in errors.items() if key not in again_due]
             for error in dict.fromkeys(new or [*errors.values()][:1]):
@@ -372,6 +381,8 @@ class ViewWriter:
     def _keep(self, key: str, owed: _Owed) -> None:
         """It could not be written: what has come since is written behind it."""
         if (since := self._files.pop(key, None)) is not None:
+            if not isinstance(since.changes[0], WriteLog):
+                owed.changes.clear()
             owed.changes += since.changes
             owed.removes = owed.removes or since.removes
         self._unwritten_files[key] = owed

@@ -91,6 +91,28 @@ async def test_it_is_written_by_itself_when_it_can_be_though_nobody_asks(
     assert await store.read_report("bad") == 1
 
 
+async def test_all_documents_are_shown_before_who_closes_is_told(open_on, faulty, keys, monkeypatch):
+    monkeypatch.setattr("statepath.engine.viewwriter._BATCH", 10)
+    store = await open_on(faulty, views=True, view_interval=3600)
+    refused = faulty.fail("write", "reports/", REFUSED, times=10**9)
+    with pytest.raises(AccessDeniedError):
+        await store.save_report("bad", 1)
+    for n in range(200):
+        await store.collection("tasks").put({"id": f"{n}"})
+    await store.aclose()
+    assert len(await keys("tasks/")) == 200
+    assert 10**9 - refused.times < 8  # not with each part of them
+
+
+async def test_of_a_report_only_the_last_is_remembered_meanwhile(store, mend):
+    for n in range(10):
+        with pytest.raises(AccessDeniedError):
+            await store.save_report("bad", n)
+    assert [len(owed.changes) for owed in store._engine.views._unwritten_files.values()] == [1, 1]
+    mend()
+    assert await store.read_report("bad") == 9
+
+
 async def test_closing_tells_of_it_and_the_next_who_opens_the_store_has_it(store, url):
     told = []
     store.events.on(SaveError, told.append)
