@@ -19,6 +19,7 @@ from statepath.commit import RemoveLog, RemoveReport
 from statepath.engine.aging import earliest_now, unhurried_now
 from statepath.engine.engine import Engine
 from statepath.engine.ids import LOGS, REPORTS, decode_id, log_id, log_place, long_logs, report_key
+from statepath.engine.replay import file_key
 from statepath.errors import ClosedError
 from statepath.events import LogsRemoved, ReportsRemoved
 
@@ -83,7 +84,8 @@ async def _remove(engine: Engine, due: list[Kept], bounds: _Bounds) -> list[Kept
             # What was removed is, even if the handle was closed meanwhile: who closes it, or opens it next, does the
             # rest.
             with suppress(ClosedError):
-                await engine.flush_files()
+                for one in due:
+                    await engine.flush_file(file_key(one.removal))
     finally:
         if removed:
             engine.events.emit(
@@ -119,11 +121,14 @@ async def _logs(engine: Engine) -> AsyncIterator[Kept]:
     # First what the files have to show, then the files: what is appended in between is seen by the removal.
     known = dict(engine.replica.logs)
     shortened = long_logs(known)
-    await engine.flush_files()
+    owed = await engine.flush_most_files()
     now = time.time()
     found: dict[str, Kept] = {}
     async for entry in engine.backend.list_keys(LOGS):
-        if (place := log_place(entry.key)) is not None and (id := log_id(place[0], shortened)) is not None:
+        place = log_place(entry.key)
+        if place is None or place[0] in owed:
+            continue
+        if (id := log_id(place[0], shortened)) is not None:
             log = found.setdefault(id, Kept(id, RemoveLog(id, known.get(id, 0))))
             log.objects.append((entry.key, entry.size))
             # A time that the storage does not know is no reason to remove anything.
@@ -134,9 +139,9 @@ async def _logs(engine: Engine) -> AsyncIterator[Kept]:
 
 async def _reports(engine: Engine) -> AsyncIterator[Kept]:
     seq = engine.replica.head
-    await engine.flush_files()
+    owed = await engine.flush_most_files()
     now = time.time()
     async for entry in engine.backend.list_keys(REPORTS):
         id = decode_id(entry.key.removeprefix(REPORTS).removesuffix(".json"))
-        if id is not None and report_key(id) == entry.key:
+        if id is not None and report_key(id) == entry.key and entry.key not in owed:
             yield Kept(id, RemoveReport(id, seq), entry.modified or now, [(entry.key, entry.size)])

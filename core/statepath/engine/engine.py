@@ -524,6 +524,16 @@ class Engine:
             self._views.take_left()
             await self._views.flush(files_only=True)
 
+    async def flush_most_files(self) -> frozenset[str]:
+        """As `flush_files`, but for those that cannot be written: their keys."""
+        try:
+            await self.flush_files()
+        except StateError as error:
+            if self._views is None or isinstance(error, ClosedError):
+                raise
+            return self._views.owed
+        return frozenset()
+
     async def flush_file(self, key: str) -> None:
         """Wait until that file, of a log or a report, has everything that is committed."""
         self.check_open()

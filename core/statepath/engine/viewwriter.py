@@ -130,6 +130,11 @@ class ViewWriter:
         return len(self._dirty) + len(self._unwritten) + len(self._files) + len(self._unwritten_files)
 
     @property
+    def owed(self) -> frozenset[str]:
+        """The keys of the logs and reports whose files lack something."""
+        return frozenset((*self._files, *self._writing, *self._unwritten_files))
+
+    @property
     def failures(self) -> list[StateError]:
         """Why logs and reports could not be written that still are not."""
         errors = self._file_failures.errors

@@ -1,5 +1,7 @@
 """A log or a report whose file cannot be written is told to who asks for it, and is in no other's way."""
 
+from contextlib import suppress
+
 import pytest
 import statepath
 from statepath.errors import AccessDeniedError, UnavailableError
@@ -111,6 +113,21 @@ async def test_of_a_report_only_the_last_is_remembered_meanwhile(store, mend):
     assert [len(owed.changes) for owed in store._engine.views._unwritten_files.values()] == [1, 1]
     mend()
     assert await store.read_report("bad") == 9
+
+
+async def test_the_others_are_removed_by_the_bounds(open_on, faulty, keys):
+    store = await open_on(faulty, view_interval=0, log_bytes=0, report_bytes=0)
+    for key in BAD:
+        faulty.fail("write", key, AccessDeniedError(f"{key} is refused", key=key), times=10**9)
+    for id in ("bad", "good"):
+        await store.append_log(id, "one\n")
+        with suppress(AccessDeniedError):
+            await store.save_report(id, 1)
+    await store.clean()
+    assert [*await keys("logs/"), *await keys("reports/")] == []
+    faulty._faults.clear()
+    assert await store.read_log("bad") == "one\n"
+    assert await store.read_report("bad") == 1
 
 
 async def test_closing_tells_of_it_and_the_next_who_opens_the_store_has_it(store, url):

@@ -104,17 +104,17 @@ async def test_what_was_removed_is_told_though_its_file_cannot_be_deleted_for_no
     async with statepath.open(path, autosave=0, log_bytes=10, report_bytes=10, events=events) as store:
         await store.append_log("a", "eleven bytes")
         await store.save_report("b", "eleven bytes")
-        flush, seq = store._engine.flush_files, store.seq
+        flush, seq = store._engine.flush_file, store.seq
 
-        async def refused():
+        async def refused(key):
             if store.seq > seq:
                 raise UnavailableError("not now")
-            await flush()
+            await flush(key)
 
-        monkeypatch.setattr(store._engine, "flush_files", refused)
+        monkeypatch.setattr(store._engine, "flush_file", refused)
         with pytest.raises(UnavailableError, match="not now"):
             await store.clean()
-        monkeypatch.setattr(store._engine, "flush_files", flush)
+        monkeypatch.setattr(store._engine, "flush_file", flush)
         await store.clean()
     assert [(type(event), event.ids) for event in told] == [(LogsRemoved, ("a",)), (ReportsRemoved, ("b",))]
 
@@ -124,14 +124,14 @@ async def test_what_was_removed_is_told_though_the_handle_is_closed_meanwhile(pa
     events.on(LogsRemoved, told.append)
     async with statepath.open(path, autosave=0, log_bytes=10, events=events) as store:
         await store.append_log("a", "eleven bytes")
-        flush, seq = store._engine.flush_files, store.seq
+        flush, seq = store._engine.flush_file, store.seq
 
-        async def closed_meanwhile():
+        async def closed_meanwhile(key):
             if store.seq > seq:
                 raise ClosedError("the store is closed")
-            await flush()
+            await flush(key)
 
-        monkeypatch.setattr(store._engine, "flush_files", closed_meanwhile)
+        monkeypatch.setattr(store._engine, "flush_file", closed_meanwhile)
         await store.clean()
     assert [event.ids for event in told] == [("a",)]
 
