@@ -9,7 +9,7 @@ from statepath.commit import RemoveReport, WriteReport
 from statepath.engine.documents import BOM, decode, encode_value
 from statepath.engine.engine import Engine
 from statepath.engine.ids import REPORTS, check_id, decode_id, report_key
-from statepath.errors import NotFoundError
+from statepath.errors import ClosedError, NotFoundError, StateError
 
 
 async def save(engine: Engine, id: str, data: object) -> str:
@@ -58,14 +58,19 @@ async def names(engine: Engine) -> list[str]:
 async def delete(engine: Engine, id: str) -> bool:
     """Remove a report; whether there was one."""
     key = report_key(check_id(id))
-    if not await _is_stored(engine, key):
+    if not await _exists(engine, id, key):
         await engine.catch_up()  # another handle may have just saved it
-        if not await _is_stored(engine, key):
+        if not await _exists(engine, id, key):
             return False
     await engine.commit_file(RemoveReport(id))
     return True
 
 
-async def _is_stored(engine: Engine, key: str) -> bool:
-    await engine.flush_file(key)
+async def _exists(engine: Engine, id: str, key: str) -> bool:
+    try:
+        await engine.flush_file(key)
+    except StateError as error:
+        if isinstance(error, ClosedError) or id not in engine.replica.reports:
+            raise
+        return True  # one that cannot be written can be removed all the same
     return key in [entry.key async for entry in engine.backend.list_keys(key)]

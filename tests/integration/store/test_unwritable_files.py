@@ -141,11 +141,13 @@ async def test_closing_tells_of_it_and_the_next_who_opens_the_store_has_it(store
         assert await again.read_report("bad") == 1
 
 
-async def test_a_removal_takes_the_place_of_what_could_not_be_written(store, mend, keys):
+async def test_a_removal_takes_the_place_of_what_could_not_be_written(store, keys):
     assert await store.delete_log("bad")
-    mend()
+    assert await store.delete_report("bad")
     await store.flush()
-    assert await keys("logs/") == []
+    assert [*await keys("logs/"), *await keys("reports/")] == []
+    assert not await store.delete_report("bad")
+    await store.snapshot()
 
 
 async def test_where_the_storage_is_away_not_every_file_is_tried(open_on, faulty):
