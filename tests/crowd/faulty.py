@@ -216,7 +216,8 @@ def _of_its_process(loop: Any, work: Coroutine[Any, Any, T], **options: Any) -> 
 
 @contextmanager
 def as_it_is_there(loop: VirtualLoop, seed: int) -> Iterator[None]:
-    """Clocks and chance as they are in the simulated world; and what is done with much is done with little."""
+    """Clocks, chance and names as they are in the simulated world, whoever looks at it; and what is done with much is
+    done with little."""
 
     class Like(type):
         def __getattr__(cls, name: str) -> Any:
@@ -237,6 +238,7 @@ def as_it_is_there(loop: VirtualLoop, seed: int) -> Iterator[None]:
         time_ns=lambda: int((_EPOCH + loop.now) * 1e9),
         clock_gettime=lambda clock: loop.now,
     )
+    chance = random.Random(seed).randbytes
     state = random.getstate()
     random.seed(seed)
     try:
@@ -251,6 +253,14 @@ def as_it_is_there(loop: VirtualLoop, seed: int) -> Iterator[None]:
                 ):
                     for attribute in [key for key, value in vars(module).items() if value is found]:
                         there.enter_context(patch.object(module, attribute, instead))
+            for what, instead in (
+                ("os.urandom", chance),
+                ("random._urandom", chance),  # of `secrets`
+                ("os.getpid", lambda: 1),
+                ("socket.gethostname", lambda: "there"),
+                ("sys.argv", ["lives"]),
+            ):
+                there.enter_context(patch(what, instead))
             there.enter_context(patch("statepath.engine.aging._BEGAN", (_EPOCH, 0.0)))
             there.enter_context(patch("statepath.engine.snapshotter._PACK", 3))
             there.enter_context(patch("statepath.engine.committer.MAX_COMMIT_BYTES", 1500))

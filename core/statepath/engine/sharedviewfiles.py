@@ -55,7 +55,7 @@ class SharedViewFiles(ViewFiles):
     async def _show_all(self, documents: Mapping[str, tuple[str, str]]) -> None:
         """Write the files, each a request of its own. Whoever deletes a document finds nothing where its file is still
         to be written: that is looked for again behind those that were new."""
-        new: set[str] = set()
+        new: dict[str, tuple[str, str]] = {}
         try:
             await in_parts(partial(self._show, new), documents)
         except StateError as error:
@@ -64,10 +64,10 @@ class SharedViewFiles(ViewFiles):
         if new:
             await self._catch_up()
             await self._show_all(
-                {key: documents[key] for key in new if self._replica.get(*documents[key]) is None}
+                {key: document for key, document in new.items() if self._replica.get(*document) is None}
             )
 
-    async def _show(self, new: set[str], key: str, document: tuple[str, str]) -> None:
+    async def _show(self, new: dict[str, tuple[str, str]], key: str, document: tuple[str, str]) -> None:
         while True:
             when, stored = await self._stored(key)
             entry = self._replica.get(*document)
@@ -84,7 +84,7 @@ class SharedViewFiles(ViewFiles):
                         key, render_view(entry.json(), self._store, entry.version), when=when
                     )
                     if when is IF_ABSENT:
-                        new.add(key)
+                        new[key] = document
                 return
 
     async def write(self, files: Mapping[str, Sequence[FileChange]]) -> dict[str, StateError]:
