@@ -373,6 +373,38 @@ async def test_a_writer_whose_folder_was_moved_commits_there(
     assert await commits(reader.commit_log()) == log.commits
 
 
+async def test_what_a_store_does_while_its_folder_is_moved(path: Path) -> None:
+    elsewhere = path.with_name("elsewhere")
+    async with statepath.open(path, autosave=0) as store:
+        await store.append_log("log", "before")
+        await store.flush()
+        path.rename(elsewhere)
+        await store.collection("raw").put({"id": "a"})
+        with pytest.raises(UnavailableError, match="was moved or removed"):
+            await store.snapshot()
+        with pytest.raises(UnavailableError, match="was moved or removed"):
+            await store.read_log("log")
+        elsewhere.rename(path)
+        await store.snapshot()
+        assert await store.read_log("log") == "before"
+    async with statepath.open(path, readonly=True) as reader:
+        assert await reader.collection("raw").get("a") == {"id": "a"}
+
+
+async def test_a_writer_does_not_follow_a_link_that_is_pointed_elsewhere(tmp_path: Path) -> None:
+    one, other, link = tmp_path / "one", tmp_path / "other", tmp_path / "link"
+    one.mkdir()
+    other.mkdir()
+    link.symlink_to(one)
+    async with statepath.open(link, autosave=0) as store:
+        await store.collection("raw").put({"id": "a"})
+        link.unlink()
+        link.symlink_to(other)
+        with pytest.raises(DivergedError, match="replaced by another one while it was open"):
+            await store.collection("raw").put({"id": "b"})
+    assert not list(other.iterdir())
+
+
 async def test_a_store_whose_folder_was_moved_or_replaced_says_so(path: Path) -> None:
     async with statepath.open(path, autosave=0) as store:
         await store.collection("raw").put({"id": "a"})
