@@ -34,7 +34,7 @@ from statepath_postgres.connections import HOLD, Connections
 from statepath_postgres.failures import has_no_room_to_announce, worth_repeating
 from statepath_postgres.held import Held
 from statepath_postgres.listener import Listener, audience, channel
-from statepath_postgres.placing import ASK, BAR, FIND, NOW, PLACE, Answer
+from statepath_postgres.placing import ASK, ASKED, BAR, FIND, NOW, PLACE, Answer
 from statepath_postgres.records import commits_of, standing
 
 _log = logging.getLogger("statepath.postgres")
@@ -49,12 +49,12 @@ _PAGE: Final = 256
 _PAGE_BYTES: Final = 8 * 1024 * 1024
 
 # The first commit of all may have any place ($10): a store that was copied from another one goes on from a snapshot.
-_PLACE: Final = """
+_PLACE: Final = f"""
 UPDATE statepath.stores
 SET head = $4, tip = $5, floor = CASE WHEN head = 0 AND tip = '' THEN greatest(floor, $3) ELSE floor END
 WHERE id = $1 AND (head = $2 AND (tip = $6 OR tip = '') OR $10 AND head = 0 AND tip = '')
-RETURNING id, asked > clock_timestamp() AS asked
-"""
+RETURNING id, {ASKED}
+"""  # noqa: S608 - a constant
 _APPEND: Final = f"""
 WITH place AS ({_PLACE}), entry AS (
     INSERT INTO statepath.log (store, first, last, id, record)

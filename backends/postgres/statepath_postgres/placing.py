@@ -15,6 +15,8 @@ _FAR: Final = 1024
 """How many seqs a commit goes behind at once. Who has missed more reads first."""
 
 NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
+# Not for as long as the server's clock is set back.
+ASKED: Final = "asked BETWEEN clock_timestamp() AND clock_timestamp() + interval '1 minute' AS asked"
 PLACE: Final = f"""
 WITH place AS (
     UPDATE statepath.stores SET
@@ -26,7 +28,7 @@ WITH place AS (
         ELSE placed = head AND bound <= $2 AND head BETWEEN $2 AND $2 + {_FAR}
             AND EXISTS (SELECT FROM statepath.log WHERE store = $1 AND id = $6 AND last = $2)
     END
-    RETURNING id, head - $3 AS behind, head, before, made, asked > clock_timestamp() AS asked
+    RETURNING id, head - $3 AS behind, head, before, made, {ASKED}
 ), entry AS (
     INSERT INTO statepath.log (store, first, last, id, prev, made, record)
     SELECT id, behind + 1, head, $5, CASE WHEN behind > $2 THEN before END, CASE WHEN behind > $2 THEN made END, $7

@@ -1,6 +1,7 @@
 """A commit that depends on nothing goes behind others, and who loses again and again is let go first."""
 
 import asyncio
+import math
 
 import pytest
 from statepath.errors import HeadMoved
@@ -80,7 +81,7 @@ async def test_nothing_is_placed_behind_a_log_that_was_begun_anew(writers):
 
 async def test_who_loses_again_and_again_is_let_go_first(writers, monkeypatch):
     monkeypatch.setattr(log, "_PATIENCE", -1.0)
-    monkeypatch.setattr(log, "_ASKED", 600.0)
+    monkeypatch.setattr(log, "_ASKED", 50.0)
     monkeypatch.setattr(log, "_COURTESY", (600.0, 600.0))
     loser, *others = writers
     await place(others[0])
@@ -111,3 +112,13 @@ async def test_nobody_rests_whom_nobody_asks(writers, monkeypatch):
     assert not lost.value.kept
     await place(other)
     await other.append()
+
+
+async def test_nobody_rests_for_what_was_asked_before_the_clock_was_set_back(writers, name, around):
+    one, *_ = writers
+    await around.execute(
+        "UPDATE statepath.stores SET asked = clock_timestamp() + interval '1 hour' WHERE name = $1", name
+    )
+    await one.append()
+    await place(one)
+    assert one.log._rests_until == -math.inf
