@@ -264,6 +264,9 @@ class PostgresCommitLog:
         """As `SupportsPlacing.place`. What `append` says of an open outcome holds here, too."""
         store = await self._writable()
         group = _Group.of(after, (commit,), placing=True)
+        if self._unresolved is not None and self._unresolved.is_again(group._replace(placing=False)):
+            await self.append(after, commit)
+            return commit, ()
         if (ahead := self._ahead) is None:
             ahead = self._ahead = (await self._connections.fetch(_CLOCK))[0]["now"] - time.monotonic()
         until = time.monotonic() + self._deadline

@@ -2,9 +2,10 @@
 
 import asyncio
 import math
+import time
 
 import pytest
-from statepath.errors import HeadMoved
+from statepath.errors import HeadMoved, OutcomeUnknownError, UnavailableError
 from statepath.testing.commits import Writer
 from statepath_postgres import log
 
@@ -122,3 +123,45 @@ async def test_nobody_rests_for_what_was_asked_before_the_clock_was_set_back(wri
     await one.append()
     await place(one)
     assert one.log._rests_until == -math.inf
+
+
+async def test_an_append_whose_answer_was_lost_where_nothing_could_be_placed_is_taken_again(
+    writers, monkeypatch
+):
+    one, *_ = writers
+    made, fetchval = one.make(), one.log._held.fetchval
+
+    async def lost(*arguments, sending):
+        if await fetchval(*arguments, sending=sending) is not None:
+            raise UnavailableError("the answer was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.log, "_deadline", -60.0)
+        patch.setattr(one.log._held, "fetchval", lost)
+        with pytest.raises(OutcomeUnknownError):
+            await one.log.place(one.head, made)
+    assert await one.log.place(one.head, made) == (made, ())
+    assert [commit async for commit in one.log.read(one.head)] == [made]
+
+
+async def test_nothing_is_placed_right_behind_what_was_appended(writers):
+    one, other, _ = writers
+    await one.append()
+    with pytest.raises(HeadMoved):
+        await other.log.place(other.head, other.make())
+
+
+async def test_nothing_is_placed_by_who_knows_another_log(writers):
+    one, other, _ = writers
+    for _ in range(2):
+        await place(one)
+    other.commits.append(other.make())
+    with pytest.raises(HeadMoved):
+        await other.log.place(other.head, other.make())
+
+
+async def test_what_arrives_behind_the_bar_does_not_take_its_own_place_either(writers):
+    one, *_ = writers
+    store, group = await one.log._store(), log._Group.of(one.head, (one.make(),), placing=True)
+    await one.log._held.fetchval(log.BAR, store, one.head, sending=lambda: None)
+    assert await one.log._send_behind(store, one.head, group, time.time() + 60) is None
