@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 import statepath.log
+import statepath.turns
 from crowd.simulation import VirtualLoop, in_no_time
 from statepath.backend import (
     ALWAYS,
@@ -247,6 +248,26 @@ class TestAppend:
         with pytest.raises(OutcomeUnknownError):
             await writer.append()
         await writer.log.append(0, commit)
+
+    async def test_who_has_had_its_turn_lets_somebody_else_go_first(
+        self, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(statepath.turns, "_TURN", -1.0)
+        monkeypatch.setattr(statepath.turns, "_COMMITS", 1e12)
+        monkeypatch.setattr(statepath.turns, "_LONGEST", 600.0)
+        one, other = (Writer(PortableCommitLog(storage), name) for name in ("one", "other"))
+        await other.append()
+        with pytest.raises(HeadMoved):
+            await one.append()
+        await one.catch_up()
+        await one.append()
+        resting = asyncio.ensure_future(one.append())
+        await other.catch_up()
+        theirs = await other.append()
+        assert not resting.done()
+        resting.cancel()
+        await asyncio.wait([resting])
+        assert (await read(other.log))[-1] == theirs
 
     async def test_an_open_outcome_may_turn_out_to_be_a_lost_race(self, storage: Storage) -> None:
         storage.fates = [HANGS] * 100
