@@ -165,3 +165,12 @@ async def test_what_arrives_behind_the_bar_does_not_take_its_own_place_either(wr
     store, group = await one.log._store(), log._Group.of(one.head, (one.make(),), placing=True)
     await one.log._held.fetchval(log.BAR, store, one.head, sending=lambda: None)
     assert await one.log._send_behind(store, one.head, group, time.time() + 60) is None
+
+
+async def test_what_a_commit_went_behind_is_not_read_again_for_the_view(path, connect):
+    backends = [await connect(path) for _ in range(2)]
+    one, other = (Writer(backend.commit_log()) for backend in backends)
+    other.commits.append(await one.append())
+    for writer in (one, one, other):
+        await place(writer)
+    assert [commit.first for commit, _ in backends[1]._documents._recent] == [2, 3, 4]
