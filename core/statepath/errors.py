@@ -269,7 +269,7 @@ class HeadMoved(Exception):  # noqa: N818 - a signal between a commit log and th
     Attributes:
         commits: all that came behind the place that was tried, as far as the log ended when it was lost; empty: that
             was not looked at.
-        kept: the next place is kept for who lost, for a moment: an attempt at once will not lose again.
+        kept: the next place is kept for who lost, for a moment, or others are asked for one: to wait would be wrong.
     """
 
     def __init__(self, commits: Sequence[Any] = (), *, kept: bool = False) -> None:

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple, TypeGuard, TypeVar
 import msgspec
 
 from statepath.aside import aside_key
+from statepath.asking import Asking
 from statepath.backend import IF_ABSENT, Backend
 from statepath.clock import clock
 from statepath.commit import FLOOR_KEY, JOURNAL, Commit, encode_commit, slot_key, unseal
@@ -48,6 +49,7 @@ _REACH: Final = 1024  # how far before a seq the commit that holds it is looked 
 _PARALLEL: Final = 8  # slots read ahead or deleted at once; each may be 8 MiB
 _SOONEST: Final = 0.02  # seconds
 _LATEST: Final = 2.0
+_FEW: Final = 8  # slots that are read one after the other in any case, before those behind are listed
 _FIRST_SHARE: Final = 1 / 7
 """Of the deadline: so long a call is waited for before another is begun beside it."""
 _ROOM: Final = 2
@@ -134,12 +136,14 @@ class PortableCommitLog:
         self._review = review
         self._turn = asyncio.Lock()
         self._turns = Turns()
+        self._asking = Asking(backend)
         self._unresolved: _Record | None = None
         self._trouble: StateError | None = None
         self._until = 0.0
         self._head = -1
         self._head_seen = 0.0
         self._last: list[Commit] = []
+        self._listing_took = 0.0
         self._news = asyncio.Event()
 
     async def append(self, after: int, commit: Commit) -> None:
@@ -167,7 +171,7 @@ class PortableCommitLog:
         self._until = sent + self._deadline
         try:
             async with asyncio.timeout_at(self._until):
-                committed = await self._place(record)
+                committed = await self._place_in_turn(record)
         except TimeoutError as error:
             cause = self._trouble or error
             if self._unresolved is not None:
@@ -185,8 +189,10 @@ class PortableCommitLog:
         self._unresolved = None
         if not committed:
             self._turns.lost(loop.time())
-            raise HeadMoved
+            self._asking.lost(loop.time())
+            raise HeadMoved(kept=self._asking.hurries)
         self._turns.won(sent, loop.time())
+        self._asking.won(loop.time())
         self._saw(record.last, begun)
         self._last = list(record.commits)
         self._news.set()
@@ -306,27 +312,42 @@ class PortableCommitLog:
         """As `CommitLog.follow`: what this object appends at once, the rest by asking for the next slot."""
         previous = ""
         reviewed = float("-inf")
+        busy_since, found = clock(), 0
         pause = _SOONEST
         while True:
             news, now, idle = self._news, clock(), True
             if known is not None and known() > after:
                 after, previous = known(), ""
-            due = now - reviewed >= self._review
+            if not found:
+                busy_since = now
+            is_behind = found >= _FEW and now - busy_since > self._listing_took
+            due = is_behind or now - reviewed >= self._review
             if due:
-                reviewed = now
+                reviewed, found = now, 0
             look = self._read(after, previous) if due else self._next(after, previous)
             async with aclosing(look) as commits:
                 async for commit in commits:
                     after, previous, idle = commit.last, commit.id, False
                     yield commit
             if not idle:
-                pause = _SOONEST
+                pause, found = _SOONEST, found + 1
                 continue
+            found = 0
             try:
                 async with asyncio.timeout(pause):
                     await news.wait()
             except TimeoutError:
                 pause = min(pause * 1.5, _LATEST)
+
+    async def _place_in_turn(self, record: _Record) -> bool:
+        """As `_place`; meanwhile others are asked for a turn, or it is looked whether they ask, where that is due."""
+        loop = asyncio.get_running_loop()
+        if not self._asking.is_due(loop.time()):
+            return await self._place(record)
+        placed, wanted = await together((self._place(record), self._asking.speak(loop.time())))
+        if wanted:
+            self._turns.asked(loop.time(), wanted)
+        return bool(placed)
 
     async def _place(self, record: _Record) -> bool:
         """Send the record to its slot until the storage has answered; whether it stands in the log."""
@@ -393,10 +414,12 @@ class PortableCommitLog:
         self._unresolved = record
         return True
 
-    async def _read(self, after: int, previous: str) -> AsyncGenerator[Commit]:
+    async def _read(self, after: int, previous: str, reach: int = _REACH) -> AsyncGenerator[Commit]:
+        """The commits behind a seq, some at once. The one that holds the next seq is looked for from so far before it
+        on, and then everywhere."""
         while True:
             begun = clock()
-            listing = await self._listing(after)
+            listing = await self._listing(after, reach)
             if listing.record.floor > after + 1:
                 raise _trimmed(listing.record.floor)
             # A commit is held back until the next one continues it: its slot may have been packed and removed since
@@ -457,21 +480,24 @@ class PortableCommitLog:
 
     async def _step(self, after: int) -> AsyncGenerator[Commit]:
         """The commits behind a seq that was the head not long ago: what follows it cannot have been packed or trimmed
-        yet, so nothing has to be read but the slots, one by one, up to the first that is not there."""
-        previous, since = "", self._head_seen
-        while True:
+        yet, so nothing has to be read but the slots, one by one, up to the first that is not there. Where that takes
+        longer than to list them, the rest is read some at once: who is further away would never reach the end, as long
+        as others write."""
+        previous, since, called = "", self._head_seen, clock()
+        turn, found = 0, True
+        while found:
             begun = clock()
-            found = False
+            turn, found = turn + 1, False
             async with aclosing(self._next(after, previous)) as commits:
                 async for commit in commits:
                     after, previous, found = commit.last, commit.id, True
                     yield commit
-            if not found:
+            if not found and clock() - since < self._window / 2:
+                self._saw(after, begun)
+                return
+            if self._asking.hurries or (turn >= _FEW and clock() - called > self._listing_took):
                 break
-        if clock() - since < self._window / 2:
-            self._saw(after, begun)
-            return
-        async with aclosing(self._read(after, previous)) as rest:
+        async with aclosing(self._read(after, previous, reach=0 if found else _REACH)) as rest:
             async for commit in rest:
                 yield commit
 
@@ -508,14 +534,16 @@ class PortableCommitLog:
                 task.cancel()
             await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
 
-    async def _listing(self, after: int) -> _Listing:
+    async def _listing(self, after: int, reach: int) -> _Listing:
         """The pieces that count, in order, from the one on that holds `after + 1`."""
-        start = slot_key(after - _REACH) if after > _REACH else ""
+        start = slot_key(after - reach) if after > reach else ""
         packed = 0
         while True:
+            begun = clock()
             listed = await self._list(start)
             # Read after the listing: had a later piece been there and trimmed, the floor would say so.
             record = await self._known_record() or _Floor(packed=packed_upto(listed))
+            self._listing_took = clock() - begun
             pieces = current(listed, record.floor, record.packed)
             if start and (not pieces or pieces[0].first > after + 1):
                 start = ""

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import statepath
+import statepath.asking
 from statepath.engine.health import answers, free_space, look
 from statepath.objectstore import probe
 
@@ -85,6 +86,19 @@ async def test_a_commit(counted, bill, told, monkeypatch):
         monkeypatch.setattr(store._engine.log, "_head_seen", float("-inf"))
         await saves(store, 1)
         assert bill() == told("a commit:") + told("a commit more than 30 s")
+
+
+async def test_turns(counted, bill, told, monkeypatch):
+    monkeypatch.setattr(statepath.asking, "_LOOK", 0.0)
+    async with statepath.open(counted, autosave=0) as store:
+        await saves(store, 10)
+        bill()
+        await saves(store, 1)
+        assert bill() == told("a commit:") + told("a look whether another writer asks")
+        for moment in (0.0, 2.0):
+            store._engine.log._asking.lost(moment)
+        await saves(store, 1)
+        assert bill() == told("a commit:") + told("asking for one")
 
 
 async def test_a_snapshot(counted, bill, told):
