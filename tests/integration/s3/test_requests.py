@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import dateutil.parser
 import pytest
 from servers.proxy import Does, Proxy, Request
 from servers.services import s3_service
@@ -93,3 +94,13 @@ async def test_the_service_need_not_guess_what_a_content_is(proxy, driver):
     await driver.put("a", b"x", ALWAYS)
     (put,) = filter(is_put, proxy.requests)
     assert b"\r\ncontent-type: binary/octet-stream\r\n" in put.head.lower()
+
+
+async def test_no_form_of_a_moment_is_guessed(driver, monkeypatch):
+    def guess(*said, **more):
+        raise AssertionError(said)
+
+    monkeypatch.setattr(dateutil.parser, "parse", guess)
+    await driver.put("moment", b"x", ALWAYS)
+    (listed,) = (await driver.page("moment", "", "")).objects
+    assert listed.modified.replace(microsecond=0) == (await driver.get("moment", None)).modified

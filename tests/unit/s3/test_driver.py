@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import ServerDisconnectedError
 from botocore.exceptions import ClientError
+from botocore.utils import parse_timestamp
 from statepath.backend import ALWAYS, ETag, IfMatch
 from statepath.discovery import connect
 from statepath.errors import (
@@ -21,7 +22,7 @@ from statepath.errors import (
 from statepath.objectstore import Place
 from statepath.retry import until_served
 from statepath_s3.config import S3Config
-from statepath_s3.driver import S3Driver, _session
+from statepath_s3.driver import S3Driver, _moment, _session
 
 ENOUGH = 100
 
@@ -224,3 +225,18 @@ async def test_what_is_registered_with_one_session_reaches_no_other():
     _session(None).register("made-up", lambda **facts: told.append(facts))
     await _session(None).get_component("event_emitter").emit("made-up")
     assert told == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "2026-11-22T10:00:00.000Z",
+        "2026-11-22T10:00:00Z",
+        "2026-11-22T11:00:00+01:00",
+        "Sun, 22 Nov 2026 10:00:00 GMT",
+        "1795341600",
+        1795341600,
+    ],
+)
+def test_a_moment_is_what_the_sdk_makes_of_it(said):
+    assert _moment(said) == parse_timestamp(said) == datetime(2026, 11, 22, 10, tzinfo=UTC)
