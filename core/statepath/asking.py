@@ -22,6 +22,7 @@ logger = logging.getLogger("statepath.log")
 ASKED_KEY: Final = f"{JOURNAL}asked"
 
 _PATIENCE: Final = 1.0  # seconds of losing before others are asked, and between two times
+_LONGEST: Final = 30.0  # seconds: what was lost before that was given up since
 _LOOK: Final = 1.0  # seconds, and
 _WON: Final = 10  # commits, at least, between two looks
 _SOON: Final = 0.5  # seconds: longer than that no save waits for it
@@ -62,8 +63,9 @@ class Asking:
 
     def lost(self, now: float) -> None:
         """A place went to somebody else."""
-        self._attempt = max(0.0, now - self._lost)
-        self._losing_since, self._lost = min(self._losing_since, now), now
+        if not 0 <= now - self._lost < _LONGEST:
+            self._losing_since = self._lost = now
+        self._attempt, self._lost = now - self._lost, now
         self.hurries = now - self._losing_since >= _PATIENCE
 
     def is_due(self, now: float) -> bool:
@@ -90,7 +92,7 @@ class Asking:
             return _decode(blob.data).seconds if is_new else 0.0
         except NotFoundError:
             self._known = True
-        except (StateError, TimeoutError, msgspec.MsgspecError) as error:
+        except (StateError, TimeoutError, msgspec.MsgspecError, RecursionError) as error:
             logger.debug("it cannot be told whether others ask for a turn: %s", error)
         return 0.0
 

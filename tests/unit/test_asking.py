@@ -81,6 +81,13 @@ async def test_it_asks_once_a_second_and_hurries_until_it_wins(storage: MemoryBa
     assert not loser.hurries
 
 
+async def test_what_was_lost_long_ago_is_no_reason_to_ask(storage: MemoryBackend) -> None:
+    asking = Asking(storage)
+    await lose(asking, 0.0, 0.5, 100.0, 100.5)
+    assert not asking.hurries
+    assert not await is_put_up(storage)
+
+
 async def test_what_stood_there_before_the_first_look_asks_nobody(storage: MemoryBackend) -> None:
     await lose(Asking(storage), 0.0, 1.0)
     assert await look(Asking(storage)) == 0
@@ -112,7 +119,11 @@ async def test_the_next_one_is_as_far_away(storage: MemoryBackend) -> None:
     assert not asking.is_due(2.0)
 
 
-@pytest.mark.parametrize("sign", [b"", b"{}", b'{"seconds":"long"}'])
+@pytest.mark.parametrize(
+    "sign",
+    [b"", b"{}", b'{"seconds":"long"}', b'{"of":' + b"[" * 100_000],
+    ids=["empty", "silent", "odd", "deep"],
+)
 async def test_a_sign_that_cannot_be_read_asks_nobody(storage: MemoryBackend, sign: bytes) -> None:
     asking = Asking(storage)
     await look(asking)

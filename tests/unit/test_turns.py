@@ -62,3 +62,15 @@ def test_a_rest_is_bounded_where_a_commit_takes_long(turns: Turns) -> None:
     turns.lost(30.0)
     turns.won(30.0, 31.0)
     assert turns.rest(31.0) == 0.5
+
+
+def test_who_is_asked_rests_for_so_long_and_three_seconds_at_most(turns: Turns) -> None:
+    turns.asked(1.0, 0.7)
+    assert turns.rest(1.0) == pytest.approx(0.7)
+    turns.asked(2.0, 60.0)
+    assert turns.rest(2.0) == pytest.approx(3.0)
+
+
+def test_who_was_asked_knows_of_others_from_then_on(turns: Turns) -> None:
+    turns.asked(1.0, 0.0)
+    assert win(turns, 1.0, 60.0) < 1.27
