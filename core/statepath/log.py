@@ -495,7 +495,8 @@ class PortableCommitLog:
             if not found and clock() - since < self._window / 2:
                 self._saw(after, begun)
                 return
-            if self._asking.hurries or (turn >= _FEW and clock() - called > self._listing_took):
+            few = 0 if self._asking.hurries else _FEW
+            if turn >= few and clock() - called > self._listing_took:
                 break
         async with aclosing(self._read(after, previous, reach=0 if found else _REACH)) as rest:
             async for commit in rest:
