@@ -46,7 +46,9 @@ from statepath.turns import Turns
 T = TypeVar("T")
 
 _REACH: Final = 1024  # how far before a seq the commit that holds it is looked for first
-_PARALLEL: Final = 8  # slots read ahead or deleted at once; each may be 8 MiB
+_PARALLEL: Final = 8  # slots deleted at once
+_AHEAD: Final = 32  # pieces read ahead, if they have no more than
+_AHEAD_BYTES: Final = 64 * 1024 * 1024
 _SOONEST: Final = 0.02  # seconds
 _LATEST: Final = 2.0
 _FEW: Final = 8  # slots that are read one after the other in any case, before those behind are listed
@@ -103,8 +105,11 @@ class _Record:
 
 
 class _Listing(NamedTuple):
+    """The pieces that count, and their sizes."""
+
     record: _Floor
     pieces: list[Piece]
+    sizes: dict[Piece, int]
 
 
 class PortableCommitLog:
@@ -448,7 +453,7 @@ class PortableCommitLog:
         """The commits behind the seq `last`, to where the log ends."""
         begin = max((piece.first for piece in listing.pieces if piece.first <= last + 1), default=last + 1)
         pieces = [piece for piece in listing.pieces if piece.first >= begin]
-        async with aclosing(self._whole(pieces, last, listing.record.packed)) as found:
+        async with aclosing(self._whole(pieces, listing.sizes, last, listing.record.packed)) as found:
             async for piece, commits in found:
                 if commits is None or piece.first > last + 1:
                     await self._explain_gap(last + 1, pieces)
@@ -503,10 +508,10 @@ class PortableCommitLog:
                 yield commit
 
     async def _whole(
-        self, pieces: Sequence[Piece], last: int, packed: int
+        self, pieces: Sequence[Piece], sizes: dict[Piece, int], last: int, packed: int
     ) -> AsyncGenerator[tuple[Piece, list[Commit] | None]]:
         """As `_fetch`, with the slots that are missing between those that were listed: a listing may lag."""
-        async with aclosing(self._fetch(pieces)) as found:
+        async with aclosing(self._fetch(pieces, sizes)) as found:
             async for piece, commits in found:
                 while packed <= last < piece.first - 1:
                     slot = Piece(last + 1)
@@ -518,18 +523,22 @@ class PortableCommitLog:
                     last = commits[-1].last
                 yield piece, commits
 
-    async def _fetch(self, pieces: Sequence[Piece]) -> AsyncGenerator[tuple[Piece, list[Commit] | None]]:
+    async def _fetch(
+        self, pieces: Sequence[Piece], sizes: dict[Piece, int]
+    ) -> AsyncGenerator[tuple[Piece, list[Commit] | None]]:
         """The pieces' commits in order, some read ahead; `None` for one that is gone."""
-        waiting = iter(pieces)
+        waiting = deque(pieces)
         ahead: deque[tuple[Piece, asyncio.Task[list[Commit] | None]]] = deque()
+        room = _AHEAD_BYTES
         try:
-            while True:
-                while len(ahead) < _PARALLEL and (piece := next(waiting, None)) is not None:
+            while waiting or ahead:
+                while waiting and len(ahead) < _AHEAD and (not ahead or sizes[waiting[0]] <= room):
+                    piece = waiting.popleft()
+                    room -= sizes[piece]
                     ahead.append((piece, asyncio.create_task(read_piece(self._backend, piece))))
-                if not ahead:
-                    return
                 piece, task = ahead.popleft()
                 yield piece, await task
+                room += sizes[piece]
         finally:
             for _, task in ahead:
                 task.cancel()
@@ -541,7 +550,8 @@ class PortableCommitLog:
         packed = 0
         while True:
             begun = clock()
-            listed = await self._list(start)
+            sizes = await self._sizes(start)
+            listed = list(sizes)
             # Read after the listing: had a later piece been there and trimmed, the floor would say so.
             record = await self._known_record() or _Floor(packed=packed_upto(listed))
             self._listing_took = clock() - begun
@@ -549,14 +559,17 @@ class PortableCommitLog:
             if start and (not pieces or pieces[0].first > after + 1):
                 start = ""
             elif record.packed == packed or covers(pieces, max(after, record.floor - 1), record.packed):
-                return _Listing(record, pieces)
+                return _Listing(record, pieces, sizes)
             else:
                 # They were packed during the listing; the packs had been written before the record said so.
                 start, packed = "", record.packed
 
     async def _list(self, start: str) -> list[Piece]:
+        return list(await self._sizes(start))
+
+    async def _sizes(self, start: str) -> dict[Piece, int]:
         entries = self._backend.list_keys(JOURNAL, after=start)
-        return [piece async for entry in entries if (piece := Piece.of(entry.key)) is not None]
+        return {piece: entry.size async for entry in entries if (piece := Piece.of(entry.key)) is not None}
 
     async def _record(self) -> _Floor | None:
         """

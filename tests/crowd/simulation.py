@@ -339,7 +339,7 @@ class _Check:
 
     async def go(self) -> None:
         wrong = self.run.wrong
-        keys = [entry.key async for entry in self.memory.list_keys("journal/")]
+        keys = [entry.key async for entry in self.memory.list_keys("journal/0")]
         commits: list[Commit] = [decode_commit((await self.memory.read(key)).data) for key in sorted(keys)]
         self.run.commits = len(commits)
         last, previous = 0, ""

@@ -656,13 +656,13 @@ class TestRead:
             await read(log, 3)
 
     async def test_what_is_trimmed_during_a_read_is_told(self, storage: Storage, writer: Writer) -> None:
-        for _ in range(30):
+        for _ in range(60):
             await writer.append()
         reading = writer.log.read(0)
         async with aclosing(_generator(reading)) as commits:
             assert await anext(commits) == writer.commits[0]
-            await raise_floor(storage, 30)
-            await writer.log.trim(29)
+            await raise_floor(storage, 60)
+            await writer.log.trim(59)
             with pytest.raises(HistoryTrimmedError):
                 _ = [commit async for commit in commits]
 
@@ -753,7 +753,22 @@ class TestRead:
         for _ in range(40):
             await writer.append()
         await read(writer.log)
-        assert 2 <= storage.most_reading <= 8
+        assert storage.most_reading == 32
+
+    async def test_large_ones_are_fewer(
+        self, storage: Storage, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for n in range(20):
+            await writer.append(size=100_000 if n == 10 else 1000)
+        monkeypatch.setattr(statepath.log, "_AHEAD_BYTES", 10_000)
+        most, found = [], []
+        async for commit in writer.log.read(0):
+            found.append(commit)
+            most.append(storage.most_reading)
+            storage.most_reading = 0
+        assert found == writer.commits
+        assert 2 <= max(most) <= 9
+        assert max(most[10:]) >= 2
 
     async def test_leaving_a_read_leaves_no_task(self) -> None:
         class Stuck(Storage):
