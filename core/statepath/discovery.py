@@ -69,7 +69,7 @@ def resolve(
     except Exception as error:
         if isinstance(error, StateError) and not url.betrayed_by(error):
             raise
-        raise _unfit(error, url, info) from None
+        raise _unfit(error, url, info) from _cause(error, url)
     return factory, config, url
 
 
@@ -88,7 +88,7 @@ def parameters(state_path: str | os.PathLike[str]) -> Sequence[Parameter]:
     except Exception as error:
         if isinstance(error, StateError) and not url.betrayed_by(error):
             raise
-        raise _unfit(error, url, info) from None
+        raise _unfit(error, url, info) from _cause(error, url)
 
 
 def refused(state_path: str | os.PathLike[str], variables: Iterable[str]) -> frozenset[str]:
@@ -194,9 +194,9 @@ async def connect(
 ) -> Backend:
     """A connection to the backend that the state path names.
 
-    Parameters and errors: as `resolve`, and those of the backend's own `connect`. With `readonly` nothing is
-    locked, created or changed. `deadline` is for how many seconds a service is tried again that answers, and cannot
-    serve now.
+    Parameters and errors: as `resolve`, and those of the backend's own `connect`; what is no `StateError` there
+    becomes a `ConfigurationError` that names the backend. With `readonly` nothing is locked, created or changed.
+    `deadline` is for how many seconds a service is tried again that answers, and cannot serve now.
     """
     factory, config, url = resolve(state_path, env)
 
@@ -206,20 +206,26 @@ async def connect(
     try:
         return await (until_served(attempt, deadline=deadline) if deadline else attempt())
     except Exception as error:
-        if not url.betrayed_by(error):
+        if isinstance(error, StateError) and not url.betrayed_by(error):
             raise
-        raise _unfit(error, url, None) from None
+        raise _unfit(error, url, _load(url.scheme)[1]) from _cause(error, url)
 
 
-def _unfit(error: Exception, url: StateURL, info: BackendInfo | None) -> StateError:
+def _cause(error: Exception, url: StateURL) -> Exception | None:
+    """The error, unless a traceback of it would quote a secret."""
+    return None if url.betrayed_by(error) else error
+
+
+def _unfit(error: Exception, url: StateURL, info: BackendInfo) -> StateError:
     """What a backend made of the state path, without the secrets that the error may quote. What it says to programs,
     its class and its code, stays."""
     betrayed = url.betrayed_by(error)
     cause = (
         f"{type(error).__name__}{', which quotes a secret and is not shown' if betrayed else f': {error}'}"
     )
-    author = f" of {_named(info)}" if info else ""
-    message = f"the backend {url.scheme!r}{author} cannot use the state path {url.redacted()}: {cause}"
+    message = (
+        f"the backend {url.scheme!r} of {_named(info)} cannot use the state path {url.redacted()}: {cause}"
+    )
     if not isinstance(error, StateError):
         return ConfigurationError(message, backend=url.scheme)
     kind = next(one for one in type(error).__mro__ if one.__module__ == StateError.__module__)
