@@ -6,6 +6,8 @@ import os
 import sys
 from io import TextIOWrapper
 
+from statepath.cli.remarks import Remarks
+
 
 def main() -> None:
     """Run the command of `sys.argv`, and end the process with its exit code."""
@@ -29,6 +31,8 @@ def _run() -> None:
     sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for the whole process
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stderr, TextIOWrapper):
+        sys.stderr = Remarks(sys.stderr.buffer, sys.stderr.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # A terminal that lacks a character is no reason to fail.

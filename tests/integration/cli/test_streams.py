@@ -76,6 +76,23 @@ def test_help_that_cannot_be_written_is_told_in_a_line(words: str) -> None:
     assert ended.returncode == 1
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("show tasks/none", 3),
+        ("show tasks/none --json", 3),
+        ("show --nope", 2),
+        ("show --nope --json", 2),
+        ("lease list", 0),
+    ],
+)
+def test_a_full_stderr_changes_no_exit_code(filled: str, words: str, code: int) -> None:
+    ended = shell('exec "$@" 2>/dev/full', *words.split(), "-s", filled)
+    assert (ended.returncode, ended.stdout) == (code, b"")
+
+
 def test_a_state_path_that_is_not_utf_8_is_an_error_in_json_too(cli: Run) -> None:
     answer = cli("status", "--json", "-s", "/no\udcff")
     assert (answer.code, answer.error["state_path"]) == (7, "/no\udcff")
