@@ -165,6 +165,28 @@ def test_the_demo_fails_when_something_is_lost(
     assert (answer.code, answer.json["lost"]) == (1, 1)
 
 
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_the_demo_shows_no_secret_of_its_place(
+    cli: Run, tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def win(self: Trial, tasks: int) -> None:
+        self.outcomes.append(Outcome(2, 2, 0, (), (), 1, 2, 0.1))
+
+    monkeypatch.setattr(Trial, "round", win)
+    answer = cli("demo", "-s", f"sqlite://{tmp_path}/state.db?timeout=17", *words)
+    assert answer.code == 0
+    assert (f"{tmp_path}/state.db?timeout=…" in answer.out, "timeout=17" in answer.out) == (True, False)
+
+
+@pytest.mark.slow
+def test_a_server_that_cannot_work_tells_why_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    words = (sys.executable, "-m", orchestrator.__name__, str(tmp_path / "file"), "1")
+    ended = subprocess.run(words, capture_output=True, check=False, text=True)
+    assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (1, "", 1)
+    assert ended.stderr.startswith(f"error: the state path {tmp_path / 'file'}")
+
+
 @pytest.mark.slow
 def test_a_server_whose_starter_was_killed_ends_in_silence(path: str) -> None:
     words = (sys.executable, "-m", orchestrator.__name__, path, "1")

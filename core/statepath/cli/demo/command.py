@@ -17,8 +17,8 @@ from statepath.backend import Entry
 from statepath.cli.demo.trial import Outcome, Trial
 from statepath.cli.exits import Exit
 from statepath.cli.options import Json, about, inherited
-from statepath.cli.output import Output, amount
-from statepath.cli.running import asynchronous, command_line
+from statepath.cli.output import Output, amount, harmless
+from statepath.cli.running import asynchronous, command_line, shown
 from statepath.cli.temporary import temporary_files
 from statepath.commit import PROBES
 from statepath.discovery import connect
@@ -129,7 +129,7 @@ def _facts(trial: Trial, seconds: float, *, kept: bool) -> dict[str, Any]:
         "seq": last.seq,
         "recovery_seconds": max(outcome.seconds for outcome in trial.outcomes),
         "seconds": seconds,
-        "path": trial.path,
+        "path": shown(trial.path),
         "kept": kept,
         "rounds": [asdict(outcome) | {"lost": outcome.lost} for outcome in trial.outcomes],
     }
@@ -171,16 +171,16 @@ def _troubles(outcomes: list[Outcome]) -> list[str]:
 
 def _tree(path: str, layout: list[Entry]) -> Tree:
     """The layout on storage: of each folder the first entries, and how many more there are."""
-    tree = Tree(f"{path}/")
+    tree = Tree(harmless(f"{shown(path).removesuffix('/')}/"))
     folders: dict[str, list[Entry]] = {}
     for entry in layout:
         folder, slash, _ = entry.key.rpartition("/")
         folders.setdefault(folder + slash, []).append(entry)
     for folder, entries in folders.items():
         branch = tree.add(folder) if folder else tree
-        shown = entries if not folder or len(entries) <= 4 else entries[:3]
-        for entry in shown:
+        first = entries if not folder or len(entries) <= 4 else entries[:3]
+        for entry in first:
             branch.add(f"{entry.key.removeprefix(folder)}  {amount(entry.size)}")
-        if more := entries[len(shown) :]:
+        if more := entries[len(first) :]:
             branch.add(f"… {len(more):,} more  {amount(sum(entry.size for entry in more))}")
     return tree

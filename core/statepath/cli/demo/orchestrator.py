@@ -24,6 +24,7 @@ from statepath.cli.demo.simulation import (
     task_at,
     task_id,
 )
+from statepath.errors import StateError
 
 
 async def serve(path: str, life: int) -> None:
@@ -58,5 +59,16 @@ def tell(seq: int, steps: dict[str, int]) -> None:
         os._exit(1)  # who started it was killed, and nobody is there to be told
 
 
+def main() -> None:
+    """Serve, and tell in a line what ends that. The agents all meet the same."""
+    failures: list[str] = []
+    try:
+        asyncio.run(serve(sys.argv[1], int(sys.argv[2])))
+    except* StateError as group:
+        failures += map(str, group.exceptions)
+    if failures:
+        sys.exit(f"error: {failures[0]}")
+
+
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], int(sys.argv[2])))
+    main()
