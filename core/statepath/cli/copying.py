@@ -28,7 +28,7 @@ async def copy(
     as_json: Json = False,
 ) -> None:
     """Copy a store to another place, from any backend to any. Run it again if it was interrupted."""
-    named(ctx, source)
+    named(ctx, source, target)
     output = Output(as_json=as_json)
     with output.progress(f"copying to {shown(target)}") as tell:
         made = await statepath.copy(source, target, history=history, progress=tell)

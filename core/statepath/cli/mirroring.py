@@ -62,7 +62,7 @@ async def run(
 
     Works beside a running server; run it again if it was interrupted.
     """
-    named(ctx, source)
+    named(ctx, source, target)
     output = Output(as_json=as_json)
     if dry_run and not reseed:
         raise InvalidArgumentError("--dry-run is about --reseed: without that nothing is written over")

@@ -22,8 +22,13 @@ def about(ctx: typer.Context, path: str) -> None:
     ctx.meta["statepath.state_path"] = path
 
 
-def named(ctx: typer.Context, path: str) -> None:
-    """Errors from here on are about this store, which is an argument of the command.
+def made_at(ctx: typer.Context, target: str) -> None:
+    """Errors from here on may be about this place, too, where the command makes a store of the other one."""
+    ctx.meta["statepath.target"] = target
+
+
+def named(ctx: typer.Context, path: str, target: str | None = None) -> None:
+    """Errors from here on are about this store, which is an argument of the command, or about the target of it.
 
     Raises:
         InvalidArgumentError: another one was given, which would be left alone in silence.
@@ -33,6 +38,8 @@ def named(ctx: typer.Context, path: str) -> None:
             f"{ctx.command_path} takes its stores as arguments; leave out --state-path"
         )
     about(ctx, path)
+    if target is not None:
+        made_at(ctx, target)
 
 
 def given(ctx: typer.Context, name: str) -> Any:

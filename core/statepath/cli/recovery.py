@@ -11,7 +11,7 @@ import typer
 
 from statepath import Difference, Store
 from statepath.cli.opening import reading, warn_if_gone, writing
-from statepath.cli.options import DryRun, Json, StatePath, Yes
+from statepath.cli.options import DryRun, Json, StatePath, Yes, made_at
 from statepath.cli.output import Output, confirm, counted, moment, preview, printable
 from statepath.cli.running import asynchronous, command_line, shown
 from statepath.errors import InvalidArgumentError
@@ -90,6 +90,7 @@ def show_differences(found: Sequence[Difference], output: Output, *, quiet: bool
 @group.command()
 @asynchronous
 async def restore(
+    ctx: typer.Context,
     at: Annotated[
         str,
         typer.Option(
@@ -118,6 +119,7 @@ async def restore(
     if to is None:
         await restore_to(place(at), state_path, output, yes=yes, dry_run=dry_run)
     else:
+        made_at(ctx, to)
         await _restore_elsewhere(place(at), state_path, to, output, dry_run=dry_run)
 
 

@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -108,7 +109,7 @@ class Commands(TyperGroup):
             raise typer.Exit(exit_of(why)) from None
         except StateError as error:
             logger.debug("the command failed", exc_info=True, extra={"code": error.code})
-            told = Failure(error, given(ctx, "state_path"), ctx.invoked_subcommand)
+            told = Failure(error, given(ctx, "state_path"), ctx.invoked_subcommand, given(ctx, "target"))
             print(told.json() if given(ctx, "as_json") else told.text(), file=sys.stderr)
             raise typer.Exit(exit_of(error)) from None
 
@@ -120,12 +121,16 @@ def _misused(error: Any) -> typer.Exit:
 
 
 class Failure:
-    """An error as it is told: where, why, and what to do next. `ran` is the command that met it."""
+    """An error as it is told: where, why, and what to do next. `ran` is the command that met it, and `target` the place
+    that it was to fill from the store: which of the two failed is not known."""
 
-    def __init__(self, error: StateError, path: str | None, ran: str | None = None) -> None:
+    def __init__(
+        self, error: StateError, path: str | None, ran: str | None = None, target: str | None = None
+    ) -> None:
         self.error = error
         self._path = path
         self._ran = ran
+        self._target = target
         self.place = _place(path)
 
     @property
@@ -139,9 +144,11 @@ class Failure:
                 return "statepath doctor"
             case ConfigurationError() if ran != "config":
                 return "statepath config show"
+            case StoreLockedError() | AccessDeniedError() | UnavailableError() if self._target is not None:
+                return None  # one command would look into one of the two
             case StoreLockedError():
                 return self._command("status")
-            case NotFoundError(code="no_file") | CorruptionError(code="bad_file"):
+            case StateError(code="no_file" | "bad_file" | "file_denied" | "file_failed"):
                 return None  # it is about a file of the user's own, which the message names
             case InvalidArgumentError() if key == "logs" or (ran == "ls" and key.startswith("logs/")):
                 return self._command("logs")
@@ -184,7 +191,9 @@ class Failure:
 
     def text(self) -> str:
         lines = [f"error: {self.error}"]
-        if self.place is not None and self.place not in lines[0]:
+        if self._target is not None:
+            lines += [f"  from: {self.place}", f"  to: {shown(self._target)}"]
+        elif self.place is not None and not _names(lines[0], self.place):
             lines.append(f"  state path: {self.place}")
         if self.next is not None and self.next not in lines[0]:
             lines.append(f"  next: {self.next}")
@@ -232,6 +241,11 @@ def shown(path: str | os.PathLike[str]) -> str:
         return StateURL.parse(os.fspath(path)).redacted()
     except StateError:
         return "(not a state path)"
+
+
+def _names(text: str, place: str) -> bool:
+    """Whether the text has the state path, and not only a longer word with it."""
+    return re.search(rf"(?<![\w.-]){re.escape(place)}(?![\w-]|\.\w)", text) is not None
 
 
 def _is_shown(name: str) -> bool:

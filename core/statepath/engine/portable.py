@@ -8,6 +8,7 @@ whole and of the size that was said, and all of it is checked before anything is
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import stat
@@ -133,10 +134,12 @@ def file_errors(path: str) -> Iterator[None]:
         raise InvalidArgumentError(f"{path} is a folder; name a file", key=path) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"{path}: {error.strerror}; check the path", key=path, code="no_file") from error
-    except PermissionError as error:
-        raise AccessDeniedError(f"{path}: {error.strerror}", key=path) from error
     except OSError as error:
-        raise UnavailableError(f"{path}: {error.strerror or error}", key=path) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise AccessDeniedError(
+                f"{path}: {error.strerror}; check its owner and permissions", key=path, code="file_denied"
+            ) from error
+        raise UnavailableError(f"{path}: {error.strerror or error}", key=path, code="file_failed") from error
 
 
 def open_portable(path: str, *, limit: int = MAX_BYTES, key: FileKey | None = None) -> Portable:

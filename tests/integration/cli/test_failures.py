@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -189,6 +190,47 @@ def test_a_file_that_is_not_there_is_no_document(on: Run, filled: str, file: str
         answer = on(*words, "--json")
         assert (answer.code, answer.error["next"]) == (3, None)
         assert answer.error["message"] == f"{file}: No such file or directory; check the path"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "ends"),
+    [(errno.EACCES, "file_denied", 9), (errno.EROFS, "file_denied", 9), (errno.ENOSPC, "file_failed", 8)],
+)
+def test_a_file_that_cannot_be_written_is_no_failure_of_the_store(
+    on: Run, filled: str, number: int, code: str, ends: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("statepath.engine.exporting._create", refused)
+    error = on("backup", "export", "kept.zip", "--json").error
+    assert (error["code"], error["exit"], error["next"]) == (code, ends, None)
+    assert error["message"].startswith(f"kept.zip: {os.strerror(number)}")
+
+
+@pytest.mark.parametrize("words", [("copy",), ("mirror", "--once"), ("restore", "--at", "1", "-s")])
+def test_where_two_places_may_have_failed_both_are_told_and_no_command_for_one_of_them(
+    cli: Run, filled: str, tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(self: Any, *_: Any, **__: Any) -> None:
+        raise errors.UnavailableError("no space left to write state.json", code="disk_full")
+
+    monkeypatch.setattr("statepath_local.backend.LocalBackend.write", full)
+    target = str(tmp_path / "target")
+    answer = cli(*words, filled, *(["--to"] if words[0] == "restore" else []), target)
+    assert answer.code == 8
+    assert answer.err.splitlines()[-3:] == [
+        "error: no space left to write state.json",
+        f"  from: {filled}",
+        f"  to: {target}",
+    ]
+
+
+def test_the_state_path_is_told_unless_the_message_has_it() -> None:
+    error = errors.StateError("no space left to write state.json")
+    assert Failure(error, "state").text().splitlines()[1:] == ["  state path: state"]
+    error = errors.StateError("the folder /srv/state is not there")
+    assert Failure(error, "state").text().splitlines()[1:] == []
 
 
 def test_a_file_that_is_no_backup_is_no_damage_of_the_store(cli: Run, path: str, tmp_path: Path) -> None:
