@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from statepath import StateChange, Store
+from statepath.cli.interrupts import terminable
 from statepath.cli.opening import reading
 from statepath.cli.options import Json, StatePath
 from statepath.cli.output import Output, moment, preview
@@ -26,7 +27,7 @@ async def logs(
         str | None, typer.Argument(help="The session; without one: list them.", show_default=False)
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what is added, until Ctrl-C.")
+        bool, typer.Option("--follow", "-f", help="Go on with what is added, until Ctrl-C or SIGTERM.")
     ] = False,
     state_path: StatePath = None,
     as_json: Json = False,
@@ -45,7 +46,8 @@ async def logs(
         tail = Tail(store, check_id(session), output)
         await tail.show(required=not follow)
         if follow:
-            await tail.follow()
+            with terminable():
+                await tail.follow()
 
 
 class Tail:
@@ -138,15 +140,16 @@ async def watch(
     state_path: StatePath = None,
     as_json: Json = False,
 ) -> None:
-    """Tell every change as it becomes durable, until Ctrl-C."""
+    """Tell every change as it becomes durable, until Ctrl-C or SIGTERM."""
     output = Output(as_json=as_json)
     names = tuple(map(check_told, collection or ()))
     async with reading(state_path) as store:
         # What has more digits than a seq is told to be no cursor.
         position = int(since) if since is not None and since.isdecimal() and len(since) <= 18 else since
         ids = tuple(map(check_id, id or ()))
-        async for change in store.watch(since=position, collections=names, ids=ids, resync=resync):
-            output.result(_facts(change), _line(change))
+        with terminable():
+            async for change in store.watch(since=position, collections=names, ids=ids, resync=resync):
+                output.result(_facts(change), _line(change))
 
 
 @group.command()

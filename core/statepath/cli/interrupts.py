@@ -1,12 +1,14 @@
-"""Ctrl-C while a person or a pipe is waited for."""
+"""Ctrl-C while a person or a pipe is waited for, and SIGTERM where nothing else ends a command."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 
 @contextmanager
@@ -22,6 +24,32 @@ def uninterrupted() -> Iterator[None]:
     # A handler that does nothing is not handed on to that program, as `SIG_IGN` would be.
     with _handled(lambda *_: None):
         yield
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM cancel what goes on until somebody ends it, so that it gives up what others would wait for. The first
+    process of a container would not even notice it otherwise."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    if (
+        sys.platform == "win32"  # its loop takes no handlers
+        or task is None
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+def terminate() -> NoReturn:
+    """End the process by the SIGTERM that has cancelled its command, as who sent it expects."""
+    signal.raise_signal(signal.SIGTERM)
+    sys.exit(128 + signal.SIGTERM)  # the first process of a container outlives it
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import statepath
+from statepath.cli.interrupts import terminable
 from statepath.cli.opening import reading, warn_if_gone
 from statepath.cli.options import DryRun, Json, Yes, named
 from statepath.cli.output import Output, confirm, moment
@@ -58,7 +59,7 @@ async def run(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Make a replica of a store, and ship each commit there until Ctrl-C.
+    """Make a replica of a store, and ship each commit there until Ctrl-C or SIGTERM.
 
     Works beside a running server; run it again if it was interrupted.
     """
@@ -84,7 +85,7 @@ async def run(
 
     for kind in (MirrorCaughtUp, MirrorLagging, MirrorFailed, MirrorRebased):
         events.on(kind, tell)
-    with output.progress(f"mirroring to {shown(target)}") as progress:
+    with terminable(), output.progress(f"mirroring to {shown(target)}") as progress:
         made = await statepath.mirror(
             source, target, once=once, reseed=reseed, progress=progress, events=events
         )

@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from statepath.cli.exits import exit_of
+from statepath.cli.interrupts import terminate
 from statepath.cli.options import given
 from statepath.cli.output import escaped, harmless
 from statepath.debug import EVERYTHING, LOGGER, enable_debug
@@ -65,7 +66,10 @@ def asynchronous(command: Callable[P, Awaitable[None]]) -> Callable[P, None]:
         async def awaited() -> None:
             await command(*args, **kwargs)
 
-        asyncio.run(awaited())
+        try:
+            asyncio.run(awaited())
+        except asyncio.CancelledError:
+            terminate()
 
     return run
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, from the first moment of a command to its last."""
+"""Ctrl-C, from the first moment of a command to its last; and SIGTERM."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from subprocess import PIPE
 from typing import Any
 
 import pytest
+from statepath.cli.interrupts import terminate
+from statepath.discovery import connect
 
 Run = Callable[..., Any]
 
@@ -89,6 +91,37 @@ def test_ctrl_c_ends_a_put_that_waits_for_its_text(start: Run, filled: str, tmp_
     with pipe.open("wb"):  # open as soon as the command reads
         putting.send_signal(signal.SIGINT)
         assert putting.wait(60) == 130
+
+
+async def test_sigterm_ends_a_mirror_that_gives_up_its_turn_first(filled: str, tmp_path: Path) -> None:
+    target = f"sqlite://{tmp_path}/replica.db"
+    words = (sys.executable, "-m", "statepath.cli", "mirror", filled, target)
+    with subprocess.Popen(words, stderr=PIPE, text=True) as mirror:
+        assert mirror.stderr is not None
+        assert "everything up to seq 7" in mirror.stderr.readline()
+        mirror.send_signal(signal.SIGTERM)
+        assert (mirror.wait(60), mirror.stderr.read()) == (-signal.SIGTERM, "")
+    replica = await connect(target, readonly=True)
+    assert [entry.key async for entry in replica.list_keys("leases/")] == []
+    await replica.close()
+
+
+def test_who_outlives_sigterm_as_the_first_process_of_a_container_ends_all_the_same() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            terminate()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("words", [("watch", "--since", "0"), ("logs", "s1", "--follow")])
+def test_sigterm_ends_what_goes_on_by_itself(start: Run, filled: str, words: tuple[str, ...]) -> None:
+    going = start(*words)
+    going.stdout.readline()
+    going.send_signal(signal.SIGTERM)
+    assert (going.wait(60), going.stderr.read()) == (-signal.SIGTERM, "")
 
 
 def test_ctrl_c_in_the_editor_is_the_editors_own(
