@@ -16,7 +16,7 @@ from statepath.cli.editor import Draft
 from statepath.cli.interrupts import interruptible
 from statepath.cli.opening import reading, writing
 from statepath.cli.options import DryRun, Json, Reference, StatePath, Yes
-from statepath.cli.output import Output, amount, confirm, moment, preview
+from statepath.cli.output import Output, amount, confirm, moment, preview, printable
 from statepath.cli.running import asynchronous, command_line
 from statepath.collection import Document, documents
 from statepath.collection import Json as JsonObject
@@ -103,7 +103,7 @@ async def _list_documents(
         async for one in found:
             output.json(_facts(collection, one))
         return
-    rows = [(one.id, one.version, moment(one.modified), preview(one.value)) async for one in found]
+    rows = [(printable(one.id), one.version, moment(one.modified), preview(one.value)) async for one in found]
     if rows:
         output.table(("ID", "VERSION#", "MODIFIED", "DOCUMENT"), rows)
     elif collection in store.collections():

@@ -34,6 +34,10 @@ _PART: Final = 1000
 PREVIEW: Final = 100
 EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
+_COMMANDS: Final = "\x7f-\x9f\u2028-\u202e\u2066-\u2069"
+"""What a terminal obeys, of the characters that JSON leaves as they are: controls, line breaks, and what turns the text
+around them to the left or right, so that a person reads something else than what is there."""
+
 
 class Output:
     """Where one command writes. With `as_json` all data is JSON, an object a line."""
@@ -125,15 +129,15 @@ def _telling() -> Iterator[None]:
 
 
 def escaped(text: str, stream: TextIO) -> str:
-    """The JSON text, with escapes for what the stream cannot hold, and for the control characters that JSON leaves as
-    they are, which a terminal would obey: it stays JSON, and the same value."""
+    """The JSON text, with escapes for what the stream cannot hold, and for what a terminal would obey: it stays JSON,
+    and the same value."""
     whole = codecs.lookup(stream.encoding or "utf-8").name == "utf-8"  # a StringIO names none
-    return re.sub("[\x7f-\x9f\ud800-\udfff]" if whole else r"[^\x00-\x7e]", _escape, text)
+    return re.sub(f"[{_COMMANDS}\ud800-\udfff]" if whole else r"[^\x00-\x7e]", _escape, text)
 
 
 def printable(text: str) -> str:
-    """Stored text that is no JSON, on one line, with escapes for the control characters."""
-    return re.sub("[\x00-\x1f\x7f-\x9f]", _escape, text)
+    """Stored text that is no JSON, on one line, with escapes for what a terminal would obey."""
+    return re.sub(f"[\x00-\x1f{_COMMANDS}]", _escape, text)
 
 
 def harmless(text: str) -> str:

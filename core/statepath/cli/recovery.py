@@ -76,7 +76,7 @@ def show_differences(found: Sequence[Difference], output: Output, *, quiet: bool
             output.json({"key": one.key} | asdict(one) | {"fields": [asdict(field) for field in fields]})
             continue
         whole = "" if one.kind == "changed" else f" {preview(one.before if one.after is None else one.after)}"
-        output.text(f"{MARKS[one.kind]} {one.key}{whole}\n")
+        output.text(f"{MARKS[one.kind]} {printable(one.key)}{whole}\n")
         for field in fields:
             parts = [f"    {MARKS[field.kind]} {printable(field.path)}:"]
             parts += [preview(field.before)] if field.kind != "added" else []

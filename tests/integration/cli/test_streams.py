@@ -123,6 +123,18 @@ def test_no_stored_text_commands_the_terminal(on: Run, words: str) -> None:
     assert "\x9b" not in shown
 
 
+@pytest.mark.parametrize(
+    "words", ["show", "show --json", "ls tasks", "ls tasks --json", "history", "diff 0", "delete"]
+)
+def test_nothing_stored_turns_what_is_told_around(on: Run, words: str) -> None:
+    turned = "tasks/a\u202eb\u2066c"
+    on("put", turned, "-", stdin="{}")
+    command, *options = words.split()
+    told = on(command, *([turned] if command in ("show", "delete") else []), *options, stdin="")
+    assert "a\\u202eb\\u2066c" in told.out + told.err
+    assert not {"\u202e", "\u2066"} & set(told.out + told.err)
+
+
 def test_nor_does_the_name_of_a_field(on: Run) -> None:
     for value in (1, 2):
         on("put", "tasks/a", "-", stdin=json.dumps({"\x1b[31m\x9b": value}))
