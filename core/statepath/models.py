@@ -7,6 +7,7 @@ missing millisecond is not ours to change.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
@@ -130,7 +131,7 @@ class SessionInfo(Model):
     @model_validator(mode="before")
     @classmethod
     def _take_session_id(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "id" not in data and "session_id" in data:
+        if isinstance(data, Mapping) and "id" not in data and "session_id" in data:
             return {"id": data["session_id"], **data}
         return data
 

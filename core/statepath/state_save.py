@@ -93,7 +93,7 @@ class StateSave:
             _part(store.collection("tasks", Task), state.tasks),
             _part(store.collection("sessions", SessionInfo), state.sessions),
         ]
-        for name, given in (state.model_extra or {}).items():
+        for name, given in _further(state).items():
             if name in DERIVED or is_own_member(name):
                 continue
             value = _plain(name, given)
@@ -217,9 +217,21 @@ def _version(members: Mapping[str, Entry], name: str) -> int:
     return members[name].version if name in members else 0
 
 
+def _further(state: PersistedState) -> dict[str, Any]:
+    """The members that `PersistedState` does not have: fields of the caller's own class, and what no model knows."""
+    own = set(type(state).model_fields) - set(PersistedState.model_fields)
+    try:
+        declared = state.model_dump(
+            mode="json", by_alias=True, round_trip=True, warnings="error", include=own
+        )
+    except (PydanticSerializationError, ValueError) as error:
+        raise InvalidArgumentError(f"a field of {type(state).__name__} cannot be stored: {error}") from error
+    return declared | (state.model_extra or {})
+
+
 def _metrics(metrics: StateMetrics) -> dict[str, Any]:
     own = metrics.model_extra or {}
-    counted: dict[str, Any] = metrics.model_dump(mode="json", exclude=set(own))
+    counted: dict[str, Any] = metrics.model_dump(mode="json", by_alias=True, exclude=set(own))
     return counted | {name: _plain(f"{METRICS}.{name}", value) for name, value in own.items()}
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -130,6 +131,14 @@ async def test_a_session_with_only_a_session_id_has_that_as_its_id(p: StatePersi
     assert [session.model_dump() for session in state.sessions] == [
         {"id": "session_1", "session_id": "session_1", "port": 8080}
     ]
+
+
+async def test_a_session_may_be_any_mapping(p: StatePersistence) -> None:
+    await p.save_state({"sessions": [MappingProxyType({"session_id": "session_1"})]})
+    assert await p.store.collection("sessions").get("session_1") == {
+        "id": "session_1",
+        "session_id": "session_1",
+    }
 
 
 async def test_last_saved_is_the_time_of_the_newest_commit(p: StatePersistence, task: MakeTask) -> None:

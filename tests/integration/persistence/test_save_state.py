@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import Raw
+from pydantic import BaseModel, Field
 from statepath import F
 from statepath.commit import Put
 from statepath.engine.replica import MEMBERS
@@ -215,6 +216,45 @@ async def test_members_that_the_model_does_not_know_are_kept(p: StatePersistence
     loaded = await p.load_state()
     assert loaded is not None
     assert loaded.model_extra == state.model_extra
+
+
+async def test_fields_of_a_state_class_of_ones_own_are_members_and_collections(p: StatePersistence) -> None:
+    class Note(BaseModel):
+        id: str
+        at: datetime
+
+    class Measured(StateMetrics):
+        slowest: int = Field(0, alias="slowestTask")
+
+    class Notebook(PersistedState):
+        title: str = "untitled"
+        notes: list[Note] = Field(default_factory=list)
+        open_since: date | None = Field(None, alias="openSince")
+        never_given: str | None = None
+
+    note = Note(id="n1", at=datetime(2024, 1, 1, tzinfo=UTC))
+    await p.save_state(
+        Notebook(notes=[note], openSince=date(2024, 1, 1), metrics=Measured(slowestTask=7), theme="dark")
+    )
+    loaded = await p.load_state()
+    assert loaded is not None
+    assert loaded.model_extra == {
+        "title": "untitled",
+        "notes": [{"id": "n1", "at": "2024-01-01T00:00:00Z"}],
+        "openSince": "2024-01-01",
+        "theme": "dark",
+    }
+    assert loaded.metrics.model_extra == {"slowestTask": 7}
+    assert p.store.collections() == ("notes",)
+
+
+async def test_a_field_of_ones_own_that_is_no_json_is_refused(p: StatePersistence) -> None:
+    class Odd(PersistedState):
+        handle: Any = None
+
+    with pytest.raises(InvalidArgumentError, match=r"a field of Odd cannot be stored: .*object"):
+        await p.save_state(Odd(handle=object()))
+    assert await p.load_state() is None
 
 
 async def test_a_list_of_objects_with_ids_is_a_collection(p: StatePersistence) -> None:
