@@ -247,7 +247,8 @@ class Store:
         return versions(self._engine.replica)
 
     async def append_log(self, id: str, text: str) -> int:
-        """Add text to the end of a session's log, as it is; the seq, when it is durable.
+        """Add text to the end of a session's log, as it is; the seq, when it is durable. What several calls add at once
+        comes in the order of the calls.
 
         Raises:
             InvalidArgumentError: what it got is no id, or no text that UTF-8 can hold.

@@ -120,6 +120,7 @@ class Engine:
         self._disowned = False
         self._closing = asyncio.Lock()
         self._released = False
+        self._log_turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         can = backend.capabilities
         self.sharing = cast("SupportsSharing", backend) if can.sharing and not readonly else None
         self._alone = can.exclusive and not can.sharing and not readonly
@@ -622,6 +623,10 @@ class Engine:
     def views(self) -> ViewWriter | None:
         """What writes the files; `None` for a handle that writes nothing."""
         return self._views
+
+    def log_turn(self, id: str) -> asyncio.Lock:
+        """What is held while a piece of a session log is put behind those that came first."""
+        return self._log_turns.setdefault(id, asyncio.Lock())
 
     async def log_offset(self, id: str) -> int:
         """Where the next piece of a session log goes at the least: behind a file that the log does not know."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import statepath
-from statepath.errors import AccessDeniedError, InvalidArgumentError, UnavailableError
+from statepath.errors import AccessDeniedError, InvalidArgumentError, NotFoundError, UnavailableError
 from statepath_local.port import read_all
 
 
@@ -205,3 +205,26 @@ async def test_a_folder_in_the_place_of_a_log_and_of_a_report_is_in_no_others_wa
         await handle.flush()
     assert await handles[0].read_log("taken") == "one\none\n"
     assert await handles[0].read_report("taken") == 1
+
+
+async def test_pieces_of_a_new_log_stay_in_the_order_of_the_calls_whichever_look_takes_longer(
+    handles: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = handles
+    begun, free = asyncio.Event(), asyncio.Event()
+
+    async def read(key: str, **_: Any) -> Any:
+        if not begun.is_set():
+            begun.set()
+            await free.wait()
+        raise NotFoundError("there is none", key=key)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._engine.backend, "read", read)
+        first = asyncio.ensure_future(store.append_log("x", "first\n"))
+        await begun.wait()
+        second = asyncio.ensure_future(store.append_log("x", "second\n"))
+        await store.append_log("another", "text\n")
+        free.set()
+        await asyncio.gather(first, second)
+    assert await store.read_log("x") == "first\nsecond\n"
