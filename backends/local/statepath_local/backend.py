@@ -295,12 +295,18 @@ class LocalFactory:
         path = config.resolve()
         pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="statepath-local")
         unwanted = threading.Event()
-        opening = pool.submit(_open, path, self._port, pool, unwanted, readonly=readonly)
+        open_folder = partial(_open, path, self._port, pool, unwanted, readonly=readonly)
+        opening: Future[LocalBackend] | None = None
         try:
+            try:
+                opening = handed(pool.submit, open_folder)
+            except RuntimeError:  # as in `in_thread`
+                return open_folder()
             return await asyncio.wrap_future(opening)
         except asyncio.CancelledError:
             unwanted.set()
-            opening.add_done_callback(_abandon)
+            if opening is not None:
+                opening.add_done_callback(_abandon)
             raise
         except BaseException:
             pool.shutdown(wait=False)

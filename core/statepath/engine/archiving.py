@@ -44,6 +44,7 @@ from statepath.errors import (
 )
 from statepath.events import DocumentsArchived
 from statepath.filters import And, F, reader
+from statepath.threads import in_thread
 
 ARCHIVE: Final = "archive/"
 
@@ -263,7 +264,7 @@ def _is_still(replica: Replica, collection: str, id: str, entry: Entry) -> bool:
 async def _write(backend: Backend, collection: str, version: int, part: Chosen) -> Segment:
     """Store a segment and its index, and read them back. What an interrupted run wrote long ago is written again, so
     that nobody cleans it away meanwhile."""
-    data, index = await asyncio.to_thread(_pack, part)
+    data, index = await in_thread(partial(_pack, part))
     segment = Segment(
         _name(data, index),
         collection,
@@ -393,7 +394,7 @@ async def find(engine: Engine, collection: str, id: str) -> tuple[Segment, bytes
             if place.id == id:
                 data = await read_segment(engine.backend, segment)
                 limit = engine.settings.max_document
-                return segment, await asyncio.to_thread(_unpack, data, segment, place, limit)
+                return segment, await in_thread(partial(_unpack, data, segment, place, limit))
     raise NotFoundError(f"the archive has no {collection}/{id}", key=f"archive/{collection}/{id}")
 
 
@@ -490,7 +491,7 @@ async def rebuild(engine: Engine, damaged: frozenset[str]) -> tuple[Segment, ...
             part = [
                 (one.id, entry) for one in gone if (entry := then.get(one.collection, one.id)) is not None
             ]
-            data, index = await asyncio.to_thread(_pack, part)
+            data, index = await in_thread(partial(_pack, part))
             if _name(data, index) == segment.name:
                 await engine.backend.write(segment.key, data)
                 await engine.backend.write(segment.index_key, index)

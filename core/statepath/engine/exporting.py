@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from typing import IO, Final
 from uuid import uuid4
@@ -35,6 +36,7 @@ from statepath.engine.portable import (
 from statepath.engine.replica import Replica
 from statepath.engine.snapshot import STATE_KEY, SnapshotStream, newer_format
 from statepath.errors import AlreadyExistsError, CorruptionError, InvalidArgumentError
+from statepath.threads import in_thread
 
 _NO_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 """What file systems answer that cannot sync a folder."""
@@ -76,10 +78,10 @@ async def export(
                 with nullcontext(file) if key is None else key.writing(file) as content:
                     await _Writer(origin, incarnation, content, tell).run()
                 file.flush()
-                await asyncio.to_thread(os.fsync, fd)
+                await in_thread(partial(os.fsync, fd))
                 with open_portable(temporary, limit=sys.maxsize, key=key) as written:
                     tell("reading it back")
-                    await asyncio.to_thread(written.check)
+                    await in_thread(written.check)
                     count = len(written.manifest.members)
                 size = os.stat(temporary).st_size
                 _check_free(path)
@@ -91,7 +93,7 @@ async def export(
             if not nameless:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary)
-        await asyncio.to_thread(_sync_folder, os.path.dirname(path) or ".")
+        await in_thread(partial(_sync_folder, os.path.dirname(path) or "."))
     return Exported(path, origin.replica.head, size, count)
 
 
@@ -183,7 +185,7 @@ class _Writer:
 
     async def _finished(self, write: Callable[..., object], *arguments: object) -> None:
         """In a thread, and to its end if that is cancelled: what it writes to is closed then."""
-        writing = asyncio.ensure_future(asyncio.to_thread(write, *arguments))
+        writing = asyncio.ensure_future(in_thread(partial(write, *arguments)))
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
