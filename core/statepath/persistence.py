@@ -15,12 +15,11 @@ from itertools import count
 from typing import Any, Final, Self, TypeVar, overload
 
 from msgspec import Raw
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 from typing_extensions import Unpack
 
 from statepath import opening
 from statepath.arguments import faults, wrong_kind
-from statepath.collection import Collection
 from statepath.commit import Put
 from statepath.emergency import write_emergency
 from statepath.encryption import Encrypted
@@ -29,7 +28,7 @@ from statepath.engine.pending import Decision
 from statepath.engine.replica import MEMBERS, Cut, Entry, Replica
 from statepath.engine.snapshot import VERSION, SnapshotStream, is_own_member
 from statepath.engine.validating import UNTOUCHED
-from statepath.errors import ClosedError, ConflictError, InvalidArgumentError, StateError
+from statepath.errors import ClosedError, ConflictError, CorruptionError, InvalidArgumentError, StateError
 from statepath.events import (
     AutosaveTriggered,
     CorruptionDetected,
@@ -214,8 +213,8 @@ class StatePersistence:
     async def load_state(self) -> PersistedState | None:
         """The whole state as of one seq, further collections included; `None` while there is nothing in it.
 
-        A stored document that the models do not accept is left out, told by `corruption:detected` and in the
-        log, and stays stored.
+        A stored document that cannot be read, or that the models do not accept, is left out, told by
+        `corruption:detected` and in the log, and stays stored.
         """
         self._check_open()
         cut = self._cut()
@@ -224,19 +223,19 @@ class StatePersistence:
             for name, entry in cut.collections.get(MEMBERS, ())
             if not is_own_member(name)
         }
-        others = {
-            name: [decode(entry.json(), f"{name}/{id}") for id, entry in entries]
-            for name, entries in cut.collections.items()
-            if name not in (MEMBERS, "tasks", "sessions")
-        }
         if not members and not cut.documents:
             return None
+        others = {
+            name: await self._load(name, partial(_plain, name), cut)
+            for name in cut.collections
+            if name not in (MEMBERS, "tasks", "sessions")
+        }
         metrics, _ = self._count(cut)
         state = {
             **{name: value for name, value in members.items() if name not in DERIVED},
             **others,
-            "tasks": await self._load(self._tasks, cut),
-            "sessions": await self._load(self._sessions, cut),
+            "tasks": await self._load("tasks", self._tasks.decode, cut),
+            "sessions": await self._load("sessions", self._sessions.decode, cut),
             METRICS: StateMetrics.model_validate(metrics),
             "last_saved": _iso(cut.time),
             "version": VERSION,
@@ -247,7 +246,7 @@ class StatePersistence:
         """All tasks as of one seq, in no particular order. What the model does not accept is treated as by
         `load_state`."""
         self._check_open()
-        return await self._load(self._tasks, self._cut())
+        return await self._load("tasks", self._tasks.decode, self._cut())
 
     # Events
 
@@ -417,16 +416,16 @@ class StatePersistence:
             raise ClosedError("the store is closed; open it again")
         return self._engine.replica.cut()
 
-    async def _load(self, collection: Collection[T], cut: Cut) -> list[T]:
+    async def _load(self, name: str, read: Callable[[str, Entry], T], cut: Cut) -> list[T]:
         found: list[T] = []
-        for place, (id, entry) in enumerate(cut.collections.get(collection.name, ()), 1):
+        for place, (id, entry) in enumerate(cut.collections.get(name, ()), 1):
             if not place % _BREATH:
                 await asyncio.sleep(0)
             try:
-                found.append(collection.decode(id, entry))
-            except InvalidArgumentError as error:
+                found.append(read(id, entry))
+            except (InvalidArgumentError, CorruptionError) as error:
                 logger.error("a document was left out: %s", error, extra={"key": error.key})  # noqa: TRY400 - no fault here
-                self._engine.events.emit(CorruptionDetected(f"{collection.name}/{id}", str(error)))
+                self._engine.events.emit(CorruptionDetected(f"{name}/{id}", str(error)))
         return found
 
     def _check_open(self) -> None:
@@ -441,6 +440,10 @@ def _model(kind: type[M], value: M | Mapping[str, Any]) -> M:
         return kind.model_validate(value)
     except ValidationError as error:
         raise InvalidArgumentError(f"this is no {kind.__name__}: {faults(error)}") from None
+
+
+def _plain(collection: str, id: str, entry: Entry) -> JsonValue:
+    return decode(entry.json(), f"{collection}/{id}")
 
 
 def _find(cut: Cut, collection: str, id: str) -> Entry | None:

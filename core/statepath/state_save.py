@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from msgspec import Raw
 from pydantic import JsonValue
@@ -19,7 +19,7 @@ from statepath.engine.replica import MEMBERS, Cut, Entry
 from statepath.engine.scope import MARK
 from statepath.engine.snapshot import is_own_member
 from statepath.engine.validating import UNTOUCHED, Read
-from statepath.errors import InvalidArgumentError
+from statepath.errors import CorruptionError, InvalidArgumentError
 from statepath.models import PersistedState, SessionInfo, StateMetrics, Task, moment
 from statepath.naming import is_collection
 from statepath.store import Store
@@ -171,12 +171,15 @@ class StateSave:
             entry = stored.get(id)
             if entry is None:
                 plan.put(name, id, data, 0)
-            elif entry.json() == data or same_value(decode(entry.json()), decode(data)):
-                continue
-            elif not self._replace and _is_older(data, entry.json()):
-                plan.skipped.append(f"{name}/{id}")
+            elif entry.json() == data:
                 continue
             else:
+                new, held = decode(data), _held(entry)
+                if same_value(held, new):
+                    continue
+                if not self._replace and _is_older(new, held):
+                    plan.skipped.append(f"{name}/{id}")
+                    continue
                 plan.put(name, id, data, entry.version)
             after[id] = Entry(data, -1, 0)
         if self._replace:
@@ -255,7 +258,9 @@ def _id_field(stored: Mapping[str, Entry]) -> str:
     """The member that has the id in each of the documents; `id` where they do not tell."""
     names: list[str] = []
     for id, entry in stored.items():
-        document = cast("dict[str, JsonValue]", decode(entry.json()))
+        document = _held(entry)
+        if not isinstance(document, dict):
+            continue
         names = [name for name in names or document if document.get(name) == id]
         if len(names) < 2:
             break
@@ -271,8 +276,16 @@ def _is_collection(name: str, value: object, field: str) -> bool:
     )
 
 
-def _is_older(new: bytes, stored: bytes) -> bool:
-    mine, theirs = (moment(_updated(decode(data))) for data in (new, stored))
+def _held(entry: Entry) -> JsonValue:
+    """The document that is stored, or `None` where it cannot be read: it is replaced, whatever it says."""
+    try:
+        return decode(entry.json())
+    except CorruptionError:
+        return None
+
+
+def _is_older(new: JsonValue, stored: JsonValue) -> bool:
+    mine, theirs = moment(_updated(new)), moment(_updated(stored))
     return mine is not None and theirs is not None and mine < theirs
 
 
@@ -283,6 +296,6 @@ def _updated(document: JsonValue) -> JsonValue:
 def _fits(collection: Collection[Any], id: str, entry: Entry) -> bool:
     try:
         collection.decode(id, entry)
-    except InvalidArgumentError:
+    except (InvalidArgumentError, CorruptionError):
         return False
     return True

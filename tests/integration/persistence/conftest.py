@@ -11,6 +11,8 @@ from uuid import uuid4
 
 import pytest
 import statepath
+from pydantic import BaseModel
+from statepath.engine import documents
 from statepath.models import Task
 from statepath.persistence import StatePersistence
 from statepath.store import Store
@@ -26,6 +28,27 @@ def _emergencies_stay_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 async def p() -> AsyncIterator[StatePersistence]:
     async with StatePersistence.open("memory://", autosave=0) as persistence:
         yield persistence
+
+
+class Unreadable(BaseModel):
+    id: str
+    number: int
+    updated_at: str = "2024-01-01T11:30:00Z"
+
+
+PutUnreadable = Callable[[str], Awaitable[None]]
+
+
+@pytest.fixture
+def put_unreadable(p: StatePersistence, monkeypatch: pytest.MonkeyPatch) -> PutUnreadable:
+    """Store, in a collection, a document `odd` with an integer that nobody can read, as an earlier version did."""
+
+    async def put(collection: str) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(documents, "_has_long_integer", lambda _: False)
+            await p.store.collection(collection, Unreadable).put(Unreadable(id="odd", number=10**4999))
+
+    return put
 
 
 Save = Callable[[Store, int], Awaitable[object]]

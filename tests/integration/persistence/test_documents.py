@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -122,6 +122,21 @@ async def test_a_document_that_is_no_task_is_left_out_told_and_kept(
     assert "description" in heard[0].reason
     assert "tasks/odd" in caplog.text
     assert await p.store.collection("tasks").get("odd") == odd
+
+
+@pytest.mark.parametrize("collection", ["tasks", "sessions", "things"])
+async def test_a_document_that_cannot_be_read_is_left_out_and_told(
+    p: StatePersistence, task: MakeTask, put_unreadable: Callable[[str], Awaitable[None]], collection: str
+) -> None:
+    await p.save_task(task("a"))
+    await p.save_state({"things": [{"id": "b"}]})
+    await put_unreadable(collection)
+    heard: list[CorruptionDetected] = []
+    p.on(CorruptionDetected, heard.append)
+    state = await p.load_state()
+    assert state is not None
+    assert (state.tasks, state.sessions, state.model_extra) == ([task("a")], [], {"things": [{"id": "b"}]})
+    assert [event.key for event in heard] == [f"{collection}/odd"]
 
 
 async def test_a_session_with_only_a_session_id_has_that_as_its_id(p: StatePersistence) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -196,6 +196,24 @@ async def test_a_collection_is_loaded_in_place_of_a_member_of_its_name(p: StateP
     loaded = await p.load_state()
     assert loaded is not None
     assert loaded.model_extra == {"agents": [{"id": "agent_1"}]}
+
+
+@pytest.mark.parametrize("collection", ["tasks", "things"])
+async def test_a_document_that_cannot_be_read_is_replaced(
+    p: StatePersistence, put_unreadable: Callable[[str], Awaitable[None]], collection: str
+) -> None:
+    await put_unreadable(collection)
+    result = await p.save_state({collection: [{"id": "odd", "updated_at": EARLY}]})
+    assert result.saved == (f"{collection}/odd",)
+    assert await p.store.collection(collection).count() == 1
+
+
+async def test_replace_does_not_delete_what_cannot_be_read(
+    p: StatePersistence, put_unreadable: Callable[[str], Awaitable[None]]
+) -> None:
+    await put_unreadable("things")
+    result = await p.save_state({"things": [{"id": "a"}]}, replace=True)
+    assert (result.saved, result.deleted) == (("things/a",), ())
 
 
 async def test_replace_does_not_delete_what_load_state_left_out(p: StatePersistence, task: MakeTask) -> None:
