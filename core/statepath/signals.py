@@ -41,6 +41,7 @@ class SignalSaver:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._begun = False
+        self.ended = False
         self._process = os.getpid()
         found = {number: signal.getsignal(number) for number in SIGNALS}
         # One that is ignored ends nothing, as SIGINT in what a script runs in the background.
@@ -59,9 +60,16 @@ class SignalSaver:
 
     def uninstall(self) -> None:
         """Put the previous handlers back, where nobody has installed others since. May be called twice."""
-        for number, previous in self._previous.items():
+        self.ended = True
+        for number in self._previous:
             if signal.getsignal(number) == self._handle:
-                signal.signal(number, previous)
+                signal.signal(number, self.before(number))
+
+    def before(self, number: int) -> Any:
+        """The handler that was there before; behind a saver that has ended, what was there before that."""
+        previous = self._previous[number]
+        other = getattr(previous, "__self__", None)
+        return other.before(number) if isinstance(other, SignalSaver) and other.ended else previous
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # A forked child inherits the handler, and has nothing to save.
@@ -92,7 +100,7 @@ class SignalSaver:
 
     def _pass_on(self, number: int) -> None:
         self.uninstall()
-        previous = self._previous[number]
+        previous = self.before(number)
         if previous == signal.SIG_DFL:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

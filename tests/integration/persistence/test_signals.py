@@ -108,6 +108,15 @@ async def test_shutdown_puts_the_previous_handlers_back(p: StatePersistence) -> 
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
+async def test_of_two_that_end_in_the_order_in_which_they_began_no_handler_stays(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    first = await StatePersistence.open(tmp_path / "first", handle_signals=True)
+    second = await StatePersistence.open(tmp_path / "second", handle_signals=True)
+    await first.shutdown()
+    await second.shutdown()
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
 async def test_an_ignored_signal_stays_ignored_and_the_next_one_saves(tmp_path: Path, task: MakeTask) -> None:
     """A shell starts so what a script runs in the background."""
     told: asyncio.Queue[object] = asyncio.Queue()
