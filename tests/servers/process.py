@@ -25,11 +25,12 @@ atexit.register(_claims.close)
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How a server is started, and the port that it answers on."""
+    """How a server is started, the port that it answers on, and the files that it leaves elsewhere."""
 
     arguments: Sequence[str]
     port: int
     ready: Callable[[], bool]
+    leaves: Sequence[Path] = ()
 
 
 @contextmanager
@@ -51,6 +52,7 @@ def running(command: Callable[[Path], Command], *, within: float = 120.0) -> Ite
                 process = subprocess.Popen(
                     how.arguments, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
                 )
+            stack.callback(_remove, how.leaves)
             stack.callback(_stop, process)
             if _ready(process, how, told, time.monotonic() + within):
                 yield how.port
@@ -107,6 +109,11 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _remove(files: Sequence[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def _end_of(told: Path) -> str:

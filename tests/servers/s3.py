@@ -77,7 +77,12 @@ def _seaweed(folder: Path) -> Command:
         "-s3.port.lance=0",
         *(f"-{name}.port={port}" for name, port in ports.items()),
     ]
-    return Command(arguments, ports["s3"], lambda: _serves(ports["s3"]))
+    sockets = [
+        Path(f"/tmp/seaweedfs-{name}{of}.sock")  # noqa: S108 - it asks nobody where
+        for name, port in ports.items()
+        for of in (f"-{port}", f"-grpc-{port + 10_000}")
+    ]
+    return Command(arguments, ports["s3"], lambda: _serves(ports["s3"]), sockets)
 
 
 def _moto(folder: Path) -> Command:

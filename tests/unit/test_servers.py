@@ -35,6 +35,18 @@ def test_a_server_that_cannot_start_is_told_with_what_it_said():
         pass
 
 
+def test_what_a_server_leaves_elsewhere_goes_with_it(tmp_path):
+    left = tmp_path / "left"
+
+    def command(folder):
+        serve = serving(free_port())
+        return Command(serve.arguments, serve.port, serve.ready, [left, tmp_path / "never made"])
+
+    with running(command):
+        left.touch()
+    assert not left.exists()
+
+
 def test_no_port_is_given_twice_by_whichever_process(monkeypatch):
     few = range(free_port(), 20_240 + 30)[:30]
     monkeypatch.setattr(process, "_PORTS", few)
