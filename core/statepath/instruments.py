@@ -367,6 +367,8 @@ def operation_facts(facts: Facts, operation: str, error: str = "") -> Facts:
 
 
 def _code(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled"
     return error.code if isinstance(error, StateError) else type(error).__name__
 
 

@@ -122,7 +122,10 @@ class MeteredBackend(PassesSharing):
         began = time.perf_counter()
         try:
             yield
-        except Exception as error:
+        except GeneratorExit:  # whoever asked has seen enough
+            self._telemetry.request(name, time.perf_counter() - began)
+            raise
+        except BaseException as error:
             self._telemetry.request(name, time.perf_counter() - began, error)
             raise
         self._telemetry.request(name, time.perf_counter() - began)

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,33 @@ async def test_what_the_backend_is_asked_for_is_measured(read, opened, faulty):
     assert read.points("statepath.backend.request.duration")
 
 
+async def test_a_call_that_was_given_up_is_measured_too(read, opened, faulty):
+    """Else a storage that answers nothing any more would seem to be asked for nothing."""
+    store = await opened()
+    gate = faulty.hold("read", "journal/floor")
+    asking = asyncio.ensure_future(store.health())
+    await gate.reached.wait()
+    asking.cancel()
+    await asyncio.wait([asking])
+    gate.open()
+    given_up = {"db_operation_name": "read", "error_type": "cancelled"}
+    assert read.point("statepath.backend.requests", **given_up).value == 1
+
+
+async def test_a_listing_that_is_left_early_is_measured_and_no_failure(read, opened, faulty):
+    store = await opened()
+
+    def lists():
+        points = read.points("statepath.backend.requests", db_operation_name="list")
+        assert all("error.type" not in point.attributes for point in points)
+        return sum(point.value for point in points)
+
+    before = lists()
+    async with aclosing(store._engine.backend.list_keys("")) as entries:
+        await anext(entries)
+    assert lists() == before + 1
+
+
 async def test_what_is_slow_is_always_recorded_and_what_is_quick_once_a_millisecond(
     read, opened, monkeypatch
 ):
@@ -290,6 +318,17 @@ async def test_documents_that_stay_in_the_database_are_measured_too(read, postgr
         assert {"read_documents", "moment"} <= asked
         assert read.points("statepath.documents") == []
         assert (await store.health()).status == "ok"
+
+
+async def test_a_query_that_stops_early_has_asked_the_database_too(read, postgres):
+    url = postgres.url(store="measured")
+    async with statepath.open(url) as store, store.transaction() as tx:
+        for n in range(1000):
+            tx.put(store.collection("raw"), {"id": str(n)})
+    async with statepath.open(url, load=False) as store:
+        before = read.point("statepath.backend.requests", db_operation_name="moment").value
+        assert await store.collection("raw").find().first() == {"id": "0"}
+        assert read.point("statepath.backend.requests", db_operation_name="moment").value == before + 1
 
 
 async def test_alerts_that_are_raised_can_be_read(read, opened, faulty):
