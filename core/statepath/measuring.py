@@ -98,15 +98,19 @@ class MetricsPort:
 
     @classmethod
     async def take(cls, host: str, port: int) -> Self:
-        """The port, in a thread. Who is cancelled meanwhile has not got it."""
-        taking = asyncio.ensure_future(in_thread(partial(cls, host, port)))
+        """The port, in a thread. Who is cancelled meanwhile has not got it, however impatient."""
+        taking = asyncio.create_task(in_thread(partial(cls, host, port)))
         try:
             return await asyncio.shield(taking)
         except asyncio.CancelledError:
-            await asyncio.wait([taking])
-            if taking.exception() is None:
-                await taking.result().aclose()
+            await asyncio.shield(cls._give_back(taking))
             raise
+
+    @staticmethod
+    async def _give_back(taking: asyncio.Task[MetricsPort]) -> None:
+        await asyncio.wait([taking])
+        if not taking.cancelled() and taking.exception() is None:
+            await taking.result().aclose()
 
     @classmethod
     def leave_to_parent(cls) -> None:

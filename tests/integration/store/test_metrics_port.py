@@ -293,6 +293,37 @@ async def test_who_is_cancelled_while_the_port_is_opened_lets_it_go(place, port,
         await asyncio.to_thread(read, port)
 
 
+async def test_who_is_cancelled_again_before_the_port_is_opened_lets_it_go_too(place, port, monkeypatch):
+    begun, going_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def slowly(*where):
+        begun.set()
+        assert going_on.wait(60)
+        server = serve(*where)
+        close = server.close
+
+        def told():
+            close()
+            closed.set()
+
+        server.close = told
+        return server
+
+    serve = measuring._serve
+    monkeypatch.setattr(measuring, "_serve", slowly)
+    opening = asyncio.ensure_future(statepath.open(place, metrics_port=port).__aenter__())
+    assert await asyncio.to_thread(begun.wait, 60)
+    opening.cancel()
+    await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.wait([opening])
+    assert opening.cancelled()
+    going_on.set()
+    assert await asyncio.to_thread(closed.wait, 60)
+    with pytest.raises(URLError):
+        await asyncio.to_thread(read, port)
+
+
 @pytest.mark.slow
 async def test_commands_and_readers_beside_the_server_leave_the_port_alone(tmp_path, place, port):
     with served(place, port, tmp_path):
