@@ -158,7 +158,7 @@ class Connections:
             if isinstance(error.__cause__, TimeoutError) or takes_no_writes(error):
                 # Nobody is there, for the pool's other connections either; or they keep what the server was told when
                 # they began, and it may take writes again.
-                connection.terminate()
+                terminate(connection)
                 await pool.expire_connections()
             self.check_open(key)
             raise
@@ -310,6 +310,35 @@ def _check_files(config: PostgresConfig) -> None:
 def _file(name: str) -> str:
     """As a shell has it that was given the name alone, and not in a URL."""
     return os.path.expanduser(name)
+
+
+@asynccontextmanager
+async def in_transaction(connection: Connection, **options: Any) -> AsyncIterator[None]:
+    """As `connection.transaction`, which would wait without end for a silent server to roll back: here the connection
+    goes then."""
+    begun = connection.transaction(**options)
+    try:
+        await begun.start()
+        yield
+    except BaseException:
+        rolled_back = False
+        try:
+            with suppress(TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                async with asyncio.timeout(_CLOSING):
+                    await begun.rollback()
+                rolled_back = True
+        finally:
+            if not rolled_back:
+                terminate(connection)
+        raise
+    else:
+        await begun.commit()
+
+
+def terminate(connection: Connection) -> None:
+    """End a connection; the pool knows no more of one that asyncpg has ended already."""
+    with suppress(asyncpg.InterfaceError):
+        connection.terminate()
 
 
 async def give_up(connection: Connection) -> None:

@@ -30,7 +30,7 @@ from statepath.backend import (
 from statepath.errors import HistoryTrimmedError, InvalidArgumentError, StateError
 
 from statepath_postgres.conditions import condition
-from statepath_postgres.connections import HOLD, Connection, Connections
+from statepath_postgres.connections import HOLD, Connection, Connections, in_transaction
 from statepath_postgres.exact import keeps
 from statepath_postgres.failures import took_too_long, worth_repeating
 from statepath_postgres.rows import CHANGE_BYTES, STATEMENT_BYTES, Rows, parts
@@ -405,7 +405,7 @@ class Documents:
     async def _transact(
         self, store: int, shown: int, newest: Commit, batch: Batch, *, blank: bool = False
     ) -> None:
-        async with self._connections.use() as connection, connection.transaction():
+        async with self._connections.use() as connection, in_transaction(connection):
             if await _lock(connection, store) != shown:
                 return
             if not await connection.fetchval(_STANDS, store, newest.id):
@@ -420,7 +420,7 @@ class Documents:
 
     async def _refill(self, store: int, seq: int, documents: Iterable[Shown]) -> None:
         """Show the documents that are given instead of what there is, unless that is as new."""
-        async with self._connections.use() as connection, connection.transaction():
+        async with self._connections.use() as connection, in_transaction(connection):
             if await _lock(connection, store) >= seq:
                 return  # somebody else has filled it meanwhile
             last = "", ""

@@ -30,7 +30,7 @@ from statepath.errors import (
 )
 
 from statepath_postgres.config import SCHEME
-from statepath_postgres.connections import HOLD, Connections
+from statepath_postgres.connections import HOLD, Connections, in_transaction
 from statepath_postgres.failures import has_no_room_to_announce, worth_repeating
 from statepath_postgres.held import Held
 from statepath_postgres.listener import Listener, audience, channel
@@ -339,7 +339,7 @@ class PostgresCommitLog:
         """As `CommitLog.restart`."""
         store = await self._writable()
         moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        async with self._connections.use() as connection, connection.transaction():
+        async with self._connections.use() as connection, in_transaction(connection):
             await connection.fetchrow(_LOCK, store)
             kept: list[str] = []
             last = -1

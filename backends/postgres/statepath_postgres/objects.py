@@ -12,7 +12,7 @@ from statepath.backend import Always, Blob, Entry, ETag, IfAbsent, IfMatch, Span
 from statepath.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError
 
 from statepath_postgres.config import SCHEME
-from statepath_postgres.connections import HOLD, Connections
+from statepath_postgres.connections import HOLD, Connections, in_transaction
 
 PIECE: Final = 4 * 1024 * 1024
 """How many bytes of an object stand in one value."""
@@ -138,7 +138,7 @@ class Objects:
             statement, *arguments = _statement(store, key, None, len(first), first, when)
             row = await self._connections.change(statement, *arguments, key=key)
             return self._written(row, key, when)
-        async with self._connections.use(key) as connection, connection.transaction():
+        async with self._connections.use(key) as connection, in_transaction(connection):
             version = await connection.fetchval(_VERSION)
             await connection.execute(_ADD_PIECE, version, 0, first)
             place, size = 1, len(first)
@@ -171,7 +171,7 @@ class Objects:
             after = rows[-1]["key"]
 
     async def copy(self, store: int, source: str, target: str, when: When) -> ETag:
-        async with self._connections.use(source) as connection, connection.transaction():
+        async with self._connections.use(source) as connection, in_transaction(connection):
             # Locked: it is not replaced, and its pieces not dropped, before they are copied.
             stored = await connection.fetchrow(_LOCKED, store, source)
             if stored is None:

@@ -17,7 +17,7 @@ from statepath.errors import UnavailableError, UnsupportedError
 
 from statepath_postgres.conditions import condition
 from statepath_postgres.config import SCHEME
-from statepath_postgres.connections import HOLD, Connection, Connections
+from statepath_postgres.connections import HOLD, Connection, Connections, in_transaction
 from statepath_postgres.documents import PATIENCE, Documents
 from statepath_postgres.schema import version_of
 
@@ -188,7 +188,7 @@ class _Moment:
 
 def _unchanging(connection: Connection) -> Any:
     """A transaction in which every statement sees the same state."""
-    return connection.transaction(isolation="repeatable_read", readonly=True)
+    return in_transaction(connection, isolation="repeatable_read", readonly=True)
 
 
 def _next_count(rows: Sequence[Any]) -> int:

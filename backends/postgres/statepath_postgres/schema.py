@@ -11,7 +11,7 @@ from typing import Final
 from statepath.errors import AccessDeniedError, UnsupportedError
 
 from statepath_postgres.config import SCHEME
-from statepath_postgres.connections import HOLD, Connection, Connections
+from statepath_postgres.connections import HOLD, Connection, Connections, in_transaction
 
 _log = logging.getLogger("statepath.postgres")
 
@@ -118,7 +118,7 @@ async def upgrade(connections: Connections) -> None:
             return
     try:
         # Whatever the default is behind a pooler: the others see what was made while they waited for the lock.
-        async with connections.use() as connection, connection.transaction(isolation="read_committed"):
+        async with connections.use() as connection, in_transaction(connection, isolation="read_committed"):
             await connection.execute(_WAIT)
             await connection.fetchval("SELECT pg_advisory_xact_lock($1)", _LOCK)
             version = await version_of(connection)
