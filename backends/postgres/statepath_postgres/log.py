@@ -283,10 +283,14 @@ class PostgresCommitLog:
             return commit, ()
         before: list[Commit] = []
         if placed.first > after + 1:
-            with suppress(StateError):  # it is durable, whatever becomes of this look
-                rows = await self._held.fetch(_BETWEEN, store, after, placed.first, _PAGE_BYTES)
-                before, _ = commits_of(rows, after, commit.prev)
-                self._meet(before, rows)
+            try:
+                with suppress(StateError):  # it is durable, whatever becomes of this look
+                    rows = await self._held.fetch(_BETWEEN, store, after, placed.first, _PAGE_BYTES)
+                    before, _ = commits_of(rows, after, commit.prev)
+                    self._meet(before, rows)
+            except asyncio.CancelledError:
+                self._unresolved = group  # nobody was told where it stands
+                raise
         self._stand((placed,), group.records)
         return placed, before
 
@@ -454,7 +458,7 @@ class PostgresCommitLog:
             return None if answer is None else answer.placed(commit)
         if not await self._held.fetchval(BAR, store, after, sending=lambda: None):
             raise self._was_deleted()
-        rows = await self._connections.fetch(FIND, store, commit.id)
+        rows = await self._held.fetch(FIND, store, commit.id)
         if not rows:
             raise self._was_deleted()
         if rows[0]["first"] is not None:

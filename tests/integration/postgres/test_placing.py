@@ -144,6 +144,50 @@ async def test_an_append_whose_answer_was_lost_where_nothing_could_be_placed_is_
     assert [commit async for commit in one.log.read(one.head)] == [made]
 
 
+async def test_a_commit_whose_sender_was_cancelled_while_it_looked_before_it_stands_once(
+    writers, monkeypatch
+):
+    one, other, _ = writers
+    await place(one)
+    made, looking = other.make(), asyncio.Event()
+
+    async def look(*_):
+        looking.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(other.log._held, "fetch", look)
+        placing = asyncio.ensure_future(other.log.place(other.head, made))
+        await looking.wait()
+        placing.cancel()
+        await asyncio.wait([placing])
+    with pytest.raises(OutcomeUnknownError):
+        await other.log.place(other.head, other.make())
+    placed, before = await other.log.place(other.head, made)
+    assert [commit async for commit in one.log.read(1)] == [*before, placed]
+
+
+async def test_what_became_of_a_commit_is_asked_of_the_server_that_was_told_to_bar_it(writers, monkeypatch):
+    one, *_ = writers
+    await place(one)
+    fetchval, answers = one.log._held.fetchval, iter([UnavailableError("the answer was lost")])
+
+    async def lost(*arguments, sending):
+        value = await fetchval(*arguments, sending=sending)
+        for error in answers:
+            raise error
+        return value
+
+    async def elsewhere(*_, **__):
+        raise AssertionError("the pool may still be connected to a server that failed over")
+
+    monkeypatch.setattr(one.log._held, "fetchval", lost)
+    monkeypatch.setattr(one.log._connections, "fetch", elsewhere)
+    placed = await place(one)
+    monkeypatch.undo()
+    assert [commit async for commit in one.log.read(one.head - 1)] == [placed]
+
+
 async def test_nothing_is_placed_right_behind_what_was_appended(writers):
     one, other, _ = writers
     await one.append()
