@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final
 
-from statepath.errors import AccessDeniedError, UnsupportedError
+from statepath.errors import AccessDeniedError, ThrottledError, UnsupportedError
 
 from statepath_postgres.config import SCHEME
 from statepath_postgres.connections import HOLD, Connection, Connections, in_transaction
@@ -20,6 +20,8 @@ _LOCK: Final = 0x7374_6174_6570_6174
 
 _FILE: Final = re.compile(r"(\d{4})_\w+\.sql")
 _WAIT: Final = f"SELECT set_config('lock_timeout', '0', true), {HOLD}"
+# Whoever commits waits behind a change of the tables that itself waits, for pg_dump, say.
+_HURRY: Final = "SET LOCAL lock_timeout TO DEFAULT"
 # Not `CREATE SCHEMA IF NOT EXISTS`: that takes a right on the database, which the owner of a schema need not have.
 _BEGINNING: Final = """\
 DO $schema$ BEGIN
@@ -111,6 +113,7 @@ async def upgrade(connections: Connections) -> None:
     Raises:
         UnsupportedError: a newer program made it (`newer_format`).
         AccessDeniedError: the role may not, and it has to be done.
+        ThrottledError: somebody uses the tables for long.
     """
     newest = migrations()[-1].version
     async with connections.use() as connection:
@@ -121,6 +124,7 @@ async def upgrade(connections: Connections) -> None:
         async with connections.use() as connection, in_transaction(connection, isolation="read_committed"):
             await connection.execute(_WAIT)
             await connection.fetchval("SELECT pg_advisory_xact_lock($1)", _LOCK)
+            await connection.execute(_HURRY)
             version = await version_of(connection)
             if not version:
                 await connection.execute(_BEGINNING)
@@ -133,5 +137,11 @@ async def upgrade(connections: Connections) -> None:
         raise AccessDeniedError(
             f"the schema in {connections.url} has to be made or upgraded, and this role may not: {error}; "
             "have it done with: statepath migrate sql | psql",
+            backend=SCHEME,
+        ) from error
+    except ThrottledError as error:
+        raise ThrottledError(
+            f"the schema in {connections.url} could not be upgraded while others use it: {error}; open the store again "
+            "when long transactions, such as that of pg_dump, have ended",
             backend=SCHEME,
         ) from error

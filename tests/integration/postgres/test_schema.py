@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 import statepath
 from servers.postgres import session
-from statepath.errors import UnsupportedError
+from statepath.errors import ThrottledError, UnsupportedError
 from statepath_postgres.schema import _LOCK, migrations, script
 
 PAGE = (Path(__file__).parents[3] / "docs" / "postgres.md").read_text()
@@ -85,6 +85,26 @@ async def test_a_migration_that_fails_leaves_nothing(postgres, database, connect
             await connect(postgres.url(database))
         assert await admin.fetchval("SELECT to_regclass('statepath.stores')") is None
         assert await admin.fetchval("SELECT to_regclass('statepath.migrations')") is None
+
+
+async def test_commits_do_not_wait_long_behind_an_upgrade_that_waits_for_a_dump(postgres, database, connect):
+    await connect(postgres.url(database))
+    async with session(postgres.url(database)) as dump, session(postgres.url(database)) as writer:
+        await dump.execute("""
+            ALTER TABLE statepath.log DROP COLUMN prev, DROP COLUMN made;
+            DELETE FROM statepath.migrations WHERE version > 4
+        """)
+        await dump.execute("BEGIN; LOCK TABLE statepath.log IN ACCESS SHARE MODE")
+        path = f"{postgres.url(database)}?lock_timeout=0.5&statement_timeout=50"
+        upgrading = asyncio.ensure_future(connect(path))
+        while not await writer.fetchval(  # noqa: ASYNC110 - nothing tells
+            "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        ):
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(40):
+            await writer.execute("DELETE FROM statepath.log")
+        with pytest.raises(ThrottledError, match=r"could not be upgraded.*pg_dump"):
+            await upgrading
 
 
 async def test_a_schema_of_a_newer_version_is_left_alone(postgres, database, connect):
