@@ -61,7 +61,8 @@ _MEANINGS: Final[dict[str, _Meaning]] = {
     "54": _Meaning(InvalidArgumentError),
     "55P03": _Meaning(ThrottledError, "another transaction holds the lock for too long"),
     "57014": _Meaning(
-        ThrottledError, "it took longer than statement_timeout; raise statement_timeout= in the state path"
+        ThrottledError,
+        "somebody cancelled it, or it took longer than statement_timeout; raise statement_timeout= in the state path",
     ),
     "57P": _Meaning(UnavailableError),
     "58030": _Meaning(UnavailableError),

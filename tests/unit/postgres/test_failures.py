@@ -60,6 +60,12 @@ def test_a_connection_that_was_closed_is_a_lost_one() -> None:
     assert type(error) is UnavailableError
 
 
+def test_a_statement_that_somebody_cancelled_is_not_blamed_on_its_time_alone() -> None:
+    error = state_error(asyncpg.exceptions.QueryCanceledError("canceling statement due to user request"), URL)
+    assert type(error) is ThrottledError
+    assert "somebody cancelled it" in str(error)
+
+
 def test_a_transaction_that_took_the_server_too_long_had_no_effect_and_is_worth_another_try() -> None:
     error = state_error(asyncpg.exceptions.TransactionTimeoutError("terminating connection"), URL)
     assert type(error) is ThrottledError
