@@ -112,12 +112,14 @@ SELECT first, last, prev, made, record FROM (
     WHERE store = $1 AND first > $2 AND first < $3
 ) passed WHERE size <= $4 ORDER BY first
 """
-# The index is by `first`: by `last` alone, whatever stays would be looked at, too.
+# The index is by `first`: by `last` alone, whatever stays would be looked at, too. And no join: where the statistics do
+# not know the store yet, all of its log would be looked at for each commit.
 _TRIM: Final = """
-WITH part AS (
-    SELECT first FROM statepath.log WHERE store = $1 AND first <= $2 AND last <= $2 ORDER BY first LIMIT $3
-), gone AS (
-    DELETE FROM statepath.log l USING part WHERE l.store = $1 AND l.first = part.first RETURNING l.last
+WITH gone AS (
+    DELETE FROM statepath.log WHERE store = $1 AND last <= $2 AND first <= (SELECT max(first) FROM (
+        SELECT first FROM statepath.log WHERE store = $1 AND first <= $2 AND last <= $2 ORDER BY first LIMIT $3
+    ) part)
+    RETURNING last
 )
 UPDATE statepath.stores SET floor = greatest(floor, (SELECT coalesce(max(last), 0) + 1 FROM gone))
 WHERE id = $1 RETURNING (SELECT count(*) FROM gone) AS trimmed
@@ -129,19 +131,20 @@ _NEWEST: Final = "SELECT head, tip FROM statepath.stores WHERE id = $1"
 _LOCK: Final = f"SELECT {HOLD} FROM statepath.stores WHERE id = $1 FOR UPDATE"  # noqa: S608 - a constant
 _SET_ASIDE: Final = """
 WITH part AS (
-    SELECT first, 'journal/' || lpad(first::text, 20, '0') || '.jsonl.corrupt.' || $2::text AS key FROM (
+    SELECT max(first) AS newest FROM (
         SELECT first, sum(octet_length(record)) OVER (ORDER BY first) - octet_length(record) AS before
         FROM (
             SELECT first, record FROM statepath.log WHERE store = $1 AND first > $3 ORDER BY first LIMIT $4
         ) page
     ) sized WHERE before < $5
 ), gone AS (
-    DELETE FROM statepath.log l USING part WHERE l.store = $1 AND l.first = part.first RETURNING part.key, l.record
+    DELETE FROM statepath.log WHERE store = $1 AND first > $3 AND first <= (SELECT newest FROM part)
+    RETURNING first, 'journal/' || lpad(first::text, 20, '0') || '.jsonl.corrupt.' || $2::text AS key, record
 ), kept AS (
     INSERT INTO statepath.objects (store, key, version, size, data)
     SELECT $1, key, nextval('statepath.versions'), octet_length(record), record FROM gone
 )
-SELECT first, key FROM part ORDER BY first
+SELECT first, key FROM gone ORDER BY first
 """
 _ASIDE: Final = 20_000
 _ASIDE_BYTES: Final = 64 * 1024 * 1024

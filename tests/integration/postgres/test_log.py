@@ -26,7 +26,8 @@ from statepath.errors import (
 from statepath.events import CorruptionDetected
 from statepath.testing.commits import Writer
 from statepath_postgres.connections import Connections
-from statepath_postgres.log import _NOTHING, _TRIM
+from statepath_postgres.documents import _CLEAR
+from statepath_postgres.log import _NOTHING, _SET_ASIDE, _TRIM
 from statepath_postgres.objects import PIECE
 
 REMOVE = (
@@ -361,6 +362,27 @@ async def test_to_trim_looks_at_no_commit_that_stays(filled, name, around):
         await around.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
         plan = await around.fetch(f"EXPLAIN (ANALYZE) {_TRIM}", store, 3, 100)
     assert "Rows Removed by Filter" not in "\n".join(row["QUERY PLAN"] for row in plan)
+
+
+@pytest.mark.parametrize(
+    ("statement", "arguments"),
+    [(_TRIM, (900, 500)), (_SET_ASIDE, ("now", 0, 500, 2**30)), (_CLEAR, ("", "", 500))],
+)
+async def test_what_takes_a_part_away_looks_at_each_row_once_where_the_statistics_know_of_one(
+    postgres, database, statement, arguments
+):
+    async with statepath.open(postgres.url(database)) as store:
+        await store.collection("raw").put({"id": "a"})
+    async with session(postgres.url(database)) as around, around.transaction():
+        await around.execute("ANALYZE statepath.log; ANALYZE statepath.documents")
+        for rows in (
+            "log (store, first, last, id, record) SELECT 1, n, n, n::text, ''",
+            "documents (store, collection, id, version, modified) SELECT 1, 'raw', n::text, n, now()",
+        ):
+            await around.execute(f"INSERT INTO statepath.{rows} FROM generate_series(2, 1000) n")
+        plan = await around.fetch(f"EXPLAIN (ANALYZE) {statement}", 1, *arguments)
+    assert "rows=500" in "\n".join(row["QUERY PLAN"] for row in plan)
+    assert "Rows Removed by Join Filter" not in "\n".join(row["QUERY PLAN"] for row in plan)
 
 
 async def test_an_object_may_come_slower_than_the_server_lets_transactions_take(
