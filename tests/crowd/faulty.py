@@ -15,16 +15,32 @@ from datetime import datetime, tzinfo
 from typing import Any, TypeVar
 from unittest.mock import patch
 
+from crowd.placing import PlacingLog
 from crowd.simulation import VirtualLoop
 from crowd.truth import Truth
-from statepath.backend import ALWAYS, IF_ABSENT, Always, Backend, Blob, Capabilities, Entry, ETag, When
+from statepath.backend import (
+    ALWAYS,
+    IF_ABSENT,
+    Always,
+    Backend,
+    Blob,
+    Capabilities,
+    CommitLog,
+    Entry,
+    ETag,
+    When,
+)
 from statepath.commit import FLOOR_KEY, slot_key
 from statepath.engine.opening import attach
+from statepath.engine.snapshotter import KEEP_SECONDS
 from statepath.errors import StateError, ThrottledError, UnavailableError
 from statepath.memory import MemoryBackend, MemoryConfig
+from statepath.retry import retrying
 from statepath.settings import Settings
 
 T = TypeVar("T")
+
+DEADLINE = 8.0
 
 _EPOCH = 1_790_000_000.0
 _PAGE = 5
@@ -63,10 +79,13 @@ class Process:
 
 
 class Place:
-    """A storage, where a store or its replica is. What is written there is noted; sealed, if the store is to be."""
+    """A storage, where a store or its replica is. What is written there is noted; sealed, if the store is to be.
+    `places`: its log finds the place of what depends on nothing."""
 
-    def __init__(self, name: str, truth: Truth, settings: Settings) -> None:
+    def __init__(self, name: str, truth: Truth, settings: Settings, *, places: bool) -> None:
         self.name = name
+        self.places = places
+        self.placed: set[str] = set()
         self.memory = MemoryBackend(MemoryConfig())
         self._truth = truth
         self._settings = settings
@@ -111,14 +130,16 @@ class Faults:
 class Connection:
     """A storage as one process reaches it."""
 
-    capabilities = Capabilities(durable=True, shared=True, remote=True, overlapping=True)
-
     def __init__(self, place: Place, process: Process, faults: Faults, draw: random.Random) -> None:
         self.url = f"simulated://{place.name}"
+        self.capabilities = Capabilities(
+            durable=True, shared=True, remote=True, overlapping=True, commit_log=place.places
+        )
         self._place = place
         self._process = process
         self._faults = faults
         self._draw = random.Random(draw.random())
+        self._log: PlacingLog | None = None
 
     async def read(self, key: str, **options: Any) -> Blob:
         return await self._carry("read", key, lambda: self._place.memory.read(key, **options))
@@ -138,6 +159,18 @@ class Connection:
             for entry in entries:
                 yield entry
             after = entries[-1].key
+
+    def commit_log(self) -> CommitLog:
+        if self._log is None:
+            self._log = PlacingLog(
+                retrying(self, deadline=DEADLINE),
+                self._place.placed,
+                self._draw,
+                deadline=DEADLINE,
+                window=KEEP_SECONDS,
+                once=self,
+            )
+        return self._log
 
     async def close(self) -> None:
         return None

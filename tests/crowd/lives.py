@@ -5,9 +5,10 @@
 Processes open the store, use it, are stopped, killed in the middle of anything or closed, and open it again; others
 read and watch. Snapshots, backups, packs and trimming go on beside, within minutes of that clock. In each seed they do
 some of what can be done, so each of it more often; and the storage fails as in `simulation`, one part of it worse than
-the others. In some of them the store is mirrored, and its replica read and promoted, which then is used and mirrored
-itself; in some everything is sealed, with keys that are exchanged and forgotten. Whatever a handle shows is compared
-with what the commits say, as they were written first.
+the others. In some of them the log places what depends on nothing; in some the store is mirrored, and its replica read
+and promoted, which then is used and mirrored itself; in some everything is sealed, with keys that are exchanged and
+forgotten. Whatever a handle shows, and tells who watches, is compared with what the commits say, as they were written
+first.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import logging
 import random
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from itertools import count
@@ -29,7 +30,7 @@ from pydantic import SecretStr
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from crowd.faulty import Connection, Faults, Loop, Place, Process, as_it_is_there
+from crowd.faulty import DEADLINE, Connection, Faults, Loop, Place, Process, as_it_is_there
 from crowd.truth import Documents, History, Truth
 from statepath.engine.engine import Engine
 from statepath.engine.mirror import Mirror
@@ -55,10 +56,9 @@ from statepath.errors import (
 from statepath.events import Events, MirrorFailed, MirrorRebased
 from statepath.settings import Settings
 from statepath.store import Store
+from statepath.watch import StateChange
 
 T = TypeVar("T")
-
-_DEADLINE = 8.0
 
 
 class World:
@@ -77,7 +77,7 @@ class World:
         self._mirrored = choose([False, True])
         self._settings = Settings().model_copy(
             update={
-                "deadline": _DEADLINE,
+                "deadline": DEADLINE,
                 "autosave": choose([5.0, 30.0, 100.0]),
                 "backups": choose([1, 2, 4]),
                 "views": choose([False, True]),
@@ -87,8 +87,13 @@ class World:
                 "compression": choose([None, "zstd"]),
             }
         )
+        places = choose([False, True]) and not self._settings.encrypted
+        self._pauses = [0.0, 0.05, 1, 10, 60]
+        if places:  # much of what can be placed, and all at once: so some of it goes behind others
+            self._steps += [World._put_little] * 30
+            self._pauses = [0.0, 0.05, 1, 10]
         self._store, self._replica, self._next = (
-            Place(name, self.truth, self._settings) for name in ("store", "replica", "next")
+            Place(name, self.truth, self._settings, places=places) for name in ("store", "replica", "next")
         )
 
     @property
@@ -102,7 +107,10 @@ class World:
 
     async def go(self) -> None:
         store, replica, last = self._store, self._replica, self._next
-        writers = [self._lives(f"w{n}", self._use, store, replica) for n in range(self.draw.randint(1, 3))]
+        writers = [
+            self._lives(f"w{n}", self._use, store, replica)
+            for n in range(self.draw.randint(1 + store.places, 3))
+        ]
         await self._together(*writers, beside=self._beside(store, replica))
         writers = [self._lives("w", self._use, store, replica)]
         beside = [self._lives("r", self._watch, store)]
@@ -265,8 +273,10 @@ class World:
 
     async def _use(self, process: Process, draw: random.Random, place: Place, replica: Place) -> None:
         store = await self._open(process, place, replica if self._mirrored and draw.random() < 0.8 else None)
+        if draw.random() < 0.3:
+            process.start(self._listen(process, store))
         while draw.random() < 0.95 and store._engine.failure is None:
-            await asyncio.sleep(draw.choice([0, 0.05, 1, 10, 60]) * draw.random())
+            await asyncio.sleep(draw.choice(self._pauses) * draw.random())
             await asyncio.gather(*(self._step(process, store, draw) for _ in range(draw.choice([1, 1, 3]))))
         with suppress(StateError):
             await store.aclose()
@@ -292,7 +302,7 @@ class World:
             fate = "trimmed"
         else:
             fate = "done"
-        if what in _SAVES:
+        if what in (*_SAVES, *_AT_ONCE):
             # Where several things are done, or a file is waited for, an error does not say that nothing was committed.
             self.fates[token] = fate if fate == "done" or what in _AT_ONCE else "unknown"
         self.faults.say(f"{process.name} {what.__name__} {token} {fate}")
@@ -302,6 +312,9 @@ class World:
         await store.collection(draw.choice("ab")).put(
             {"id": draw.choice("uvwxyz"), "token": token, "text": text}
         )
+
+    async def _put_little(self, store: Store, draw: random.Random, token: str) -> None:
+        await store.collection(draw.choice("ab")).put({"id": draw.choice("uvwxyz"), "token": token})
 
     async def _create(self, store: Store, draw: random.Random, token: str) -> None:
         await store.collection("a").create({"id": f"new {draw.randrange(30)}", "token": token})
@@ -401,19 +414,44 @@ class World:
         held = {(c, id): e.json() for c, entries in replica.collections.items() for id, e in entries.items()}
         if _read(held) != _read(state.documents):
             self.wrong.append(f"{who} shows other documents than those of seq {replica.head}")
+        if {
+            (c, id): e.version for c, entries in replica.collections.items() for id, e in entries.items()
+        } != (state.versions):
+            self.wrong.append(f"{who} shows other versions than those of seq {replica.head}")
         if replica.logs != {id: len(text) for id, text in state.logs.items()}:
             self.wrong.append(f"{who} knows other session logs than those of seq {replica.head}")
 
     async def _watch(self, process: Process, draw: random.Random, place: Place) -> None:
         store = await self._open(process, place, readonly=True)
-        last = store.seq
+        async for _ in self._told(process.name, store):
+            if draw.random() < 0.3:
+                await draw.choice([self._read_files, self._verify, self._sync])(store, draw, process.name)
+
+    async def _listen(self, process: Process, store: Store) -> None:
+        """Who writes is told of its own changes, too."""
+        with suppress(StateError):
+            async for _ in self._told(process.name, store):
+                pass
+
+    async def _told(self, who: str, store: Store) -> AsyncIterator[StateChange]:
+        """Every change once, in the order of the log, and as it stands there."""
+        coming = self._coming(store, store.seq)
         with suppress(HistoryTrimmedError):
-            async for change in store.watch(since=last):
-                if change.seq < last:
-                    self.wrong.append(f"{process.name} was told of seq {change.seq} after {last}")
-                last = change.seq
-                if draw.random() < 0.3:
-                    await draw.choice([self._read_files, self._verify, self._sync])(store, draw, process.name)
+            async for change in store.watch():
+                state, place = self._history(store).states[change.seq], (change.collection, change.id)
+                if (is_next := next(coming, None)) != (change.seq, change.key):
+                    self.wrong.append(
+                        f"{who} was told of {change.key} at seq {change.seq}, and not of {is_next}"
+                    )
+                    return
+                if change.kind == "put" and json.loads(state.documents[place]) != change.value:
+                    self.wrong.append(f"{who} was told of another {change.key} than that of seq {change.seq}")
+                yield change
+
+    def _coming(self, store: Store, seq: int) -> Iterator[tuple[int, str]]:
+        while (seq := seq + 1) <= (history := self._history(store)).head:
+            for key in history.told[seq]:
+                yield seq, key
 
     async def _end(self, place: Place) -> None:
         """Nobody is left, and nothing fails: whoever comes next finds all of it."""
@@ -489,7 +527,7 @@ _SAVES = [
     World._write_log,
     World._write_report,
 ]
-_AT_ONCE = [World._put, World._create, World._append, World._write_log]
+_AT_ONCE = [World._put, World._put_little, World._create, World._append, World._write_log]
 _OTHERS = [
     World._delete,
     World._remove_file,

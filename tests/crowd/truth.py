@@ -29,6 +29,7 @@ from statepath.commit import (
 from statepath.encryption.journal import open_record
 from statepath.encryption.objects import SealedBackend
 from statepath.engine.replay import changes_of
+from statepath.engine.replica import MEMBERS
 
 Documents = dict[tuple[str, str], bytes]
 
@@ -38,12 +39,15 @@ class State:
     """What there is behind a seq."""
 
     documents: Documents = field(default_factory=dict)
+    versions: dict[tuple[str, str], int] = field(default_factory=dict)
     logs: dict[str, bytes] = field(default_factory=dict)
     reports: dict[str, Any] = field(default_factory=dict)
 
-    def behind(self, changes: tuple[Change, ...]) -> State:
-        after = State(dict(self.documents), dict(self.logs), dict(self.reports))
+    def behind(self, changes: tuple[Change, ...], seq: int) -> State:
+        after = State(dict(self.documents), dict(self.versions), dict(self.logs), dict(self.reports))
         for change in changes:
+            if isinstance(change, Put | Append):
+                after.versions[change.collection, change.id] = seq
             if isinstance(change, Put):
                 after.documents[change.collection, change.id] = bytes(change.document)
             elif isinstance(change, Append):
@@ -53,6 +57,7 @@ class State:
                 )
             elif isinstance(change, Delete):
                 after.documents.pop((change.collection, change.id), None)
+                after.versions.pop((change.collection, change.id), None)
             elif isinstance(change, WriteLog):
                 held = after.logs.get(change.id, b"")
                 assert change.offset == len(held), f"a piece of {change.id} is out of place"
@@ -66,20 +71,35 @@ class State:
         return after
 
 
+def _told_of(change: Change) -> str:
+    """What a change concerns, as who watches is told; nothing of what is the store's own."""
+    if isinstance(change, Put | Append | Delete):
+        return f"{change.collection}/{change.id}" if change.collection != MEMBERS else ""
+    if isinstance(change, WriteLog | RemoveLog):
+        return f"logs/{change.id}"
+    return f"reports/{change.id}" if isinstance(change, WriteReport | RemoveReport) else ""
+
+
 class History:
-    """An incarnation of a store: its states, and behind which commit each of them stands. `earlier`: the one that it
-    continues, from the state that is `begin`."""
+    """An incarnation of a store: its states, behind which commit each of them stands, and what who watches is told of
+    it (`told`). `earlier`: the one that it continues, from the state that is `begin`."""
 
     def __init__(self, place: str = "", earlier: History | None = None, begin: int = 0) -> None:
         self.place = place
         self.earlier = earlier
         self.begin = begin
         self.states = earlier.states[: begin + 1] if earlier else [State()]
+        self.told = earlier.told[: begin + 1] if earlier else [()]
         self.ids = earlier.ids[: begin + 1] if earlier else [""]
 
     @property
     def head(self) -> int:
         return len(self.states) - 1
+
+    def go_on(self, commit: str, changes: tuple[Change, ...]) -> None:
+        self.states.append(self.states[-1].behind(changes, self.head + 1))
+        self.ids.append(commit)
+        self.told.append(tuple(key for change in changes if (key := _told_of(change))))
 
 
 class Truth:
@@ -121,8 +141,7 @@ class Truth:
             self.reached[place] = commit.last
             for transaction in commit.transactions:
                 changes = await changes_of(backend, transaction)
-                history.states.append(history.states[-1].behind(changes))
-                history.ids.append(commit.id)
+                history.go_on(commit.id, changes)
                 self.committed.update(re.findall(r"<[^<>]+>", msgspec.json.encode(changes).decode()))
 
     def _begin(self, place: str, commit: Commit) -> History | None:
