@@ -5,10 +5,10 @@
 Processes open the store, use it, are stopped, killed in the middle of anything or closed, and open it again; others
 read and watch. Snapshots, backups, packs and trimming go on beside, within minutes of that clock. In each seed they do
 some of what can be done, so each of it more often; and the storage fails as in `simulation`, one part of it worse than
-the others. In some of them the log places what depends on nothing; in some the store is mirrored, and its replica read
-and promoted, which then is used and mirrored itself; in some everything is sealed, with keys that are exchanged and
-forgotten. Whatever a handle shows, and tells who watches, is compared with what the commits say, as they were written
-first.
+the others. In some of them the log places what depends on nothing; in some several versions of the program migrate the
+store, and take that back; in some it is mirrored, and its replica read and promoted, which then is used and mirrored
+itself; in some everything is sealed, with keys that are exchanged and forgotten. Whatever a handle shows, and tells who
+watches, is compared with what the commits say, as they were written first.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import logging
 import random
 import sys
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -31,12 +32,16 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from crowd.faulty import DEADLINE, Connection, Faults, Loop, Place, Process, as_it_is_there
+from crowd.programs import program_of
 from crowd.truth import Documents, History, Truth
 from statepath.engine.engine import Engine
+from statepath.engine.migrating import rollback
 from statepath.engine.mirror import Mirror
 from statepath.engine.opening import attach, open_engine
 from statepath.engine.primary import DistantPrimary, OpenPrimary, Primary
 from statepath.engine.promoting import promote
+from statepath.engine.replica import MEMBERS
+from statepath.engine.snapshot import SCHEMA_MEMBER
 from statepath.errors import (
     AlreadyExistsError,
     ClosedError,
@@ -52,6 +57,7 @@ from statepath.errors import (
     StateError,
     ThrottledError,
     UnavailableError,
+    UnsupportedError,
 )
 from statepath.events import Events, MirrorFailed, MirrorRebased
 from statepath.settings import Settings
@@ -72,6 +78,7 @@ class World:
         self.faults = Faults(self.draw)
         self._steps = [*self.draw.sample(_SAVES, 3), *self.draw.sample(_OTHERS, 3)]
         self._tokens = count()
+        self._counted: defaultdict[str, int] = defaultdict(int)
         self._shipped = 0
         choose = self.draw.choice
         self._mirrored = choose([False, True])
@@ -92,6 +99,7 @@ class World:
         if places:  # much of what can be placed, and all at once: so some of it goes behind others
             self._steps += [World._put_little] * 30
             self._pauses = [0.0, 0.05, 1, 10]
+        self._migrated = choose([False, False, True])
         self._store, self._replica, self._next = (
             Place(name, self.truth, self._settings, places=places) for name in ("store", "replica", "next")
         )
@@ -189,10 +197,20 @@ class World:
         return Connection(place, process, self.faults, self.draw)
 
     async def _open(
-        self, process: Process, place: Place, replica: Place | None = None, *, readonly: bool = False
+        self,
+        process: Process,
+        place: Place,
+        replica: Place | None = None,
+        *,
+        readonly: bool = False,
+        program: int | None = None,
     ) -> Store:
+        """`program`: up to which version it knows the documents, by default as they are; 0: it does not care."""
+
         async def open() -> Engine:
-            return await open_engine(self._connect(place, process), self._settings, events, readonly=readonly)
+            known = program_of(self.truth.at(place.name).version if program is None else program)
+            connection = self._connect(place, process)
+            return await open_engine(connection, self._settings, events, readonly=readonly, migrations=known)
 
         events = Events()
         engine = await self._insist(open)
@@ -272,7 +290,9 @@ class World:
     # What writers do
 
     async def _use(self, process: Process, draw: random.Random, place: Place, replica: Place) -> None:
-        store = await self._open(process, place, replica if self._mirrored and draw.random() < 0.8 else None)
+        program = draw.randint(1, 3) if self._migrated and draw.random() < 0.5 else None
+        shipped = replica if self._mirrored and draw.random() < 0.8 else None
+        store = await self._open(process, place, shipped, program=program)
         if draw.random() < 0.3:
             process.start(self._listen(process, store))
         while draw.random() < 0.95 and store._engine.failure is None:
@@ -280,6 +300,15 @@ class World:
             await asyncio.gather(*(self._step(process, store, draw) for _ in range(draw.choice([1, 1, 3]))))
         with suppress(StateError):
             await store.aclose()
+        if self._migrated and draw.random() < 0.5:
+            await self._roll_back(process, place)
+
+    async def _roll_back(self, process: Process, place: Place) -> None:
+        store = await self._open(process, place, program=0)
+        with suppress(InvalidArgumentError, NotFoundError):  # none was made, or it was taken back
+            done = await rollback(store._engine)
+            self.faults.say(f"{process.name} went back to {done.versions} of seq {done.to} at seq {done.seq}")
+        await store.aclose()
 
     async def _step(self, process: Process, store: Store, draw: random.Random) -> None:
         token, what = f"<{process.name} {next(self._tokens)}>", draw.choice(self._steps)
@@ -296,6 +325,10 @@ class World:
             ClosedError,
         ):
             fate = "refused"
+        except UnsupportedError as error:
+            if not error.code.endswith("_schema"):
+                raise
+            fate = "refused"
         except (UnavailableError, ThrottledError):
             fate = "failed"
         except HistoryTrimmedError:
@@ -309,15 +342,13 @@ class World:
 
     async def _put(self, store: Store, draw: random.Random, token: str) -> None:
         text = "é" * draw.choice([0, 0, 1000])
-        await store.collection(draw.choice("ab")).put(
-            {"id": draw.choice("uvwxyz"), "token": token, "text": text}
-        )
+        await store.collection(draw.choice("ab")).put(_made(store, draw.choice("uvwxyz"), token, text=text))
 
     async def _put_little(self, store: Store, draw: random.Random, token: str) -> None:
-        await store.collection(draw.choice("ab")).put({"id": draw.choice("uvwxyz"), "token": token})
+        await store.collection(draw.choice("ab")).put(_made(store, draw.choice("uvwxyz"), token))
 
     async def _create(self, store: Store, draw: random.Random, token: str) -> None:
-        await store.collection("a").create({"id": f"new {draw.randrange(30)}", "token": token})
+        await store.collection("a").create(_made(store, f"new {draw.randrange(30)}", token))
 
     async def _append(self, store: Store, draw: random.Random, token: str) -> None:
         await store.collection(draw.choice("ab")).append(draw.choice("uvwxyz"), "list", token)
@@ -335,13 +366,13 @@ class World:
         async with store.transaction() as tx:
             read = await tx.get(a, draw.choice("uvwxyz"))
             tx.put(b, {"id": "of both", "read": read and read["token"]})
-            tx.put(a, {"id": "of both", "token": token})
+            tx.put(a, _made(store, "of both", token))
             tx.put_member("last", token)
 
     async def _under_lease(self, store: Store, draw: random.Random, token: str) -> None:
         async with store.lease("leader", ttl=15, wait=5) as lease:
             await asyncio.sleep(3 * draw.random())
-            await store.collection("a").put({"id": "leader", "token": token, "epoch": lease.epoch})
+            await store.collection("a").put(_made(store, "leader", token, epoch=lease.epoch))
 
     async def _write_log(self, store: Store, draw: random.Random, token: str) -> None:
         await store.append_log(draw.choice(["l1", "l2"]), token + "é" * draw.choice([0, 1, 200]) + "\n")
@@ -354,6 +385,22 @@ class World:
 
     async def _snapshot(self, store: Store, draw: random.Random, token: str) -> None:
         await draw.choice([store.snapshot, store.backup, store.flush])()
+
+    async def _merge(self, store: Store, draw: random.Random, token: str) -> None:
+        """Each process counts in a member of its own: nobody else's change of the document takes that back."""
+        own = token[1:].partition(" ")[0]
+        policy = draw.choice(["merge", lambda base, theirs, ours: {**(theirs or ours), own: ours[own]}])
+        shared = store.collection("c", on_conflict=policy)
+        if (document := await shared.get_document("shared")) is None:
+            await shared.create({"id": "shared", own: {"count": 1, "token": token}})
+            return
+        count = document.value.get(own, {"count": 0})["count"] + 1
+        if count <= self._counted[own] and World._restore not in self._steps and not self._migrated:
+            self.wrong.append(f"{token} counts {count}, and {self._counted[own]} was acknowledged")
+        changed = {**document.value, own: {"count": count, "token": token}}
+        await asyncio.sleep(draw.choice([0, 1, 10]) * draw.random())
+        await shared.put(changed, if_version=document.version)
+        self._counted[own] = max(self._counted[own], count)
 
     async def _restore(self, store: Store, draw: random.Random, token: str) -> None:
         if not store.seq:
@@ -524,6 +571,7 @@ _SAVES = [
     World._update,
     World._transact,
     World._under_lease,
+    World._merge,
     World._write_log,
     World._write_report,
 ]
@@ -541,14 +589,22 @@ _OTHERS = [
 ]
 
 
+def _made(store: Store, id: str, token: str, **more: object) -> dict[str, Any]:
+    """A document as the program of that handle makes it."""
+    known = store._engine.migrations
+    return {"id": id, "token": token, "version": known.target("a") if known else 1, **more}
+
+
 def _read(documents: Documents) -> dict[tuple[str, str], Any]:
     return {place: json.loads(document) for place, document in documents.items()}
 
 
 def _apart(documents: Documents) -> dict[tuple[str, str], Any]:
-    """What a restore brings back: the documents, but not who holds a lease."""
+    """What a restore brings back: the documents, but not who holds a lease, or of which version they are."""
     return {
-        place: document for place, document in _read(documents).items() if not place[1].startswith("lease/")
+        place: document
+        for place, document in _read(documents).items()
+        if not place[1].startswith("lease/") and place != (MEMBERS, SCHEMA_MEMBER)
     }
 
 

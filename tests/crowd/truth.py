@@ -30,6 +30,7 @@ from statepath.encryption.journal import open_record
 from statepath.encryption.objects import SealedBackend
 from statepath.engine.replay import changes_of
 from statepath.engine.replica import MEMBERS
+from statepath.engine.snapshot import SCHEMA_MEMBER
 
 Documents = dict[tuple[str, str], bytes]
 
@@ -96,6 +97,12 @@ class History:
     def head(self) -> int:
         return len(self.states) - 1
 
+    @property
+    def version(self) -> int:
+        """Of the documents in `a`, as the state says."""
+        held = self.states[-1].documents.get((MEMBERS, SCHEMA_MEMBER), b"{}")
+        return json.loads(held).get("a", 1)  # type: ignore[no-any-return]
+
     def go_on(self, commit: str, changes: tuple[Change, ...]) -> None:
         self.states.append(self.states[-1].behind(changes, self.head + 1))
         self.ids.append(commit)
@@ -142,7 +149,17 @@ class Truth:
             for transaction in commit.transactions:
                 changes = await changes_of(backend, transaction)
                 history.go_on(commit.id, changes)
+                self._check_version(history)
                 self.committed.update(re.findall(r"<[^<>]+>", msgspec.json.encode(changes).decode()))
+
+    def _check_version(self, history: History) -> None:
+        """No program writes what another one of its versions would not read."""
+        for (collection, id), document in history.states[-1].documents.items():
+            if collection == "a" and (held := json.loads(document)["version"]) != history.version:
+                self.wrong.append(
+                    f"a/{id} is of version {held} at seq {history.head}, and a of {history.version}"
+                )
+                return
 
     def _begin(self, place: str, commit: Commit) -> History | None:
         """A store begins with its first commit, and where a replica is promoted, with one behind what it has."""

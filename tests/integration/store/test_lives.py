@@ -14,6 +14,7 @@ import pytest
 from crowd.lives import live
 from msgspec.structs import replace
 from statepath.engine.catching_up import CatchingUp
+from statepath.engine.engine import Engine
 from statepath.engine.floor import read_floor, write_floor
 from statepath.engine.founding import Founding
 from statepath.engine.replica import Stage
@@ -24,7 +25,7 @@ from statepath.errors import AlreadyExistsError, ConflictError
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unlogged")]
 
-SEEDS = 16
+SEEDS = 12
 PARTS = 8
 
 
@@ -91,21 +92,31 @@ async def _find_none(log, floor):
     return {}
 
 
+def _allow(self, replica):
+    return None
+
+
+def _take_ours(base, theirs, ours):
+    return ours
+
+
 async def _leave_out(self, commits, upto):
     self._handle.replica.head = upto
 
 
 PLANTED = {
     "replace the record of another one": (
-        3,
+        1,
         patch.object(Snapshotter, "save_floor", _replace_whatever_is_there),
     ),
-    "read the files alone": (65, patch.object(Unwritten, "note", _note_nothing)),
+    "read the files alone": (43, patch.object(Unwritten, "note", _note_nothing)),
     "make a replica without its files": (4, patch.object(Founding, "_files", _bring_nothing)),
-    "ship no bodies": (0, patch.object(Shipping, "_changes", _bring_no_bodies)),
-    "ship no archive": (19, patch.object(Shipping, "_bring", _bring_nothing)),
+    "ship no bodies": (1, patch.object(Shipping, "_changes", _bring_no_bodies)),
+    "ship no archive": (9, patch.object(Shipping, "_bring", _bring_nothing)),
     "forget the keys of the journal": (2, patch("statepath.encryption.rotation._records", _find_none)),
     "forget deletions": (1, patch.object(Stage, "apply", _forget_deletions)),
+    "go on as the program of before": (9, patch.object(Engine, "check_writable", _allow)),
+    "merge as if nobody else had changed it": (25, patch("statepath.merging.merge", _take_ours)),
     "leave out what a commit went behind": (8, patch.object(CatchingUp, "come_behind", _leave_out)),
 }
 """Bugs, each with a seed that finds it. Where the lives are others, look for another one."""
