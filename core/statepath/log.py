@@ -51,7 +51,8 @@ _AHEAD: Final = 32  # pieces read ahead, if they have no more than
 _AHEAD_BYTES: Final = 64 * 1024 * 1024
 _SOONEST: Final = 0.02  # seconds
 _LATEST: Final = 2.0
-_FEW: Final = 8  # slots that are read one after the other in any case, before those behind are listed
+_FEW: Final = 8
+"""Slots that are read one after the other, before those behind are listed; if so many take longer than that does."""
 _FIRST_SHARE: Final = 1 / 7
 """Of the deadline: so long a call is waited for before another is begun beside it."""
 _ROOM: Final = 2
@@ -325,7 +326,7 @@ class PortableCommitLog:
                 after, previous = known(), ""
             if not found:
                 busy_since = now
-            is_behind = found >= _FEW and now - busy_since > self._listing_took
+            is_behind = found >= _FEW and now - busy_since > found / _FEW * self._listing_took
             due = is_behind or now - reviewed >= self._review
             if due:
                 reviewed, found = now, 0
@@ -485,9 +486,9 @@ class PortableCommitLog:
 
     async def _step(self, after: int) -> AsyncGenerator[Commit]:
         """The commits behind a seq that was the head not long ago: what follows it cannot have been packed or trimmed
-        yet, so nothing has to be read but the slots, one by one, up to the first that is not there. Where that takes
-        longer than to list them, the rest is read some at once: who is further away would never reach the end, as long
-        as others write."""
+        yet, so nothing has to be read but the slots, one by one, up to the first that is not there. Where a few take
+        longer than a listing, the rest is read some at once: who is far away would never reach the end, as long as
+        others write."""
         previous, since, called = "", self._head_seen, clock()
         turn, found = 0, True
         while found:
@@ -501,7 +502,7 @@ class PortableCommitLog:
                 self._saw(after, begun)
                 return
             few = 0 if self._asking.hurries else _FEW
-            if turn >= few and clock() - called > self._listing_took:
+            if turn >= few and clock() - called > turn / _FEW * self._listing_took:
                 break
         async with aclosing(self._read(after, previous, reach=0 if found else _REACH)) as rest:
             async for commit in rest:

@@ -163,12 +163,13 @@ async def test_a_storage_that_fails_is_not_waited_for(answers: bool) -> None:
 
 
 class Distant(MemoryBackend):
-    """Another one's storage, so many seconds away."""
+    """Another one's storage, so many seconds away; a listing may take longer."""
 
-    def __init__(self, storage: MemoryBackend, seconds: float) -> None:
+    def __init__(self, storage: MemoryBackend, seconds: float, listing: float = 0.0) -> None:
         super().__init__(MemoryConfig())
         self._storage = storage
         self._way = seconds / 2
+        self._listing = listing
         self.listed_behind: list[str] = []
 
     async def read(self, key: str, *, span: Span | None = None) -> Blob:
@@ -181,6 +182,7 @@ class Distant(MemoryBackend):
         self.listed_behind.append(after)
 
         async def listed() -> list[Entry]:
+            await asyncio.sleep(self._listing)
             return [entry async for entry in self._storage.list_keys(prefix, after=after)]
 
         for entry in await self._go(listed):
@@ -270,6 +272,21 @@ async def test_who_reads_slowly_lists_what_is_behind_a_few_slots_and_reads_some_
     assert reader.commits == writer.commits
     assert distant.listed_behind == [slot_key(13)]
     assert asyncio.get_running_loop().time() - begun < 2
+
+
+@pytest.mark.usefixtures("_clock_of_the_loop")
+@in_no_time
+async def test_nothing_is_listed_where_that_takes_longer_than_some_slots(storage: MemoryBackend) -> None:
+    writer, distant = Writer(PortableCommitLog(storage)), Distant(storage, 0.01, listing=0.5)
+    reader = Writer(PortableCommitLog(distant, window=60))
+    await writer.append()
+    await reader.catch_up()
+    for _ in range(100):
+        await writer.append()
+    distant.listed_behind.clear()
+    await reader.catch_up()
+    assert reader.commits == writer.commits
+    assert not distant.listed_behind
 
 
 @pytest.mark.usefixtures("_clock_of_the_loop")
