@@ -35,7 +35,7 @@ class Turns:
         self._since = min(self._since, begun)
         if now - self._since > _TURN and now - self._lost < _LATELY:
             self._since = math.inf
-            self._rest = now + min(_COMMITS * (now - begun), _LONGEST)
+            self._rest = max(self._rest, now + min(_COMMITS * (now - begun), _LONGEST))
 
     def asked(self, now: float, seconds: float) -> None:
         """Somebody who loses again and again needs so many seconds for an attempt of its own."""

@@ -71,6 +71,12 @@ def test_who_is_asked_rests_for_so_long_and_three_seconds_at_most(turns: Turns) 
     assert turns.rest(2.0) == pytest.approx(3.0)
 
 
+def test_a_commit_that_takes_long_shortens_no_rest_that_was_asked_for(turns: Turns) -> None:
+    turns.asked(1.0, 2.0)
+    turns.won(0.7, 1.0)
+    assert turns.rest(1.0) == pytest.approx(2.0)
+
+
 def test_who_was_asked_knows_of_others_from_then_on(turns: Turns) -> None:
     turns.asked(1.0, 0.0)
     assert win(turns, 1.0, 60.0) < 1.27
