@@ -176,8 +176,7 @@ class PortableCommitLog:
         begun, sent = clock(), loop.time()
         self._until = sent + self._deadline
         try:
-            async with asyncio.timeout_at(self._until):
-                committed = await self._place_in_turn(record)
+            committed = await self._place_in_turn(record)
         except TimeoutError as error:
             cause = self._trouble or error
             if self._unresolved is not None:
@@ -358,14 +357,15 @@ class PortableCommitLog:
     async def _place(self, record: _Record) -> bool:
         """Send the record to its slot until the storage has answered; whether it stands in the log."""
         self._trouble = None
-        ours = await self._insist(self._send, record)
-        if not ours and self._unresolved is None:
-            return False
-        self._unresolved = record
-        if ours and self._seen_lately(record.first - 1):
-            return True
-        settled = await self._insist(self._settled, record)
-        return ours if settled is None else settled
+        async with asyncio.timeout_at(self._until):
+            ours = await self._insist(self._send, record)
+            if not ours and self._unresolved is None:
+                return False
+            self._unresolved = record
+            if ours and self._seen_lately(record.first - 1):
+                return True
+            settled = await self._insist(self._settled, record)
+            return ours if settled is None else settled
 
     async def _insist(self, call: Callable[[_Record], Awaitable[T]], record: _Record) -> T:
         """Call again and again, with growing pauses, until the storage answers. A call without an answer goes on, since

@@ -196,6 +196,21 @@ class Distant(MemoryBackend):
             await asyncio.sleep(self._way)
 
 
+@in_no_time
+async def test_what_took_its_place_is_not_open_because_a_look_outlasts_the_deadline() -> None:
+    class Hides(MemoryBackend):
+        async def read(self, key: str, *, span: Span | None = None) -> Blob:
+            if key == ASKED_KEY:
+                await asyncio.Event().wait()
+            return await super().read(key, span=span)
+
+    writer = Writer(PortableCommitLog(Hides(MemoryConfig()), window=60, deadline=0.3))
+    begun = asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() - begun < 3:
+        await writer.append()
+        await asyncio.sleep(0.1)
+
+
 @pytest.fixture
 def _clock_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statepath.log, "clock", lambda: asyncio.get_running_loop().time())
