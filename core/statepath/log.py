@@ -328,14 +328,14 @@ class PortableCommitLog:
             is_behind = found >= _FEW and now - busy_since > found / _FEW * self._listing_took
             due = is_behind or now - reviewed >= self._review
             if due:
-                reviewed, found = now, 0
+                reviewed = now
             look = self._read(after, previous) if due else self._next(after, previous)
             async with aclosing(look) as commits:
                 async for commit in commits:
                     after, previous, idle = commit.last, commit.id, False
                     yield commit
             if not idle:
-                pause, found = _SOONEST, found + 1
+                pause, found = _SOONEST, 0 if due else found + 1
                 continue
             found = 0
             try:
@@ -490,10 +490,10 @@ class PortableCommitLog:
         longer than a listing, the rest is read some at once: who is far away would never reach the end, as long as
         others write."""
         previous, since, called = "", self._head_seen, clock()
-        turn, found = 0, True
+        turn, begin, found = 0, after + 1, True
         while found:
             begun = clock()
-            turn, found = turn + 1, False
+            turn, begin, found = turn + 1, after + 1, False
             async with aclosing(self._next(after, previous)) as commits:
                 async for commit in commits:
                     after, previous, found = commit.last, commit.id, True
@@ -504,7 +504,9 @@ class PortableCommitLog:
             few = 0 if self._asking.hurries else _FEW
             if turn >= few and clock() - called > turn / _FEW * self._listing_took:
                 break
-        async with aclosing(self._read(after, previous, reach=0 if found else _REACH)) as rest:
+        # From the last slot on: where nothing is behind what was found, the whole log would be listed.
+        reach = after + 1 - begin if found else _REACH
+        async with aclosing(self._read(after, previous, reach)) as rest:
             async for commit in rest:
                 yield commit
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from typing import TypeVar, cast
 
 import pytest
 import statepath.log
 from crowd.simulation import in_no_time
 from statepath.asking import ASKED_KEY, Asking
 from statepath.backend import ALWAYS, Blob, Entry, ETag, Span, When, slot_key
+from statepath.commit import Commit
 from statepath.errors import HeadMoved, UnavailableError
 from statepath.log import PortableCommitLog
 from statepath.memory import MemoryBackend, MemoryConfig
@@ -285,8 +286,47 @@ async def test_who_reads_slowly_lists_what_is_behind_a_few_slots_and_reads_some_
     begun = asyncio.get_running_loop().time()
     await reader.catch_up()
     assert reader.commits == writer.commits
-    assert distant.listed_behind == [slot_key(13)]
+    assert distant.listed_behind == [slot_key(12)]
     assert asyncio.get_running_loop().time() - begun < 2
+
+
+@pytest.mark.parametrize("transactions", [1, 3])
+@pytest.mark.usefixtures("_clock_of_the_loop")
+@in_no_time
+async def test_the_whole_log_is_not_listed_where_nothing_is_behind_the_slots_that_were_read(
+    storage: MemoryBackend, transactions: int
+) -> None:
+    writer, distant = Writer(PortableCommitLog(storage)), Distant(storage, 0.1)
+    reader = Writer(PortableCommitLog(distant, window=60))
+    await writer.append()
+    await reader.catch_up()
+    for _ in range(8):
+        await writer.append(transactions=transactions)
+    distant.listed_behind.clear()
+    await reader.catch_up()
+    assert reader.commits == writer.commits
+    assert distant.listed_behind == [slot_key(1 + 7 * transactions)]
+
+
+@pytest.mark.usefixtures("_clock_of_the_loop")
+@in_no_time
+async def test_a_follower_lists_nothing_where_that_takes_longer_than_slot_after_slot(
+    storage: MemoryBackend,
+) -> None:
+    class ListsSlowly(Distant):
+        async def list_keys(self, prefix: str, *, after: str = "") -> AsyncIterator[Entry]:
+            await asyncio.sleep(1)
+            async for entry in super().list_keys(prefix, after=after):
+                yield entry
+
+    writer, distant = Writer(PortableCommitLog(storage)), ListsSlowly(storage, 0.01)
+    async with aclosing(cast("AsyncGenerator[Commit]", PortableCommitLog(distant).follow(0))) as commits:
+        for _ in range(2):
+            for _ in range(40):
+                await writer.append()
+            for _ in range(40):
+                await anext(commits)
+    assert len(distant.listed_behind) == 1
 
 
 @pytest.mark.usefixtures("_clock_of_the_loop")
