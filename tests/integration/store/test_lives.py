@@ -106,7 +106,7 @@ async def _leave_out(self, commits, upto):
 
 PLANTED = {
     "replace the record of another one": (
-        1,
+        6,
         patch.object(Snapshotter, "save_floor", _replace_whatever_is_there),
     ),
     "read the files alone": (43, patch.object(Unwritten, "note", _note_nothing)),
