@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NoReturn
 
 
@@ -31,36 +31,39 @@ def terminable() -> Iterator[None]:
     """Let SIGTERM cancel what goes on until somebody ends it, so that it gives up what others would wait for. The first
     process of a container would not even notice it otherwise."""
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    if (
-        sys.platform == "win32"  # its loop takes no handlers
-        or task is None
-        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        or threading.current_thread() is not threading.main_thread()
-    ):
+    if task is None or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
+
+    def cancel(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # who sends it again waits for nothing
+        loop.call_soon_threadsafe(task.cancel)
+
+    with _handled(cancel, signal.SIGTERM):
         yield
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
+
+
+def unread() -> AbstractContextManager[None]:
+    """Let SIGTERM end at once what may wait for ever, for whoever reads the output: no event loop would notice it."""
+    return _handled(lambda *_: terminate(), signal.SIGTERM)
 
 
 def terminate() -> NoReturn:
     """End the process by the SIGTERM that has cancelled its command, as who sent it expects."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.raise_signal(signal.SIGTERM)
-    sys.exit(128 + signal.SIGTERM)  # the first process of a container outlives it
+    os._exit(128 + signal.SIGTERM)  # the first process of a container outlives it
 
 
 @contextmanager
-def _handled(handler: Callable[..., Any]) -> Iterator[None]:
+def _handled(handler: Callable[..., Any], number: int = signal.SIGINT) -> Iterator[None]:
     # Only the main thread may set one, and who started this process may have ignored the signal for it.
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     if before in (None, signal.SIG_IGN) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    signal.signal(signal.SIGINT, handler)
+    signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)

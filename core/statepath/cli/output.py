@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from statepath.cli.columns import lined_up
-from statepath.cli.interrupts import interruptible
+from statepath.cli.interrupts import interruptible, unread
 from statepath.engine.documents import pretty
 from statepath.errors import StateError
 
@@ -117,7 +117,8 @@ class Output:
 @contextmanager
 def _telling() -> Iterator[None]:
     try:
-        yield
+        with unread():
+            yield
     except BrokenPipeError:
         raise  # nobody reads on, which is no failure of ours
     except OSError as error:

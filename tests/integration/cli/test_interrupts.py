@@ -106,22 +106,76 @@ async def test_sigterm_ends_a_mirror_that_gives_up_its_turn_first(filled: str, t
     await replica.close()
 
 
-def test_who_outlives_sigterm_as_the_first_process_of_a_container_ends_all_the_same() -> None:
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            terminate()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def test_who_outlives_sigterm_as_the_first_process_of_a_container_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr("signal.raise_signal", lambda _: None)
+    monkeypatch.setattr("os._exit", leave)
+    with pytest.raises(SystemExit) as ended:
+        terminate()
     assert ended.value.code == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize("words", [("watch", "--since", "0"), ("logs", "s1", "--follow")])
-def test_sigterm_ends_what_goes_on_by_itself(start: Run, filled: str, words: tuple[str, ...]) -> None:
-    going = start(*words)
-    going.stdout.readline()
-    going.send_signal(signal.SIGTERM)
-    assert (going.wait(60), going.stderr.read()) == (-signal.SIGTERM, "")
+def test_sigterm_closes_the_store_of_what_goes_on_by_itself(filled: str, words: tuple[str, ...]) -> None:
+    ended = told(
+        "from statepath import Store\n"
+        "watch, close = Store.watch, Store.aclose\n"
+        "def watching(*given, **named):\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    return watch(*given, **named)\n"
+        "async def closed(store):\n"
+        "    await close(store)\n"
+        "    print('closed', file=sys.stderr)\n"
+        "Store.watch, Store.aclose = watching, closed\n"
+        "from statepath.cli import main\n"
+        f"sys.argv = {['statepath', *words, '-s', filled]!r}\n"
+        "main()\n"
+    )
+    assert (ended.returncode, ended.stderr) == (-signal.SIGTERM, b"closed\n")
+
+
+def test_sigterm_ends_at_once_what_waits_for_whoever_reads_its_output(filled: str) -> None:
+    ended = told(
+        "from statepath.cli import main\n"
+        "class Full:\n"
+        "    encoding = 'utf-8'\n"
+        "    def write(self, text):\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "        print('waits', file=sys.stderr)\n"
+        "    def flush(self): pass\n"
+        "    def isatty(self): return False\n"
+        "sys.stdout = Full()\n"
+        f"sys.argv = {['statepath', 'watch', '--since', '0', '-s', filled]!r}\n"
+        "main()\n"
+    )
+    assert (ended.returncode, ended.stderr) == (-signal.SIGTERM, b"")
+
+
+def test_a_second_sigterm_waits_for_nothing() -> None:
+    ended = told(
+        "import asyncio\n"
+        "from statepath.cli.interrupts import terminable\n"
+        "async def command():\n"
+        "    with terminable():\n"
+        "        try:\n"
+        "            signal.raise_signal(signal.SIGTERM)\n"
+        "            await asyncio.Event().wait()\n"
+        "        finally:\n"
+        "            signal.raise_signal(signal.SIGTERM)\n"
+        "            print('waits', file=sys.stderr)\n"
+        "asyncio.run(command())\n"
+    )
+    assert (ended.returncode, ended.stderr) == (-signal.SIGTERM, b"")
+
+
+def told(program: str) -> subprocess.CompletedProcess[bytes]:
+    """What the program says, and how it ends."""
+    words = (sys.executable, "-c", f"import signal, sys\n{program}")
+    return subprocess.run(words, capture_output=True, check=False, timeout=60)
 
 
 def test_ctrl_c_in_the_editor_is_the_editors_own(
