@@ -8,11 +8,11 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import Raw
 from pydantic import JsonValue
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from statepath.collection import Collection
 from statepath.commit import Change, Delete, Put
-from statepath.engine.documents import decode, encode_value
+from statepath.engine.documents import check_numbers, decode, encode_value
 from statepath.engine.history import same_value
 from statepath.engine.ids import check_id, is_id
 from statepath.engine.replica import MEMBERS, Cut, Entry
@@ -229,6 +229,10 @@ def _further(state: PersistedState) -> dict[str, Any]:
         )
     except (PydanticSerializationError, ValueError) as error:
         raise InvalidArgumentError(f"a field of {type(state).__name__} cannot be stored: {error}") from error
+    if b"null" in to_json(declared):  # which may stand for a number that JSON does not have
+        given = state.model_dump(by_alias=True, round_trip=True, warnings=False, include=own)
+        for name, value in given.items():
+            check_numbers(value, name)
     return declared | (state.model_extra or {})
 
 

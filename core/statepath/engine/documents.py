@@ -343,12 +343,12 @@ def _holds_little(model: BaseModel, scope: Scope) -> bool:
 def _check_finite(model: BaseModel, scope: Scope, data: bytes, key: str) -> None:
     """Refuse numbers that are not finite: pydantic writes null in their place or, if it is told so, NaN."""
     if not _surely_finite(model, scope) and b"null" in data and _may_hide_nonfinite(model):
-        _check_numbers(_as_python(model), key, "")
+        check_numbers(_as_python(model), key, "")
     if scope.writes_constants and (b"NaN" in data or b"Infinity" in data):
         try:
             _raw.decode(data)
         except msgspec.MsgspecError:
-            _check_numbers(_as_python(model), key, "")
+            check_numbers(_as_python(model), key, "")
             raise _refuse(
                 key, f"{type(model).__name__} does not write valid JSON", "check its serializers"
             ) from None
@@ -431,7 +431,8 @@ def _may_hide_nonfinite(root: object) -> bool:
 _SCALAR_MODULES: Final = frozenset({"datetime", "uuid", "decimal", "pathlib", "ipaddress", "re"})
 
 
-def _check_numbers(value: object, key: str, path: str) -> None:
+def check_numbers(value: object, key: str, path: str = "") -> None:
+    """Refuse numbers that are not finite, for which pydantic writes null."""
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, float) and not math.isfinite(value):
@@ -440,10 +441,10 @@ def _check_numbers(value: object, key: str, path: str) -> None:
         )
     if isinstance(value, dict):
         for name, member in value.items():
-            _check_numbers(member, key, f"{path}.{name}" if path else str(name))
+            check_numbers(member, key, f"{path}.{name}" if path else str(name))
     elif isinstance(value, list | tuple | set | frozenset):
         for place, element in enumerate(value):
-            _check_numbers(element, key, f"{path}[{place}]")
+            check_numbers(element, key, f"{path}[{place}]")
 
 
 _UNEXPECTED = re.compile(r"Expected `([^`]+)`.*?\[field_name='([^']*)', .*input_type=([^\]]+)\]", re.DOTALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -272,6 +273,21 @@ async def test_a_field_of_ones_own_that_is_no_json_is_refused(p: StatePersistenc
 
     with pytest.raises(InvalidArgumentError, match=r"a field of Odd cannot be stored: .*object"):
         await p.save_state(Odd(handle=object()))
+    assert await p.load_state() is None
+
+
+@pytest.mark.parametrize(
+    ("value", "at"),
+    [(float("inf"), ""), ({"a": [float("nan")]}, " at a[0]"), ([{"id": "b", "n": float("nan")}], "")],
+)
+async def test_nor_does_a_number_that_json_does_not_have_become_null_in_one(
+    p: StatePersistence, value: object, at: str
+) -> None:
+    class Odd(PersistedState):
+        limit: Any = None
+
+    with pytest.raises(InvalidArgumentError, match=rf"limit: the number{re.escape(at)}.* JSON does not have"):
+        await p.save_state(Odd(limit=value))
     assert await p.load_state() is None
 
 
