@@ -204,7 +204,7 @@ class Failure:
         return harmless("\n".join(lines))
 
     def json(self) -> str:
-        facts = {
+        facts: dict[str, Any] = {
             "code": self.error.code,
             "message": str(self.error),
             "key": self.error.key,
@@ -213,6 +213,8 @@ class Failure:
             "retryable": self.error.retryable,
             "exit": int(exit_of(self.error)),
         }
+        if self._target is not None:
+            facts["to"] = shown(self._target)
         return escaped(json.dumps({"error": facts}, ensure_ascii=False, separators=(",", ":")), sys.stderr)
 
     def _command(self, *words: str) -> str:

@@ -224,6 +224,8 @@ def test_where_two_places_may_have_failed_both_are_told_and_no_command_for_one_o
         f"  from: {filled}",
         f"  to: {target}",
     ]
+    error = cli(*words, filled, *(["--to"] if words[0] == "restore" else []), target, "--json").error
+    assert (error["state_path"], error["to"], error["next"]) == (filled, target, None)
 
 
 def test_the_state_path_is_told_unless_the_message_has_it() -> None:
