@@ -57,18 +57,16 @@ FROM statepath.stores WHERE id = $1
 """
 _STANDS: Final = "SELECT EXISTS (SELECT FROM statepath.log WHERE store = $1 AND id = $2)"
 _SHOW: Final = "UPDATE statepath.views SET shown = $2 WHERE store = $1"
-# No join, as where the log is trimmed.
+# By where they are, as where the log is trimmed.
 _CLEAR: Final = """
-WITH newest AS (
-    SELECT collection, id FROM (
-        SELECT collection, id FROM statepath.documents
+WITH gone AS (
+    DELETE FROM statepath.documents WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM statepath.documents
         WHERE store = $1 AND (collection, id) > ($2, $3) ORDER BY collection, id LIMIT $4
-    ) part ORDER BY collection DESC, id DESC LIMIT 1
-), gone AS (
-    DELETE FROM statepath.documents
-    WHERE store = $1 AND (collection, id) > ($2, $3) AND (collection, id) <= (SELECT collection, id FROM newest)
+    ))
+    RETURNING collection, id
 )
-SELECT collection, id FROM newest
+SELECT collection, id FROM gone ORDER BY collection DESC, id DESC LIMIT 1
 """
 _CLEARED: Final = 20_000
 """How many documents one statement takes out of the view: `statement_timeout` is for each."""

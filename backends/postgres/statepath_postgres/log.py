@@ -112,13 +112,13 @@ SELECT first, last, prev, made, record FROM (
     WHERE store = $1 AND first > $2 AND first < $3
 ) passed WHERE size <= $4 ORDER BY first
 """
-# The index is by `first`: by `last` alone, whatever stays would be looked at, too. And no join: where the statistics do
-# not know the store yet, all of its log would be looked at for each commit.
+# The index is by `first`: by `last` alone, whatever stays would be looked at, too. And what goes is named by where it
+# is: by a join or a range, all of the log would be looked at where the statistics do not know the store yet.
 _TRIM: Final = """
 WITH gone AS (
-    DELETE FROM statepath.log WHERE store = $1 AND last <= $2 AND first <= (SELECT max(first) FROM (
-        SELECT first FROM statepath.log WHERE store = $1 AND first <= $2 AND last <= $2 ORDER BY first LIMIT $3
-    ) part)
+    DELETE FROM statepath.log WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM statepath.log WHERE store = $1 AND first <= $2 AND last <= $2 ORDER BY first LIMIT $3
+    ))
     RETURNING last
 )
 UPDATE statepath.stores SET floor = greatest(floor, (SELECT coalesce(max(last), 0) + 1 FROM gone))
@@ -130,15 +130,15 @@ _TRIMMED: Final = 20_000
 _NEWEST: Final = "SELECT head, tip FROM statepath.stores WHERE id = $1"
 _LOCK: Final = f"SELECT {HOLD} FROM statepath.stores WHERE id = $1 FOR UPDATE"  # noqa: S608 - a constant
 _SET_ASIDE: Final = """
-WITH part AS (
-    SELECT max(first) AS newest FROM (
-        SELECT first, sum(octet_length(record)) OVER (ORDER BY first) - octet_length(record) AS before
-        FROM (
-            SELECT first, record FROM statepath.log WHERE store = $1 AND first > $3 ORDER BY first LIMIT $4
-        ) page
-    ) sized WHERE before < $5
-), gone AS (
-    DELETE FROM statepath.log WHERE store = $1 AND first > $3 AND first <= (SELECT newest FROM part)
+WITH gone AS (
+    DELETE FROM statepath.log WHERE ctid = ANY (ARRAY(
+        SELECT part FROM (
+            SELECT part, sum(size) OVER (ORDER BY first) - size AS before FROM (
+                SELECT ctid AS part, first, octet_length(record) AS size FROM statepath.log
+                WHERE store = $1 AND first > $3 ORDER BY first LIMIT $4
+            ) page
+        ) sized WHERE before < $5
+    ))
     RETURNING first, 'journal/' || lpad(first::text, 20, '0') || '.jsonl.corrupt.' || $2::text AS key, record
 ), kept AS (
     INSERT INTO statepath.objects (store, key, version, size, data)

@@ -379,10 +379,10 @@ async def test_what_takes_a_part_away_looks_at_each_row_once_where_the_statistic
             "log (store, first, last, id, record) SELECT 1, n, n, n::text, ''",
             "documents (store, collection, id, version, modified) SELECT 1, 'raw', n::text, n, now()",
         ):
-            await around.execute(f"INSERT INTO statepath.{rows} FROM generate_series(2, 1000) n")
+            await around.execute(f"INSERT INTO statepath.{rows} FROM generate_series(2, 10000) n")
         plan = await around.fetch(f"EXPLAIN (ANALYZE) {statement}", 1, *arguments)
     assert "rows=500" in "\n".join(row["QUERY PLAN"] for row in plan)
-    assert "Rows Removed by Join Filter" not in "\n".join(row["QUERY PLAN"] for row in plan)
+    assert "Rows Removed" not in "\n".join(row["QUERY PLAN"] for row in plan)
 
 
 async def test_an_object_may_come_slower_than_the_server_lets_transactions_take(
