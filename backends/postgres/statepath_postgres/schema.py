@@ -11,7 +11,7 @@ from typing import Final
 from statepath.errors import AccessDeniedError, ThrottledError, UnsupportedError
 
 from statepath_postgres.config import SCHEME
-from statepath_postgres.connections import HOLD, Connection, Connections, in_transaction
+from statepath_postgres.connections import HOLD, LOCK_TIMEOUT, Connection, Connections, in_transaction
 
 _log = logging.getLogger("statepath.postgres")
 
@@ -68,6 +68,7 @@ def script() -> str:
         "-- statepath: its schema in PostgreSQL. Run it as the role that is to own it; it changes all or nothing.",
         "BEGIN ISOLATION LEVEL READ COMMITTED;",
         f"SELECT pg_advisory_xact_lock({_LOCK});",
+        f"SET LOCAL lock_timeout = {round(LOCK_TIMEOUT * 1000)};",  # as _HURRY: here the default is no limit
         _BEGINNING,
     ]
     for migration in migrations():

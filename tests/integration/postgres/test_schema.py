@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import pytest
 import statepath
 from servers.postgres import session
@@ -14,6 +15,12 @@ from statepath_postgres.schema import _LOCK, migrations, script
 
 PAGE = (Path(__file__).parents[3] / "docs" / "postgres.md").read_text()
 TO_WRITE, TO_READ, FIND, DELETE = re.findall(r"^```sql\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+OLDER = """
+    ALTER TABLE statepath.log DROP COLUMN prev, DROP COLUMN made;
+    DELETE FROM statepath.migrations WHERE version > 4
+"""
+DUMPED = "BEGIN; LOCK TABLE statepath.log IN ACCESS SHARE MODE"
 
 
 @pytest.fixture
@@ -90,11 +97,8 @@ async def test_a_migration_that_fails_leaves_nothing(postgres, database, connect
 async def test_commits_do_not_wait_long_behind_an_upgrade_that_waits_for_a_dump(postgres, database, connect):
     await connect(postgres.url(database))
     async with session(postgres.url(database)) as dump, session(postgres.url(database)) as writer:
-        await dump.execute("""
-            ALTER TABLE statepath.log DROP COLUMN prev, DROP COLUMN made;
-            DELETE FROM statepath.migrations WHERE version > 4
-        """)
-        await dump.execute("BEGIN; LOCK TABLE statepath.log IN ACCESS SHARE MODE")
+        await dump.execute(OLDER)
+        await dump.execute(DUMPED)
         path = f"{postgres.url(database)}?lock_timeout=0.5&statement_timeout=50"
         upgrading = asyncio.ensure_future(connect(path))
         while not await writer.fetchval(  # noqa: ASYNC110 - nothing tells
@@ -105,6 +109,17 @@ async def test_commits_do_not_wait_long_behind_an_upgrade_that_waits_for_a_dump(
             await writer.execute("DELETE FROM statepath.log")
         with pytest.raises(ThrottledError, match=r"could not be upgraded.*pg_dump"):
             await upgrading
+
+
+async def test_nor_do_they_behind_one_by_hand(postgres, database, connect, monkeypatch):
+    monkeypatch.setattr("statepath_postgres.schema.LOCK_TIMEOUT", 0.1)
+    await connect(postgres.url(database))
+    async with session(postgres.url(database)) as dump, session(postgres.url(database)) as owner:
+        await dump.execute(OLDER)
+        await dump.execute(DUMPED)
+        async with asyncio.timeout(40):
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await owner.execute(script())
 
 
 async def test_a_schema_of_a_newer_version_is_left_alone(postgres, database, connect):
