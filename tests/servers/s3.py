@@ -65,6 +65,7 @@ def _seaweed(folder: Path) -> Command:
     }  # it takes the port 10,000 higher, too
     arguments = [
         script("weed"),
+        f"-logdir={folder}",
         "mini",
         f"-dir={folder}",
         f"-ip={HOST}",
